@@ -1,0 +1,96 @@
+"""What can go wrong, as a client sees it.
+
+Every failure that reaches a user is a `KernelBridgeError`: `code` is stable
+and machine-readable, `message` says what failed, `reason` says why and, where
+somebody can act on it, what to do. `retryable` promises that the same request
+may succeed later without being changed.
+
+    KernelBridgeError
+    ├── BadRequest             the client's message is wrong; it names the field
+    ├── LimitExceeded          a limit of the server was reached
+    ├── SandboxError           the sandbox could not be made or was lost
+    │   └── RuntimeUnavailable the engine (or bubblewrap) does not answer
+    ├── ImageError             the image is absent, broken or unusable
+    ├── KernelError            the kernel did not start or died
+    ├── TerminalError          the shell did not start or died
+    ├── FileError              a workspace file could not be read or written
+    └── ConfigError            settings are wrong (never sent to a client)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KernelBridgeError(Exception):
+    """A failure with a stable code and a text for a person."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(f"{message}: {reason}" if reason else message)
+        self.message = message
+        self.reason = reason
+
+
+class BadRequest(KernelBridgeError):
+    """The client's message breaks the protocol; `field` says where."""
+
+    code = "bad_request"
+
+    def __init__(self, message: str, reason: str = "", *, field: str | None = None) -> None:
+        super().__init__(message, reason)
+        self.field = field
+
+
+class LimitExceeded(KernelBridgeError):
+    """A limit of the server was reached; nothing was started."""
+
+    code = "limit_exceeded"
+    retryable = True
+
+
+class SandboxError(KernelBridgeError):
+    """The sandbox could not be made, or it was lost."""
+
+    code = "sandbox_failed"
+    retryable = True
+
+
+class RuntimeUnavailable(SandboxError):
+    """The thing that makes sandboxes does not answer."""
+
+    code = "runtime_unavailable"
+
+
+class ImageError(KernelBridgeError):
+    """The workspace image is absent, broken or not usable as one."""
+
+    code = "image_unusable"
+
+
+class KernelError(KernelBridgeError):
+    """The kernel did not start, or it died."""
+
+    code = "kernel_failed"
+    retryable = True
+
+
+class TerminalError(KernelBridgeError):
+    """The workspace's shell did not start, or it died."""
+
+    code = "terminal_failed"
+    retryable = True
+
+
+class FileError(KernelBridgeError):
+    """A workspace file could not be read or written."""
+
+    code = "file_failed"
+
+
+class ConfigError(KernelBridgeError):
+    """Settings are wrong. Ends the command with exit code 2."""
+
+    code = "bad_config"

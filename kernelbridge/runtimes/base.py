@@ -1,0 +1,169 @@
+"""The contract between the workspace layer and whatever makes sandboxes.
+
+A sandbox is a long-lived, empty place to run processes in: an init over an
+idle process, the workspace's files mounted read-write at `WORKSPACE_PATH`, the
+workspace's socket directory mounted at `SOCKETS_PATH`, no network interface but
+loopback. Kernels and shells are processes started in it with `exec`. Every
+runtime passes the one suite in `tests/contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from kernelbridge.runtimes.facts import Facts
+
+WORKSPACE_PATH = "/workspace"
+"""Where a workspace's files are inside its sandbox; also HOME and the working directory."""
+
+SOCKETS_PATH = "/run/kernelbridge"
+"""Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use."""
+
+    memory: int = 1 << 30
+    """Bytes of memory; swap is not added to it."""
+    cpus: float = 1.0
+    pids: int = 256
+    nofile: int = 4096
+    tmp: int = 256 << 20
+    """Bytes of the tmpfs at /tmp."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """All a runtime needs to make one sandbox."""
+
+    workspace_id: str
+    """Lower-case hexadecimal, unique per (principal, session) of this server."""
+    files: Path
+    """Host directory that becomes `WORKSPACE_PATH`; it exists and belongs to the sandbox's user."""
+    sockets: Path
+    """Host directory that becomes `SOCKETS_PATH`; it exists, the bridge owns it, mode 0755."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process or a sandbox ended. Exactly one of `code` and `signal` is set when it is known."""
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    """The kernel's out-of-memory killer ended it."""
+
+    def __str__(self) -> str:
+        if self.oom:
+            return "out of memory"
+        if self.signal is not None:
+            return f"signal {self.signal}"
+        return f"exit code {self.code}" if self.code is not None else "unknown status"
+
+
+class Process(Protocol):
+    """A process in a sandbox. It leads its own session and process group."""
+
+    pid: int
+    """As seen inside the sandbox."""
+
+    async def read(self) -> bytes:
+        """Give the next output, stdout and stderr merged; `b""` once it has ended. One reader at a time."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data` to its terminal or stdin; raises `BrokenPipeError` if it has ended."""
+        ...
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Set the size of its terminal; does nothing for a process without one, or one that has ended."""
+        ...
+
+    async def signal(self, signum: int) -> None:
+        """Send `signum` to its process group; does nothing if it has ended."""
+        ...
+
+    async def kill(self) -> None:
+        """SIGKILL every process of its session, background jobs included. Idempotent."""
+        ...
+
+    async def wait(self) -> ExitStatus:
+        """Return how it ended, when it has. Any number of callers."""
+        ...
+
+    async def aclose(self) -> None:
+        """`kill()` and release the descriptors. Idempotent."""
+        ...
+
+
+class Sandbox(Protocol):
+    """One running sandbox."""
+
+    id: str
+    facts: Facts
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE_PATH,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+    ) -> Process:
+        """Start a process as the sandbox's user; `env` is laid over the sandbox's own.
+
+        Without `tty`, stdin is empty (`write` is not supported). Raises `SandboxError`
+        when the sandbox is gone or the program cannot be started.
+        """
+        ...
+
+    async def wait(self) -> ExitStatus:
+        """Return how the sandbox ended, when it has, whoever ended it. Any number of callers."""
+        ...
+
+    async def destroy(self) -> None:
+        """End every process in it and remove it. Idempotent; one that is already gone is no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """What the start-up screen and the `connected` frame say about a runtime."""
+
+    name: str
+    """`docker` or `local`."""
+    detail: str
+    """One line for a person: engine and version, or program and version."""
+    isolation: str
+    """One line for a person: what separates a workspace from the host and from the others."""
+    warning: str | None = None
+    """What a user must know before they trust it."""
+
+
+class Runtime(Protocol):
+    """Makes sandboxes."""
+
+    info: RuntimeInfo
+
+    async def prepare(self) -> Facts:
+        """Learn what a new sandbox will look like (user, python, kernelspecs). Cached; raises `ImageError`."""
+        ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """Make and start one. On failure nothing is left behind. Raises `SandboxError` or `ImageError`."""
+        ...
+
+    async def reclaim(self) -> int:
+        """Destroy what an earlier server with the same data directory left running; return how many."""
+        ...
+
+    async def aclose(self) -> None:
+        """Destroy every sandbox that it made and release everything it holds. Idempotent."""
+        ...
