@@ -25,7 +25,7 @@ from typing import ClassVar
 class KernelBridgeError(Exception):
     """A failure with a stable code and a text for a person."""
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -39,9 +39,11 @@ class BadRequest(KernelBridgeError):
 
     code = "bad_request"
 
-    def __init__(self, message: str, reason: str = "", *, field: str | None = None) -> None:
+    def __init__(self, message: str, reason: str = "", *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message, reason)
         self.field = field
+        if code is not None:
+            self.code = code
 
 
 class LimitExceeded(KernelBridgeError):

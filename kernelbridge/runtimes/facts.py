@@ -65,9 +65,7 @@ class Facts(msgspec.Struct, frozen=True):
         spec = self.kernelspecs.get(name)
         if spec is None:
             have = ", ".join(sorted(self.kernelspecs)) or "none"
-            raise ImageError(
-                f"Kernel {name!r} is not in the workspace image", f"kernelspecs found: {have}"
-            )
+            raise ImageError(f"Kernel {name!r} is not in the workspace image", f"kernelspecs found: {have}")
         return spec
 
 

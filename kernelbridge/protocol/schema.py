@@ -1,0 +1,30 @@
+"""JSON Schema of every message, for `GET /api/schema`."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+
+from kernelbridge.protocol.messages import PROTOCOL_VERSION, ClientMessage, MimeBundle, ServerMessage
+
+
+def json_schema() -> dict[str, Any]:
+    """Describe the protocol: `$defs` has every message; `client` and `server` say who sends which."""
+    client, server = get_args(ClientMessage), get_args(ServerMessage)
+    references, components = msgspec.json.schema_components(
+        (*client, *server, MimeBundle), ref_template="#/$defs/{name}"
+    )
+    components["ExecutionResult"]["properties"]["results"] = {"type": "array", "items": {"$ref": "#/$defs/MimeBundle"}}
+    refs = list(references)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "kernelbridge WebSocket protocol",
+        "version": PROTOCOL_VERSION,
+        "oneOf": [{"$ref": "#/$defs/ClientMessage"}, {"$ref": "#/$defs/ServerMessage"}],
+        "$defs": {
+            "ClientMessage": {"oneOf": refs[: len(client)]},
+            "ServerMessage": {"oneOf": refs[len(client) : len(client) + len(server)]},
+            **components,
+        },
+    }
