@@ -1,0 +1,262 @@
+"""Settings: one frozen object, and the only reader of flags, environment variables and the settings file.
+
+Each setting is declared once, as a field of `Settings` whose annotation carries its `Option`. From these fields
+come the flags, the `KERNELBRIDGE_…` variables, the keys of the TOML file, the checks for unknown names, the
+help and `docs/configuration.md`. A flag wins over a variable, a variable over the file, the file over the default.
+Every value that was given is checked, also one that another overrides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+from kernelbridge import settings_kinds as kinds
+from kernelbridge.errors import ConfigError
+from kernelbridge.settings_kinds import Option
+from kernelbridge.settings_sources import Given, from_environment, from_file, from_flags
+
+LISTENING = "Listening"
+SANDBOXES = "Sandboxes"
+WORKSPACE = "Limits of one workspace"
+SERVER = "Limits of the server"
+IMAGES = "Building images"
+PLACES = "Files and logs"
+
+IMAGE_NAME: Final = kinds.text(
+    "NAME", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server does. Sizes in bytes, durations in seconds, paths absolute."""
+
+    host: Annotated[str, Option(kinds.text("ADDRESS", "an address"), LISTENING, "Loopback address to listen on.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Option(kinds.integer("PORT", 0, 65535), LISTENING, "Port; 0 takes any free one.")] = 8001
+    allow_origin: Annotated[
+        tuple[str, ...],
+        Option(
+            kinds.origins(),
+            LISTENING,
+            "Web origin whose pages may connect, beside those of this machine. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    max_message: Annotated[
+        int,
+        Option(kinds.size(1 << 10), LISTENING, "Largest frame that a client may send; a larger one closes with 1009."),
+    ] = 16 << 20
+
+    runtime: Annotated[
+        Literal["auto", "docker", "local"],
+        Option(
+            kinds.choice("auto", "docker", "local"),
+            SANDBOXES,
+            "What makes sandboxes: docker, local (bubblewrap), or auto: docker if its engine answers, else local.",
+        ),
+    ] = "auto"
+    isolation: Annotated[
+        bool,
+        Option(
+            kinds.switch(),
+            SANDBOXES,
+            "Whether the local runtime isolates. --no-isolation is for --runtime local alone: code then runs with "
+            "all your rights.",
+        ),
+    ] = True
+    image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
+        "kernelbridge-workspace:latest"
+    )
+    start_timeout: Annotated[
+        float, Option(kinds.duration(1), SANDBOXES, "Longest start of a sandbox and its kernel.")
+    ] = 60.0
+    linger: Annotated[
+        float,
+        Option(
+            kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
+        ),
+    ] = 15.0
+
+    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
+    cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0
+    pids: Annotated[int, Option(kinds.integer("COUNT", 32), WORKSPACE, "Processes and threads.")] = 256
+    execution_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            WORKSPACE,
+            "Longest run of one execution; 0 sets no limit.",
+            default_text="no limit",
+        ),
+    ] = None
+    max_output: Annotated[
+        int, Option(kinds.size(1 << 10), WORKSPACE, "Output kept of one execution; the result says what was left out.")
+    ] = 64 << 20
+    queue_limit: Annotated[
+        int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one session that may wait.")
+    ] = 1000
+
+    max_sessions_per_user: Annotated[
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that one user may have at a time.")
+    ] = 20
+
+    images_base: Annotated[
+        str | None,
+        Option(
+            IMAGE_NAME,
+            IMAGES,
+            "Image that workspace images are built on, or debootstrap: made here from Debian's packages.",
+            default_text="the public Python image",
+        ),
+    ] = None
+    ca_bundle: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a PEM file"),
+            IMAGES,
+            "PEM file of certificate authorities to trust during a build.",
+            default_text="none",
+        ),
+    ] = None
+
+    data_dir: Annotated[
+        Path,
+        Option(
+            kinds.path("DIRECTORY", "a directory"),
+            PLACES,
+            "Where the files of the workspaces live.",
+            default_text="/var/lib/kernelbridge as root, else ~/.local/share/kernelbridge",
+        ),
+    ]
+    config: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a TOML file"),
+            PLACES,
+            "TOML file with settings.",
+            default_text="none",
+            in_file=False,
+        ),
+    ] = None
+    log_format: Annotated[
+        Literal["console", "json"],
+        Option(kinds.choice("console", "json"), PLACES, "Form of the log on standard error."),
+    ] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Least severity that is logged."),
+    ] = "info"
+
+
+def _options() -> Mapping[str, Option]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return MappingProxyType({field.name: hints[field.name].__metadata__[0] for field in fields(Settings)})
+
+
+OPTIONS: Final = _options()
+"""Every setting by name, in the order of declaration."""
+
+
+def default_text(name: str) -> str:
+    """Say the default of a setting, for help and documentation."""
+    option = OPTIONS[name]
+    if option.default_text is not None:
+        return option.default_text
+    return option.kind.write(next(field.default for field in fields(Settings) if field.name == name))
+
+
+def resolve(
+    flags: Mapping[str, object] = MappingProxyType({}),
+    environ: Mapping[str, str] | None = None,
+    *,
+    cwd: Path | None = None,
+    spelling: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
+    """Join flags, environment, settings file and defaults; raises `ConfigError`.
+
+    `flags` maps names of settings to text, to a tuple of texts or to a bool; `None` and `()` stand for a flag that
+    was not given. `environ` and `cwd` are the process's own by default. `spelling` names the flags that are not
+    called after their setting.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    layers = [from_flags(flags, cwd, spelling), from_environment(environ, OPTIONS, cwd)]
+    file = next((layer["config"] for layer in layers if "config" in layer), None)
+    if file is not None:
+        path = _read("config", file)
+        layers.append(from_file(path, [name for name, option in OPTIONS.items() if option.in_file]))
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    sources: dict[str, str] = {}
+    for layer in reversed(layers):
+        for name, given in layer.items():
+            values[name] = _read(name, given)
+            sources[name] = given.source
+    settings = Settings(**values)
+    _check(settings, sources)
+    return settings
+
+
+def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path:
+    """Give the data directory of this user: of the system for root, else below XDG_DATA_HOME."""
+    if (os.geteuid() if uid is None else uid) == 0:
+        return Path("/var/lib/kernelbridge")
+    base = Path(environ.get("XDG_DATA_HOME") or "")
+    if not base.is_absolute():
+        base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    return base / "kernelbridge"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(name: str, given: Given) -> Any:
+    kind = OPTIONS[name].kind
+    try:
+        if kind.many:
+            parts = given.value if isinstance(given.value, (tuple, list)) else [given.value]
+            return tuple(dict.fromkeys(kind.read(one) for part in parts for one in _text(part, (str,)).split(",")))
+        value = kind.read(_text(given.value, kind.native) if given.typed else str(given.value))
+    except ValueError as exc:
+        raise ConfigError(f"{given.source}: {given.value!r} is not valid", f"expected {kind.expected}") from exc
+    return given.base / value if isinstance(value, Path) else value
+
+
+def _text(value: object, native: tuple[type, ...]) -> str:
+    """Give the text of a TOML value; `type` and not `isinstance`, for a bool is no number here."""
+    if type(value) not in native:
+        raise ValueError(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Refuse what no single value shows to be wrong."""
+    if not is_loopback(settings.host):
+        raise ConfigError(
+            f"{sources['host']}: {settings.host!r} is not a loopback address",
+            "there is no authentication yet: whoever reaches this port can run code; keep 127.0.0.1, ::1 or localhost "
+            "and let an authenticating reverse proxy on this machine (nginx, Caddy, oauth2-proxy) forward to it",
+        )
+    if not settings.isolation and settings.runtime != "local":
+        raise ConfigError(
+            f"{sources['isolation']} is only valid with --runtime local",
+            f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
+        )
+    if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
+        raise ConfigError(
+            f"{sources['ca_bundle']}: {str(settings.ca_bundle)!r} cannot be read", "expected a PEM file that exists"
+        )

@@ -1,0 +1,186 @@
+"""The kinds of value that a setting can have: how each is read, written and described. Pure.
+
+A `Kind` reads text (from a flag or an environment variable) and the plain values of a TOML file with the same
+function, so a setting means the same wherever it was written. Reading raises `ValueError`; `expected` then completes
+the sentence "expected …".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kernelbridge.quantities import format_duration, format_size, parse_duration, parse_size
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How values of one kind are read and written. `read(write(value)) == value`, for `None` too."""
+
+    metavar: str
+    expected: str
+    read: Callable[[str], object]
+    write: Callable[[object], str]
+    native: tuple[type, ...] = (str,)
+    """What a TOML file may hold for it; each is read through its text."""
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    """A tuple of them: the flag may be repeated, text is separated by commas, TOML has an array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as users meet it; stands in the annotation of a field of `Settings`."""
+
+    kind: Kind
+    group: str
+    help: str
+    default_text: str | None = None
+    """Shown where the default depends on the machine, or where none needs a word."""
+    in_file: bool = True
+    """Whether a TOML file may hold it."""
+
+
+def text(metavar: str, expected: str, pattern: str = r"\S.*") -> Kind:
+    """Take text that matches `pattern` in full."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def read(value: str) -> str:
+        if compiled.fullmatch(value) is None or not value.isprintable():
+            raise ValueError(value)
+        return value
+
+    return Kind(metavar, expected, read, str)
+
+
+def choice(*names: str) -> Kind:
+    """Take one of a few words."""
+
+    def read(value: str) -> str:
+        if value not in names:
+            raise ValueError(value)
+        return value
+
+    return Kind("|".join(names), "one of " + ", ".join(names), read, str, choices=names)
+
+
+def integer(metavar: str, least: int, most: int | None = None) -> Kind:
+    """Take a whole number within bounds, both included."""
+
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", value, re.ASCII) is None:
+            raise ValueError(value)
+        number = int(value)
+        if number < least or (most is not None and number > most):
+            raise ValueError(value)
+        return number
+
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    return Kind(metavar, f"a whole number {bounds}", read, str, native=(int,))
+
+
+def decimal(metavar: str, least: float) -> Kind:
+    """Take a number, not less than `least`."""
+
+    def read(value: str) -> float:
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) is None or float(value) < least:
+            raise ValueError(value)
+        return float(value)
+
+    def write(value: object) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return Kind(metavar, f"a number such as 0.5 or 2, at least {least:g}", read, write, native=(int, float))
+
+
+def size(least: int) -> Kind:
+    """Take bytes, not fewer than `least`."""
+
+    def read(value: str) -> int:
+        number = parse_size(value)
+        if number < least:
+            raise ValueError(value)
+        return number
+
+    def write(value: object) -> str:
+        return format_size(value) if isinstance(value, int) else str(value)
+
+    expected = f"a size such as 512m, 1g, 16MiB or plain bytes, at least {format_size(least)}"
+    return Kind("SIZE", expected, read, write, native=(str, int))
+
+
+def duration(least: float = 0.0, *, unlimited: bool = False) -> Kind:
+    """Take seconds, not fewer than `least`; where `unlimited`, 0 stands for no limit and is read as `None`."""
+
+    def read(value: str) -> float | None:
+        number = parse_duration(value)
+        if unlimited and number == 0:
+            return None
+        if number < least:
+            raise ValueError(value)
+        return number
+
+    def write(value: object) -> str:
+        if value is None:
+            return "0"
+        return format_duration(value) if isinstance(value, (int, float)) else str(value)
+
+    expected = "a duration such as 250ms, 90s, 5m, 1h or plain seconds"
+    if least:
+        expected += f", at least {format_duration(least)}"
+    if unlimited:
+        expected += "; 0 means no limit"
+    return Kind("DURATION", expected, read, write, native=(str, int, float))
+
+
+def switch() -> Kind:
+    """Take yes or no."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+    def read(value: str) -> bool:
+        try:
+            return words[value.lower()]
+        except KeyError:
+            raise ValueError(value) from None
+
+    def write(value: object) -> str:
+        return "true" if value else "false"
+
+    return Kind("BOOLEAN", "true or false", read, write, native=(bool,))
+
+
+def path(metavar: str, expected: str) -> Kind:
+    """Take a place in the file system; a relative one counts from where the setting was written."""
+
+    def read(value: str) -> Path:
+        if not value or "\0" in value:
+            raise ValueError(value)
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as exc:
+            raise ValueError(str(exc)) from exc
+
+    return Kind(metavar, expected, read, str)
+
+
+def origins() -> Kind:
+    """Take web origins, in the form in which browsers send them."""
+    expected = "a web origin such as https://app.example.org or http://localhost:3000, without a path and without `*`"
+
+    return Kind("ORIGIN", expected, lambda value: canonical_origin(value.strip()), str, many=True)
+
+
+def canonical_origin(value: str) -> str:
+    """Give `scheme://host[:port]` in lower case without a default port; raises `ValueError` for anything else."""
+    parts = urlsplit(value)
+    ports = {"http": 80, "https": 443}
+    host = parts.hostname or ""
+    bare = parts.path in {"", "/"} and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ports or not bare or re.fullmatch(r"[a-z0-9.:_-]+", host, re.ASCII) is None:
+        raise ValueError(value)
+    name = f"[{host}]" if ":" in host else host
+    port = parts.port
+    return f"{parts.scheme}://{name}" + (f":{port}" if port is not None and port != ports[parts.scheme] else "")
