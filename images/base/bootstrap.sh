@@ -1,0 +1,59 @@
+#!/bin/bash
+# Makes a root file system from Debian's packages and writes it to standard output as a tar archive.
+#
+#     bootstrap.sh SUITE MIRROR PACKAGE...
+#
+# Needs root and debootstrap. Progress and errors go to standard error; nothing is left on disk. The caller
+# pipes the archive into `docker import`, so no registry is asked for anything.
+set -euo pipefail
+
+suite=$1 mirror=$2
+shift 2
+packages=$(IFS=,; echo "$*")
+
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/kernelbridge-base.XXXXXXXX")
+# One file system: should debootstrap leave its /proc mounted, removing must stop there.
+trap 'rm -rf --one-file-system "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+root=$work/root
+
+# Documentation and translations are the larger half of a minimal Debian; dpkg leaves them out of everything that is
+# installed later as well. Copyright files stay: licenses ask for them.
+mkdir -p "$root/etc/dpkg/dpkg.cfg.d" "$root/etc/apt/apt.conf.d"
+cat > "$root/etc/dpkg/dpkg.cfg.d/kernelbridge" <<'CONF'
+force-unsafe-io
+path-exclude /usr/share/doc/*
+path-include /usr/share/doc/*/copyright
+path-exclude /usr/share/man/*
+path-exclude /usr/share/info/*
+path-exclude /usr/share/locale/*
+path-include /usr/share/locale/locale.alias
+CONF
+cat > "$root/etc/apt/apt.conf.d/kernelbridge" <<'CONF'
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+CONF
+
+debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror" >&2
+
+if [[ $mirror == *://deb.debian.org/debian* ]]; then
+  cat > "$root/etc/apt/sources.list" <<SOURCES
+deb $mirror $suite main
+deb $mirror $suite-updates main
+deb ${mirror%/debian*}/debian-security $suite-security main
+SOURCES
+fi
+
+# What debootstrap itself unpacked has not gone through the rules above.
+find "$root/usr/share/doc" -type f ! -name copyright -delete
+find "$root/usr/share/doc" -depth \( -type l -o -type d -empty \) -delete
+rm -rf "$root"/usr/share/{man,info}/* "$root"/usr/share/locale/*/ \
+  "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
+  "$root"/var/log/{bootstrap.log,dpkg.log,alternatives.log,apt} "$root"/var/cache/{debconf/*-old,ldconfig/aux-cache} \
+  "$root"/dev/* "$root"/etc/machine-id "$root"/etc/hostname "$root"/etc/resolv.conf
+
+# `python` as in the public Python image.
+[[ -e $root/usr/bin/python3 && ! -e $root/usr/local/bin/python ]] && ln -s /usr/bin/python3 "$root/usr/local/bin/python"
+
+tar --create --numeric-owner --one-file-system --directory "$root" .
