@@ -106,6 +106,10 @@ class Sandbox(Protocol):
 
     id: str
     facts: Facts
+    workspace_path: str
+    """`WORKSPACE_PATH`; the host's own path in a sandbox without a file system of its own (no isolation)."""
+    sockets_path: str
+    """`SOCKETS_PATH`; the host's own path likewise."""
 
     async def exec(
         self,
