@@ -33,6 +33,8 @@ CONF
 cat > "$root/etc/apt/apt.conf.d/kernelbridge" <<'CONF'
 APT::Install-Recommends "false";
 Acquire::Languages "none";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
 CONF
 
 debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror" >&2

@@ -1,0 +1,115 @@
+"""PURE: what the engine says during a build or a pull, made into a few lines for a person."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from kernelbridge.errors import ImageError
+
+Progress = Callable[[str], None]
+"""Hears one line at a time, without a line end; lines that begin with a blank belong to the one before."""
+
+_STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.+)")
+_WORTH_TELLING: Final = re.compile(
+    r"(Collecting \S+|Installing collected packages|Successfully installed|Building wheel for \S+|Fetched )"
+)
+_WIDTH: Final = 100
+_KEPT_LINES: Final = 20
+_ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+_HINTS: Final = (
+    (
+        re.compile(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError|self-signed certificate"),
+        "a proxy seems to re-sign TLS: pass its certificate authority with --ca-bundle FILE",
+    ),
+    (
+        re.compile(
+            r"Temporary failure (in name resolution|resolving)|Name or service not known|Could not resolve|"
+            r"NewConnectionError|Network is unreachable"
+        ),
+        "the build has no way to the network: try --network host",
+    ),
+    (re.compile(r"No space left on device"), "free some disk space, for example with `docker system prune`"),
+)
+
+
+class BuildSummary:
+    """Follows the decoded stream of one build.
+
+    `feed` gives the line to show for an event, if there is one, and raises `ImageError` with the failing
+    step and the last lines when the event ends the build.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._step = ""
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._partial = ""
+        self.image_id: str | None = None
+        """The image built, when the build has ended."""
+
+    def feed(self, event: Mapping[str, Any]) -> list[str]:
+        """Take one event; give the lines to show."""
+        if "error" in event:
+            self._take(self._partial)
+            raise self._failure(str(event["error"]))
+        if "aux" in event and "ID" in event["aux"]:
+            self.image_id = str(event["aux"]["ID"])
+        *lines, self._partial = (self._partial + str(event.get("stream", ""))).split("\n")
+        return [shown for line in lines if (shown := self._take(line)) is not None]
+
+    def _take(self, raw: str) -> str | None:
+        line = _ANSI.sub("", raw).rstrip("\r").rpartition("\r")[2].rstrip()
+        if not line:
+            return None
+        if step := _STEP.match(line):
+            number, total, instruction = step.groups()
+            instruction = one_line(instruction)
+            self._step = f"step {number} of {total}, {instruction}"
+            self._lines.clear()
+            return _shorten(f"{self._name} {number}/{total}: {instruction}")
+        self._lines.append(line)
+        return _shorten(f"  {line.strip()}") if _WORTH_TELLING.match(line.strip()) else None
+
+    def _failure(self, error: str) -> ImageError:
+        output = "\n".join(self._lines)
+        reason = one_line(error)
+        if output:
+            reason += f"\nits last lines:\n{output}"
+        for pattern, hint in _HINTS:
+            if pattern.search(output) or pattern.search(error):
+                reason += f"\n{hint}"
+        where = f" at {_shorten(self._step)}" if self._step else ""
+        return ImageError(f"The {self._name} image was not built: it failed{where}", reason)
+
+
+class PullSummary:
+    """Follows the decoded stream of one pull: a line for each layer that has come, not for each of its bytes."""
+
+    def __init__(self, reference: str) -> None:
+        self._reference = reference
+        self._layers: set[str] = set()
+        self._here: set[str] = set()
+
+    def feed(self, event: Mapping[str, Any]) -> str | None:
+        """Take one event; give the line to show, if there is one."""
+        status, layer = event.get("status", ""), event.get("id")
+        if layer is None or status.startswith("Pulling from"):
+            return f"  {status}" if status.startswith(("Status:", "Digest:")) else None
+        self._layers.add(layer)
+        if status not in {"Pull complete", "Already exists"} or layer in self._here:
+            return None
+        self._here.add(layer)
+        return f"  {len(self._here)} of {len(self._layers)} layers of {self._reference}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """Put what an engine says over several lines on one."""
+    return " ".join(text.split())
