@@ -1,0 +1,1 @@
+"""Jupyter messaging: one kernel incarnation, its channels and its executions."""

@@ -1,0 +1,10 @@
+"""The command line: `kernelbridge serve`, `doctor`, `images`.
+
+Commands import what they run only when they run it, so `--help` and a wrong flag answer at once.
+"""
+
+from __future__ import annotations
+
+from kernelbridge.cli.entry import main
+
+__all__ = ["main"]

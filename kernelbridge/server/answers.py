@@ -1,0 +1,126 @@
+"""From what the workspace says to what the client gets; pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from msgspec import UNSET
+
+from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.protocol.messages import ErrorMessage, ExecutionResult, SaveResult, TerminalOutput, Truncated
+from kernelbridge.workspace.files import Saved
+from kernelbridge.workspace.shell import CommandOutcome
+
+
+def timestamp() -> str:
+    """Give the time in UTC, RFC 3339 with `Z`, in milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def execution_result(outcome: Outcome, session_id: str, request_id: str | None) -> ExecutionResult:
+    """Answer `execute_code`."""
+    return ExecutionResult(
+        success=outcome.success,
+        output=outcome.output,
+        error=outcome.error,
+        timestamp=timestamp(),
+        session_id=session_id,
+        request_id=request_id or UNSET,
+        stdout=outcome.stdout,
+        stderr=outcome.stderr,
+        results=outcome.results,
+        traceback=outcome.traceback or UNSET,
+        execution_count=UNSET if outcome.execution_count is None else outcome.execution_count,
+        duration_ms=round(outcome.duration_ms, 3),
+        cpu_ms=UNSET if outcome.cpu_ms is None else round(outcome.cpu_ms, 3),
+        late_output=outcome.late_output or UNSET,
+        truncated=_truncated(outcome.truncated),
+        cause=outcome.cause or UNSET,
+        state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
+    )
+
+
+def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | None) -> TerminalOutput:
+    """Answer `terminal_command`."""
+    return TerminalOutput(
+        output=outcome.output,
+        session_id=session_id,
+        request_id=request_id or UNSET,
+        exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+        cwd=outcome.cwd or UNSET,
+        duration_ms=round(outcome.duration_ms, 3),
+        truncated=_truncated(outcome.truncated),
+        cause=outcome.cause or UNSET,
+    )
+
+
+def saved(result: Saved, filename: str, session_id: str, request_id: str | None) -> SaveResult:
+    """Answer a `save_file` that succeeded."""
+    return SaveResult(
+        success=True,
+        message="File saved successfully",
+        filename=filename,
+        session_id=session_id,
+        request_id=request_id or UNSET,
+        size=result.size,
+        sha256=result.sha256,
+    )
+
+
+def not_saved(error: KernelBridgeError, filename: str, session_id: str, request_id: str | None) -> SaveResult:
+    """Answer a `save_file` that failed."""
+    return SaveResult(
+        success=False,
+        message=str(error),
+        filename=filename,
+        session_id=session_id,
+        request_id=request_id or UNSET,
+    )
+
+
+def error_message(error: KernelBridgeError, session_id: str | None, request_id: str | None) -> ErrorMessage:
+    """Tell of a failure that is not the user's code."""
+    return ErrorMessage(
+        message=error.message,
+        error=error.reason or error.message,
+        session_id=session_id,
+        code=error.code,
+        retryable=error.retryable,
+        request_id=request_id or UNSET,
+    )
+
+
+def frame_too_large(limit: int) -> ErrorMessage:
+    """Tell of an oversized frame, before the connection is closed with 1009."""
+    return error_message(
+        BadRequest(
+            "The frame is too large",
+            f"expected at most {limit} bytes; the connection is closed",
+            code="frame_too_large",
+        ),
+        None,
+        None,
+    )
+
+
+def binary_frame() -> ErrorMessage:
+    """Tell of a binary frame."""
+    return error_message(
+        BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame"), None, None
+    )
+
+
+def internal_error(session_id: str | None, request_id: str | None) -> ErrorMessage:
+    """Tell of a bug of the server."""
+    return error_message(
+        KernelBridgeError("The server failed to handle the message", "the server's log says why"),
+        session_id,
+        request_id,
+    )
+
+
+def _truncated(left_out: dict[str, object] | None) -> Truncated | object:
+    if left_out is None:
+        return UNSET
+    return Truncated(bytes=int(str(left_out["bytes"])), kept=str(left_out["kept"]))

@@ -1,0 +1,183 @@
+"""The server: its routes, and the start and orderly stop of everything under them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp import WSCloseCode, web
+
+from kernelbridge import __version__
+from kernelbridge.config import Settings
+from kernelbridge.errors import ConfigError
+from kernelbridge.protocol import json_schema
+from kernelbridge.report import StartReport
+from kernelbridge.runtimes.base import Limits, Runtime
+from kernelbridge.server.access import refusal
+from kernelbridge.server.choice import open_runtime
+from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.workspace.layout import DataDirectory
+from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.workspace import WorkspaceSettings
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT = 30.0
+"""Seconds between the pings that notice half-open connections."""
+FILE_THREADS = 4
+"""Threads for blocking work on workspace files."""
+USER_ID_LENGTH = 256
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(eq=False)
+class Server:
+    """What the routes need."""
+
+    settings: Settings
+    registry: Registry
+    warning: str | None
+    sockets: set[Socket] = field(default_factory=set)
+
+    async def websocket(self, request: web.Request) -> web.StreamResponse:
+        """`GET /ws`: one client."""
+        user_id = _user_id(request)
+        ws = Socket(max_msg_size=self.settings.max_message, heartbeat=HEARTBEAT, compress=False)
+        if not ws.can_prepare(request):
+            raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
+        await ws.prepare(request)
+        self.sockets.add(ws)
+        try:
+            await Connection(ws, user_id=user_id, registry=self.registry, warning=self.warning).run()
+        finally:
+            self.sockets.discard(ws)
+        return ws
+
+    async def healthz(self, _request: web.Request) -> web.StreamResponse:
+        """`GET /healthz`: the process is alive."""
+        return web.json_response({"status": "ok", "version": __version__})
+
+    async def schema(self, _request: web.Request) -> web.StreamResponse:
+        """`GET /api/schema`: JSON Schema of every message."""
+        return web.json_response(json_schema())
+
+    async def hang_up(self) -> None:
+        """Close every connection with 1001."""
+        await asyncio.gather(
+            *(ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops") for ws in list(self.sockets))
+        )
+
+    def app(self) -> web.Application:
+        """Make the aiohttp application."""
+        app = web.Application(middlewares=[self._guard], client_max_size=self.settings.max_message)
+        app.router.add_get("/ws", self.websocket)
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/api/schema", self.schema)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
+        reason = refusal(hosts, origins, self.settings.allow_origin)
+        if reason is not None:
+            log.warning("request_refused", reason=reason, path=request.path)
+            return web.json_response({"error": "forbidden", "reason": reason}, status=403)
+        return await handler(request)
+
+
+def _user_id(request: web.Request) -> str | None:
+    values = request.query.getall("user_id", [])
+    if not values or values == [""]:
+        return None
+    if len(values) > 1 or len(values[0]) > USER_ID_LENGTH or not values[0].isprintable():
+        raise web.HTTPBadRequest(
+            text=f"user_id must be given once, as 1-{USER_ID_LENGTH} printable characters.\n",
+        )
+    return values[0]
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> AsyncIterator[StartReport]:
+    """Serve while the context is open; on leaving it nothing is left behind. Raises `KernelBridgeError`."""
+    async with AsyncExitStack() as stack:
+        data = DataDirectory.open(settings.data_dir)
+        stack.callback(data.close)
+        executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
+        runtime = await open_runtime(settings, instance=data.instance, on_progress=on_progress)
+        stack.push_async_callback(runtime.aclose)
+        reclaimed = await runtime.reclaim()
+        if reclaimed:
+            log.info("reclaimed", sandboxes=reclaimed, why="an earlier server did not stop in order")
+        await runtime.prepare()
+        registry = Registry(
+            runtime=runtime,
+            data=data,
+            settings=_workspace_settings(settings),
+            executor=executor,
+            linger=settings.linger,
+            max_sessions_per_user=settings.max_sessions_per_user,
+        )
+        stack.push_async_callback(registry.aclose)
+        server = Server(settings, registry, runtime.info.warning)
+        runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(server.hang_up)
+        port = await _listen(runner, settings)
+        yield _report(settings, runtime, port)
+
+
+async def serve(
+    settings: Settings, *, on_progress: Callable[[str], None], on_started: Callable[[StartReport], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `KernelBridgeError` when the start fails."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with running(settings, on_progress=on_progress) as report:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        on_started(report)
+        await stop.wait()
+        log.info("stopping")
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> int:
+    site = web.TCPSite(runner, settings.host, settings.port)
+    try:
+        await site.start()
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {settings.host}:{settings.port}",
+            f"{exc.strerror or exc}; stop what uses the port, or choose another with --port",
+        ) from exc
+    return int(runner.addresses[0][1])
+
+
+def _workspace_settings(settings: Settings) -> WorkspaceSettings:
+    return WorkspaceSettings(
+        limits=Limits(memory=settings.memory, cpus=settings.cpus, pids=settings.pids),
+        queue_limit=settings.queue_limit,
+        execution_timeout=settings.execution_timeout,
+        start_timeout=settings.start_timeout,
+        max_output=settings.max_output,
+        max_file=settings.max_message,
+    )
+
+
+def _report(settings: Settings, runtime: Runtime, port: int) -> StartReport:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return StartReport(
+        url=f"ws://{host}:{port}/ws",
+        runtime=runtime.info.name,
+        detail=runtime.info.detail,
+        isolation=runtime.info.isolation,
+        warning=runtime.info.warning,
+        image=settings.image if runtime.info.name == "docker" else None,
+        data_dir=settings.data_dir,
+    )

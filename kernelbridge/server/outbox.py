@@ -1,0 +1,68 @@
+"""The bounded queue between a session's answers and one client's socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiohttp import WSMsgType, web
+
+HIGH_WATER = 4 << 20
+"""Bytes of unsent answers above which no more requests are read from the client."""
+LIMIT = 160 << 20
+"""Bytes of unsent answers above which the client is cut off: two of the largest default results and some."""
+
+
+class Outbox:
+    """Sends frames in order; a client that reads slowly costs at most `LIMIT` bytes."""
+
+    def __init__(self, ws: web.WebSocketResponse) -> None:
+        self._ws = ws
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._low = asyncio.Event()
+        self._low.set()
+        self.overflowed = False
+        self._closed = False
+
+    def put(self, frame: bytes) -> None:
+        """Queue a text frame; dropped when the client is gone or was cut off."""
+        if self._closed:
+            return
+        if self._size and self._size + len(frame) > LIMIT:
+            self.overflowed = True
+            self.close()
+            return
+        self._frames.append(frame)
+        self._size += len(frame)
+        if self._size > HIGH_WATER:
+            self._low.clear()
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until the client has read enough to be heard again."""
+        await self._low.wait()
+
+    def close(self) -> None:
+        """Drop what is unsent and end `run`. Idempotent."""
+        self._closed = True
+        self._frames.clear()
+        self._low.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until closed; ends by itself when the client's connection is gone."""
+        try:
+            while not self._closed:
+                while self._frames:
+                    frame = self._frames.popleft()
+                    await self._ws.send_frame(frame, WSMsgType.TEXT)
+                    self._size -= len(frame)
+                    if self._size <= HIGH_WATER:
+                        self._low.set()
+                self._wake.clear()
+                if not self._frames and not self._closed:
+                    await self._wake.wait()
+        except ConnectionError:
+            self.close()

@@ -1,0 +1,192 @@
+"""The execution lane: a workspace's kernel and the queue of cells in front of it.
+
+Cells run first-in first-out, one at a time. The queue is here and not in the kernel, so that a
+kernel's death costs only the cell that ran: those behind it go to its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
+from kernelbridge.workspace.tasks import TaskSet
+
+log = structlog.get_logger(__name__)
+
+INTERRUPT_GRACE = 5.0
+"""Seconds that a cell past its time limit has to end after the interrupt, before its kernel is killed."""
+LATE_OUTPUT_LIMIT = 1 << 20
+"""Characters of background threads' output that are kept until the next result."""
+
+ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
+"""Start incarnation n; the second argument takes late output."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    cell: Cell
+    timeout: float | None
+    done: ExecutionDone
+
+
+class ExecutionLane:
+    """Runs the cells of one workspace."""
+
+    def __init__(self, start_kernel: StartKernel, *, queue_limit: int, tasks: TaskSet) -> None:
+        self._start_kernel = start_kernel
+        self._queue_limit = queue_limit
+        self._tasks = tasks
+        self._machine = Machine(KERNEL, KernelState.ABSENT)
+        self._waiting: deque[_Job] = deque()
+        self._running: _Job | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._timed_out = False
+        self._kernel: Kernel | None = None
+        self._incarnation = 0
+        self._variables_lost = False
+        self._late: list[str] = []
+        self._late_size = 0
+        self._closed = False
+
+    @property
+    def state(self) -> KernelState:
+        """The kernel's state."""
+        return self._machine.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cell runs or waits."""
+        return self._running is not None or bool(self._waiting)
+
+    def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone) -> None:
+        """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
+        if self._closed:
+            raise KernelError("The session is closed", "send the request again to open it anew")
+        if len(self._waiting) >= self._queue_limit:
+            raise LimitExceeded(
+                "Too many cells are waiting in this session",
+                f"the limit is {self._queue_limit}; wait for results before sending more",
+            )
+        self._waiting.append(_Job(cell, timeout, done))
+        self._pump()
+
+    async def aclose(self) -> None:
+        """End every cell with cause `session_closed` and end the kernel. Idempotent."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, deque()
+        if self._kernel is not None:
+            self._kernel.end_pending("session_closed")
+            await self._kernel.aclose()
+        for job in waiting:
+            job.done(Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran"))
+
+    def _pump(self) -> None:
+        if self._running is not None or not self._waiting or self._closed:
+            return
+        match self._machine.state:
+            case KernelState.READY:
+                # A kernel that has just died is still READY here; its watcher pumps again.
+                if self._kernel is not None and not self._kernel.died.done():
+                    self._run(self._kernel, self._waiting.popleft())
+            case KernelState.ABSENT | KernelState.DEAD:
+                if self._machine.on(KernelEvent.NEED) is KernelAction.START:
+                    self._tasks.create(self._start())
+            case KernelState.STARTING | KernelState.RESTARTING:
+                pass  # STARTED or START_FAILED comes and goes on from here
+
+    def _run(self, kernel: Kernel, job: _Job) -> None:
+        self._running = job
+        if job.timeout is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(job.timeout, lambda: self._tasks.create(self._end_overdue(job)))
+        kernel.submit(job.cell, self._finished)
+
+    def _finished(self, outcome: Outcome) -> None:
+        job, self._running = self._running, None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if job is None:
+            raise AssertionError("an outcome without a running cell")
+        if self._timed_out:
+            self._timed_out = False
+            if not outcome.success:
+                outcome = replace(
+                    outcome,
+                    cause="timeout",
+                    error=f"ExecutionTimeout: the cell ran longer than its limit of {job.timeout:g} s",
+                )
+        if self._variables_lost and outcome.cause is None:
+            outcome = replace(outcome, state_preserved=False)
+        self._variables_lost = self._variables_lost and outcome.cause is not None
+        if self._late:
+            outcome = replace(outcome, late_output="".join(self._late))
+            self._late, self._late_size = [], 0
+        job.done(outcome)
+        self._pump()
+
+    async def _start(self) -> None:
+        self._incarnation += 1
+        try:
+            kernel = await self._start_kernel(self._incarnation, self._take_late)
+        except KernelBridgeError as exc:
+            log.warning("kernel_start_failed", error=str(exc))
+            self._fail_waiting(exc)
+            return
+        except Exception as exc:
+            log.exception("kernel_start_failed")
+            self._fail_waiting(KernelError("The kernel could not be started", f"{type(exc).__name__}: {exc}"))
+            return
+        self._kernel = kernel
+        self._machine.on(KernelEvent.STARTED)
+        self._tasks.create(self._watch(kernel))
+        self._pump()
+
+    def _fail_waiting(self, error: KernelBridgeError) -> None:
+        self._machine.on(KernelEvent.START_FAILED)
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.done(error)
+
+    async def _watch(self, kernel: Kernel) -> None:
+        """Wait for the kernel's end; its running cell has been ended by it then."""
+        status: ExitStatus = await kernel.died
+        log.info("kernel_died", status=str(status), incarnation=self._incarnation)
+        self._kernel = None
+        self._variables_lost = True
+        self._machine.on(KernelEvent.DIED)
+        await kernel.aclose()
+        self._pump()
+
+    async def _end_overdue(self, job: _Job) -> None:
+        """Interrupt the cell; if that does not help, kill its kernel."""
+        kernel = self._kernel
+        if self._running is not job or kernel is None:
+            return
+        self._timed_out = True
+        await kernel.interrupt()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(INTERRUPT_GRACE, lambda: self._tasks.create(self._kill_stubborn(job)))
+
+    async def _kill_stubborn(self, job: _Job) -> None:
+        if self._running is job and self._kernel is not None:
+            log.warning("kernel_killed", why="a cell past its time limit ignored the interrupt")
+            await self._kernel.kill()
+
+    def _take_late(self, text: str) -> None:
+        room = LATE_OUTPUT_LIMIT - self._late_size
+        if room > 0:
+            self._late.append(text[:room])
+            self._late_size += len(text)
+            if len(text) > room:
+                self._late.append("\n[more output of background threads was left out here]\n")

@@ -1,0 +1,143 @@
+"""The server's data directory: whose files are where, and which server owns it.
+
+    <data>/instance                 this server's id, made once
+    <data>/lock                     held while a server uses the directory
+    <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
+    <data>/workspaces/<id>/session.json   whose they are
+    <data>/run/<id>/                the sockets of a running sandbox
+
+`<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
+ever becomes a path. Everything above `files/` is closed to all but the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelbridge.errors import ConfigError
+
+_ID_DIGITS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A session: what `sessionId` names, always together with its principal."""
+
+    principal: str | None
+    """`user_id`, or None for connections without one."""
+    session_id: str
+
+    @property
+    def workspace_id(self) -> str:
+        """Lower-case hexadecimal, different for every (principal, sessionId)."""
+        # The kind keeps a user who is called "None" apart from nobody.
+        kind = "anonymous" if self.principal is None else "user"
+        text = "\0".join((kind, self.principal or "", self.session_id))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspacePaths:
+    """The host directories of one workspace."""
+
+    files: Path
+    sockets: Path
+
+
+class DataDirectory:
+    """The data directory of one running server; `close` releases it."""
+
+    def __init__(self, root: Path, instance: str, lock_fd: int) -> None:
+        self.root = root
+        self.instance = instance
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def open(cls, root: Path) -> DataDirectory:
+        """Make the directory if need be and lock it; raises `ConfigError` when that cannot be."""
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("workspaces", "run"):
+                (root / name).mkdir(mode=0o700, exist_ok=True)
+            lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"The data directory {root} cannot be used",
+                f"{exc.strerror}; choose another with --data-dir or make it writable for this user",
+            ) from exc
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            instance = _instance(root / "instance")
+        except BlockingIOError as exc:
+            os.close(lock_fd)
+            raise ConfigError(
+                f"The data directory {root} is in use by another kernelbridge server",
+                "stop that server, or give this one its own with --data-dir",
+            ) from exc
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return cls(root, instance, lock_fd)
+
+    def close(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def paths(self, key: SessionKey) -> WorkspacePaths:
+        """Say where a workspace's directories are; makes nothing."""
+        return WorkspacePaths(
+            files=self.root / "workspaces" / key.workspace_id / "files",
+            sockets=self.root / "run" / key.workspace_id,
+        )
+
+    def prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
+        """Make the session's files directory, owned by the sandbox's user; blocking."""
+        files = self.paths(key).files
+        home = files.parent
+        home.mkdir(mode=0o700, exist_ok=True)
+        label = home / "session.json"
+        if not label.exists():
+            _write_atomically(label, json.dumps({"principal": key.principal, "sessionId": key.session_id}))
+        with contextlib.suppress(FileExistsError):
+            files.mkdir(mode=0o755)
+            if os.geteuid() == 0:
+                os.chown(files, uid, gid)
+        return files
+
+    def prepare_sockets(self, key: SessionKey) -> Path:
+        """Make an empty directory for the sockets of a new sandbox; blocking."""
+        sockets = self.paths(key).sockets
+        self.remove_sockets(key)
+        sockets.mkdir(mode=0o755)
+        sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+        return sockets
+
+    def remove_sockets(self, key: SessionKey) -> None:
+        """Remove what a sandbox left of its sockets. Idempotent; blocking."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.paths(key).sockets)
+
+
+def _instance(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        if known := path.read_text(encoding="ascii").strip():
+            return known
+    instance = secrets.token_hex(4)
+    _write_atomically(path, instance + "\n")
+    return instance
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,139 @@
+"""The two state machines of a workspace, as tables; pure.
+
+`WORKSPACE` is the sandbox's life, `KERNEL` the interpreter's inside it. A transition names
+the next state and the one thing to do; the caller does it. An event that
+the table does not list for a state is a bug and raises `InvalidTransitionError`.
+docs/architecture.md draws its diagrams from these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Generic, NamedTuple, TypeVar
+
+
+class WorkspaceState(Enum):
+    """Where a workspace's sandbox is in its life."""
+
+    ABSENT = "absent"
+    STARTING = "starting"
+    ACTIVE = "active"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class WorkspaceEvent(Enum):
+    """What happens to a workspace."""
+
+    NEED = "a message needs the sandbox"
+    STARTED = "the sandbox runs"
+    START_FAILED = "the sandbox could not be started"
+    LOST = "the sandbox ended by itself"
+    CLOSE = "linger is over, or the server stops"
+    DESTROYED = "the sandbox is gone"
+
+
+class WorkspaceAction(Enum):
+    """What the supervisor must do after a transition."""
+
+    START = "start the sandbox"
+    NOTHING = "nothing"
+    FORGET = "forget the sandbox; the next message starts another"
+    DESTROY = "end what runs and destroy the sandbox"
+
+
+class KernelState(Enum):
+    """Where a workspace's interpreter is in its life."""
+
+    ABSENT = "absent"
+    STARTING = "starting"
+    READY = "ready"
+    DEAD = "dead"
+    RESTARTING = "restarting"
+
+
+class KernelEvent(Enum):
+    """What happens to an interpreter."""
+
+    NEED = "a cell waits"
+    STARTED = "it answered"
+    START_FAILED = "it did not start"
+    DIED = "it ended; its variables are lost"
+
+
+class KernelAction(Enum):
+    """What the execution lane must do after a transition."""
+
+    START = "start a kernel"
+    SUBMIT = "submit the first waiting cell"
+    FAIL_WAITING = "end every waiting cell with the error"
+    NOTHING = "nothing"
+
+
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
+A = TypeVar("A", bound=Enum)
+
+
+class Transition(NamedTuple, Generic[S, A]):
+    """The next state and what to do."""
+
+    state: S
+    action: A
+
+
+class InvalidTransitionError(Exception):
+    """An event came that its state does not allow: a bug in the caller."""
+
+
+_WS, _WE, _WA = WorkspaceState, WorkspaceEvent, WorkspaceAction
+WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceState, WorkspaceAction]] = (
+    MappingProxyType(
+        {
+            (_WS.ABSENT, _WE.NEED): Transition(_WS.STARTING, _WA.START),
+            (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
+            (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
+            (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ACTIVE, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
+            (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            # A start that was under way when the close came still reports its end.
+            (_WS.CLOSING, _WE.STARTED): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.CLOSING, _WE.START_FAILED): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.CLOSING, _WE.LOST): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.CLOSING, _WE.DESTROYED): Transition(_WS.CLOSED, _WA.NOTHING),
+        }
+    )
+)
+
+_KS, _KE, _KA = KernelState, KernelEvent, KernelAction
+KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelAction]] = MappingProxyType(
+    {
+        (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
+        (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
+        (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
+        (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),
+        # From here on the next result has to say that variables are lost.
+        (_KS.DEAD, _KE.NEED): Transition(_KS.RESTARTING, _KA.START),
+        (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
+        (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.FAIL_WAITING),
+    }
+)
+
+
+class Machine(Generic[S, E, A]):
+    """One run through a table."""
+
+    def __init__(self, table: Mapping[tuple[S, E], Transition[S, A]], start: S) -> None:
+        self._table = table
+        self.state = start
+
+    def on(self, event: E) -> A:
+        """Take the transition for `event` and return what to do."""
+        transition = self._table.get((self.state, event))
+        if transition is None:
+            raise InvalidTransitionError(f"{event.name} in state {self.state.name}")
+        self.state = transition.state
+        return transition.action

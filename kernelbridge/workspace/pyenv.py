@@ -1,0 +1,87 @@
+"""What a workspace's files must hold so that `pip install` works in a running kernel; pure.
+
+The root file system of a sandbox is read-only, so packages go into the workspace. Python adds a
+user site directory to `sys.path` only if it exists when the interpreter starts, hence it is
+made beforehand. A python inside a virtual environment ignores the user site altogether; it
+gets an overlay: a virtual environment in the workspace that sees the image's packages through a `.pth` file, so
+that pip installs, upgrades and removes in the workspace and leaves the image's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from posixpath import dirname, join
+
+from kernelbridge.runtimes.facts import Facts, KernelSpec
+
+_VENV = ".local/venv"
+_PIP = """\
+#!{python}
+import sys
+from pip._internal.cli.main import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonEnvironment:
+    """What to make in the workspace and how to start processes; paths are relative to the workspace."""
+
+    directories: tuple[str, ...]
+    env: Mapping[str, str]
+    """Laid over the sandbox's own environment, for kernels and shells alike."""
+    files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Path to (content, mode)."""
+    symlinks: Mapping[str, str] = field(default_factory=dict)
+    """Path to target."""
+    python: str | None = None
+    """The interpreter that replaces the image's own in kernelspecs, or None to leave them."""
+
+    def argv(self, spec: KernelSpec, facts: Facts) -> tuple[str, ...]:
+        """Give the command that starts a kernel; `{connection_file}` is still in it."""
+        program = spec.argv[0]
+        own = {facts.python.executable, "python", "python3", f"python{facts.python.version[0]}"}
+        if self.python is not None and program in own:
+            return (self.python, *spec.argv[1:])
+        return spec.argv
+
+
+def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
+    """Plan the environment for a workspace that its sandbox sees at `workspace`."""
+    version = ".".join(map(str, facts.python.version))
+    path = facts.env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    env = {
+        # Files of tools that nobody wants to find among their own.
+        "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108  the sandbox's own tmpfs
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's python refuses `--user` without it
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+    }
+    if facts.python.user_site:
+        site = f".local/lib/python{version}/site-packages"
+        return PythonEnvironment(
+            directories=(".local/bin", site),
+            env={**env, "PATH": f"{workspace}/.local/bin:{path}"},
+        )
+    venv = join(workspace, _VENV)
+    python = f"{venv}/bin/python"
+    site = f"{_VENV}/lib/python{version}/site-packages"
+    return PythonEnvironment(
+        directories=(".local/bin", f"{_VENV}/bin", site),
+        env={**env, "PATH": f"{workspace}/.local/bin:{venv}/bin:{path}", "VIRTUAL_ENV": venv},
+        files={
+            f"{_VENV}/pyvenv.cfg": (
+                f"home = {dirname(facts.python.base_executable)}\ninclude-system-site-packages = false\n",
+                0o644,
+            ),
+            f"{site}/_image.pth": ("".join(f"{entry}\n" for entry in facts.python.site_packages), 0o644),
+            f"{_VENV}/bin/pip": (_PIP.format(python=python), 0o755),
+        },
+        symlinks={
+            f"{_VENV}/bin/python": facts.python.base_executable,
+            f"{_VENV}/bin/python3": "python",
+            f"{_VENV}/bin/python{version}": "python",
+        },
+        python=python,
+    )

@@ -1,0 +1,94 @@
+"""The terminal lane: a workspace's persistent shell and the queue of commands in front of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from kernelbridge.errors import KernelBridgeError, LimitExceeded, TerminalError
+from kernelbridge.workspace.shell import CommandOutcome, Shell
+from kernelbridge.workspace.tasks import TaskSet
+
+log = structlog.get_logger(__name__)
+
+CommandDone = Callable[[CommandOutcome | KernelBridgeError], None]
+
+_CLOSED = CommandOutcome(output="", exit_code=None, cwd=None, duration_ms=0.0, cause="session_closed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    command: str
+    timeout: float | None
+    done: CommandDone
+
+
+class TerminalLane:
+    """Runs the terminal commands of one workspace first-in first-out, beside its cells."""
+
+    def __init__(self, start_shell: Callable[[], Awaitable[Shell]], *, queue_limit: int, tasks: TaskSet) -> None:
+        self._start_shell = start_shell
+        self._queue_limit = queue_limit
+        self._tasks = tasks
+        self._waiting: deque[_Job] = deque()
+        self._draining = False
+        self._running: _Job | None = None
+        self._shell: Shell | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command runs or waits."""
+        return self._draining
+
+    def submit(self, command: str, timeout: float | None, done: CommandDone) -> None:
+        """Queue a command; `done` is called once, with its outcome or the error that kept it from running."""
+        if self._closed:
+            raise TerminalError("The session is closed", "send the request again to open it anew")
+        if len(self._waiting) >= self._queue_limit:
+            raise LimitExceeded(
+                "Too many terminal commands are waiting in this session",
+                f"the limit is {self._queue_limit}; wait for answers before sending more",
+            )
+        self._waiting.append(_Job(command, timeout, done))
+        if not self._draining:
+            self._draining = True
+            self._tasks.create(self._drain())
+
+    async def aclose(self) -> None:
+        """End every command with cause `session_closed` and end the shell. Idempotent."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, deque()
+        shell, self._shell = self._shell, None
+        if shell is not None:
+            await shell.aclose()
+        for job in waiting:
+            job.done(_CLOSED)
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                job = self._waiting.popleft()
+                job.done(await self._run(job))
+        finally:
+            self._draining = False
+
+    async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
+        try:
+            if self._shell is None or not self._shell.alive:
+                if self._shell is not None:
+                    await self._shell.aclose()
+                self._shell = await self._start_shell()
+            outcome = await self._shell.run(job.command, timeout=job.timeout)
+            return replace(outcome, cause="session_closed") if self._closed else outcome
+        except KernelBridgeError as exc:
+            if self._closed:
+                return _CLOSED
+            log.warning("terminal_command_failed", error=str(exc))
+            return exc
+        except Exception as exc:
+            log.exception("terminal_command_failed")
+            return TerminalError("The terminal command could not be run", f"{type(exc).__name__}: {exc}")

@@ -1,0 +1,86 @@
+"""`pip install X` in the terminal is importable in the running kernel at once: a wheel and an index made here."""
+
+import base64
+import hashlib
+import io
+import zipfile
+
+from tests.integration.conftest import Client
+
+
+def wheel(name: str, version: str) -> bytes:
+    """Build the smallest installable wheel."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name}-tool = {name}:tool\n",
+    }
+    files[f"{name}.py"] += "def tool():\n    print('tool', VERSION)\n"
+    record = "".join(
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},{len(text)}\n"
+        for path, text in files.items()
+    )
+    files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    return buffer.getvalue()
+
+
+async def publish(client: Client, name: str, version: str) -> None:
+    """Put the wheel into an index on the workspace's disk (PEP 503)."""
+    frame = await client.ask(
+        type="save_file",
+        sessionId="s",
+        filename=f"index/{name}/{name}-{version}-py3-none-any.whl",
+        content=base64.b64encode(wheel(name, version)).decode(),
+        encoding="base64",
+    )
+    assert frame["success"], frame
+    links = await client.shell(
+        f"cd ~/index/{name} && for w in *.whl; do echo \"<a href='$w'>$w</a>\"; done > index.html; cd ~"
+    )
+    assert links["exitCode"] == 0
+
+
+async def test_an_installed_package_is_importable_in_the_running_kernel(client: Client) -> None:
+    missing = await client.run("import kbdemo")
+    assert missing["error"] == "ModuleNotFoundError: No module named 'kbdemo'"
+    await publish(client, "kbdemo", "1.0")
+    install = await client.shell('pip install --index-url "file://$HOME/index" kbdemo')
+    assert install["exitCode"] == 0, install["output"]
+    assert "Successfully installed kbdemo-1.0" in install["output"]
+    assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
+    assert (await client.shell("kbdemo-tool"))["output"] == "tool 1.0\n"
+
+
+async def test_upgrade_uninstall_and_a_package_of_the_image_in_another_version(client: Client) -> None:
+    await publish(client, "kbdemo", "1.0")
+    await client.shell('pip install --index-url "file://$HOME/index" kbdemo')
+    await publish(client, "kbdemo", "2.0")
+    upgrade = await client.shell('pip install --upgrade --index-url "file://$HOME/index" kbdemo')
+    assert upgrade["exitCode"] == 0, upgrade["output"]
+    assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "2.0\n"
+    # `six` comes with python-dateutil, so each runtime's python has it, out of the workspace's reach.
+    await publish(client, "six", "99.0")
+    override = await client.shell('pip install --upgrade --index-url "file://$HOME/index" six')
+    assert override["exitCode"] == 0, override["output"]
+    assert (await client.shell("python3 -c 'import six; print(six.VERSION)'"))["output"] == "99.0\n"
+    gone = await client.shell("pip uninstall -y kbdemo")
+    assert gone["exitCode"] == 0, gone["output"]
+    assert (await client.shell("python3 -c 'import kbdemo'"))["exitCode"] == 1
+
+
+async def test_packages_outlive_the_container(client: Client) -> None:
+    await publish(client, "kbdemo", "1.0")
+    await client.run("%pip install --quiet --index-url file:///workspace/index kbdemo")
+    assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
+
+
+async def test_pip_says_why_there_is_no_network(client: Client) -> None:
+    frame = await client.shell("pip install --retries 0 kb-no-such-package-anywhere")
+    assert frame["exitCode"] != 0
+    assert "kb-no-such-package-anywhere" in frame["output"]

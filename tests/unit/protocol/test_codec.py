@@ -1,0 +1,203 @@
+"""Thirty malformed frames get a clear error each; ten thousand more never break the parser."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernelbridge.errors import BadRequest
+from kernelbridge.protocol import (
+    ExecuteCode,
+    ExecutionResult,
+    Ping,
+    Pong,
+    SaveFile,
+    TerminalCommand,
+    dump,
+    json_schema,
+    parse,
+)
+from kernelbridge.protocol.codec import identify
+
+DOCUMENTED = [
+    (
+        '{"type":"execute_code","sessionId":"workspace-uuid","code":"print(1)","filename":"main.py"}',
+        ExecuteCode(session_id="workspace-uuid", code="print(1)", filename="main.py"),
+    ),
+    (
+        '{"type":"terminal_command","sessionId":"workspace-uuid","command":"ls -la"}',
+        TerminalCommand(session_id="workspace-uuid", command="ls -la"),
+    ),
+    (
+        '{"type":"save_file","sessionId":"workspace-uuid","filename":"main.py","content":"x"}',
+        SaveFile(session_id="workspace-uuid", filename="main.py", content="x"),
+    ),
+    ('{"type":"ping","requestId":"r"}', Ping(request_id="r")),
+]
+
+MALFORMED: list[tuple[str, str, str | None]] = [
+    ("", "invalid_json", None),
+    ("{", "invalid_json", None),
+    ("nonsense", "invalid_json", None),
+    ('{"type":"ping"} extra', "invalid_json", None),
+    ("{'type':'ping'}", "invalid_json", None),
+    ('{"type":"ping",}', "invalid_json", None),
+    ('{"type":"execute_code","sessionId":"a","code":"\\ud800"}', "invalid_json", None),
+    ('{"type":"ping","x":' + "[" * 100_000 + "]" * 100_000 + "}", "invalid_json", None),
+    ("\ud800", "invalid_json", None),
+    ("[]", "invalid_message", None),
+    ("null", "invalid_message", None),
+    ("5", "invalid_message", None),
+    ('"ping"', "invalid_message", None),
+    ("[" * 100_000, "invalid_message", None),
+    ("{}", "missing_field", "type"),
+    ('{"sessionId":"a","code":"1"}', "missing_field", "type"),
+    ('{"type":5}', "unknown_type", "type"),
+    ('{"type":null}', "unknown_type", "type"),
+    ('{"type":["ping"]}', "unknown_type", "type"),
+    ('{"type":"nope"}', "unknown_type", "type"),
+    ('{"type":"Execute_Code","sessionId":"a","code":"1"}', "unknown_type", "type"),
+    ('{"type":"execute_code"}', "missing_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":"a"}', "missing_field", "code"),
+    ('{"type":"execute_code","sessionId":"a","code":5}', "invalid_field", "code"),
+    ('{"type":"execute_code","sessionId":"a","code":null}', "invalid_field", "code"),
+    ('{"type":"execute_code","sessionId":"","code":"1"}', "invalid_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":"a/b","code":"1"}', "invalid_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":"a\\n","code":"1"}', "invalid_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":"' + "a" * 129 + '","code":"1"}', "invalid_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":{"a":1},"code":"1"}', "invalid_field", "sessionId"),
+    ('{"type":"execute_code","sessionId":"a","code":"1","filename":""}', "invalid_field", "filename"),
+    ('{"type":"execute_code","sessionId":"a","code":"1","filename":"a\\nb"}', "invalid_field", "filename"),
+    ('{"type":"execute_code","sessionId":"a","code":"1","requestId":7}', "invalid_field", "requestId"),
+    ('{"type":"terminal_command","sessionId":"a"}', "missing_field", "command"),
+    ('{"type":"terminal_command","sessionId":"a","command":["ls"]}', "invalid_field", "command"),
+    ('{"type":"save_file","sessionId":"a","content":"x"}', "missing_field", "filename"),
+    ('{"type":"save_file","sessionId":"a","filename":"x"}', "missing_field", "content"),
+    (
+        '{"type":"save_file","sessionId":"a","filename":"x","content":"y","encoding":"latin1"}',
+        "invalid_field",
+        "encoding",
+    ),
+]
+
+
+@pytest.mark.parametrize(("frame", "message"), DOCUMENTED)
+def test_documented_messages_are_understood(frame: str, message: object) -> None:
+    assert parse(frame) == message
+
+
+@pytest.mark.parametrize(("frame", "code", "field"), MALFORMED)
+def test_malformed_frames_are_explained(frame: str, code: str, field: str | None) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse(frame)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert caught.value.reason
+    if field is not None:
+        assert repr(field) in caught.value.message
+
+
+def test_unknown_fields_are_left_alone() -> None:
+    assert parse('{"type":"ping","future":[1,{"a":null}]}') == Ping()
+
+
+def test_a_refused_frame_still_tells_whose_it_was() -> None:
+    assert identify('{"type":"nope","sessionId":"s","requestId":"r"}') == ("s", "r")
+    assert identify('{"sessionId":7,"requestId":[]}') == (None, None)
+    assert identify("{") == (None, None)
+    assert identify("[1]") == (None, None)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+near_messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["execute_code", "terminal_command", "save_file", "ping", "x"]) | json_values,
+        "sessionId": st.sampled_from(["a", "", "a b", "x" * 200]) | json_values,
+        "code": st.text() | json_values,
+        "command": st.text() | json_values,
+        "filename": st.text() | json_values,
+        "content": st.text() | json_values,
+        "encoding": st.sampled_from(["utf-8", "base64"]) | json_values,
+        "requestId": st.text() | json_values,
+    },
+)
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(
+    st.text()
+    | near_messages.map(json.dumps)
+    | json_values.map(json.dumps)
+    | st.binary().map(lambda b: b.decode("latin1"))
+)
+def test_no_frame_breaks_the_parser(frame: str) -> None:
+    try:
+        message = parse(frame)
+    except BadRequest as exc:
+        assert exc.message
+        assert exc.reason
+        identify(frame)
+    else:
+        assert isinstance(message, ExecuteCode | TerminalCommand | SaveFile | Ping)
+        if not isinstance(message, Ping):
+            assert 1 <= len(message.session_id) <= 128
+            assert message.session_id.isascii()
+
+
+def test_additive_fields_appear_only_when_they_say_something() -> None:
+    frame = json.loads(dump(ExecutionResult(success=True, output="", error=None, timestamp="t", session_id="s")))
+    assert frame == {
+        "type": "execution_result",
+        "success": True,
+        "output": "",
+        "error": None,
+        "timestamp": "t",
+        "sessionId": "s",
+    }
+
+
+def test_lone_surrogates_from_user_code_become_replacement_characters() -> None:
+    message = ExecutionResult(
+        success=True,
+        output="\ud800a",
+        error=None,
+        timestamp="t",
+        session_id="s",
+        results=[{"data": {"k\udfff": ["\ud800"]}}],
+    )
+    frame = json.loads(dump(message))
+    assert frame["output"] == "\ufffda"
+    assert frame["results"] == [{"data": {"k\ufffd": ["\ufffd"]}}]
+
+
+def test_the_schema_describes_every_message() -> None:
+    schema: dict[str, Any] = json_schema()
+    assert msgspec.json.encode(schema)
+    definitions = schema["$defs"]
+    assert {ref["$ref"].rsplit("/", 1)[1] for ref in definitions["ClientMessage"]["oneOf"]} == {
+        "ExecuteCode",
+        "TerminalCommand",
+        "SaveFile",
+        "Ping",
+    }
+    assert definitions["ExecuteCode"]["properties"]["type"] == {"enum": ["execute_code"]}
+    assert definitions["ExecuteCode"]["required"] == ["type", "sessionId", "code"]
+    assert set(definitions["ExecutionResult"]["required"]) == {
+        "type",
+        "success",
+        "output",
+        "error",
+        "timestamp",
+        "sessionId",
+    }
+
+
+def test_pong_has_the_documented_shape() -> None:
+    assert json.loads(dump(Pong(timestamp="t", request_id="r"))) == {"type": "pong", "timestamp": "t", "requestId": "r"}

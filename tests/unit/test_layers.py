@@ -1,0 +1,103 @@
+"""Imports point one way, pure rooms do no I/O, and no room is too large."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kernelbridge
+
+ROOT = Path(kernelbridge.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py") if "_images" not in path.parts)
+
+# A room may import itself and those below it in this list.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("server", "doctor"),
+    ("workspace",),
+    ("jupyter",),
+    ("runtimes",),
+    ("images", "image_base", "image_context", "image_build"),
+    ("protocol",),
+    ("config", "report", "log", "settings_kinds", "settings_sources", "quantities", "text"),
+    ("guest",),
+    ("errors", "__init__"),
+)
+RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+SIDEWAYS = {"config": {"settings_kinds", "settings_sources", "quantities"}, "settings_kinds": {"quantities"}}
+
+PURE = ("protocol/", "jupyter/wire.py", "jupyter/execution.py", "jupyter/output.py", "workspace/lifecycle.py",
+        "workspace/pyenv.py", "workspace/shell_marks.py", "server/access.py", "server/answers.py", "text.py", "errors.py")  # fmt: skip
+IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_point_downwards(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module in imports(path):
+        if module.split(".")[0] != "kernelbridge":
+            continue
+        other = room(module)
+        if other not in RANK or other == own or other in SIDEWAYS.get(own, ()):
+            continue
+        assert RANK[own] < RANK[other], f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name(p).startswith(PURE)], ids=name)
+def test_pure_rooms_do_no_io(path: Path) -> None:
+    assert not {module.split(".")[0] for module in imports(path)} & IMPURE
+
+
+def test_every_pure_room_exists() -> None:
+    for prefix in PURE:
+        assert any(name(path).startswith(prefix) for path in MODULES), prefix
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_every_room_has_its_layer_and_fits_a_head(path: Path) -> None:
+    assert path.relative_to(ROOT).parts[0].removesuffix(".py") in RANK
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {
+        ".".join(("kernelbridge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    edges = {module: {other for other in imports(path) if other in graph} - {module} for module, path in graph.items()}
+    # A package's __init__ stands for its modules to those outside it.
+    for module, others in edges.items():
+        edges[module] = {other for other in others if not module.startswith(other + ".")}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for other in edges[module]:
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
