@@ -1,0 +1,1 @@
+"""Programs that run inside a sandbox, in the hands of user code."""

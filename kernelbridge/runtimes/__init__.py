@@ -1,0 +1,1 @@
+"""What makes sandboxes: the contract, Docker, bubblewrap."""

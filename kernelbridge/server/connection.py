@@ -105,7 +105,7 @@ class Connection:
             await self._dispatch(message)
         except KernelBridgeError as exc:
             self._send(answers.error_message(exc, session_id, message.request_id))
-        except Exception:
+        except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
             self._send(answers.internal_error(session_id, message.request_id))
 

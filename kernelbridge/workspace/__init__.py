@@ -1,0 +1,1 @@
+"""A session's server-side life: sandbox, kernel, shell, files."""

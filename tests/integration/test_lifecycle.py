@@ -80,8 +80,7 @@ async def test_answers_go_to_who_asked(server: RunningServer) -> None:
         assert (await second.run("print(x)"))["output"] == "40\n"
 
 
-async def test_a_client_that_leaves_during_the_start_leaves_nothing(start_server: StartServer, tmp_path: Path) -> None:
-    server = await start_server()
+async def test_a_client_that_leaves_during_the_start_leaves_nothing(server: RunningServer) -> None:
     async with server.connect("u") as client:
         await client.send(type="execute_code", sessionId="s", code="pass")
         await client.send(type="terminal_command", sessionId="s", command="sleep 60")

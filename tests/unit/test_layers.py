@@ -26,10 +26,25 @@ LAYERS = (
     ("errors", "__init__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-SIDEWAYS = {"config": {"settings_kinds", "settings_sources", "quantities"}, "settings_kinds": {"quantities"}}
+SIDEWAYS = {
+    "config": {"settings_kinds", "settings_sources", "quantities"},
+    "settings_sources": {"settings_kinds", "quantities"},
+    "settings_kinds": {"quantities"},
+}
 
-PURE = ("protocol/", "jupyter/wire.py", "jupyter/execution.py", "jupyter/output.py", "workspace/lifecycle.py",
-        "workspace/pyenv.py", "workspace/shell_marks.py", "server/access.py", "server/answers.py", "text.py", "errors.py")  # fmt: skip
+PURE = (
+    "errors.py",
+    "jupyter/execution.py",
+    "jupyter/output.py",
+    "jupyter/wire.py",
+    "protocol/",
+    "server/access.py",
+    "server/answers.py",
+    "text.py",
+    "workspace/lifecycle.py",
+    "workspace/pyenv.py",
+    "workspace/shell_marks.py",
+)
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
 
 

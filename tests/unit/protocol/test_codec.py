@@ -141,9 +141,9 @@ def test_no_frame_breaks_the_parser(frame: str) -> None:
     try:
         message = parse(frame)
     except BadRequest as exc:
-        assert exc.message
-        assert exc.reason
+        explained = exc.message, exc.reason
         identify(frame)
+        assert all(explained)
     else:
         assert isinstance(message, ExecuteCode | TerminalCommand | SaveFile | Ping)
         if not isinstance(message, Ping):
