@@ -1,0 +1,175 @@
+"""The only ZeroMQ I/O: a kernel's channels on the event loop.
+
+A ZeroMQ socket signals through a descriptor that is edge-triggered: it says that something changed,
+not that something is there, and any operation on the socket may consume that signal. So a
+reader takes messages until there are none, and a sender looks afterwards whether its send has
+swallowed the news of one (https://zguide.zeromq.org and zmq_getsockopt(3), ZMQ_FD). The
+sockets are plain ones and all operations non-blocking: measured, this is half the cost per
+message of `zmq.asyncio`, and it needs nothing from the loop but `add_reader` and `call_soon`.
+
+Nothing is dropped on this side: a full receive queue stops reading from the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from kernelbridge.errors import KernelError
+
+MAX_MESSAGE = 128 << 20
+"""Bytes of one frame; a kernel that sends a larger one is disconnected."""
+
+_KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB}
+_QUEUE = 10_000  # messages received but not yet read, per channel
+_BATCH = 64  # messages read in one go, before others on the loop have their turn
+
+Received = Callable[[str, list[bytes]], None]
+
+
+class Channels:
+    """The connected sockets of one kernel incarnation.
+
+    `received` is called with channel and frames of each message, `lost` with the channel whose
+    connection the kernel ended. `routing_id` names this client to the kernel; it must be a fresh
+    one, or that of the client whose replies are to be taken over.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, str],
+        *,
+        routing_id: bytes,
+        received: Received,
+        lost: Callable[[str], None],
+        max_message: int = MAX_MESSAGE,
+    ) -> None:
+        self._lost = lost
+        self._channels: dict[str, _Channel] = {}
+        self._open: set[str] = set()
+        self._all_lost = asyncio.get_running_loop().create_future()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        try:
+            for name, kind in _KINDS.items():
+                socket = context.socket(kind)
+                socket.linger = 0
+                socket.sndhwm = 0  # or a send could fail; the sessions' queues bound what is sent
+                socket.rcvhwm = _QUEUE
+                socket.maxmsgsize = max_message
+                if kind == zmq.SUB:
+                    socket.subscribe(b"")
+                else:
+                    socket.routing_id = routing_id
+                self._channels[name] = _Channel(name, socket, received, self._disconnected)
+                self._open.add(name)
+                socket.connect(endpoints[name])
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, channel: str, frames: list[bytes]) -> None:
+        """Hand a message to ZeroMQ; never blocks. Raises `KernelError` when the connection is gone."""
+        self._channels[channel].send(frames)
+
+    async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
+        """After the kernel's end: wait until all that it sent has been received, at most `timeout` seconds.
+
+        A process that the kernel forked may hold its connections open; what is here by then is all.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._all_lost)
+        for channel in list(self._channels.values()):
+            channel.drain()
+
+    def close(self) -> None:
+        """Close the sockets; nothing is received afterwards. Idempotent."""
+        for channel in self._channels.values():
+            channel.close()
+        self._all_lost.cancel()
+
+    def _disconnected(self, channel: str) -> None:
+        self._open.discard(channel)
+        if not self._open and not self._all_lost.done():
+            self._all_lost.set_result(None)
+        self._lost(channel)
+
+
+def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:
+    value = socket.get(option)
+    if not isinstance(value, int):
+        raise TypeError(f"ZeroMQ gave {value!r} for {option}")
+    return value
+
+
+class _Channel:
+    def __init__(
+        self, name: str, socket: zmq.Socket[bytes], received: Received, disconnected: Callable[[str], None]
+    ) -> None:
+        self._name = name
+        self._socket = socket
+        self._received = received
+        self._disconnected = disconnected
+        self._loop = asyncio.get_running_loop()
+        self._monitor: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor.linger = 0
+        self._readers = (_option(socket, zmq.FD), _option(self._monitor, zmq.FD))
+        self._closed = False
+        self._loop.add_reader(self._readers[0], self._drain)
+        self._loop.add_reader(self._readers[1], self._watch)
+        # What came before the reader was there has had its signal.
+        self._loop.call_soon(self._drain)
+
+    def send(self, frames: list[bytes]) -> None:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as exc:
+            raise KernelError("The kernel cannot be reached", f"its {self._name} channel failed: {exc}") from exc
+        # The send may have taken the signal of a message that has come.
+        if _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        empty = False
+        try:
+            for _ in range(_BATCH):
+                if self._closed:
+                    return
+                try:
+                    frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    empty = True
+                    return
+                self._received(self._name, frames)
+        finally:
+            # There will be no signal for what is still in the queue.
+            if not empty and not self._closed:
+                self._loop.call_soon(self._drain)
+
+    def drain(self) -> None:
+        """Take everything that has been received, in one go."""
+        while not self._closed:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._received(self._name, frames)
+
+    def _watch(self) -> None:
+        while not self._closed and _option(self._monitor, zmq.EVENTS) & zmq.POLLIN:
+            if recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"] == zmq.EVENT_DISCONNECTED:
+                self._disconnected(self._name)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for fd in self._readers:
+            self._loop.remove_reader(fd)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)

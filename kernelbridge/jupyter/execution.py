@@ -1,0 +1,310 @@
+"""The table of a kernel's executions (pure).
+
+An execution is one `execute_request`. It is DONE when both its shell reply and its iopub `idle`
+have arrived, in whichever order, because output may follow the reply; an aborted one never ran and
+is DONE with the reply alone. `TRANSITIONS` is the whole machine; the documentation draws it.
+
+Replies count only from the shell channel, output only from iopub, and both only for a
+pending id: a kernel that forges messages harms itself. Each execution ends exactly once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.output import BoundedText, Output
+from kernelbridge.text import strip_ansi
+
+_MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
+_SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
+_PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
+_DISPLAYS = frozenset({"display_data", "execute_result"})
+
+
+class State(Enum):
+    """Where an execution is."""
+
+    SENT = "sent"
+    """Neither the reply nor idle has arrived."""
+    REPLIED = "replied"
+    """The reply has arrived, output may still come."""
+    IDLE = "idle"
+    """Idle has arrived, the reply has not."""
+    DONE = "done"
+    """Both have arrived, or it was aborted."""
+    ENDED = "ended"
+    """Ended from outside: its kernel died, or its session was closed."""
+
+
+class Event(Enum):
+    """What moves an execution on."""
+
+    REPLY = "reply"
+    ABORTED = "aborted"
+    """A reply with status `aborted`: the kernel skipped it."""
+    IDLE = "idle"
+    OUTPUT = "output"
+    END = "end"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.SENT, Event.OUTPUT): State.SENT,
+    (State.SENT, Event.REPLY): State.REPLIED,
+    (State.SENT, Event.ABORTED): State.DONE,
+    (State.SENT, Event.IDLE): State.IDLE,
+    (State.SENT, Event.END): State.ENDED,
+    (State.REPLIED, Event.OUTPUT): State.REPLIED,
+    (State.REPLIED, Event.IDLE): State.DONE,
+    (State.REPLIED, Event.END): State.ENDED,
+    (State.IDLE, Event.REPLY): State.DONE,
+    (State.IDLE, Event.ABORTED): State.DONE,
+    (State.IDLE, Event.OUTPUT): State.IDLE,
+    (State.IDLE, Event.END): State.ENDED,
+}
+"""What is not in it changes nothing: a second reply, a second idle, anything after the end."""
+
+FINAL = frozenset({State.DONE, State.ENDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What to run, and how."""
+
+    code: str
+    filename: str = "main.py"
+    silent: bool = False
+    store_history: bool = True
+    user: str = ""
+    """The name the kernel is told in its message headers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an execution ended."""
+
+    success: bool
+    output: str = ""
+    """What a terminal would have shown: stdout, stderr, results and displays as text, in order."""
+    error: str | None = None
+    """`<Name>: <message>` on one line."""
+    stdout: str = ""
+    stderr: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    traceback: str | None = None
+    """Plain text, lines separated by `\\n`."""
+    execution_count: int | None = None
+    duration_ms: float = 0.0
+    """From its submission, or from the end of the cell before it if that was later."""
+    cpu_ms: float | None = None
+    """Of the kernel and the children it waited for; None if the kernel does not tell."""
+    truncated: dict[str, Any] | None = None
+    """See `output.Rendered.truncated`."""
+    cause: str | None = None
+    """Why it was ended: `interrupted`, `timeout`, `kernel_died`, `out_of_memory` or `session_closed`."""
+    state_preserved: bool = True
+    """Whether the interpreter still has its variables."""
+    late_output: str = ""
+    """What background threads wrote while no cell was theirs."""
+
+    @classmethod
+    def ended(cls, cause: str, error: str) -> Outcome:
+        """Give the outcome of a cell that never reached a kernel."""
+        return cls(success=False, error=error, cause=cause, state_preserved=False)
+
+
+class Execution:
+    """One entry of the table; the table alone changes it, but for `cause`."""
+
+    __slots__ = ("began", "cause", "cpu_ms", "done", "failure", "msg_id", "output", "reply", "state")
+
+    def __init__(self, msg_id: str, done: Callable[[Outcome], None], max_output: int, now: float) -> None:
+        self.msg_id = msg_id
+        self.state = State.SENT
+        self.cause: str | None = None
+        """Set by who interrupts it; told in the outcome if the cell then fails."""
+        self.done = done
+        self.began = now
+        self.output = Output(max_output)
+        self.reply: wire.ExecuteReply | None = None
+        self.failure: wire.Failure | None = None
+        self.cpu_ms: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Execution {self.msg_id} {self.state.value}>"
+
+
+class ExecutionTable:
+    """All executions of one kernel that are not done.
+
+    `clock` gives monotonic seconds. `late` takes the text of output that belongs to none of them.
+    """
+
+    def __init__(self, *, max_output: int, clock: Callable[[], float], late: Callable[[str], None]) -> None:
+        self._max_output = max_output
+        self._clock = clock
+        self._late = late
+        self._pending: dict[str, Execution] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def running(self) -> Execution | None:
+        """The oldest pending execution: the one that the kernel works on."""
+        return next(iter(self._pending.values()), None)
+
+    def add(self, msg_id: str, done: Callable[[Outcome], None]) -> Execution:
+        """Enter an execution, before its request is sent; `done` is called once, with its outcome."""
+        execution = Execution(msg_id, done, self._max_output, self._clock())
+        self._pending[msg_id] = execution
+        return execution
+
+    def on_shell(self, message: wire.Message) -> None:
+        """Take a message of the shell channel; raises `BadFrame`."""
+        execution = self._pending.get(message.parent_id)
+        if execution is None or message.msg_type != "execute_reply":
+            return
+        reply = wire.decode(message.content, wire.ExecuteReply)
+        event = Event.ABORTED if reply.status in {"aborted", "abort"} else Event.REPLY
+        if (execution.state, event) not in TRANSITIONS:
+            return
+        execution.reply = reply
+        if b'"kernelbridge"' in message.metadata:
+            execution.cpu_ms = wire.decode(message.metadata, wire.ReplyMetadata).kernelbridge.cpu_ms
+        self._move(execution, event)
+
+    def on_iopub(self, message: wire.Message) -> None:
+        """Take a message of the iopub channel; raises `BadFrame`."""
+        execution = self._pending.get(message.parent_id)
+        if message.msg_type == "status":
+            if execution is not None:
+                self._on_status(execution, message)
+        elif execution is None:
+            self._on_late(message)
+        elif message.msg_type == "error":
+            execution.failure = wire.decode(message.content, wire.Failure)
+        elif _take_output(execution.output, message):
+            self._move(execution, Event.OUTPUT)
+
+    def end_all(self, cause: str, error: str) -> None:
+        """End every pending execution from outside, with the output it has so far."""
+        while self._pending:
+            execution = next(iter(self._pending.values()))
+            execution.cause = cause
+            self._move(execution, Event.END, error)
+
+    def _on_status(self, execution: Execution, message: wire.Message) -> None:
+        status = wire.decode(message.content, wire.Status).execution_state
+        if status == "idle":
+            self._move(execution, Event.IDLE)
+
+    def _on_late(self, message: wire.Message) -> None:
+        if message.msg_type == "stream":
+            text = wire.decode(message.content, wire.Stream).text
+        elif message.msg_type in _DISPLAYS:
+            output = Output(self._max_output)
+            _take_output(output, message)
+            text = output.render().output
+        else:
+            return
+        if text:
+            self._late(text)
+
+    def _move(self, execution: Execution, event: Event, error: str = "") -> None:
+        state = TRANSITIONS.get((execution.state, event))
+        if state is None:
+            return
+        execution.state = state
+        if state in FINAL:
+            del self._pending[execution.msg_id]
+            now = self._clock()
+            duration_ms = (now - execution.began) * 1000
+            # Not when `busy` arrives: a kernel whose cell keeps the interpreter to itself sends that late.
+            if self.running is not None:
+                self.running.began = max(self.running.began, now)
+            execution.done(_outcome(execution, duration_ms, self._max_output, error))
+
+
+def _take_output(output: Output, message: wire.Message) -> bool:
+    match message.msg_type:
+        case "stream":
+            stream = wire.decode(message.content, wire.Stream)
+            output.stream(stream.name, stream.text)
+        case "display_data" | "execute_result" as kind:
+            display = wire.decode(message.content, wire.Display)
+            output.display(
+                "execute_result" if kind == "execute_result" else "display_data",
+                display.data,
+                display.metadata or {},
+                display.display_id,
+                len(message.content),
+            )
+        case "update_display_data":
+            display = wire.decode(message.content, wire.Display)
+            output.update(display.data, display.metadata or {}, display.display_id)
+        case "clear_output":
+            output.clear(wait=wire.decode(message.content, wire.ClearOutput).wait)
+        case _:
+            return False
+    return True
+
+
+def _outcome(execution: Execution, duration_ms: float, max_output: int, error: str) -> Outcome:
+    rendered = execution.output.render()
+    reply = execution.reply
+    done = execution.state is State.DONE and reply is not None
+    success = done and reply is not None and reply.status == "ok"
+    traceback = None
+    if done and not success and reply is not None:
+        failure = execution.failure
+        if reply.ename or failure is None:
+            lines = reply.traceback or (failure.traceback if failure is not None else None)
+            failure = wire.Failure(reply.ename or "", reply.evalue, lines)
+        error = describe(failure, aborted=reply.status != "error")
+        traceback = plain_traceback(failure.traceback or [], max_output) or None
+    return Outcome(
+        success=success,
+        output=rendered.output,
+        error=None if success else error,
+        stdout=rendered.stdout,
+        stderr=rendered.stderr,
+        results=rendered.results,
+        traceback=traceback,
+        execution_count=reply.execution_count if reply is not None else None,
+        duration_ms=duration_ms,
+        cpu_ms=execution.cpu_ms,
+        truncated=rendered.truncated,
+        cause=None if success else execution.cause,
+        state_preserved=done and not _leaves(reply),
+    )
+
+
+def _leaves(reply: wire.ExecuteReply | None) -> bool:
+    """Whether the kernel ends after this reply: the cell called `exit()` or `quit()`."""
+    payload = (reply and reply.payload) or []
+    return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in payload)
+
+
+def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
+    """Give `<Name>: <message>` on one line."""
+    if aborted and not failure.ename:
+        return "Aborted: the kernel skipped the cell because one before it had failed"
+    name = " ".join(strip_ansi(failure.ename or "Error").split())
+    message = strip_ansi(failure.evalue or "")
+    if name in _SYNTAX_ERRORS:
+        message = _PLACE.sub("", message)
+    message = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    text = f"{name}: {message}" if message else name
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
+
+
+def plain_traceback(lines: list[str], limit: int) -> str:
+    """Join a traceback's parts to plain text of at most `limit` bytes."""
+    kept = BoundedText(limit)
+    kept.append(strip_ansi("\n".join(lines)))
+    return kept.text()

@@ -1,0 +1,236 @@
+"""Jupyter messages as ZeroMQ frames, and back (pure).
+
+On the wire a message is
+
+    [routing id or topic …] <IDS|MSG> signature header parent_header metadata content [buffer …]
+
+(https://jupyter-client.readthedocs.io, "Messaging in Jupyter", protocol 5.3). Only the
+header and the parent's id are decoded at once; `content` stays bytes until somebody asks
+for it by type, because most messages of a cell need no more than their parent's id.
+
+A kernel is hostile: it owns its key and may send anything. Whatever cannot be
+understood raises `BadFrame` and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+DELIMITER = b"<IDS|MSG>"
+PROTOCOL_VERSION = "5.3"
+MAX_DEPTH = 200
+"""Levels of nesting allowed in the JSON of a MIME bundle: less than any encoder's own limit."""
+
+_PARTS = 5  # signature, header, parent header, metadata, content
+_T = TypeVar("_T")
+
+
+class BadFrame(Exception):  # noqa: N818 - the name says what was received, as `BadRequest` does
+    """What arrived is not a Jupyter message of this session."""
+
+
+class _Header(msgspec.Struct, frozen=True, gc=False):
+    msg_id: str
+    msg_type: str
+
+
+class _Parent(msgspec.Struct, frozen=True, gc=False):
+    msg_id: str = ""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One verified message; `metadata` and `content` are undecoded JSON."""
+
+    msg_type: str
+    msg_id: str
+    parent_id: str
+    """The `msg_id` of the request that caused it; empty when there is none."""
+    metadata: bytes
+    content: bytes
+
+
+class Status(msgspec.Struct, frozen=True, gc=False):
+    """Content of `status`."""
+
+    execution_state: str
+
+
+class Stream(msgspec.Struct, frozen=True, gc=False):
+    """Content of `stream`."""
+
+    name: str
+    text: str
+
+
+class Display(msgspec.Struct, frozen=True):
+    """Content of `display_data`, `update_display_data` and `execute_result`."""
+
+    data: dict[str, Any]
+    metadata: dict[str, Any] | None = None
+    transient: dict[str, Any] | None = None
+
+    @property
+    def display_id(self) -> str | None:
+        """The name under which a later `update_display_data` finds it."""
+        found = (self.transient or {}).get("display_id")
+        return found if isinstance(found, str) else None
+
+
+class ClearOutput(msgspec.Struct, frozen=True, gc=False):
+    """Content of `clear_output`."""
+
+    wait: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Content of `error`."""
+
+    ename: str
+    evalue: str | None = None
+    traceback: list[str] | None = None
+
+
+class ExecuteReply(msgspec.Struct, frozen=True):
+    """Content of `execute_reply`."""
+
+    status: str
+    execution_count: int | None = None
+    ename: str | None = None
+    evalue: str | None = None
+    traceback: list[str] | None = None
+    payload: list[dict[str, Any]] | None = None
+
+
+class ExpressionReply(msgspec.Struct, frozen=True):
+    """Content of an `execute_reply` to a request with `user_expressions`."""
+
+    status: str
+    user_expressions: dict[str, dict[str, Any]] = {}
+
+
+class _OurMetadata(msgspec.Struct, frozen=True, gc=False):
+    cpu_ms: float | None = None
+
+
+class ReplyMetadata(msgspec.Struct, frozen=True):
+    """What the guest hooks add to the metadata of an `execute_reply`."""
+
+    kernelbridge: _OurMetadata = _OurMetadata()
+
+
+_header = msgspec.json.Decoder(_Header)
+_parent = msgspec.json.Decoder(_Parent | None)
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Status, Stream, Display, ClearOutput, Failure, ExecuteReply, ExpressionReply, ReplyMetadata)
+}
+
+
+class Codec:
+    """Builds, signs, verifies and splits the messages of one kernel incarnation.
+
+    `key` is the connection file's, as bytes; `session` the hexadecimal id of this client.
+    """
+
+    def __init__(self, key: bytes, session: str) -> None:
+        self._mac = hmac.new(key, digestmod=hashlib.sha256)
+        self._session = session
+        self._count = 0
+
+    def request(
+        self, msg_type: str, content: Any, *, username: str = "", metadata: dict[str, Any] | None = None
+    ) -> tuple[str, list[bytes]]:
+        """Give the id and the signed frames of a new request; raises `ValueError` for text that is not Unicode."""
+        self._count += 1
+        msg_id = f"{self._session}_{self._count}"
+        parts = [
+            msgspec.json.encode(
+                {
+                    "msg_id": msg_id,
+                    "session": self._session,
+                    "username": username,
+                    "date": datetime.now(UTC).isoformat(),
+                    "msg_type": msg_type,
+                    "version": PROTOCOL_VERSION,
+                }
+            ),
+            b"{}",
+            msgspec.json.encode(metadata) if metadata else b"{}",
+            msgspec.json.encode(content),
+        ]
+        return msg_id, [DELIMITER, self.sign(parts), *parts]
+
+    def sign(self, parts: list[bytes]) -> bytes:
+        """Give the hexadecimal HMAC-SHA256 of header, parent header, metadata and content."""
+        mac = self._mac.copy()
+        for part in parts:
+            mac.update(part)
+        return mac.hexdigest().encode()
+
+    def parse(self, frames: list[bytes]) -> Message:
+        """Verify and split one multipart message; raises `BadFrame`."""
+        try:
+            at = frames.index(DELIMITER) + 1
+        except ValueError:
+            raise BadFrame("a message without its delimiter") from None
+        if len(frames) < at + _PARTS:
+            raise BadFrame("a message with parts missing")
+        parts = frames[at + 1 : at + _PARTS]
+        if not hmac.compare_digest(frames[at], self.sign(parts)):
+            raise BadFrame("a message with a wrong signature")
+        try:
+            header = _header.decode(parts[0])
+            parent = _parent.decode(parts[1])
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise BadFrame(f"a message with an unreadable header: {exc}") from exc
+        return Message(
+            msg_type=header.msg_type,
+            msg_id=header.msg_id,
+            parent_id="" if parent is None else parent.msg_id,
+            metadata=parts[2],
+            content=parts[3],
+        )
+
+
+def decode(raw: bytes, kind: type[_T]) -> _T:
+    """Decode content or metadata as one of the types of this module; raises `BadFrame`."""
+    decoder = _decoders[kind]
+    try:
+        try:
+            value = decoder.decode(raw)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            value = decoder.decode(_repair(raw))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise BadFrame(f"a {kind.__name__} message that cannot be read: {exc}") from exc
+    if isinstance(value, Display):
+        for tree in (value.data, value.metadata):
+            _check_depth(tree)
+    return value  # type: ignore[no-any-return] # the table maps each type to its own decoder
+
+
+def _repair(raw: bytes) -> bytes:
+    """Make strict JSON of what honest kernels send: `print` of an undecodable file name, NaN in a bundle."""
+    value = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _check_depth(tree: Any) -> None:
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise BadFrame(f"a MIME bundle nested deeper than {MAX_DEPTH} levels")
