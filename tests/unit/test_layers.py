@@ -19,7 +19,9 @@ LAYERS = (
     ("workspace",),
     ("jupyter",),
     ("runtimes",),
-    ("images", "image_base", "image_context", "image_build"),
+    ("images",),
+    ("image_base",),
+    ("image_context", "image_progress"),
     ("protocol",),
     ("config", "report", "log", "settings_kinds", "settings_sources", "quantities", "text"),
     ("guest",),
@@ -34,6 +36,7 @@ SIDEWAYS = {
 
 PURE = (
     "errors.py",
+    "image_progress.py",
     "jupyter/execution.py",
     "jupyter/output.py",
     "jupyter/wire.py",
