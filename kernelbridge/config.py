@@ -29,7 +29,7 @@ IMAGES = "Building images"
 PLACES = "Files and logs"
 
 IMAGE_NAME: Final = kinds.text(
-    "NAME", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+    "IMAGE", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
 )
 
 
@@ -68,16 +68,13 @@ class Settings:
         Option(
             kinds.switch(),
             SANDBOXES,
-            "Whether the local runtime isolates. --no-isolation is for --runtime local alone: code then runs with "
-            "all your rights.",
+            "Whether the local runtime isolates. Off needs --runtime local, and code then runs with all your rights.",
         ),
     ] = True
     image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
         "kernelbridge-workspace:latest"
     )
-    start_timeout: Annotated[
-        float, Option(kinds.duration(1), SANDBOXES, "Longest start of a sandbox and its kernel.")
-    ] = 60.0
+    start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
     linger: Annotated[
         float,
         Option(
@@ -93,15 +90,18 @@ class Settings:
         Option(
             kinds.duration(unlimited=True),
             WORKSPACE,
-            "Longest run of one execution; 0 sets no limit.",
+            "Longest run of one cell or terminal command; 0 sets no limit.",
             default_text="no limit",
         ),
     ] = None
     max_output: Annotated[
-        int, Option(kinds.size(1 << 10), WORKSPACE, "Output kept of one execution; the result says what was left out.")
+        int,
+        Option(
+            kinds.size(1 << 10), WORKSPACE, "Output kept of one cell or command; the result says what was left out."
+        ),
     ] = 64 << 20
     queue_limit: Annotated[
-        int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one session that may wait.")
+        int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
     ] = 1000
 
     max_sessions_per_user: Annotated[
@@ -109,14 +109,31 @@ class Settings:
     ] = 20
 
     images_base: Annotated[
-        str | None,
+        str,
         Option(
             IMAGE_NAME,
             IMAGES,
-            "Image that workspace images are built on, or debootstrap: made here from Debian's packages.",
-            default_text="the public Python image",
+            "Image to build workspace images on; debootstrap makes one from Debian's packages; auto is the public "
+            "Python image, or debootstrap where that cannot be had.",
+        ),
+    ] = "auto"
+    images_network: Annotated[
+        str | None,
+        Option(
+            kinds.text("NETWORK", "a network of the engine, such as host", r"[A-Za-z0-9][A-Za-z0-9_.:-]*"),
+            IMAGES,
+            "Network of the engine for the steps of a build, such as host.",
+            default_text="the engine's",
         ),
     ] = None
+    images_mirror: Annotated[
+        str,
+        Option(
+            kinds.text("URL", "a URL such as http://deb.debian.org/debian", r"(https?|file)://\S+"),
+            IMAGES,
+            "Debian archive that debootstrap takes packages from.",
+        ),
+    ] = "http://deb.debian.org/debian"
     ca_bundle: Annotated[
         Path | None,
         Option(

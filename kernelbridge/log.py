@@ -42,9 +42,12 @@ def configure(
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if form == "json"
         else [
-            _escape_controls,
+            _escape_event,
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+                colors=stream.isatty(),
+                pad_event_to=0,
+                repr_native_str=True,
+                exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
     )
@@ -71,9 +74,8 @@ def _local_time() -> structlog.typing.Processor:
     return structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
 
 
-def _escape_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Write control characters of client-given values as escapes: a value can forge no line and no terminal command."""
-    for key, value in event.items():
-        if isinstance(value, str) and key != "exception":
-            event[key] = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), value)
+def _escape_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Write control characters as escapes: an event of others can have a client's words in it."""
+    text = str(event["event"])
+    event["event"] = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return event

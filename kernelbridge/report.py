@@ -21,5 +21,5 @@ class StartReport:
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None where the runtime has none."""
-    warnings: tuple[str, ...] = ()
+    warning: str | None = None
     """What a user must know before they trust it."""

@@ -1,0 +1,52 @@
+"""`kernelbridge doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+
+from kernelbridge.cli import screen
+from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
+from kernelbridge.config import Settings
+
+if TYPE_CHECKING:
+    from kernelbridge.doctor import Row
+
+STYLES = MappingProxyType({"ok": "green", "warning": "bold yellow", "problem": "bold red"})
+CHECK_WIDTH = 12
+STATUS_WIDTH = 9
+
+
+@click.command(cls=GroupedCommand, epilog=EVERYWHERE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@with_settings()
+def doctor(settings: Settings, *, as_json: bool) -> int:
+    """Check whether `serve` would work with these settings.
+
+    Says what to do where it would not. Exits with 0 if it would, else with 1.
+    """
+    from kernelbridge.doctor import examine, serves  # noqa: PLC0415 - loads both runtimes: not for --help
+
+    rows = asyncio.run(examine(settings))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"ok": serves(rows), "checks": rows}), indent=2))
+    else:
+        _write(screen.output(), rows)
+    return 0 if serves(rows) else 1
+
+
+def _write(console: Console, rows: list[Row]) -> None:
+    for row in rows:
+        label = row.status.ljust(STATUS_WIDTH) + row.check
+        width = STATUS_WIDTH + CHECK_WIDTH
+        screen.write_row(console, label, row.found, STYLES[row.status], width=width)
+        if row.fix:
+            screen.write_row(console, "", f"→ {row.fix}", width=width)
+    console.print()
+    bad = sum(row.status == "problem" for row in rows)
+    console.print(f"{bad} to mend before `kernelbridge serve` works." if bad else "`kernelbridge serve` works here.")

@@ -1,0 +1,63 @@
+"""The entry point: the group of commands, and what the process says and returns when one fails.
+
+Exit codes: 0 success or a clean stop, 2 wrong settings or usage, 1 anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from kernelbridge import __version__
+from kernelbridge.cli import screen
+from kernelbridge.cli.doctor import doctor
+from kernelbridge.cli.images import images
+from kernelbridge.cli.serve import serve
+from kernelbridge.errors import ConfigError, KernelBridgeError
+
+FAILED = 1
+MISUSED = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="kernelbridge", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Serve a warm Python, in a container, behind one small WebSocket.
+
+    Start with `kernelbridge serve`; if something is missing, `kernelbridge doctor` says what to do.
+    """
+
+
+commands.add_command(serve)
+commands.add_command(doctor)
+commands.add_command(images)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code of the process. Never raises an `Exception`."""
+    try:
+        code = commands.main(args=argv, prog_name="kernelbridge", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        return MISUSED
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the last resort: a person gets a sentence
+        code, message, reason = verdict(exc)
+        screen.write_error(screen.errors(), message, reason)
+    return code if isinstance(code, int) else 0
+
+
+def verdict(exc: BaseException) -> tuple[int, str, str]:
+    """Give the exit code, what failed, and why with what to do."""
+    match exc:
+        case click.UsageError():
+            where = exc.ctx.command_path if exc.ctx else "kernelbridge"
+            return MISUSED, exc.format_message(), f"`{where} --help` lists what there is"
+        case click.ClickException():
+            return exc.exit_code, exc.format_message(), ""
+        case click.Abort() | KeyboardInterrupt():
+            return FAILED, "Stopped before it had finished", ""
+        case KernelBridgeError():
+            return MISUSED if isinstance(exc, ConfigError) else FAILED, exc.message, exc.reason
+    reason = "this is a fault of kernelbridge: run it again with --log-level debug and report what it prints"
+    return FAILED, f"Unexpected {type(exc).__name__}: {exc}", reason

@@ -1,0 +1,60 @@
+"""What commands print: the start-up screen, errors, the doctor's table. Plain where nobody looks."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich.console import Console
+from rich.text import Text
+
+from kernelbridge import __version__
+from kernelbridge.report import StartReport
+
+LABEL_WIDTH = 12
+EXAMPLE = '{"type":"execute_code","sessionId":"demo","code":"print(6*7)"}'
+
+
+def output() -> Console:
+    """Give the console on standard output."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def errors() -> Console:
+    """Give the console on standard error."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+
+def write_row(console: Console, label: str, text: str, style: str = "", *, width: int = LABEL_WIDTH) -> None:
+    """Write `label` and, beside it, `text`; on a terminal the text is wrapped under itself."""
+    lines = [text]
+    if console.is_terminal:
+        room = max(20, console.width - width - 3)
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        head = label if number == 0 else ""
+        console.print(Text("  ") + Text(head.ljust(width), style=style or "bold") + Text(line))
+
+
+def write_started(console: Console, report: StartReport) -> None:
+    """Write the start-up screen."""
+    console.print(Text(f"kernelbridge {__version__}", style="bold"))
+    console.print()
+    write_row(console, "Listening", report.url)
+    write_row(console, "Runtime", f"{report.runtime}: {report.detail}")
+    if report.image is not None:
+        write_row(console, "Image", report.image)
+    write_row(console, "Isolation", report.isolation)
+    write_row(console, "Data", str(report.data_dir))
+    if report.warning is not None:
+        write_row(console, "Warning", report.warning, "bold yellow")
+    console.print()
+    write_row(console, "Try it", f"npx wscat -c {report.url}")
+    write_row(console, "", EXAMPLE)
+    write_row(console, "Stop it", "Ctrl-C")
+
+
+def write_error(console: Console, message: str, reason: str) -> None:
+    """Write what failed and, below it, why and what to do."""
+    console.print(Text("error: ", style="bold red") + Text(message))
+    for line in reason.splitlines():
+        write_row(console, "", line, width=len("error: ") - 2)

@@ -1,0 +1,63 @@
+"""`kernelbridge serve`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+import click
+import structlog
+
+from kernelbridge import log
+from kernelbridge.cli import screen
+from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
+from kernelbridge.config import Settings
+from kernelbridge.report import StartReport
+
+
+@click.command(cls=GroupedCommand, epilog=EVERYWHERE)
+@with_settings()
+def serve(settings: Settings) -> int:
+    """Serve the WebSocket until SIGTERM or Ctrl-C.
+
+    The first message of a session starts its sandbox. Without the workspace image (docker), it is built first.
+    """
+    from kernelbridge.server import app  # noqa: PLC0415 - loads the whole server: not for --help
+
+    log.configure(settings.log_format, settings.log_level)
+    on_progress, on_started = _announcements(settings)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(app.serve(settings, on_progress=on_progress, on_started=on_started))
+    return 0
+
+
+def _announcements(settings: Settings) -> tuple[Callable[[str], None], Callable[[StartReport], None]]:
+    """Say how progress and the start are told: to a person on the screen, to a machine in its log."""
+    if settings.log_format == "console":
+        console = screen.output()
+        return console.print, lambda report: screen.write_started(console, report)
+    logger = structlog.get_logger(__name__)
+
+    def started(report: StartReport) -> None:
+        logger.info(
+            "started",
+            url=report.url,
+            runtime=report.runtime,
+            detail=report.detail,
+            isolation=report.isolation,
+            image=report.image,
+            data_dir=str(report.data_dir),
+            warning=report.warning,
+        )
+
+    return lambda line: logger.info("progress", line=line), started
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give uvloop's loops where it is installed: it is not for every platform."""
+    if find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory

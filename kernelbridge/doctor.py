@@ -1,0 +1,263 @@
+"""Would `kernelbridge serve` work here, and if not, what to do.
+
+A check looks at one thing and gives one `Row`; it never raises and leaves nothing behind. Rows are `ok`, `warning` (it
+would serve, with less than it could) or `problem` (it would not).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from kernelbridge import images
+from kernelbridge.config import Settings
+from kernelbridge.errors import ImageError, KernelBridgeError
+from kernelbridge.quantities import format_size, human_size
+from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
+from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
+from kernelbridge.runtimes.local_host import read_host
+
+SANDBOX_UID = 1000
+"""Who runs in a container whose image names no user of its own."""
+SCARCE = 2 << 30
+"""Bytes free below which a file system is worth a warning."""
+EXHAUSTED = 64 << 20
+"""Bytes free below which nothing can be expected to work."""
+
+
+class Status(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The result of one check."""
+
+    check: str
+    status: Status
+    found: str
+    fix: str = ""
+    """What to do, a command where there is one; empty when all is well."""
+
+
+async def examine(settings: Settings) -> list[Row]:
+    """Make every check that matters to a server with these settings. Takes some seconds at most."""
+    rows: list[Row] = []
+    engine = None
+    if settings.runtime != "local":
+        engine = await _ask_engine()
+        rows.append(judge_engine(engine, needed=settings.runtime == "docker"))
+    docker = engine is not None and (engine.available or settings.runtime == "docker")
+    if engine is not None and engine.available:
+        rows.append(_guarded("image", partial(check_image, settings.image)))
+        rows.append(judge_limits(settings.memory, settings.cpus, engine))
+        rows.append(judge_user(os.geteuid()))
+    rows.append(
+        Row("bubblewrap", Status.OK, "not needed: docker is used")
+        if docker
+        else _guarded("bubblewrap", partial(check_bubblewrap, isolation=settings.isolation))
+    )
+    rows.append(_guarded("python", partial(check_python, needed=not docker)))
+    rows.append(_guarded("data", partial(check_data_directory, settings.data_dir)))
+    rows.append(_guarded("disk", partial(check_disk, settings.data_dir)))
+    rows.append(_guarded("port", partial(check_port, settings.host, settings.port)))
+    return rows
+
+
+def serves(rows: Iterable[Row]) -> bool:
+    """Whether `serve` would work: nothing is a problem."""
+    return all(row.status is not Status.PROBLEM for row in rows)
+
+
+def _guarded(name: str, check: Callable[[], Row]) -> Row:
+    """Run a check; a failure of the check itself is a problem, too, and no reason to stop."""
+    try:
+        return check()
+    except KernelBridgeError as exc:
+        return Row(name, Status.PROBLEM, exc.message, exc.reason)
+    except Exception as exc:  # noqa: BLE001 - the doctor's job is to report whatever is wrong
+        return Row(name, Status.PROBLEM, f"the check failed: {type(exc).__name__}: {exc}", "report this as a fault")
+
+
+async def _ask_engine() -> EngineInfo:
+    try:
+        return await probe_engine()
+    except Exception as exc:  # noqa: BLE001 - as above
+        return EngineInfo(available=False, reason=f"asking it failed: {type(exc).__name__}: {exc}")
+
+
+def judge_engine(engine: EngineInfo, *, needed: bool) -> Row:
+    """Judge what the probe found; where docker is not `needed`, the local runtime stands in."""
+    if not engine.available and needed:
+        return Row("engine", Status.PROBLEM, "the Docker engine does not answer", engine.reason)
+    if not engine.available:
+        found = "no Docker engine answers: the local runtime is used"
+        return Row("engine", Status.WARNING, found, f"for docker: {engine.reason}")
+    if "seccomp" not in engine.security:
+        found = f"{engine} runs without seccomp: the kernel's whole interface is open to sandboxes"
+        return Row("engine", Status.WARNING, found, "enable seccomp in the engine and the kernel")
+    return Row("engine", Status.OK, str(engine))
+
+
+def judge_limits(memory: int, cpus: float, engine: EngineInfo) -> Row:
+    """Compare the limits of one workspace with what the engine's machine has."""
+    asked = f"--cpus {cpus:g} --memory {format_size(memory)} a workspace"
+    found = f"{asked}; the engine's machine has {engine.cpus} processors and {human_size(engine.memory)}"
+    if cpus > engine.cpus:
+        return Row("limits", Status.PROBLEM, found, f"use --cpus {engine.cpus} or less")
+    if memory > engine.memory:
+        return Row("limits", Status.WARNING, found, "use less --memory: this limit protects nothing")
+    return Row("limits", Status.OK, found)
+
+
+def judge_user(uid: int) -> Row:
+    """Whether this user can open what the user of a container makes: their files and sockets are shared."""
+    if uid in {0, SANDBOX_UID}:
+        return Row("user", Status.OK, "root" if uid == 0 else f"uid {uid}, as in the containers")
+    found = f"uid {uid}: containers run as uid {SANDBOX_UID} unless their image names a user; it must be the same one"
+    return Row("user", Status.WARNING, found, f"run kernelbridge as root, or use an image with `USER {uid}`")
+
+
+def check_image(reference: str) -> Row:
+    """Whether the engine has the workspace image; raises `KernelBridgeError`."""
+    if images.image_exists(reference):
+        return Row("image", Status.OK, reference)
+    names = [image.name for image in images.KNOWN.values() if image.reference in {reference, f"{reference}:latest"}]
+    if names:
+        found = f"{reference} is absent: the first `kernelbridge serve` builds it"
+        return Row("image", Status.WARNING, found, f"`kernelbridge images build {names[0]}`, to have it done before")
+    found = f"{reference} is absent: `kernelbridge serve` tries to pull it"
+    return Row("image", Status.WARNING, found, f"`docker pull {reference}`, to know that it can be had")
+
+
+def check_bubblewrap(*, isolation: bool) -> Row:
+    """Whether bubblewrap makes a sandbox here."""
+    if not isolation:
+        found = "not used: nothing separates workspaces from this machine (--no-isolation)"
+        return Row("bubblewrap", Status.WARNING, found, "drop --no-isolation unless all code is your own")
+    info = find_bubblewrap(root=os.geteuid() == 0)
+    if info.problem is not None:
+        return Row("bubblewrap", Status.PROBLEM, info.problem, info.remedy or "")
+    return Row("bubblewrap", Status.OK, f"bubblewrap {info.version}: {info.path}")
+
+
+def check_python(*, needed: bool) -> Row:
+    """Whether this python can run a kernel, and be shown to a sandbox: only the local runtime needs it."""
+    bad = Status.PROBLEM if needed else Status.WARNING
+    try:
+        read_host()
+    except ImageError as exc:
+        return Row("python", bad, exc.message, exc.reason)
+    command = [sys.executable, "-c", "import ipykernel.kernelapp"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        found = f"ipykernel cannot be imported: {reason}"
+        return Row("python", bad, found, f"`{sys.executable} -m pip install --force-reinstall ipykernel`")
+    return Row("python", Status.OK, f"{sys.version.split()[0]} with ipykernel {version('ipykernel')}: {sys.executable}")
+
+
+def check_data_directory(path: Path) -> Row:
+    """Whether a server could make, lock and fill its data directory."""
+    elsewhere = "choose another directory with --data-dir"
+    there = _nearest(path)
+    wrong = fix = ""
+    if not str(path).isprintable():
+        wrong = f"{str(path)!r} has characters that cannot be mounted"
+    elif not there.is_dir():
+        wrong = f"{there} is not a directory"
+    elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        wrong = f"{there} is not writable for this user"
+        fix = f"`sudo install -d -o {os.geteuid()} -m 700 {path}`, or {elsewhere}"
+    elif there == path and _locked(path / "lock"):
+        wrong = f"{path} is in use by a running kernelbridge server"
+        fix = f"stop that server, or {elsewhere}"
+    if wrong:
+        return Row("data", Status.PROBLEM, wrong, fix or elsewhere)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * 4096)
+    except OSError as exc:
+        return Row("data", Status.PROBLEM, f"{there} cannot be written to: {exc.strerror}", elsewhere)
+    if os.statvfs(there).f_flag & os.ST_NOEXEC:
+        found = f"{there} is on a file system mounted noexec: compiled packages that users install will not load"
+        return Row("data", Status.WARNING, found, elsewhere)
+    return Row("data", Status.OK, str(path) if there == path else f"{path} will be made in {there}")
+
+
+def _nearest(path: Path) -> Path:
+    """Give `path`, or the nearest directory above it that exists."""
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
+
+
+def _locked(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two doctors do not take each other for a server; closing releases it.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def check_disk(path: Path) -> Row:
+    """Whether there is room for the files of workspaces."""
+    there = _nearest(path)
+    free = shutil.disk_usage(there).free
+    found = f"{human_size(free)} free at {there}"
+    if free < EXHAUSTED:
+        return Row("disk", Status.PROBLEM, found, "free some space, or choose another place with --data-dir")
+    if free < SCARCE:
+        return Row("disk", Status.WARNING, found, "free some space: images, packages and files need gigabytes")
+    return Row("disk", Status.OK, found)
+
+
+def check_port(host: str, port: int) -> Row:
+    """Whether the server could listen."""
+    where = f"{host}:{port}"
+    if port == 0:
+        return Row("port", Status.OK, f"{host}, any free port")
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as exc:
+        return Row("port", Status.PROBLEM, f"{host} has no address: {exc.strerror}", "use --host 127.0.0.1")
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as attempt:
+                attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                attempt.bind(address)
+                attempt.listen(1)
+        except OSError as exc:
+            return Row("port", Status.PROBLEM, f"{where}: {exc.strerror}", _port_fix(exc, port))
+    return Row("port", Status.OK, f"{where} is free")
+
+
+def _port_fix(exc: OSError, port: int) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return f"stop what uses it (`ss -ltnp 'sport = :{port}'` shows it), or choose another with --port"
+    if exc.errno == errno.EACCES:
+        return "ports below 1024 need root: choose another with --port"
+    return "choose another with --host and --port"

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+
+from kernelbridge.cli import screen
+from kernelbridge.cli.entry import commands, verdict
+from kernelbridge.cli.reference import configuration_page
+from kernelbridge.config import OPTIONS, default_text
+from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
+from kernelbridge.image_base import AUTO, DEBIAN_MIRROR
+from kernelbridge.report import StartReport
+from kernelbridge.settings_sources import flag_name, variable_name
+
+REPORT = StartReport(
+    url="ws://127.0.0.1:8001/ws",
+    runtime="docker",
+    detail="Docker Engine 20.10.24",
+    isolation="a container without a network, as uid 1000",
+    data_dir=Path("/var/lib/kernelbridge"),
+    image="kernelbridge-workspace:latest",
+)
+
+
+def console(*, width: int | None = None) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    terminal = width is not None
+    return Console(file=file, width=width, force_terminal=terminal, soft_wrap=True, color_system=None), file
+
+
+def help_of(command: str) -> str:
+    with click.Context(commands.commands[command], info_name=command) as ctx:
+        return commands.commands[command].get_help(ctx)
+
+
+def test_the_page_about_settings_is_made_from_the_settings() -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == configuration_page(), (
+        "run `python -m kernelbridge.cli.reference > docs/configuration.md`"
+    )
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_every_setting_is_a_flag_and_on_the_page(name: str) -> None:
+    for command in ("serve", "doctor"):
+        assert f"  {flag_name(name)} " in help_of(command)
+    assert f"`{variable_name(name)}`" in configuration_page()
+
+
+def test_help_has_groups_and_defaults() -> None:
+    text = " ".join(help_of("serve").split())
+    for heading in dict.fromkeys(option.group for option in OPTIONS.values()):
+        assert f"{heading}: --" in text
+    assert "Memory, which swap does not add to. [default: 1g]" in text
+    assert "KERNELBRIDGE_DATA_DIR" in text
+
+
+def test_the_defaults_of_building_are_those_of_the_builder() -> None:
+    assert default_text("images_base") == AUTO
+    assert default_text("images_mirror") == DEBIAN_MIRROR
+
+
+def test_the_start_up_screen() -> None:
+    out, file = console()
+    screen.write_started(out, REPORT)
+    text = file.getvalue()
+    for part in (
+        REPORT.url,
+        f"docker: {REPORT.detail}",
+        REPORT.isolation,
+        str(REPORT.data_dir),
+        REPORT.image,
+        "Ctrl-C",
+    ):
+        assert part is not None
+        assert part in text
+    assert "Warning" not in text
+    assert len(text.splitlines()) <= 24
+
+
+def test_the_start_up_screen_of_a_runtime_without_images() -> None:
+    out, file = console()
+    report = StartReport("ws://[::1]:1/ws", "local", "x", "none", Path("/d"), warning="code has all your rights")
+    screen.write_started(out, report)
+    assert "Image" not in file.getvalue()
+    assert "Warning     code has all your rights" in file.getvalue()
+
+
+def test_texts_are_wrapped_under_themselves_on_a_terminal_only() -> None:
+    long = "word " * 40
+    out, file = console(width=60)
+    screen.write_row(out, "Label", long)
+    lines = file.getvalue().splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= 60 for line in lines)
+    assert all(line.startswith(" " * 14 + "word") for line in lines[1:])
+    out, file = console()
+    screen.write_row(out, "Label", long)
+    assert len(file.getvalue().splitlines()) == 1
+
+
+def test_square_brackets_are_no_markup() -> None:
+    out, file = console()
+    screen.write_error(out, "[bold]what[/bold]", "[red]why\nand more")
+    assert file.getvalue() == "error: [bold]what[/bold]\n       [red]why\n       and more\n"
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "message", "reason"),
+    [
+        (ConfigError("wrong", "why"), 2, "wrong", "why"),
+        (ImageError("wrong", "why"), 1, "wrong", "why"),
+        (RuntimeUnavailable("wrong", "why"), 1, "wrong", "why"),
+        (click.UsageError("wrong"), 2, "wrong", "`kernelbridge --help` lists what there is"),
+        (click.ClickException("wrong"), 1, "wrong", ""),
+        (KeyboardInterrupt(), 1, "Stopped before it had finished", ""),
+    ],
+)
+def test_what_a_failure_is_worth(exc: BaseException, code: int, message: str, reason: str) -> None:
+    assert verdict(exc) == (code, message, reason)
+
+
+def test_a_fault_of_ours_is_called_one() -> None:
+    code, message, reason = verdict(ZeroDivisionError("division by zero"))
+    assert (code, message) == (1, "Unexpected ZeroDivisionError: division by zero")
+    assert "--log-level debug" in reason

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.config import Settings
+from kernelbridge.doctor import (
+    Row,
+    Status,
+    check_bubblewrap,
+    check_data_directory,
+    check_disk,
+    check_image,
+    check_port,
+    check_python,
+    examine,
+    judge_engine,
+    judge_limits,
+    judge_user,
+    serves,
+)
+from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.runtimes.docker_engine import EngineInfo
+from kernelbridge.workspace.layout import DataDirectory
+
+ENGINE = EngineInfo(
+    available=True,
+    version="20.10.24",
+    api_version="1.41",
+    cgroup_version="1",
+    cpus=2,
+    memory=4 << 30,
+    security=("seccomp",),
+)
+NO_ENGINE = EngineInfo(available=False, reason="nothing listens on the engine's socket; start the Docker engine")
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield server.getsockname()[1]
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def test_a_data_directory_that_is_there(tmp_path: Path) -> None:
+    row = check_data_directory(tmp_path)
+    assert (row.status, row.found, row.fix) == (Status.OK, str(tmp_path), "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_directory_to_be_made(tmp_path: Path) -> None:
+    row = check_data_directory(tmp_path / "a" / "b")
+    assert row.status is Status.OK
+    assert row.found == f"{tmp_path}/a/b will be made in {tmp_path}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_directory_of_a_running_server(tmp_path: Path) -> None:
+    with closing(DataDirectory.open(tmp_path)):
+        row = check_data_directory(tmp_path)
+        assert row.status is Status.PROBLEM
+        assert "in use by a running kernelbridge server" in row.found
+        assert "--data-dir" in row.fix
+    assert check_data_directory(tmp_path).status is Status.OK
+
+
+def test_a_server_starts_while_the_doctor_has_just_looked(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path).close()
+    check_data_directory(tmp_path)
+    DataDirectory.open(tmp_path).close()
+
+
+def test_a_file_in_the_place_of_the_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        row = check_data_directory(path)
+        assert row.status is Status.PROBLEM
+        assert row.found == f"{tmp_path}/file is not a directory"
+
+
+def test_a_dangling_link_in_the_place_of_the_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    assert check_data_directory(tmp_path / "link").found == f"{tmp_path}/link is not a directory"
+
+
+def test_a_data_directory_where_nobody_can_write() -> None:
+    row = check_data_directory(Path("/proc/kernelbridge"))
+    assert row.status is Status.PROBLEM
+    assert "/proc" in row.found
+    assert "--data-dir" in row.fix
+
+
+def test_a_data_directory_with_a_line_end_in_its_name(tmp_path: Path) -> None:
+    assert check_data_directory(tmp_path / "a\nb").status is Status.PROBLEM
+
+
+def test_room_on_disk(tmp_path: Path) -> None:
+    row = check_disk(tmp_path / "absent")
+    assert f"free at {tmp_path}" in row.found
+    assert check_disk(Path("/proc")).status is Status.PROBLEM
+
+
+def test_a_port_in_use(taken_port: int) -> None:
+    row = check_port("127.0.0.1", taken_port)
+    assert row.status is Status.PROBLEM
+    assert "Address already in use" in row.found
+    assert "--port" in row.fix
+
+
+def test_a_free_port() -> None:
+    port = free_port()
+    assert check_port("127.0.0.1", port) == Row("port", Status.OK, f"127.0.0.1:{port} is free")
+    assert check_port("127.0.0.1", 0).status is Status.OK
+
+
+def test_a_host_without_an_address() -> None:
+    assert check_port("kernelbridge.invalid", 1).status is Status.PROBLEM
+
+
+def test_this_python_can_run_a_kernel() -> None:
+    row = check_python(needed=True)
+    assert row.status is Status.OK
+    assert sys.executable in row.found
+
+
+def test_a_python_whose_ipykernel_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ipykernel.py").write_text("raise ImportError('half installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    row = check_python(needed=True)
+    assert row.status is Status.PROBLEM
+    assert "half installed" in row.found
+    assert "pip install" in row.fix
+    assert check_python(needed=False).status is Status.WARNING
+
+
+def test_bubblewrap_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    row = check_bubblewrap(isolation=True)
+    assert row.status is Status.PROBLEM
+    assert "apt-get install bubblewrap" in row.fix
+
+
+def test_no_isolation_is_worth_a_warning() -> None:
+    assert check_bubblewrap(isolation=False).status is Status.WARNING
+
+
+@pytest.mark.parametrize(
+    ("engine", "needed", "status"),
+    [
+        (ENGINE, True, Status.OK),
+        (ENGINE, False, Status.OK),
+        (NO_ENGINE, True, Status.PROBLEM),
+        (NO_ENGINE, False, Status.WARNING),
+        (replace(ENGINE, security=()), True, Status.WARNING),
+    ],
+)
+def test_what_is_made_of_an_engine(engine: EngineInfo, needed: bool, status: Status) -> None:  # noqa: FBT001 - a parameter of the table
+    row = judge_engine(engine, needed=needed)
+    assert row.status is status
+    assert NO_ENGINE.reason in row.fix or engine is not NO_ENGINE
+
+
+def test_limits_that_the_machine_does_not_have() -> None:
+    assert judge_limits(1 << 30, 2.0, ENGINE).status is Status.OK
+    assert judge_limits(1 << 30, 2.5, ENGINE).fix == "use --cpus 2 or less"
+    assert judge_limits(8 << 30, 1.0, ENGINE).status is Status.WARNING
+
+
+def test_a_user_who_is_not_that_of_the_containers() -> None:
+    assert judge_user(0).status is Status.OK
+    assert judge_user(1000).status is Status.OK
+    assert "USER 1234" in judge_user(1234).fix
+
+
+def test_an_image_that_is_absent() -> None:
+    row = check_image("kernelbridge-of-that-name:absent")
+    assert row.status is Status.WARNING
+    assert row.fix.startswith("`docker pull kernelbridge-of-that-name:absent`")
+
+
+def test_an_image_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    with pytest.raises(RuntimeUnavailable):
+        check_image("anything")
+
+
+async def test_without_an_engine_auto_looks_at_the_local_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    rows = await examine(Settings(data_dir=tmp_path, port=0))
+    assert [row.check for row in rows] == ["engine", "bubblewrap", "python", "data", "disk", "port"]
+    assert rows[0].status is Status.WARNING
+    assert "not needed" not in rows[1].found
+
+
+async def test_without_an_engine_docker_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    rows = await examine(Settings(data_dir=tmp_path, port=0, runtime="docker"))
+    assert rows[0].status is Status.PROBLEM
+    assert not serves(rows)
+
+
+async def test_with_an_engine_docker_is_used(tmp_path: Path) -> None:
+    rows = await examine(Settings(data_dir=tmp_path, port=0))
+    assert [row.check for row in rows][:4] == ["engine", "image", "limits", "user"]
+    assert rows[0].status is Status.OK
+    assert "Docker Engine" in rows[0].found
+
+
+async def test_an_environment_that_no_client_can_be_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
+    rows = await examine(Settings(data_dir=tmp_path, port=0))
+    assert rows[0].status is Status.WARNING
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kernelbridge", "doctor", *arguments]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": root} | environ,
+    )
+
+
+def test_the_command_says_that_serve_works(tmp_path: Path) -> None:
+    done = run("--runtime", "local", "--no-isolation", "--data-dir", str(tmp_path), "--port", "0")
+    assert done.returncode == 0, done.stderr
+    assert "warning  bubblewrap" in done.stdout
+    assert "→ drop --no-isolation" in done.stdout
+    assert done.stdout.endswith("`kernelbridge serve` works here.\n")
+
+
+def test_the_command_says_what_to_mend(tmp_path: Path, taken_port: int) -> None:
+    done = run("--runtime", "local", "--data-dir", str(tmp_path), "--port", str(taken_port), PATH="/nowhere")
+    assert done.returncode == 1
+    assert "problem  bubblewrap" in done.stdout
+    assert "→ install it: `apt-get install bubblewrap`" in done.stdout
+    assert "problem  port" in done.stdout
+    assert done.stdout.endswith("2 to mend before `kernelbridge serve` works.\n")
+
+
+def test_the_command_speaks_json(tmp_path: Path, taken_port: int) -> None:
+    done = run("--json", "--runtime", "local", "--no-isolation", "--data-dir", str(tmp_path), "--port", str(taken_port))
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert answer["ok"] is False
+    assert {row["check"]: row["status"] for row in answer["checks"]} == {
+        "bubblewrap": "warning",
+        "python": "ok",
+        "data": "ok",
+        "disk": "ok",
+        "port": "problem",
+    }
