@@ -50,10 +50,10 @@ fi
 # What debootstrap itself unpacked has not gone through the rules above.
 find "$root/usr/share/doc" -type f ! -name copyright -delete
 find "$root/usr/share/doc" -depth \( -type l -o -type d -empty \) -delete
-rm -rf "$root"/usr/share/{man,info}/* "$root"/usr/share/locale/*/ \
+rm -rf "${root:?}"/usr/share/{man,info}/* "$root"/usr/share/locale/*/ \
   "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
   "$root"/var/log/{bootstrap.log,dpkg.log,alternatives.log,apt} "$root"/var/cache/{debconf/*-old,ldconfig/aux-cache} \
-  "$root"/dev/* "$root"/etc/machine-id "$root"/etc/hostname "$root"/etc/resolv.conf
+  "${root:?}"/dev/* "$root"/etc/machine-id "$root"/etc/hostname "$root"/etc/resolv.conf
 
 # `python` as in the public Python image.
 [[ -e $root/usr/bin/python3 && ! -e $root/usr/local/bin/python ]] && ln -s /usr/bin/python3 "$root/usr/local/bin/python"
