@@ -1,0 +1,248 @@
+"""One local sandbox: the process tree that was launched, its agent, and the processes in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.cgroups import Cgroup
+from kernelbridge.runtimes.facts import Facts
+from kernelbridge.runtimes.local_agent import AgentLink, Answer, Ended, Kill, Killed, Refused, Signal, Spawn, Started
+from kernelbridge.runtimes.local_launcher import Launched, memory_file
+from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
+
+START_SECONDS = 30.0
+"""How long the agent has to come up, or to start a process; a machine that needs longer is not usable."""
+DESTROY_SECONDS = 15.0
+_STATUS_CHUNK = 1 << 16
+_SHELL_SIGNALLED = 128
+"""A shell's (and bubblewrap's) exit code for something that a signal ended is this plus the signal."""
+
+
+class _ChildPid(msgspec.Struct):
+    """The one document of bubblewrap's `--json-status-fd` that matters here."""
+
+    pid: int = msgspec.field(name="child-pid", default=0)
+
+
+class LocalSandbox:
+    """A running local sandbox; see `base.Sandbox`. Owns all of `launched`.
+
+    The pipe that bubblewrap (or the bare agent) holds ends with the whole tree: that is the one
+    sign of its end that is believed, whatever the agent says or leaves unsaid.
+    """
+
+    def __init__(
+        self,
+        sandbox_id: str,
+        launched: Launched,
+        facts: Facts,
+        *,
+        workspace_path: str,
+        sockets_path: str,
+        cgroup: Cgroup | None,
+        isolated: bool,
+        on_ended: Callable[[], bool],
+        release: Callable[[], bool],
+    ) -> None:
+        self.id = sandbox_id
+        self.facts = facts
+        self.workspace_path, self.sockets_path = workspace_path, sockets_path
+        self._loop = asyncio.get_running_loop()
+        self._launched = launched
+        self._isolated = isolated
+        self._cgroup = cgroup
+        self._on_ended = on_ended
+        self._release = release
+        self._left_over = False
+        """Something of it could not be removed when it ended."""
+        self._ids = itertools.count(1)
+        self._processes: dict[int, LocalProcess] = {}
+        self._printed = ""
+        self._pidfd = -1
+        self._why = "it has ended"
+        self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self._link = AgentLink(launched.control, on_answer=self._on_answer, on_lost=self._on_lost)
+        self._loop.add_reader(launched.status, self._on_status)
+
+    def __repr__(self) -> str:
+        state = str(self._ended.result()) if self._ended.done() else "running"
+        return f"<LocalSandbox {self.id} {state}>"
+
+    async def until_ready(self) -> None:
+        """Wait for the agent; raises `SandboxError` saying what was printed instead. The caller then destroys it."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                ready = await self._link.ready
+        except TimeoutError as exc:
+            raise self._not_started(f"no answer within {START_SECONDS:.0f} seconds") from exc
+        if not ready:
+            raise self._not_started(str(await self.wait()))
+
+    # -- the contract -----------------------------------------------------------
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+    ) -> LocalProcess:
+        """Start a process; raises `SandboxError`."""
+        if self._link.closed:
+            raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self._why}")
+        environment = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
+        # The standard library's JSON, because it carries file names that are not UTF-8.
+        body = json.dumps({"argv": list(argv), "env": environment, "cwd": cwd or self.workspace_path})
+        number = next(self._ids)
+        with contextlib.ExitStack() as undo:
+            body_fd = memory_file("spawn", body.encode())
+            undo.callback(os.close, body_fd)
+            ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, theirs)
+            undo.callback(os.close, ours)
+            process = LocalProcess(
+                ours,
+                tty=tty,
+                ooms=self._oom_kills(),
+                post_signal=lambda signum: self._link.post(Signal(number, signum)),
+                post_kill=lambda: self._link.post(Kill(number)),
+            )
+            undo.pop_all()
+        self._processes[number] = process
+        self._link.post(Spawn(number, tty), (body_fd, theirs))
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await process.until_started(argv[0])
+        except TimeoutError as exc:
+            raise SandboxError(
+                f"{argv[0]!r} could not be started in the sandbox", f"no answer within {START_SECONDS:.0f} seconds"
+            ) from exc
+        return process
+
+    async def wait(self) -> ExitStatus:
+        """Return how the sandbox ended."""
+        return await asyncio.shield(self._ended)
+
+    async def destroy(self) -> None:
+        """End everything in it."""
+        self._end()
+        try:
+            async with asyncio.timeout(DESTROY_SECONDS):
+                await self.wait()
+        except TimeoutError:
+            monitor = self._launched.popen
+            monitor.kill()
+            raise SandboxError(
+                f"Sandbox {self.id} did not end",
+                f"its processes did not die within {DESTROY_SECONDS:.0f} seconds; see process {monitor.pid}",
+            ) from None
+        if self._left_over:
+            self._left_over = not await asyncio.to_thread(self._release)
+
+    # -- its end ----------------------------------------------------------------
+
+    def _end(self) -> None:
+        if self._ended.done():
+            return
+        if self._isolated and self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self._isolated:
+            # Not told yet which process is PID 1 inside: the monitor's death takes it along.
+            self._launched.popen.kill()
+        self._link.close()
+
+    def _on_lost(self, reason: str) -> None:
+        self._why = reason
+        self._end()
+
+    def _on_status(self) -> None:
+        try:
+            data = os.read(self._launched.status, _STATUS_CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self._note_child(data)
+            return
+        self._loop.remove_reader(self._launched.status)
+        self._finish(self._launched.popen.wait())
+
+    def _note_child(self, data: bytes) -> None:
+        line, _, _ = data.partition(b"\n")
+        with contextlib.suppress(msgspec.MsgspecError):
+            pid = msgspec.json.decode(line, type=_ChildPid).pid
+            if pid and self._pidfd < 0 and hasattr(os, "pidfd_open"):
+                with contextlib.suppress(ProcessLookupError):
+                    self._pidfd = os.pidfd_open(pid)
+
+    def _finish(self, returncode: int) -> None:
+        self._link.close()
+        status = self._exit_status(returncode)
+        error = SandboxError("The sandbox is gone", f"{self._why} ({status})")
+        for process in list(self._processes.values()):
+            process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom))
+        self._processes.clear()
+        self._printed = self._launched.printed()
+        for fd in (self._launched.status, self._launched.stderr, self._pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._pidfd = -1
+        self._left_over = not self._on_ended()
+        self._ended.set_result(status)
+
+    def _exit_status(self, returncode: int) -> ExitStatus:
+        if returncode < 0:
+            number: int | None = -returncode
+        else:
+            number = returncode - _SHELL_SIGNALLED if returncode > _SHELL_SIGNALLED else None
+        oom = number == signal.SIGKILL and self._oom_kills() > 0
+        return ExitStatus(signal=number, oom=oom) if number else ExitStatus(code=returncode)
+
+    def _not_started(self, reason: str) -> SandboxError:
+        return SandboxError("The sandbox could not be started", self._printed or reason)
+
+    # -- its processes ----------------------------------------------------------
+
+    def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
+        return open_terminal(self._link.ptmx, rows, cols, uid=self.facts.uid, gid=self.facts.gid)
+
+    def _on_answer(self, answer: Answer) -> bool:
+        process = self._processes.get(answer.id)
+        if process is None:
+            return False
+        match answer:
+            case Started():
+                expected = process.on_started(answer.pid)
+            case Refused():
+                expected = process.on_refused(answer)
+            case Ended():
+                expected = process.pid > 0 and process.on_ended(self._process_status(answer, process))
+            case Killed():
+                expected = process.on_killed()
+        if process.finished:
+            del self._processes[answer.id]
+        return expected
+
+    def _process_status(self, ended: Ended, process: LocalProcess) -> ExitStatus:
+        # A shell whose command was killed says so in its exit code; the kernel says for want of what.
+        killed = ended.signal == signal.SIGKILL or ended.code == _SHELL_SIGNALLED + signal.SIGKILL
+        oom = killed and self._oom_kills() > process.ooms
+        if ended.signal is not None:
+            return ExitStatus(signal=ended.signal, oom=oom)
+        return ExitStatus(code=ended.code, oom=oom)
+
+    def _oom_kills(self) -> int:
+        return self._cgroup.oom_kills() if self._cgroup is not None else 0

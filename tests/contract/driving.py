@@ -1,0 +1,109 @@
+"""Short words for what the contract tests do to sandboxes."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+
+PATIENCE = 60
+"""Seconds after which something that should have happened is taken as never happening."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    output: str
+    status: ExitStatus
+
+
+async def run(sandbox: Sandbox, *argv: str, tty: bool = False, env: Mapping[str, str] | None = None) -> Ran:
+    """Run a program to its end."""
+    process = await sandbox.exec(argv, tty=tty, env=env)
+    try:
+        output = await read_all(process)
+        async with asyncio.timeout(PATIENCE):
+            return Ran(output.decode(), await process.wait())
+    finally:
+        await process.aclose()
+
+
+async def python(sandbox: Sandbox, program: str) -> Ran:
+    """Run a python program to its end."""
+    return await run(sandbox, sandbox.facts.python.executable, "-c", program)
+
+
+async def start_python(sandbox: Sandbox, program: str, *, tty: bool = False) -> Process:
+    return await sandbox.exec([sandbox.facts.python.executable, "-c", program], tty=tty)
+
+
+async def read_all(process: Process) -> bytes:
+    output = bytearray()
+    async with asyncio.timeout(PATIENCE):
+        while data := await process.read():
+            output += data
+    return bytes(output)
+
+
+async def read_until(process: Process, mark: bytes) -> bytes:
+    """Read until `mark` has come; fails if the output ends before that."""
+    output = bytearray()
+    async with asyncio.timeout(PATIENCE):
+        while mark not in output:
+            data = await process.read()
+            assert data, f"{mark!r} never came: {bytes(output)!r}"
+            output += data
+    return bytes(output)
+
+
+def on_host(marker: str) -> list[int]:
+    """Processes of the whole machine whose command line has `marker`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if marker.encode() in line:
+                found.append(int(entry.name))
+    return found
+
+
+def descriptors() -> dict[str, str]:
+    """What this process has open, by number."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            found[path.name] = str(path.readlink())
+        except FileNotFoundError:
+            continue  # the listing's own
+    return found
+
+
+def children() -> list[str]:
+    """The processes that this process is the parent of, as `ps` would show them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text(encoding="ascii", errors="replace")
+            except OSError:
+                continue
+            name, _, fields = stat.partition("(")[2].rpartition(")")
+            if int(fields.split()[1]) == os.getpid():
+                found.append(name)
+    return sorted(found)
+
+
+IN_SANDBOX_PROCESSES = """
+import os
+for name in os.listdir('/proc'):
+    if name.isdigit() and int(name) != os.getpid():
+        try:
+            print(name, open(f'/proc/{name}/cmdline').read().replace(chr(0), ' '))
+        except OSError:
+            pass
+"""
+"""Prints the command lines of everything in a sandbox; a zombie has none."""

@@ -1,0 +1,16 @@
+"""A `LocalRuntime` for the contract suite."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kernelbridge.runtimes.local import LocalRuntime
+
+
+@asynccontextmanager
+async def local_runtime(state_dir: Path) -> AsyncIterator[LocalRuntime]:
+    runtime = await LocalRuntime.open(instance="c0de0001", state_dir=state_dir)
+    try:
+        yield runtime
+    finally:
+        await runtime.aclose()
