@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any, cast
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.jupyter.execution import Outcome
-from kernelbridge.protocol.messages import ErrorMessage, ExecutionResult, SaveResult, TerminalOutput, Truncated
+from kernelbridge.protocol.messages import Cause, ErrorMessage, ExecutionResult, SaveResult, TerminalOutput, Truncated
 from kernelbridge.workspace.files import Saved
 from kernelbridge.workspace.shell import CommandOutcome
 
@@ -36,7 +38,7 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | None) 
         cpu_ms=UNSET if outcome.cpu_ms is None else round(outcome.cpu_ms, 3),
         late_output=outcome.late_output or UNSET,
         truncated=_truncated(outcome.truncated),
-        cause=outcome.cause or UNSET,
+        cause=_cause(outcome.cause),
         state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
     )
 
@@ -51,7 +53,7 @@ def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | 
         cwd=outcome.cwd or UNSET,
         duration_ms=round(outcome.duration_ms, 3),
         truncated=_truncated(outcome.truncated),
-        cause=outcome.cause or UNSET,
+        cause=_cause(outcome.cause),
     )
 
 
@@ -120,7 +122,9 @@ def internal_error(session_id: str | None, request_id: str | None) -> ErrorMessa
     )
 
 
-def _truncated(left_out: dict[str, object] | None) -> Truncated | object:
-    if left_out is None:
-        return UNSET
-    return Truncated(bytes=int(str(left_out["bytes"])), kept=str(left_out["kept"]))
+def _truncated(left_out: Mapping[str, Any] | None) -> Truncated | UnsetType:
+    return UNSET if left_out is None else Truncated(bytes=left_out["bytes"], kept=left_out["kept"])
+
+
+def _cause(cause: str | None) -> Cause | UnsetType:
+    return UNSET if cause is None else cast("Cause", cause)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from kernelbridge.config import Settings
 from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.image_base import AUTO
 from kernelbridge.images import ensure_image
 from kernelbridge.runtimes.base import Runtime
-from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
-from kernelbridge.runtimes.local import LocalRuntime, find_bubblewrap
+from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.docker_engine import probe_engine
+from kernelbridge.runtimes.local import LocalRuntime
 
 
 async def open_runtime(settings: Settings, *, instance: str, on_progress: Callable[[str], None]) -> Runtime:
@@ -19,24 +21,36 @@ async def open_runtime(settings: Settings, *, instance: str, on_progress: Callab
     `auto` takes docker if its engine answers, else local. Raises `RuntimeUnavailable` that says what
     to install, or `ImageError`.
     """
+    no_engine = ""
     if settings.runtime in {"auto", "docker"}:
         engine = await probe_engine()
         if engine.available:
-            await asyncio.to_thread(
-                ensure_image,
-                settings.image,
-                base=settings.images_base,
-                ca_bundle=settings.ca_bundle,
-                progress=on_progress,
-            )
-            return await DockerRuntime.open(image=settings.image, instance=instance)
+            return await _docker(settings, instance, on_progress)
         if settings.runtime == "docker":
             raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
-        on_progress(f"no Docker engine answers ({engine.reason}); using the local runtime")
-    if settings.isolation:
-        bubblewrap = await find_bubblewrap()
-        if not bubblewrap.usable:
-            raise RuntimeUnavailable("There is nothing to isolate workspaces with", bubblewrap.remedy)
-    return await LocalRuntime.open(
-        isolation=settings.isolation, instance=instance, state_dir=settings.data_dir / "local"
+        no_engine = engine.reason
+        on_progress(f"No Docker engine answers ({no_engine}): using the local runtime.")
+    try:
+        # In a thread: it tries bubblewrap out, which takes a moment.
+        return await asyncio.to_thread(
+            LocalRuntime, isolation=settings.isolation, instance=instance, state_dir=settings.data_dir / "local"
+        )
+    except RuntimeUnavailable as exc:
+        if no_engine:
+            raise RuntimeUnavailable(
+                "There is nothing to isolate workspaces with",
+                f"no Docker engine answers ({no_engine}); and for the local runtime: {exc.reason}",
+            ) from exc
+        raise
+
+
+async def _docker(settings: Settings, instance: str, on_progress: Callable[[str], None]) -> Runtime:
+    await asyncio.to_thread(
+        ensure_image,
+        settings.image,
+        base=settings.images_base or AUTO,
+        ca_bundle=settings.ca_bundle,
+        network=settings.images_network,
+        progress=on_progress,
     )
+    return await DockerRuntime.open(image=settings.image, instance=instance)

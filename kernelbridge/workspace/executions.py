@@ -96,7 +96,7 @@ class ExecutionLane:
         match self._machine.state:
             case KernelState.READY:
                 # A kernel that has just died is still READY here; its watcher pumps again.
-                if self._kernel is not None and not self._kernel.died.done():
+                if self._kernel is not None and self._kernel.alive:
                     self._run(self._kernel, self._waiting.popleft())
             case KernelState.ABSENT | KernelState.DEAD:
                 if self._machine.on(KernelEvent.NEED) is KernelAction.START:

@@ -82,8 +82,8 @@ def raw_kernel(server: Server, client: WebSocketClient, session: str) -> Iterato
     directory.chmod(0o777)
     key = uuid.uuid4().hex
     connection = {"transport": "ipc", "ip": "/run/kernelbridge/raw/k", "key": key, "signature_scheme": "hmac-sha256"}
-    connection |= {f"{name}_port": port for name, port in PORTS.items()}
-    (directory / "c.json").write_text(json.dumps(connection))
+    ports = {f"{name}_port": port for name, port in PORTS.items()}
+    (directory / "c.json").write_text(json.dumps({**connection, **ports}))
     client.ask(
         type="terminal_command",
         sessionId=session,

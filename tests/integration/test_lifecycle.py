@@ -21,7 +21,7 @@ def containers(server_data: Path) -> list[str]:
     client = docker.from_env()
     try:
         return [
-            c.name for c in client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
+            str(c.name) for c in client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
         ]
     finally:
         client.close()
