@@ -97,11 +97,13 @@ def debootstrap_obstacle() -> str | None:
     return None
 
 
-def make_debian_base(engine: APIClient, *, progress: Progress, mirror: str = DEBIAN_MIRROR) -> str:
-    """Make `DEBIAN_BASE` anew from Debian's packages; give its id. Takes about a minute. Raises `ImageError`."""
+def make_debian_base(
+    engine: APIClient, *, progress: Progress, mirror: str = DEBIAN_MIRROR, reference: str = DEBIAN_BASE
+) -> str:
+    """Make the base anew from Debian's packages; give its id. Takes about a minute. Raises `ImageError`."""
     if obstacle := debootstrap_obstacle():
         raise ImageError("No base image can be made from Debian's packages", obstacle)
-    progress(f"Making {DEBIAN_BASE} from Debian's packages")
+    progress(f"Making {reference} from Debian's packages")
     script = str(images_directory() / "base" / "bootstrap.sh")
     with _running(["bash", script, DEBIAN_SUITE, mirror, *_DEBIAN_PACKAGES], progress) as (process, last_lines):
         answer = engine.import_image_from_stream(_archive_of(process, last_lines), changes=list(_IMPORT_CHANGES))
@@ -110,7 +112,7 @@ def make_debian_base(engine: APIClient, *, progress: Progress, mirror: str = DEB
         raise ImageError("The engine did not import the base image", one_line(str(event.get("error", event))))
     made = str(event["status"])
     # Tagged only now: an archive that broke off never carries the name.
-    repository, tag = parse_repository_tag(DEBIAN_BASE)
+    repository, tag = parse_repository_tag(reference)
     engine.tag(made, repository, tag)
     return made
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from kernelbridge.errors import ImageError, RuntimeUnavailable
 from kernelbridge.image_base import AUTO, DEBIAN_BASE, DEBIAN_MIRROR, inspect, make_debian_base, pull, resolve_base
 from kernelbridge.image_context import Context, server_context, workspace_context
 from kernelbridge.image_progress import BuildSummary, Progress, one_line
+
+_DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 
 _ANSWER_TIMEOUT: Final = 10
 """Seconds in which the engine has to answer at all."""
@@ -196,15 +199,20 @@ def build_context(
 @contextmanager
 def _engine() -> Iterator[APIClient]:
     """Connect to the engine; whatever goes wrong with it becomes one of our errors."""
-    where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    where = os.environ.get("DOCKER_HOST") or _DEFAULT_ENDPOINT
     try:
+        _knock(where)
         engine = APIClient(version="auto", timeout=_ANSWER_TIMEOUT, **kwargs_from_env())
-    except DockerException as exc:
-        if "PermissionError" in str(exc):
-            what_to_do = "this user may not use it: run as root, or join the group docker"
-        else:
-            what_to_do = "start it (`systemctl start docker`), install it, or set DOCKER_HOST"
-        raise RuntimeUnavailable("The Docker engine does not answer", f"{where}: {what_to_do}") from exc
+    except PermissionError as exc:
+        raise RuntimeUnavailable(
+            "The Docker engine does not answer", f"{where}: run as root, or add this user to the group docker"
+        ) from exc
+    except (OSError, DockerException) as exc:
+        raise RuntimeUnavailable(
+            "The Docker engine does not answer",
+            f"{where}: {one_line(str(exc))}; start it (`systemctl start docker`), install it (`apt-get install "
+            "docker.io`), or set DOCKER_HOST",
+        ) from exc
     try:
         engine.timeout = _SILENCE_TIMEOUT
         yield engine
@@ -214,3 +222,11 @@ def _engine() -> Iterator[APIClient]:
         raise ImageError("The Docker engine failed", one_line(str(exc))) from exc
     finally:
         engine.close()
+
+
+def _knock(where: str) -> None:
+    """Raise the plain `OSError` of a socket that nobody listens on: the SDK wraps it in five others, and leaks it."""
+    if where.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_ANSWER_TIMEOUT)
+            probe.connect(where.removeprefix("unix://"))

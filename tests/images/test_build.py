@@ -1,0 +1,108 @@
+"""Real builds of small Dockerfiles on the workspace image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from docker import APIClient
+
+from kernelbridge import images
+from kernelbridge.errors import ImageError, RuntimeUnavailable
+from kernelbridge.image_context import workspace_context
+from kernelbridge.images import KnownImage, build, build_context, ensure_image, image_exists
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+
+
+def known(reference: str) -> KnownImage:
+    return KnownImage("small", reference, "for this test", workspace_context)
+
+
+def test_a_build_tells_its_steps(
+    engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN test -w .\n")
+    told: list[str] = []
+    reference = new_tag()
+    build_context(
+        engine, known(reference), workspace_context(directory=tmp_path), base=workspace_image, progress=told.append
+    )
+    assert told == [
+        f"Building {reference} on {workspace_image}",
+        "small 1/3: ARG BASE",
+        "small 2/3: FROM ${BASE}",
+        "small 3/3: RUN test -w .",
+    ]
+    assert image_exists(reference)
+    assert ensure_image(reference).startswith("sha256:")
+
+
+def test_a_failing_step_is_named_with_its_last_lines(
+    engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN echo one; echo two >&2; exit 7\n")
+    reference = new_tag()
+    with pytest.raises(ImageError) as caught:
+        build_context(engine, known(reference), workspace_context(directory=tmp_path), base=workspace_image)
+    assert "step 3 of 3, RUN echo one" in caught.value.message
+    assert "returned a non-zero code: 7" in caught.value.reason
+    assert {"one", "two"} <= set(caught.value.reason.splitlines())
+    assert not image_exists(reference)
+
+
+def test_a_broken_dockerfile_is_refused_in_the_engine_s_words(
+    engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FORM nothing\n")
+    with pytest.raises(ImageError, match=r"(?i)unknown instruction: FORM"):
+        build_context(engine, known(new_tag()), workspace_context(directory=tmp_path), base=workspace_image)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_bundle_is_optional_in_a_dockerfile(
+    engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path, *, given: bool
+) -> None:
+    bundle = tmp_path / "company.pem"
+    bundle.write_text(CERTIFICATE)
+    directory = tmp_path / "context"
+    directory.mkdir()
+    (directory / "requirements.txt").write_text("")
+    (directory / "Dockerfile").write_text(
+        "ARG BASE\nFROM ${BASE}\nCOPY requirements.txt ca-bundle.cr[t] /tmp/build/\n"
+        f"RUN test {'-s' if given else '! -e'} /tmp/build/ca-bundle.crt\n"
+    )
+    reference = new_tag()
+    context = workspace_context(bundle if given else None, directory=directory)
+    build_context(engine, known(reference), context, base=workspace_image)
+    assert image_exists(reference)
+
+
+def test_unknown_names_are_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        ImageError, match="There is no image called 'worksapce': the images are: base, workspace, server"
+    ):
+        build(["workspace", "worksapce"])
+
+
+def test_a_missing_bundle_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(ImageError, match="cannot be read"):
+        build(["base", "workspace"], ca_bundle=tmp_path / "nowhere.pem", progress=told.append)
+    assert told == []
+
+
+def test_an_image_that_is_nowhere_is_told() -> None:
+    with pytest.raises(ImageError, match=r"registry\.invalid/none:1 is neither on the engine nor can it be pulled"):
+        ensure_image("registry.invalid/none:1")
+
+
+def test_an_absent_known_image_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "inspect", lambda _engine, _reference: None)
+    with pytest.raises(ImageError, match=r"The base image registry\.invalid/none:1 cannot be had"):
+        ensure_image("kernelbridge-workspace", base="registry.invalid/none:1")
+
+
+def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(RuntimeUnavailable, match=r"does not answer: unix://.*none\.sock: .*No such file.*; start it"):
+        image_exists("kernelbridge-workspace")
