@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -17,6 +18,7 @@ from kernelbridge import __version__
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120.0
+NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere.sock"}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -24,7 +26,9 @@ def environment(**more: str) -> dict[str, str]:
     return mine | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | more
 
 
-def run(*arguments: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | None = None, environ: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "kernelbridge", *arguments],
         capture_output=True,
@@ -32,7 +36,7 @@ def run(*arguments: str, cwd: Path | None = None, **more: str) -> subprocess.Com
         timeout=LIMIT,
         check=False,
         cwd=cwd,
-        env=environment(**more),
+        env=environment(**environ),
     )
 
 
@@ -114,7 +118,7 @@ def test_without_a_command_there_is_help() -> None:
     ],
 )
 def test_wrong_settings_and_usage_exit_with_2(arguments: list[str], environ: dict[str, str], expected: str) -> None:
-    done = run(*arguments, **environ)
+    done = run(*arguments, environ=environ)
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
@@ -130,16 +134,16 @@ def test_a_settings_file_with_a_misspelt_key(tmp_path: Path) -> None:
 
 def test_no_engine_exits_with_1_and_says_what_to_do(tmp_path: Path) -> None:
     arguments = ("serve", "--runtime", "docker", "--data-dir", str(tmp_path), "--port", "0")
-    done = run(*arguments, DOCKER_HOST="unix:///nowhere.sock")
+    done = run(*arguments, environ=NO_ENGINE)
     assert done.returncode == 1
     assert "error: The Docker engine does not answer\n" in done.stderr
     assert "DOCKER_HOST" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "Traceback" in run(*arguments, "--log-level", "debug", DOCKER_HOST="unix:///nowhere.sock").stderr
+    assert "Traceback" in run(*arguments, "--log-level", "debug", environ=NO_ENGINE).stderr
 
 
 def test_images_without_an_engine() -> None:
-    done = run("images", "list", DOCKER_HOST="unix:///nowhere.sock")
+    done = run("images", "list", environ=NO_ENGINE)
     assert done.returncode == 1
     assert "error: The Docker engine does not answer" in done.stderr
 
