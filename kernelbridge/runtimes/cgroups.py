@@ -137,8 +137,13 @@ class Cgroups:
         return len(left)
 
     def close(self) -> None:
-        """Remove this instance's directories if they are empty. Idempotent."""
+        """Remove what it made, with every process left in it, and its own directories if they are empty.
+
+        Blocking. Idempotent.
+        """
         for base in self._bases():
+            for name in self._live:
+                _remove(base / name, kill=True)
             for path in (base, base.parent):
                 with contextlib.suppress(OSError):  # another sandbox or server still uses it
                     path.rmdir()

@@ -22,7 +22,6 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
@@ -55,7 +54,7 @@ class _Places:
 
 
 class LocalRuntime:
-    """Makes local sandboxes; see `base.Runtime`. Constructing one tries bubblewrap, which blocks: see `open`.
+    """Makes local sandboxes; see `base.Runtime`. Construct it in a thread: it tries bubblewrap out, which blocks.
 
     `isolation=False` runs code as the server's own user, with all its rights. `instance` names this server
     among those on the machine; `state_dir` is its own directory. Raises `RuntimeUnavailable` where
@@ -88,11 +87,6 @@ class LocalRuntime:
         self._closed = False
         self.info = self._describe(version)
 
-    @classmethod
-    async def open(cls, *, instance: str, state_dir: Path, isolation: bool = True) -> Self:
-        """Construct one without blocking the event loop."""
-        return await asyncio.to_thread(cls, instance=instance, state_dir=state_dir, isolation=isolation)
-
     # -- the contract -----------------------------------------------------------
 
     async def prepare(self) -> Facts:
@@ -119,7 +113,7 @@ class LocalRuntime:
         if self._links is not None:
             await asyncio.to_thread(shutil.rmtree, self._links, ignore_errors=True)
             self._links = None
-        self._cgroups.close()
+        await asyncio.to_thread(self._cgroups.close)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

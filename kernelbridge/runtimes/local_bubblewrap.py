@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.runtimes.local_host import GROUP_ID, USER_ID
-from kernelbridge.runtimes.local_launcher import TOOLS_ENVIRONMENT
+from kernelbridge.runtimes.local_launcher import tools_environment
 
 _MINIMUM = (0, 8, 0)
 """The first version that limits the size of a tmpfs and that this was tried with."""
@@ -111,7 +111,7 @@ def _run(command: list[str]) -> tuple[int, str]:
             text=True,
             errors="replace",
             timeout=_TRIAL_SECONDS,
-            env=TOOLS_ENVIRONMENT,
+            env=tools_environment(),
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:

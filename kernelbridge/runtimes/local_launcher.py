@@ -19,9 +19,6 @@ from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.local_host import Host
 
 _SHELL = "/bin/sh"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TOOLS_ENVIRONMENT = {"PATH": f"{os.environ.get('PATH', '')}:{_PATH}".lstrip(":"), "LC_ALL": "C"}
-"""The environment of bubblewrap and what starts it: /proc shows it to every process of the sandbox's user."""
 
 
 @dataclass(slots=True)
@@ -103,6 +100,11 @@ def launch_bare(host: Host, rlimits: AgentLimits, *, cgroups: Sequence[Path] = (
         return inherited.start([_SHELL, "-c", script])
 
 
+def tools_environment() -> dict[str, str]:
+    """Give the environment of bubblewrap and what starts it: /proc shows it to every process of the sandbox's user."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
 def agent_source() -> bytes:
     """Give the agent's program text."""
     return resources("kernelbridge.guest").joinpath("agent.py").read_bytes()
@@ -159,7 +161,7 @@ class _Inheritance:
             stdin=subprocess.DEVNULL,
             stdout=self._stderr,
             stderr=self._stderr,
-            env=TOOLS_ENVIRONMENT,
+            env=tools_environment(),
             cwd="/",
             pass_fds=self._pass,
             start_new_session=True,  # a Ctrl-C at the server's terminal is for the server, which then ends us in order

@@ -1,5 +1,6 @@
 """A `LocalRuntime` for the contract suite."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from kernelbridge.runtimes.local import LocalRuntime
 
 @asynccontextmanager
 async def local_runtime(state_dir: Path) -> AsyncIterator[LocalRuntime]:
-    runtime = await LocalRuntime.open(instance="c0de0001", state_dir=state_dir)
+    runtime = await asyncio.to_thread(LocalRuntime, instance="c0de0001", state_dir=state_dir)
     try:
         yield runtime
     finally:

@@ -1,0 +1,150 @@
+"""The bridge's end of the agent's socket, with agents that lie, flood, or take nothing."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.runtimes.local_agent import AgentLink, Answer, Kill, Started
+from tests.contract.driving import PATIENCE, descriptors
+
+
+@dataclass
+class ForgingAgent:
+    """The far end of a link, in the hands of a user."""
+
+    end: socket.socket
+    link: AgentLink | None = None
+    answers: list[Answer] = field(default_factory=list)
+    two_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    believed: bool = True
+
+    def send(self, text: str | bytes, *fds: int) -> None:
+        socket.send_fds(self.end, [text.encode() if isinstance(text, str) else text], list(fds))
+
+    def answer(self, answer: Answer) -> bool:
+        self.answers.append(answer)
+        if len(self.answers) == 2:
+            self.two_answers.set()
+        return self.believed
+
+    async def until_lost(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.lost.wait()
+        assert self.link is not None
+        assert self.link.closed
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[ForgingAgent]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(0)
+    forging = ForgingAgent(theirs)
+    forging.link = AgentLink(ours, on_answer=forging.answer, on_lost=lambda _: forging.lost.set())
+    with theirs:
+        yield forging
+        forging.link.close()
+
+
+async def become_ready(agent: ForgingAgent) -> AgentLink:
+    assert agent.link is not None
+    null = os.open("/dev/null", os.O_PATH)
+    agent.send('{"op":"ready"}', null)
+    os.close(null)
+    async with asyncio.timeout(PATIENCE):
+        assert await agent.link.ready
+    return agent.link
+
+
+async def test_a_ready_agent_brings_its_terminal_device(agent: ForgingAgent) -> None:
+    link = await become_ready(agent)
+    assert Path(f"/proc/self/fd/{link.ptmx}").readlink() == Path("/dev/null")
+    link.close()
+    assert link.ptmx == -1
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\xff\xfe",
+        b"{",
+        b"[" * 4000,
+        b'{"op":"ready"}',
+        b'{"op":"reboot"}',
+        b'{"op":"started","id":1,"pid":0}',
+        b'{"op":"started","id":1,"pid":99999999999}',
+        b'{"op":"started","id":-1,"pid":5}',
+        b'{"op":"ended","id":1,"code":"0","signal":null}',
+        b'{"op":"ended","id":1,"code":0,"signal":999}',
+        b'{"op":"refused","id":1,"step":"\\u0000","errno":2}',
+        b'{"op":"started","id":1,"pid":5,"x":"' + b"x" * 5000 + b'"}',
+    ],
+)
+async def test_a_packet_that_no_agent_sends_ends_the_link(agent: ForgingAgent, packet: bytes) -> None:
+    await become_ready(agent)
+    agent.send(packet)
+    await agent.until_lost()
+    assert agent.answers == []
+
+
+async def test_an_answer_to_nothing_ends_the_link(agent: ForgingAgent) -> None:
+    await become_ready(agent)
+    agent.believed = False
+    agent.send('{"op":"started","id":1,"pid":5}')
+    await agent.until_lost()
+    assert agent.answers == [Started(1, 5)]
+
+
+@pytest.mark.parametrize("packet", ['{"op":"started","id":1,"pid":5}', '{"op":"ready"}'])
+async def test_nothing_is_believed_before_the_agent_is_ready(agent: ForgingAgent, packet: str) -> None:
+    agent.send(packet)
+    await agent.until_lost()
+    assert agent.answers == []
+    assert agent.link is not None
+    assert not await agent.link.ready
+
+
+async def test_the_end_of_the_agent_is_told(agent: ForgingAgent) -> None:
+    await become_ready(agent)
+    agent.end.close()
+    await agent.until_lost()
+
+
+async def test_descriptors_that_nobody_asked_for_are_not_kept(agent: ForgingAgent) -> None:
+    await become_ready(agent)
+    before = descriptors()
+    null = os.open("/dev/null", os.O_RDONLY)
+    agent.send('{"op":"started","id":1,"pid":5}', null, null, null)
+    agent.send('{"op":"started","id":2,"pid":6}')
+    os.close(null)
+    async with asyncio.timeout(PATIENCE):
+        await agent.two_answers.wait()
+    assert descriptors() == before
+
+
+async def test_an_agent_that_takes_nothing_blocks_nobody(agent: ForgingAgent) -> None:
+    link = await become_ready(agent)
+    before = len(descriptors())
+    for number in range(100_000):
+        if link.closed:
+            break
+        link.post(Kill(number), [os.dup(agent.end.fileno())])
+    await agent.until_lost()
+    assert len(descriptors()) <= before
+
+
+async def test_requests_wait_until_the_agent_takes_them(agent: ForgingAgent) -> None:
+    link = await become_ready(agent)
+    for number in range(600):
+        link.post(Kill(number))
+    agent.end.settimeout(0)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(PATIENCE):
+        received = [await loop.sock_recv(agent.end, 4096) for _ in range(600)]
+    assert received[599] == b'{"op":"kill","id":599}'
+    assert not link.closed

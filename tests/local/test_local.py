@@ -1,0 +1,290 @@
+"""What only the local runtime promises: how it ends, what it shows, and how it is without isolation."""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.cgroups import Cgroups
+from kernelbridge.runtimes.local import LocalRuntime
+from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run, start_python
+
+INSTANCE = "10ca1001"
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path) -> AsyncIterator[LocalRuntime]:
+    opened = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def bare(tmp_path: Path) -> AsyncIterator[LocalRuntime]:
+    opened = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state", isolation=False)
+    yield opened
+    await opened.aclose()
+
+
+async def make(runtime: LocalRuntime, home: Path, **limits: int) -> tuple[Sandbox, SandboxSpec]:
+    facts = await runtime.prepare()
+    files, sockets = home / "files", home / "sockets"
+    for path in (files, sockets):
+        path.mkdir(parents=True)
+        if os.geteuid() == 0:
+            os.chown(path, facts.uid, facts.gid)
+    spec = SandboxSpec("beef", files, sockets, Limits(**limits))
+    return await runtime.create(spec), spec
+
+
+async def on_exit(pid: int) -> None:
+    """Wait for the end of any process of this machine."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    ended = await asyncio.to_thread(poll.poll, PATIENCE * 1000)
+    os.close(pidfd)
+    assert ended, f"process {pid} lives on"
+
+
+# -- isolation ------------------------------------------------------------------
+
+
+async def test_calls_that_the_filter_refuses(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    program = """if 1:
+        import ctypes, errno, socket, fcntl
+        libc = ctypes.CDLL(None, use_errno=True)
+        def call(name, *args):
+            ctypes.set_errno(0)
+            result = getattr(libc, name)(*args)
+            print(name, 'done' if result >= 0 else errno.errorcode[ctypes.get_errno()])
+        call('unshare', 0x10000000)
+        call('setns', 0, 0)
+        call('mount', b'none', b'/tmp', b'tmpfs', 0, None)
+        call('ptrace', 0, 0, 0, 0)
+        call('syscall', 425, 8, ctypes.create_string_buffer(200))
+        for family in (17, 38, 40):
+            try:
+                socket.socket(family, socket.SOCK_DGRAM)
+                print('socket', family)
+            except OSError as exc:
+                print(family, errno.errorcode[exc.errno])
+        try:
+            fcntl.ioctl(0, 0x5412, b'x')
+        except OSError as exc:
+            print('TIOCSTI', errno.errorcode[exc.errno])
+    """
+    process = await start_python(sandbox, program, tty=True)
+    output = await read_until(process, b"TIOCSTI EPERM")
+    await process.aclose()
+    expected = ["unshare", "setns", "mount", "ptrace", "syscall"]
+    assert output.decode().splitlines()[:5] == [f"{name} EPERM" for name in expected]
+    assert output.decode().splitlines()[5:8] == [f"{family} EAFNOSUPPORT" for family in (17, 38, 40)]
+
+
+async def test_it_shows_little_of_this_machine(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    listed = await run(
+        sandbox, "sh", "-c", "ls -A /home /var /run /media /mnt /srv /boot /sys; cat /etc/passwd; hostname"
+    )
+    assert "docker.sock" not in listed.output
+    assert listed.output.rstrip().endswith("workspace")
+    if os.geteuid() == 0:
+        assert os.uname().nodename == "workspace" or os.uname().nodename not in listed.output.split()
+
+
+async def test_root_on_the_host_owns_nothing_in_it(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    marker = f"33333.{os.getpid()}"
+    process = await sandbox.exec(["sleep", marker])
+    [pid] = on_host(marker)
+    uids = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid:"))
+    assert set(uids.split()[1:]) == {str(sandbox.facts.uid)}
+    await process.aclose()
+
+
+# -- how it ends ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", ["monitor", "agent"])
+async def test_a_tree_that_is_killed_from_outside_is_told(runtime: LocalRuntime, tmp_path: Path, victim: str) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    marker = f"22222.{os.getpid()}"
+    process = await sandbox.exec(["sleep", marker])
+    [sleeping] = on_host(marker)
+    agent = int(Path(f"/proc/{sleeping}/stat").read_text().rpartition(")")[2].split()[1])
+    monitor = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill({"monitor": monitor, "agent": agent}[victim], signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        assert (await sandbox.wait()).signal == signal.SIGKILL
+        assert (await process.wait()).signal == signal.SIGKILL
+        assert await process.read() == b""
+    await on_exit(sleeping)
+    with pytest.raises(SandboxError, match="gone"):
+        await sandbox.exec(["true"])
+    await sandbox.destroy()
+    await process.aclose()
+
+
+async def test_the_user_cannot_end_the_agent(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    await python(sandbox, "import os\nfor n in range(1, 32): os.kill(1, n)")
+    await python(sandbox, "import os; os.kill(-1, 9)")
+    assert (await run(sandbox, "echo", "lives")).output == "lives\n"
+
+
+SERVER = """
+import asyncio, os, sys
+from pathlib import Path
+from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.base import SandboxSpec
+async def main(home, instance, marker, isolation):
+    runtime = LocalRuntime(instance=instance, state_dir=home / 'state', isolation=isolation == '1')
+    facts = await runtime.prepare()
+    for name in ('files', 'sockets'):
+        (home / name).mkdir()
+        if os.geteuid() == 0:
+            os.chown(home / name, facts.uid, facts.gid)
+    sandbox = await runtime.create(SandboxSpec('dead', home / 'files', home / 'sockets'))
+    process = await sandbox.exec(['sh', '-c', f'setsid sleep {marker} & echo ready; exec sleep {marker}'])
+    print(await process.read(), flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("isolation", [True, False])
+async def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path, isolation: bool) -> None:  # noqa: FBT001 - a parameter
+    marker = f"11111.{os.getpid()}"
+    root = str(Path(__file__).parents[2])
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", SERVER, str(tmp_path), INSTANCE, marker, "1" if isolation else "0"),
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert b"ready" in await server.stdout.readline()
+    finally:
+        sleeping = on_host(marker)
+        server.kill()
+        await server.wait()
+    assert len(sleeping) >= 3  # the server has it in its own command line
+    for pid in sleeping:
+        await on_exit(pid)
+    runtime = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    left = await runtime.reclaim()
+    assert left == (1 if Cgroups.find(INSTANCE).controllers else 0)
+    assert await runtime.reclaim() == 0
+    await runtime.aclose()
+
+
+async def test_an_unusable_python_is_told_and_leaves_nothing(
+    runtime: LocalRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, spec = await make(runtime, tmp_path)
+    before = len(descriptors()), children()
+    monkeypatch.setattr("kernelbridge.runtimes.local_launcher.agent_source", lambda: b"raise SystemExit('no agent')")
+    with pytest.raises(SandboxError, match="no agent"):
+        await runtime.create(spec)
+    assert (len(descriptors()), children()) == before
+
+
+async def test_names_that_are_not_utf_8(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, spec = await make(runtime, tmp_path)
+    name = os.fsdecode(b"caf\xe9")
+    assert (await run(sandbox, "touch", name)).status.code == 0
+    assert [os.fsencode(path.name) for path in spec.files.iterdir()] == [b"caf\xe9"]
+    with pytest.raises(SandboxError, match="Invalid argument"):
+        await sandbox.exec(["echo", "a\0b"])
+
+
+async def test_a_long_command_line(runtime: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(runtime, tmp_path)
+    words = ["x" * 100_000] * 10
+    ran = await python(sandbox, "print('short')")
+    assert ran.output == "short\n"
+    process = await sandbox.exec([sandbox.facts.python.executable, "-c", "import sys; print(len(sys.argv))", *words])
+    await read_until(process, b"11\n")
+    await process.aclose()
+
+
+# -- without isolation ----------------------------------------------------------
+
+
+async def test_without_isolation_it_says_so(bare: LocalRuntime) -> None:
+    assert bare.info.warning is not None
+    assert "without isolation" in bare.info.warning
+    assert bare.info.isolation.startswith("none")
+    assert (await bare.prepare()).uid == os.getuid()
+
+
+async def test_without_isolation_paths_are_the_hosts(bare: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, spec = await make(bare, tmp_path / ("long" * 25))
+    assert sandbox.workspace_path == str(spec.files)
+    assert len(sandbox.sockets_path) < 60
+    ran = await run(sandbox, "sh", "-c", 'pwd; echo "$HOME"; touch "$1/s"', "sh", sandbox.sockets_path)
+    assert ran.output.split() == [str(spec.files)] * 2
+    process = await sandbox.exec(["touch", f"{sandbox.sockets_path}/s"])
+    assert (await process.wait()).code == 0
+    await process.aclose()
+    assert (spec.sockets / "s").exists()
+    link = Path(sandbox.sockets_path)
+    await sandbox.destroy()
+    assert not link.is_symlink()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bare.aclose)
+    assert not link.parent.exists()
+
+
+async def test_without_isolation_the_environment_is_still_clean(
+    monkeypatch: pytest.MonkeyPatch, bare: LocalRuntime, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KERNELBRIDGE_CANARY", "a-secret-of-the-server")
+    sandbox, _ = await make(bare, tmp_path)
+    assert "a-secret" not in (await run(sandbox, "env")).output
+
+
+async def test_without_isolation_destroy_still_takes_everything(bare: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(bare, tmp_path)
+    marker = f"99999.{os.getpid()}"
+    script = f"setsid sh -c 'sleep {marker} & echo re''ady; exec sleep {marker}' & exec sleep {marker}"
+    process = await sandbox.exec(["sh", "-c", script], tty=True)
+    await read_until(process, b"ready")
+    assert on_host(marker)
+    async with asyncio.timeout(PATIENCE):
+        await sandbox.destroy()
+        assert on_host(marker) == []
+        assert (await process.wait()).signal == signal.SIGKILL
+    await process.aclose()
+
+
+async def test_without_isolation_a_killed_agent_is_told(bare: LocalRuntime, tmp_path: Path) -> None:
+    sandbox, _ = await make(bare, tmp_path)
+    process = await sandbox.exec(["sh", "-c", "read line; kill -9 $PPID; exec sleep 1000"], tty=True)
+    await process.write(b"go\n")
+    async with asyncio.timeout(PATIENCE):
+        assert (await sandbox.wait()).signal == signal.SIGKILL
+        assert (await process.wait()).signal == signal.SIGKILL
+    pid = process.pid
+    await sandbox.destroy()
+    await process.aclose()
+    if Cgroups.find(INSTANCE).controllers:
+        await on_exit(pid)
+    else:
+        os.kill(pid, signal.SIGKILL)  # told in the warning: what escapes the agent, nobody ends
