@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,6 +29,8 @@ def serve(settings: Settings) -> int:
 
     log.configure(settings.log_format, settings.log_level)
     on_progress, on_started = _announcements(settings)
+    # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(app.serve(settings, on_progress=on_progress, on_started=on_started))
     return 0

@@ -4,11 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -213,3 +214,17 @@ def test_for_machines_the_start_is_a_line_of_json(tmp_path: Path) -> None:
         rest, _ = server.communicate(timeout=LIMIT)
         assert rest == ""
         assert server.returncode == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_the_start_is_in_order(tmp_path: Path, signum: signal.Signals) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as frozen_engine:
+        frozen_engine.settimeout(LIMIT)
+        engine = f"tcp://127.0.0.1:{frozen_engine.getsockname()[1]}"
+        with serving("--runtime", "docker", "--isolation", "--data-dir", str(tmp_path), DOCKER_HOST=engine) as server:
+            asked, _ = frozen_engine.accept()
+            with closing(asked):
+                server.send_signal(signum)
+                _, errors = server.communicate(timeout=LIMIT)
+            assert server.returncode == 1
+            assert errors == "\nerror: Stopped before it had finished\n"
