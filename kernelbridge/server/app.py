@@ -48,7 +48,7 @@ class Server:
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
         user_id = _user_id(request)
-        ws = Socket(max_msg_size=self.settings.max_message, heartbeat=HEARTBEAT, compress=False)
+        ws = Socket(request, max_message=self.settings.max_message, heartbeat=HEARTBEAT)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
         await ws.prepare(request)

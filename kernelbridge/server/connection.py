@@ -7,6 +7,7 @@ import base64
 import binascii
 import functools
 import secrets
+import struct
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -35,15 +36,39 @@ from kernelbridge.workspace.shell import CommandOutcome
 
 log = structlog.get_logger(__name__)
 
+LAST_WORDS = 5.0
+"""Seconds that a client has to read why its frame was refused."""
+
 
 class Socket(web.WebSocketResponse):
-    """A WebSocket that explains an oversized frame before it closes with 1009."""
+    """A WebSocket that explains an oversized frame before it closes with 1009, so that the client can read both."""
+
+    def __init__(self, request: web.Request, *, max_message: int, heartbeat: float) -> None:
+        super().__init__(max_msg_size=max_message, heartbeat=heartbeat, compress=False)
+        self._request = request
+        self._max_message = max_message
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            await self.send_frame(dump(answers.frame_too_large(self._max_msg_size)), WSMsgType.TEXT)
+            await self._refuse_frame()
         return await super().close(code=code, message=message, drain=drain)
+
+    async def _refuse_frame(self) -> None:
+        """Say why, then let the client close: what it still sends is discarded meanwhile.
+
+        Closing at once, with its data unread, would reset the connection, and the client would see neither.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAST_WORDS
+        try:
+            await self.send_frame(dump(answers.frame_too_large(self._max_message)), WSMsgType.TEXT)
+            await self.send_frame(struct.pack("!H", WSCloseCode.MESSAGE_TOO_BIG), WSMsgType.CLOSE)
+        except ConnectionError:
+            return
+        # aiohttp tells nobody that the connection is gone, so this is looked at.
+        while self._request.transport is not None and loop.time() < deadline:
+            await asyncio.wait({loop.create_future()}, timeout=LAST_WORDS / 100)
 
 
 class Connection:
