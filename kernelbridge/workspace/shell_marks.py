@@ -1,0 +1,180 @@
+r"""Find one command's output in what a shell's terminal says; pure, bytes in, bytes out.
+
+The shell frames each command with the semantic-prompt marks of OSC 133
+(https://gitlab.freedesktop.org/Per_Bothner/specifications/blob/master/proposals/semantic-prompts.md), which carry a
+nonce that only this command knows:
+
+    ESC ] 133 ; C ; <nonce> BEL                                  the command's output starts
+    ESC ] 133 ; D ; <nonce> ; <status> ; <cwd> <nonce> BEL       it ended
+
+The echo of typed input, prompts and the notices of older jobs lie outside of that frame. Marks that do not
+carry the nonce are output like any other. A directory may be called anything but the nonce,
+hence it needs no escaping.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+_CWD_LIMIT = 8192
+"""Bytes; a longer directory name is not reported. `PWD` is a variable and may hold gigabytes."""
+
+
+class MarkState(Enum):
+    """How far a command has come."""
+
+    WAITING = auto()
+    """Nothing of it has been seen; everything is somebody else's."""
+    RUNNING = auto()
+    """Everything is its output."""
+    ENDING = auto()
+    """Inside the end mark."""
+    ENDED = auto()
+    REFUSED = auto()
+    """It ended without having started: the shell could not take it."""
+
+
+class CommandMarks:
+    """Follows one command through a terminal's output, which may come in pieces of any size."""
+
+    def __init__(self, nonce: str) -> None:
+        raw = nonce.encode("ascii")
+        self._start = b"\x1b]133;C;" + raw + b"\x07"
+        self._end = b"\x1b]133;D;" + raw + b";"
+        self._close = raw + b"\x07"
+        self._rest = b""
+        self._payload = bytearray()
+        self._payload_size = 0
+        self.state = MarkState.WAITING
+        self.status: int | None = None
+        """The exit status, once it has ended."""
+        self.cwd: bytes | None = None
+        """The working directory, once it has ended; None when the shell did not know."""
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Take what the terminal said and give what of it is the command's output."""
+        data, self._rest = self._rest + data, b""
+        output = b""
+        if self.state is MarkState.WAITING:
+            data = self._wait(data)
+        if self.state is MarkState.RUNNING:
+            output, data = self._run(data)
+        if self.state is MarkState.ENDING:
+            self._finish(data)
+        return output
+
+    def take_rest(self) -> bytes:
+        """Give the output that was held back because it might have become a mark; for when no more comes."""
+        rest, self._rest = self._rest, b""
+        return rest if self.state is MarkState.RUNNING else b""
+
+    def _wait(self, data: bytes) -> bytes:
+        found, refused = data.find(self._start), data.find(self._end)
+        if refused >= 0 and not 0 <= found < refused:
+            self.state = MarkState.REFUSED
+        elif found >= 0:
+            self.state = MarkState.RUNNING
+            return data[found + len(self._start) :]
+        else:
+            # The start mark is the longer one, so that this keeps enough of either.
+            self._rest = data[-len(self._start) :]
+        return b""
+
+    def _run(self, data: bytes) -> tuple[bytes, bytes]:
+        found = data.find(self._end)
+        if found >= 0:
+            self.state = MarkState.ENDING
+            return data[:found], data[found + len(self._end) :]
+        cut = _partial(data, self._end)
+        self._rest = data[cut:]
+        return data[:cut], b""
+
+    def _finish(self, data: bytes) -> None:
+        found = data.find(self._close)
+        if found < 0:
+            cut = max(0, len(data) - len(self._close) + 1)
+            self._rest = data[cut:]
+            self._keep(data[:cut])
+            return
+        self._keep(data[:found])
+        self.state = MarkState.ENDED
+        status, _, cwd = bytes(self._payload).partition(b";")
+        if status.isdigit() and len(status) <= 3:  # noqa: PLR2004 - an exit status is 0 to 255
+            self.status = int(status)
+        if cwd and self._payload_size <= _CWD_LIMIT:
+            # The terminal writes a line feed as two characters.
+            self.cwd = cwd.replace(b"\r\n", b"\n")
+
+    def _keep(self, data: bytes) -> None:
+        self._payload_size += len(data)
+        self._payload += data[: max(0, _CWD_LIMIT - len(self._payload))]
+
+
+class HeadTail:
+    """Bytes of which at most `limit` are kept: the first half and the last half."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = max(limit // 2, 1)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left_out = 0
+
+    def append(self, data: bytes) -> None:
+        """Add to the end; what is over the limit goes from the middle."""
+        room = self._half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        # Late, so that each byte is moved once at most.
+        if len(self._tail) > 2 * self._half:
+            self._trim()
+
+    def parts(self) -> tuple[bytes, bytes, int]:
+        """Give the head, the tail and the number of bytes left out between them; no character is cut."""
+        self._trim()
+        head, tail = bytes(self._head), bytes(self._tail)
+        if not self._left_out:
+            return head + tail, b"", 0
+        whole_head, whole_tail = _whole_end(head), _whole_start(tail)
+        cut = len(head) - len(whole_head) + len(tail) - len(whole_tail)
+        return whole_head, whole_tail, self._left_out + cut
+
+    def _trim(self) -> None:
+        excess = len(self._tail) - self._half
+        if excess > 0:
+            del self._tail[:excess]
+            self._left_out += excess
+
+
+def _partial(data: bytes, mark: bytes) -> int:
+    """Give where a mark that `data` does not hold whole may have begun, else the length of `data`."""
+    at = data.find(b"\x1b", max(0, len(data) - len(mark) + 1))
+    while at >= 0:
+        if mark.startswith(data[at:]):
+            return at
+        at = data.find(b"\x1b", at + 1)
+    return len(data)
+
+
+_CONTINUATION = range(0x80, 0xC0)
+_LONGEST = 4
+"""Bytes of a UTF-8 character."""
+
+
+def _whole_end(data: bytes) -> bytes:
+    """Cut an unfinished UTF-8 character off the end."""
+    for back in range(1, min(_LONGEST, len(data)) + 1):
+        byte = data[-back]
+        if byte not in _CONTINUATION:
+            length = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)  # noqa: PLR2004 - RFC 3629, section 3
+            return data[:-back] if length > back else data
+    return data
+
+
+def _whole_start(data: bytes) -> bytes:
+    """Cut the rest of a UTF-8 character off the start."""
+    start = 0
+    while start < min(_LONGEST - 1, len(data)) and data[start] in _CONTINUATION:
+        start += 1
+    return data[start:]

@@ -1,0 +1,181 @@
+"""A sandbox that is this machine, so that real shells run on a real terminal without a container."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
+from kernelbridge.runtimes.facts import Facts, PythonFacts
+from kernelbridge.workspace.shell import Shell
+
+
+class HostProcess:
+    """`runtimes.base.Process` over a terminal of this machine."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self._process = process
+        self._master = master
+        self._closed = False
+        self._output: asyncio.Queue[bytes] = asyncio.Queue()
+        self.pid = process.pid
+        os.set_blocking(master, False)
+        asyncio.get_running_loop().add_reader(master, self._on_output)
+
+    def _on_output(self) -> None:
+        try:
+            data = os.read(self._master, 65536)
+        except BlockingIOError:
+            return
+        except OSError:  # what Linux says when a terminal has hung up
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._master)
+        self._output.put_nowait(data)
+
+    async def read(self) -> bytes:
+        data = await self._output.get()
+        if not data:
+            self._output.put_nowait(b"")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        if self._closed or self._process.returncode is not None:
+            raise BrokenPipeError
+        assert os.write(self._master, data) == len(data)
+
+    async def resize(self, rows: int, cols: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    async def signal(self, signum: int) -> None:
+        if self._process.returncode is None:
+            os.killpg(self.pid, signum)
+
+    async def kill(self) -> None:
+        for pid in session(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def wait(self) -> ExitStatus:
+        code = await self._process.wait()
+        return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)
+
+    async def aclose(self) -> None:
+        await self.kill()
+        await self._process.wait()
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
+            self._output.put_nowait(b"")
+
+
+def session(sid: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[3]) == sid and fields[0] not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
+@dataclass
+class HostSandbox:
+    """`runtimes.base.Sandbox` without a wall around it."""
+
+    facts: Facts
+    workspace_path: str
+    sockets_path: str
+    id: str = "host"
+    processes: list[HostProcess] = field(default_factory=list)
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE_PATH,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+    ) -> Process:
+        assert tty
+        master, slave = pty.openpty()
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env={**self.facts.env, **(env or {})},
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(slave)
+        self.processes.append(HostProcess(process, master))
+        return self.processes[-1]
+
+    async def wait(self) -> ExitStatus:
+        raise NotImplementedError
+
+    async def destroy(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Place:
+    """Where the shells of one test run."""
+
+    sandbox: HostSandbox
+    home: Path
+    commands: Path
+    opened: list[Shell] = field(default_factory=list)
+
+    async def shell(
+        self, *, max_output: int = 1 << 20, grace: float = 2.0, env: Mapping[str, str] | None = None
+    ) -> Shell:
+        shell = await Shell.start(
+            self.sandbox,
+            commands_host=self.commands,
+            commands_inside=str(self.commands),
+            env=env or {},
+            max_output=max_output,
+            grace=grace,
+        )
+        self.opened.append(shell)
+        return shell
+
+
+PROGRAMS = {"bash": "/bin/bash", "dash": "/bin/dash"}
+
+
+@pytest.fixture
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """A place whose shell is bash, or the one that the test is parametrised with."""
+    program = PROGRAMS[getattr(request, "param", "bash")]
+    home, commands = tmp_path / "workspace", tmp_path / "with space 'n quote"
+    home.mkdir()
+    commands.mkdir()
+    env = {"PATH": f"/opt/sandbox/bin:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8"}
+    python = PythonFacts(sys.executable, sys.version_info[:2], True, (), sys.executable)  # noqa: FBT003 - facts in their order
+    facts = Facts(uid=os.getuid(), gid=os.getgid(), env=env, python=python, kernelspecs={}, shell=program)
+    place = Place(HostSandbox(facts, str(home), str(commands)), home, commands)
+    yield place
+    for shell in place.opened:
+        await shell.aclose()
+    left = [pid for process in place.sandbox.processes for pid in session(process.pid)]
+    assert left == [], "processes were left behind"
+    assert list(commands.iterdir()) == [], "commands were left behind"
+
+
+@pytest.fixture
+async def shell(place: Place) -> Shell:
+    return await place.shell()

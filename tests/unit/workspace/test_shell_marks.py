@@ -1,0 +1,128 @@
+"""One command's output is found whatever surrounds it and however it comes in pieces."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelbridge.workspace.shell_marks import CommandMarks, HeadTail, MarkState
+
+NONCE = "5eed" * 8
+START = f"\x1b]133;C;{NONCE}\x07".encode()
+
+
+def end(status: object = 0, cwd: bytes = b"/workspace", nonce: str = NONCE) -> bytes:
+    return f"\x1b]133;D;{nonce};{status};".encode() + cwd + f"{nonce}\x07".encode()
+
+
+def feed(chunks: Iterable[bytes]) -> tuple[CommandMarks, bytes]:
+    marks = CommandMarks(NONCE)
+    return marks, b"".join([marks.receive_data(chunk) for chunk in chunks])
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    at = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[a:b] for a, b in pairwise(at)]
+
+
+WHOLE = b"typed echo\r\n[1]+ Done\r\n" + START + b"out\x1b[31mput \x1b]133;D;x;0;\x07 \x1b]133;" + end(7) + b"prompt"
+
+
+def test_the_output_lies_between_the_marks() -> None:
+    marks, output = feed([WHOLE])
+    assert output == b"out\x1b[31mput \x1b]133;D;x;0;\x07 \x1b]133;"
+    assert (marks.state, marks.status, marks.cwd) == (MarkState.ENDED, 7, b"/workspace")
+
+
+def test_marks_may_be_split_at_any_byte() -> None:
+    for cut in range(len(WHOLE)):
+        marks, output = feed([WHOLE[:cut], WHOLE[cut:]])
+        assert output == b"out\x1b[31mput \x1b]133;D;x;0;\x07 \x1b]133;"
+        assert (marks.state, marks.status, marks.cwd) == (MarkState.ENDED, 7, b"/workspace")
+    marks, output = feed(WHOLE[i : i + 1] for i in range(len(WHOLE)))
+    assert (marks.state, marks.status, marks.cwd) == (MarkState.ENDED, 7, b"/workspace")
+    assert output == b"out\x1b[31mput \x1b]133;D;x;0;\x07 \x1b]133;"
+
+
+_BITS = st.sampled_from(
+    [
+        b"\x1b",
+        b"\x1b]133;",
+        b"\x1b]133;C;\x07",
+        b"\x1b]133;D;0;/\x07",
+        START[:-3],
+        end()[:30],
+        end(nonce="0" * 32),
+        b"\x07",
+    ]
+)
+
+
+@given(
+    st.lists(st.binary(max_size=9) | _BITS, max_size=12),
+    st.lists(st.binary(max_size=9) | _BITS, max_size=12),
+    st.binary(max_size=40).filter(lambda cwd: b"\r" not in cwd),
+    st.integers(0, 255),
+    st.lists(st.integers(0, 10_000), max_size=30),
+)
+def test_any_noise_any_output_any_directory(
+    noise: list[bytes], output: list[bytes], cwd: bytes, status: int, cuts: list[int]
+) -> None:
+    data = b"".join(noise) + START + b"".join(output) + end(status, cwd.replace(b"\n", b"\r\n")) + b"".join(noise)
+    marks, found = feed(pieces(data, cuts))
+    assert found == b"".join(output)
+    assert (marks.state, marks.status, marks.cwd) == (MarkState.ENDED, status, cwd or None)
+
+
+def test_output_is_not_held_back_without_need() -> None:
+    marks, output = feed([START + b"progress \x1b"])
+    assert output == b"progress "
+    assert marks.receive_data(b"[K") == b"\x1b[K"
+    assert marks.receive_data(b"\x1b]133;") == b""
+    assert marks.take_rest() == b"\x1b]133;"
+    assert marks.take_rest() == b""
+
+
+def test_an_end_without_a_start_is_a_refusal() -> None:
+    marks, output = feed([b"bash: __kb_begin: command not found\r\n", end(127)])
+    assert (marks.state, output) == (MarkState.REFUSED, b"")
+
+
+@pytest.mark.parametrize("status", ["", "-1", "1234", "x", "²"])
+def test_a_status_that_is_none_is_unknown(status: str) -> None:
+    marks, _ = feed([START, end(status)])
+    assert (marks.state, marks.status) == (MarkState.ENDED, None)
+
+
+def test_an_endless_directory_name_costs_no_memory() -> None:
+    marks, _ = feed([START, end()[:-40], *[b"x" * 65536] * 100, f"{NONCE}\x07".encode()])
+    assert (marks.state, marks.status, marks.cwd) == (MarkState.ENDED, 0, None)
+    assert len(marks._payload) <= 8192
+
+
+@given(st.text(alphabet="aé漢🎉\n", max_size=200), st.integers(1, 300), st.lists(st.integers(0, 1000), max_size=9))
+def test_head_and_tail_are_kept_and_the_rest_is_counted(text: str, limit: int, cuts: list[int]) -> None:
+    data = text.encode()
+    kept = HeadTail(limit)
+    for piece in pieces(data, cuts):
+        kept.append(piece)
+    head, tail, left_out = kept.parts()
+    assert len(head) + len(tail) + left_out == len(data)
+    assert data.startswith(head)
+    assert data.endswith(tail)
+    assert head.decode() + tail.decode() is not None
+    if len(data) <= 2 * (limit // 2):
+        assert (head, left_out) == (data, 0)
+    else:
+        assert len(head) + len(tail) <= max(limit, 2)
+        assert left_out <= len(data) - 2 * (limit // 2) + 6
+
+
+def test_memory_is_bounded_while_output_comes() -> None:
+    kept = HeadTail(1000)
+    for _ in range(1000):
+        kept.append(b"x" * 777)
+        assert len(kept._tail) + len(kept._head) <= 1500
+    assert kept.parts() == (b"x" * 500, b"x" * 500, 776_000)
