@@ -41,7 +41,7 @@ class CellName(str):
     `marshal` refuses it.
     """
 
-    __slots__ = ()
+    __slots__ = ("skipped",)  # empty lines at the start, which IPython removes
 
     def __eq__(self, other):
         return self is other if type(other) is CellName else str.__eq__(self, other)
@@ -68,10 +68,11 @@ def install_names(kernel):
         if not filename:
             return type(compiler).cache(compiler, transformed_code, number, raw_code)
         name = CellName(filename)
+        name.skipped = empty_lines(raw_code or "") - empty_lines(transformed_code)
         linecache.cache[name] = (
             len(transformed_code),
             None,  # no file, so `checkcache` leaves it alone
-            [line + "\n" for line in transformed_code.splitlines()],
+            ["\n"] * name.skipped + [line + "\n" for line in transformed_code.splitlines()],
             name,
         )
         cached.append(name)
@@ -79,6 +80,11 @@ def install_names(kernel):
         while kept[0] > SOURCES and len(cached) > 1:
             kept[0] -= (linecache.cache.pop(cached.popleft(), None) or (0,))[0]
         return name
+
+    def ast_parse(source, filename="<unknown>", symbol="exec"):
+        if type(filename) is CellName:
+            source = "\n" * filename.skipped + source
+        return type(compiler).ast_parse(compiler, source, filename, symbol)
 
     def format_name(name):
         if type(name) is CellName:
@@ -88,7 +94,14 @@ def install_names(kernel):
     # The wording for a prompt that waits for more ("incomplete input") is no use for a whole cell.
     compiler.flags &= ~getattr(codeop, "PyCF_ALLOW_INCOMPLETE_INPUT", 0)
     compiler.cache = cache
+    compiler.ast_parse = ast_parse
     compiler.format_code_name = format_name
+
+
+def empty_lines(code):
+    """Count the empty lines that code starts with."""
+    code = code[: len(code) - len(code.lstrip())]
+    return code.count("\n")
 
 
 def parent_of(kernel):
@@ -189,6 +202,9 @@ class Outbox:
     def publish(self, stream, parent, text):
         session = self.session
         session.pid = os.getpid()
+        if not text.isascii():
+            # Half a surrogate pair, from a file name that is not UTF-8, say: JSON cannot carry it.
+            text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         for start in range(0, len(text), PART):
             content = {"name": stream.name, "text": text[start : start + PART]}
             session.send(self, session.msg("stream", content, parent=parent), ident=stream.topic)

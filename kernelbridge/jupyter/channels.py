@@ -121,8 +121,9 @@ class _Channel:
         self._closed = False
         self._loop.add_reader(self._readers[0], self._drain)
         self._loop.add_reader(self._readers[1], self._watch)
-        # What came before the reader was there has had its signal.
+        # There is no signal for what came before anybody looked.
         self._loop.call_soon(self._drain)
+        self._loop.call_soon(self._watch)
 
     def send(self, frames: list[bytes]) -> None:
         try:

@@ -24,6 +24,7 @@ _MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
 _SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
 _PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
 _DISPLAYS = frozenset({"display_data", "execute_result"})
+_OUTPUT = _DISPLAYS | {"stream", "update_display_data", "clear_output"}
 
 
 class State(Enum):
@@ -187,8 +188,12 @@ class ExecutionTable:
         elif execution is None:
             self._on_late(message)
         elif message.msg_type == "error":
-            execution.failure = wire.decode(message.content, wire.Failure)
-        elif _take_output(execution.output, message):
+            failure = wire.decode(message.content, wire.Failure)
+            self._show_failure(execution)
+            execution.failure = failure
+        elif message.msg_type in _OUTPUT:
+            self._show_failure(execution)
+            _take_output(execution.output, message)
             self._move(execution, Event.OUTPUT)
 
     def end_all(self, cause: str, error: str) -> None:
@@ -203,9 +208,17 @@ class ExecutionTable:
         if status == "idle":
             self._move(execution, Event.IDLE)
 
+    def _show_failure(self, execution: Execution) -> None:
+        """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
+        failure, execution.failure = execution.failure, None
+        if failure is not None:
+            execution.output.stream("stderr", _failure_text(failure, self._max_output))
+
     def _on_late(self, message: wire.Message) -> None:
         if message.msg_type == "stream":
             text = wire.decode(message.content, wire.Stream).text
+        elif message.msg_type == "error":
+            text = _failure_text(wire.decode(message.content, wire.Failure), self._max_output)
         elif message.msg_type in _DISPLAYS:
             output = Output(self._max_output)
             _take_output(output, message)
@@ -221,6 +234,8 @@ class ExecutionTable:
             return
         execution.state = state
         if state in FINAL:
+            if execution.reply is not None and execution.reply.status == "ok":
+                self._show_failure(execution)
             del self._pending[execution.msg_id]
             now = self._clock()
             duration_ms = (now - execution.began) * 1000
@@ -230,7 +245,7 @@ class ExecutionTable:
             execution.done(_outcome(execution, duration_ms, self._max_output, error))
 
 
-def _take_output(output: Output, message: wire.Message) -> bool:
+def _take_output(output: Output, message: wire.Message) -> None:
     match message.msg_type:
         case "stream":
             stream = wire.decode(message.content, wire.Stream)
@@ -246,12 +261,9 @@ def _take_output(output: Output, message: wire.Message) -> bool:
             )
         case "update_display_data":
             display = wire.decode(message.content, wire.Display)
-            output.update(display.data, display.metadata or {}, display.display_id)
+            output.update(display.data, display.metadata or {}, display.display_id, len(message.content))
         case "clear_output":
             output.clear(wait=wire.decode(message.content, wire.ClearOutput).wait)
-        case _:
-            return False
-    return True
 
 
 def _outcome(execution: Execution, duration_ms: float, max_output: int, error: str) -> Outcome:
@@ -301,6 +313,10 @@ def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
     message = " ".join(part.strip() for part in message.splitlines() if part.strip())
     text = f"{name}: {message}" if message else name
     return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
+
+
+def _failure_text(failure: wire.Failure, limit: int) -> str:
+    return (plain_traceback(failure.traceback or [], limit) or describe(failure)).rstrip("\n") + "\n"
 
 
 def plain_traceback(lines: list[str], limit: int) -> str:

@@ -87,6 +87,11 @@ class Kernel:
         state = "dead" if self.died.done() else "alive"
         return f"<Kernel {self.spec.name} {state} pending={len(self._table)}>"
 
+    @property
+    def alive(self) -> bool:
+        """Whether a cell can be submitted. False as soon as its end is noticed, before `died` is set."""
+        return self._channels is not None and not self._closing and self._fault is None and not self._exited.done()
+
     @classmethod
     async def start(
         cls,
@@ -233,8 +238,7 @@ class Kernel:
 
     async def _install_hooks(self) -> None:
         """Run the hooks as an expression beside an empty cell: IPython wraps the streams while a cell runs."""
-        source = resources.files("kernelbridge.guest").joinpath("hooks.py").read_text(encoding="utf-8")
-        run = f"exec(compile({source!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
+        run = f"exec(compile({hooks_source()!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
         reply = await self._request(
             "shell",
             "execute_request",
@@ -358,6 +362,11 @@ _ENDED = {
     "out_of_memory": "OutOfMemory: the kernel used more memory than the session may; its variables are lost",
     "session_closed": "SessionClosed: the session was closed while the cell ran",
 }
+
+
+def hooks_source() -> str:
+    """Give the program that runs inside a Python kernel before its first cell."""
+    return resources.files("kernelbridge.guest").joinpath("hooks.py").read_text(encoding="utf-8")
 
 
 def command(

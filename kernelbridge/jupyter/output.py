@@ -21,6 +21,8 @@ ResultType = Literal["execute_result", "display_data"]
 
 _JOIN = 8192  # characters: small writes are joined, or a million of them would be a million objects
 _BLOCK = 1 << 18  # characters that are drawn at once; a block takes milliseconds, whatever is in it
+_RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty ones are not free
+_MAX_DISPLAYS = 10_000  # displays of one cell that can be updated
 _ESCAPE_TAIL = 64  # characters in which the start of a cut escape sequence is looked for
 
 
@@ -32,10 +34,11 @@ def size(text: str) -> int:
 class _Slot:
     """The text of one display: a later update replaces it in place."""
 
-    __slots__ = ("text",)
+    __slots__ = ("place", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.place: Literal["head", "tail", "left out"] = "tail"
 
 
 _Piece = str | _Slot
@@ -142,6 +145,7 @@ class BoundedText:
         self._join()
         length = size(slot.text)
         if length <= self._half - self._head_size and not self._tail:
+            slot.place = "head"
             self._head.append(slot)
             self._head_size += length
         else:
@@ -149,11 +153,16 @@ class BoundedText:
 
     def resized(self, slot: _Slot, text: str) -> None:
         """Replace the text of a slot; one that was left out is not brought back."""
-        change = size(text) - size(slot.text)
-        if slot in self._tail:
-            self._tail_size += change
-        elif slot in self._head:
-            self._head_size += change
+        if slot.place == "left out":
+            return
+        if slot.place == "tail":
+            self._tail_size += size(text) - size(slot.text)
+        else:
+            self._head_size -= size(slot.text)
+            kept = _first_bytes(text, self._half - self._head_size)
+            self.left_out += size(text) - size(kept)
+            self._head_size += size(kept)
+            text = kept
         slot.text = text
         self._trim()
 
@@ -188,7 +197,10 @@ class BoundedText:
             text = _text(piece)
             length = size(text)
             excess = self._tail_size - self._half
-            if length <= excess or isinstance(piece, _Slot):
+            if isinstance(piece, _Slot):
+                self._tail.popleft()
+                piece.place, piece.text = "left out", ""
+            elif length <= excess:
                 self._tail.popleft()
             elif length < excess + 2 * _JOIN:
                 return  # the piece goes when it can go whole; `text()` cuts what is over
@@ -244,6 +256,14 @@ class Rendered:
     missing, "stdout": bytes, "stderr": bytes, "results": bytes}`, or None when all is there."""
 
 
+@dataclass(slots=True)
+class _Result:
+    """A bundle that can still be updated, and its length in bytes as it arrived."""
+
+    result: dict[str, Any]
+    length: int
+
+
 class Output:
     """Collects the output of one execution."""
 
@@ -262,7 +282,7 @@ class Output:
         self._results: list[dict[str, Any]] = []
         self._results_size = 0
         self._shown: dict[str, list[_Slot]] = {}
-        self._by_id: dict[str, list[dict[str, Any]]] = {}
+        self._by_id: dict[str, list[_Result]] = {}
 
     def stream(self, name: str, text: str) -> None:
         """Take a `stream` message; every name but `stderr` counts as stdout."""
@@ -287,25 +307,38 @@ class Output:
         slot = _Slot(text)
         self._kept.append_slot(slot)
         result = {"type": kind, "data": data, "metadata": metadata}
-        self._results_size += len(msgspec.json.encode(result)) if length is None else length
-        if self._results_size > self._limit:
-            self._results_left_out += self._results_size - self._limit
-            self._results_size = self._limit
-            return
-        self._results.append(result)
-        if display_id is not None:
+        if length is None:
+            length = len(msgspec.json.encode(result))
+        kept = self._results_size + length + _RESULT_COST <= self._limit
+        if kept:
+            self._results_size += length + _RESULT_COST
+            self._results.append(result)
+        else:
+            self._results_left_out += length
+        if display_id is not None and len(self._shown) < _MAX_DISPLAYS:
             self._shown.setdefault(display_id, []).append(slot)
-            self._by_id.setdefault(display_id, []).append(result)
+            if kept:
+                self._by_id.setdefault(display_id, []).append(_Result(result, length))
 
-    def update(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
+    def update(
+        self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, length: int | None = None
+    ) -> None:
         """Take an `update_display_data`; one whose display is not of this execution changes nothing."""
-        if display_id is None or len(data.get("text/plain", "")) > self._limit:
+        if display_id is None:
             return
+        if length is None:
+            length = len(msgspec.json.encode(data))
+        text = _plain(data)
         for slot in self._shown.get(display_id, ()):
-            self._kept.resized(slot, _plain(data))
-        for result in self._by_id.get(display_id, ()):
-            result["data"] = data
-            result["metadata"] = metadata
+            self._kept.resized(slot, text)
+        for kept in self._by_id.get(display_id, ()):
+            size_now = self._results_size + length - kept.length
+            if size_now > self._limit:
+                self._results_left_out += length
+                continue
+            self._results_size = size_now
+            kept.length = length
+            kept.result.update(data=data, metadata=metadata)
 
     def clear(self, *, wait: bool) -> None:
         """Take a `clear_output`; with `wait` it happens when the next output comes."""

@@ -1,0 +1,130 @@
+"""A kernel with a fault: `python faulty_kernel.py FAULT CONNECTION_FILE`.
+
+It answers `kernel_info_request` as it should, and to `execute_request` does what its fault says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+FAULT, FILE = sys.argv[1:3]
+INFO = json.loads(Path(FILE).read_text())
+DELIMITER = b"<IDS|MSG>"
+
+
+def bind(context: zmq.Context[zmq.Socket[bytes]], kind: int, channel: str) -> zmq.Socket[bytes]:
+    socket = context.socket(kind)
+    socket.bind(f"ipc://{INFO['ip']}-{INFO[channel + '_port']}")
+    return socket
+
+
+class Kernel:
+    def __init__(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.shell = bind(context, zmq.ROUTER, "shell")
+        self.control = bind(context, zmq.ROUTER, "control")
+        self.stdin = bind(context, zmq.ROUTER, "stdin")
+        self.iopub = bind(context, zmq.PUB, "iopub")
+        self.hb = bind(context, zmq.REP, "hb")
+        self.executed: list[dict[str, Any]] = []
+
+    def serve(self) -> None:
+        poller = zmq.Poller()
+        for socket in (self.shell, self.control):
+            poller.register(socket, zmq.POLLIN)
+        while True:
+            for socket, _ in poller.poll():
+                identity, _, _, header, _, _, _ = socket.recv_multipart()
+                request = json.loads(header)
+                self.iopub_send("status", request, {"execution_state": "busy"})
+                if request["msg_type"] == "execute_request":
+                    self.execute(identity, request)
+                    continue
+                reply = request["msg_type"].replace("_request", "_reply")
+                self.send(socket, [identity], reply, request, {"status": "ok"})
+                self.iopub_send("status", request, {"execution_state": "idle"})
+
+    def frames(
+        self, msg_type: str, parent: dict[str, Any], content: bytes, key: bytes = INFO["key"].encode()
+    ) -> list[bytes]:
+        header = {"msg_id": os.urandom(8).hex(), "msg_type": msg_type, "version": "5.3"}
+        parts = [json.dumps(header).encode(), json.dumps(parent).encode(), b"{}", content]
+        mac = hmac.new(key, digestmod=hashlib.sha256)
+        for part in parts:
+            mac.update(part)
+        return [DELIMITER, mac.hexdigest().encode(), *parts]
+
+    def send(self, socket: Any, prefix: list[bytes], msg_type: str, parent: dict[str, Any], content: Any) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        socket.send_multipart([*prefix, *self.frames(msg_type, parent, raw)])
+
+    def iopub_send(self, msg_type: str, parent: dict[str, Any], content: Any) -> None:
+        self.send(self.iopub, [b"topic"], msg_type, parent, content)
+
+    def finish(self, identity: bytes, request: dict[str, Any]) -> None:
+        self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
+        self.iopub_send("status", request, {"execution_state": "idle"})
+
+    def execute(self, identity: bytes, request: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - one case per fault
+        self.executed.append(request)
+        self.iopub_send("stream", request, {"name": "stdout", "text": "before the fault\n"})
+        deep = b'{"name":"stdout","text":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        match FAULT:
+            case "no delimiter":
+                self.iopub.send_multipart([b"topic", b"nothing", b"of", b"the", b"kind"])
+            case "one empty frame":
+                self.shell.send_multipart([identity, b""])
+            case "wrong signature":
+                self.shell.send_multipart([identity, *self.frames("execute_reply", request, b'{"status":"ok"}', b"no")])
+            case "deep json":
+                self.iopub_send("stream", request, deep)
+            case "deep header":
+                frames = self.frames("stream", request, b"{}")
+                self.iopub.send_multipart([frames[0], frames[1], b"[" * 100_000, *frames[3:]])
+            case "text is a number":
+                self.iopub_send("stream", request, {"name": "stdout", "text": 5})
+            case "reply is a list":
+                self.send(self.shell, [identity], "execute_reply", request, [])
+            case "frame over the limit":
+                self.iopub_send("stream", request, {"name": "stdout", "text": "x" * (2 << 20)})
+            case "many frames":
+                self.iopub.send_multipart([b"x" * 1000] * 10_000)
+            case "closes its channels":
+                for socket in (self.shell, self.iopub, self.control):
+                    socket.close(linger=1000)
+                time.sleep(3600)
+            case "forged":
+                stranger = {"msg_id": "somebody else's"}
+                for parent in (stranger, {}, request, request):
+                    self.send(self.shell, [identity], "execute_reply", parent, {"status": "ok", "execution_count": 7})
+                    self.send(self.iopub, [], "execute_reply", parent, {"status": "ok", "execution_count": 8})
+                for parent in (stranger, request, request):
+                    self.iopub_send("status", parent, {"execution_state": "idle"})
+                self.finish(identity, request)
+            case "aborts the second":
+                if len(self.executed) == 2:
+                    # As IPython does: a reply alone counts, no execute_input and no output before it.
+                    self.send(self.shell, [identity], "execute_reply", request, {"status": "aborted"})
+                else:
+                    self.finish(identity, request)
+            case "output after the reply":
+                self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
+                self.iopub_send("stream", request, {"name": "stdout", "text": "after the reply\n"})
+                self.iopub_send("status", request, {"execution_state": "idle"})
+            case "never answers":
+                pass
+            case _:
+                raise SystemExit(f"unknown fault {FAULT!r}")
+
+
+if __name__ == "__main__":
+    Kernel().serve()

@@ -1,0 +1,238 @@
+"""What cells give, from one real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from kernelbridge.jupyter.execution import Outcome
+from tests.unit.jupyter.conftest import PATIENCE, Notebook
+
+
+def _append(answers: list[int], number: int, _: object) -> None:
+    answers.append(number)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_result(notebook: Notebook) -> None:
+    outcome = await notebook.run("print('hello')\n1 + 1")
+    assert outcome.success
+    assert outcome.output == "hello\n2\n"
+    assert outcome.stdout == "hello\n"
+    assert outcome.results == [{"type": "execute_result", "data": {"text/plain": "2"}, "metadata": {}}]
+    assert (outcome.error, outcome.traceback, outcome.cause, outcome.truncated) == (None, None, None, None)
+    assert outcome.execution_count is not None
+    assert outcome.duration_ms > 0
+    assert outcome.cpu_ms is not None
+    assert outcome.cpu_ms > 0
+
+
+async def test_fifty_pipelined_cells_answer_in_order_and_an_error_aborts_nothing(notebook: Notebook) -> None:
+    answers: list[int] = []
+    sent = []
+    for number in range(50):
+        done = notebook.send(f"print({number})" if number != 20 else "1/0")
+        done.add_done_callback(partial(_append, answers, number))
+        sent.append(done)
+    outcomes: list[Outcome] = await asyncio.wait_for(asyncio.gather(*sent), PATIENCE)
+    assert answers == list(range(50))
+    assert [outcome.output for outcome in outcomes] == [f"{n}\n" if n != 20 else "" for n in range(50)]
+    assert [outcome.success for outcome in outcomes] == [n != 20 for n in range(50)]
+    assert outcomes[20].error == "ZeroDivisionError: division by zero"
+
+
+async def test_twenty_thousand_flushed_prints_arrive_complete_and_in_order(notebook: Notebook) -> None:
+    outcome = await notebook.run("for i in range(20000): print(i, flush=True)")
+    assert outcome.output == "".join(f"{number}\n" for number in range(20000))
+    assert outcome.truncated is None
+
+
+async def test_eight_megabytes_are_complete(notebook: Notebook) -> None:
+    outcome = await notebook.run("for i in range(100000): print(f'{i:<80}')")
+    assert outcome.output == "".join(f"{number:<80}\n" for number in range(100_000))
+    assert outcome.truncated is None
+
+
+async def test_stdout_and_stderr_are_in_the_order_of_writing(notebook: Notebook) -> None:
+    code = """
+        import sys
+        for i in range(1000):
+            print("out", i)
+            print("err", i, file=sys.stderr)
+        sys.stdout.write("a"); sys.stderr.write("b"); sys.stdout.write("c\\n")
+        None
+    """
+    outcome = await notebook.run(dedent(code))
+    assert outcome.output == "".join(f"out {n}\nerr {n}\n" for n in range(1000)) + "abc\n"
+    assert outcome.stderr == "".join(f"err {n}\n" for n in range(1000)) + "b"
+
+
+async def test_displays_and_prints_are_in_order(notebook: Notebook) -> None:
+    code = """
+        import sys
+        for i in range(200):
+            print("before", i)
+            display(i)
+            print("after", i, file=sys.stderr)
+    """
+    outcome = await notebook.run(dedent(code))
+    assert outcome.output == "".join(f"before {n}\n{n}\nafter {n}\n" for n in range(200))
+
+
+async def test_output_of_subprocesses_and_c_code_is_in_its_place(notebook: Notebook) -> None:
+    code = """
+        import ctypes, os, subprocess, sys
+        print("1")
+        os.system("echo 2")
+        print("3", file=sys.stderr)
+        subprocess.run(["sh", "-c", "echo 4; echo 5 >&2"])
+        print("6")
+        os.write(2, b"7\\n")
+        print("8")
+        _ = ctypes.CDLL(None).printf(b"9\\n")
+    """
+    outcome = await notebook.run(dedent(code))
+    assert outcome.output == "1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+
+
+async def test_much_output_of_a_subprocess_is_whole_and_in_its_cell(notebook: Notebook) -> None:
+    outcome = await notebook.run("import subprocess\nsubprocess.run(['seq', '200000'])\nNone")
+    assert outcome.output == "".join(f"{number}\n" for number in range(1, 200_001))
+    outcome = await notebook.run("subprocess.run(['printf', 'ä€😀' * 2000])\nprint()")
+    assert outcome.output == "ä€😀" * 2000 + "\n"
+
+
+async def test_output_of_forked_children_arrives(notebook: Notebook) -> None:
+    code = """
+        import multiprocessing, os
+        def child(): print("from a child")
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start(); process.join()
+        print("from the parent")
+    """
+    outcome = await notebook.run(dedent(code))
+    whole = outcome.output + "".join(notebook.late)
+    assert "from the parent\n" in outcome.output
+    assert whole.count("from a child\n") == 1
+
+
+async def test_overwriting_and_clearing(notebook: Notebook) -> None:
+    code = """
+        from IPython.display import clear_output, display
+        for i in range(101): print(f"\\r{i}%", end="")
+        print("\\x1b[32m done\\x1b[0m")
+    """
+    outcome = await notebook.run(dedent(code))
+    assert outcome.output == "100% done\n"
+    assert "\r50%" in outcome.stdout
+    outcome = await notebook.run("print('gone'); clear_output(wait=True); print('kept')")
+    assert (outcome.output, outcome.stdout) == ("kept\n", "gone\nkept\n")
+    outcome = await notebook.run("d = display('one', display_id=True); print('x'); d.update('two')")
+    assert outcome.output == "'two'\nx\n"
+
+
+async def test_late_output_of_a_thread_goes_to_the_session(notebook: Notebook) -> None:
+    code = """
+        import threading
+        go, said = threading.Event(), threading.Event()
+        def late():
+            go.wait(60); print("from the thread"); said.set()
+        threading.Thread(target=late).start()
+        print("from the cell")
+    """
+    first = await notebook.run(dedent(code))
+    assert first.output == "from the cell\n"
+    second = await notebook.run("go.set(); said.wait(60); print('from the second cell')")
+    assert second.output == "from the second cell\n"
+    assert "from the thread\n" in await notebook.late_text("from the thread\n")
+
+
+async def test_output_of_a_pools_threads_belongs_to_the_running_cell(notebook: Notebook) -> None:
+    await notebook.run("from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)")
+    for number in range(2):
+        outcome = await notebook.run(f"pool.submit(print, {number}).result()")
+        assert outcome.output == f"{number}\n"
+    await notebook.run("pool.shutdown()")
+
+
+async def test_top_level_await_magics_and_commands(notebook: Notebook) -> None:
+    outcome = await notebook.run("import asyncio\nawait asyncio.sleep(0)\nprint('awaited')")
+    assert outcome.output == "awaited\n"
+    assert (await notebook.run("%%bash\necho from bash")).output == "from bash\n"
+    assert (await notebook.run("!echo from the shell")).output == "from the shell\n"
+    assert "per loop" in (await notebook.run("%timeit -n1 -r1 1")).output
+    assert (await notebook.run("%nosuch")).error == "UsageError: Line magic function `%nosuch` not found."
+
+
+async def test_history_names_work_without_a_history_database(notebook: Notebook) -> None:
+    outcome = await notebook.run("6 * 7")
+    count = outcome.execution_count
+    outcome = await notebook.run(f"print(_, Out[{count}], In[{count}], _{count}, _i{count})")
+    assert outcome.output == "42 42 6 * 7 42 6 * 7\n"
+    outcome = await notebook.run("secret = 1", store_history=False)
+    assert (await notebook.run("In[-1]")).results[0]["data"]["text/plain"] == "'In[-1]'"
+
+
+async def test_a_silent_cell_shows_no_result(notebook: Notebook) -> None:
+    outcome = await notebook.run("print('said')\n5", silent=True)
+    assert outcome.success
+    assert (outcome.output, outcome.results) == ("said\n", [])
+
+
+async def test_input_is_refused_and_not_waited_for(notebook: Notebook) -> None:
+    outcome = await notebook.run("input('name? ')")
+    assert not outcome.success
+    assert outcome.error is not None
+    assert outcome.error.startswith("StdinNotImplementedError: ")
+
+
+async def test_text_that_is_not_unicode_survives(notebook: Notebook) -> None:
+    outcome = await notebook.run("print('a\\udcffb', '\\ud800')")
+    assert outcome.success
+    assert outcome.output == "a\\udcffb \\ud800\n"
+
+
+async def test_what_is_over_the_limit_is_counted(notebook: Notebook) -> None:
+    outcome = await notebook.run("print('a' * 30_000_000)")
+    assert outcome.truncated is not None
+    assert outcome.truncated["bytes"] + len(outcome.output) == 30_000_001
+
+
+async def test_no_name_is_left_in_the_users_namespace(notebook: Notebook) -> None:
+    outcome = await notebook.run(
+        "print([n for n in dir() if 'kernelbridge' in n.lower() or n in ('Outbox', 'install')])"
+    )
+    assert outcome.output == "[]\n"
+
+
+async def test_an_interrupt_reaches_the_cell_and_its_subprocesses(notebook: Notebook) -> None:
+    gate = Path(notebook.sandbox.workspace_path) / "gate"
+    os.mkfifo(gate)
+    started = (
+        "open('gate', 'w').close(); time.sleep(60)",
+        "subprocess.run(['sh', '-c', 'echo > gate; sleep 60'])",
+        "!echo > gate; sleep 60",
+        "open('gate', 'w').close()\nwhile True: pass",
+    )
+    await notebook.run("import subprocess, time")
+    for code in started:
+        done = notebook.send(code)
+        await asyncio.wait_for(asyncio.to_thread(gate.read_text), PATIENCE)
+        await notebook.kernel.interrupt()
+        outcome = await asyncio.wait_for(done, PATIENCE)
+        assert outcome.state_preserved
+        if not code.startswith("!"):
+            assert (outcome.success, outcome.cause, outcome.error) == (False, "interrupted", "KeyboardInterrupt")
+    outcome = await notebook.run(
+        "import os\nprint([p for p in os.listdir('/proc') if p.isdigit() and"
+        " open(f'/proc/{p}/stat').read().rsplit(')', 1)[1].split()[3] == str(os.getsid(0)) and"
+        " 'sleep' in open(f'/proc/{p}/comm').read()])"
+    )
+    assert outcome.output == "[]\n"

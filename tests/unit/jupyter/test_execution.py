@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State, describe
+from kernelbridge.jupyter.wire import BadFrame, Message
+
+LIMIT = 1 << 16
+
+
+class Bench:
+    """A table with a clock that is wound by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.late: list[str] = []
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.table = ExecutionTable(max_output=LIMIT, clock=lambda: self.now, late=self.late.append)
+
+    def add(self, name: str) -> None:
+        self.outcomes[name] = []
+        self.table.add(name, self.outcomes[name].append)
+
+    def shell(self, parent: str, msg_type: str = "execute_reply", metadata: Any = None, **content: Any) -> None:
+        self.table.on_shell(make(parent, msg_type, content, metadata or {}))
+
+    def iopub(self, parent: str, msg_type: str, **content: Any) -> None:
+        self.table.on_iopub(make(parent, msg_type, content, {}))
+
+    def event(self, name: str, event: Event) -> None:
+        match event:
+            case Event.REPLY:
+                self.shell(name, status="ok", execution_count=1)
+            case Event.ABORTED:
+                self.shell(name, status="aborted")
+            case Event.IDLE:
+                self.iopub(name, "status", execution_state="idle")
+            case Event.OUTPUT:
+                self.iopub(name, "stream", name="stdout", text="text\n")
+            case Event.END:
+                self.table.end_all("kernel_died", "KernelDied: gone")
+
+
+def make(parent: str, msg_type: str, content: Any, metadata: Any) -> Message:
+    raw, meta = json.dumps(content).encode(), json.dumps(metadata).encode()
+    return Message(msg_type=msg_type, msg_id="m", parent_id=parent, metadata=meta, content=raw)
+
+
+def test_every_state_and_event_is_decided() -> None:
+    for state, event in itertools.product(State, Event):
+        if state in FINAL:
+            assert (state, event) not in TRANSITIONS
+        if event is Event.END and state not in FINAL:
+            assert TRANSITIONS[state, event] is State.ENDED
+        if event is Event.OUTPUT and state not in FINAL:
+            assert TRANSITIONS[state, event] is state
+    ignored = {pair for pair in itertools.product(State, Event) if pair not in TRANSITIONS and pair[0] not in FINAL}
+    assert ignored == {(State.REPLIED, Event.REPLY), (State.REPLIED, Event.ABORTED), (State.IDLE, Event.IDLE)}
+
+
+@given(st.lists(st.sampled_from(list(Event)), max_size=12))
+def test_whatever_comes_there_is_one_completion(events: list[Event]) -> None:
+    bench = Bench()
+    bench.add("a")
+    state = State.SENT
+    for event in events:
+        bench.event("a", event)
+        state = TRANSITIONS.get((state, event), state)
+        assert len(bench.outcomes["a"]) == (1 if state in FINAL else 0)
+        assert len(bench.table) == (0 if state in FINAL else 1)
+
+
+def test_done_is_reply_and_idle() -> None:
+    for first, second in itertools.permutations((Event.REPLY, Event.IDLE)):
+        bench = Bench()
+        bench.add("a")
+        bench.event("a", Event.OUTPUT)
+        bench.event("a", first)
+        bench.event("a", Event.OUTPUT)
+        assert not bench.outcomes["a"]
+        bench.now = 1.5
+        bench.event("a", second)
+        (outcome,) = bench.outcomes["a"]
+        assert outcome.success
+        assert outcome.output == outcome.stdout == "text\ntext\n"
+        assert outcome.duration_ms == 1500
+        assert (outcome.error, outcome.cause, outcome.state_preserved) == (None, None, True)
+
+
+def test_aborted_is_done_with_the_reply_alone() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.event("a", Event.ABORTED)
+    (outcome,) = bench.outcomes["a"]
+    assert not outcome.success
+    assert outcome.error is not None
+    assert outcome.error.startswith("Aborted: ")
+    assert outcome.state_preserved
+    bench.event("a", Event.IDLE)
+    assert len(bench.outcomes["a"]) == 1
+    assert not bench.late
+
+
+def test_the_end_keeps_the_output_and_says_why() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.add("b")
+    bench.event("a", Event.OUTPUT)
+    bench.table.end_all("out_of_memory", "OutOfMemory: too much")
+    assert len(bench.table) == 0
+    for name, output in (("a", "text\n"), ("b", "")):
+        (outcome,) = bench.outcomes[name]
+        assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "out_of_memory", False)
+        assert outcome.error == "OutOfMemory: too much"
+        assert outcome.output == output
+
+
+def test_a_cell_is_timed_from_the_end_of_the_one_before() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.add("b")
+    for name, at in (("a", 1.0), ("b", 3.0)):
+        bench.now = at
+        bench.event(name, Event.REPLY)
+        bench.event(name, Event.IDLE)
+    assert [bench.outcomes[name][0].duration_ms for name in "ab"] == [1000, 2000]
+
+
+def test_a_failure_is_told_on_one_line_with_its_traceback() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.iopub("a", "error", ename="X", evalue="y", traceback=["ignored"])
+    bench.shell(
+        "a", status="error", ename="ValueError", evalue="one\n  two", traceback=["\x1b[31mTraceback\x1b[0m", "line"]
+    )
+    bench.event("a", Event.IDLE)
+    (outcome,) = bench.outcomes["a"]
+    assert outcome.error == "ValueError: one two"
+    assert outcome.traceback == "Traceback\nline"
+    assert outcome.cause is None
+
+
+def test_the_error_message_stands_in_for_an_empty_reply() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.iopub("a", "error", ename="E", evalue="", traceback=["t"])
+    bench.shell("a", status="error")
+    bench.event("a", Event.IDLE)
+    assert (bench.outcomes["a"][0].error, bench.outcomes["a"][0].traceback) == ("E", "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("SyntaxError", "invalid syntax (main.py, line 1)", "SyntaxError: invalid syntax"),
+        ("IndentationError", "unexpected indent (my file.py, line 12)", "IndentationError: unexpected indent"),
+        ("ValueError", "bad (main.py, line 1)", "ValueError: bad (main.py, line 1)"),
+        ("KeyError", "'a'", "KeyError: 'a'"),
+        ("StopIteration", "", "StopIteration"),
+        ("Error", None, "Error"),
+        ("A\nB", "c\r\n\r\nd", "A B: c d"),
+    ],
+)
+def test_error_lines(name: str, value: str | None, text: str) -> None:
+    assert describe(wire.Failure(name, value)) == text
+
+
+def test_a_long_error_is_cut() -> None:
+    assert len(describe(wire.Failure("E", "x" * 100_000))) == 4096
+
+
+def test_an_interrupted_cell_says_so_only_if_it_failed() -> None:
+    for status, cause in (("ok", None), ("error", "interrupted")):
+        bench = Bench()
+        bench.add("a")
+        running = bench.table.running
+        assert running is not None
+        running.cause = "interrupted"
+        bench.shell("a", status=status, ename="KeyboardInterrupt", evalue="")
+        bench.event("a", Event.IDLE)
+        assert bench.outcomes["a"][0].cause == cause
+        assert bench.outcomes["a"][0].state_preserved
+
+
+def test_leaving_loses_the_state() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.shell("a", status="ok", payload=[{"source": "ask_exit", "keepkernel": False}])
+    bench.event("a", Event.IDLE)
+    assert bench.outcomes["a"][0].success
+    assert not bench.outcomes["a"][0].state_preserved
+
+
+def test_cpu_time_comes_from_the_metadata() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.shell("a", metadata={"started": "x", "kernelbridge": {"cpu_ms": 12.5}}, status="ok")
+    bench.event("a", Event.IDLE)
+    assert bench.outcomes["a"][0].cpu_ms == 12.5
+
+
+def test_strangers_messages_are_nobodys() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.shell("b", status="ok")
+    bench.shell("", status="ok")
+    bench.shell("a", msg_type="kernel_info_reply", status="ok")
+    bench.iopub("b", "status", execution_state="idle")
+    bench.iopub("a", "execute_reply", status="ok")
+    bench.iopub("a", "comm_open", comm_id="x")
+    assert len(bench.table) == 1
+    assert not bench.late
+
+
+def test_output_of_no_pending_cell_is_late() -> None:
+    bench = Bench()
+    bench.iopub("old", "stream", name="stderr", text="thread\n")
+    bench.iopub("old", "display_data", data={"text/plain": "shown"}, metadata={})
+    bench.iopub("old", "error", ename="E", evalue="", traceback=[])
+    bench.iopub("old", "clear_output", wait=False)
+    assert bench.late == ["thread\n", "shown\n", "E\n"]
+
+
+def test_a_traceback_that_is_not_the_end_is_output() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.iopub("a", "error", ename="Shown", evalue="", traceback=["by %tb"])
+    bench.event("a", Event.OUTPUT)
+    bench.iopub("a", "error", ename="Last", evalue="", traceback=["the end"])
+    bench.shell("a", status="error", ename="Last", evalue="", traceback=["the end"])
+    bench.event("a", Event.IDLE)
+    outcome = bench.outcomes["a"][0]
+    assert (outcome.output, outcome.error, outcome.traceback) == ("by %tb\ntext\n", "Last", "the end")
+    bench.add("b")
+    bench.iopub("b", "error", ename="Shown", evalue="", traceback=["by %tb"])
+    bench.event("b", Event.REPLY)
+    bench.event("b", Event.IDLE)
+    assert (bench.outcomes["b"][0].output, bench.outcomes["b"][0].error) == ("by %tb\n", None)
+
+
+def test_a_bad_message_is_told() -> None:
+    bench = Bench()
+    bench.add("a")
+    with pytest.raises(BadFrame):
+        bench.iopub("a", "stream", name="stdout", text=5)
+    with pytest.raises(BadFrame):
+        bench.shell("a", status=7)

@@ -1,0 +1,246 @@
+"""Kernels that die, freeze, or break the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.errors import KernelError
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.facts import KernelSpec
+from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
+
+NewNotebook = Callable[..., Awaitable[Notebook]]
+
+
+def spec(*argv: str) -> KernelSpec:
+    return KernelSpec(name="faulty", argv=argv, language="faulty", display_name="Faulty")
+
+
+def faulty(fault: str) -> KernelSpec:
+    return spec(sys.executable, str(Path(__file__).with_name("faulty_kernel.py")), fault, "{connection_file}")
+
+
+async def died(notebook: Notebook) -> ExitStatus:
+    return await asyncio.wait_for(asyncio.shield(notebook.kernel.died), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "no delimiter",
+        "one empty frame",
+        "wrong signature",
+        "deep json",
+        "deep header",
+        "text is a number",
+        "reply is a list",
+        "frame over the limit",
+        "many frames",
+        "closes its channels",
+    ],
+)
+async def test_a_kernel_that_breaks_the_protocol_is_ended(new_notebook: NewNotebook, fault: str) -> None:
+    notebook = await new_notebook(faulty(fault), max_message=1 << 20)
+    outcomes: list[Outcome] = []
+    for _ in range(3):
+        notebook.kernel.submit(Cell(code="x"), outcomes.append)
+    assert await died(notebook) == ExitStatus(signal=signal.SIGKILL)
+    assert len(outcomes) == 3
+    assert outcomes[0].output in {"before the fault\n", ""}
+    for outcome in outcomes:
+        assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "kernel_died", False)
+        assert outcome.error is not None
+        assert outcome.error.startswith("KernelDied: the kernel was ended because it ")
+    with pytest.raises(KernelError):
+        notebook.send("x")
+    await notebook.kernel.interrupt()
+
+
+async def test_forged_messages_complete_a_request_once(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("forged"))
+    outcomes: list[Outcome] = []
+    for _ in range(5):
+        notebook.kernel.submit(Cell(code="x"), outcomes.append)
+    last = await notebook.run("x")
+    assert len(outcomes) == 5
+    assert [outcome.execution_count for outcome in [*outcomes, last]] == [7] * 6
+
+
+async def test_an_aborted_cell_ends_with_its_reply(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("aborts the second"))
+    sent = [notebook.send("x") for _ in range(3)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*sent), PATIENCE)
+    assert [outcome.success for outcome in outcomes] == [True, False, True]
+    assert (outcomes[1].error or "").startswith("Aborted: ")
+
+
+async def test_output_after_the_reply_belongs_to_the_cell(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("output after the reply"))
+    assert (await notebook.run("x")).output == "before the fault\nafter the reply\n"
+
+
+async def test_the_session_can_be_closed_while_a_cell_runs(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("never answers"))
+    done = notebook.send("x")
+    await notebook.kernel.aclose()
+    assert done.result().cause == "session_closed"
+    assert notebook.kernel.died.result() == ExitStatus(signal=signal.SIGKILL)
+    await notebook.kernel.aclose()
+
+
+async def test_a_cell_can_be_ended_from_outside(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("never answers"))
+    done = notebook.send("x")
+    notebook.kernel.end_pending("session_closed")
+    assert (done.result().cause, done.result().state_preserved) == ("session_closed", False)
+
+
+async def test_a_kernel_killed_while_a_cell_runs(new_notebook: NewNotebook) -> None:
+    """The dead peer: nobody answers any more, and nothing waits for it."""
+    notebook = await new_notebook()
+    gate = Path(notebook.sandbox.workspace_path) / "gate"
+    os.mkfifo(gate)
+    running = notebook.send("print('so far', flush=True); open('gate', 'w').close()\nwhile True: pass")
+    queued = notebook.send("x")
+    await asyncio.wait_for(asyncio.to_thread(gate.read_text), PATIENCE)
+    os.kill(notebook.sandbox.processes[0].pid, signal.SIGKILL)
+    outcome = await asyncio.wait_for(running, PATIENCE)
+    assert (outcome.success, outcome.cause, outcome.output) == (False, "kernel_died", "so far\n")
+    assert outcome.error == "KernelDied: the kernel ended (signal 9); its variables are lost"
+    assert queued.result().cause == "kernel_died"
+    assert await died(notebook) == ExitStatus(signal=signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import os; print('so far', flush=True); os._exit(7)", ExitStatus(code=7)),
+        ("import ctypes; print('so far', flush=True); ctypes.string_at(0)", ExitStatus(signal=signal.SIGSEGV)),
+    ],
+)
+async def test_a_kernel_that_dies_of_its_cell(new_notebook: NewNotebook, code: str, status: ExitStatus) -> None:
+    notebook = await new_notebook()
+    outcome = await notebook.run(code)
+    assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "kernel_died", False)
+    assert f"({status})" in (outcome.error or "")
+    assert outcome.output in {"so far\n", ""}  # what ZeroMQ had sent when the process was gone
+    assert await died(notebook) == status
+
+
+@pytest.mark.parametrize("code", ["exit()", "quit()", "exit", "import sys; sys.exit(3)"])
+async def test_leaving(new_notebook: NewNotebook, code: str) -> None:
+    notebook = await new_notebook()
+    outcome = await notebook.run(f"print('bye')\n{code}" if code != "exit" else code)
+    if "sys" in code:
+        assert (outcome.success, outcome.error) == (False, "SystemExit: 3")
+        assert (await notebook.run("1")).success
+        return
+    assert outcome.success
+    assert not outcome.state_preserved
+    assert await died(notebook) == ExitStatus(code=0)
+
+
+async def test_a_frozen_kernel_blocks_nothing(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook()
+    pid = notebook.sandbox.processes[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    sent = [notebook.send(f"len({'x' * 10_000!r}) + {number}") for number in range(300)]
+    os.kill(pid, signal.SIGCONT)
+    outcomes = await asyncio.wait_for(asyncio.gather(*sent), PATIENCE)
+    assert [outcome.output for outcome in outcomes] == [f"{10_000 + number}\n" for number in range(300)]
+    os.kill(pid, signal.SIGSTOP)
+    done = notebook.send("1")
+    await notebook.kernel.kill()
+    assert (await asyncio.wait_for(done, PATIENCE)).cause == "kernel_died"
+
+
+async def test_the_first_cell_of_a_fresh_kernel_has_all_its_output(new_notebook: NewNotebook) -> None:
+    """The lost iopub at start: a subscription takes effect some time after connect."""
+    for _ in range(5):
+        notebook = await new_notebook()
+        assert (await notebook.run("print('first')\n1")).output == "first\n1\n"
+        assert notebook.late == []
+
+
+async def test_a_kernel_without_hooks_works_too(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(hooks=False)
+    outcome = await notebook.run("print('a')\n1/0")
+    assert (outcome.output, outcome.error, outcome.cpu_ms) == ("a\n", "ZeroDivisionError: division by zero", None)
+    assert "\x1b" not in (outcome.traceback or "\x1b")
+
+
+async def test_hooks_that_do_not_fit_leave_a_working_kernel(
+    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelbridge.jupyter.kernel.hooks_source", lambda: "raise ImportError('no such IPython')")
+    notebook = await new_notebook()
+    assert (await notebook.run("print(1)")).output == "1\n"
+
+
+async def test_a_second_incarnation_beside_the_first(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook()
+    first = notebook.kernel
+    await notebook.start(incarnation=2)
+    assert (await notebook.run("2")).output == "2\n"
+    await first.aclose()
+    assert (await notebook.run("3")).output == "3\n"
+    assert [path.name for path in Path(notebook.sandbox.sockets_path).iterdir()] == ["k2"]
+
+
+async def test_a_cell_that_cannot_be_sent_leaves_nothing_behind(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("never answers"))
+    with pytest.raises(ValueError, match="surrogates"):
+        notebook.send("'\ud800'")
+    assert repr(notebook.kernel) == "<Kernel faulty alive pending=0>"
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (
+            ("sh", "-c", "echo no such module >&2; exit 3"),
+            "its process ended (exit code 3); the last it printed: no such",
+        ),
+        (("sh", "-c", "kill -9 $$"), "its process ended (signal 9)"),
+        (
+            ("sh", "-c", "echo starting; exec sleep 3600"),
+            "it did not answer within 0.5 s; the last it printed: starting",
+        ),
+        (
+            ("sh", "-c", "cd $(dirname $0) && touch s-1 s-2 s-3 s-4 s-5; exec sleep 3600", "{connection_file}"),
+            "something else is in the place of its socket s-1",
+        ),
+        (
+            (
+                "sh",
+                "-c",
+                "cd $(dirname $0) && for i in 1 2 3 4 5; do ln -s /run/x s-$i; done; exec sleep 3600",
+                "{connection_file}",
+            ),
+            "something else is in the place of its socket s-1",
+        ),
+    ],
+)
+async def test_a_kernel_that_does_not_start(tmp_path: Path, argv: tuple[str, ...], why: str) -> None:
+    sandbox = HostSandbox(tmp_path)
+    with pytest.raises(KernelError) as caught:
+        await Kernel.start(
+            sandbox,
+            spec(*argv),
+            sockets_host=Path(sandbox.sockets_path),
+            incarnation=1,
+            on_late_output=lambda _: None,
+            start_timeout=0.5 if "within" in why else PATIENCE,
+        )
+    assert why in caught.value.reason
+    assert list(Path(sandbox.sockets_path).iterdir()) == []
+    assert all(process._ended.done() for process in sandbox.processes)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.wire import BadFrame, Codec
+
+KEY = b"a key"
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts,
+    lambda t: st.lists(t) | st.dictionaries(texts, t),
+    max_leaves=10,
+)
+
+
+def message(content: bytes = b"{}", msg_type: str = "stream", parent: bytes = b'{"msg_id":"p"}') -> list[bytes]:
+    header = json.dumps({"msg_id": "m", "msg_type": msg_type}).encode()
+    parts = [header, parent, b"{}", content]
+    return [wire.DELIMITER, Codec(KEY, "s").sign(parts), *parts]
+
+
+@given(msg_type=texts, content=st.dictionaries(texts, trees), user=texts, topic=st.lists(st.binary(max_size=8)))
+def test_what_is_built_can_be_parsed(msg_type: str, content: object, user: str, topic: list[bytes]) -> None:
+    topic = [frame for frame in topic if frame != wire.DELIMITER]
+    msg_id, frames = Codec(KEY, "s").request(msg_type, content, username=user, metadata={"kernelbridge": {"x": 1}})
+    parsed = Codec(KEY, "other").parse([*topic, *frames, b"a buffer"])
+    assert (parsed.msg_id, parsed.msg_type, parsed.parent_id) == (msg_id, msg_type, "")
+    assert msgspec.json.decode(parsed.content) == content
+    assert json.loads(parsed.metadata) == {"kernelbridge": {"x": 1}}
+
+
+def test_a_request_says_who_and_when_in_protocol_5_3() -> None:
+    codec = Codec(KEY, "session")
+    ids = {codec.request("execute_request", {})[0] for _ in range(3)}
+    assert ids == {"session_1", "session_2", "session_3"}
+    header = json.loads(codec.request("execute_request", {}, username="anna")[1][2])
+    assert header["version"] == "5.3"
+    assert header["username"] == "anna"
+    assert header["session"] == "session"
+    assert header["date"].endswith("+00:00")
+
+
+def test_text_that_is_not_unicode_cannot_be_sent() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        Codec(KEY, "s").request("execute_request", {"code": "\ud800"})
+
+
+@given(st.lists(st.binary(max_size=64), max_size=12))
+def test_garbage_is_a_bad_frame(frames: list[bytes]) -> None:
+    with pytest.raises(BadFrame):
+        Codec(KEY, "s").parse(frames)
+
+
+@given(
+    parts=st.lists(st.binary(max_size=64) | trees.map(lambda t: json.dumps(t).encode()), min_size=4, max_size=6),
+    kind=st.sampled_from(list(wire._decoders)),
+)
+def test_signed_garbage_is_a_bad_frame_or_a_message(parts: list[bytes], kind: type) -> None:
+    codec = Codec(KEY, "s")
+    try:
+        wire.decode(codec.parse([wire.DELIMITER, codec.sign(parts[:4]), *parts]).content, kind)
+    except BadFrame:
+        return
+
+
+@given(content=st.binary(max_size=200), kind=st.sampled_from(list(wire._decoders)))
+def test_content_is_decoded_or_a_bad_frame(content: bytes, kind: type) -> None:
+    try:
+        assert isinstance(wire.decode(content, kind), kind)
+    except BadFrame:
+        return
+
+
+def broken() -> dict[str, list[bytes]]:
+    good = message()
+    codec = Codec(KEY, "s")
+    deep = b"[" * 100_000
+    headers = [
+        deep,
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"msg_id":1,"msg_type":"x"}',
+        b'{"msg_id":"\\ud800","msg_type":"x"}',
+        b"\xff",
+    ]
+    cases = {
+        "nothing": [],
+        "no delimiter": good[1:],
+        "no signature": [wire.DELIMITER],
+        "parts missing": good[:-1],
+        "wrong signature": [good[0], b"0" * 64, *good[2:]],
+        "empty signature": [good[0], b"", *good[2:]],
+        "changed content": [*good[:-1], b'{"a":1}'],
+    }
+    for header in headers:
+        parts = [header, *good[3:]]
+        cases[f"header {header[:40]!r}"] = [wire.DELIMITER, codec.sign(parts), *parts]
+    for parent in (deep, b"5", b'{"msg_id":5}'):
+        cases[f"parent {parent[:40]!r}"] = message(parent=parent)
+    return cases
+
+
+@pytest.mark.parametrize("frames", broken().values(), ids=list(broken()))
+def test_broken_frames(frames: list[bytes]) -> None:
+    with pytest.raises(BadFrame):
+        Codec(KEY, "s").parse(frames)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (wire.Stream, b'{"name":"stdout","text":5}'),
+        (wire.Stream, b'{"name":"stdout"}'),
+        (wire.Status, b'{"execution_state":null}'),
+        (wire.Display, b'{"data":[]}'),
+        (wire.Display, b'{"data":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"),
+        (wire.Display, b'{"data":{"a":' + b"[" * 300 + b"]" * 300 + b"}}"),
+        (wire.Display, b'{"data":{},"metadata":{"a":' + b'{"b":' * 300 + b"1" + b"}" * 300 + b"}}"),
+        (wire.ExecuteReply, b'{"status":"ok","execution_count":"1"}'),
+        (wire.ExecuteReply, b'{"status":"error","traceback":[1]}'),
+        (wire.Failure, b"{}"),
+        (wire.Stream, b""),
+        (wire.Stream, b'{"name":"stdout","text":"a"'),
+    ],
+)
+def test_content_of_the_wrong_shape(kind: type, content: bytes) -> None:
+    with pytest.raises(BadFrame, match=f"{kind.__name__} message|MIME bundle"):
+        wire.decode(content, kind)
+
+
+def test_what_honest_kernels_get_wrong_is_repaired() -> None:
+    # `print(os.listdir())` of a name that is not UTF-8, and a figure with NaN in it
+    assert wire.decode(b'{"name":"stdout","text":"a\xffb"}', wire.Stream).text == "a\ufffdb"
+    assert wire.decode(b'{"name":"stdout","text":"a\\ud800b"}', wire.Stream).text == "a?b"
+    assert wire.decode(b'{"data":{"application/json":{"x":NaN}}}', wire.Display).data == {
+        "application/json": {"x": None}
+    }
+
+
+def test_null_stands_for_no_parent() -> None:
+    assert Codec(KEY, "s").parse(message(parent=b"null")).parent_id == ""
+
+
+def test_a_display_id_that_is_not_text_is_none() -> None:
+    assert wire.decode(b'{"data":{},"transient":{"display_id":7}}', wire.Display).display_id is None
+    assert wire.decode(b'{"data":{},"transient":null}', wire.Display).display_id is None
+    assert wire.decode(b'{"data":{},"transient":{"display_id":"d"}}', wire.Display).display_id == "d"
