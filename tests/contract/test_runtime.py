@@ -324,12 +324,12 @@ async def test_killing_everything_from_inside_is_told(make_sandbox: MakeSandbox)
 async def test_a_failed_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec, tmp_path: Path) -> None:
     good = make_spec()
     bad = SandboxSpec(good.workspace_id, tmp_path / "absent", good.sockets)
-    counts = []
-    for _ in range(3):
+    before, times = len(descriptors()), 20
+    for _ in range(times):
         with pytest.raises(SandboxError, match="absent"):
             await runtime.create(bad)
-        counts.append((len(descriptors()), children()))
-    assert counts[1] == counts[2]  # the first may open what is then kept, such as a connection to the engine
+    assert children() == []
+    assert len(descriptors()) < before + times  # connections to an engine may be opened and kept, but not one each time
     await (await runtime.create(good)).destroy()
 
 
