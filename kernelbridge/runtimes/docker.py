@@ -1,0 +1,360 @@
+"""Sandboxes as Docker containers, one per workspace.
+
+DockerRuntime        makes, finds again and removes containers (this module)
+├── docker_spec      what the engine is told about one: all of its isolation (pure)
+├── docker_image     what the image offers, once per digest
+├── docker_sandbox   one container
+│   ├── docker_process   one `docker exec`
+    │   ├── docker_control   its idle process, which sends signals
+│   └── docker_exit      what its exit means: code, signal, out of memory
+├── docker_events    the thread that follows the engine's event stream
+├── docker_attach    the byte streams of execs
+└── docker_engine    calls to the engine, in threads, in bounded time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import docker
+import structlog
+from docker.errors import APIError
+
+from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
+from kernelbridge.runtimes.base import ExitStatus, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.docker_control import IDLE
+from kernelbridge.runtimes.docker_engine import (
+    CALL_TIMEOUT,
+    GONE,
+    ClientFactory,
+    Engine,
+    EngineInfo,
+    explain,
+    no_answer,
+    probe_engine,
+)
+from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
+from kernelbridge.runtimes.docker_exit import exit_status
+from kernelbridge.runtimes.docker_image import WorkspaceImage
+from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.docker_spec import (
+    INSTANCE_LABEL,
+    LAUNCH_LABEL,
+    WORKSPACE_LABEL,
+    Launch,
+    workspace_mounts,
+)
+from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.facts import Facts
+
+__all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
+
+log = structlog.get_logger(__name__)
+
+_CONFLICT = 409
+_NOT_FOUND = 404
+
+
+class DockerRuntime:
+    """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
+
+    def __init__(
+        self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp_profile: str | None
+    ) -> None:
+        self.info = _runtime_info(about, image)
+        self._engine = engine
+        self._instance = instance
+        self._cpus = about.cpus
+        self._background = Background()
+        self._sandboxes: dict[str, DockerSandbox] = {}
+        # Launches that were given up while the engine did not answer: it may still carry them out.
+        self._given_up: set[str] = set()
+        self._closed = False
+        self._released = False
+        self._connected = asyncio.Event()
+        self._launch = partial(
+            Launch, instance=instance, command=IDLE, seccomp=seccomp_profile, userns_remap="userns" in about.security
+        )
+        self._image = WorkspaceImage(image, engine=engine, launch=self._new_launch, start=self._start)
+        self._events = EventFollower(
+            engine.new_client,
+            label=self._own_label,
+            on_event=self._take_event,
+            on_connected=self._stream_began,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        image: str,
+        instance: str,
+        client_factory: ClientFactory = docker.from_env,
+        seccomp_profile: Path | None = None,
+        call_timeout: float = CALL_TIMEOUT,
+    ) -> DockerRuntime:
+        """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
+
+        `instance` names this server's data directory: its containers carry it, and only those are ever touched.
+        """
+        profile = _read_profile(seccomp_profile)
+        engine = Engine(client_factory, timeout=call_timeout)
+        try:
+            about = await engine.open()
+        except APIError as exc:
+            await engine.aclose()
+            raise RuntimeUnavailable("The Docker engine does not answer", explain(exc)) from exc
+        except BaseException:
+            await engine.aclose()
+            raise
+        runtime = cls(engine, about, image=image, instance=instance, seccomp_profile=profile)
+        try:
+            async with asyncio.timeout(call_timeout):
+                await runtime._connected.wait()
+        except TimeoutError as exc:
+            await runtime.aclose()
+            raise no_answer("following its events", call_timeout) from exc
+        except BaseException:
+            await runtime.aclose()
+            raise
+        return runtime
+
+    def __repr__(self) -> str:
+        return f"<DockerRuntime {self._instance}, {len(self._sandboxes)} sandboxes>"
+
+    async def prepare(self) -> Facts:
+        """Learn what a new sandbox will look like; raises `ImageError`."""
+        _, facts = await self._image.current()
+        return facts
+
+    async def create(self, spec: SandboxSpec) -> DockerSandbox:
+        """Make and start a container; raises `SandboxError` or `ImageError`, and then leaves nothing behind."""
+        if self._closed:
+            raise SandboxError("No sandbox can be made", "the runtime was closed")
+        return await self._background.whole(
+            self._create(spec), undo=DockerSandbox.destroy, doing=f"making the sandbox of {spec.workspace_id}"
+        )
+
+    async def reclaim(self) -> int:
+        """Remove the containers of earlier servers with the same instance; return how many."""
+        found = await self._listed(self._own_label)
+        stale = [row["Id"] for row in found if row["Id"] not in self._sandboxes]
+        for container_id in stale:
+            await self._remove(container_id)
+        return len(stale)
+
+    async def aclose(self) -> None:
+        """Remove every container that it made, end its threads. Idempotent; what cannot be removed is logged."""
+        self._closed = True
+        await self._background.settle()
+        sandboxes = list(self._sandboxes.values())
+        await asyncio.gather(*(self._clean_up(token) for token in self._given_up))
+        results = await asyncio.gather(*(box.destroy() for box in sandboxes), return_exceptions=True)
+        for box, result in zip(sandboxes, results, strict=True):
+            if isinstance(result, BaseException):
+                log.warning("container_left_behind", container=box.id, reason=str(result))
+        await self._background.settle()
+        if self._released:
+            return
+        self._released = True
+        self._events.stop()
+        await self._engine.join(partial(self._events.join, self._engine.timeout))
+        await self._engine.aclose()
+
+    @property
+    def _own_label(self) -> str:
+        return f"{INSTANCE_LABEL}={self._instance}"
+
+    def _new_launch(self, **details: Any) -> Launch:
+        return self._launch(token=secrets.token_hex(8), **details)
+
+    async def _create(self, spec: SandboxSpec) -> DockerSandbox:
+        image, facts = await self._image.current()
+        launch = self._new_launch(
+            workspace_id=spec.workspace_id,
+            image=image,
+            user=f"{facts.uid}:{facts.gid}",
+            # The engine refuses to promise more than the host has.
+            limits=replace(spec.limits, cpus=min(spec.limits.cpus, self._cpus or spec.limits.cpus)),
+            mounts=workspace_mounts(spec),
+        )
+        sandbox = await self._start(launch)
+        sandbox.facts = facts
+        return sandbox
+
+    async def _start(self, launch: Launch) -> DockerSandbox:
+        """Make and start a container: two calls, when all is well."""
+        sandbox: DockerSandbox | None = None
+        try:
+            sandbox = await self._make(launch)
+            container_id = sandbox.id
+            await self._engine.call(lambda api: api.start(container_id), doing="starting a container")
+        except (RuntimeUnavailable, APIError) as exc:
+            if sandbox is not None:
+                self._dropped(sandbox)
+            if isinstance(exc, RuntimeUnavailable):
+                self._give_up(launch)
+                raise
+            await self._clean_up(launch.token)
+            if exc.status_code == _NOT_FOUND and "no such image" in explain(exc).lower():
+                raise self._image.absent() from exc
+            raise SandboxError("The sandbox could not be started", _start_problem(explain(exc))) from exc
+        return sandbox
+
+    async def _make(self, launch: Launch) -> DockerSandbox:
+        def make(api: Any) -> str:  # untyped: the stubs lack this call
+            made: str = api.create_container_from_config(launch.container(), launch.name)["Id"]
+            return made
+
+        try:
+            container_id = await self._engine.call(make, doing="making a container")
+        except APIError as exc:
+            if exc.status_code != _CONFLICT:
+                raise
+            await self._remove_stale(launch)
+            container_id = await self._engine.call(make, doing="making a container")
+        sandbox = DockerSandbox(
+            container_id, engine=self._engine, background=self._background, on_removed=self._dropped
+        )
+        self._sandboxes[container_id] = sandbox
+        return sandbox
+
+    def _dropped(self, sandbox: DockerSandbox) -> None:
+        self._sandboxes.pop(sandbox.id, None)
+
+    async def _remove_stale(self, launch: Launch) -> None:
+        """Remove what an earlier server left under the name that `launch` needs; raises `SandboxError`."""
+        try:
+            there = await self._engine.call(
+                lambda api: api.inspect_container(launch.name), doing="looking up a container"
+            )
+        except APIError as exc:
+            if exc.status_code == _NOT_FOUND:
+                return
+            raise
+        labels = there["Config"]["Labels"] or {}
+        ours = labels.get(INSTANCE_LABEL) == self._instance and labels.get(WORKSPACE_LABEL) == launch.workspace_id
+        if there["Id"] in self._sandboxes:
+            raise SandboxError("The sandbox could not be made", "this workspace already has one")
+        if not ours:
+            raise SandboxError(
+                "The sandbox could not be made",
+                f"a container that is not this server's is called {launch.name}; rename or remove it",
+            )
+        await self._remove(there["Id"])
+
+    async def _remove(self, container_id: str) -> None:
+        try:
+            await self._engine.call(
+                lambda api: api.remove_container(container_id, v=True, force=True), doing="removing a container"
+            )
+        except APIError as exc:
+            if exc.status_code not in GONE:
+                raise SandboxError(f"Container {container_id[:12]} cannot be removed", explain(exc)) from exc
+
+    async def _listed(self, label: str) -> list[dict[str, Any]]:
+        try:
+            return await self._engine.call(
+                lambda api: api.containers(all=True, filters={"label": label}), doing="listing containers"
+            )
+        except APIError as exc:
+            raise SandboxError("The engine's containers cannot be listed", explain(exc)) from exc
+
+    async def _clean_up(self, token: str) -> None:
+        """Remove what a failed launch has left; if the engine cannot, then when it can."""
+        try:
+            await self._remove_launch(token)
+        except SandboxError as exc:
+            log.warning("container_not_removed", launch=token, reason=str(exc))
+            self._given_up.add(token)
+
+    def _give_up(self, launch: Launch) -> None:
+        """Leave a launch that the engine did not answer. If it comes into being after all, it is removed."""
+        self._given_up.add(launch.token)
+        self._background.spawn(self._clean_up(launch.token), doing=f"removing what became of {launch.name}")
+
+    async def _remove_launch(self, token: str) -> None:
+        for row in await self._listed(f"{LAUNCH_LABEL}={token}"):
+            await self._remove(row["Id"])
+            self._given_up.discard(token)
+
+    def _take_event(self, event: EngineEvent) -> None:
+        if (sandbox := self._sandboxes.get(event.container)) is not None:
+            sandbox.take_event(event)
+        elif event.action in {"create", "start"} and (token := event.labels.get(LAUNCH_LABEL)) in self._given_up:
+            self._background.spawn(self._clean_up(token), doing="removing a container that came too late")
+
+    def _stream_began(self) -> None:
+        if self._connected.is_set() and not self._closed:
+            self._background.spawn(self._catch_up(), doing="catching up with the engine")
+        self._connected.set()
+
+    async def _catch_up(self) -> None:
+        """Learn what happened while the engine's events could not be followed."""
+        known = list(self._sandboxes.values())
+        try:
+            rows = {row["Id"]: row for row in await self._listed(self._own_label)}
+            for sandbox in known:
+                if (row := rows.get(sandbox.id)) is None:
+                    sandbox.lost()
+                elif row["State"] in {"exited", "dead"}:
+                    sandbox.died(await self._how_it_died(sandbox))
+                else:
+                    sandbox.engine_returned()
+            for token in list(self._given_up):
+                await self._remove_launch(token)
+        except SandboxError as exc:
+            log.warning("docker_catch_up_failed", reason=str(exc))
+            self._events.reconnect()
+
+    async def _how_it_died(self, sandbox: DockerSandbox) -> ExitStatus:
+        try:
+            state = (
+                await self._engine.call(lambda api: api.inspect_container(sandbox.id), doing="inspecting a container")
+            )["State"]
+        except APIError as exc:
+            log.warning("container_not_inspected", container=sandbox.id, reason=explain(exc))
+            return ExitStatus()
+        status = exit_status(state["ExitCode"])
+        return replace(status, oom=bool(state.get("OOMKilled")) and status.signal is not None)
+
+
+def _read_profile(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The seccomp profile {path} cannot be read", str(exc)) from exc
+
+
+def _runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
+    warning = None
+    if "seccomp" not in about.security:
+        warning = "the Docker engine filters no system calls: it was built or started without seccomp"
+    return RuntimeInfo(
+        name="docker",
+        detail=f"{about}, image {image}",
+        isolation=(
+            "a container for each workspace: no network but loopback, no capabilities, read-only root, "
+            "a user without privileges, limits on memory, CPU and processes"
+        ),
+        warning=warning,
+    )
+
+
+def _start_problem(reason: str) -> str:
+    lower = reason.lower()
+    if "bind source path does not exist" in lower:
+        return (
+            f"{reason}; the data directory must have the same absolute path for the engine as for kernelbridge, "
+            "also when kernelbridge runs in a container"
+        )
+    if '"/bin/sh"' in reason and ("no such file" in lower or "not found" in lower):
+        return "the image has no /bin/sh"
+    return reason

@@ -1,0 +1,145 @@
+"""The idle process of a container, which sends signals for the bridge.
+
+The engine has no way to signal what `docker exec` started, and a second exec cannot start where a fork bomb has used
+up the processes. So the process that keeps the container alive is a shell that carries out what comes on its stdin, and
+built-ins are all that it needs. The bridge attaches to it when there is something to send.
+
+It runs as the workspace's user, whose programs may lie in its name or stop it: that concerns nobody but themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from docker.errors import APIError
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.docker_attach import Attached, AttachStream, take_over
+from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
+
+OUTLIVED, LEADER_KILLED = 1, 3
+"""Answers of `sweep`: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""
+
+_MARK = b"kernelbridge-control "
+_NOISE = 1 << 20
+"""Bytes that may come before an answer: anyone in the sandbox can write to the shell's stdout."""
+
+_LOOP = r"""text=
+while IFS= read -r line; do
+    if [ "$line" = . ]; then eval "$text"; text=; else text="$text
+$line"; fi
+done
+exec sleep 2147483647
+"""
+# What it can do is sent to it, so that a newer server gets on with older containers.
+# The last line: a number, not `infinity`, because every sleep takes a number. 68 years.
+
+IDLE = ("/bin/sh", "-c", _LOOP, "kernelbridge-idle")
+"""The command of every container."""
+
+_SWEEP = r"""
+sweep() {
+    killed=0
+    rounds=0
+    while [ "$rounds" -lt 200 ]; do
+        left=
+        for file in "/proc/$1/stat" /proc/[0-9]*/stat; do
+            { IFS= read -r stat <"$file"; } 2>/dev/null || continue
+            pid=${stat%% *}
+            set -f; set -- "$1" ${stat##*) }; set +f
+            if [ "$5" = "$1" ] && [ "$2" != Z ] && [ "$2" != X ]; then
+                left=1
+                if kill -9 "$pid" 2>/dev/null && [ "$pid" = "$1" ]; then killed=3; fi
+            fi
+        done
+        if [ -z "$left" ]; then return "$killed"; fi
+        rounds=$((rounds + 1))
+    done
+    return 1
+}
+.
+"""
+# The leader first, or it would see its children die and end in its own way. Again until nothing of the session is left,
+# for a process may be forking while it is killed.
+
+
+class ControlChannel:
+    """Commands to the idle process of one container, one at a time."""
+
+    def __init__(self, container_id: str, *, engine: Engine) -> None:
+        self._container_id = container_id
+        self._engine = engine
+        self._stream: AttachStream | None = None
+        self._seen = b""
+        self._number = 0
+        self._turn = asyncio.Lock()
+
+    async def signal_group(self, signum: int, pgid: int) -> None:
+        """Send a signal to a process group; one that is not there is no error."""
+        await self._ask(f"kill -{int(signum)} -{pgid} 2>/dev/null")
+
+    async def is_alive(self, pid: int) -> bool | None:
+        """Say whether a process is there; None if the container is gone."""
+        answer = await self._ask(f"kill -0 {pid} 2>/dev/null")
+        return None if answer is None else answer == 0
+
+    async def sweep(self, session: int) -> int | None:
+        """SIGKILL a whole session; 0, `LEADER_KILLED` or `OUTLIVED`, None if the container is gone."""
+        return await self._ask(f"sweep {session}")
+
+    async def aclose(self) -> None:
+        """Release the connection. Idempotent."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    async def _ask(self, command: str) -> int | None:
+        async with self._turn:
+            try:
+                stream = await self._attached()
+                async with asyncio.timeout(self._engine.timeout):
+                    self._number += 1
+                    await stream.write(f'{command}\necho "kernelbridge-control {self._number} $?"\n.\n'.encode())
+                    return await self._answer(stream, b"%d " % self._number)
+            except BrokenPipeError:
+                return None
+            except TimeoutError as exc:
+                raise SandboxError(
+                    "Processes in the sandbox cannot be signalled",
+                    f"its idle process gave no answer within {self._engine.timeout:g} s; destroy the sandbox",
+                ) from exc
+            except APIError as exc:
+                if exc.status_code in GONE and "paused" not in explain(exc):
+                    return None
+                raise SandboxError("Processes in the sandbox cannot be signalled", explain(exc)) from exc
+
+    async def _attached(self) -> AttachStream:
+        if self._stream is None or self._stream.ended:
+
+            def attach(api: Any) -> Attached:  # untyped: the stubs leave the parameters open
+                wanted = {"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1}
+                return take_over(api.attach_socket(self._container_id, params=wanted))
+
+            attached = await self._engine.call(
+                attach, doing="attaching to a container", discard=lambda made: made.close()
+            )
+            self._seen = b""
+            stream = AttachStream(framed=True)
+            await stream.connect(attached)
+            await stream.write(_SWEEP.encode())
+            self._stream = stream
+        return self._stream
+
+    async def _answer(self, stream: AttachStream, number: bytes) -> int | None:
+        while True:
+            line, newline, rest = self._seen.partition(b"\n")
+            if newline:
+                self._seen = rest
+                said = line.rpartition(_MARK)[2]
+                if line.startswith(_MARK) and said.startswith(number) and said[len(number) :].isdigit():
+                    return int(said[len(number) :])
+                continue
+            data = await stream.read()
+            if not data:
+                return None
+            self._seen = (self._seen + data)[-_NOISE:]

@@ -1,0 +1,115 @@
+"""What a workspace image offers: inspected and tried once per digest."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+from docker.errors import APIError
+
+from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.runtimes.base import WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.docker_engine import Engine, explain
+from kernelbridge.runtimes.docker_process import DockerProcess
+from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.docker_spec import DEFAULT_USER, ImageFacts, Launch, image_facts
+from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
+
+PROBE_SECONDS = 30.0
+"""How long an image's python may take to say what it is, from a cold disk."""
+
+_FIND_PYTHON = r"""
+for python in python3 python /opt/conda/bin/python; do
+    if command -v "$python" >/dev/null; then exec "$python" -c "$1"; fi
+done
+exit 127
+"""
+_NO_PYTHON = 127
+
+Start = Callable[[Launch], Awaitable[DockerSandbox]]
+
+
+class WorkspaceImage:
+    """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
+
+    def __init__(self, name: str, *, engine: Engine, launch: Callable[..., Launch], start: Start) -> None:
+        """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one."""
+        self.name = name
+        self._engine = engine
+        self._launch = launch
+        self._start = start
+        self._facts: dict[str, Facts] = {}
+        self._probing = asyncio.Lock()
+
+    async def current(self) -> tuple[ImageFacts, Facts]:
+        """Say what the name stands for now; raises `ImageError` when there is nothing usable."""
+        try:
+            inspected = await self._engine.call(
+                lambda api: api.inspect_image(self.name),  # type: ignore[no-untyped-call]  # the stubs lack it
+                doing="looking up the workspace image",
+            )
+        except APIError as exc:
+            if exc.status_code == 404:  # noqa: PLR2004 - HTTP: not found
+                raise self.absent() from exc
+            raise ImageError(f"Workspace image {self.name!r} cannot be looked up", explain(exc)) from exc
+        image = image_facts(inspected)
+        facts = self._facts.get(image.id)
+        if facts is None:
+            async with self._probing:
+                facts = self._facts.get(image.id) or await self._probe(image)
+                self._facts[image.id] = facts
+        return image, facts
+
+    def absent(self) -> ImageError:
+        """Say that the engine does not have the image, and what to do."""
+        return ImageError(
+            f"Workspace image {self.name!r} is not there",
+            "run `kernelbridge images build` for the default image, or `docker pull` for one of your own",
+        )
+
+    async def _probe(self, image: ImageFacts) -> Facts:
+        facts = await self._ask(image, image.run_as)
+        if facts.uid == 0:  # the image gives root another name
+            facts = await self._ask(image, DEFAULT_USER)
+        return facts
+
+    async def _ask(self, image: ImageFacts, user: str) -> Facts:
+        """Run the probe in a sandbox like any other, but without anybody's files."""
+        launch = self._launch(
+            workspace_id=f"probe-{secrets.token_hex(4)}",
+            image=image,
+            user=user,
+            limits=Limits(),
+            tmpfs=(WORKSPACE_PATH,),
+        )
+        unusable = f"Workspace image {self.name!r} cannot be used"
+        try:
+            sandbox = await self._start(launch)
+            try:
+                probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE])
+                async with asyncio.timeout(PROBE_SECONDS):
+                    said = await _read_all(probe)
+                    status = await probe.wait()
+            finally:
+                await sandbox.destroy()
+        except TimeoutError as exc:
+            raise ImageError(unusable, f"its python gave no facts within {PROBE_SECONDS:g} s") from exc
+        except SandboxError as exc:
+            if exc.code != SandboxError.code:  # the engine, not the image
+                raise
+            raise ImageError(unusable, exc.reason or exc.message) from exc
+        if status.code == _NO_PYTHON:
+            raise ImageError(unusable, "it has no python3; install it in the image, with ipykernel")
+        if status.code != 0:
+            tail = " ".join(said.decode("utf-8", "replace").split())[-500:]
+            raise ImageError(unusable, f"its python failed with {status}: {tail}")
+        # A warning may come before the answer, which is the last line.
+        return parse_probe(said.strip().rpartition(b"\n")[2], image.sandbox_env)
+
+
+async def _read_all(process: DockerProcess) -> bytes:
+    pieces: list[bytes] = []
+    while data := await process.read():
+        pieces.append(data)
+    return b"".join(pieces)

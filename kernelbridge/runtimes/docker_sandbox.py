@@ -1,0 +1,166 @@
+"""One container: processes are started in it, and it is known to have ended when it has."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+from docker.api import APIClient
+from docker.errors import APIError
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.runtimes.docker_attach import Attached, start_exec
+from kernelbridge.runtimes.docker_control import ControlChannel
+from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
+from kernelbridge.runtimes.docker_events import EngineEvent
+from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
+from kernelbridge.runtimes.docker_process import DockerProcess, launch_command
+from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.facts import Facts
+
+
+class DockerSandbox:
+    """A running container (`runtimes.base.Sandbox`). Made by `DockerRuntime.create`."""
+
+    facts: Facts
+    """Set once it is a workspace's: the container that finds them out has none."""
+    workspace_path = WORKSPACE_PATH
+    sockets_path = SOCKETS_PATH
+
+    def __init__(
+        self,
+        container_id: str,
+        *,
+        engine: Engine,
+        background: Background,
+        on_removed: Callable[[DockerSandbox], None],
+    ) -> None:
+        self.id = container_id
+        self.control = ControlChannel(container_id, engine=engine)
+        self._engine = engine
+        self._background = background
+        self._on_removed = on_removed
+        self._oom = OomWatch()
+        self._end: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._processes: dict[str, DockerProcess] = {}
+        self._removal: asyncio.Lock = asyncio.Lock()
+        self._removing = False
+        self._removed = False
+
+    def __repr__(self) -> str:
+        state = str(self._end.result()) if self._end.done() else "running"
+        return f"<DockerSandbox {self.id[:12]} {state}, {len(self._processes)} processes>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the container is believed to run."""
+        return not self._end.done()
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE_PATH,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+    ) -> DockerProcess:
+        """Start a process as the container's user; raises `SandboxError`."""
+        if self._end.done():
+            raise SandboxError("The sandbox is gone", str(self._end.result()))
+        return await self._background.whole(
+            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols),
+            undo=DockerProcess.aclose,
+            doing="starting a program",
+        )
+
+    async def _exec(
+        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int
+    ) -> DockerProcess:
+        def start(api: APIClient) -> tuple[str, Attached]:
+            command = launch_command(argv, tty=tty)
+            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd)["Id"]
+            return exec_id, start_exec(api, exec_id, tty=tty)
+
+        try:
+            exec_id, attached = await self._engine.call(
+                start, doing="starting a program", discard=lambda started: started[1].close()
+            )
+        except APIError as exc:
+            if exc.status_code in GONE and "paused" not in explain(exc):
+                raise SandboxError("The sandbox is gone", explain(exc)) from exc
+            raise SandboxError(f"The program {argv[0]!r} cannot be started", explain(exc)) from exc
+        process = DockerProcess(
+            exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=tty
+        )
+        self._processes[exec_id] = process
+        try:
+            await process.start(attached, argv, rows=rows, cols=cols)
+        except BaseException:
+            self.forget(process)
+            raise
+        return process
+
+    async def wait(self) -> ExitStatus:
+        """Return how the container ended, when it has."""
+        return await asyncio.shield(self._end)
+
+    async def destroy(self) -> None:
+        """Kill and remove the container; raises `SandboxError` if the engine does not."""
+        async with self._removal:
+            if self._removed:
+                return
+            self._removing = True
+            try:
+                await self._engine.call(
+                    lambda api: api.remove_container(self.id, v=True, force=True), doing="removing a container"
+                )
+            except APIError as exc:
+                if exc.status_code not in GONE:
+                    raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
+            self._removed = True
+            await self.control.aclose()
+        self._on_removed(self)
+        self._ended(ExitStatus(signal=signal.SIGKILL), drain=False)
+
+    def forget(self, process: DockerProcess) -> None:
+        """Take note that nothing more will be heard of a process."""
+        self._processes.pop(process.exec_id, None)
+
+    def take_event(self, event: EngineEvent) -> None:
+        """Learn from the engine what happened in or to the container."""
+        match event.action:
+            case "oom":
+                self._oom.reported()
+            case "exec_die":
+                if (process := self._processes.get(event.exec_id)) is not None:
+                    process.exited(event.code)
+            case "die":
+                self.died(exit_status(event.code))
+            case "destroy":
+                self._ended(ExitStatus(), drain=True)
+
+    def died(self, status: ExitStatus) -> None:
+        """Learn that the container's own process has ended."""
+        if self._removing:
+            self._ended(status, drain=False)
+        else:
+            self._oom.judge(status, lambda whole: self._ended(whole, drain=True))
+
+    def engine_returned(self) -> None:
+        """Learn that the engine was away, and that the container still runs."""
+        for process in list(self._processes.values()):
+            process.engine_returned()
+
+    def lost(self) -> None:
+        """Learn that the container was removed while nobody listened."""
+        self._ended(ExitStatus(), drain=False)
+
+    def _ended(self, status: ExitStatus, *, drain: bool) -> None:
+        if not self._end.done():
+            self._end.set_result(status)
+        for process in list(self._processes.values()):
+            process.sandbox_ended(self._end.result(), drain=drain)

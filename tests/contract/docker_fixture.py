@@ -1,0 +1,33 @@
+"""A `DockerRuntime` for tests, with an instance of its own."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import docker
+
+from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+
+
+@asynccontextmanager
+async def docker_runtime(image: str, **options: Any) -> AsyncIterator[DockerRuntime]:
+    """Open a runtime; after it was closed, nothing that it made may be left."""
+    instance = f"test-{secrets.token_hex(4)}"
+    runtime = await DockerRuntime.open(image=image, instance=instance, **options)
+    try:
+        yield runtime
+    finally:
+        await runtime.aclose()
+    assert containers(instance) == []
+
+
+def containers(instance: str) -> list[str]:
+    """Names of all containers of an instance, as the default engine knows them."""
+    client = docker.from_env(version="auto")
+    try:
+        rows = client.api.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"})
+        return sorted(name for row in rows for name in row["Names"])
+    finally:
+        client.close()
