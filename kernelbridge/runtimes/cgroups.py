@@ -8,9 +8,11 @@ needs a cgroup v2 subtree that was delegated to the server, as systemd does for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ _PERIOD = 100_000
 """Microseconds over which the share of CPU time is measured."""
 _MONITORS = 1
 """Processes of a sandbox that its user does not see: bubblewrap's monitor."""
-_END_MILLISECONDS = 5000
+_END_SECONDS = 5.0
+"""How long a process may take to die; one that cannot holds its group until the next server's `reclaim`."""
+_RETRY_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,7 @@ class Cgroup:
         if home is None:
             return 0
         path = home / ("memory.events" if self._versions["memory"] == 2 else "memory.oom_control")  # noqa: PLR2004  the version
-        try:
-            lines = path.read_text(encoding="ascii").splitlines()
-        except FileNotFoundError:  # removed: the sandbox has ended
-            return 0
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return next((int(line.split()[1]) for line in _read(path).splitlines() if line.startswith("oom_kill ")), 0)
 
     def remove(self, *, kill: bool) -> bool:
         """Remove it, and what still runs in it if `kill` says so (blocking then). Say whether it is gone."""
@@ -218,10 +218,17 @@ def _own(membership: Path) -> str:
 
 
 def _words(path: Path) -> list[str]:
+    return _read(path).split()
+
+
+def _read(path: Path) -> str:
+    """Give a file's text; nothing if its group has been removed, be it between opening and reading (ENODEV)."""
     try:
-        return path.read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return []
+        return path.read_text(encoding="ascii")
+    except OSError as exc:
+        if exc.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise
+        return ""
 
 
 def _open_parents(controller: Controller, instance: str) -> None:
@@ -251,14 +258,26 @@ def _pass_on(passed_on: Path, name: str) -> None:
 
 
 def _remove(path: Path, *, kill: bool) -> bool:
-    if kill:
+    if not kill:
+        return _rmdir(path)
+    end = time.monotonic() + _END_SECONDS
+    while not _rmdir(path):
         for word in _words(path / "cgroup.procs"):
             _end(int(word))
+        if time.monotonic() > end:
+            return False
+        # A process may leave its group some time after its parent was told of its end (Linux 6.18 does so),
+        # and version 1 of the interface has no event for that.
+        time.sleep(_RETRY_SECONDS)
+    return True
+
+
+def _rmdir(path: Path) -> bool:
     try:
         path.rmdir()
     except FileNotFoundError:
         return True
-    except OSError:  # a process that cannot die holds it; the next server's `reclaim` tries again
+    except OSError:  # something is still in it
         return False
     return True
 
@@ -278,6 +297,6 @@ def _end(pid: int) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        poll.poll(_END_MILLISECONDS)
+        poll.poll(_END_SECONDS * 1000)
     finally:
         os.close(pidfd)
