@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 INTERRUPT_GRACE = 5.0
 """Seconds that a cell past its time limit has to end after the interrupt, before its kernel is killed."""
+EXIT_GRACE = 5.0
+"""Seconds that a kernel has to end by itself after a cell called `exit()`."""
 LATE_OUTPUT_LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""
 
@@ -54,6 +56,7 @@ class ExecutionLane:
         self._kernel: Kernel | None = None
         self._incarnation = 0
         self._variables_lost = False
+        self._leaving: asyncio.TimerHandle | None = None
         self._late: list[str] = []
         self._late_size = 0
         self._closed = False
@@ -95,8 +98,8 @@ class ExecutionLane:
             return
         match self._machine.state:
             case KernelState.READY:
-                # A kernel that has just died is still READY here; its watcher pumps again.
-                if self._kernel is not None and self._kernel.alive:
+                # A kernel that has just died, or is about to, is still READY here; its watcher pumps again.
+                if self._kernel is not None and self._kernel.alive and self._leaving is None:
                     self._run(self._kernel, self._waiting.popleft())
             case KernelState.ABSENT | KernelState.DEAD:
                 if self._machine.on(KernelEvent.NEED) is KernelAction.START:
@@ -126,6 +129,8 @@ class ExecutionLane:
                     cause="timeout",
                     error=f"ExecutionTimeout: the cell ran longer than its limit of {job.timeout:g} s",
                 )
+        if outcome.cause is None and not outcome.state_preserved:
+            self._leave()
         if self._variables_lost and outcome.cause is None:
             outcome = replace(outcome, state_preserved=False)
         self._variables_lost = self._variables_lost and outcome.cause is not None
@@ -165,8 +170,18 @@ class ExecutionLane:
         self._kernel = None
         self._variables_lost = True
         self._machine.on(KernelEvent.DIED)
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         await kernel.aclose()
         self._pump()
+
+    def _leave(self) -> None:
+        """Give the kernel no more cells: one of them called `exit()`, and it is about to end."""
+        kernel = self._kernel
+        if kernel is not None:
+            loop = asyncio.get_running_loop()
+            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(kernel.kill()))
 
     async def _end_overdue(self, job: _Job) -> None:
         """Interrupt the cell; if that does not help, kill its kernel."""
@@ -175,6 +190,8 @@ class ExecutionLane:
             return
         self._timed_out = True
         await kernel.interrupt()
+        if self._running is not job:
+            return
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(INTERRUPT_GRACE, lambda: self._tasks.create(self._kill_stubborn(job)))
 
@@ -185,8 +202,9 @@ class ExecutionLane:
 
     def _take_late(self, text: str) -> None:
         room = LATE_OUTPUT_LIMIT - self._late_size
-        if room > 0:
-            self._late.append(text[:room])
-            self._late_size += len(text)
-            if len(text) > room:
-                self._late.append("\n[more output of background threads was left out here]\n")
+        if room < 0:
+            return  # said already
+        self._late.append(text[:room])
+        self._late_size += len(text)
+        if len(text) > room:
+            self._late.append("\n[more output of background threads was left out here]\n")
