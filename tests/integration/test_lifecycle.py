@@ -20,9 +20,8 @@ def containers(server_data: Path) -> list[str]:
     instance = (server_data / "instance").read_text().strip()
     client = docker.from_env()
     try:
-        return [
-            str(c.name) for c in client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
-        ]
+        found = client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
+        return [str(container.name) for container in found]
     finally:
         client.close()
 
