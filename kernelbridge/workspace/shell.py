@@ -285,6 +285,8 @@ class Shell:
         reader = asyncio.get_running_loop().create_task(self._read())
         try:
             await self._process.wait()
+            # Jobs that it leaves hold its terminal open, so that the output would not end.
+            await self._process.kill()
             await asyncio.wait({reader}, timeout=_END_TIMEOUT)
         finally:
             reader.cancel()

@@ -77,6 +77,7 @@ printf '\\033]133;C;%s\\007' "$__kb_n" >/dev/tty
 
 _USER_FILE = """
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi </dev/null
+set +o vi +o emacs
 """
 
 
