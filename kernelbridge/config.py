@@ -140,7 +140,7 @@ class Settings:
             kinds.path("FILE", "a PEM file"),
             IMAGES,
             "PEM file of certificate authorities to trust during a build.",
-            default_text="none",
+            default_text="the file that SSL_CERT_FILE names, if any",
         ),
     ] = None
 
@@ -210,7 +210,7 @@ def resolve(
     if file is not None:
         path = _read("config", file)
         layers.append(from_file(path, [name for name, option in OPTIONS.items() if option.in_file]))
-    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ), "ca_bundle": default_ca_bundle(environ)}
     sources: dict[str, str] = {}
     for layer in reversed(layers):
         for name, given in layer.items():
@@ -229,6 +229,12 @@ def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path
     if not base.is_absolute():
         base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
     return base / "kernelbridge"
+
+
+def default_ca_bundle(environ: Mapping[str, str]) -> Path | None:
+    """Give the bundle that OpenSSL's own variable names: set where a proxy intercepts TLS."""
+    named = environ.get("SSL_CERT_FILE")
+    return Path(named) if named and os.access(named, os.R_OK) and Path(named).is_file() else None
 
 
 def is_loopback(host: str) -> bool:

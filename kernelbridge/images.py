@@ -126,6 +126,7 @@ def ensure_image(
     base: str = AUTO,
     ca_bundle: Path | None = None,
     network: str | None = None,
+    mirror: str = DEBIAN_MIRROR,
     progress: Progress = _silent,
 ) -> str:
     """Give the id of an image; one that is absent is built if kernelbridge knows how, else pulled.
@@ -152,7 +153,8 @@ def ensure_image(
                 raise ImageError(f"{reference} was pulled but is not on the engine", "it was removed since")
             return str(found["Id"])
     progress(f"The image {reference} does not exist yet: building it, once")
-    return build([known], base=base, ca_bundle=ca_bundle, network=network, progress=progress)[0].id
+    built = build([known], base=base, ca_bundle=ca_bundle, network=network, mirror=mirror, progress=progress)
+    return built[0].id
 
 
 def image_exists(reference: str) -> bool:

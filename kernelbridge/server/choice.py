@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from kernelbridge.config import Settings
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.image_base import AUTO
 from kernelbridge.images import ensure_image
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.runtimes.docker import DockerRuntime
@@ -48,9 +47,10 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
     await asyncio.to_thread(
         ensure_image,
         settings.image,
-        base=settings.images_base or AUTO,
+        base=settings.images_base,
         ca_bundle=settings.ca_bundle,
         network=settings.images_network,
+        mirror=settings.images_mirror,
         progress=on_progress,
     )
     return await DockerRuntime.open(image=settings.image, instance=instance)

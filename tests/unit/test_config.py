@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.config import OPTIONS, Settings, default_data_dir, default_text, is_loopback, resolve
+from kernelbridge.config import (
+    OPTIONS,
+    Settings,
+    default_ca_bundle,
+    default_data_dir,
+    default_text,
+    is_loopback,
+    resolve,
+)
 from kernelbridge.errors import ConfigError
 from kernelbridge.settings_kinds import canonical_origin
 from kernelbridge.settings_sources import variable_name
@@ -177,6 +185,15 @@ def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     assert resolve({"data_dir": "~/kb"}, ENV).data_dir == Path("/home/ada/kb")
     assert "expected a directory" in refusal({"data_dir": "~nobody-of-that-name/kb"})
+
+
+def test_the_default_ca_bundle_is_the_one_that_this_machine_trusts(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    assert default_ca_bundle({}) is None
+    assert default_ca_bundle({"SSL_CERT_FILE": str(bundle)}) is None
+    bundle.write_text("")
+    assert default_ca_bundle({"SSL_CERT_FILE": str(bundle)}) == bundle
+    assert resolve({}, {"SSL_CERT_FILE": str(bundle)}).ca_bundle == bundle
 
 
 @pytest.mark.parametrize(
