@@ -19,7 +19,6 @@ import itertools
 import os
 import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,13 +31,12 @@ from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
 from kernelbridge.runtimes.local_host import read_host
 from kernelbridge.runtimes.local_launcher import AgentLimits, Launched, launch_bare, launch_isolated
+from kernelbridge.runtimes.local_links import ShortLinks
 from kernelbridge.runtimes.local_sandbox import LocalSandbox
 from kernelbridge.runtimes.local_seccomp import seccomp_filter
 
 _PROBE_BYTES = 1 << 20
 _PROBE_SECONDS = 60.0
-_SHORT = 60
-"""Longest directory in which a socket's path still has room for the socket's name, in bytes."""
 _NPROC_PER_NAMESPACE = (5, 14)
 """Since this version Linux counts RLIMIT_NPROC per user namespace; before, all sandboxes would share it."""
 
@@ -81,7 +79,7 @@ class LocalRuntime:
         self._seccomp = seccomp_filter(host.machine) if isolation else None
         self._sandboxes: set[LocalSandbox] = set()
         self._counter = itertools.count(1)
-        self._links: Path | None = None
+        self._links = ShortLinks(state_dir / "local-links")
         self._facts: Facts | None = None
         self._preparing = asyncio.Lock()
         self._closed = False
@@ -102,6 +100,7 @@ class LocalRuntime:
 
     async def reclaim(self) -> int:
         """Remove what a killed server left: its sandboxes died with it, their control groups did not."""
+        self._links.reclaim()
         return await asyncio.to_thread(self._cgroups.reclaim)
 
     async def aclose(self) -> None:
@@ -110,9 +109,7 @@ class LocalRuntime:
         results = await asyncio.gather(
             *(sandbox.destroy() for sandbox in list(self._sandboxes)), return_exceptions=True
         )
-        if self._links is not None:
-            await asyncio.to_thread(shutil.rmtree, self._links, ignore_errors=True)
-            self._links = None
+        self._links.close()
         await asyncio.to_thread(self._cgroups.close)
         for result in results:
             if isinstance(result, BaseException):
@@ -182,14 +179,7 @@ class LocalRuntime:
     def _places(self, spec: SandboxSpec) -> _Places:
         if self._isolation:
             return _Places(WORKSPACE_PATH, SOCKETS_PATH)
-        sockets = str(spec.sockets.absolute())
-        link = None
-        if len(os.fsencode(sockets)) > _SHORT:
-            if self._links is None:
-                self._links = Path(tempfile.mkdtemp(prefix="kb-"))
-            link = self._links / str(next(self._counter))
-            link.symlink_to(sockets)
-            sockets = str(link)
+        sockets, link = self._links.shorten(spec.sockets)
         return _Places(str(spec.files.absolute()), sockets, link)
 
     def _forget(self, sandbox: LocalSandbox, cgroup: Cgroup | None, places: _Places) -> bool:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
 from kernelbridge.runtimes.cgroups import Cgroups
 from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.local_links import ShortLinks
 from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run, start_python
 
 INSTANCE = "10ca1001"
@@ -247,9 +247,25 @@ async def test_without_isolation_paths_are_the_hosts(bare: LocalRuntime, tmp_pat
     link = Path(sandbox.sockets_path)
     await sandbox.destroy()
     assert not link.is_symlink()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(bare.aclose)
+    await bare.aclose()
     assert not link.parent.exists()
+
+
+def test_the_short_names_of_a_killed_server_are_reclaimed(tmp_path: Path) -> None:
+    note, long = tmp_path / "state" / "note", tmp_path / ("long" * 25)
+    left = ShortLinks(note)
+    short, link = left.shorten(long)
+    assert link is not None
+    assert Path(short).readlink() == long
+    later = ShortLinks(note)
+    later.reclaim()
+    assert not link.parent.exists()
+    again, _ = later.shorten(long)
+    later.reclaim()  # its own stay
+    assert Path(again).is_symlink()
+    later.close()
+    later.close()
+    assert list(note.parent.iterdir()) == []
 
 
 async def test_without_isolation_the_environment_is_still_clean(
