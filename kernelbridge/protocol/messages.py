@@ -152,6 +152,8 @@ class TerminalOutput(_Message, frozen=True, tag="terminal_output"):
     duration_ms: float | UnsetType = UNSET
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
+    state_preserved: bool | UnsetType = UNSET
+    """False when the shell's directory, variables and jobs were lost before or with this command."""
 
 
 class SaveResult(_Message, frozen=True, tag="save_result"):

@@ -54,6 +54,7 @@ def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | 
         duration_ms=round(outcome.duration_ms, 3),
         truncated=_truncated(outcome.truncated),
         cause=_cause(outcome.cause),
+        state_preserved=UNSET if outcome.state_preserved else False,
     )
 
 

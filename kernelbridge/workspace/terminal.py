@@ -78,11 +78,16 @@ class TerminalLane:
 
     async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
         try:
-            if self._shell is None or not self._shell.alive:
-                if self._shell is not None:
-                    await self._shell.aclose()
-                self._shell = await self._start_shell()
-            outcome = await self._shell.run(job.command, timeout=job.timeout)
+            shell, fresh = await self._living_shell()
+            try:
+                outcome = await shell.run(job.command, timeout=job.timeout)
+            except TerminalError:
+                # The command was not run: an earlier one had made the shell unusable. A new shell has not.
+                if fresh or self._closed:
+                    raise
+                await shell.aclose()
+                shell, _ = await self._living_shell()
+                outcome = replace(await shell.run(job.command, timeout=job.timeout), state_preserved=False)
             return replace(outcome, cause="session_closed") if self._closed else outcome
         except KernelBridgeError as exc:
             if self._closed:
@@ -92,3 +97,12 @@ class TerminalLane:
         except Exception as exc:
             log.exception("terminal_command_failed")
             return TerminalError("The terminal command could not be run", f"{type(exc).__name__}: {exc}")
+
+    async def _living_shell(self) -> tuple[Shell, bool]:
+        """Give the shell, and whether it was started just now."""
+        if self._shell is not None and self._shell.alive:
+            return self._shell, False
+        if self._shell is not None:
+            await self._shell.aclose()
+        self._shell = await self._start_shell()
+        return self._shell, True
