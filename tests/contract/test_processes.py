@@ -158,10 +158,13 @@ async def test_sigint_is_a_keyboard_interrupt(sandbox: Sandbox) -> None:
     process = await start_python(
         sandbox,
         """if 1:
-        import signal
+        import os, signal
+        r, w = os.pipe()
+        os.set_blocking(w, False)
+        signal.set_wakeup_fd(w)  # a signal between `print` and `read` is not missed
         try:
             print('ready', flush=True)
-            signal.pause()
+            os.read(r, 1)
         except KeyboardInterrupt:
             print('interrupted')
         """,
