@@ -29,6 +29,10 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT = 30.0
 """Seconds between the pings that notice half-open connections."""
+GOODBYE = 3.0
+"""Seconds that clients have to answer the close when the server stops."""
+FLUSH = 30.0
+"""Seconds that a client has to read what was sent before its connection was closed."""
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
 USER_ID_LENGTH = 256
@@ -43,7 +47,9 @@ class Server:
     settings: Settings
     registry: Registry
     warning: str | None
-    sockets: set[Socket] = field(default_factory=set)
+    sockets: dict[Socket, asyncio.Transport] = field(default_factory=dict)
+    unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
+    """Connections that are over but for what their clients have not read yet."""
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
@@ -52,11 +58,17 @@ class Server:
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
         await ws.prepare(request)
-        self.sockets.add(ws)
+        transport = request.transport
+        if transport is None:
+            return ws  # gone already
+        self.sockets[ws] = transport
         try:
             await Connection(ws, user_id=user_id, registry=self.registry, warning=self.warning).run()
         finally:
-            self.sockets.discard(ws)
+            del self.sockets[ws]
+            if transport.get_write_buffer_size():
+                loop = asyncio.get_running_loop()
+                self.unsent[transport] = loop.call_later(FLUSH, self._abort, transport)
         return ws
 
     async def healthz(self, _request: web.Request) -> web.StreamResponse:
@@ -68,10 +80,27 @@ class Server:
         return web.json_response(json_schema())
 
     async def hang_up(self) -> None:
-        """Close every connection with 1001."""
-        await asyncio.gather(
-            *(ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops") for ws in list(self.sockets))
-        )
+        """Close every connection with 1001; a client that does not answer is not waited for."""
+        loop = asyncio.get_running_loop()
+        closing = {
+            loop.create_task(ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")): transport
+            for ws, transport in self.sockets.items()
+        }
+        if closing:
+            _, stalled = await asyncio.wait(closing, timeout=GOODBYE)
+            for task in stalled:
+                closing[task].abort()
+            await asyncio.gather(*closing, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Drop the connections whose clients do not read."""
+        for transport, timer in list(self.unsent.items()):
+            timer.cancel()
+            self._abort(transport)
+
+    def _abort(self, transport: asyncio.Transport) -> None:
+        del self.unsent[transport]
+        transport.abort()
 
     def app(self) -> web.Application:
         """Make the aiohttp application."""
@@ -127,6 +156,7 @@ async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> 
         server = Server(settings, registry, runtime.info.warning)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
+        stack.callback(server.abandon)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(server.hang_up)
         port = await _listen(runner, settings)
