@@ -3,7 +3,7 @@
 Sent as source with one silent execute and run in a namespace of its own, so that the user's has no
 new name. For ipykernel 6 and later, Python 3.8 and later; the standard library and the
 kernel's own packages only. Each part is installed on its own: one that does not fit this kernel
-is reported on stderr and leaves the kernel as it was.
+is told in the answer and leaves the kernel as it was.
 
 names     code is compiled under the request's file name: tracebacks show it with the source line
 streams   stdout and stderr arrive in the order in which they were written, those of subprocesses and C code too
@@ -115,6 +115,12 @@ def parent_of(kernel):
 # -- streams ------------------------------------------------------------------------
 
 
+class Mark:
+    """A place in the queue."""
+
+    passed = False
+
+
 class Outbox:
     """What was written and not yet sent: one queue for both streams, so that their order is kept.
 
@@ -125,7 +131,7 @@ class Outbox:
         self.pub_thread = pub_thread
         self.session = session
         self.master = os.getpid()
-        self.items = deque()  # (stream, parent header, text)
+        self.items = deque()  # (stream, parent header, text), or a mark
         self.size = 0
         self.timer = False
         self.scheduled = 0
@@ -145,16 +151,24 @@ class Outbox:
             self.flush(AHEAD_TIMEOUT)
 
     def start_timer(self):
-        self.pub_thread.io_loop.call_later(0.2, self.request)
+        self.pub_thread.io_loop.call_later(0.2, self.on_timer)
+
+    def on_timer(self):
+        self.timer = False
+        self.request()
 
     def request(self, then=None):
-        """Have everything sent, in line with whatever else is to be published."""
+        """Have what is in the queue now sent, in line with whatever else is to be published."""
         with self.lock:
             self.scheduled += 1
+        # What is written from here on may belong behind a display that is published meanwhile.
+        mark = Mark()
+        self.items.append(mark)
 
         def send():
             try:
-                self.send()
+                if not mark.passed:
+                    self.send(mark)
             finally:
                 with self.lock:
                     self.scheduled -= 1
@@ -167,13 +181,12 @@ class Outbox:
         """Return when everything is on its way."""
         if self.pipes:
             self.flush_c()
-            if self.poll.poll(0):
-                self.drain()
+            self.drain()
         if not self.items and not self.scheduled:
             return
         thread = self.pub_thread.thread
         if thread is None or not thread.is_alive():
-            self.send()
+            self.send(None)
         elif thread is threading.current_thread():
             self.request()
         else:
@@ -181,12 +194,18 @@ class Outbox:
             self.request(sent.set)
             sent.wait(timeout)
 
-    def send(self):
-        self.timer = False
+    def send(self, until):
+        """Publish what is before a mark, or all; what follows in one stream and one cell goes as one message."""
         items = self.items
         parts, length, last = [], 0, None
-        for _ in range(len(items)):
-            stream, parent, text = items.popleft()
+        while items:
+            item = items.popleft()
+            if type(item) is Mark:
+                item.passed = True
+                if item is until:
+                    break
+                continue
+            stream, parent, text = item
             self.size -= len(text)
             if last is not None and (last[0] is not stream or last[1] is not parent or length > PART):
                 self.publish(last[0], last[1], "".join(parts))
@@ -214,10 +233,16 @@ class Outbox:
         self.pub_thread._really_send(*args, **kwargs)
 
     def drain(self):
-        """Take what subprocesses and C code have written to descriptors 1 and 2."""
+        """Take what subprocesses and C code have written to descriptors 1 and 2.
+
+        What another thread has taken from a pipe is in the queue when this returns: hence the lock.
+        """
         with self.pipe_lock:
             while True:
-                ready = self.poll.poll(0)
+                try:
+                    ready = self.poll.poll(0)
+                except RuntimeError:  # a signal handler that prints, run in the middle of this very call
+                    return
                 if not ready:
                     return
                 for fd, _ in ready:
@@ -272,7 +297,7 @@ def stream_class(base, outbox):
                 raise ValueError("I/O operation on closed file")
             if self.echo is not None:
                 self.echo.write(string)
-            if outbox.pipes and outbox.poll.poll(0):
+            if outbox.pipes:
                 outbox.drain()
             outbox.add(self, self.parent_header, string)
             return len(string)
@@ -325,8 +350,9 @@ def take_pipe(stream, outbox):
     thread = getattr(stream, "watch_fd_thread", None)
     if fd is None or thread is None or not getattr(stream, "_should_watch", False):
         return
+    target = getattr(stream, "_original_stdstream_fd", {"stdout": 1, "stderr": 2}[stream.name])
     stream._should_watch = False  # also keeps `close` from waiting for a thread that is gone
-    os.write(stream._original_stdstream_fd, b"\0")
+    os.write(target, b"\0")
     thread.join(5)
     if thread.is_alive():
         stream._should_watch = True
@@ -473,11 +499,14 @@ def install():
     from IPython import get_ipython
 
     kernel = get_ipython().kernel
+    failures = []
     for part in (install_names, install_streams, install_threads, install_figures, install_plain):
         try:
             part(kernel)
         except Exception as exc:
-            print("%s: %s: %s" % (part.__name__, type(exc).__name__, exc), file=sys.stderr)
+            failures.append("%s: %s: %s" % (part.__name__, type(exc).__name__, exc))
+    if failures:
+        raise RuntimeError("; ".join(failures))
 
 
 install()
