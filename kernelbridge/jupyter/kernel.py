@@ -43,6 +43,9 @@ _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
 _TAIL = 4096
 
+PROGRAM = ("names.py", "streams.py", "hooks.py")
+"""Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
+
 _ENV = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 """The debugger that ipykernel loads says nothing about frozen modules then."""
 
@@ -366,7 +369,8 @@ _ENDED = {
 
 def hooks_source() -> str:
     """Give the program that runs inside a Python kernel before its first cell."""
-    return resources.files("kernelbridge.guest").joinpath("hooks.py").read_text(encoding="utf-8")
+    guest = resources.files("kernelbridge.guest")
+    return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in PROGRAM)
 
 
 def command(
