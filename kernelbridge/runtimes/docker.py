@@ -355,6 +355,4 @@ def _start_problem(reason: str) -> str:
             f"{reason}; the data directory must have the same absolute path for the engine as for kernelbridge, "
             "also when kernelbridge runs in a container"
         )
-    if '"/bin/sh"' in reason and ("no such file" in lower or "not found" in lower):
-        return "the image has no /bin/sh"
     return reason

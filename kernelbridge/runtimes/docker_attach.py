@@ -8,10 +8,11 @@ https://docs.docker.com/reference/api/engine/ ("Attach to a container", "Stream 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,11 +60,28 @@ def start_exec(api: APIClient, exec_id: str, *, tty: bool) -> Attached:
     return take_over(api.exec_start(exec_id, tty=tty, socket=True))
 
 
-def keep_waiting(stream: Any) -> socket.socket:
-    """Let an endless response be silent for longer than a call may take; its socket, to hang up with."""
-    connection: socket.socket = stream._response.raw._fp.fp.raw._sock  # noqa: SLF001 - the SDK has one time-out for both
-    connection.settimeout(None)
-    return connection
+class EventStream:
+    """The engine's endless answer to `GET /events`. Iterated by one thread, hung up by any."""
+
+    def __init__(self, api: APIClient, filters: dict[str, Any]) -> None:
+        stream: Any = api.events(filters=filters, decode=True)
+        self._events: Iterator[Mapping[str, Any]] = iter(stream)
+        self._response = stream._response  # noqa: SLF001 - the SDK offers no way to it
+        self._connection: socket.socket = self._response.raw._fp.fp.raw._sock  # noqa: SLF001 - as above
+        # The time-out of a call would end it: there may be nothing to tell for hours.
+        self._connection.settimeout(None)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return self._events
+
+    def hang_up(self) -> None:
+        """End the iteration, which may be in another thread."""
+        with contextlib.suppress(OSError):  # the engine hung up first
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Release the connection, after the iteration."""
+        self._response.close()
 
 
 class FrameDecoder:

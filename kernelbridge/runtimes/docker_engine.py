@@ -117,7 +117,7 @@ class Engine:
     async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None) -> T:
         async with self._turn():
             try:
-                future = self._pool.submit(job)
+                future = self._pool.submit(_closing_refusals, job)
             except RuntimeError as exc:
                 raise RuntimeUnavailable("The Docker engine cannot be asked", "the runtime was closed") from exc
             self._running.add(future)
@@ -226,6 +226,16 @@ def _engine_info(api: APIClient) -> EngineInfo:
         memory=info.get("MemTotal") or 0,
         security=tuple(option.get("name", "") for option in options),
     )
+
+
+def _closing_refusals(job: Callable[[], T]) -> T:
+    """Run `job`; hang up where a request for a stream is refused, which the SDK leaves to the garbage collector."""
+    try:
+        return job()
+    except APIError as exc:
+        if exc.response is not None:
+            exc.response.close()
+        raise
 
 
 def _close_client(client: docker.DockerClient) -> None:

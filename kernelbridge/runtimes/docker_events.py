@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import structlog
 from docker import DockerClient
 
-from kernelbridge.runtimes.docker_attach import keep_waiting
+from kernelbridge.runtimes.docker_attach import EventStream
 from kernelbridge.runtimes.docker_engine import UNREACHABLE, explain
 
 log = structlog.get_logger(__name__)
@@ -73,7 +72,7 @@ class EventFollower:
         self._loop = asyncio.get_running_loop()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._connection: socket.socket | None = None
+        self._stream: EventStream | None = None
         self._delay = FIRST_DELAY
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
         self._thread.start()
@@ -81,9 +80,8 @@ class EventFollower:
     def reconnect(self) -> None:
         """Begin the stream anew, and with it whatever follows from `on_connected`."""
         with self._lock:
-            if self._connection is not None:
-                with contextlib.suppress(OSError):  # the engine hung up first
-                    self._connection.shutdown(socket.SHUT_RDWR)
+            if self._stream is not None:
+                self._stream.hang_up()
 
     def stop(self) -> None:
         """Ask the thread to end."""
@@ -109,12 +107,17 @@ class EventFollower:
     def _follow(self) -> None:
         client = self._new_client()
         try:
-            stream = client.api.events(filters=self._filters, decode=True)
-            connection = keep_waiting(stream)
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._connection = connection
+            with contextlib.closing(EventStream(client.api, self._filters)) as stream:
+                self._listen(stream)
+        finally:
+            client.close()
+
+    def _listen(self, stream: EventStream) -> None:
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._stream = stream
+        try:
             self._delay = FIRST_DELAY
             self._loop.call_soon_threadsafe(self._on_connected)
             for raw in stream:
@@ -122,5 +125,4 @@ class EventFollower:
                     self._loop.call_soon_threadsafe(self._on_event, event)
         finally:
             with self._lock:
-                self._connection = None
-            client.close()
+                self._stream = None

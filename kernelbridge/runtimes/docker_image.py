@@ -91,6 +91,8 @@ class WorkspaceImage:
                 async with asyncio.timeout(PROBE_SECONDS):
                     said = await _read_all(probe)
                     status = await probe.wait()
+            except SandboxError as exc:
+                raise SandboxError(exc.message, await sandbox.last_words() or exc.reason) from exc
             finally:
                 await sandbox.destroy()
         except TimeoutError as exc:

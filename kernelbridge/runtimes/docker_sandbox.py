@@ -46,6 +46,7 @@ class DockerSandbox:
         self._end: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._processes: dict[str, DockerProcess] = {}
         self._removal: asyncio.Lock = asyncio.Lock()
+        self._judged = False
         self._removing = False
         self._removed = False
 
@@ -108,6 +109,14 @@ class DockerSandbox:
         """Return how the container ended, when it has."""
         return await asyncio.shield(self._end)
 
+    async def last_words(self) -> str:
+        """Give the end of the container's own log, where its init says why it could not run; empty if it is gone."""
+        try:
+            said = await self._engine.call(lambda api: api.logs(self.id, tail=3), doing="reading a container's log")
+        except APIError:
+            return ""
+        return " ".join(said.decode("utf-8", "replace").split())
+
     async def destroy(self) -> None:
         """Kill and remove the container; raises `SandboxError` if the engine does not."""
         async with self._removal:
@@ -141,10 +150,13 @@ class DockerSandbox:
             case "die":
                 self.died(exit_status(event.code))
             case "destroy":
-                self._ended(ExitStatus(), drain=True)
+                self.lost()
 
     def died(self, status: ExitStatus) -> None:
         """Learn that the container's own process has ended."""
+        if self._judged:
+            return
+        self._judged = True
         if self._removing:
             self._ended(status, drain=False)
         else:
@@ -156,8 +168,9 @@ class DockerSandbox:
             process.engine_returned()
 
     def lost(self) -> None:
-        """Learn that the container was removed while nobody listened."""
-        self._ended(ExitStatus(), drain=False)
+        """Learn that the container is no more; how it ended may be known already."""
+        if not self._judged:
+            self._ended(ExitStatus(), drain=False)
 
     def _ended(self, status: ExitStatus, *, drain: bool) -> None:
         if not self._end.done():

@@ -1,0 +1,77 @@
+"""Docker alone: what the contract suite cannot ask of every runtime."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from kernelbridge.runtimes.base import Limits, SandboxSpec
+from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from tests.contract.docker_fixture import docker_runtime
+
+MakeSpec = Callable[..., SandboxSpec]
+MakeImage = Callable[..., str]
+
+
+@pytest.fixture
+def client() -> Iterator[docker.DockerClient]:
+    """The engine itself, behind the runtime's back."""
+    opened = docker.from_env(version="auto")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def runtime(workspace_image: str) -> AsyncIterator[DockerRuntime]:
+    async with docker_runtime(workspace_image) as opened:
+        yield opened
+
+
+@pytest.fixture
+def new_spec(tmp_path: Path) -> MakeSpec:
+    """Make a spec with directories of its own; keyword arguments are limits."""
+
+    def make(uid: int = 1000, gid: int = 100, **limits: float) -> SandboxSpec:
+        name = secrets.token_hex(8)
+        files, sockets = tmp_path / name / "files", tmp_path / name / "sockets"
+        for path in (files, sockets):
+            path.mkdir(parents=True)
+            path.chmod(0o755)
+            if os.geteuid() == 0:
+                os.chown(path, uid, gid)
+        return SandboxSpec(name, files, sockets, Limits(**limits))  # type: ignore[arg-type]  # int or float, by name
+
+    return make
+
+
+@pytest.fixture
+async def sandbox(runtime: DockerRuntime, new_spec: MakeSpec) -> AsyncIterator[DockerSandbox]:
+    made = await runtime.create(new_spec())
+    yield made
+    await made.destroy()
+
+
+@pytest.fixture
+def derived_image(client: docker.DockerClient, workspace_image: str) -> Iterator[MakeImage]:
+    """Make an image like the workspace's, changed by Dockerfile instructions; removed after the test."""
+    made: list[str] = []
+
+    def make(*changes: str, name: str | None = None) -> str:
+        container = client.api.create_container(workspace_image, ["true"])["Id"]
+        try:
+            repository = name or f"kernelbridge-test-{secrets.token_hex(4)}"
+            client.api.commit(container, repository, "latest", changes="\n".join(changes))
+        finally:
+            client.api.remove_container(container)
+        made.append(f"{repository}:latest")
+        return made[-1]
+
+    yield make
+    for image in made:
+        with contextlib.suppress(docker.errors.ImageNotFound):  # the tag was moved on
+            client.api.remove_image(image, force=True)

@@ -1,0 +1,148 @@
+"""Engines that fail: a wire to the real one that can be held or cut, and a private one to freeze."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import docker
+
+PATIENCE = 60
+READ_SIZE = 64 << 10
+
+
+def engine_socket() -> str:
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+
+
+class CuttableWire:
+    """A socket in front of the real engine. Requests can be held back, answers lost, and everything cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held: asyncio.Queue[bytes] = asyncio.Queue()
+        self._hold: re.Pattern[bytes] | None = None
+        self._released = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    @property
+    def factory(self) -> Callable[..., docker.DockerClient]:
+        return partial(docker.DockerClient, base_url=f"unix://{self.path}")
+
+    async def join(self) -> None:
+        """Begin to pass on connections."""
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._accepted, self.path)
+
+    async def cut(self) -> None:
+        """End every connection and accept no more, as an engine does that is killed."""
+        assert self._server is not None
+        self._server.close()
+        self.path.unlink(missing_ok=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._pumps)
+        await self._server.wait_closed()
+
+    def hold(self, request: bytes) -> None:
+        """Keep back every request whose first line matches, until `release`; each is put into `held`."""
+        self._released.clear()
+        self._hold = re.compile(request)
+
+    def release(self) -> None:
+        """Let what was held back go on, and hold nothing more."""
+        self._hold = None
+        self._released.set()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        engine_reader, engine_writer = await asyncio.open_unix_connection(engine_socket())
+        self._writers |= {writer, engine_writer}
+        pumps = [
+            asyncio.create_task(self._pump(reader, engine_writer, requests=True)),
+            asyncio.create_task(self._pump(engine_reader, writer, requests=False)),
+        ]
+        self._pumps |= set(pumps)
+        await asyncio.gather(*pumps)
+        for end in (writer, engine_writer):
+            end.transport.abort()
+        self._writers -= {writer, engine_writer}
+        self._pumps -= set(pumps)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(READ_SIZE):
+                first_line = data.partition(b"\r\n")[0]
+                if requests and self._hold is not None and self._hold.search(first_line):
+                    self.held.put_nowait(first_line)
+                    await self._released.wait()
+                writer.write(data)
+                await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+
+
+@contextlib.asynccontextmanager
+async def cuttable_wire(path: Path) -> AsyncIterator[CuttableWire]:
+    wire = CuttableWire(path)
+    await wire.join()
+    try:
+        yield wire
+    finally:
+        wire.release()
+        await wire.cut()
+
+
+class PrivateEngine:
+    """A dockerd of the test's own, in a network namespace of its own; it has no images. Needs root."""
+
+    def __init__(self, socket: Path, process: asyncio.subprocess.Process) -> None:
+        self._socket = socket
+        self._process = process
+        self._draining = asyncio.create_task(self._drain())
+
+    @classmethod
+    async def start(cls, home: Path) -> "PrivateEngine":
+        """Start it and wait until it listens."""
+        socket = home / "s"
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "--net", "dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none"),
+            *("--host", f"unix://{socket}", "--data-root", str(home / "data")),
+            *("--exec-root", str(home / "exec"), "--pidfile", str(home / "pid")),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        said = b""
+        async with asyncio.timeout(PATIENCE):
+            while b"API listen on" not in said:
+                line = await process.stderr.readline()
+                assert line, said.decode()
+                said += line
+        return cls(socket, process)
+
+    @property
+    def factory(self) -> Callable[..., docker.DockerClient]:
+        return partial(docker.DockerClient, base_url=f"unix://{self._socket}")
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        self.thaw()
+        self._process.terminate()
+        async with asyncio.timeout(PATIENCE):
+            await self._process.wait()
+            await self._draining
+
+    async def _drain(self) -> None:
+        assert self._process.stderr is not None
+        while await self._process.stderr.read(READ_SIZE):
+            pass

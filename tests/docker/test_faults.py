@@ -1,0 +1,324 @@
+import asyncio
+import gc
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.runtimes.base import ExitStatus, SandboxSpec
+from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
+from kernelbridge.runtimes.docker_attach import EventStream
+from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
+from tests.contract.docker_fixture import containers, docker_runtime
+from tests.contract.driving import descriptors, read_all, read_until, run, start_python
+from tests.docker.conftest import MakeSpec
+from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, cuttable_wire
+
+KILLED = ExitStatus(signal=signal.SIGKILL)
+
+
+# -- behind the runtime's back --------------------------------------------------
+
+
+async def test_a_removed_container_ends_everything(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
+    plain = await sandbox.exec(["sh", "-c", "echo last words; exec sleep 1000"])
+    terminal = await sandbox.exec(["sleep", "1000"], tty=True)
+    reading = [asyncio.create_task(read_all(process)) for process in (plain, terminal)]
+    waiting = asyncio.create_task(sandbox.wait())
+    await asyncio.to_thread(client.api.remove_container, sandbox.id, force=True)
+    async with asyncio.timeout(PATIENCE):
+        assert await waiting == KILLED
+        assert await asyncio.gather(*reading) == [b"last words\n", b""]
+        assert [await process.wait() for process in (plain, terminal)] == [KILLED, KILLED]
+    for process in (plain, terminal):
+        await process.signal(signal.SIGTERM)
+        await process.kill()
+        await process.aclose()
+    with pytest.raises(SandboxError, match="gone"):
+        await sandbox.exec(["true"])
+    await sandbox.destroy()
+
+
+async def test_a_stopped_container_is_told_how_it_ended(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
+    await asyncio.to_thread(client.api.kill, sandbox.id, "TERM")
+    async with asyncio.timeout(PATIENCE):
+        assert await sandbox.wait() == ExitStatus(signal=signal.SIGTERM)
+
+
+async def test_an_idle_process_that_is_stopped_is_told(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
+    sandbox = await runtime.create(new_spec())
+    process = await sandbox.exec(["sleep", "1000"])
+    stopper = await start_python(sandbox, STOP_IDLE)
+    assert (await stopper.wait()).code == 0
+    sandbox.control._engine.timeout = 0.5
+    with pytest.raises(SandboxError, match="destroy the sandbox"):
+        await process.kill()
+    sandbox.control._engine.timeout = PATIENCE
+    await sandbox.destroy()
+    assert await process.wait() == KILLED
+
+
+STOP_IDLE = """
+import os, signal
+others = [name for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]
+for name in others:
+    if b'kernelbridge-idle' in open(f'/proc/{name}/cmdline', 'rb').read():
+        os.kill(int(name), signal.SIGSTOP)
+"""
+
+
+async def test_noise_on_the_idle_process_output_changes_nothing(sandbox: DockerSandbox) -> None:
+    process = await sandbox.exec(["sleep", "1000"])
+    await process.signal(0)
+    liar = "kernelbridge-control 2 0"
+    await run(sandbox, "sh", "-c", f"for i in 1 2 3; do echo {liar}; head -c 300000 /dev/zero; done >/proc/1/fd/1")
+    await process.kill()
+    assert await process.wait() == KILLED
+
+
+async def test_a_stale_container_of_the_same_workspace_is_replaced(
+    client: docker.DockerClient, runtime: DockerRuntime, new_spec: MakeSpec, workspace_image: str
+) -> None:
+    spec = new_spec()
+    stale = leave(client, workspace_image, runtime._instance, spec.workspace_id)
+    sandbox = await runtime.create(spec)
+    assert sandbox.id != stale
+    with pytest.raises(docker.errors.NotFound):
+        client.api.inspect_container(stale)
+    with pytest.raises(SandboxError, match="already has one"):
+        await runtime.create(spec)
+    assert (await run(sandbox, "true")).status.code == 0
+
+
+async def test_a_strangers_container_is_never_touched(
+    client: docker.DockerClient, runtime: DockerRuntime, new_spec: MakeSpec, workspace_image: str
+) -> None:
+    spec = new_spec()
+    stranger = leave(client, workspace_image, "another", spec.workspace_id, named_by=runtime._instance)
+    try:
+        with pytest.raises(SandboxError, match="rename or remove it"):
+            await runtime.create(spec)
+        assert await runtime.reclaim() == 0
+        assert client.api.inspect_container(stranger)
+    finally:
+        client.api.remove_container(stranger, force=True)
+
+
+async def test_reclaim_removes_what_an_earlier_server_left(
+    client: docker.DockerClient, runtime: DockerRuntime, sandbox: DockerSandbox, workspace_image: str
+) -> None:
+    for _ in range(2):
+        leave(client, workspace_image, runtime._instance, secrets.token_hex(8))
+    assert await runtime.reclaim() == 2
+    assert await runtime.reclaim() == 0
+    assert len(containers(runtime._instance)) == 1
+    assert (await run(sandbox, "true")).status.code == 0
+
+
+def leave(client: docker.DockerClient, image: str, instance: str, workspace: str, *, named_by: str = "") -> str:
+    """Make a container as an earlier server would have."""
+    labels = {INSTANCE_LABEL: instance, WORKSPACE_LABEL: workspace}
+    name = container_name(named_by or instance, workspace)
+    made: str = client.api.create_container(image, ["sleep", "1000"], name=name, labels=labels)["Id"]
+    return made
+
+
+async def test_a_source_the_engine_does_not_see(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
+    good = new_spec()
+    spec = SandboxSpec(good.workspace_id, good.files / "absent", good.sockets)
+    with pytest.raises(SandboxError, match="same absolute path"):
+        await runtime.create(spec)
+    assert containers(runtime._instance) == []
+
+
+# -- cancelled callers ----------------------------------------------------------
+
+
+async def test_a_cancelled_exec_leaves_no_process(sandbox: DockerSandbox) -> None:
+    starting = [asyncio.create_task(sandbox.exec(["sleep", "98765"], tty=tty)) for tty in (False, True)]
+    await asyncio.wait(starting, timeout=0)
+    for task in starting:
+        task.cancel()
+    await asyncio.wait(starting)
+    assert all(task.cancelled() for task in starting)
+    assert "98765" not in (await run(sandbox, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).output.replace(
+        "cat /proc", ""
+    )
+
+
+async def test_hundreds_of_processes_leave_nothing(runtime: DockerRuntime, sandbox: DockerSandbox) -> None:
+    async def cycle(number: int) -> None:
+        process = await sandbox.exec(["sleep", "1000"], tty=number % 2 == 0)
+        await process.kill()
+        assert (await process.wait()).signal == signal.SIGKILL
+        await process.aclose()
+
+    async def eight(start: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(start, start + 8):
+                group.create_task(cycle(number))
+
+    await eight(0)  # what is made once and kept: threads, the connection to the idle process
+    await runtime._background.settle()
+    before = len(descriptors()), threading.active_count(), len(asyncio.all_tasks())
+    for start in range(0, 200, 8):
+        await eight(start)
+    await runtime._background.settle()
+    assert (len(descriptors()), threading.active_count(), len(asyncio.all_tasks())) == before
+    assert repr(sandbox).endswith("running, 0 processes>")
+
+
+async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_image: str, new_spec: MakeSpec) -> None:
+    before = threading.active_count(), descriptors()
+    async with docker_runtime(workspace_image) as runtime:
+        process = await (await runtime.create(new_spec())).exec(["sleep", "1000"])
+    assert await process.wait() == KILLED
+    assert (threading.active_count(), descriptors()) == before
+
+
+# -- an engine that goes away ---------------------------------------------------
+
+
+# Where the engine's socket is missing, the SDK leaves the one that it could not connect to the garbage collector.
+sdk_leaves_sockets = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[CuttableWire]:
+    async with cuttable_wire(tmp_path / "wire") as opened:
+        yield opened
+    gc.collect()
+
+
+@pytest.fixture
+async def wired(wire: CuttableWire, workspace_image: str) -> AsyncIterator[DockerRuntime]:
+    async with docker_runtime(workspace_image, client_factory=wire.factory) as opened:
+        yield opened
+
+
+@sdk_leaves_sockets
+async def test_a_container_that_ends_while_the_engine_is_away(
+    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
+) -> None:
+    removed, stopped, survivor = [await wired.create(new_spec()) for _ in range(3)]
+    process = await removed.exec(["sleep", "1000"])
+    await wire.cut()
+    assert await process.read() == b""
+    await asyncio.to_thread(client.api.remove_container, removed.id, force=True)
+    await asyncio.to_thread(client.api.kill, stopped.id, "TERM")
+    with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
+        await survivor.exec(["true"])
+    await wire.join()
+    async with asyncio.timeout(PATIENCE):
+        assert await removed.wait() == ExitStatus()
+        assert await process.wait() == KILLED
+        assert await stopped.wait() == ExitStatus(signal=signal.SIGTERM)
+    assert (await run(survivor, "echo", "lives")).output == "lives\n"
+
+
+@sdk_leaves_sockets
+async def test_a_process_that_ends_while_the_engine_is_away(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    spec = new_spec()
+    sandbox = await wired.create(spec)
+    script = "echo ready; while [ ! -e end ]; do sleep 0.05; done; exit 5"
+    ends, lives = [await sandbox.exec(["sh", "-c", script]), await sandbox.exec(["sleep", "1000"])]
+    await read_until(ends, b"ready")
+    await wire.cut()
+    (spec.files / "end").touch()
+    await wire.join()
+    async with asyncio.timeout(PATIENCE):
+        assert await ends.wait() == ExitStatus(code=5)
+    await lives.kill()
+    async with asyncio.timeout(PATIENCE):
+        assert await lives.wait() == KILLED
+
+
+@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
+async def test_a_container_that_comes_too_late_is_removed(
+    wire: CuttableWire, workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, request_line: bytes
+) -> None:
+    async with docker_runtime(workspace_image, client_factory=wire.factory) as runtime:
+        await runtime.prepare()
+        of_this = {"event": "destroy", "label": f"{INSTANCE_LABEL}={runtime._instance}"}
+        events = EventStream(client.api, of_this)
+        destroyed = asyncio.create_task(asyncio.to_thread(next, iter(events)))
+        runtime._engine.timeout = 0.5
+        wire.hold(request_line)
+        with pytest.raises(RuntimeUnavailable, match=r"longer than 0\.5 s"):
+            await runtime.create(new_spec())
+        runtime._engine.timeout = PATIENCE
+        wire.release()
+        async with asyncio.timeout(PATIENCE):
+            assert (await destroyed)["Action"] == "destroy"
+        events.close()
+
+
+async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
+    await wired.prepare()
+    wired._engine.timeout = 0.5
+    wire.hold(rb"GET .*/images/")
+    async with asyncio.timeout(PATIENCE):
+        results = await asyncio.gather(*(wired.prepare() for _ in range(40)), return_exceptions=True)
+    assert {type(result) for result in results} == {RuntimeUnavailable}
+    wire.release()
+    wired._engine.timeout = PATIENCE
+    await wired.prepare()
+
+
+@sdk_leaves_sockets
+async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> None:
+    nowhere = CuttableWire(tmp_path / "nowhere")
+    info = await probe_engine(nowhere.factory)
+    assert not info.available
+    assert "start the Docker engine" in info.reason
+    with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
+        await DockerRuntime.open(image=workspace_image, instance="x", client_factory=nowhere.factory)
+    gc.collect()
+
+
+async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFactory, workspace_image: str) -> None:
+    engine = await PrivateEngine.start(tmp_path_factory.mktemp("engine"))
+    try:
+        info = await probe_engine(engine.factory)
+        assert info.available
+        assert info.version in str(info)
+        runtime = await DockerRuntime.open(
+            image=workspace_image, instance="frozen", client_factory=engine.factory, call_timeout=5.0
+        )
+        engine.freeze()
+        preparing = asyncio.create_task(runtime.prepare())
+        await a_hundred_turns()
+        assert not preparing.done()
+        with pytest.raises(RuntimeUnavailable, match="longer than 5 s"):
+            await preparing
+        info = await probe_engine(engine.factory, timeout=0.5)
+        assert "longer than 0.5 s" in info.reason
+        async with asyncio.timeout(PATIENCE):
+            await runtime.aclose()
+    finally:
+        await engine.stop()
+
+
+async def a_hundred_turns() -> None:
+    """Go round the event loop."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    echo_reader, echo_writer = await asyncio.open_connection(sock=theirs)
+    for _ in range(100):
+        writer.write(b"x")
+        echo_writer.write(await echo_reader.readexactly(1))
+        await reader.readexactly(1)
+    for end in (writer, echo_writer):
+        end.close()
+        await end.wait_closed()

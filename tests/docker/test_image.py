@@ -1,0 +1,83 @@
+import io
+import secrets
+import tarfile
+
+import docker
+import pytest
+
+from kernelbridge.errors import ImageError
+from tests.contract.docker_fixture import docker_runtime
+from tests.contract.driving import run
+from tests.docker.conftest import MakeImage, MakeSpec
+
+
+async def test_an_absent_image_says_which_command_helps(new_spec: MakeSpec) -> None:
+    async with docker_runtime("kernelbridge-no-such-image:latest") as runtime:
+        with pytest.raises(ImageError, match="kernelbridge images build") as caught:
+            await runtime.prepare()
+        assert "kernelbridge-no-such-image:latest" in caught.value.message
+        with pytest.raises(ImageError, match="kernelbridge images build"):
+            await runtime.create(new_spec())
+
+
+async def test_an_image_without_python(derived_image: MakeImage) -> None:
+    async with docker_runtime(derived_image("ENV PATH=/nowhere")) as runtime:
+        with pytest.raises(ImageError, match="no python3"):
+            await runtime.prepare()
+
+
+async def test_an_image_without_a_shell(client: docker.DockerClient) -> None:
+    name = f"kernelbridge-test-{secrets.token_hex(4)}"
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    client.api.import_image_from_data(content.getvalue(), repository=name, tag="latest")
+    try:
+        async with docker_runtime(f"{name}:latest") as runtime:
+            with pytest.raises(ImageError, match="/bin/sh"):
+                await runtime.prepare()
+    finally:
+        client.api.remove_image(f"{name}:latest")
+
+
+async def test_an_image_whose_python_is_broken(derived_image: MakeImage) -> None:
+    async with docker_runtime(derived_image("ENV PYTHONHOME=/nowhere")) as runtime:
+        with pytest.raises(ImageError, match="its python failed"):
+            await runtime.prepare()
+
+
+async def test_an_image_with_an_unknown_user(derived_image: MakeImage) -> None:
+    async with docker_runtime(derived_image("USER nobody-knows")) as runtime:
+        with pytest.raises(ImageError, match="nobody-knows"):
+            await runtime.prepare()
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "gid"), [("root", 1000, 100), ("0:0", 1000, 100), ("nobody", 65534, 65534), ("1234:55", 1234, 55)]
+)
+async def test_the_user_is_the_images_own_unless_root(
+    derived_image: MakeImage, new_spec: MakeSpec, user: str, uid: int, gid: int
+) -> None:
+    async with docker_runtime(derived_image(f"USER {user}", "ENV KIND=derived")) as runtime:
+        facts = await runtime.prepare()
+        assert (facts.uid, facts.gid, facts.env["KIND"]) == (uid, gid, "derived")
+        sandbox = await runtime.create(new_spec(uid, gid))
+        assert (await run(sandbox, "sh", "-c", "id -u; id -g; echo $KIND")).output == f"{uid}\n{gid}\nderived\n"
+
+
+async def test_an_images_programs_do_not_start_by_themselves(derived_image: MakeImage, new_spec: MakeSpec) -> None:
+    image = derived_image('ENTRYPOINT ["/bin/false"]', 'CMD ["nothing"]', "HEALTHCHECK CMD touch /workspace/checked")
+    async with docker_runtime(image) as runtime:
+        sandbox = await runtime.create(new_spec())
+        assert (await run(sandbox, "ls", "/workspace")).output == ""
+
+
+async def test_a_name_that_moves_to_another_image_is_followed(derived_image: MakeImage, new_spec: MakeSpec) -> None:
+    name = f"kernelbridge-test-{secrets.token_hex(4)}"
+    image = derived_image("ENV EDITION=one", name=name)
+    async with docker_runtime(image) as runtime:
+        first = await runtime.create(new_spec())
+        derived_image("ENV EDITION=two", name=name)
+        second = await runtime.create(new_spec())
+        assert (first.facts.env["EDITION"], second.facts.env["EDITION"]) == ("one", "two")
+        assert (await run(second, "sh", "-c", "echo $EDITION")).output == "two\n"

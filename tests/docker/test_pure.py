@@ -1,0 +1,179 @@
+import asyncio
+import signal
+import struct
+from typing import Any
+
+import pytest
+from docker.errors import APIError, DockerException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelbridge.errors import ImageError
+from kernelbridge.runtimes.base import ExitStatus, Limits
+from kernelbridge.runtimes.docker_attach import FrameDecoder
+from kernelbridge.runtimes.docker_engine import explain
+from kernelbridge.runtimes.docker_events import parse_event
+from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
+from kernelbridge.runtimes.docker_spec import DEFAULT_PATH, DEFAULT_USER, Launch, container_name, image_facts
+
+KILLED = ExitStatus(signal=signal.SIGKILL)
+
+
+def launch(image: dict[str, Any] | None = None, **details: Any) -> Launch:
+    inspected = {"Id": "sha256:1", "Config": image}
+    defaults = {"instance": "i", "workspace_id": "w", "token": "t", "command": ("/bin/sh",), "user": "1:2"}
+    return Launch(**{**defaults, "image": image_facts(inspected), "limits": Limits(), **details})
+
+
+@pytest.mark.parametrize(
+    ("user", "run_as"),
+    [
+        ("", DEFAULT_USER),
+        ("root", DEFAULT_USER),
+        ("root:users", DEFAULT_USER),
+        ("0", DEFAULT_USER),
+        ("0:100", DEFAULT_USER),
+        ("000", DEFAULT_USER),
+        ("jovyan", "jovyan"),
+        ("1001:0", "1001:0"),
+        ("10", "10"),
+    ],
+)
+def test_root_is_never_the_user(user: str, run_as: str) -> None:
+    assert image_facts({"Id": "x", "Config": {"User": user}}).run_as == run_as
+
+
+@pytest.mark.parametrize("config", [None, {}, {"Env": None, "Volumes": None, "User": None}])
+def test_an_image_may_say_nothing(config: dict[str, Any] | None) -> None:
+    facts = image_facts({"Id": "x", "Config": config})
+    assert dict(facts.sandbox_env) == {"PATH": DEFAULT_PATH, "HOME": "/workspace"}
+    assert facts.volumes == ()
+
+
+def test_the_images_environment_is_kept_but_for_home() -> None:
+    facts = image_facts({"Id": "x", "Config": {"Env": ["PATH=/opt/bin", "HOME=/root", "A=b=c", "EMPTY="]}})
+    assert dict(facts.sandbox_env) == {"PATH": "/opt/bin", "HOME": "/workspace", "A": "b=c", "EMPTY": ""}
+
+
+def test_an_image_of_another_system_is_refused() -> None:
+    with pytest.raises(ImageError, match="windows"):
+        image_facts({"Id": "x", "Os": "windows"})
+
+
+def test_declared_volumes_are_limited_and_cannot_hold_programs() -> None:
+    volumes: dict[str, Any] = {"/data": {}, "/workspace/": {}, "/tmp": {}}
+    tmpfs = launch({"Volumes": volumes}, limits=Limits(tmp=7)).container()["HostConfig"]["Tmpfs"]
+    assert sorted(tmpfs) == ["/data", "/tmp"]
+    assert "noexec" in tmpfs["/data"]
+    assert "size=7" in tmpfs["/data"]
+    assert ",exec," in tmpfs["/tmp"]
+    assert all("nosuid,nodev" in options for options in tmpfs.values())
+
+
+def test_a_seccomp_profile_replaces_the_default_one() -> None:
+    assert launch().container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
+    assert launch(seccomp="{}").container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true", "seccomp={}"]
+
+
+def test_users_are_not_mapped_where_the_engine_would() -> None:
+    assert "UsernsMode" not in launch().container()["HostConfig"]
+    assert launch(userns_remap=True).container()["HostConfig"]["UsernsMode"] == "host"
+
+
+def test_names_are_short_and_say_whose() -> None:
+    assert container_name("ab12", "0123456789abcdef01234567") == "kernelbridge-ab12-0123456789ab"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0, ExitStatus(code=0)),
+        (128, ExitStatus(code=128)),
+        (137, KILLED),
+        (130, ExitStatus(signal=signal.SIGINT)),
+        (192, ExitStatus(signal=64)),
+        (193, ExitStatus(code=193)),
+        (255, ExitStatus(code=255)),
+        (None, ExitStatus()),
+    ],
+)
+def test_exit_codes_stand_for_signals(code: int | None, status: ExitStatus) -> None:
+    assert exit_status(code) == status
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 3]), st.binary(max_size=40))), st.data())
+def test_frames_are_found_however_the_stream_is_cut(frames: list[tuple[int, bytes]], data: st.DataObject) -> None:
+    stream = b"".join(struct.pack(">BxxxL", kind, len(content)) + content for kind, content in frames)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
+    decoder = FrameDecoder()
+    pieces = [decoder.feed(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assert b"".join(pieces) == b"".join(content for _, content in frames)
+
+
+def test_an_event_is_read() -> None:
+    attributes = {"exitCode": "137", "execID": "e", "kernelbridge.launch": "t"}
+    event = parse_event({"Type": "container", "Action": "exec_die", "Actor": {"ID": "c", "Attributes": attributes}})
+    assert event is not None
+    assert (event.action, event.container, event.exec_id, event.code) == ("exec_die", "c", "e", 137)
+    assert event.labels["kernelbridge.launch"] == "t"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"Type": "container", "Action": "die"},
+        {"Type": "container", "Action": "die", "Actor": None},
+        {"Type": "container", "Action": "exec_start: sh", "Actor": {"ID": "c"}},
+        {"Type": "network", "Action": "create", "Actor": {"ID": "c"}},
+    ],
+)
+def test_what_is_no_event_of_ours_is_passed_over(raw: dict[str, Any]) -> None:
+    assert parse_event(raw) is None
+
+
+def test_a_strange_exit_code_is_no_code() -> None:
+    event = parse_event({"Type": "container", "Action": "die", "Actor": {"ID": "c", "Attributes": {"exitCode": "x"}}})
+    assert event is not None
+    assert event.code is None
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (PermissionError(13, "Permission denied"), "group `docker`"),
+        (FileNotFoundError(2, "No such file or directory"), "start the Docker engine"),
+        (ConnectionRefusedError(111, "Connection refused"), "start the Docker engine"),
+        (TimeoutError("timed out"), "docker info"),
+        (DockerException("odd"), "odd"),
+        (APIError("outer", explanation="because\n of this"), "because of this"),
+    ],
+)
+def test_a_failure_is_explained(error: Exception, advice: str) -> None:
+    assert advice in explain(error)
+    assert "\n" not in explain(error)
+
+
+async def judged(watch: OomWatch, status: ExitStatus) -> asyncio.Future[ExitStatus]:
+    verdict: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+    watch.judge(status, verdict.set_result)
+    return verdict
+
+
+async def test_an_out_of_memory_event_may_come_first_or_last() -> None:
+    watch = OomWatch()
+    early = await judged(watch, KILLED)
+    watch.reported()
+    late = await judged(watch, KILLED)
+    assert early.result() == late.result() == ExitStatus(signal=signal.SIGKILL, oom=True)
+
+
+async def test_a_kill_without_such_an_event_is_a_kill() -> None:
+    assert await (await judged(OomWatch(), KILLED)) == KILLED
+
+
+@pytest.mark.parametrize("status", [ExitStatus(code=0), ExitStatus(signal=signal.SIGTERM), ExitStatus()])
+async def test_other_ends_are_told_at_once(status: ExitStatus) -> None:
+    watch = OomWatch()
+    watch.reported()
+    assert (await judged(watch, status)).result() == status

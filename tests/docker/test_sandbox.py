@@ -1,0 +1,108 @@
+import re
+
+import docker
+
+from kernelbridge import __version__
+from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from tests.contract.docker_fixture import docker_runtime
+from tests.contract.driving import run
+from tests.docker.conftest import MakeImage, MakeSpec
+
+MIB = 1 << 20
+
+
+async def test_labels_name_and_log_limits(
+    runtime: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
+) -> None:
+    spec = new_spec()
+    sandbox = await runtime.create(spec)
+    inspected = client.api.inspect_container(sandbox.id)
+    labels = inspected["Config"]["Labels"]
+    assert labels["kernelbridge"] == __version__
+    assert re.fullmatch(r"test-[0-9a-f]{8}", labels["kernelbridge.instance"])
+    assert labels["kernelbridge.workspace"] == spec.workspace_id
+    instance = labels["kernelbridge.instance"]
+    assert inspected["Name"] == f"/kernelbridge-{instance}-{spec.workspace_id[:12]}"
+    assert inspected["HostConfig"]["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "1m", "max-file": "1"},
+    }
+    await sandbox.destroy()
+
+
+async def test_the_engine_was_told_every_restriction(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
+    inspected = client.api.inspect_container(sandbox.id)
+    host = inspected["HostConfig"]
+    assert not host["Privileged"]
+    assert not host["Devices"]
+    assert not host["PublishAllPorts"]
+    assert not host["CapAdd"]
+    assert host["CapDrop"] == ["ALL"]
+    assert (host["NetworkMode"], host["IpcMode"], host["PidMode"]) == ("none", "private", "")
+    assert host["ReadonlyRootfs"]
+    assert host["Memory"] == host["MemorySwap"] == 1 << 30
+    assert sorted(mount["Destination"] for mount in inspected["Mounts"]) == ["/run/kernelbridge", "/workspace"]
+    assert inspected["Config"]["Healthcheck"] == {"Test": ["NONE"]}
+
+
+async def test_limits_hold_inside(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
+    sandbox = await runtime.create(new_spec(memory=96 * MIB, cpus=0.5, pids=37, tmp=5 * MIB))
+    script = """
+    cd /sys/fs/cgroup
+    cat memory/memory.limit_in_bytes memory.max 2>/dev/null
+    cat pids/pids.max pids.max 2>/dev/null
+    cat cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 cpu.max
+    df -k /tmp | tail -1 | awk '{print $2}'
+    """
+    assert (await run(sandbox, "sh", "-c", script)).output.split() == [str(96 * MIB), "37", "50000", str(5 * 1024)]
+    await sandbox.destroy()
+
+
+async def test_more_processors_than_there_are_is_all_of_them(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
+    sandbox = await runtime.create(new_spec(cpus=4096.0))
+    assert (await run(sandbox, "true")).status.code == 0
+    await sandbox.destroy()
+
+
+async def test_who_and_where(sandbox: DockerSandbox) -> None:
+    ran = await run(sandbox, "sh", "-c", "id -u; id -g; id -G; hostname; pwd; echo $HOME")
+    assert ran.output.split("\n")[:6] == ["1000", "100", "100", "workspace", "/workspace", "/workspace"]
+
+
+async def test_the_environment_is_the_images_and_no_more(sandbox: DockerSandbox) -> None:
+    ran = await run(sandbox, "/usr/bin/env")
+    seen = dict(line.split("=", 1) for line in ran.output.splitlines())
+    shell_own = {"PWD", "OLDPWD", "SHLVL", "_"}
+    assert {name: value for name, value in seen.items() if name not in shell_own} == {
+        **sandbox.facts.env,
+        "HOSTNAME": "workspace",
+    }
+
+
+async def test_what_can_be_written_is_limited_in_size(sandbox: DockerSandbox) -> None:
+    lines = (await run(sandbox, "cat", "/proc/mounts")).output.splitlines()
+    mounts = {fields[1]: fields[3].split(",") for fields in (line.split() for line in lines)}
+    assert "ro" in mounts["/"]
+    assert {"rw", "nosuid", "nodev"} <= set(mounts["/tmp"])
+    assert "noexec" not in mounts["/tmp"]
+    assert {"nosuid", "nodev", "noexec", "size=65536k"} <= set(mounts["/dev/shm"])
+    found = await run(sandbox, "sh", "-c", "find / -xdev -writable ! -type l -print 2>/dev/null; echo done")
+    assert sorted(found.output.splitlines()) == ["/run/kernelbridge", "/tmp", "/workspace", "done"]
+
+
+async def test_a_declared_volume_is_no_way_to_the_disk(
+    derived_image: MakeImage, client: docker.DockerClient, new_spec: MakeSpec
+) -> None:
+    volumes = {volume.name for volume in client.volumes.list()}
+    async with docker_runtime(derived_image("VOLUME /var/data")) as runtime:
+        sandbox = await runtime.create(new_spec(tmp=MIB))
+        assert "tmpfs /var/data" in (await run(sandbox, "cat", "/proc/mounts")).output
+        assert {volume.name for volume in client.volumes.list()} == volumes
+
+
+async def test_the_idle_process_costs_little_and_reaps(sandbox: DockerSandbox) -> None:
+    ran = await run(sandbox, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l")
+    init, count = ran.output.split()
+    assert "init" in init
+    assert int(count) <= 6
