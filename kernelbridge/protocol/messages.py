@@ -31,9 +31,7 @@ CellFilename = Annotated[
     ),
 ]
 
-Cause = Literal[
-    "interrupted", "timeout", "kernel_died", "out_of_memory", "session_closed", "sandbox_lost", "shell_exited"
-]
+Cause = Literal["timeout", "kernel_died", "out_of_memory", "session_closed", "shell_exited"]
 """Why a run was ended before it finished by itself."""
 
 
@@ -100,9 +98,17 @@ class Truncated(Struct, frozen=True, rename="camel"):
     """What a bounded answer left out."""
 
     bytes: int
-    """How many bytes of output were left out."""
+    """How many bytes of `output` were left out."""
     kept: str
     """Which part is in the message."""
+    at: int
+    """The character of `output` where they are missing."""
+    stdout: int | UnsetType = UNSET
+    """Bytes left out of `stdout`."""
+    stderr: int | UnsetType = UNSET
+    """Bytes left out of `stderr`."""
+    results: int | UnsetType = UNSET
+    """Bytes left out of `results`."""
 
 
 class MimeBundle(Struct, frozen=True, rename="camel"):

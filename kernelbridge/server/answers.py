@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, convert
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.jupyter.execution import Outcome
@@ -28,7 +28,7 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | None) 
         error=outcome.error,
         timestamp=timestamp(),
         session_id=session_id,
-        request_id=request_id or UNSET,
+        request_id=given(request_id),
         stdout=outcome.stdout,
         stderr=outcome.stderr,
         results=outcome.results,
@@ -48,7 +48,7 @@ def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | 
     return TerminalOutput(
         output=outcome.output,
         session_id=session_id,
-        request_id=request_id or UNSET,
+        request_id=given(request_id),
         exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
         cwd=outcome.cwd or UNSET,
         duration_ms=round(outcome.duration_ms, 3),
@@ -65,7 +65,7 @@ def saved(result: Saved, filename: str, session_id: str, request_id: str | None)
         message="File saved successfully",
         filename=filename,
         session_id=session_id,
-        request_id=request_id or UNSET,
+        request_id=given(request_id),
         size=result.size,
         sha256=result.sha256,
     )
@@ -78,7 +78,7 @@ def not_saved(error: KernelBridgeError, filename: str, session_id: str, request_
         message=str(error),
         filename=filename,
         session_id=session_id,
-        request_id=request_id or UNSET,
+        request_id=given(request_id),
     )
 
 
@@ -90,7 +90,7 @@ def error_message(error: KernelBridgeError, session_id: str | None, request_id: 
         session_id=session_id,
         code=error.code,
         retryable=error.retryable,
-        request_id=request_id or UNSET,
+        request_id=given(request_id),
     )
 
 
@@ -123,8 +123,13 @@ def internal_error(session_id: str | None, request_id: str | None) -> ErrorMessa
     )
 
 
+def given(request_id: str | None) -> str | UnsetType:
+    """Give the requestId to echo: that of the request, if it had one."""
+    return UNSET if request_id is None else request_id
+
+
 def _truncated(left_out: Mapping[str, Any] | None) -> Truncated | UnsetType:
-    return UNSET if left_out is None else Truncated(bytes=left_out["bytes"], kept=left_out["kept"])
+    return UNSET if left_out is None else convert(left_out, Truncated)
 
 
 def _cause(cause: str | None) -> Cause | UnsetType:

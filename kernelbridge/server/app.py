@@ -27,8 +27,8 @@ from kernelbridge.workspace.workspace import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT = 30.0
-"""Seconds between the pings that notice half-open connections."""
+HEARTBEAT = 60.0
+"""Seconds of silence before a ping; a client that is silent for half of it again is gone, which makes 90."""
 GOODBYE = 3.0
 """Seconds that clients have to answer the close when the server stops."""
 FLUSH = 30.0
@@ -79,7 +79,7 @@ class Server:
         """`GET /api/schema`: JSON Schema of every message."""
         return web.json_response(json_schema())
 
-    async def hang_up(self) -> None:
+    async def _hang_up(self, _app: web.Application) -> None:
         """Close every connection with 1001; a client that does not answer is not waited for."""
         loop = asyncio.get_running_loop()
         closing = {
@@ -104,7 +104,9 @@ class Server:
 
     def app(self) -> web.Application:
         """Make the aiohttp application."""
-        app = web.Application(middlewares=[self._guard], client_max_size=self.settings.max_message)
+        app = web.Application(middlewares=[self._guard])
+        # When no new connection can come any more, and before the handlers are waited for.
+        app.on_shutdown.append(self._hang_up)
         app.router.add_get("/ws", self.websocket)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/api/schema", self.schema)
@@ -158,7 +160,6 @@ async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> 
         await runner.setup()
         stack.callback(server.abandon)
         stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(server.hang_up)
         port = await _listen(runner, settings)
         yield _report(settings, runtime, port)
 

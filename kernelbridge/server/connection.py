@@ -146,7 +146,7 @@ class Connection:
             case SaveFile():
                 await self._save(message)
             case Ping():
-                self._send(Pong(timestamp=answers.timestamp(), request_id=message.request_id or UNSET))
+                self._send(Pong(timestamp=answers.timestamp(), request_id=answers.given(message.request_id)))
 
     def _executed(self, session_id: str, request_id: str | None, outcome: Outcome | KernelBridgeError) -> None:
         if isinstance(outcome, KernelBridgeError):
@@ -175,7 +175,14 @@ class Connection:
         return SessionKey(self._user_id, session_id)
 
     def _send(self, message: ServerMessage) -> None:
-        self._outbox.put(dump(message))
+        try:
+            frame = dump(message)
+        except Exception:  # noqa: BLE001  results hold whatever a kernel sent: whoever asked must hear of it
+            self._log.exception("answer_not_written", type=type(message).__name__)
+            session_id = getattr(message, "session_id", None)
+            request_id = getattr(message, "request_id", UNSET)
+            frame = dump(answers.internal_error(session_id, None if request_id is UNSET else request_id))
+        self._outbox.put(frame)
 
 
 def _content(message: SaveFile) -> bytes:

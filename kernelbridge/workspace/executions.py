@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 INTERRUPT_GRACE = 5.0
 """Seconds that a cell past its time limit has to end after the interrupt, before its kernel is killed."""
+KILL_GRACE = 5.0
+"""Seconds in which a killed kernel has to be gone, before its sandbox is destroyed."""
 EXIT_GRACE = 5.0
 """Seconds that a kernel has to end by itself after a cell called `exit()`."""
 LATE_OUTPUT_LIMIT = 1 << 20
@@ -44,8 +46,16 @@ class _Job:
 class ExecutionLane:
     """Runs the cells of one workspace."""
 
-    def __init__(self, start_kernel: StartKernel, *, queue_limit: int, tasks: TaskSet) -> None:
+    def __init__(
+        self,
+        start_kernel: StartKernel,
+        *,
+        destroy_sandbox: Callable[[], Awaitable[None]],
+        queue_limit: int,
+        tasks: TaskSet,
+    ) -> None:
         self._start_kernel = start_kernel
+        self._destroy_sandbox = destroy_sandbox
         self._queue_limit = queue_limit
         self._tasks = tasks
         self._machine = Machine(KERNEL, KernelState.ABSENT)
@@ -66,11 +76,6 @@ class ExecutionLane:
         """The kernel's state."""
         return self._machine.state
 
-    @property
-    def busy(self) -> bool:
-        """Whether a cell runs or waits."""
-        return self._running is not None or bool(self._waiting)
-
     def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone) -> None:
         """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
         if self._closed:
@@ -83,15 +88,24 @@ class ExecutionLane:
         self._waiting.append(_Job(cell, timeout, done))
         self._pump()
 
-    async def aclose(self) -> None:
-        """End every cell with cause `session_closed` and end the kernel. Idempotent."""
+    def tell(self, text: str) -> None:
+        """Put a text into the next result's late output."""
+        self._take_late(text)
+
+    def end(self) -> None:
+        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
         self._closed = True
-        waiting, self._waiting = self._waiting, deque()
         if self._kernel is not None:
             self._kernel.end_pending("session_closed")
-            await self._kernel.aclose()
+        waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            job.done(Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran"))
+            _answer(job, Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran"))
+
+    async def aclose(self) -> None:
+        """End the kernel, after `end`. Idempotent."""
+        self.end()
+        if self._kernel is not None:
+            await self._kernel.aclose()
 
     def _pump(self) -> None:
         if self._running is not None or not self._waiting or self._closed:
@@ -109,10 +123,14 @@ class ExecutionLane:
 
     def _run(self, kernel: Kernel, job: _Job) -> None:
         self._running = job
+        try:
+            kernel.submit(job.cell, self._finished)
+        except KernelBridgeError as exc:
+            self._running = None
+            _answer(job, exc)
+            return
         if job.timeout is not None:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(job.timeout, lambda: self._tasks.create(self._end_overdue(job)))
-        kernel.submit(job.cell, self._finished)
+            self._deadline = asyncio.get_running_loop().call_later(job.timeout, self._end_overdue, kernel)
 
     def _finished(self, outcome: Outcome) -> None:
         job, self._running = self._running, None
@@ -137,7 +155,7 @@ class ExecutionLane:
         if self._late:
             outcome = replace(outcome, late_output="".join(self._late))
             self._late, self._late_size = [], 0
-        job.done(outcome)
+        _answer(job, outcome)
         self._pump()
 
     async def _start(self) -> None:
@@ -152,6 +170,9 @@ class ExecutionLane:
             log.exception("kernel_start_failed")
             self._fail_waiting(KernelError("The kernel could not be started", f"{type(exc).__name__}: {exc}"))
             return
+        if self._closed:
+            await kernel.aclose()
+            return
         self._kernel = kernel
         self._machine.on(KernelEvent.STARTED)
         self._tasks.create(self._watch(kernel))
@@ -161,19 +182,19 @@ class ExecutionLane:
         self._machine.on(KernelEvent.START_FAILED)
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            job.done(error)
+            _answer(job, error)
 
     async def _watch(self, kernel: Kernel) -> None:
         """Wait for the kernel's end; its running cell has been ended by it then."""
         status: ExitStatus = await kernel.died
         log.info("kernel_died", status=str(status), incarnation=self._incarnation)
+        await kernel.aclose()
         self._kernel = None
         self._variables_lost = True
         self._machine.on(KernelEvent.DIED)
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
-        await kernel.aclose()
         self._pump()
 
     def _leave(self) -> None:
@@ -181,24 +202,31 @@ class ExecutionLane:
         kernel = self._kernel
         if kernel is not None:
             loop = asyncio.get_running_loop()
-            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(kernel.kill()))
+            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
 
-    async def _end_overdue(self, job: _Job) -> None:
-        """Interrupt the cell; if that does not help, kill its kernel."""
-        kernel = self._kernel
-        if self._running is not job or kernel is None:
-            return
+    def _end_overdue(self, kernel: Kernel) -> None:
+        """Interrupt the running cell, which is past its limit; if that does not end it, its kernel is killed."""
         self._timed_out = True
-        await kernel.interrupt()
-        if self._running is not job:
-            return
+        # Armed before the interrupt is tried: a sandbox that is up to no good may not take it.
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(INTERRUPT_GRACE, lambda: self._tasks.create(self._kill_stubborn(job)))
+        self._deadline = loop.call_later(INTERRUPT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
+        self._tasks.create(self._interrupt(kernel))
 
-    async def _kill_stubborn(self, job: _Job) -> None:
-        if self._running is job and self._kernel is not None:
-            log.warning("kernel_killed", why="a cell past its time limit ignored the interrupt")
-            await self._kernel.kill()
+    async def _interrupt(self, kernel: Kernel) -> None:
+        try:
+            await kernel.interrupt()
+        except KernelBridgeError as exc:
+            log.warning("interrupt_failed", error=str(exc))
+
+    async def _kill(self, kernel: Kernel) -> None:
+        """Kill a kernel that does not end; if that does not help either, its sandbox goes."""
+        log.warning("kernel_killed", why="it ignored an interrupt, or did not exit")
+        try:
+            await kernel.kill()
+            await asyncio.wait_for(asyncio.shield(kernel.died), KILL_GRACE)
+        except (KernelBridgeError, TimeoutError) as exc:
+            log.warning("sandbox_given_up", why="its kernel could not be killed", error=str(exc))
+            await self._destroy_sandbox()
 
     def _take_late(self, text: str) -> None:
         room = LATE_OUTPUT_LIMIT - self._late_size
@@ -208,3 +236,11 @@ class ExecutionLane:
         self._late_size += len(text)
         if len(text) > room:
             self._late.append("\n[more output of background threads was left out here]\n")
+
+
+def _answer(job: _Job, outcome: Outcome | KernelBridgeError) -> None:
+    try:
+        job.done(outcome)
+    except Exception:
+        # Whoever asked cannot take the answer; the cells behind it must run all the same.
+        log.exception("answer_failed")

@@ -22,7 +22,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge.errors import ConfigError
+from kernelbridge.errors import ConfigError, FileError
 
 _ID_DIGITS = 24
 
@@ -101,7 +101,13 @@ class DataDirectory:
         )
 
     def prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
-        """Make the session's files directory, owned by the sandbox's user; blocking."""
+        """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`."""
+        try:
+            return self._prepare_files(key, uid, gid)
+        except OSError as exc:
+            raise FileError("The session's files cannot be prepared", _why(exc)) from exc
+
+    def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
         home = files.parent
         home.mkdir(mode=0o700, exist_ok=True)
@@ -115,17 +121,24 @@ class DataDirectory:
         return files
 
     def prepare_sockets(self, key: SessionKey) -> Path:
-        """Make an empty directory for the sockets of a new sandbox; blocking."""
+        """Make an empty directory for the sockets of a new sandbox; blocking. Raises `FileError`."""
         sockets = self.paths(key).sockets
-        self.remove_sockets(key)
-        sockets.mkdir(mode=0o755)
-        sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+        try:
+            self.remove_sockets(key)
+            sockets.mkdir(mode=0o755)
+            sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+        except OSError as exc:
+            raise FileError("The session's sockets cannot be prepared", _why(exc)) from exc
         return sockets
 
     def remove_sockets(self, key: SessionKey) -> None:
         """Remove what a sandbox left of its sockets. Idempotent; blocking."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.paths(key).sockets)
+
+
+def _why(exc: OSError) -> str:
+    return f"{exc.strerror or exc} in the server's data directory; the server's operator has to put that right"
 
 
 def _instance(path: Path) -> str:

@@ -31,12 +31,19 @@ class PythonEnvironment:
     directories: tuple[str, ...]
     env: Mapping[str, str]
     """Laid over the sandbox's own environment, for kernels and shells alike."""
+    image_path: str
+    """PATH as the image has it."""
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Path to (content, mode)."""
     symlinks: Mapping[str, str] = field(default_factory=dict)
     """Path to target."""
     python: str | None = None
     """The interpreter that replaces the image's own in kernelspecs, or None to leave them."""
+
+    def without_installs(self) -> PythonEnvironment:
+        """Give the environment for a workspace in which none of this can be made: the image's own python, as it is."""
+        env = {name: value for name, value in self.env.items() if name != "VIRTUAL_ENV"}
+        return PythonEnvironment(directories=(), env={**env, "PATH": self.image_path}, image_path=self.image_path)
 
     def argv(self, spec: KernelSpec, facts: Facts) -> tuple[str, ...]:
         """Give the command that starts a kernel; `{connection_file}` is still in it."""
@@ -63,6 +70,7 @@ def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
         return PythonEnvironment(
             directories=(".local/bin", site),
             env={**env, "PATH": f"{workspace}/.local/bin:{path}"},
+            image_path=path,
         )
     venv = join(workspace, _VENV)
     python = f"{venv}/bin/python"
@@ -70,6 +78,7 @@ def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
     return PythonEnvironment(
         directories=(".local/bin", f"{_VENV}/bin", site),
         env={**env, "PATH": f"{workspace}/.local/bin:{venv}/bin:{path}", "VIRTUAL_ENV": venv},
+        image_path=path,
         files={
             f"{_VENV}/pyvenv.cfg": (
                 f"home = {dirname(facts.python.base_executable)}\ninclude-system-site-packages = false\n",

@@ -95,7 +95,7 @@ class Registry:
         """Close every workspace. Idempotent."""
         for key in list(self._entries):
             self._expire(key)
-        await asyncio.gather(*(workspace.close() for workspace in list(self._closing.values())))
+        await asyncio.gather(*(workspace.close() for workspace in list(self._closing.values())), return_exceptions=True)
         await self._tasks.aclose()
 
     def _expire(self, key: SessionKey) -> None:
@@ -105,6 +105,8 @@ class Registry:
         self._tasks.create(self._close(key, entry.workspace))
 
     async def _close(self, key: SessionKey, workspace: Workspace) -> None:
-        await workspace.close()
-        if self._closing.get(key) is workspace:
-            del self._closing[key]
+        try:
+            await workspace.close()
+        finally:
+            if self._closing.get(key) is workspace:
+                del self._closing[key]

@@ -35,14 +35,8 @@ class TerminalLane:
         self._tasks = tasks
         self._waiting: deque[_Job] = deque()
         self._draining = False
-        self._running: _Job | None = None
         self._shell: Shell | None = None
         self._closed = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether a command runs or waits."""
-        return self._draining
 
     def submit(self, command: str, timeout: float | None, done: CommandDone) -> None:
         """Queue a command; `done` is called once, with its outcome or the error that kept it from running."""
@@ -58,21 +52,29 @@ class TerminalLane:
             self._draining = True
             self._tasks.create(self._drain())
 
-    async def aclose(self) -> None:
-        """End every command with cause `session_closed` and end the shell. Idempotent."""
+    def end(self) -> None:
+        """End every waiting command with cause `session_closed` and take no more. Idempotent; no I/O."""
         self._closed = True
         waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            _answer(job, _CLOSED)
+
+    async def aclose(self) -> None:
+        """End the shell, and with it the running command, after `end`. Idempotent."""
+        self.end()
         shell, self._shell = self._shell, None
         if shell is not None:
             await shell.aclose()
-        for job in waiting:
-            job.done(_CLOSED)
 
     async def _drain(self) -> None:
         try:
             while self._waiting:
                 job = self._waiting.popleft()
-                job.done(await self._run(job))
+                outcome: CommandOutcome | KernelBridgeError = _CLOSED
+                try:
+                    outcome = await self._run(job)
+                finally:
+                    _answer(job, outcome)
         finally:
             self._draining = False
 
@@ -104,5 +106,17 @@ class TerminalLane:
             return self._shell, False
         if self._shell is not None:
             await self._shell.aclose()
-        self._shell = await self._start_shell()
-        return self._shell, True
+        shell = await self._start_shell()
+        if self._closed:
+            await shell.aclose()
+            raise TerminalError("The session is closed", "send the request again to open it anew")
+        self._shell = shell
+        return shell, True
+
+
+def _answer(job: _Job, outcome: CommandOutcome | KernelBridgeError) -> None:
+    try:
+        job.done(outcome)
+    except Exception:
+        # Whoever asked cannot take the answer; the commands behind it must run all the same.
+        log.exception("answer_failed")

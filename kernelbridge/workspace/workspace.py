@@ -74,9 +74,15 @@ class Workspace:
         self._files: asyncio.Task[WorkspaceFiles] | None = None
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
+        self._clearing: asyncio.Task[None] | None = None
         self._environment: PythonEnvironment | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._executions = ExecutionLane(self._start_kernel, queue_limit=settings.queue_limit, tasks=self._tasks)
+        self._executions = ExecutionLane(
+            self._start_kernel,
+            destroy_sandbox=self._give_up,
+            queue_limit=settings.queue_limit,
+            tasks=self._tasks,
+        )
         self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
 
     def __repr__(self) -> str:
@@ -128,6 +134,9 @@ class Workspace:
             if self._predecessor is not None:
                 await self._predecessor.close()
                 self._predecessor = None
+            if self._clearing is not None:
+                await self._clearing
+                self._clearing = None
             await self._workspace_files()
             sockets = await self._in_thread(self._data.prepare_sockets, self.key)
             spec = SandboxSpec(
@@ -150,40 +159,68 @@ class Workspace:
     async def _create(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await self._runtime.create(spec)
         try:
-            files = await self._workspace_files()
-            environment = python_environment(sandbox.facts, sandbox.workspace_path)
-            await self._in_thread(_install, files, environment)
+            self._environment = await self._prepare_python(sandbox)
         except BaseException:
             await sandbox.destroy()
             raise
-        self._environment = environment
         return sandbox
+
+    async def _prepare_python(self, sandbox: Sandbox) -> PythonEnvironment:
+        files = await self._workspace_files()
+        environment = python_environment(sandbox.facts, sandbox.workspace_path)
+        try:
+            await self._in_thread(_install, files, environment)
+        except KernelBridgeError as exc:
+            # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
+            self._executions.tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+            return environment.without_installs()
+        return environment
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
         self._log.info("sandbox_ended", sandbox=sandbox.id, status=str(status))
         self._lose(sandbox)
-        await sandbox.destroy()
 
     def _lose(self, sandbox: Sandbox) -> None:
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
             self._sandbox = self._starting = None
+            # The next start waits for this: both have the same name and directories.
+            self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
+
+    async def _give_up(self) -> None:
+        """Destroy the sandbox, because what runs in it cannot be ended otherwise."""
+        if self._sandbox is not None:
+            await self._step("sandbox", self._sandbox.destroy())
 
     async def _destroy(self) -> None:
+        """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         started = self._starting
-        await self._terminal.aclose()
-        await self._executions.aclose()
+        self._terminal.end()
+        self._executions.end()
         if started is not None:
-            try:
-                await (await started).destroy()
-            except KernelBridgeError as exc:
-                self._log.warning("sandbox_not_destroyed", error=str(exc))
+            # First of all: nothing in it can hold up the rest then.
+            await self._step("sandbox", self._destroy_started(started))
+        await self._step("terminal", self._terminal.aclose())
+        await self._step("kernel", self._executions.aclose())
         await self._tasks.aclose()
+        if self._clearing is not None:
+            await self._clearing
         if self._predecessor is not None:
             await self._predecessor.close()
-        await self._in_thread(self._data.remove_sockets, self.key)
+        await self._step("sockets", self._in_thread(self._data.remove_sockets, self.key))
         self._machine.on(WorkspaceEvent.DESTROYED)
         self._log.info("workspace_closed")
+
+    async def _destroy_started(self, started: asyncio.Task[Sandbox]) -> None:
+        await (await started).destroy()
+
+    async def _step(self, name: str, work: Awaitable[object]) -> None:
+        try:
+            await work
+        except (KernelBridgeError, OSError) as exc:
+            self._log.warning("close_failed", part=name, error=str(exc))
+        except Exception:  # noqa: BLE001  a bug in one part must not keep the others from being closed
+            self._log.exception("close_failed", part=name)
 
     # -- what runs in it --------------------------------------------------------
 

@@ -1,0 +1,72 @@
+"""Sessions that work against their server: whatever they do, they are answered, and they can be ended."""
+
+import asyncio
+from pathlib import Path
+
+from tests.integration.conftest import RunningServer, StartServer
+from tests.integration.test_lifecycle import running
+
+# Stops every process of the sandbox but the cell's own, the one that starts and signals all others included.
+STOP_ALL = """
+import os, signal
+for pid in map(int, filter(str.isdigit, os.listdir('/proc'))):
+    if pid != os.getpid():
+        try: os.kill(pid, signal.SIGSTOP)
+        except OSError: pass
+"""
+
+
+async def gone(server: RunningServer) -> None:
+    """Wait until no sandbox of the server is left."""
+    async with asyncio.timeout(60):
+        while list((server.data_dir / "run").iterdir()):
+            await server.http.get(server.url.replace("ws://", "http://").removesuffix("/ws") + "/healthz")
+    assert running(server) == []
+
+
+async def test_a_session_that_stops_its_own_sandbox_is_destroyed_all_the_same(server: RunningServer) -> None:
+    async with server.connect("u") as client:
+        await client.run("pass")
+        await client.run(STOP_ALL)
+    await gone(server)
+    async with server.connect("u") as client:
+        assert (await client.run("print('again')"))["output"] == "again\n"
+
+
+async def test_a_time_limit_holds_in_a_sandbox_that_takes_no_signal(start_server: StartServer) -> None:
+    server = await start_server(execution_timeout="1s")
+    async with server.connect("u") as client:
+        ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        frame = await client.run(ignore + STOP_ALL + "\nwhile True: sum(range(1000))")
+        assert (frame["cause"], frame["statePreserved"]) == ("timeout", False)
+        assert (await client.run("print('again')"))["output"] == "again\n"
+
+
+async def test_files_in_the_way_of_packages_cost_packages_only(server: RunningServer) -> None:
+    async with server.connect("u") as client:
+        assert (await client.shell("rm -rf ~/.local; echo mine > ~/.local"))["exitCode"] == 0
+    async with server.connect("u") as client:
+        frame = await client.run("print('runs')")
+        assert frame["output"] == "runs\n"
+        assert "packages cannot be installed in this session" in frame["lateOutput"]
+        assert (await client.shell("rm ~/.local; echo removed"))["output"] == "removed\n"
+    async with server.connect("u") as client:
+        assert "lateOutput" not in await client.run("pass")
+
+
+async def test_links_planted_where_the_server_writes_lead_nowhere(server: RunningServer, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o777)
+    async with server.connect("u") as client:
+        await client.shell(f"rm -rf ~/.local; ln -s {outside} ~/.local; ln -s {outside} ~/d; ln -s {outside}/f ~/f")
+        saved = await client.ask(type="save_file", sessionId="s", filename="f", content="x")
+        assert saved["success"]
+        refused = await client.ask(type="save_file", sessionId="s", filename="d/f", content="x")
+        assert not refused["success"]
+        for name in ("../f", "/tmp/f", "a/../../f", ""):
+            refused = await client.ask(type="save_file", sessionId="s", filename=name, content="x")
+            assert (refused["type"], refused["success"]) == ("save_result", False), name
+            assert refused["message"]
+    async with server.connect("u") as client:
+        assert (await client.run("print(open('f').read())"))["output"] == "x\n"
+    assert list(outside.iterdir()) == []
