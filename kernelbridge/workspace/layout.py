@@ -18,11 +18,11 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge.errors import ConfigError, FileError
+from kernelbridge.trees import remove_tree
 
 _ID_DIGITS = 24
 
@@ -133,8 +133,7 @@ class DataDirectory:
 
     def remove_sockets(self, key: SessionKey) -> None:
         """Remove what a sandbox left of its sockets. Idempotent; blocking."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.paths(key).sockets)
+        remove_tree(self.paths(key).sockets)
 
 
 def _why(exc: OSError) -> str:

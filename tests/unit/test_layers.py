@@ -23,7 +23,7 @@ LAYERS = (
     ("image_base",),
     ("image_context", "image_progress"),
     ("protocol",),
-    ("config", "report", "log", "settings_kinds", "settings_sources", "quantities", "text"),
+    ("config", "report", "log", "settings_kinds", "settings_sources", "quantities", "text", "trees"),
     ("guest",),
     ("errors", "__init__"),
 )

@@ -1,0 +1,44 @@
+"""Whatever a user leaves in a directory, it goes, and nothing else does."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.trees import remove_tree
+
+
+def test_a_missing_directory_is_no_error(tmp_path: Path) -> None:
+    remove_tree(tmp_path / "missing")
+
+
+def test_files_links_and_directories_go_and_what_links_point_at_stays(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
+    top = tmp_path / "top"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "a" / "b" / "link").symlink_to(outside)
+    (top / "link").symlink_to(outside)
+    (top / "a" / "hard").hardlink_to(outside / "kept")
+    os.mkfifo(top / "a" / "fifo")
+    remove_tree(top)
+    assert not top.exists()
+    assert (outside / "kept").read_text() == "x"
+
+
+def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(OSError, match="Not a directory"):
+        remove_tree(tmp_path / "link")
+
+
+def test_any_depth(tmp_path: Path) -> None:
+    """Deeper than the stack, the descriptors and the longest path."""
+    deep = "import os\nfor _ in range(5000): os.mkdir('d'); os.chdir('d')"
+    (tmp_path / "top").mkdir()
+    subprocess.run(["python3", "-c", deep], cwd=tmp_path / "top", check=True)
+    remove_tree(tmp_path / "top")
+    assert not (tmp_path / "top").exists()
