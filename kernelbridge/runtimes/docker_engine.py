@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,7 +118,7 @@ class Engine:
     async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None) -> T:
         async with self._turn():
             try:
-                future = self._pool.submit(_closing_refusals, job)
+                future = self._pool.submit(_releasing, job)
             except RuntimeError as exc:
                 raise RuntimeUnavailable("The Docker engine cannot be asked", "the runtime was closed") from exc
             self._running.add(future)
@@ -228,13 +229,24 @@ def _engine_info(api: APIClient) -> EngineInfo:
     )
 
 
-def _closing_refusals(job: Callable[[], T]) -> T:
-    """Run `job`; hang up where a request for a stream is refused, which the SDK leaves to the garbage collector."""
+def release(failure: BaseException) -> None:
+    """Release at once the connections that the SDK leaves to the garbage collector when a request fails.
+
+    The socket that could not be connected lives in a frame of the traceback, a refused stream in the response.
+    """
+    if isinstance(failure, APIError) and failure.response is not None:
+        failure.response.close()
+    link: BaseException | None = failure
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+def _releasing(job: Callable[[], T]) -> T:
     try:
         return job()
-    except APIError as exc:
-        if exc.response is not None:
-            exc.response.close()
+    except Exception as exc:
+        release(exc)
         raise
 
 

@@ -13,7 +13,7 @@ import structlog
 from docker import DockerClient
 
 from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_engine import UNREACHABLE, explain
+from kernelbridge.runtimes.docker_engine import UNREACHABLE, explain, release
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +97,7 @@ class EventFollower:
             try:
                 self._follow()
             except (*UNREACHABLE, RuntimeError) as exc:
+                release(exc)
                 if self._loop.is_closed():
                     return
                 if not self._stopping.is_set():
