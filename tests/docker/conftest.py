@@ -1,6 +1,5 @@
 """Docker alone: what the contract suite cannot ask of every runtime."""
 
-import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -65,13 +64,11 @@ def derived_image(client: docker.DockerClient, workspace_image: str) -> Iterator
         container = client.api.create_container(workspace_image, ["true"])["Id"]
         try:
             repository = name or f"kernelbridge-test-{secrets.token_hex(4)}"
-            client.api.commit(container, repository, "latest", changes="\n".join(changes))
+            made.append(client.api.commit(container, repository, "latest", changes="\n".join(changes))["Id"])
         finally:
             client.api.remove_container(container)
-        made.append(f"{repository}:latest")
-        return made[-1]
+        return f"{repository}:latest"
 
     yield make
     for image in made:
-        with contextlib.suppress(docker.errors.ImageNotFound):  # the tag was moved on
-            client.api.remove_image(image, force=True)
+        client.api.remove_image(image, force=True)
