@@ -83,11 +83,15 @@ def _explain(exc: msgspec.ValidationError) -> BadRequest:
 
 def _syntax(exc: msgspec.DecodeError, frame: str | bytes) -> str:
     try:
-        json.loads(frame)
+        json.loads(frame, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return str(exc)
-    # The one thing that the standard library reads and msgspec does not.
+    # The one thing that the standard library then reads and msgspec does not.
     return "a string holds half of a surrogate pair (\\ud800-\\udfff), which is not Unicode text"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _expectation(field: str, what: str) -> str:

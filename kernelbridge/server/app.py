@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs
 
 import structlog
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.config import Settings
@@ -47,7 +48,7 @@ class Server:
     settings: Settings
     registry: Registry
     warning: str | None
-    sockets: dict[Socket, asyncio.Transport] = field(default_factory=dict)
+    connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
     """Connections that are over but for what their clients have not read yet."""
 
@@ -61,11 +62,12 @@ class Server:
         transport = request.transport
         if transport is None:
             return ws  # gone already
-        self.sockets[ws] = transport
+        connection = Connection(ws, user_id=user_id, registry=self.registry, warning=self.warning)
+        self.connections[connection] = transport
         try:
-            await Connection(ws, user_id=user_id, registry=self.registry, warning=self.warning).run()
+            await connection.run()
         finally:
-            del self.sockets[ws]
+            del self.connections[connection]
             if transport.get_write_buffer_size():
                 loop = asyncio.get_running_loop()
                 self.unsent[transport] = loop.call_later(FLUSH, self._abort, transport)
@@ -79,12 +81,12 @@ class Server:
         """`GET /api/schema`: JSON Schema of every message."""
         return web.json_response(json_schema())
 
-    async def _hang_up(self, _app: web.Application) -> None:
-        """Close every connection with 1001; a client that does not answer is not waited for."""
+    async def _stop(self, _app: web.Application) -> None:
+        """Answer what runs, then close every connection with 1001; a client that does not read is not waited for."""
+        await self.registry.aclose()
         loop = asyncio.get_running_loop()
         closing = {
-            loop.create_task(ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")): transport
-            for ws, transport in self.sockets.items()
+            loop.create_task(connection.hang_up()): transport for connection, transport in self.connections.items()
         }
         if closing:
             _, stalled = await asyncio.wait(closing, timeout=GOODBYE)
@@ -106,7 +108,7 @@ class Server:
         """Make the aiohttp application."""
         app = web.Application(middlewares=[self._guard])
         # When no new connection can come any more, and before the handlers are waited for.
-        app.on_shutdown.append(self._hang_up)
+        app.on_shutdown.append(self._stop)
         app.router.add_get("/ws", self.websocket)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/api/schema", self.schema)
@@ -123,12 +125,17 @@ class Server:
 
 
 def _user_id(request: web.Request) -> str | None:
-    values = request.query.getall("user_id", [])
+    try:
+        query = parse_qs(request.rel_url.raw_query_string, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        # Decoded leniently, all that is not UTF-8 would be one and the same user.
+        query = {"user_id": ["\ufffd"] * 2}
+    values = query.get("user_id", [])
     if not values or values == [""]:
         return None
     if len(values) > 1 or len(values[0]) > USER_ID_LENGTH or not values[0].isprintable():
         raise web.HTTPBadRequest(
-            text=f"user_id must be given once, as 1-{USER_ID_LENGTH} printable characters.\n",
+            text=f"user_id must be given once, as 1-{USER_ID_LENGTH} printable characters in UTF-8.\n",
         )
     return values[0]
 
@@ -183,9 +190,11 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> int:
     try:
         await site.start()
     except OSError as exc:
+        remedy = "stop what uses the port, or choose another with --port"
+        if isinstance(exc, PermissionError):
+            remedy = "ports below 1024 need privileges; choose another with --port"
         raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}",
-            f"{exc.strerror or exc}; stop what uses the port, or choose another with --port",
+            f"Cannot listen on {settings.host}:{settings.port}", f"{exc.strerror or exc}; {remedy}"
         ) from exc
     return int(runner.addresses[0][1])
 

@@ -103,7 +103,12 @@ class Connection:
             # It may wait for a client that reads no more.
             writer.cancel()
             await asyncio.wait([writer])
-            self._log.info("disconnected", code=self._ws.close_code)
+            self._log.info("disconnected", code=int(self._ws.close_code or 0))
+
+    async def hang_up(self) -> None:
+        """Send what is waiting, then close with 1001."""
+        await self._outbox.sent()
+        await self._ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
 
     async def _write(self) -> None:
         await self._outbox.run()

@@ -23,6 +23,8 @@ class Outbox:
         self._wake = asyncio.Event()
         self._low = asyncio.Event()
         self._low.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.overflowed = False
         self._closed = False
 
@@ -35,6 +37,7 @@ class Outbox:
             self.close()
             return
         self._frames.append(frame)
+        self._empty.clear()
         self._size += len(frame)
         if self._size > HIGH_WATER:
             self._low.clear()
@@ -44,11 +47,16 @@ class Outbox:
         """Wait until the client has read enough to be heard again."""
         await self._low.wait()
 
+    async def sent(self) -> None:
+        """Wait until all that was put has been handed to the connection, or the client is gone."""
+        await self._empty.wait()
+
     def close(self) -> None:
         """Drop what is unsent and end `run`. Idempotent."""
         self._closed = True
         self._frames.clear()
         self._low.set()
+        self._empty.set()
         self._wake.set()
 
     async def run(self) -> None:
@@ -62,6 +70,7 @@ class Outbox:
                     if self._size <= HIGH_WATER:
                         self._low.set()
                 self._wake.clear()
+                self._empty.set()
                 if not self._frames and not self._closed:
                     await self._wake.wait()
         except ConnectionError:

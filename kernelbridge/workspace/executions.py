@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded
+from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.workspace.budget import WaitingBudget
 from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
 from kernelbridge.workspace.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
 
+WAITING_CHARACTERS = 32 << 20
+"""Length of the code that may wait in a session: requests are few or small."""
 INTERRUPT_GRACE = 5.0
 """Seconds that a cell past its time limit has to end after the interrupt, before its kernel is killed."""
 KILL_GRACE = 5.0
@@ -56,7 +59,7 @@ class ExecutionLane:
     ) -> None:
         self._start_kernel = start_kernel
         self._destroy_sandbox = destroy_sandbox
-        self._queue_limit = queue_limit
+        self._budget = WaitingBudget("cells", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
         self._machine = Machine(KERNEL, KernelState.ABSENT)
         self._waiting: deque[_Job] = deque()
@@ -80,11 +83,7 @@ class ExecutionLane:
         """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
         if self._closed:
             raise KernelError("The session is closed", "send the request again to open it anew")
-        if len(self._waiting) >= self._queue_limit:
-            raise LimitExceeded(
-                "Too many cells are waiting in this session",
-                f"the limit is {self._queue_limit}; wait for results before sending more",
-            )
+        self._budget.take(cell.code)
         self._waiting.append(_Job(cell, timeout, done))
         self._pump()
 
@@ -97,8 +96,7 @@ class ExecutionLane:
         self._closed = True
         if self._kernel is not None:
             self._kernel.end_pending("session_closed")
-        waiting, self._waiting = self._waiting, deque()
-        for job in waiting:
+        for job in self._take_waiting():
             _answer(job, Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran"))
 
     async def aclose(self) -> None:
@@ -114,7 +112,9 @@ class ExecutionLane:
             case KernelState.READY:
                 # A kernel that has just died, or is about to, is still READY here; its watcher pumps again.
                 if self._kernel is not None and self._kernel.alive and self._leaving is None:
-                    self._run(self._kernel, self._waiting.popleft())
+                    job = self._waiting.popleft()
+                    self._budget.release(job.cell.code)
+                    self._run(self._kernel, job)
             case KernelState.ABSENT | KernelState.DEAD:
                 if self._machine.on(KernelEvent.NEED) is KernelAction.START:
                     self._tasks.create(self._start())
@@ -180,22 +180,29 @@ class ExecutionLane:
 
     def _fail_waiting(self, error: KernelBridgeError) -> None:
         self._machine.on(KernelEvent.START_FAILED)
+        for job in self._take_waiting():
+            _answer(job, error)
+
+    def _take_waiting(self) -> deque[_Job]:
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            _answer(job, error)
+            self._budget.release(job.cell.code)
+        return waiting
 
     async def _watch(self, kernel: Kernel) -> None:
         """Wait for the kernel's end; its running cell has been ended by it then."""
         status: ExitStatus = await kernel.died
         log.info("kernel_died", status=str(status), incarnation=self._incarnation)
-        await kernel.aclose()
-        self._kernel = None
-        self._variables_lost = True
-        self._machine.on(KernelEvent.DIED)
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
-        self._pump()
+        try:
+            await kernel.aclose()
+        finally:
+            self._kernel = None
+            self._variables_lost = True
+            self._machine.on(KernelEvent.DIED)
+            if self._leaving is not None:
+                self._leaving.cancel()
+                self._leaving = None
+            self._pump()
 
     def _leave(self) -> None:
         """Give the kernel no more cells: one of them called `exit()`, and it is about to end."""

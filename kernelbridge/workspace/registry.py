@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 
 import structlog
 
-from kernelbridge.errors import LimitExceeded
+from kernelbridge.errors import LimitExceeded, SandboxError
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.tasks import TaskSet
@@ -52,12 +52,15 @@ class Registry:
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._tasks = TaskSet()
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def attach(self, key: SessionKey, connection_id: str) -> Workspace:
         """Find or make the workspace and note that the connection uses it. Raises `LimitExceeded`."""
+        if self._stopping:
+            raise SandboxError("The server is stopping", "connect again when it is back")
         entry = self._entries.get(key)
         if entry is None:
             live = sum(1 for other in self._entries if other.principal == key.principal)
@@ -92,7 +95,8 @@ class Registry:
                 entry.linger = loop.call_later(self._linger, self._expire, key)
 
     async def aclose(self) -> None:
-        """Close every workspace. Idempotent."""
+        """Close every workspace; what runs is answered with cause `session_closed`. Idempotent."""
+        self._stopping = True
         for key in list(self._entries):
             self._expire(key)
         await asyncio.gather(*(workspace.close() for workspace in list(self._closing.values())), return_exceptions=True)

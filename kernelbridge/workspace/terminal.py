@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, LimitExceeded, TerminalError
+from kernelbridge.errors import KernelBridgeError, TerminalError
+from kernelbridge.workspace.budget import WaitingBudget
 from kernelbridge.workspace.shell import CommandOutcome, Shell
 from kernelbridge.workspace.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
+
+WAITING_CHARACTERS = 8 << 20
+"""Length of the commands that may wait in a session."""
 
 CommandDone = Callable[[CommandOutcome | KernelBridgeError], None]
 
@@ -31,7 +35,7 @@ class TerminalLane:
 
     def __init__(self, start_shell: Callable[[], Awaitable[Shell]], *, queue_limit: int, tasks: TaskSet) -> None:
         self._start_shell = start_shell
-        self._queue_limit = queue_limit
+        self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
         self._waiting: deque[_Job] = deque()
         self._draining = False
@@ -42,11 +46,7 @@ class TerminalLane:
         """Queue a command; `done` is called once, with its outcome or the error that kept it from running."""
         if self._closed:
             raise TerminalError("The session is closed", "send the request again to open it anew")
-        if len(self._waiting) >= self._queue_limit:
-            raise LimitExceeded(
-                "Too many terminal commands are waiting in this session",
-                f"the limit is {self._queue_limit}; wait for answers before sending more",
-            )
+        self._budget.take(command)
         self._waiting.append(_Job(command, timeout, done))
         if not self._draining:
             self._draining = True
@@ -57,6 +57,7 @@ class TerminalLane:
         self._closed = True
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
+            self._budget.release(job.command)
             _answer(job, _CLOSED)
 
     async def aclose(self) -> None:
@@ -70,6 +71,7 @@ class TerminalLane:
         try:
             while self._waiting:
                 job = self._waiting.popleft()
+                self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
                 try:
                     outcome = await self._run(job)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import docker
 import pytest
+from yarl import URL
 
 from tests.integration.conftest import RunningServer, StartServer
 
@@ -127,8 +129,9 @@ async def test_http_routes(server: RunningServer) -> None:
         assert "ws://" in await response.text()
     async with server.http.get(base + "/healthz", headers={"Host": "evil.example"}) as response:
         assert response.status == 403
-    async with server.http.get(base + "/ws?user_id=" + "x" * 300) as response:
-        assert (response.status, "user_id" in await response.text()) == (400, True)
+    for wrong in ("x" * 300, "a&user_id=b", "%ff", "%00"):
+        async with server.http.get(URL(f"{base}/ws?user_id={wrong}", encoded=True)) as response:
+            assert (response.status, "user_id" in await response.text()) == (400, True), wrong
 
 
 def free_port() -> int:
@@ -147,6 +150,18 @@ def children(pid: int) -> set[int]:
                 found.add(child)
                 todo.append(child)
     return found
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has ended, or ends now: init may reap it a moment later than its killer did its part."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -177,15 +192,15 @@ async def test_an_orderly_stop_leaves_nothing_behind(
         descendants = children(process.pid)
         process.send_signal(stop)
         closing = await asyncio.wait_for(ws.receive(), 60)
-        while closing.type is aiohttp.WSMsgType.TEXT:
-            frame = json.loads(closing.data)
-            assert frame.get("cause") == "session_closed"
-            closing = await asyncio.wait_for(ws.receive(), 60)
+        assert closing.type is aiohttp.WSMsgType.TEXT, closing
+        frame = json.loads(closing.data)
+        assert (frame["type"], frame["cause"]) == ("execution_result", "session_closed")
+        closing = await asyncio.wait_for(ws.receive(), 60)
         assert closing.data == 1001
     _out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, err
     assert containers(data) == []
     assert list((data / "run").iterdir()) == []
-    assert not [pid for pid in descendants if Path(f"/proc/{pid}").exists()]
+    assert all([await asyncio.to_thread(ended, pid) for pid in descendants])
     assert list((data / "workspaces").glob("*/files"))
     assert b"Traceback" not in err

@@ -44,6 +44,7 @@ PURE = (
     "server/access.py",
     "server/answers.py",
     "text.py",
+    "workspace/budget.py",
     "workspace/lifecycle.py",
     "workspace/pyenv.py",
     "workspace/shell_marks.py",

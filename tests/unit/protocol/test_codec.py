@@ -48,6 +48,7 @@ MALFORMED: list[tuple[str, str, str | None]] = [
     ('{"type":"execute_code","sessionId":"a","code":"\\ud800"}', "invalid_json", None),
     ('{"type":"ping","x":' + "[" * 100_000 + "]" * 100_000 + "}", "invalid_json", None),
     ("\ud800", "invalid_json", None),
+    ('{"type":NaN}', "invalid_json", None),
     ("[]", "invalid_message", None),
     ("null", "invalid_message", None),
     ("5", "invalid_message", None),
