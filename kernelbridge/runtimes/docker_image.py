@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +31,11 @@ _NO_PYTHON = 127
 Start = Callable[[Launch], Awaitable[DockerSandbox]]
 
 
+def own_user(uid: int, gid: int) -> str | None:
+    """Give who runs in containers of a server that is not root: itself, or neither could open the other's files."""
+    return None if uid == 0 else f"{uid}:{gid}"
+
+
 class WorkspaceImage:
     """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
 
@@ -39,6 +45,7 @@ class WorkspaceImage:
         self._engine = engine
         self._launch = launch
         self._start = start
+        self._user = own_user(os.geteuid(), os.getegid())
         self._facts: dict[str, Facts] = {}
         self._probing = asyncio.Lock()
 
@@ -69,7 +76,7 @@ class WorkspaceImage:
         )
 
     async def _probe(self, image: ImageFacts) -> Facts:
-        facts = await self._ask(image, image.run_as)
+        facts = await self._ask(image, self._user or image.run_as)
         if facts.uid == 0:  # the image gives root another name
             facts = await self._ask(image, DEFAULT_USER)
         return facts

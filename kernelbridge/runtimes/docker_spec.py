@@ -71,7 +71,7 @@ def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
 
 def container_name(instance: str, workspace_id: str) -> str:
     """Name of a workspace's container, for a person who reads `docker ps`."""
-    return f"kernelbridge-{instance}-{workspace_id[:12]}"
+    return f"kernelbridge-{instance}-{workspace_id}"
 
 
 @dataclass(frozen=True, slots=True)

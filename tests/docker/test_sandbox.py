@@ -23,7 +23,7 @@ async def test_labels_name_and_log_limits(
     assert re.fullmatch(r"test-[0-9a-f]{8}", labels["kernelbridge.instance"])
     assert labels["kernelbridge.workspace"] == spec.workspace_id
     instance = labels["kernelbridge.instance"]
-    assert inspected["Name"] == f"/kernelbridge-{instance}-{spec.workspace_id[:12]}"
+    assert inspected["Name"] == f"/kernelbridge-{instance}-{spec.workspace_id}"
     assert inspected["HostConfig"]["LogConfig"] == {
         "Type": "json-file",
         "Config": {"max-size": "1m", "max-file": "1"},
