@@ -9,6 +9,7 @@ Every value that was given is checked, also one that another overrides.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from kernelbridge import settings_kinds as kinds
 from kernelbridge.errors import ConfigError
-from kernelbridge.settings_kinds import Option
+from kernelbridge.settings_kinds import Kind, Option
 from kernelbridge.settings_sources import Given, from_environment, from_file, from_flags
 
 LISTENING = "Listening"
@@ -30,6 +31,10 @@ PLACES = "Files and logs"
 
 IMAGE_NAME: Final = kinds.text(
     "IMAGE", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+)
+
+_ENGINE_ADDRESS: Final = re.compile(
+    r"(http\+)?unix://(/.*)?|((tcp|https?)://)?([\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}(/\S*)?", re.ASCII
 )
 
 
@@ -210,7 +215,9 @@ def resolve(
     if file is not None:
         path = _read("config", file)
         layers.append(from_file(path, [name for name, option in OPTIONS.items() if option.in_file]))
-    values: dict[str, Any] = {"data_dir": default_data_dir(environ), "ca_bundle": default_ca_bundle(environ)}
+    values: dict[str, Any] = {"ca_bundle": default_ca_bundle(environ)}
+    if not any("data_dir" in layer for layer in layers):
+        values["data_dir"] = default_data_dir(environ)
     sources: dict[str, str] = {}
     for layer in reversed(layers):
         for name, given in layer.items():
@@ -218,17 +225,42 @@ def resolve(
             sources[name] = given.source
     settings = Settings(**values)
     _check(settings, sources)
+    if settings.runtime != "local":
+        docker_host(environ)
     return settings
 
 
 def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path:
-    """Give the data directory of this user: of the system for root, else below XDG_DATA_HOME."""
+    """Give the data directory of this user: of the system for root, else below XDG_DATA_HOME; raises `ConfigError`."""
     if (os.geteuid() if uid is None else uid) == 0:
         return Path("/var/lib/kernelbridge")
     base = Path(environ.get("XDG_DATA_HOME") or "")
     if not base.is_absolute():
-        base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+        try:
+            base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+        except RuntimeError as exc:
+            raise ConfigError(
+                "There is no home directory to keep data in",
+                "this user has neither HOME nor an entry in /etc/passwd; give --data-dir (or KERNELBRIDGE_DATA_DIR)",
+            ) from exc
     return base / "kernelbridge"
+
+
+def docker_host(environ: Mapping[str, str]) -> str | None:
+    """Give the engine's address that DOCKER_HOST names, if it does; raises `ConfigError` for one that cannot be."""
+    address = environ.get("DOCKER_HOST")
+    if not address or _ENGINE_ADDRESS.fullmatch(address):
+        return address or None
+    forms = "unix:///path/of/docker.sock or tcp://127.0.0.1:2375"
+    if address.startswith("ssh://"):
+        raise ConfigError(
+            f"DOCKER_HOST: {address!r} is not supported",
+            f"the engine must be on this machine: its containers mount directories of this server; expected {forms}",
+        )
+    raise ConfigError(
+        f"DOCKER_HOST: {address!r} is not the address of an engine",
+        f"expected {forms}; unset it to use the engine's usual socket",
+    )
 
 
 def default_ca_bundle(environ: Mapping[str, str]) -> Path | None:
@@ -249,13 +281,19 @@ def is_loopback(host: str) -> bool:
 
 def _read(name: str, given: Given) -> Any:
     kind = OPTIONS[name].kind
+    if not kind.many:
+        return _read_one(kind, given, given.value)
+    parts = given.value if isinstance(given.value, (tuple, list)) else [given.value]
+    pieces = [piece for part in parts for piece in (part.split(",") if isinstance(part, str) else [part])]
+    return tuple(dict.fromkeys(_read_one(kind, given, piece) for piece in pieces))
+
+
+def _read_one(kind: Kind, given: Given, written: object) -> Any:
+    written = written.strip() if kind.many and isinstance(written, str) else written
     try:
-        if kind.many:
-            parts = given.value if isinstance(given.value, (tuple, list)) else [given.value]
-            return tuple(dict.fromkeys(kind.read(one) for part in parts for one in _text(part, (str,)).split(",")))
-        value = kind.read(_text(given.value, kind.native) if given.typed else str(given.value))
+        value = kind.read(_text(written, kind.native) if given.typed else str(written))
     except ValueError as exc:
-        raise ConfigError(f"{given.source}: {given.value!r} is not valid", f"expected {kind.expected}") from exc
+        raise ConfigError(f"{given.source}: {written!r} is not valid", kind.advice(written)) from exc
     return given.base / value if isinstance(value, Path) else value
 
 

@@ -1,22 +1,23 @@
 """Would `kernelbridge serve` work here, and if not, what to do.
 
-A check looks at one thing and gives one `Row`; it never raises and leaves nothing behind. Rows are `ok`, `warning` (it
-would serve, with less than it could) or `problem` (it would not).
+A check looks at one thing and gives one `Row`; it leaves nothing behind, and what it raises becomes a `Row`, too. Rows
+are `ok`, `warning` (it would serve, with less than it could) or `problem` (it would not).
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from enum import StrEnum
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +25,9 @@ import msgspec
 
 from kernelbridge import images
 from kernelbridge.config import Settings
-from kernelbridge.errors import ImageError, KernelBridgeError
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.quantities import format_size, human_size
+from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local_host import read_host
@@ -57,26 +59,29 @@ class Row(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings) -> list[Row]:
-    """Make every check that matters to a server with these settings. Takes some seconds at most."""
+    """Make every check that matters to a server with these settings.
+
+    Takes some seconds; half a minute where an engine, a registry or an image does not answer.
+    """
     rows: list[Row] = []
     engine = None
     if settings.runtime != "local":
         engine = await _ask_engine()
-        rows.append(judge_engine(engine, needed=settings.runtime == "docker"))
+        rows.append(judge_engine(engine, needed=settings.runtime == "docker", host=os.environ.get("DOCKER_HOST")))
     docker = engine is not None and (engine.available or settings.runtime == "docker")
     if engine is not None and engine.available:
-        rows.append(_guarded("image", partial(check_image, settings.image)))
+        rows.append(await _guarded("image", check_image(settings.image)))
         rows.append(judge_limits(settings.memory, settings.cpus, engine))
         rows.append(judge_user(os.geteuid()))
-    rows.append(
-        Row("bubblewrap", Status.OK, "not needed: docker is used")
-        if docker
-        else _guarded("bubblewrap", partial(check_bubblewrap, isolation=settings.isolation))
-    )
-    rows.append(_guarded("python", partial(check_python, needed=not docker)))
-    rows.append(_guarded("data", partial(check_data_directory, settings.data_dir)))
-    rows.append(_guarded("disk", partial(check_disk, settings.data_dir)))
-    rows.append(_guarded("port", partial(check_port, settings.host, settings.port)))
+    if docker:
+        rows += [Row(check, Status.OK, "not needed: docker is used") for check in ("bubblewrap", "python")]
+    else:
+        isolated = settings.isolation
+        rows.append(await _guarded("bubblewrap", asyncio.to_thread(check_bubblewrap, isolation=isolated)))
+        rows.append(await _guarded("python", asyncio.to_thread(check_python)))
+    rows.append(await _guarded("data", asyncio.to_thread(check_data_directory, settings.data_dir)))
+    rows.append(await _guarded("disk", asyncio.to_thread(check_disk, settings.data_dir)))
+    rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
     return rows
 
 
@@ -85,10 +90,10 @@ def serves(rows: Iterable[Row]) -> bool:
     return all(row.status is not Status.PROBLEM for row in rows)
 
 
-def _guarded(name: str, check: Callable[[], Row]) -> Row:
-    """Run a check; a failure of the check itself is a problem, too, and no reason to stop."""
+async def _guarded(name: str, check: Awaitable[Row]) -> Row:
+    """Make a check; a failure of the check itself is a problem, too, and no reason to stop."""
     try:
-        return check()
+        return await check
     except KernelBridgeError as exc:
         return Row(name, Status.PROBLEM, exc.message, exc.reason)
     except Exception as exc:  # noqa: BLE001 - the doctor's job is to report whatever is wrong
@@ -102,12 +107,13 @@ async def _ask_engine() -> EngineInfo:
         return EngineInfo(available=False, reason=f"asking it failed: {type(exc).__name__}: {exc}")
 
 
-def judge_engine(engine: EngineInfo, *, needed: bool) -> Row:
-    """Judge what the probe found; where docker is not `needed`, the local runtime stands in."""
+def judge_engine(engine: EngineInfo, *, needed: bool, host: str | None = None) -> Row:
+    """Judge what the probe found; where docker is not `needed`, the local runtime stands in. `host` is DOCKER_HOST."""
+    where = f" at {host} (from DOCKER_HOST)" if host else ""
     if not engine.available and needed:
-        return Row("engine", Status.PROBLEM, "the Docker engine does not answer", engine.reason)
+        return Row("engine", Status.PROBLEM, f"the Docker engine{where} does not answer", engine.reason)
     if not engine.available:
-        found = "no Docker engine answers: the local runtime is used"
+        found = f"no Docker engine answers{where}: the local runtime is used"
         return Row("engine", Status.WARNING, found, f"for docker: {engine.reason}")
     if "seccomp" not in engine.security:
         found = f"{engine} runs without seccomp: the kernel's whole interface is open to sandboxes"
@@ -120,30 +126,39 @@ def judge_limits(memory: int, cpus: float, engine: EngineInfo) -> Row:
     asked = f"--cpus {cpus:g} --memory {format_size(memory)} a workspace"
     found = f"{asked}; the engine's machine has {engine.cpus} processors and {human_size(engine.memory)}"
     if cpus > engine.cpus:
-        return Row("limits", Status.PROBLEM, found, f"use --cpus {engine.cpus} or less")
+        return Row("limits", Status.WARNING, found, f"use --cpus {engine.cpus} or less: this limit holds nobody back")
     if memory > engine.memory:
         return Row("limits", Status.WARNING, found, "use less --memory: this limit protects nothing")
     return Row("limits", Status.OK, found)
 
 
 def judge_user(uid: int) -> Row:
-    """Whether this user can open what the user of a container makes: their files and sockets are shared."""
-    if uid in {0, SANDBOX_UID}:
-        return Row("user", Status.OK, "root" if uid == 0 else f"uid {uid}, as in the containers")
-    found = f"uid {uid}: containers run as uid {SANDBOX_UID} unless their image names a user; it must be the same one"
-    return Row("user", Status.WARNING, found, f"run kernelbridge as root, or use an image with `USER {uid}`")
+    """Say who runs in the containers: with this user, the server shares files and sockets."""
+    if uid == 0:
+        return Row("user", Status.OK, f"root: containers run as their image's user, uid {SANDBOX_UID} if it names none")
+    return Row("user", Status.OK, f"containers run as uid {uid}, as this server does")
 
 
-def check_image(reference: str) -> Row:
-    """Whether the engine has the workspace image; raises `KernelBridgeError`."""
-    if images.image_exists(reference):
-        return Row("image", Status.OK, reference)
-    names = [image.name for image in images.KNOWN.values() if image.reference in {reference, f"{reference}:latest"}]
-    if names:
-        found = f"{reference} is absent: the first `kernelbridge serve` builds it"
-        return Row("image", Status.WARNING, found, f"`kernelbridge images build {names[0]}`, to have it done before")
-    found = f"{reference} is absent: `kernelbridge serve` tries to pull it"
-    return Row("image", Status.WARNING, found, f"`docker pull {reference}`, to know that it can be had")
+async def check_image(reference: str) -> Row:
+    """Whether workspaces can be made from the image, as `serve` finds out; raises `KernelBridgeError`."""
+    if await asyncio.to_thread(images.image_exists, reference):
+        # No server has this name, so nobody else's containers are touched.
+        runtime = await DockerRuntime.open(image=reference, instance=f"doctor-{secrets.token_hex(4)}")
+        try:
+            facts = await runtime.prepare()
+        finally:
+            await runtime.aclose()
+        version = ".".join(map(str, facts.python.version))
+        return Row("image", Status.OK, f"{reference}: python {version} with a kernel, user {facts.uid}:{facts.gid}")
+    known = images.known_image(reference)
+    if known is not None:
+        found = f"{reference} is absent: it will be built at the first start"
+        return Row("image", Status.WARNING, found, f"`kernelbridge images build {known.name}`, to have it done before")
+    await asyncio.to_thread(images.check_registry, reference)
+    found = f"{reference} is absent: it will be pulled at the first start"
+    return Row(
+        "image", Status.WARNING, found, f"`docker pull {reference}`, to know that workspaces can be made from it"
+    )
 
 
 def check_bubblewrap(*, isolation: bool) -> Row:
@@ -157,19 +172,15 @@ def check_bubblewrap(*, isolation: bool) -> Row:
     return Row("bubblewrap", Status.OK, f"bubblewrap {info.version}: {info.path}")
 
 
-def check_python(*, needed: bool) -> Row:
-    """Whether this python can run a kernel, and be shown to a sandbox: only the local runtime needs it."""
-    bad = Status.PROBLEM if needed else Status.WARNING
-    try:
-        read_host()
-    except ImageError as exc:
-        return Row("python", bad, exc.message, exc.reason)
+def check_python() -> Row:
+    """Whether this python can run a kernel, and be shown to a sandbox; raises `ImageError` if not shown."""
+    read_host()
     command = [sys.executable, "-c", "import ipykernel.kernelapp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         found = f"ipykernel cannot be imported: {reason}"
-        return Row("python", bad, found, f"`{sys.executable} -m pip install --force-reinstall ipykernel`")
+        return Row("python", Status.PROBLEM, found, f"`{sys.executable} -m pip install --force-reinstall ipykernel`")
     return Row("python", Status.OK, f"{sys.version.split()[0]} with ipykernel {version('ipykernel')}: {sys.executable}")
 
 

@@ -24,6 +24,7 @@ from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
+from kernelbridge.config import docker_host
 from kernelbridge.errors import ImageError, RuntimeUnavailable
 from kernelbridge.image_base import AUTO, DEBIAN_BASE, DEBIAN_MIRROR, inspect, make_debian_base, pull, resolve_base
 from kernelbridge.image_context import Context, server_context, workspace_context
@@ -33,6 +34,9 @@ _DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 
 _ANSWER_TIMEOUT: Final = 10
 """Seconds in which the engine has to answer at all."""
+
+_REGISTRY_TIMEOUT: Final = 60
+"""Seconds in which the engine has to say whether a registry has an image: longer than its own patience with one."""
 
 _SILENCE_TIMEOUT: Final = 3600
 """Seconds for which a build or a pull may say nothing: a step compiles, or a layer is large."""
@@ -137,24 +141,41 @@ def ensure_image(
         found = inspect(engine, reference)
         if found is not None:
             return str(found["Id"])
-        known = next(
-            (name for name, image in KNOWN.items() if image.reference in {reference, f"{reference}:latest"}), None
-        )
+        known = known_image(reference)
         if known is None:
             try:
                 pull(engine, reference, progress)
             except ImageError as exc:
-                raise ImageError(
-                    f"The image {reference} is neither on the engine nor can it be pulled",
-                    f"{exc.reason}; check its name, or load it with `docker load`",
-                ) from exc
+                raise _not_to_be_had(reference, exc.reason) from exc
             found = inspect(engine, reference)
             if found is None:
                 raise ImageError(f"{reference} was pulled but is not on the engine", "it was removed since")
             return str(found["Id"])
     progress(f"The image {reference} does not exist yet: building it, once")
-    built = build([known], base=base, ca_bundle=ca_bundle, network=network, mirror=mirror, progress=progress)
+    built = build([known.name], base=base, ca_bundle=ca_bundle, network=network, mirror=mirror, progress=progress)
     return built[0].id
+
+
+def known_image(reference: str) -> KnownImage | None:
+    """Give the image that kernelbridge builds under this reference, if there is one."""
+    return next((image for image in KNOWN.values() if image.reference in {reference, f"{reference}:latest"}), None)
+
+
+def check_registry(reference: str) -> None:
+    """Ask the registry of an image whether it could be pulled, and pull nothing. Raises as `ensure_image` does."""
+    with _engine() as engine:
+        engine.timeout = _REGISTRY_TIMEOUT
+        try:
+            engine.inspect_distribution(reference)  # type: ignore[no-untyped-call]  # the stubs leave it out
+        except APIError as exc:
+            raise _not_to_be_had(reference, one_line(str(exc.explanation or exc))) from exc
+
+
+def _not_to_be_had(reference: str, reason: str) -> ImageError:
+    return ImageError(
+        f"The image {reference} is neither on the engine nor can it be pulled",
+        f"{reason}; check its name, or load it with `docker load`",
+    )
 
 
 def image_exists(reference: str) -> bool:
@@ -201,9 +222,11 @@ def build_context(
 @contextmanager
 def _engine() -> Iterator[APIClient]:
     """Connect to the engine; whatever goes wrong with it becomes one of our errors."""
-    where = os.environ.get("DOCKER_HOST") or _DEFAULT_ENDPOINT
+    given = docker_host(os.environ)
+    address = given or _DEFAULT_ENDPOINT
+    where = f"{address} (from DOCKER_HOST)" if given else address
     try:
-        _knock(where)
+        _knock(address)
         engine = APIClient(version="auto", timeout=_ANSWER_TIMEOUT, **kwargs_from_env())
     except PermissionError as exc:
         raise RuntimeUnavailable(
@@ -212,7 +235,7 @@ def _engine() -> Iterator[APIClient]:
     except (OSError, DockerException) as exc:
         raise RuntimeUnavailable(
             "The Docker engine does not answer",
-            f"{where}: {one_line(str(exc))}; start it (`systemctl start docker`), install it (`apt-get install "
+            f"{where}: {_why_unreachable(exc)}; start it (`systemctl start docker`), install it (`apt-get install "
             "docker.io`), or set DOCKER_HOST",
         ) from exc
     try:
@@ -224,6 +247,11 @@ def _engine() -> Iterator[APIClient]:
         raise ImageError("The Docker engine failed", one_line(str(exc))) from exc
     finally:
         engine.close()
+
+
+def _why_unreachable(exc: Exception) -> str:
+    text = one_line(str(exc))
+    return "nothing listens there" if "connection refused" in text.lower() else text
 
 
 def _knock(where: str) -> None:

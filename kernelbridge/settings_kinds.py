@@ -8,8 +8,8 @@ the sentence "expected …".
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,9 +26,14 @@ class Kind:
     write: Callable[[object], str]
     native: tuple[type, ...] = (str,)
     """What a TOML file may hold for it; each is read through its text."""
-    choices: tuple[str, ...] = ()
     many: bool = False
     """A tuple of them: the flag may be repeated, text is separated by commas, TOML has an array."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """Texts that look right and are not: why, and what to do instead."""
+
+    def advice(self, value: object) -> str:
+        """Say what to write instead of `value`, which cannot be read."""
+        return self.explained.get(str(value).lower(), f"expected {self.expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def choice(*names: str) -> Kind:
             raise ValueError(value)
         return value
 
-    return Kind("|".join(names), "one of " + ", ".join(names), read, str, choices=names)
+    return Kind("|".join(names), "one of " + ", ".join(names), read, str)
 
 
 def integer(metavar: str, least: int, most: int | None = None) -> Kind:
@@ -169,8 +174,11 @@ def path(metavar: str, expected: str) -> Kind:
 def origins() -> Kind:
     """Take web origins, in the form in which browsers send them."""
     expected = "a web origin such as https://app.example.org or http://localhost:3000, without a path and without `*`"
-
-    return Kind("ORIGIN", expected, lambda value: canonical_origin(value.strip()), str, many=True)
+    opened_from_a_file = (
+        "a page opened from a file has no origin (the browser sends null, as for any page that hides its own); serve "
+        "the page from http://localhost, for example with `python3 -m http.server`: that needs no --allow-origin"
+    )
+    return Kind("ORIGIN", expected, canonical_origin, str, many=True, explained={"null": opened_from_a_file})
 
 
 def canonical_origin(value: str) -> str:

@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
 from kernelbridge.config import Settings
@@ -32,6 +33,7 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
     """
     from kernelbridge.doctor import examine, serves  # noqa: PLC0415 - loads both runtimes: not for --help
 
+    log.configure(settings.log_format, settings.log_level)
     rows = asyncio.run(examine(settings))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"ok": serves(rows), "checks": rows}), indent=2))

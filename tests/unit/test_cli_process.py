@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -16,6 +17,7 @@ from types import MappingProxyType
 import pytest
 
 from kernelbridge import __version__
+from kernelbridge.cli import main
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120.0
@@ -115,6 +117,11 @@ def test_without_a_command_there_is_help() -> None:
         (["serve", "--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read"),
         (["doctor", "--port", "x"], {}, "--port: 'x' is not valid"),
         (["images", "build", "--base", "-"], {}, "--base: '-' is not valid"),
+        (["serve", "--allow-origin", "foo"], {}, "--allow-origin: 'foo' is not valid"),
+        (["serve"], {"DOCKER_HOST": "garbage"}, "error: DOCKER_HOST: 'garbage' is not the address of an engine\n"),
+        (["doctor"], {"DOCKER_HOST": "ssh://u@h"}, "the engine must be on this machine"),
+        (["images", "list"], {"DOCKER_HOST": "garbage"}, "expected unix:///"),
+        (["images", "list"], {"DOCKER_HOST": "garbage", "KERNELBRIDGE_RUNTIME": "local"}, "expected unix:///"),
         (["images", "build", "nope"], {}, "There is no image called 'nope': the images are base, workspace, server"),
     ],
 )
@@ -131,6 +138,22 @@ def test_a_settings_file_with_a_misspelt_key(tmp_path: Path) -> None:
     done = run("serve", "--config", "kb.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert f"error: {tmp_path}/kb.toml: 'memmory' is not a setting\n       did you mean memory?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_user_without_a_home_is_asked_for_a_directory(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert "error: There is no home directory to keep data in\n" in said
+    assert "give --data-dir" in said
 
 
 def test_no_engine_exits_with_1_and_says_what_to_do(tmp_path: Path) -> None:

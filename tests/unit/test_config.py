@@ -14,6 +14,7 @@ from kernelbridge.config import (
     default_ca_bundle,
     default_data_dir,
     default_text,
+    docker_host,
     is_loopback,
     resolve,
 )
@@ -85,7 +86,7 @@ def test_toml_types(tmp_path: Path) -> None:
         ("memory = '32m'", "at least 64m"),
         ("linger = -1", "linger: -1 is not valid: expected a duration"),
         ("data_dir = 3", "data_dir: 3 is not valid: expected a directory"),
-        ("allow_origin = [1]", "allow_origin: [1] is not valid"),
+        ("allow_origin = [1]", "allow_origin: 1 is not valid"),
         ("[memory]\nx=1", "memory: {'x': 1} is not valid"),
         ("memmory = 1", "'memmory' is not a setting: did you mean memory?"),
         ("data-dir = '/x'", "'data-dir' is not a setting: did you mean data_dir?"),
@@ -259,3 +260,62 @@ def test_a_default_reads_back_as_itself(name: str, tmp_path: Path) -> None:
 def test_any_environment_is_resolved_or_refused(environ: dict[str, str]) -> None:
     with suppress(ConfigError):
         assert is_loopback(resolve({}, ENV | environ).host)
+
+
+def test_only_the_origin_that_is_wrong_is_quoted() -> None:
+    message = refusal({"allow_origin": ("https://a.example", "https://b.example, foo")})
+    assert message.startswith("--allow-origin: 'foo' is not valid: expected a web origin such as")
+    assert "KERNELBRIDGE_ALLOW_ORIGIN: '' is not valid" in refusal(environ={"KERNELBRIDGE_ALLOW_ORIGIN": "http://a,"})
+
+
+@pytest.mark.parametrize("null", ["null", "NULL", " null"])
+def test_the_origin_of_a_page_from_a_file_is_explained(null: str) -> None:
+    message = refusal({"allow_origin": (null,)})
+    assert "a page opened from a file has no origin" in message
+    assert "http://localhost" in message
+
+
+def test_without_a_home_the_data_directory_has_to_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigError, match=r"no home directory .* give --data-dir"):
+        default_data_dir({}, 4321)
+    assert default_data_dir({}, 0) == Path("/var/lib/kernelbridge")
+    monkeypatch.setattr("kernelbridge.config.default_data_dir", lambda _environ: pytest.fail("it was not needed"))
+    assert resolve({"data_dir": str(tmp_path)}, {}).data_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "unix:///var/run/docker.sock",
+        "unix://",
+        "http+unix:///run/user/1000/docker.sock",
+        "tcp://127.0.0.1:2375",
+        "tcp://[::1]:2375",
+        "https://engine.example:2376",
+        "localhost:2375",
+    ],
+)
+def test_addresses_of_engines(address: str) -> None:
+    assert docker_host({"DOCKER_HOST": address}) == address
+
+
+def test_without_an_address_the_engine_is_where_it_always_is() -> None:
+    assert docker_host({}) is None
+    assert docker_host({"DOCKER_HOST": ""}) is None
+
+
+@pytest.mark.parametrize(
+    "address", ["garbage", "tcp://nowhere", "unix:/run/docker.sock", "/run/docker.sock", "fd://", "x:y"]
+)
+def test_what_is_no_address_of_an_engine(address: str) -> None:
+    message = refusal(environ={"DOCKER_HOST": address})
+    assert message.startswith(f"DOCKER_HOST: {address!r} is not the address of an engine: expected unix:///")
+    assert resolve({"runtime": "local"}, ENV | {"DOCKER_HOST": address}).runtime == "local"
+
+
+def test_an_engine_elsewhere_is_not_supported() -> None:
+    assert "the engine must be on this machine" in refusal(environ={"DOCKER_HOST": "ssh://ada@engine.example"})
