@@ -192,7 +192,8 @@ class ExecutionLane:
     async def _watch(self, kernel: Kernel) -> None:
         """Wait for the kernel's end; its running cell has been ended by it then."""
         status: ExitStatus = await kernel.died
-        log.info("kernel_died", status=str(status), incarnation=self._incarnation)
+        if not self._closed:
+            log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
         try:
             await kernel.aclose()
         finally:

@@ -64,6 +64,7 @@ def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
         "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's python refuses `--user` without it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
+        "PIP_RETRIES": "0",  # there is no network: to try again only makes the error late
     }
     if facts.python.user_site:
         site = f".local/lib/python{version}/site-packages"

@@ -68,7 +68,7 @@ class Workspace:
         self._settings = settings
         self._executor = executor
         self._predecessor = predecessor
-        self._log = log.bind(workspace=key.workspace_id)
+        self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT)
         self._tasks = TaskSet()
         self._files: asyncio.Task[WorkspaceFiles] | None = None
@@ -178,7 +178,8 @@ class Workspace:
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
-        self._log.info("sandbox_ended", sandbox=sandbox.id, status=str(status))
+        if self._machine.state is WorkspaceState.ACTIVE:
+            self._log.warning("sandbox_lost", sandbox=sandbox.id, status=str(status))
         self._lose(sandbox)
 
     def _lose(self, sandbox: Sandbox) -> None:
