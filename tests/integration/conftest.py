@@ -99,7 +99,7 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
     """Start servers with flags of the test's choice; all are stopped in order at the end."""
     stops: list[Callable[[], Awaitable[object]]] = []
 
-    async def start(**flags: str) -> RunningServer:
+    async def start(**flags: str | bool) -> RunningServer:
         settings: Settings = resolve(
             {
                 "runtime": runtime_name,

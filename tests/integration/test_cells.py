@@ -173,8 +173,6 @@ async def test_out_of_memory_is_told(start_server: StartServer) -> None:
     server = await start_server(memory="192m")
     async with server.connect() as client:
         frame = await client.run("b = bytearray(800 << 20)")
-        if frame["error"].startswith("MemoryError"):
-            return  # a runtime without a memory cgroup can only make the allocation fail
         assert (frame["success"], frame["cause"]) == (False, "out_of_memory")
         assert (await client.run("print('again')"))["output"] == "again\n"
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.integration.conftest import Client, RunningServer
+from tests.unit.protocol.test_codec import MALFORMED
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -134,16 +135,18 @@ async def test_session_management(server: RunningServer) -> None:
         assert back["output"] == "False alice\n"
 
 
-async def test_malformed_frames_leave_the_connection_open(client: Client) -> None:
-    for bad in ("{", "[]", '{"type":"nope"}', '{"type":"execute_code","sessionId":"s"}'):
-        await client.ws.send_str(bad)
+async def test_malformed_frames_are_answered_and_leave_the_connection_open(client: Client) -> None:
+    frames = [(text, code) for text, code, _field in MALFORMED if text.isascii()]
+    assert len(frames) >= 30
+    for text, code in frames:
+        await client.ws.send_str(text)
         frame = await client.receive()
-        assert (frame["type"], frame["retryable"]) == ("error", False)
+        assert (frame["type"], frame["code"], frame["retryable"]) == ("error", code, False)
         assert frame["message"]
         assert frame["error"]
     await client.ws.send_bytes(b'{"type":"ping"}')
     assert (await client.receive())["code"] == "binary_frame"
-    assert (await client.ask(type="ping"))["type"] == "pong"
+    assert (await client.ask(type="ping", requestId=""))["requestId"] == ""
 
 
 async def test_an_oversized_frame_is_explained_and_closes_with_1009(server: RunningServer) -> None:

@@ -118,6 +118,18 @@ async def test_hosts_and_origins_are_checked_before_the_upgrade(server: RunningS
         assert client.connected["type"] == "connected"
 
 
+@pytest.mark.parametrize("runtime_name", ["local"])
+async def test_without_isolation_every_client_is_warned_and_all_works(start_server: StartServer) -> None:
+    server = await start_server(isolation=False)
+    async with server.connect("u") as client:
+        assert "rights" in client.connected["warning"]
+        assert (await client.run("print(6 * 7)"))["output"] == "42\n"
+        assert (await client.shell("echo here"))["output"] == "here\n"
+        saved = await client.ask(type="save_file", sessionId="s", filename="f", content="x")
+        assert saved["success"]
+        assert (await client.run("print(open('f').read())"))["output"] == "x\n"
+
+
 async def test_http_routes(server: RunningServer) -> None:
     base = server.url.replace("ws://", "http://").removesuffix("/ws")
     async with server.http.get(base + "/healthz") as response:
