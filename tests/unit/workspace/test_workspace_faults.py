@@ -1,0 +1,203 @@
+"""A workspace over a runtime that fails: every request is answered, every close ends, nothing is started twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavailable, SandboxError
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
+from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.shell import CommandOutcome
+from kernelbridge.workspace.workspace import WorkspaceSettings
+
+FACTS = Facts(
+    uid=1000,
+    gid=100,
+    env=MappingProxyType({"PATH": "/usr/bin"}),
+    python=PythonFacts(
+        "/usr/bin/python3", (3, 11), user_site=True, site_packages=(), base_executable="/usr/bin/python3"
+    ),
+    kernelspecs=MappingProxyType({"python3": KernelSpec("python3", ("python3",), "python", "Python 3")}),
+    shell="/bin/sh",
+)
+
+
+class BrokenSandbox:
+    """Starts nothing, and cannot be destroyed as often as it is told."""
+
+    def __init__(self, runtime: "FaultyRuntime") -> None:
+        self.id = "broken"
+        self.facts = FACTS
+        self.workspace_path = WORKSPACE_PATH
+        self.sockets_path = SOCKETS_PATH
+        self.runtime = runtime
+        self.ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+
+    async def exec(self, *_args: object, **_options: object) -> Any:
+        raise SandboxError("The program cannot be started", "the sandbox is broken")
+
+    async def wait(self) -> ExitStatus:
+        return await asyncio.shield(self.ended)
+
+    async def destroy(self) -> None:
+        self.runtime.destroyed += 1
+        if self.runtime.failing_destroys:
+            self.runtime.failing_destroys -= 1
+            raise RuntimeUnavailable("The engine does not answer")
+        if not self.ended.done():
+            self.ended.set_result(ExitStatus(signal=9))
+
+
+class FaultyRuntime:
+    """Makes broken sandboxes, slowly if `gate` is closed, or none."""
+
+    def __init__(self) -> None:
+        self.info = RuntimeInfo("faulty", "", "")
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refuse: KernelBridgeError | None = None
+        self.failing_destroys = 0
+        self.created = 0
+        self.destroyed = 0
+
+    async def prepare(self) -> Facts:
+        return FACTS
+
+    async def create(self, _spec: SandboxSpec) -> Any:
+        await self.gate.wait()
+        if self.refuse is not None:
+            raise self.refuse
+        self.created += 1
+        return BrokenSandbox(self)
+
+    async def reclaim(self) -> int:
+        return 0
+
+    async def aclose(self) -> None:
+        pass
+
+
+KEY = SessionKey("u", "s")
+
+
+class Answers:
+    """Collects what `done` is called with."""
+
+    def __init__(self) -> None:
+        self.all: list[Outcome | CommandOutcome | KernelBridgeError] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, answer: Outcome | CommandOutcome | KernelBridgeError) -> None:
+        self.all.append(answer)
+        self._more.set()
+
+    async def wait(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.all) < count:
+                self._more.clear()
+                await self._more.wait()
+
+
+@pytest.fixture
+async def runtime() -> FaultyRuntime:
+    return FaultyRuntime()
+
+
+@pytest.fixture
+async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Registry]:
+    data = DataDirectory.open(tmp_path / "data")
+    settings = WorkspaceSettings(
+        limits=Limits(), queue_limit=3, execution_timeout=None, start_timeout=5, max_output=1 << 20, max_file=1 << 20
+    )
+    with ThreadPoolExecutor(2) as executor:
+        made = Registry(
+            runtime=runtime, data=data, settings=settings, executor=executor, linger=0, max_sessions_per_user=2
+        )
+        yield made
+        await made.aclose()
+    data.close()
+
+
+async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    runtime.refuse = RuntimeUnavailable("The engine does not answer", "start it")
+    workspace, cells, commands = registry.attach(KEY, "c"), Answers(), Answers()
+    for _ in range(3):
+        workspace.execute(Cell(code="1"), cells)
+    workspace.command("ls", commands)
+    await cells.wait(3)
+    await commands.wait(1)
+    assert all(isinstance(answer, RuntimeUnavailable) for answer in (*cells.all, *commands.all))
+    # And the next message tries again.
+    workspace.execute(Cell(code="1"), cells)
+    await cells.wait(4)
+
+
+async def test_past_the_limit_the_asker_is_told_and_the_others_stay(registry: Registry, runtime: FaultyRuntime) -> None:
+    runtime.gate.clear()
+    workspace, cells = registry.attach(KEY, "c"), Answers()
+    for _ in range(3):
+        workspace.execute(Cell(code="1"), cells)
+    with pytest.raises(LimitExceeded):
+        workspace.execute(Cell(code="1"), cells)
+    runtime.refuse = RuntimeUnavailable("The engine does not answer")
+    runtime.gate.set()
+    await cells.wait(3)
+
+
+async def test_a_close_during_the_start_answers_and_destroys_what_was_made(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    runtime.gate.clear()
+    workspace, cells = registry.attach(KEY, "c"), Answers()
+    workspace.execute(Cell(code="1"), cells)
+    registry.detach("c")
+    await cells.wait(1)
+    assert isinstance(cells.all[0], Outcome)
+    assert cells.all[0].cause == "session_closed"
+    runtime.gate.set()
+    await registry.aclose()
+    assert runtime.created == runtime.destroyed
+
+
+async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_returning(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    runtime.failing_destroys = 1
+    first, answers = registry.attach(KEY, "c"), Answers()
+    first.command("ls", answers)
+    await answers.wait(1)
+    registry.detach("c")
+    await first.close()
+    second = registry.attach(KEY, "d")
+    assert second is not first
+    second.command("ls", answers)
+    await answers.wait(2)
+    assert isinstance(answers.all[1], SandboxError)
+
+
+async def test_an_asker_that_cannot_take_its_answer_holds_up_nobody(registry: Registry, runtime: FaultyRuntime) -> None:
+    runtime.refuse = RuntimeUnavailable("The engine does not answer")
+    workspace, cells = registry.attach(KEY, "c"), Answers()
+
+    def gone(_answer: object) -> None:
+        raise ConnectionResetError
+
+    workspace.execute(Cell(code="1"), gone)
+    workspace.execute(Cell(code="1"), cells)
+    await cells.wait(1)
+
+
+async def test_a_server_that_stops_takes_no_more_sessions(registry: Registry) -> None:
+    await registry.aclose()
+    with pytest.raises(SandboxError, match="stopping"):
+        registry.attach(KEY, "c")
