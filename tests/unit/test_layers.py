@@ -41,13 +41,20 @@ PURE = (
     "jupyter/output.py",
     "jupyter/wire.py",
     "protocol/",
+    "quantities.py",
+    "runtimes/docker_spec.py",
+    "runtimes/facts.py",
+    "runtimes/local_mounts.py",
+    "runtimes/local_seccomp.py",
     "server/access.py",
     "server/answers.py",
+    "settings_kinds.py",
     "text.py",
     "workspace/budget.py",
     "workspace/lifecycle.py",
     "workspace/pyenv.py",
     "workspace/shell_marks.py",
+    "workspace/shell_script.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
 
