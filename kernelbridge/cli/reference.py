@@ -29,6 +29,8 @@ behind a reverse proxy that authenticates, on the same machine.
 - **Durations**: `250ms`, `90s`, `5m`, `1h`, or plain seconds.
 - **Relative paths** count from the working directory; in the file, from the file's directory. `~` is your home.
 - **Several values**: the flag repeated, commas in the variable, an array in the file.
+- **The Docker engine** is the one that `DOCKER_HOST` names, `unix:///path/of/docker.sock` or `tcp://127.0.0.1:2375`,
+  else that of the usual socket. It must be on this machine, for its containers mount directories of the data directory.
 
 ```toml
 # server.toml

@@ -104,5 +104,8 @@ def test_an_absent_known_image_is_built(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(RuntimeUnavailable, match=r"does not answer: unix://.*none\.sock: .*No such file.*; start it"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=r"does not answer: unix://.*none\.sock \(from DOCKER_HOST\): .*No such file.*; start it",
+    ):
         image_exists("kernelbridge-workspace")

@@ -1,9 +1,13 @@
 """The doctor with a real engine: it says of an image what `serve` would say."""
 
+import hashlib
+import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from docker import APIClient
@@ -54,6 +58,73 @@ async def test_an_image_that_nobody_can_have_is_a_problem(tmp_path: Path) -> Non
     assert (row.status, row.found) == (Status.PROBLEM, served.value.message)
     assert "check its name" in row.fix
     assert not serves(rows)
+
+
+class OneImageRegistry(BaseHTTPRequestHandler):
+    """As much of a registry as it takes to say that it has an image."""
+
+    CONFIG = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
+    DIGEST = f"sha256:{hashlib.sha256(CONFIG).hexdigest()}"
+    KIND = "application/vnd.docker.distribution.manifest.v2+json"
+    MANIFEST = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": KIND,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "size": len(CONFIG),
+                "digest": DIGEST,
+            },
+            "layers": [],
+        }
+    ).encode()
+
+    def do_GET(self) -> None:
+        """Answer what there is; to everything else, that there is nothing."""
+        found = {
+            "/v2/": (b"{}", "application/json"),
+            "/v2/there/manifests/1": (self.MANIFEST, self.KIND),
+            f"/v2/there/manifests/sha256:{hashlib.sha256(self.MANIFEST).hexdigest()}": (self.MANIFEST, self.KIND),
+            f"/v2/there/blobs/{self.DIGEST}": (self.CONFIG, "application/octet-stream"),
+        }.get(self.path)
+        body, kind = found or (
+            b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}',
+            "application/json",
+        )
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        self.send_header("Docker-Content-Digest", f"sha256:{hashlib.sha256(body).hexdigest()}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - the name is the server's
+
+    def log_message(self, *_args: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneImageRegistry) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_an_image_that_could_be_pulled_is_not_pulled(registry: str, engine: APIClient) -> None:
+    row = await check_image(f"{registry}/there:1")
+    assert (row.status, row.found) == (
+        Status.WARNING,
+        f"{registry}/there:1 is absent: it will be pulled at the first start",
+    )
+    assert not engine.images(f"{registry}/there")
+    with pytest.raises(ImageError, match="neither on the engine nor can it be pulled"):
+        await check_image(f"{registry}/elsewhere:1")
 
 
 @pytest.mark.parametrize(
