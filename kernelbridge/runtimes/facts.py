@@ -119,7 +119,8 @@ def parse_probe(output: bytes, env: Mapping[str, str]) -> Facts:
     if not probe.kernelspecs:
         raise ImageError(
             "The workspace image has no Jupyter kernel",
-            "install one in the image, for example with `pip install ipykernel`",
+            f"none was found for its python, {probe.python.executable}; install one there, for example with"
+            " `pip install ipykernel`",
         )
     return Facts(
         uid=probe.uid,

@@ -24,6 +24,8 @@ def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[st
     """
     if len(hosts) != 1 or not _host_allowed(hosts[0], allowed):
         return f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1"
+    if origins == ["null"]:
+        return "the Origin is 'null', as of a page opened from a file; serve the page from http://localhost"
     if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed)):
         return f"the Origin {', '.join(origins)!r} is not allowed; --allow-origin lets its pages in"
     return None
