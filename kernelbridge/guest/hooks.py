@@ -7,10 +7,13 @@ kernel's own packages only. Each part is installed on its own: one that does not
 is told in the answer and leaves the kernel as it was.
 
 names     code is compiled under the request's file name: tracebacks show it with the source line
+sources   `inspect.getsource` finds classes too
 streams   output arrives in the order in which it was written, that of subprocesses and C code too
 threads   what a thread prints belongs to the cell that started the thread
 figures   the CPU time of a cell is in the metadata of its reply
 plain     tracebacks as Python prints them; no wait per cell, no second copy of all output
+input     a program that asks for input is told what to do instead
+commands  an interrupt that comes while `!command` starts is one
 """
 
 import contextvars
@@ -75,12 +78,48 @@ def install_figures(kernel):
     kernel.init_metadata, kernel.finish_metadata = init, finish
 
 
+def install_input(kernel):
+    from IPython.core.error import StdinNotImplementedError
+
+    def refuse(name, original):
+        def ask(*args, **kwargs):
+            if not kernel._allow_stdin:
+                raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
+            return original(*args, **kwargs)
+
+        ask.__name__ = ask.__qualname__ = name
+        ask.__doc__ = original.__doc__
+        return ask
+
+    kernel.raw_input = refuse("input", kernel.raw_input)
+    kernel.getpass = refuse("getpass", kernel.getpass)
+
+
+def install_commands(kernel):
+    from ipykernel import zmqshell
+
+    run = zmqshell.system
+
+    def system(cmd):
+        try:
+            return run(cmd)
+        except UnboundLocalError as exc:
+            # IPython would interrupt the command, but has none yet.
+            if isinstance(exc.__context__, KeyboardInterrupt):
+                raise exc.__context__ from None
+            raise
+
+    zmqshell.system = system
+
+
 def install():
     from IPython import get_ipython
 
     kernel = get_ipython().kernel
     failures = []
-    for part in (install_names, install_streams, install_threads, install_figures, install_plain):
+    parts = (install_names, install_sources, install_streams, install_threads)
+    parts += (install_figures, install_plain, install_input, install_commands)
+    for part in parts:
         try:
             part(kernel)
         except Exception as exc:

@@ -3,15 +3,19 @@
 Code is compiled under the request's file name, and errors are shown as Python shows them.
 """
 
+import ast
 import builtins
 import codeop
 import contextlib
+import inspect
 import linecache
 import sys
 import traceback
+import warnings
 from collections import deque
 
 SOURCES = 32 << 20  # characters of old cells kept for tracebacks and inspect; the oldest go first
+NO_FILE = "/dev/null/cell"  # nothing can have this path, as /dev/null is no directory
 
 
 class CellName(str):
@@ -64,7 +68,22 @@ def install_names(kernel):
     def ast_parse(source, filename="<unknown>", symbol="exec"):
         if type(filename) is CellName:
             source = "\n" * filename.skipped + source
-        return type(compiler).ast_parse(compiler, source, filename, symbol)
+        try:
+            return type(compiler).ast_parse(compiler, source, filename, symbol)
+        except SyntaxError as error:
+            if type(filename) is CellName:
+                quote_cell(error, source, symbol)
+            raise
+
+    def quote_cell(error, source, symbol):
+        # Python has quoted the file of that name, if there is one, and has counted the columns in its line.
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                type(compiler).ast_parse(compiler, source, NO_FILE, symbol)
+        except SyntaxError as again:
+            if len(again.args) > 1:
+                error.__init__(again.msg, (error.filename,) + tuple(again.args[1][1:]))
 
     def format_name(name):
         if type(name) is CellName:
@@ -82,6 +101,93 @@ def empty_lines(code):
     """Count the empty lines that code starts with."""
     code = code[: len(code) - len(code.lstrip())]
     return code.count("\n")
+
+
+def install_sources(kernel):
+    """Let `inspect` find classes: it asks the module's file for them, and `__main__` has none."""
+    getfile = inspect.getfile
+
+    def getfile_or_cell(object):
+        if isinstance(object, type) and object.__module__ == "__main__":
+            name = cell_of(object)
+            if name is not None:
+                return name
+        return getfile(object)
+
+    getfile_or_cell.__name__ = getfile_or_cell.__qualname__ = "getfile"
+    getfile_or_cell.__doc__, getfile_or_cell.__module__ = getfile.__doc__, getfile.__module__
+    inspect.getfile = getfile_or_cell
+
+
+def cell_of(cls):
+    """Give the name of the cell that defines a class, or None.
+
+    Its methods know their cell. Without any it is the newest cell that defines a class of that name, at
+    that line (Python 3.13 and later), with the fewest differences.
+    """
+    methods = [getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(cls).values()]
+    for method in methods:
+        if str(getattr(method, "__qualname__", "")).startswith(cls.__qualname__ + "."):
+            name = getattr(getattr(inspect.unwrap(method), "__code__", None), "co_filename", None)
+            if type(name) is CellName:
+                return name if name in linecache.cache else None
+    line = vars(cls).get("__firstlineno__")
+    best, least = None, None
+    for name in reversed(list(linecache.cache)):
+        text = "".join(linecache.getlines(name)) if type(name) is CellName else ""
+        if "class" not in text or cls.__name__ not in text:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(text)
+        except SyntaxError:
+            continue
+        for qualname, node in classes(tree):
+            first = min([node.lineno] + [decorator.lineno for decorator in node.decorator_list])
+            if qualname == cls.__qualname__ and line in (None, first):
+                count = differences(cls, node)
+                if least is None or count < least:
+                    best, least = name, count
+    return best
+
+
+def classes(node, prefix=""):
+    """Yield the classes that code defines, as (qualified name, syntax tree)."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield prefix + child.name, child
+            yield from classes(child, prefix + child.name + ".")
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from classes(child, prefix + child.name + ".<locals>.")
+        elif not isinstance(child, ast.expr):
+            yield from classes(child, prefix)
+
+
+def differences(cls, node):
+    """Count what in a class is not as that definition says."""
+    try:
+        annotations = dict(cls.__annotations__)
+    except Exception:  # names that annotations use may be undefined
+        annotations = {}
+    values = dict(vars(cls))
+    names, count = set(), 0
+    for statement in node.body:
+        targets = getattr(statement, "targets", None) or [getattr(statement, "target", statement)]
+        found = {getattr(target, "id", getattr(target, "name", None)) for target in targets} - {None}
+        names |= found
+        value = getattr(statement, "value", None)
+        annotation = getattr(statement, "annotation", None)
+        for name in found:
+            if isinstance(value, ast.Constant) and type(values.get(name)) is type(value.value):
+                count += values[name] != value.value
+            if isinstance(annotation, ast.Name) and name in annotations:
+                count += getattr(annotations[name], "__name__", annotations[name]) != annotation.id
+    doc = str(vars(cls).get("__doc__") or "")
+    if not doc.startswith(cls.__name__ + "("):  # what a dataclass says of itself
+        count += inspect.cleandoc(doc) != (ast.get_docstring(node) or "")
+    has = set(values) | set(annotations)
+    return count + len(names - has) + len({name for name in has - names if not name.startswith("_")})
 
 
 def parent_of(kernel):
@@ -106,7 +212,7 @@ def install_plain(kernel):
     shell.InteractiveTB.set_mode(mode="Plain")
     for formatter in (shell.InteractiveTB, shell.SyntaxTB):
         formatter.structured_traceback = python_traceback(formatter)
-    show_groups(shell)
+    show_all(shell)
 
 
 def python_traceback(formatter):
@@ -121,26 +227,53 @@ def python_traceback(formatter):
             etb = getattr(etb, "tb_next", None)
         if isinstance(etb, list):  # of a SyntaxError in the cell itself: there is no stack
             etb = None
-        if isinstance(evalue, SyntaxError) and evalue.lineno and not evalue.text:
-            evalue.text = linecache.getline(evalue.filename or "", evalue.lineno) or None
-        return "".join(traceback.format_exception(etype, evalue, etb)).rstrip("\n").split("\n")
+        if isinstance(evalue, SyntaxError) and evalue.lineno and (type(evalue.filename) is CellName or not evalue.text):
+            evalue.text = linecache.getline(evalue.filename or "", evalue.lineno) or evalue.text
+        shown = traceback.TracebackException(etype, evalue, etb)
+        hide_hooks(shown)
+        return "".join(shown.format()).rstrip("\n").split("\n")
 
     return structured_traceback
 
 
-def show_groups(shell):
-    """Show exception groups as any other exception: IPython prints them to stderr, its own frames included."""
-    group = getattr(builtins, "BaseExceptionGroup", None)
+def hide_hooks(shown):
+    """Remove the frames of this program from a `TracebackException`."""
+    hooks = hide_hooks.__code__.co_filename
+    while shown is not None:
+        shown.stack[:] = [frame for frame in shown.stack if frame.filename != hooks]
+        shown = shown.__cause__ or shown.__context__
+
+
+def show_all(shell):
+    """Show groups and exits as any other exception.
+
+    IPython prints groups to stderr, its own frames included, and tells those who exit what to type at its prompt.
+    """
+    from IPython.core import interactiveshell
+
+    group = getattr(builtins, "BaseExceptionGroup", ())
     showtraceback = shell.showtraceback
+    warn = interactiveshell.warn
+
+    def has_group(value):
+        while value is not None and not isinstance(value, group):
+            value = value.__context__
+        return value is not None
 
     def show(exc_tuple=None, filename=None, tb_offset=None, exception_only=False, **kwargs):
         value = (exc_tuple or sys.exc_info())[1]
-        if isinstance(value, group) and not exception_only and shell.InteractiveTB.mode == "Plain":
+        if isinstance(value, SystemExit):
+            exception_only = False
+        if has_group(value) and not isinstance(value, SyntaxError) and shell.InteractiveTB.mode == "Plain":
             etype, value, tb = shell._get_exc_info(exc_tuple)
             stb = shell.InteractiveTB.structured_traceback(etype, value, tb, tb_offset=tb_offset)
             shell._showtraceback(etype, value, stb)
         else:
             showtraceback(exc_tuple, filename, tb_offset, exception_only, **kwargs)
 
-    if group is not None:
-        shell.showtraceback = show
+    def warn_but_of_exits(message, category=None, stacklevel=1, **kwargs):
+        if not str(message).startswith("To exit: use "):
+            warn(message, category, stacklevel + 1, **kwargs)
+
+    shell.showtraceback = show
+    interactiveshell.warn = warn_but_of_exits

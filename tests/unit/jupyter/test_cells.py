@@ -203,11 +203,39 @@ async def test_a_silent_cell_shows_no_result(notebook: Notebook) -> None:
     assert (outcome.output, outcome.results) == ("said\n", [])
 
 
-async def test_input_is_refused_and_not_waited_for(notebook: Notebook) -> None:
-    outcome = await notebook.run("input('name? ')")
+@pytest.mark.parametrize(("code", "name"), [("input('name? ')", "input"), ("getpass.getpass()", "getpass")])
+async def test_input_is_refused_and_not_waited_for(notebook: Notebook, code: str, name: str) -> None:
+    outcome = await notebook.run(f"import getpass\n{code}")
     assert not outcome.success
-    assert outcome.error is not None
-    assert outcome.error.startswith("StdinNotImplementedError: ")
+    assert outcome.error == f"StdinNotImplementedError: {name}() is not available here: pass the value in the code"
+    assert "kernel" not in (outcome.traceback or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("sys.exit(2)", "SystemExit: 2"), ("sys.exit('bye')", "SystemExit: bye"), ("sys.exit()", "SystemExit")],
+)
+async def test_an_exit_is_an_error_like_any_other(notebook: Notebook, code: str, error: str) -> None:
+    outcome = await notebook.run(f"import sys\nprint('said')\n{code}")
+    assert (outcome.success, outcome.error, outcome.output) == (False, error, "said\n")
+    shown = f'Traceback (most recent call last):\n  File "main.py", line 3, in <module>\n    {code}\n{error}'
+    assert outcome.traceback is not None
+    # Python 3.13 underlines the call.
+    assert "\n".join(line for line in outcome.traceback.splitlines() if line.strip(" ~^")) == shown
+    assert (await notebook.run("sys.version_info >= (3,)")).output == "True\n"
+
+
+async def test_an_interrupt_while_a_command_starts_is_one(notebook: Notebook) -> None:
+    code = """
+        import unittest.mock
+        with unittest.mock.patch("pexpect.spawn", side_effect=KeyboardInterrupt):
+            !echo never
+    """
+    outcome = await notebook.run(dedent(code))
+    assert (outcome.success, outcome.error, outcome.output) == (False, "KeyboardInterrupt", "")
+    assert "UnboundLocalError" not in (outcome.traceback or "")
+    outcome = await notebook.run("def say():\n    word = 'local'\n    !echo {word}\nsay()")
+    assert outcome.output == "local\n"
 
 
 async def test_text_that_is_not_unicode_survives(notebook: Notebook) -> None:
