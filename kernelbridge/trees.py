@@ -44,7 +44,7 @@ def _empty(top: int) -> None:
                 continue
             inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
-                for entry in os.listdir(inner):
+                for entry in os.listdir(inner):  # noqa: PTH208  as above
                     if _is_directory(entry, inner):
                         os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
                     else:

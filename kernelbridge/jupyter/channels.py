@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 
 import zmq
@@ -26,7 +27,9 @@ MAX_MESSAGE = 128 << 20
 
 _KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB}
 _QUEUE = 10_000  # messages received but not yet read, per channel
-_BATCH = 64  # messages read in one go, before others on the loop have their turn
+_BATCH = 64  # messages read in one turn, before others on the loop have theirs
+_TURN = 0.005  # seconds after which a turn ends with the message it is at
+_BACKLOG = 2.0  # seconds for taking what a dead kernel left behind: a process it forked may send for ever
 
 Received = Callable[[str, list[bytes]], None]
 
@@ -76,21 +79,26 @@ class Channels:
         self._channels[channel].send(frames)
 
     async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
-        """After the kernel's end: wait until all that it sent has been received, at most `timeout` seconds.
+        """After the kernel's end: wait until all that it sent has been received.
 
-        A process that the kernel forked may hold its connections open; what is here by then is all.
+        A process that the kernel forked may hold its connections open, and even send through them: their end
+        is awaited for `timeout` seconds, and reading goes on until nothing is left, but at most for two more.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._all_lost)
-        for channel in list(self._channels.values()):
-            channel.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BACKLOG):
+                for channel in self._channels.values():
+                    channel.read_on()
+                    await channel.quiet.wait()
 
     def close(self) -> None:
         """Close the sockets; nothing is received afterwards. Idempotent."""
         for channel in self._channels.values():
             channel.close()
-        self._all_lost.cancel()
+        if not self._all_lost.done():
+            self._all_lost.set_result(None)
 
     def _disconnected(self, channel: str) -> None:
         self._open.discard(channel)
@@ -119,10 +127,13 @@ class _Channel:
         self._monitor.linger = 0
         self._readers = (_option(socket, zmq.FD), _option(self._monitor, zmq.FD))
         self._closed = False
-        self._loop.add_reader(self._readers[0], self._drain)
+        self._scheduled = False
+        self.quiet = asyncio.Event()
+        """Set while there is nothing to read, as far as is known, or it is closed."""
+        self._loop.add_reader(self._readers[0], self._signalled)
         self._loop.add_reader(self._readers[1], self._watch)
         # There is no signal for what came before anybody looked.
-        self._loop.call_soon(self._drain)
+        self._schedule()
         self._loop.call_soon(self._watch)
 
     def send(self, frames: list[bytes]) -> None:
@@ -130,12 +141,29 @@ class _Channel:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError as exc:
             raise KernelError("The kernel cannot be reached", f"its {self._name} channel failed: {exc}") from exc
-        # The send may have taken the signal of a message that has come.
-        if _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
-            self._loop.call_soon(self._drain)
+        self.read_on()  # the send may have taken the signal of a message that has come
 
-    def _drain(self) -> None:
+    def read_on(self) -> None:
+        """See that what has been received is read."""
+        if not self._closed and _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
+            self._schedule()
+
+    def _signalled(self) -> None:
+        if not self._scheduled:
+            self._read()
+
+    def _schedule(self) -> None:
+        """Have one turn soon; there is never more than one waiting, or each would bring the next."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.quiet.clear()
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        """Have a turn: read until there is nothing left, or others have waited long enough."""
+        self._scheduled = False
         empty = False
+        end = time.monotonic() + _TURN
         try:
             for _ in range(_BATCH):
                 if self._closed:
@@ -146,19 +174,14 @@ class _Channel:
                     empty = True
                     return
                 self._received(self._name, frames)
+                if time.monotonic() > end:
+                    return
         finally:
             # There will be no signal for what is still in the queue.
-            if not empty and not self._closed:
-                self._loop.call_soon(self._drain)
-
-    def drain(self) -> None:
-        """Take everything that has been received, in one go."""
-        while not self._closed:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._received(self._name, frames)
+            if empty or self._closed:
+                self.quiet.set()
+            else:
+                self._schedule()
 
     def _watch(self) -> None:
         while not self._closed and _option(self._monitor, zmq.EVENTS) & zmq.POLLIN:
@@ -169,6 +192,7 @@ class _Channel:
         if self._closed:
             return
         self._closed = True
+        self.quiet.set()
         for fd in self._readers:
             self._loop.remove_reader(fd)
         self._socket.disable_monitor()

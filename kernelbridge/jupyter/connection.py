@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import stat
 from pathlib import Path
 
 import structlog
 
 from kernelbridge.errors import KernelError
+from kernelbridge.trees import remove_tree
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +51,7 @@ class SocketDirectory:
 
     def prepare(self, kernel_name: str) -> None:
         """Make the directory, write the connection file, and let the sandbox's user in."""
-        if self._path.exists():
-            shutil.rmtree(self._path)
+        remove_tree(self._path)
         self._path.mkdir(mode=0o700)
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         info = {
@@ -107,14 +106,24 @@ class SocketDirectory:
         return f"ipc:///proc/self/fd/{self._sockets[channel]}"
 
     def close(self) -> None:
-        """Release the descriptors and remove the directory. Idempotent."""
+        """Release the descriptors and remove the directory, unless it is gone or a successor's. Idempotent."""
         if self._fd < 0:
             return
+        ours = self._is_ours()
         for fd in (*self._sockets.values(), self._fd):
             os.close(fd)
         self._sockets.clear()
         self._fd = -1
+        if not ours:
+            return
         try:
-            shutil.rmtree(self._path)
+            remove_tree(self._path)
         except OSError as exc:  # the sandbox's user may have left a directory that only root can empty
             log.warning("socket_directory_left", path=str(self._path), error=str(exc))
+
+    def _is_ours(self) -> bool:
+        """Whether its path still leads to it: the directory above is made anew for every sandbox."""
+        try:
+            return os.path.samestat(os.lstat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False

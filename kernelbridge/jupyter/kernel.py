@@ -14,6 +14,7 @@ a new `Kernel`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 import uuid
@@ -80,6 +81,7 @@ class Kernel:
         self._channels: Channels | None = None
         self._fault: str | None = None
         self._closing = False
+        self._close: asyncio.Task[None] | None = None
         self._own_output: deque[bytes] = deque(maxlen=64)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reader = self._spawn(self._read_own_output())
@@ -181,19 +183,29 @@ class Kernel:
         self._table.end_all(cause, _ENDED[cause].format(status="from outside"))
 
     async def aclose(self) -> None:
-        """Kill the kernel, end what is pending with `session_closed`, release everything. Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
-        self.end_pending("session_closed")
-        self._disconnect()
-        await self._process.aclose()
+        """Kill the kernel, end what is pending with `session_closed`, release everything. Idempotent.
+
+        All callers wait for the same close. A step that fails keeps none from being taken; another call tries again.
+        """
+        if self._close is None or (self._close.done() and (self._close.cancelled() or self._close.exception())):
+            self._closing = True
+            self._close = asyncio.get_running_loop().create_task(self._take_down())
+        await asyncio.shield(self._close)
+
+    async def _take_down(self) -> None:
+        async with contextlib.AsyncExitStack() as steps:  # from the last to the first
+            steps.callback(self._directory.close)
+            steps.push_async_callback(self._end_tasks)
+            steps.push_async_callback(self._process.aclose)
+            steps.callback(self._disconnect)
+            self.end_pending("session_closed")
+
+    async def _end_tasks(self) -> None:
         if not self.died.done():
             await asyncio.wait({self.died}, timeout=_LOST_GRACE)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._directory.close()
 
     # -- start --------------------------------------------------------------------
 
@@ -242,17 +254,8 @@ class Kernel:
     async def _install_hooks(self) -> None:
         """Run the hooks as an expression beside an empty cell: IPython wraps the streams while a cell runs."""
         run = f"exec(compile({hooks_source()!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
-        reply = await self._request(
-            "shell",
-            "execute_request",
-            {
-                "code": "",
-                "silent": True,
-                "store_history": False,
-                "user_expressions": {"hooks": run},
-                "allow_stdin": False,
-            },
-        )
+        beside = {"code": "", "silent": True, "store_history": False, "allow_stdin": False}
+        reply = await self._request("shell", "execute_request", {**beside, "user_expressions": {"hooks": run}})
         if reply is None:
             return
         content = wire.decode(reply.content, wire.ExpressionReply)
@@ -307,17 +310,25 @@ class Kernel:
     # -- its end --------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        status = await asyncio.shield(self._exited)
-        if self._channels is not None and self._fault is None and not self._closing:
-            await self._channels.drained(_DRAIN_TIMEOUT)
-        self._disconnect()
-        cause = "out_of_memory" if status.oom else "kernel_died"
-        self._table.end_all(cause, _ENDED[cause].format(status=status))
-        for waiting in self._requests.values():
-            waiting.cancel()
-        await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
-        if not self.died.done():
-            self.died.set_result(status)
+        """See the process end, and what was pending with it. `died` is set whatever fails on the way."""
+        status = ExitStatus()
+        try:
+            await asyncio.wait({self._exited})
+            if error := self._exited.exception():
+                log.warning("kernel_status_unknown", error=repr(error))
+            else:
+                status = self._exited.result()
+            if self._channels is not None and self._fault is None and not self._closing:
+                await self._channels.drained(_DRAIN_TIMEOUT)
+            self._disconnect()
+            cause = "out_of_memory" if status.oom else "kernel_died"
+            self._table.end_all(cause, _ENDED[cause].format(status=status))
+            await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
+        except Exception:
+            log.exception("kernel_watch_failed")
+        finally:
+            if not self.died.done():  # whoever waited for it and was cancelled has cancelled it too
+                self.died.set_result(status)
 
     def _disconnect(self) -> None:
         if self._channels is not None:
@@ -350,7 +361,7 @@ class Kernel:
         try:
             self._alive().send(channel, frames)
             await asyncio.wait({waiting, self.died}, return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result() if waiting.done() and not waiting.cancelled() else None
+            return waiting.result() if waiting.done() else None
         finally:
             del self._requests[msg_id]
 

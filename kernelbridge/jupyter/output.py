@@ -9,21 +9,20 @@ number of bytes between them is counted. Work is linear in what arrives, however
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
 
-from kernelbridge.text import render_terminal, strip_ansi
+from kernelbridge.jupyter.screen import Screen
+from kernelbridge.text import strip_ansi
 
 ResultType = Literal["execute_result", "display_data"]
 
 _JOIN = 8192  # characters: small writes are joined, or a million of them would be a million objects
-_BLOCK = 1 << 18  # characters that are drawn at once; a block takes milliseconds, whatever is in it
 _RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty ones are not free
-_MAX_DISPLAYS = 10_000  # displays of one cell that can be updated
-_ESCAPE_TAIL = 64  # characters in which the start of a cut escape sequence is looked for
+_MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown is one
 
 
 def size(text: str) -> int:
@@ -31,88 +30,34 @@ def size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-class _Slot:
-    """The text of one display: a later update replaces it in place."""
+@dataclass(slots=True)
+class _Bundle:
+    """The MIME bundle of a result, and its length in bytes as it arrived."""
 
-    __slots__ = ("place", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.place: Literal["head", "tail", "left out"] = "tail"
-
-
-_Piece = str | _Slot
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    length: int
 
 
-class _Terminal:
-    """Draws text as it comes and hands on what the cursor has left behind."""
+@dataclass(slots=True, eq=False)
+class _Display:
+    """What is shown under one display id. All its places refer to it, so an update costs the same however many."""
 
-    def __init__(self, settled: Callable[[str], None]) -> None:
-        self._settled = settled
-        self._raw: list[str] = []
-        self._length = 0
-        self._fresh = True
-
-    def feed(self, text: str) -> None:
-        """Take what a program wrote."""
-        self._raw.append(text)
-        self._length += len(text)
-        if self._length >= _BLOCK:
-            self._draw()
-
-    def _draw(self) -> None:
-        raw = "".join(self._raw)
-        self.clear_pending()
-        line_end = raw.rfind("\n") + 1
-        if line_end:
-            self._settle(render_terminal(raw[:line_end]))
-            self.feed_rest(raw[line_end:])
-            return
-        # One long line: most of it was overwritten (a progress bar), or it is settled although `\r` could reach it.
-        cut = raw.rfind("\x1b", len(raw) - _ESCAPE_TAIL)
-        shown, rest = (raw, "") if cut < 0 else (raw[:cut], raw[cut:])
-        shown = render_terminal(shown)
-        if len(shown) > _BLOCK // 2:
-            self._settle(shown)
-            shown = ""
-        self.feed_rest(shown + rest)
-
-    def feed_rest(self, text: str) -> None:
-        """Take back what was not settled; it is shorter than a block."""
-        if text:
-            self._raw.append(text)
-            self._length = len(text)
-
-    def _settle(self, text: str) -> None:
-        if text:
-            self._settled(text)
-            self._fresh = text.endswith("\n")
-
-    def finish(self) -> None:
-        """Hand on all that there is."""
-        raw = "".join(self._raw)
-        self.clear_pending()
-        self._settle(render_terminal(raw))
-
-    def fresh_line(self) -> None:
-        """Hand on all that there is and end the line if something is on it."""
-        self.finish()
-        if not self._fresh:
-            self._settle("\n")
-
-    def clear_pending(self) -> None:
-        """Forget what was not handed on."""
-        self._raw.clear()
-        self._length = 0
-
-    def clear(self) -> None:
-        """Start with an empty screen."""
-        self.clear_pending()
-        self._fresh = True
+    text: str = ""
+    length: int = 0
+    """Of `text`, in bytes."""
+    tails: int = 0
+    """Places in the tail that show `text`."""
+    heads: int = 0
+    """Places in the head that show `head_text`: as much of `text` as there is room for."""
+    head_text: str = ""
+    head_length: int = 0
+    bundle: _Bundle | None = None
+    results: int = 0
+    """Results that are `bundle`."""
 
 
-def _text(piece: _Piece) -> str:
-    return piece if isinstance(piece, str) else piece.text
+_Piece = str | _Display
 
 
 class BoundedText:
@@ -123,48 +68,54 @@ class BoundedText:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, what was left out included."""
+        """Forget everything, what was left out included; displays that are in it must not be used again."""
         self._head: list[_Piece] = []
         self._head_size = 0
         self._tail: deque[_Piece] = deque()
         self._tail_size = 0
         self._small: list[str] = []
         self._small_length = 0
-        self.left_out = 0
-        """Bytes that were dropped between head and tail."""
+        self._left_out = 0
 
     def append(self, text: str) -> None:
         """Add text at the end."""
+        if not text:
+            return
         self._small.append(text)
         self._small_length += len(text)
         if self._small_length >= _JOIN:
             self._join()
 
-    def append_slot(self, slot: _Slot) -> None:
-        """Add a display's text at the end; it stays replaceable while it is kept."""
+    def append_display(self, display: _Display) -> None:
+        """Add a place that shows a display at the end."""
         self._join()
-        length = size(slot.text)
-        if length <= self._half - self._head_size and not self._tail:
-            slot.place = "head"
-            self._head.append(slot)
-            self._head_size += length
+        if display.length <= self._room():
+            display.head_text, display.head_length = display.text, display.length
+            display.heads += 1
+            self._head.append(display)
+            self._head_size += display.length
         else:
-            self._push_tail(slot, length)
+            display.tails += 1
+            self._push_tail(display, display.length)
 
-    def resized(self, slot: _Slot, text: str) -> None:
-        """Replace the text of a slot; one that was left out is not brought back."""
-        if slot.place == "left out":
-            return
-        if slot.place == "tail":
-            self._tail_size += size(text) - size(slot.text)
-        else:
-            self._head_size -= size(slot.text)
-            kept = _first_bytes(text, self._half - self._head_size)
-            self.left_out += size(text) - size(kept)
-            self._head_size += size(kept)
-            text = kept
-        slot.text = text
+    def replace(self, display: _Display, text: str) -> None:
+        """Change what is shown in every place of a display; those that were left out are not brought back."""
+        length = size(text)
+        self._tail_size += display.tails * (length - display.length)
+        if display.heads:
+            room = self._half - self._head_size + display.heads * display.head_length
+            kept = _first_bytes(text, room // display.heads)
+            kept_length = size(kept)
+            cut_before, cut = display.length - display.head_length, length - kept_length
+            self._left_out += display.heads * (cut - cut_before)
+            self._head_size += display.heads * (kept_length - display.head_length)
+            display.head_text, display.head_length = kept, kept_length
+        display.text, display.length = text, length
         self._trim()
+
+    def _room(self) -> int:
+        """Give the bytes that the head can still take: none once something is behind it, or missing."""
+        return -1 if self._tail or self._left_out else self._half - self._head_size
 
     def _join(self) -> None:
         if not self._small:
@@ -172,19 +123,16 @@ class BoundedText:
         text = "".join(self._small)
         self._small.clear()
         self._small_length = 0
-        length = size(text)
-        room = self._half - self._head_size
-        if room > 0 and not self._tail:
-            if length <= room:
-                self._head.append(text)
-                self._head_size += length
-                return
+        room = self._room()
+        if room > 0:
             first = _first_bytes(text, room)
             self._head.append(first)
             self._head_size += size(first)
             text = text[len(first) :]
-            length = size(text)
-        self._push_tail(text, length)
+        # In small parts: what leaves the tail later leaves it whole, and nothing is copied twice.
+        for start in range(0, len(text), _JOIN):
+            part = text[start : start + _JOIN]
+            self._push_tail(part, size(part))
 
     def _push_tail(self, piece: _Piece, length: int) -> None:
         self._tail.append(piece)
@@ -192,45 +140,60 @@ class BoundedText:
         self._trim()
 
     def _trim(self) -> None:
+        """Drop from the tail's start: displays whole, text while there is enough behind it."""
         while self._tail_size > self._half:
             piece = self._tail[0]
-            text = _text(piece)
-            length = size(text)
-            excess = self._tail_size - self._half
-            if isinstance(piece, _Slot):
-                self._tail.popleft()
-                piece.place, piece.text = "left out", ""
-            elif length <= excess:
-                self._tail.popleft()
-            elif length < excess + 2 * _JOIN:
-                return  # the piece goes when it can go whole; `text()` cuts what is over
+            if isinstance(piece, str):
+                length = size(piece)
+                if self._tail_size - length < self._half:
+                    return  # `_first_of_tail` cuts what is over
             else:
-                kept = _last_bytes(text, length - excess)
-                self._tail[0] = kept
-                length -= size(kept)
+                length = piece.length
+                piece.tails -= 1
+            self._tail.popleft()
             self._tail_size -= length
-            self.left_out += length
+            self._left_out += length
+
+    def _first_of_tail(self) -> tuple[str, int]:
+        """Give the text with which the tail starts, and the bytes of it that are over the limit."""
+        self._join()
+        if not self._tail:
+            return "", 0
+        piece = self._tail[0]
+        if not isinstance(piece, str):
+            return piece.text, 0
+        over = self._tail_size - self._half
+        if over <= 0:
+            return piece, 0
+        length = size(piece)
+        kept = _last_bytes(piece, length - over)
+        return kept, length - size(kept)
 
     def text(self) -> str:
-        """Give what is kept, the head directly followed by the tail."""
-        self._join()
-        head = "".join(map(_text, self._head))
-        tail = "".join(map(_text, self._tail))
-        if self._tail_size > self._half:
-            kept = _last_bytes(tail, self._half)
-            self.left_out += size(tail) - size(kept)
-            self._tail = deque([kept])
-            self._tail_size = size(kept)
-            tail = kept
-        return head + tail
+        """Give what is kept, the head directly followed by the tail. Changes nothing."""
+        first, _ = self._first_of_tail()
+        rest = islice(self._tail, 1, None)
+        return "".join(
+            [
+                *(piece if isinstance(piece, str) else piece.head_text for piece in self._head),
+                first,
+                *(piece if isinstance(piece, str) else piece.text for piece in rest),
+            ]
+        )
+
+    @property
+    def left_out(self) -> int:
+        """Bytes that are missing between head and tail."""
+        return self._left_out + self._first_of_tail()[1]
 
     def head_length(self) -> int:
         """Give the number of characters before the place where bytes were left out."""
-        return sum(len(_text(piece)) for piece in self._head)
+        self._join()
+        return sum(len(piece) if isinstance(piece, str) else len(piece.head_text) for piece in self._head)
 
 
 def _first_bytes(text: str, limit: int) -> str:
-    if text.isascii():
+    if text.isascii() or size(text) <= limit:
         return text[:limit]
     return text.encode("utf-8", "surrogatepass")[:limit].decode("utf-8", "ignore")
 
@@ -256,14 +219,6 @@ class Rendered:
     missing, "stdout": bytes, "stderr": bytes, "results": bytes}`, or None when all is there."""
 
 
-@dataclass(slots=True)
-class _Result:
-    """A bundle that can still be updated, and its length in bytes as it arrived."""
-
-    result: dict[str, Any]
-    length: int
-
-
 class Output:
     """Collects the output of one execution."""
 
@@ -271,21 +226,24 @@ class Output:
         """Keep at most `max_output` bytes of each of `output`, `stdout`, `stderr` and the results."""
         self._limit = max_output
         self._kept = BoundedText(max_output)
-        self._screen = _Terminal(self._kept.append)
+        self._screen = Screen(self._kept.append)
         self._stdout = BoundedText(max_output)
         self._stderr = BoundedText(max_output)
         self._clear_next = False
+        self._rendered: Rendered | None = None
         self._reset_results()
         self._results_left_out = 0
 
     def _reset_results(self) -> None:
-        self._results: list[dict[str, Any]] = []
+        self._results: list[tuple[ResultType, _Bundle]] = []
         self._results_size = 0
-        self._shown: dict[str, list[_Slot]] = {}
-        self._by_id: dict[str, list[_Result]] = {}
+        self._displays: dict[str, _Display] = {}
+        self._places = 0
 
     def stream(self, name: str, text: str) -> None:
         """Take a `stream` message; every name but `stderr` counts as stdout."""
+        if self._rendered is not None:
+            return
         if self._clear_next:
             self._clear()
         (self._stderr if name == "stderr" else self._stdout).append(text)
@@ -299,49 +257,66 @@ class Output:
         display_id: str | None = None,
         length: int | None = None,
     ) -> None:
-        """Take a result or display; `length` is its size in bytes where the caller knows it."""
+        """Take a result or display; `length` is its size in bytes where the caller knows it.
+
+        One with the id of an earlier one replaces that too, as IPython's `DisplayHandle.display` has it.
+        """
+        if self._rendered is not None:
+            return
         if self._clear_next:
             self._clear()
-        text = _plain(data)
-        self._screen.fresh_line()
-        slot = _Slot(text)
-        self._kept.append_slot(slot)
-        result = {"type": kind, "data": data, "metadata": metadata}
         if length is None:
-            length = len(msgspec.json.encode(result))
-        kept = self._results_size + length + _RESULT_COST <= self._limit
-        if kept:
-            self._results_size += length + _RESULT_COST
-            self._results.append(result)
+            length = len(msgspec.json.encode({"type": kind, "data": data, "metadata": metadata}))
+        self.update(data, metadata, display_id, length)
+        self._screen.fresh_line()
+        text = _plain(data)
+        bundle = _Bundle(data, metadata, length)
+        display = None
+        if display_id is not None and self._places < _MAX_DISPLAYS:
+            self._places += 1
+            display = self._displays.get(display_id)
+            if display is None:
+                display = self._displays[display_id] = _Display(text, size(text))
+            self._kept.append_display(display)
         else:
+            self._kept.append(text)
+        if self._results_size + length + _RESULT_COST > self._limit:
             self._results_left_out += length
-        if display_id is not None and len(self._shown) < _MAX_DISPLAYS:
-            self._shown.setdefault(display_id, []).append(slot)
-            if kept:
-                self._by_id.setdefault(display_id, []).append(_Result(result, length))
+            return
+        if display is not None:
+            if display.bundle is None:
+                display.bundle = bundle
+            elif display.bundle.data is not data:
+                self._results_left_out += length  # there was no room for it in its earlier places
+                return
+            display.results += 1
+            bundle = display.bundle
+        self._results_size += length + _RESULT_COST
+        self._results.append((kind, bundle))
 
     def update(
         self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, length: int | None = None
     ) -> None:
         """Take an `update_display_data`; one whose display is not of this execution changes nothing."""
-        if display_id is None:
+        display = self._displays.get(display_id) if display_id is not None else None
+        if display is None or self._rendered is not None:
+            return
+        self._kept.replace(display, _plain(data))
+        if display.bundle is None:
             return
         if length is None:
             length = len(msgspec.json.encode(data))
-        text = _plain(data)
-        for slot in self._shown.get(display_id, ()):
-            self._kept.resized(slot, text)
-        for kept in self._by_id.get(display_id, ()):
-            size_now = self._results_size + length - kept.length
-            if size_now > self._limit:
-                self._results_left_out += length
-                continue
-            self._results_size = size_now
-            kept.length = length
-            kept.result.update(data=data, metadata=metadata)
+        size_now = self._results_size + display.results * (length - display.bundle.length)
+        if size_now > self._limit:
+            self._results_left_out += display.results * length
+            return
+        self._results_size = size_now
+        display.bundle.data, display.bundle.metadata, display.bundle.length = data, metadata, length
 
     def clear(self, *, wait: bool) -> None:
         """Take a `clear_output`; with `wait` it happens when the next output comes."""
+        if self._rendered is not None:
+            return
         if wait:
             self._clear_next = True
         else:
@@ -354,7 +329,9 @@ class Output:
         self._reset_results()
 
     def render(self) -> Rendered:
-        """Give all of it."""
+        """End the output and give all of it, as often as it is asked for; what comes afterwards changes nothing."""
+        if self._rendered is not None:
+            return self._rendered
         self._screen.finish()
         output, stdout, stderr = self._kept.text(), self._stdout.text(), self._stderr.text()
         truncated = None
@@ -367,7 +344,9 @@ class Output:
                 "stderr": self._stderr.left_out,
                 "results": self._results_left_out,
             }
-        return Rendered(output=output, stdout=stdout, stderr=stderr, results=self._results, truncated=truncated)
+        results = [{"type": kind, "data": bundle.data, "metadata": bundle.metadata} for kind, bundle in self._results]
+        self._rendered = Rendered(output=output, stdout=stdout, stderr=stderr, results=results, truncated=truncated)
+        return self._rendered
 
 
 def _plain(data: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ class Codec:
         try:
             header = _header.decode(parts[0])
             parent = _parent.decode(parts[1])
-        except (msgspec.MsgspecError, RecursionError) as exc:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:  # text that is not UTF-8 is a ValueError
             raise BadFrame(f"a message with an unreadable header: {exc}") from exc
         return Message(
             msg_type=header.msg_type,

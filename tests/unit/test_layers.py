@@ -39,6 +39,7 @@ PURE = (
     "image_progress.py",
     "jupyter/execution.py",
     "jupyter/output.py",
+    "jupyter/screen.py",
     "jupyter/wire.py",
     "protocol/",
     "quantities.py",

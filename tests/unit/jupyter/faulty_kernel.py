@@ -54,10 +54,16 @@ class Kernel:
                 self.iopub_send("status", request, {"execution_state": "idle"})
 
     def frames(
-        self, msg_type: str, parent: dict[str, Any], content: bytes, key: bytes = INFO["key"].encode()
+        self,
+        msg_type: str,
+        parent: dict[str, Any],
+        content: bytes,
+        key: bytes = INFO["key"].encode(),
+        header: bytes | None = None,
     ) -> list[bytes]:
-        header = {"msg_id": os.urandom(8).hex(), "msg_type": msg_type, "version": "5.3"}
-        parts = [json.dumps(header).encode(), json.dumps(parent).encode(), b"{}", content]
+        if header is None:
+            header = json.dumps({"msg_id": os.urandom(8).hex(), "msg_type": msg_type, "version": "5.3"}).encode()
+        parts = [header, json.dumps(parent).encode(), b"{}", content]
         mac = hmac.new(key, digestmod=hashlib.sha256)
         for part in parts:
             mac.update(part)
@@ -90,6 +96,9 @@ class Kernel:
             case "deep header":
                 frames = self.frames("stream", request, b"{}")
                 self.iopub.send_multipart([frames[0], frames[1], b"[" * 100_000, *frames[3:]])
+            case "header that is not utf-8":
+                header = b'{"msg_id":"\xff","msg_type":"stream"}'
+                self.iopub.send_multipart([b"topic", *self.frames("stream", request, b"{}", header=header)])
             case "text is a number":
                 self.iopub_send("stream", request, {"name": "stdout", "text": 5})
             case "reply is a list":

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 import zmq
 
+from kernelbridge.jupyter import channels as channels_module
 from kernelbridge.jupyter.channels import Channels
 
 PATIENCE = 20.0
@@ -176,5 +177,87 @@ def test_a_reader_whose_consumer_fails_goes_on(peer: Peer, runner: asyncio.Runne
         await inbox.until(messages=3)
         assert [str(failure) for failure in failures] == ["a bug in the consumer"]
         channels.close()
+
+    runner.run(scenario())
+
+
+class Flood:
+    """A consumer to whom the peer sends two messages more for every one that it takes."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.shell = peer.sockets["shell"]
+        self.identity = b""
+        self.taken = 0
+        self.much = asyncio.Event()
+        self.stopped = False
+        self.most = 0
+        """Messages taken while nobody else had a turn, at most."""
+        self._in_a_row = 0
+
+    def received(self, _channel: str, _frames: list[bytes]) -> None:
+        self.taken += 1
+        self._in_a_row += 1
+        self.most = max(self.most, self._in_a_row)
+        if self.taken == 2000:
+            self.much.set()
+        for _ in range(2):
+            self.shell.send_multipart([self.identity, b"more"])
+
+    def start(self, channels: Channels) -> None:
+        channels.send("shell", [b"request"])
+        self.identity, _ = self.shell.recv_multipart()
+        for _ in range(200):
+            self.shell.send_multipart([self.identity, b"first"])
+        self._another_turn()
+
+    def _another_turn(self) -> None:
+        self._in_a_row = 0
+        if not self.stopped:
+            asyncio.get_running_loop().call_soon(self._another_turn)
+
+
+def test_a_peer_that_sends_for_ever_is_given_up(
+    peer: Peer, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that outlives the kernel that forked it: reading all that it sends would never end."""
+    monkeypatch.setattr(channels_module, "_BACKLOG", 0.2)
+
+    async def scenario() -> None:
+        flood = Flood(peer)
+        channels = Channels(peer.endpoints, routing_id=b"me", received=flood.received, lost=lambda _: None)
+        flood.start(channels)
+        await asyncio.wait_for(channels.drained(0.1), PATIENCE)
+        channels.close()
+        flood.stopped = True
+        assert flood.taken > 200
+        assert flood.most <= channels_module._BATCH
+
+    runner.run(scenario())
+
+
+def test_sending_into_a_flood_does_not_multiply_its_readers(peer: Peer, runner: asyncio.Runner) -> None:
+    """Every send that saw a message waiting had one reader more go round, and each kept the others waiting."""
+
+    async def scenario() -> None:
+        flood = Flood(peer)
+        channels = Channels(peer.endpoints, routing_id=b"me", received=flood.received, lost=lambda _: None)
+        flood.start(channels)
+        assert channels._channels["shell"]._socket.poll(int(PATIENCE * 1000))
+        for _ in range(100):
+            channels.send("shell", [b"another"])
+        await asyncio.wait_for(flood.much.wait(), PATIENCE)
+        channels.close()
+        flood.stopped = True
+        assert flood.most <= channels_module._BATCH
+
+    runner.run(scenario())
+
+
+def test_a_close_while_it_is_drained_ends_the_wait(peer: Peer, runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        channels = Inbox().connect(peer)
+        waiting = asyncio.ensure_future(channels.drained(PATIENCE))
+        asyncio.get_running_loop().call_soon(channels.close)
+        await asyncio.wait_for(waiting, PATIENCE / 2)
 
     runner.run(scenario())

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
@@ -114,3 +116,25 @@ def test_what_an_earlier_incarnation_left_is_removed_and_nothing_leaks(tmp_path:
     directory.close()
     directory.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_directory_that_went_with_the_one_above_is_nothing_to_warn_of(
+    directory: SocketDirectory, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path)
+    with capture_logs() as logs:
+        directory.close()
+    assert logs == []
+
+
+def test_the_directory_of_a_successor_is_left_alone(directory: SocketDirectory, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    successor = SocketDirectory(tmp_path, "/run/kernelbridge", 3)
+    successor.prepare("python3")
+    with capture_logs() as logs:
+        directory.close()
+        assert (tmp_path / "k3" / "kernel.json").exists()
+        successor.close()
+    assert logs == []
+    assert not (tmp_path / "k3").exists()

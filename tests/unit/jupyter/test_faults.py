@@ -41,6 +41,7 @@ async def died(notebook: Notebook) -> ExitStatus:
         "wrong signature",
         "deep json",
         "deep header",
+        "header that is not utf-8",
         "text is a number",
         "reply is a list",
         "frame over the limit",

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.jupyter.output import BoundedText, Output, Rendered
+from kernelbridge.jupyter import output as output_module
+from kernelbridge.jupyter.output import BoundedText, Output, Rendered, size
 from kernelbridge.text import render_terminal
 
 BIG = 1 << 20
@@ -176,3 +179,113 @@ def test_updates_stay_within_the_limit() -> None:
         assert rendered.truncated is not None
         assert rendered.truncated["bytes"] > 90_000
         assert rendered.truncated["results"] > 100_000
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Count the function calls that some work takes: unlike its time, the same on every machine."""
+    count = 0
+
+    def profile(_frame: object, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def work_of_displays(number: int) -> int:
+    output = Output(BIG)
+
+    def work() -> None:
+        for at in range(number):
+            output.display("display_data", bundle(str(at)), {}, "d", 20)
+        for at in range(number):
+            output.update(bundle(str(at)), {}, "d", 20)
+
+    return calls(work)
+
+
+def test_the_work_of_updates_is_linear_in_what_arrives() -> None:
+    """8,000 displays and 8,000 updates under one id: every update went through every display."""
+    assert work_of_displays(4000) < 5 * work_of_displays(1000)
+
+
+def test_the_work_of_dropping_text_is_linear_in_what_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long part at the tail's start was gone through with everything that was added behind it."""
+    seen = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def count(text: str, *args: int) -> Any:
+            nonlocal seen
+            seen += len(text)
+            return function(text, *args)
+
+        return count
+
+    for name in ("size", "_first_bytes", "_last_bytes"):
+        monkeypatch.setattr(output_module, name, counted(getattr(output_module, name)))
+    text = BoundedText(4 << 20)
+    text.append("x" * (2 << 20))
+    text.append("é" * (1 << 20))
+    for _ in range(200):
+        text.append("y" * 10_000)
+    assert text.text().endswith("éy" + "y" * 1_999_999)
+    assert seen < 10 * ((3 << 20) + 2_000_000)
+
+
+def test_displays_past_the_number_that_can_be_updated_are_text() -> None:
+    output = Output(16 << 20)
+    for number in range(10_001):
+        output.display("display_data", bundle(f"{number}"), {}, f"d{number}")
+    output.update(bundle("updated"), {}, "d9999")
+    output.update(bundle("updated"), {}, "d10000")
+    rendered = output.render()
+    assert rendered.output.splitlines()[9998:] == ["9998", "updated", "10000"]
+    assert [result["data"]["text/plain"] for result in rendered.results[9998:]] == ["9998", "updated", "10000"]
+
+
+def test_a_display_under_a_known_id_replaces_the_earlier_ones() -> None:
+    rendered = shown(("display", "a", "d"), ("out", "x\n"), ("display", "b", "d"))
+    assert rendered.output == "b\nx\nb\n"
+    assert [result["data"]["text/plain"] for result in rendered.results] == ["b", "b"]
+
+
+def test_bytes_cut_from_a_display_count_while_they_are_missing() -> None:
+    rendered = shown(("display", "a", "d"), ("update", "b" * 5_000, "d"), ("update", "c", "d"), limit=1_000)
+    assert (rendered.output, (rendered.truncated or {})["bytes"]) == ("c\n", 0)
+
+
+@given(
+    events=st.lists(
+        st.one_of(
+            st.tuples(st.just("out"), st.text("abé\n", max_size=40)),
+            st.tuples(st.sampled_from(["display", "update"]), st.text("abé", max_size=90), st.sampled_from("de")),
+        ),
+        max_size=40,
+    ),
+    limit=st.integers(2, 300),
+)
+def test_displays_and_updates_stay_within_the_limit(events: list[tuple[Any, ...]], limit: int) -> None:
+    whole, bounded = shown(*events), shown(*events, limit=limit)
+    assert size(bounded.output) <= limit
+    assert (bounded.output == whole.output) or (bounded.truncated is not None and bounded.truncated["bytes"] > 0)
+
+
+def test_text_and_render_can_be_asked_for_again() -> None:
+    text = BoundedText(20)
+    text.append("é" * 100)
+    assert (text.text(), text.left_out, text.head_length()) == (text.text(), text.left_out, text.head_length())
+    assert text.text() == "é" * 10
+    text.append("end")
+    assert text.text() == "é" * 8 + "end"
+    output = Output(100)
+    output.stream("stdout", "50%")
+    first = output.render()
+    output.stream("stdout", "\r99%")
+    output.display("display_data", bundle("x"), {}, "d")
+    output.clear(wait=False)
+    assert output.render() == first

@@ -89,6 +89,8 @@ def broken() -> dict[str, list[bytes]]:
         b'{"msg_id":1,"msg_type":"x"}',
         b'{"msg_id":"\\ud800","msg_type":"x"}',
         b"\xff",
+        b'{"msg_id":"\xff","msg_type":"x"}',
+        b'{"msg_id":"m","msg_type":"\xc3"}',
     ]
     cases = {
         "nothing": [],
@@ -102,7 +104,7 @@ def broken() -> dict[str, list[bytes]]:
     for header in headers:
         parts = [header, *good[3:]]
         cases[f"header {header[:40]!r}"] = [wire.DELIMITER, codec.sign(parts), *parts]
-    for parent in (deep, b"5", b'{"msg_id":5}'):
+    for parent in (deep, b"5", b'{"msg_id":5}', b'{"msg_id":"\xff"}'):
         cases[f"parent {parent[:40]!r}"] = message(parent=parent)
     return cases
 

@@ -1,0 +1,130 @@
+"""Kernels whose end goes wrong: every step of it is taken all the same, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from kernelbridge.errors import KernelError, SandboxError
+from kernelbridge.runtimes.base import ExitStatus, Process
+from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
+from tests.unit.jupyter.test_faults import faulty
+
+
+class FailingCloseProcess(HostProcess):
+    """The first attempt to end it fails."""
+
+    closes = 0
+
+    async def aclose(self) -> None:
+        self.closes += 1
+        if self.closes == 1:
+            raise SandboxError("The process could not be ended", "the engine is away")
+        await super().aclose()
+
+
+class SlowCloseProcess(HostProcess):
+    """Ending it takes until it is let go."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        super().__init__(process)
+        self.entered, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def aclose(self) -> None:
+        self.entered.set()
+        await self.let_go.wait()
+        await super().aclose()
+
+
+class LostStatusProcess(HostProcess):
+    """How it ended cannot be learnt."""
+
+    async def wait(self) -> ExitStatus:
+        await super().wait()
+        raise SandboxError("The process is unknown", "the engine has forgotten it")
+
+
+class FaultySandbox(HostSandbox):
+    """A sandbox whose processes have a fault."""
+
+    def __init__(self, root: Path, kind: type[HostProcess]) -> None:
+        super().__init__(root)
+        self._kind = kind
+
+    async def exec(self, *args: Any, **kwargs: Any) -> Process:
+        plain = await super().exec(*args, **kwargs)
+        assert isinstance(plain, HostProcess)
+        process = self._kind(plain._process)
+        self.processes.append(process)
+        return process
+
+
+NewNotebook = Callable[[type[HostProcess]], Any]
+
+
+@pytest_asyncio.fixture
+async def new_faulty(tmp_path: Path) -> AsyncIterator[NewNotebook]:
+    made: list[Notebook] = []
+
+    async def make(kind: type[HostProcess]) -> Notebook:
+        notebook = Notebook(FaultySandbox(tmp_path, kind))
+        made.append(notebook)
+        return await notebook.start(faulty("never answers"))
+
+    yield make
+    for notebook in made:
+        await notebook.close()
+
+
+def directory(notebook: Notebook) -> Path:
+    return Path(notebook.sandbox.sockets_path) / "k1"
+
+
+async def test_a_close_that_fails_takes_every_step_and_can_be_tried_again(new_faulty: NewNotebook) -> None:
+    notebook = await new_faulty(FailingCloseProcess)
+    kernel, process = notebook.kernel, notebook.sandbox.processes[-1]
+    done = notebook.send("x")
+    held = [*kernel._directory._sockets.values(), kernel._directory._fd]
+    with pytest.raises(SandboxError, match="could not be ended"):
+        await kernel.aclose()
+    assert done.result().cause == "session_closed"
+    assert kernel.died.result() == ExitStatus()
+    assert all(task.done() for task in kernel._tasks)
+    assert not any(str(directory(notebook)) in str(Path(f"/proc/self/fd/{fd}").resolve()) for fd in held)
+    assert not directory(notebook).exists()
+    await kernel.aclose()
+    assert process._ended.done()
+    await kernel.aclose()
+    assert process.closes == 2
+
+
+async def test_every_caller_waits_for_the_same_close(new_faulty: NewNotebook) -> None:
+    notebook = await new_faulty(SlowCloseProcess)
+    process = notebook.sandbox.processes[-1]
+    first = asyncio.ensure_future(notebook.kernel.aclose())
+    await asyncio.wait_for(process.entered.wait(), PATIENCE)
+    second = asyncio.ensure_future(notebook.kernel.aclose())
+    left: list[bool] = []
+    second.add_done_callback(lambda _: left.append(directory(notebook).exists()))
+    first.cancel()  # who gives up waiting does not undo it for the others
+    assert not notebook.kernel.alive
+    process.let_go.set()
+    await asyncio.wait_for(second, PATIENCE)
+    assert left == [False]
+    assert first.cancelled()
+
+
+async def test_a_kernel_whose_status_is_lost_has_died_all_the_same(new_faulty: NewNotebook) -> None:
+    notebook = await new_faulty(LostStatusProcess)
+    done = notebook.send("x")
+    await notebook.kernel.kill()
+    assert await asyncio.wait_for(asyncio.shield(notebook.kernel.died), PATIENCE) == ExitStatus()
+    assert done.result().error == "KernelDied: the kernel ended (unknown status); its variables are lost"
+    assert not notebook.kernel.alive
+    with pytest.raises(KernelError):
+        notebook.send("x")
