@@ -81,3 +81,41 @@ async def test_large_requests_that_wait_are_refused_before_they_fill_the_memory(
         refused = await client.answer_to("5")
         assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "limit_exceeded", True)
         assert (await client.answer_to("0"))["success"]
+
+
+DIG = """
+import os, time
+while True:
+    try:
+        os.chdir('/run/kernelbridge/k2')
+        os.mkdir('deep')
+        break
+    except OSError:
+        pass
+os.chdir('deep')
+for _ in range(1500):
+    os.mkdir('d')
+    os.chdir('d')
+open('done', 'w')
+"""
+
+
+async def test_a_deep_tree_among_the_sockets_costs_nobody_anything(server: RunningServer) -> None:
+    """While a kernel binds, its directory is open to the sandbox: what it makes there is deeper than any stack."""
+    async with server.connect("u") as client:
+        code = (
+            "import subprocess, sys, os\n"
+            f"subprocess.Popen([sys.executable, '-c', {DIG!r}], start_new_session=True)\n"
+            "os._exit(3)"
+        )
+        await client.send(type="execute_code", sessionId="s", code=code)
+        await client.send(type="execute_code", sessionId="s", code="print('after')")
+        assert (await client.receive())["cause"] == "kernel_died"
+        assert (await client.receive())["output"] == "after\n"
+        await client.send(type="execute_code", sessionId="s", code="import os; os._exit(3)")
+        await client.send(type="execute_code", sessionId="s", code="print('again')")
+        assert (await client.receive())["cause"] == "kernel_died"
+        assert (await client.receive())["output"] == "again\n"
+    await gone(server)
+    async with server.connect("u") as client:
+        assert (await client.run("print('back')"))["output"] == "back\n"
