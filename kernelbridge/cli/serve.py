@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import click
 import structlog
@@ -15,6 +16,7 @@ from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
 from kernelbridge.config import Settings
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.report import StartReport
 
 
@@ -32,8 +34,19 @@ def serve(settings: Settings) -> int:
     # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(app.serve(settings, on_progress=on_progress, on_started=on_started))
+        runner.run(_stoppable(app.serve(settings, on_progress=on_progress, on_started=on_started)))
     return 0
+
+
+async def _stoppable(serving: Coroutine[Any, Any, None]) -> None:
+    """Serve; a start that was told to stop was stopped, also if what it waited for fails just then."""
+    try:
+        await serving
+    except KernelBridgeError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise
 
 
 def _announcements(settings: Settings) -> tuple[Callable[[str], None], Callable[[StartReport], None]]:

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import sys
@@ -64,7 +65,12 @@ class HostProcess:
     async def kill(self) -> None:
         for pid in session(self.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                descriptor = os.pidfd_open(pid)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    await asyncio.to_thread(select.select, [descriptor], [], [], 20)
+                finally:
+                    os.close(descriptor)
 
     async def wait(self) -> ExitStatus:
         code = await self._process.wait()
