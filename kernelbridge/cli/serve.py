@@ -32,6 +32,8 @@ def serve(settings: Settings) -> int:
     log.configure(settings.log_format, settings.log_level)
     on_progress, on_started = _announcements(settings)
     # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.
+    # A shell starts what runs in the background with SIGINT ignored: then neither would do anything.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_stoppable(app.serve(settings, on_progress=on_progress, on_started=on_started)))

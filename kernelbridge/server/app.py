@@ -91,7 +91,7 @@ class Server:
         if closing:
             _, stalled = await asyncio.wait(closing, timeout=GOODBYE)
             for task in stalled:
-                closing[task].abort()
+                _drop(closing[task])
             await asyncio.gather(*closing, return_exceptions=True)
 
     def abandon(self) -> None:
@@ -102,7 +102,7 @@ class Server:
 
     def _abort(self, transport: asyncio.Transport) -> None:
         del self.unsent[transport]
-        transport.abort()
+        _drop(transport)
 
     def app(self) -> web.Application:
         """Make the aiohttp application."""
@@ -122,6 +122,11 @@ class Server:
             log.warning("request_refused", reason=reason, path=request.path)
             return web.json_response({"error": "forbidden", "reason": reason}, status=403)
         return await handler(request)
+
+
+def _drop(transport: asyncio.Transport) -> None:
+    if transport.get_write_buffer_size():  # one that has been lost meanwhile must not be aborted
+        transport.abort()
 
 
 def _user_id(request: web.Request) -> str | None:

@@ -134,7 +134,7 @@ async def test_a_dead_kernel_costs_its_cell_and_nothing_else(client: Client) -> 
     await client.send(type="execute_code", sessionId="s", code="print(open('f').read(), 'x' in globals())")
     died, after = await client.receive(), await client.receive()
     assert (died["success"], died["cause"], died["statePreserved"]) == (False, "kernel_died", False)
-    assert died["output"] == "last words\n"
+    assert died["output"] in {"last words\n", ""}  # what libzmq's own thread had not written yet is lost with it
     assert "exit code 3" in died["error"]
     assert (after["output"], after["statePreserved"]) == ("kept False\n", False)
     assert "statePreserved" not in await client.run("pass")

@@ -115,7 +115,8 @@ async def test_a_kernel_killed_while_a_cell_runs(new_notebook: NewNotebook) -> N
     await asyncio.wait_for(asyncio.to_thread(gate.read_text), PATIENCE)
     os.kill(notebook.sandbox.processes[0].pid, signal.SIGKILL)
     outcome = await asyncio.wait_for(running, PATIENCE)
-    assert (outcome.success, outcome.cause, outcome.output) == (False, "kernel_died", "so far\n")
+    assert (outcome.success, outcome.cause) == (False, "kernel_died")
+    assert outcome.output in {"so far\n", ""}  # what libzmq's own thread had not written yet is lost with it
     assert outcome.error == "KernelDied: the kernel ended (signal 9); its variables are lost"
     assert queued.result().cause == "kernel_died"
     assert await died(notebook) == ExitStatus(signal=signal.SIGKILL)
