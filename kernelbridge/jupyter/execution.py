@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.output import BoundedText, Output
 from kernelbridge.text import strip_ansi
 
@@ -80,6 +81,7 @@ class Cell:
     filename: str = "main.py"
     silent: bool = False
     store_history: bool = True
+    allow_stdin: bool = False
     user: str = ""
     """The name the kernel is told in its message headers."""
 
@@ -121,14 +123,17 @@ class Outcome:
 class Execution:
     """One entry of the table; the table alone changes it, but for `cause`."""
 
-    __slots__ = ("began", "cause", "cpu_ms", "done", "failure", "msg_id", "output", "reply", "state")
+    __slots__ = ("began", "cause", "cpu_ms", "done", "failure", "listener", "msg_id", "output", "reply", "state")
 
-    def __init__(self, msg_id: str, done: Callable[[Outcome], None], max_output: int, now: float) -> None:
+    def __init__(
+        self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None, max_output: int, now: float
+    ) -> None:
         self.msg_id = msg_id
         self.state = State.SENT
         self.cause: str | None = None
         """Set by who interrupts it; told in the outcome if the cell then fails."""
         self.done = done
+        self.listener = listener
         self.began = now
         self.output = Output(max_output)
         self.reply: wire.ExecuteReply | None = None
@@ -159,9 +164,12 @@ class ExecutionTable:
         """The oldest pending execution: the one that the kernel works on."""
         return next(iter(self._pending.values()), None)
 
-    def add(self, msg_id: str, done: Callable[[Outcome], None]) -> Execution:
-        """Enter an execution, before its request is sent; `done` is called once, with its outcome."""
-        execution = Execution(msg_id, done, self._max_output, self._clock())
+    def add(self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None = None) -> Execution:
+        """Enter an execution, before its request is sent.
+
+        `listener` is told of what happens; `done` is called once, with the outcome.
+        """
+        execution = Execution(msg_id, done, listener, self._max_output, self._clock())
         self._pending[msg_id] = execution
         return execution
 

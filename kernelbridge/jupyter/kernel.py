@@ -30,6 +30,7 @@ from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
+from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
@@ -138,8 +139,8 @@ class Kernel:
             raise
         return kernel
 
-    def submit(self, cell: Cell, done: Callable[[Outcome], None]) -> Execution:
-        """Send a cell; `done` is called once, with its outcome, from the event loop.
+    def submit(self, cell: Cell, done: Callable[[Outcome], None], listener: Listener | None = None) -> Execution:
+        """Send a cell; `done` is called once, with its outcome, from the event loop; `listener` before, as it runs.
 
         Raises `KernelError` if the kernel is dead, `ValueError` if the code is not valid Unicode.
         """
@@ -157,7 +158,7 @@ class Kernel:
             username=cell.user,
             metadata={"kernelbridge": {"filename": cell.filename}},
         )
-        execution = self._table.add(msg_id, done)
+        execution = self._table.add(msg_id, done, listener)
         channels.send("shell", frames)
         return execution
 

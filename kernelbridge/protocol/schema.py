@@ -6,7 +6,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from kernelbridge.protocol.messages import PROTOCOL_VERSION, ClientMessage, MimeBundle, ServerMessage
+from kernelbridge.protocol.base import PROTOCOL_VERSION
+from kernelbridge.protocol.cells import MimeBundle
+from kernelbridge.protocol.messages import ClientMessage, ServerMessage
 
 
 def json_schema() -> dict[str, Any]:

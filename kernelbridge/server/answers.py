@@ -10,7 +10,11 @@ from msgspec import UNSET, UnsetType, convert
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.jupyter.execution import Outcome
-from kernelbridge.protocol.messages import Cause, ErrorMessage, ExecutionResult, SaveResult, TerminalOutput, Truncated
+from kernelbridge.protocol.base import Cause, Truncated
+from kernelbridge.protocol.cells import ExecutionResult
+from kernelbridge.protocol.files import SaveResult
+from kernelbridge.protocol.messages import ErrorMessage
+from kernelbridge.protocol.terminals import TerminalOutput
 from kernelbridge.workspace.files import Saved
 from kernelbridge.workspace.shell import CommandOutcome
 
@@ -20,7 +24,7 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def execution_result(outcome: Outcome, session_id: str, request_id: str | None) -> ExecutionResult:
+def execution_result(outcome: Outcome, session_id: str, request_id: str | UnsetType) -> ExecutionResult:
     """Answer `execute_code`."""
     return ExecutionResult(
         success=outcome.success,
@@ -28,7 +32,7 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | None) 
         error=outcome.error,
         timestamp=timestamp(),
         session_id=session_id,
-        request_id=given(request_id),
+        request_id=request_id,
         stdout=outcome.stdout,
         stderr=outcome.stderr,
         results=outcome.results,
@@ -43,12 +47,12 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | None) 
     )
 
 
-def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | None) -> TerminalOutput:
+def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | UnsetType) -> TerminalOutput:
     """Answer `terminal_command`."""
     return TerminalOutput(
         output=outcome.output,
         session_id=session_id,
-        request_id=given(request_id),
+        request_id=request_id,
         exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
         cwd=outcome.cwd or UNSET,
         duration_ms=round(outcome.duration_ms, 3),
@@ -58,31 +62,31 @@ def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | 
     )
 
 
-def saved(result: Saved, filename: str, session_id: str, request_id: str | None) -> SaveResult:
+def saved(result: Saved, filename: str, session_id: str, request_id: str | UnsetType) -> SaveResult:
     """Answer a `save_file` that succeeded."""
     return SaveResult(
         success=True,
         message="File saved successfully",
         filename=filename,
         session_id=session_id,
-        request_id=given(request_id),
+        request_id=request_id,
         size=result.size,
         sha256=result.sha256,
     )
 
 
-def not_saved(error: KernelBridgeError, filename: str, session_id: str, request_id: str | None) -> SaveResult:
+def not_saved(error: KernelBridgeError, filename: str, session_id: str, request_id: str | UnsetType) -> SaveResult:
     """Answer a `save_file` that failed."""
     return SaveResult(
         success=False,
         message=str(error),
         filename=filename,
         session_id=session_id,
-        request_id=given(request_id),
+        request_id=request_id,
     )
 
 
-def error_message(error: KernelBridgeError, session_id: str | None, request_id: str | None) -> ErrorMessage:
+def error_message(error: KernelBridgeError, session_id: str | None, request_id: str | UnsetType) -> ErrorMessage:
     """Tell of a failure that is not the user's code."""
     return ErrorMessage(
         message=error.message,
@@ -90,7 +94,7 @@ def error_message(error: KernelBridgeError, session_id: str | None, request_id: 
         session_id=session_id,
         code=error.code,
         retryable=error.retryable,
-        request_id=given(request_id),
+        request_id=request_id,
     )
 
 
@@ -103,29 +107,26 @@ def frame_too_large(limit: int) -> ErrorMessage:
             code="frame_too_large",
         ),
         None,
-        None,
+        UNSET,
     )
 
 
 def binary_frame() -> ErrorMessage:
     """Tell of a binary frame."""
     return error_message(
-        BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame"), None, None
+        BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame"),
+        None,
+        UNSET,
     )
 
 
-def internal_error(session_id: str | None, request_id: str | None) -> ErrorMessage:
+def internal_error(session_id: str | None, request_id: str | UnsetType) -> ErrorMessage:
     """Tell of a bug of the server."""
     return error_message(
         KernelBridgeError("The server failed to handle the message", "the server's log says why"),
         session_id,
         request_id,
     )
-
-
-def given(request_id: str | None) -> str | UnsetType:
-    """Give the requestId to echo: that of the request, if it had one."""
-    return UNSET if request_id is None else request_id
 
 
 def _truncated(left_out: Mapping[str, Any] | None) -> Truncated | UnsetType:

@@ -54,7 +54,7 @@ class Server:
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
-        user_id = _user_id(request)
+        user_id, streams = _user_id(request), _streams(request)
         ws = Socket(request, max_message=self.settings.max_message, heartbeat=HEARTBEAT)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
@@ -62,7 +62,7 @@ class Server:
         transport = request.transport
         if transport is None:
             return ws  # gone already
-        connection = Connection(ws, user_id=user_id, registry=self.registry, warning=self.warning)
+        connection = Connection(ws, user_id=user_id, streams=streams, registry=self.registry, warning=self.warning)
         self.connections[connection] = transport
         try:
             await connection.run()
@@ -143,6 +143,13 @@ def _user_id(request: web.Request) -> str | None:
             text=f"user_id must be given once, as 1-{USER_ID_LENGTH} printable characters in UTF-8.\n",
         )
     return values[0]
+
+
+def _streams(request: web.Request) -> bool:
+    value = request.query.get("stream", "false")
+    if value not in {"true", "false"}:
+        raise web.HTTPBadRequest(text="stream must be true or false.\n")
+    return value == "true"
 
 
 @asynccontextmanager

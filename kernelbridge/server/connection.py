@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import functools
 import secrets
 import struct
+from collections.abc import Callable
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
-from kernelbridge.jupyter.execution import Cell, Outcome
-from kernelbridge.protocol import (
-    ClientMessage,
-    Connected,
-    ExecuteCode,
-    Ping,
-    Pong,
-    SaveFile,
-    ServerMessage,
-    TerminalCommand,
-    dump,
-    parse,
-)
+from kernelbridge.protocol import ServerMessage, SessionRequest, dump, parse
 from kernelbridge.protocol.codec import identify
+from kernelbridge.protocol.messages import Connected, Ping, Pong
 from kernelbridge.server import answers
+from kernelbridge.server.client import Asker
 from kernelbridge.server.outbox import Outbox
+from kernelbridge.server.requests import HANDLERS
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.shell import CommandOutcome
+from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
@@ -74,22 +63,26 @@ class Socket(web.WebSocketResponse):
 class Connection:
     """Serves one client until it leaves."""
 
-    def __init__(self, ws: Socket, *, user_id: str | None, registry: Registry, warning: str | None) -> None:
+    def __init__(
+        self, ws: Socket, *, user_id: str | None, streams: bool, registry: Registry, warning: str | None
+    ) -> None:
         self.id = secrets.token_hex(8)
+        self.user_id = user_id
+        self.streams = streams
         self._ws = ws
-        self._user_id = user_id
         self._registry = registry
         self._warning = warning
         self._outbox = Outbox(ws)
+        self._on_close: dict[object, Callable[[], None]] = {}
         self._log = log.bind(connection=self.id)
 
     async def run(self) -> None:
         """Confirm the connection, then read and answer until it ends."""
-        self._log.info("connected", user_id=self._user_id)
-        self._send(
+        self._log.info("connected", user_id=self.user_id)
+        self.send(
             Connected(
                 connection_id=self.id,
-                user_id=self._user_id,
+                user_id=self.user_id,
                 timestamp=answers.timestamp(),
                 warning=self._warning or UNSET,
             )
@@ -98,6 +91,8 @@ class Connection:
         try:
             await self._read()
         finally:
+            for call in list(self._on_close.values()):
+                call()
             self._registry.detach(self.id)
             self._outbox.close()
             # It may wait for a client that reads no more.
@@ -121,79 +116,64 @@ class Connection:
             if message.type is WSMsgType.TEXT:
                 await self._handle(message.data)
             elif message.type is WSMsgType.BINARY:
-                self._send(answers.binary_frame())
+                self.send(answers.binary_frame())
             await self._outbox.room()
 
     async def _handle(self, frame: str) -> None:
         try:
             message = parse(frame)
         except BadRequest as exc:
-            self._send(answers.error_message(exc, *identify(frame)))
+            session_id, request_id = identify(frame)
+            self.send(answers.error_message(exc, session_id, _given(request_id)))
             return
-        session_id = None if isinstance(message, Ping) else message.session_id
+        if isinstance(message, Ping):
+            self.send(Pong(timestamp=answers.timestamp(), request_id=_given(message.request_id)))
+            return
+        await self._request(message)
+
+    async def _request(self, message: SessionRequest) -> None:
         try:
-            await self._dispatch(message)
+            await HANDLERS[type(message)](Asker.of(self, message), message)
         except KernelBridgeError as exc:
-            self._send(answers.error_message(exc, session_id, message.request_id))
+            self.send(answers.error_message(exc, message.session_id, _given(message.request_id)))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
-            self._send(answers.internal_error(session_id, message.request_id))
+            self.send(answers.internal_error(message.session_id, _given(message.request_id)))
 
-    async def _dispatch(self, message: ClientMessage) -> None:
-        match message:
-            case ExecuteCode():
-                cell = Cell(code=message.code, filename=message.filename or "main.py")
-                done = functools.partial(self._executed, message.session_id, message.request_id)
-                self._registry.attach(self._key(message.session_id), self.id).execute(cell, done)
-            case TerminalCommand():
-                answer = functools.partial(self._commanded, message.session_id, message.request_id)
-                self._registry.attach(self._key(message.session_id), self.id).command(message.command, answer)
-            case SaveFile():
-                await self._save(message)
-            case Ping():
-                self._send(Pong(timestamp=answers.timestamp(), request_id=answers.given(message.request_id)))
+    # -- what handlers see (`client.Client`) -------------------------------------
 
-    def _executed(self, session_id: str, request_id: str | None, outcome: Outcome | KernelBridgeError) -> None:
-        if isinstance(outcome, KernelBridgeError):
-            self._send(answers.error_message(outcome, session_id, request_id))
-        else:
-            self._send(answers.execution_result(outcome, session_id, request_id))
+    def workspace(self, session_id: str) -> Workspace:
+        """Find or make a session of this connection's user, and use it."""
+        return self._registry.attach(SessionKey(self.user_id, session_id), self.id)
 
-    def _commanded(self, session_id: str, request_id: str | None, outcome: CommandOutcome | KernelBridgeError) -> None:
-        if isinstance(outcome, KernelBridgeError):
-            self._send(answers.error_message(outcome, session_id, request_id))
-        else:
-            self._send(answers.terminal_output(outcome, session_id, request_id))
+    def send(self, message: ServerMessage) -> None:
+        """Queue an answer."""
+        self._outbox.put(self._frame(message))
 
-    async def _save(self, message: SaveFile) -> None:
-        workspace = self._registry.attach(self._key(message.session_id), self.id)
-        where = message.filename, message.session_id, message.request_id
+    def offer(self, message: ServerMessage) -> bool:
+        """Queue an event, unless what the client has not read yet is too much already."""
+        return self._outbox.offer(self._frame(message))
+
+    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called when the connection is gone; the result takes that back."""
+        token = object()
+        self._on_close[token] = call
+
+        def forget() -> None:
+            self._on_close.pop(token, None)
+
+        return forget
+
+    def _frame(self, message: ServerMessage) -> bytes:
         try:
-            # Awaited here: no later message of this connection starts before the file is saved.
-            result = await workspace.save(message.filename, _content(message))
-        except KernelBridgeError as exc:
-            self._send(answers.not_saved(exc, *where))
-        else:
-            self._send(answers.saved(result, *where))
-
-    def _key(self, session_id: str) -> SessionKey:
-        return SessionKey(self._user_id, session_id)
-
-    def _send(self, message: ServerMessage) -> None:
-        try:
-            frame = dump(message)
+            return dump(message)
         except Exception:  # noqa: BLE001  results hold whatever a kernel sent: whoever asked must hear of it
             self._log.exception("answer_not_written", type=type(message).__name__)
-            session_id = getattr(message, "session_id", None)
-            request_id = getattr(message, "request_id", UNSET)
-            frame = dump(answers.internal_error(session_id, None if request_id is UNSET else request_id))
-        self._outbox.put(frame)
+            return dump(
+                answers.internal_error(getattr(message, "session_id", None), getattr(message, "request_id", UNSET))
+            )
 
 
-def _content(message: SaveFile) -> bytes:
-    if message.encoding != "base64":
-        return message.content.encode()
-    try:
-        return base64.b64decode(message.content, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise BadRequest("The field 'content' is not base64", str(exc), field="content", code="invalid_field") from exc
+def _given(request_id: str | None) -> str | UnsetType:
+    """Give the requestId to echo: that of the request, if it had one."""
+    return UNSET if request_id is None else request_id

@@ -43,6 +43,13 @@ class Outbox:
             self._low.clear()
         self._wake.set()
 
+    def offer(self, frame: bytes) -> bool:
+        """Queue a text frame that may be left out, unless too much waits already; say whether it was queued."""
+        if self._size > HIGH_WATER:
+            return False
+        self.put(frame)
+        return True
+
     async def room(self) -> None:
         """Wait until the client has read enough to be heard again."""
         await self._low.wait()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
@@ -44,6 +45,7 @@ class _Job:
     cell: Cell
     timeout: float | None
     done: ExecutionDone
+    listener: Listener | None
 
 
 class ExecutionLane:
@@ -79,12 +81,12 @@ class ExecutionLane:
         """The kernel's state."""
         return self._machine.state
 
-    def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone) -> None:
+    def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone, listener: Listener | None = None) -> None:
         """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
         if self._closed:
             raise KernelError("The session is closed", "send the request again to open it anew")
         self._budget.take(cell.code)
-        self._waiting.append(_Job(cell, timeout, done))
+        self._waiting.append(_Job(cell, timeout, done, listener))
         self._pump()
 
     def tell(self, text: str) -> None:
@@ -124,7 +126,7 @@ class ExecutionLane:
     def _run(self, kernel: Kernel, job: _Job) -> None:
         self._running = job
         try:
-            kernel.submit(job.cell, self._finished)
+            kernel.submit(job.cell, self._finished, job.listener)
         except KernelBridgeError as exc:
             self._running = None
             _answer(job, exc)

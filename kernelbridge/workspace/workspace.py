@@ -7,11 +7,13 @@ import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, SandboxError
+from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Limits, Runtime, Sandbox, SandboxSpec
@@ -70,6 +72,7 @@ class Workspace:
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT)
+        self._events = count(1)
         self._tasks = TaskSet()
         self._files: asyncio.Task[WorkspaceFiles] | None = None
         self._starting: asyncio.Task[Sandbox] | None = None
@@ -93,9 +96,13 @@ class Workspace:
         """The sandbox's state."""
         return self._machine.state
 
-    def execute(self, cell: Cell, done: ExecutionDone) -> None:
-        """Queue a cell; `done` is called exactly once."""
-        self._executions.submit(cell, self._settings.execution_timeout, done)
+    def next_seq(self) -> int:
+        """Give the number of the session's next event."""
+        return next(self._events)
+
+    def execute(self, cell: Cell, done: ExecutionDone, listener: Listener | None = None) -> None:
+        """Queue a cell; `done` is called exactly once, and `listener` before that as it runs."""
+        self._executions.submit(cell, self._settings.execution_timeout, done, listener)
 
     def command(self, command: str, done: CommandDone) -> None:
         """Queue a terminal command; `done` is called exactly once."""

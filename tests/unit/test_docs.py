@@ -13,6 +13,8 @@ from tests.unit.test_layers import LAYERS, PURE
 
 DOCS = Path(kernelbridge.__file__).parent.parent / "docs"
 
+PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md")
+
 
 def test_the_state_diagrams_are_drawn_from_the_tables() -> None:
     script = runpy.run_path(str(DOCS / "make_diagrams.py"))
@@ -21,7 +23,7 @@ def test_the_state_diagrams_are_drawn_from_the_tables() -> None:
 
 
 def test_every_field_of_the_protocol_is_in_its_reference() -> None:
-    page = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    page = "".join((DOCS / name).read_text(encoding="utf-8") for name in PROTOCOL_PAGES)
     for name, definition in json_schema()["$defs"].items():
         for field in definition.get("properties", {}):
             assert field in page, f"{name}.{field}"

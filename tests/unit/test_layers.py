@@ -37,6 +37,7 @@ SIDEWAYS = {
 PURE = (
     "errors.py",
     "image_progress.py",
+    "jupyter/events.py",
     "jupyter/execution.py",
     "jupyter/output.py",
     "jupyter/screen.py",

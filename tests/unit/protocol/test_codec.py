@@ -1,7 +1,7 @@
 """Thirty malformed frames get a clear error each; ten thousand more never break the parser."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -9,18 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
-from kernelbridge.protocol import (
-    ExecuteCode,
-    ExecutionResult,
-    Ping,
-    Pong,
-    SaveFile,
-    TerminalCommand,
-    dump,
-    json_schema,
-    parse,
-)
+from kernelbridge.protocol import ClientMessage, dump, json_schema, parse
+from kernelbridge.protocol.cells import ExecuteCode, ExecutionResult
 from kernelbridge.protocol.codec import identify
+from kernelbridge.protocol.files import SaveFile
+from kernelbridge.protocol.messages import Ping, Pong
+from kernelbridge.protocol.terminals import TerminalCommand
 
 DOCUMENTED = [
     (
@@ -183,10 +177,7 @@ def test_the_schema_describes_every_message() -> None:
     assert msgspec.json.encode(schema)
     definitions = schema["$defs"]
     assert {ref["$ref"].rsplit("/", 1)[1] for ref in definitions["ClientMessage"]["oneOf"]} == {
-        "ExecuteCode",
-        "TerminalCommand",
-        "SaveFile",
-        "Ping",
+        kind.__name__ for kind in get_args(ClientMessage)
     }
     assert definitions["ExecuteCode"]["properties"]["type"] == {"enum": ["execute_code"]}
     assert definitions["ExecuteCode"]["required"] == ["type", "sessionId", "code"]

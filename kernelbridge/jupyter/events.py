@@ -1,0 +1,65 @@
+"""What an execution tells while it runs (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The kernel has begun with it."""
+
+    execution_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """Text on a stream, as written."""
+
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Displayed:
+    """A result or display."""
+
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    display_id: str | None
+    result: bool
+    """Whether it is the value of the last expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What is shown under a display id changed."""
+
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    display_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What was shown is forgotten; with `wait`, when the next output comes."""
+
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """It waits for a line of input."""
+
+    prompt: str
+    password: bool
+    input_id: str
+
+
+CellEvent = Started | Wrote | Displayed | Updated | Cleared | Asked
+
+Listener = Callable[[CellEvent], None]
+"""Called from the event loop, in order, before the execution's `done`; it must not raise or block."""

@@ -1,0 +1,173 @@
+"""Messages about a workspace's files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from kernelbridge.protocol.base import Count, Event, Message, RequestId, SessionId
+
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="64 lower-case hexadecimal digits")]
+Encoding = Literal["utf-8", "base64"]
+
+# -- client to server ---------------------------------------------------------
+
+
+class SaveFile(Message, frozen=True, tag="save_file"):
+    """Write a workspace file; parent directories are made."""
+
+    session_id: SessionId
+    filename: str
+    content: str
+    encoding: Encoding | None = None
+    """`utf-8` when absent; `base64` for bytes."""
+    request_id: RequestId | None = None
+    mode: Literal["create", "overwrite", "append"] | None = None
+    """`overwrite` when absent; `create` refuses to replace a file, `append` adds to its end."""
+    if_match: Sha256 | None = None
+    """Save only if the file's present content has this sha256."""
+
+
+class ReadFile(Message, frozen=True, tag="read_file"):
+    """Read a workspace file, or a part of it."""
+
+    session_id: SessionId
+    filename: str
+    encoding: Encoding | None = None
+    """`utf-8` when absent, which a file of other bytes refuses; `base64` for bytes."""
+    offset: Count = 0
+    """Byte to begin with."""
+    length: Count | None = None
+    """Most bytes to read; to the end when absent."""
+    request_id: RequestId | None = None
+
+
+class ListFiles(Message, frozen=True, tag="list_files"):
+    """List a directory."""
+
+    session_id: SessionId
+    path: str = ""
+    """The workspace itself when absent."""
+    recursive: bool = False
+    hidden: bool = False
+    """Whether names that begin with a dot are listed."""
+    watch: bool | None = None
+    """True: also send `file_changed` for this session to this connection from now on; false: no longer."""
+    request_id: RequestId | None = None
+
+
+class DeleteFile(Message, frozen=True, tag="delete_file"):
+    """Delete a file, or an empty directory; with `recursive` a directory and all in it."""
+
+    session_id: SessionId
+    filename: str
+    recursive: bool = False
+    request_id: RequestId | None = None
+
+
+class RenameFile(Message, frozen=True, tag="rename_file"):
+    """Give a file or directory another name; the new name's parent directories are made."""
+
+    session_id: SessionId
+    filename: str
+    new_filename: str
+    overwrite: bool = False
+    """Whether a file of the new name may be replaced."""
+    request_id: RequestId | None = None
+
+
+class MakeDirectory(Message, frozen=True, tag="make_directory"):
+    """Make a directory and its parents; one that exists is fine."""
+
+    session_id: SessionId
+    filename: str
+    request_id: RequestId | None = None
+
+
+# -- server to client ---------------------------------------------------------
+
+
+class SaveResult(Message, frozen=True, tag="save_result"):
+    """The answer to `save_file`; on failure the old file is intact."""
+
+    success: bool
+    message: str
+    filename: str
+    session_id: str
+    request_id: str | UnsetType = UNSET
+    size: int | UnsetType = UNSET
+    """Bytes of the whole file."""
+    sha256: str | UnsetType = UNSET
+    """Of the whole file."""
+    code: str | UnsetType = UNSET
+    """On failure, the same codes as in `error`."""
+
+
+class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
+    """The answer to `read_file`."""
+
+    filename: str
+    content: str
+    encoding: Encoding
+    offset: int
+    length: int
+    """Bytes in `content`."""
+    size: int
+    """Bytes of the whole file."""
+    sha256: str | UnsetType = UNSET
+    """Of the whole file, when `content` is all of it."""
+    session_id: str
+    request_id: str | UnsetType = UNSET
+
+
+class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
+    """One entry of a `file_list`."""
+
+    path: str
+    """Relative to the workspace."""
+    kind: Literal["file", "directory", "symlink", "other"]
+    size: int | UnsetType = UNSET
+    """Bytes, of a file."""
+    modified: str
+    """UTC, RFC 3339."""
+
+
+class FileList(Message, frozen=True, tag="file_list", kw_only=True):
+    """The answer to `list_files`, sorted by path."""
+
+    path: str
+    files: list[FileEntry]
+    truncated: bool
+    """Whether there are more than the server lists at once."""
+    session_id: str
+    request_id: str | UnsetType = UNSET
+
+
+class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
+    """The answer to a file request that has no other, and to one that failed."""
+
+    success: bool
+    message: str
+    operation: Literal["read_file", "list_files", "delete_file", "rename_file", "make_directory"]
+    filename: str
+    code: str | UnsetType = UNSET
+    """On failure, the same codes as in `error`."""
+    session_id: str
+    request_id: str | UnsetType = UNSET
+
+
+class FileChange(Struct, frozen=True, rename="camel"):
+    """One change of a `file_changed`."""
+
+    path: str
+    """Relative to the workspace."""
+    change: Literal["added", "modified", "deleted"]
+
+
+class FileChanged(Event, frozen=True, tag="file_changed", kw_only=True):
+    """Files of the session changed, whoever changed them."""
+
+    changes: list[FileChange]
+    truncated: bool | UnsetType = UNSET
+    """True when there were more changes than are told: list the files again."""

@@ -1,0 +1,131 @@
+"""Messages about shells: one command at a time, and interactive terminals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from kernelbridge.protocol.base import Cause, Event, Message, RequestId, Seconds, SessionId, Truncated
+
+TerminalId = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)", description="1-64 characters of letters, digits, '.', '_', '-'"),
+]
+Cells = Annotated[int, Meta(ge=1, le=1000, description="Rows or columns, 1 to 1000")]
+
+# -- client to server ---------------------------------------------------------
+
+
+class TerminalCommand(Message, frozen=True, tag="terminal_command"):
+    """Run `command` in the session's persistent shell."""
+
+    session_id: SessionId
+    command: str
+    request_id: RequestId | None = None
+    stream: bool | None = None
+    """Whether to tell of its output while it runs; the connection's default when absent."""
+    timeout: Seconds | None = None
+    """Longest run; the server's default when absent."""
+
+
+class OpenTerminal(Message, frozen=True, tag="open_terminal"):
+    """Open an interactive terminal, or come back to one that is open."""
+
+    session_id: SessionId
+    rows: Cells = 24
+    cols: Cells = 80
+    terminal_id: TerminalId | None = None
+    """The name of the terminal; one that is open under it is reattached, with its latest output replayed."""
+    request_id: RequestId | None = None
+
+
+class TerminalInput(Message, frozen=True, tag="terminal_input"):
+    """Type `data` into a terminal."""
+
+    session_id: SessionId
+    terminal_id: TerminalId
+    data: str
+    request_id: RequestId | None = None
+
+
+class TerminalResize(Message, frozen=True, tag="terminal_resize"):
+    """Set the size of a terminal."""
+
+    session_id: SessionId
+    terminal_id: TerminalId
+    rows: Cells
+    cols: Cells
+    request_id: RequestId | None = None
+
+
+class CloseTerminal(Message, frozen=True, tag="close_terminal"):
+    """End a terminal and every process in it."""
+
+    session_id: SessionId
+    terminal_id: TerminalId
+    request_id: RequestId | None = None
+
+
+# -- server to client ---------------------------------------------------------
+
+
+class TerminalOutput(Message, frozen=True, tag="terminal_output"):
+    """The answer to `terminal_command`."""
+
+    output: str
+    """Stdout and stderr as a terminal shows them, plain text."""
+    session_id: str
+    request_id: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    """Its place among the session's events, when the command was streamed."""
+    exit_code: int | UnsetType = UNSET
+    cwd: str | UnsetType = UNSET
+    duration_ms: float | UnsetType = UNSET
+    truncated: Truncated | UnsetType = UNSET
+    cause: Cause | UnsetType = UNSET
+    state_preserved: bool | UnsetType = UNSET
+    """False when the shell's directory, variables and jobs were lost before or with this command."""
+    hint: str | UnsetType = UNSET
+    """What to do instead, where the command cannot work here: a full-screen program needs `open_terminal`."""
+
+
+class TerminalChunk(Event, frozen=True, tag="terminal_chunk", kw_only=True):
+    """A streamed command wrote something."""
+
+    text: str
+    """As written: with escape sequences and carriage returns; no character is split."""
+    left_out: int | UnsetType = UNSET
+    """Bytes of the command's events that are missing before this one, because the client read too slowly."""
+
+
+class TerminalOpened(Event, frozen=True, tag="terminal_opened", kw_only=True):
+    """The answer to `open_terminal`."""
+
+    terminal_id: str
+    rows: int
+    cols: int
+    reattached: bool
+    """Whether it was open before; what it showed last follows as `terminal_data` with `replay`."""
+
+
+class TerminalData(Event, frozen=True, tag="terminal_data", kw_only=True):
+    """Output of an interactive terminal, for a terminal emulator."""
+
+    terminal_id: str
+    data: str
+    """Whole characters; bytes that are not UTF-8 are U+FFFD."""
+    replay: bool | UnsetType = UNSET
+    """True for output from before this connection attached."""
+    left_out: int | UnsetType = UNSET
+    """Bytes that are missing before this one."""
+
+
+class TerminalClosed(Event, frozen=True, tag="terminal_closed", kw_only=True):
+    """A terminal has ended, or this connection was detached from it."""
+
+    terminal_id: str
+    exit_code: int | UnsetType = UNSET
+    """Of its shell; 128 + n for an end by signal n."""
+    cause: Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
+    """`too_slow`: it lives on, but this connection did not read its output; open it again to come back."""

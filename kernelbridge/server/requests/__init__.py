@@ -1,0 +1,16 @@
+"""What is done for each request of a session: one handler for each message, in one table.
+
+A handler that is awaited to its end keeps every later message of its connection waiting; so it awaits
+only what the protocol orders that way (file operations), and leaves the rest to the session's lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from kernelbridge.server.client import Handler
+from kernelbridge.server.requests import cells, commands, files
+
+HANDLERS: Mapping[type, Handler] = MappingProxyType({**cells.HANDLERS, **commands.HANDLERS, **files.HANDLERS})
+"""By the type of the message."""
