@@ -15,7 +15,9 @@ print(json.dumps({
     "venv": sys.prefix != sys.base_prefix,
     "compiled": os.path.exists(ipykernel.__cached__),
     "home": os.path.expanduser("~"),
-    "programs": {n: bool(shutil.which(n)) for n in ("python", "pip", "git", "curl", "bash", "ps", "less")},
+    "programs": {
+        n: bool(shutil.which(n)) for n in ("python", "pip", "git", "curl", "bash", "less", "nano", "ps", "top", "vi")
+    },
     "user_site": site.getusersitepackages().startswith("/workspace/"),
     "left": [p for p in ("/tmp/build", "/root/.cache") if os.path.exists(p)],
 }))
