@@ -79,6 +79,15 @@ class Settings:
     image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
         "kernelbridge-workspace:latest"
     )
+    seccomp_profile: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a JSON file"),
+            SANDBOXES,
+            "Seccomp profile of the workspaces (docker), for programs that need more system calls.",
+            default_text="kernelbridge's own",
+        ),
+    ] = None
     start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
     linger: Annotated[
         float,

@@ -42,6 +42,7 @@ from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker_exit import exit_status
 from kernelbridge.runtimes.docker_image import WorkspaceImage
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.docker_seccomp import seccomp_profile
 from kernelbridge.runtimes.docker_spec import (
     INSTANCE_LABEL,
     LAUNCH_LABEL,
@@ -63,9 +64,7 @@ _NOT_FOUND = 404
 class DockerRuntime:
     """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
 
-    def __init__(
-        self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp_profile: str | None
-    ) -> None:
+    def __init__(self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp: str | None) -> None:
         self.info = _runtime_info(about, image)
         self._engine = engine
         self._instance = instance
@@ -78,7 +77,7 @@ class DockerRuntime:
         self._released = False
         self._connected = asyncio.Event()
         self._launch = partial(
-            Launch, instance=instance, command=IDLE, seccomp=seccomp_profile, userns_remap="userns" in about.security
+            Launch, instance=instance, command=IDLE, seccomp=seccomp, userns_remap="userns" in about.security
         )
         self._image = WorkspaceImage(image, engine=engine, launch=self._new_launch, start=self._start)
         self._events = EventFollower(
@@ -95,14 +94,15 @@ class DockerRuntime:
         image: str,
         instance: str,
         client_factory: ClientFactory = docker.from_env,
-        seccomp_profile: Path | None = None,
+        profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
+        `profile_file` is a seccomp profile to use in place of kernelbridge's own.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
-        profile = _read_profile(seccomp_profile)
+        profile = seccomp_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
         try:
             about = await engine.open()
@@ -112,7 +112,9 @@ class DockerRuntime:
         except BaseException:
             await engine.aclose()
             raise
-        runtime = cls(engine, about, image=image, instance=instance, seccomp_profile=profile)
+        runtime = cls(
+            engine, about, image=image, instance=instance, seccomp=profile if "seccomp" in about.security else None
+        )
         try:
             async with asyncio.timeout(call_timeout):
                 await runtime._connected.wait()
@@ -324,9 +326,7 @@ class DockerRuntime:
         return replace(status, oom=bool(state.get("OOMKilled")) and status.signal is not None)
 
 
-def _read_profile(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _read_profile(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:

@@ -53,4 +53,4 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
         mirror=settings.images_mirror,
         progress=on_progress,
     )
-    return await DockerRuntime.open(image=settings.image, instance=instance)
+    return await DockerRuntime.open(image=settings.image, instance=instance, profile_file=settings.seccomp_profile)

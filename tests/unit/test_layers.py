@@ -44,6 +44,7 @@ PURE = (
     "jupyter/wire.py",
     "protocol/",
     "quantities.py",
+    "runtimes/docker_seccomp.py",
     "runtimes/docker_spec.py",
     "runtimes/facts.py",
     "runtimes/local_mounts.py",
