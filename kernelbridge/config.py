@@ -111,9 +111,19 @@ class Settings:
     max_output: Annotated[
         int,
         Option(
-            kinds.size(1 << 10), WORKSPACE, "Output kept of one cell or command; the result says what was left out."
+            kinds.size(1 << 10),
+            WORKSPACE,
+            "Output of a cell or command that its result has in full; of more it has a quarter of this, head and tail.",
         ),
-    ] = 64 << 20
+    ] = 10 << 20
+    max_spill: Annotated[
+        int,
+        Option(
+            kinds.size(0),
+            WORKSPACE,
+            "Largest workspace file that takes all the output of a run with more than max_output; 0 for none.",
+        ),
+    ] = 256 << 20
     queue_limit: Annotated[
         int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
     ] = 1000

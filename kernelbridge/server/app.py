@@ -219,6 +219,7 @@ def _workspace_settings(settings: Settings) -> WorkspaceSettings:
         start_timeout=settings.start_timeout,
         max_output=settings.max_output,
         max_file=settings.max_message,
+        max_spill=settings.max_spill,
     )
 
 

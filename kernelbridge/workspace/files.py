@@ -58,6 +58,16 @@ class WorkspaceFiles:
         self._owner = Owner(uid, gid)
         self._max_bytes = max_bytes
 
+    @property
+    def root(self) -> Path:
+        """The directory; what is below it belongs to hostile code: see `dirfd`."""
+        return self._root
+
+    @property
+    def owner(self) -> Owner:
+        """Whom new files belong to."""
+        return self._owner
+
     def save(self, filename: str, data: bytes) -> Saved:
         """Write a file, durably; its parents are made and an old version's permission bits are kept.
 

@@ -23,6 +23,7 @@ from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.lifecycle import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
 from kernelbridge.workspace.shell import Shell
+from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import CommandDone, TerminalLane
 
@@ -49,6 +50,8 @@ class WorkspaceSettings:
     """Bytes of output kept of one cell or command."""
     max_file: int
     """Bytes of one saved file."""
+    max_spill: int
+    """Bytes of one file that takes output past `max_output`; 0 for no such files."""
 
 
 class Workspace:
@@ -74,6 +77,7 @@ class Workspace:
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT)
         self._events = count(1)
         self._tasks = TaskSet()
+        self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
         self._files: asyncio.Task[WorkspaceFiles] | None = None
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
@@ -236,6 +240,12 @@ class Workspace:
         if self._files is None or (self._files.done() and self._files.exception() is not None):
             self._files = asyncio.get_running_loop().create_task(self._open_files())
         return await asyncio.shield(self._files)
+
+    def _opened_files(self) -> WorkspaceFiles:
+        """Give the files, which whatever runs has opened before it ran."""
+        if self._files is None:
+            raise AssertionError("nothing has run yet")
+        return self._files.result()
 
     async def _open_files(self) -> WorkspaceFiles:
         facts = await self._runtime.prepare()

@@ -115,7 +115,13 @@ async def runtime() -> FaultyRuntime:
 async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Registry]:
     data = DataDirectory.open(tmp_path / "data")
     settings = WorkspaceSettings(
-        limits=Limits(), queue_limit=3, execution_timeout=None, start_timeout=5, max_output=1 << 20, max_file=1 << 20
+        limits=Limits(),
+        queue_limit=3,
+        execution_timeout=None,
+        start_timeout=5,
+        max_output=1 << 20,
+        max_file=1 << 20,
+        max_spill=0,
     )
     with ThreadPoolExecutor(2) as executor:
         made = Registry(
