@@ -8,6 +8,7 @@
                                               (a pipe, or the terminal, which is then its stdin as well)
     {"op": "signal", "id": I, "signal": N}  to the process group that I leads
     {"op": "kill", "id": I}                 SIGKILL to its whole session; I is forgotten
+    {"op": "sweep", "id": I, "mark": "…"}   SIGKILL to everything with the mark in its environment; I is new
 
 To the bridge:
 
@@ -16,6 +17,7 @@ To the bridge:
     {"op": "refused", "id": I, "step": "fork" | "cwd" | "program" | "terminal", "errno": E}
     {"op": "ended", "id": I, "code": C|null, "signal": S|null}
     {"op": "killed", "id": I}
+    {"op": "swept", "id": I, "all": bool}   whether none is left
 
 When the bridge closes its end (or dies), everything here ends. Standard library only.
 """
@@ -129,6 +131,33 @@ class Agent:
             self.kill(lambda member, _parent, session: session == leader)
         self.send(op="killed", id=id)
 
+    def on_sweep(self, id, mark, fds):
+        mark = mark.encode()
+        others = set()  # what has no mark cannot have children with one
+        blank = set()
+
+        def marked(pid, _parent, _session):
+            if pid in others:
+                return False
+            try:
+                with open(f"/proc/{pid}/environ", "rb", buffering=0) as stream:
+                    environment = stream.read(1 << 20)  # at once: it ends where a process becomes another program
+            except OSError:
+                environment = b""
+            if mark in environment:
+                return True
+            (others if environment else blank).add(pid)
+            return False
+
+        everything = False
+        # Nothing to read: a process was becoming another program, or ended, perhaps after a fork.
+        for _ in range(10):
+            blank.clear()
+            everything = self.kill(marked)
+            if not everything or not blank:
+                break
+        self.send(op="swept", id=id, all=everything)
+
     # -- processes --------------------------------------------------------------
 
     def reap(self):
@@ -153,7 +182,7 @@ class Agent:
                 self.send(op="ended", id=id, code=os.WEXITSTATUS(status), signal=None)
 
     def kill(self, chosen):
-        """SIGKILL until no chosen process is left: one may have been forking meanwhile."""
+        """SIGKILL until no chosen process is left: one may have been forking meanwhile. Say whether none is."""
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         end = time.monotonic() + KILL_SECONDS
@@ -166,7 +195,7 @@ class Agent:
                     pass
             self.reap()
             if not victims or time.monotonic() > end:
-                return
+                return not victims
             poll.poll(5)  # not all of them are our children, whose end would wake us
 
     def processes(self):

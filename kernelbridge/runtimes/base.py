@@ -128,6 +128,16 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def sweep(self, mark: str) -> None:
+        """SIGKILL every process with `mark` in its environment, until none is left.
+
+        That finds what `Process.kill` does not: daemons, which have left the session and whose parents are gone.
+        `mark` is hexadecimal, unguessable, and a value in the `env` of an `exec`; everything started from
+        there inherits it, but for what throws its environment away. Raises `SandboxError` if some outlive it;
+        a sandbox that is gone is no error.
+        """
+        ...
+
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended, when it has, whoever ended it. Any number of callers."""
         ...

@@ -19,7 +19,7 @@ from kernelbridge.runtimes.docker_attach import Attached, AttachStream, take_ove
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
 
 OUTLIVED, LEADER_KILLED = 1, 3
-"""Answers of `sweep`: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""
+"""Answers of the sweeps: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""
 
 _MARK = b"kernelbridge-control "
 _NOISE = 1 << 20
@@ -58,10 +58,54 @@ sweep() {
     done
     return 1
 }
+sweep_marked() {
+    once=' '
+    others=' '
+    rounds=0
+    blanks=0
+    while [ "$rounds" -lt 200 ]; do
+        left=
+        blank=
+        again=
+        for file in /proc/[0-9]*/environ; do
+            case $others in *" $file "*) continue ;; esac
+            found=
+            some=
+            {
+                while IFS= read -r part || [ -n "$part" ]; do
+                    some=1
+                    case $part in *"$1"*) found=1; break ;; esac
+                done <"$file"
+            } 2>/dev/null
+            if [ -n "$found" ]; then
+                pid=${file#/proc/}
+                left=1
+                kill -9 "${pid%/environ}" 2>/dev/null
+            elif [ -z "$some" ]; then blank=1
+            else
+                case $once in *" $file "*) others="$others$file " ;; *) once="$once$file "; again=1 ;; esac
+            fi
+        done
+        if [ -z "$left$again" ]; then
+            if [ -z "$blank" ] || [ "$blanks" -ge 10 ]; then return 0; fi
+            blanks=$((blanks + 1))
+        fi
+        rounds=$((rounds + 1))
+    done
+    return 1
+}
 .
 """
-# The leader first, or it would see its children die and end in its own way. Again until nothing of the session is left,
-# for a process may be forking while it is killed.
+# `sweep`: the leader first, or it would see its children die and end in its own way. Again until nothing of the session
+# is left, for a process may be forking while it is killed.
+# `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
+# environment ends early where its process becomes another program meanwhile. Where there was nothing to read, a process
+# did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out.
+
+
+def outlived() -> SandboxError:
+    """Give the error for `OUTLIVED`."""
+    return SandboxError("Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox")
 
 
 class ControlChannel:
@@ -87,6 +131,10 @@ class ControlChannel:
     async def sweep(self, session: int) -> int | None:
         """SIGKILL a whole session; 0, `LEADER_KILLED` or `OUTLIVED`, None if the container is gone."""
         return await self._ask(f"sweep {session}")
+
+    async def sweep_marked(self, mark: str) -> int | None:
+        """SIGKILL whatever has `mark` in its environment; 0 or `OUTLIVED`, None if the container is gone."""
+        return await self._ask(f"sweep_marked {mark}")
 
     async def aclose(self) -> None:
         """Release the connection. Idempotent."""

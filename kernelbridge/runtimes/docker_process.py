@@ -16,7 +16,7 @@ from docker.errors import APIError
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, AttachStream
-from kernelbridge.runtimes.docker_control import LEADER_KILLED, OUTLIVED, ControlChannel
+from kernelbridge.runtimes.docker_control import LEADER_KILLED, OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
 from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
 from kernelbridge.runtimes.docker_tasks import Background
@@ -153,9 +153,7 @@ class DockerProcess:
         self._killed = True
         result = await self._around.control.sweep(self.pid)
         if result == OUTLIVED:
-            raise SandboxError(
-                "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
-            )
+            raise outlived()
         self._swept = True
         if result == LEADER_KILLED:
             # The engine says it some seconds later if another process holds on to the output.

@@ -12,7 +12,7 @@ from docker.errors import APIError
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, start_exec
-from kernelbridge.runtimes.docker_control import ControlChannel
+from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker_events import EngineEvent
 from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
@@ -104,6 +104,11 @@ class DockerSandbox:
             self.forget(process)
             raise
         return process
+
+    async def sweep(self, mark: str) -> None:
+        """SIGKILL whatever has `mark` in its environment; raises `SandboxError` if some outlived that."""
+        if self.alive and await self.control.sweep_marked(mark) == OUTLIVED:
+            raise outlived()
 
     async def wait(self) -> ExitStatus:
         """Return how the container ended, when it has."""

@@ -59,7 +59,15 @@ class Killed(msgspec.Struct, frozen=True, tag_field="op", tag="killed"):
     id: Id
 
 
-Answer = Started | Refused | Ended | Killed
+class Swept(msgspec.Struct, frozen=True, tag_field="op", tag="swept"):
+    """A sweep is over."""
+
+    id: Id
+    all: bool
+    """Whether no marked process is left."""
+
+
+Answer = Started | Refused | Ended | Killed | Swept
 _DECODER: msgspec.json.Decoder[Ready | Answer] = msgspec.json.Decoder(Ready | Answer)
 
 
@@ -83,6 +91,13 @@ class Kill(msgspec.Struct, frozen=True, tag_field="op", tag="kill"):
     id: int
 
 
+class Sweep(msgspec.Struct, frozen=True, tag_field="op", tag="sweep"):
+    """SIGKILL every process with `mark` in its environment."""
+
+    id: int
+    mark: str
+
+
 class AgentLink:
     """One agent's socket; owns it. Sends never block, answers go to `on_answer`, the end to `on_lost`."""
 
@@ -102,7 +117,7 @@ class AgentLink:
         """The sandbox's /dev/ptmx (O_PATH), while the link is open."""
         self._loop.add_reader(self._fd, self._readable)
 
-    def post(self, message: Spawn | Signal | Kill, fds: Sequence[int] = ()) -> None:
+    def post(self, message: Spawn | Signal | Kill | Sweep, fds: Sequence[int] = ()) -> None:
         """Send a request, now or when the agent takes it; `fds` are closed in any case."""
         if self.closed:
             _close_all(fds)

@@ -16,7 +16,19 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.runtimes.cgroups import Cgroup
 from kernelbridge.runtimes.facts import Facts
-from kernelbridge.runtimes.local_agent import AgentLink, Answer, Ended, Kill, Killed, Refused, Signal, Spawn, Started
+from kernelbridge.runtimes.local_agent import (
+    AgentLink,
+    Answer,
+    Ended,
+    Kill,
+    Killed,
+    Refused,
+    Signal,
+    Spawn,
+    Started,
+    Sweep,
+    Swept,
+)
 from kernelbridge.runtimes.local_launcher import Launched, memory_file
 from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
 
@@ -67,6 +79,7 @@ class LocalSandbox:
         """Something of it could not be removed when it ended."""
         self._ids = itertools.count(1)
         self._processes: dict[int, LocalProcess] = {}
+        self._sweeps: dict[int, asyncio.Future[bool]] = {}
         self._printed = ""
         self._pidfd = -1
         self._why = "it has ended"
@@ -132,6 +145,18 @@ class LocalSandbox:
             ) from exc
         return process
 
+    async def sweep(self, mark: str) -> None:
+        """SIGKILL whatever has `mark` in its environment; raises `SandboxError` if some outlived that."""
+        if self._link.closed:
+            return
+        number = next(self._ids)
+        swept = self._sweeps[number] = self._loop.create_future()
+        self._link.post(Sweep(number, mark))
+        if not await swept:
+            raise SandboxError(
+                "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
+            )
+
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended."""
         return await asyncio.shield(self._ended)
@@ -195,6 +220,8 @@ class LocalSandbox:
         for process in list(self._processes.values()):
             process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom))
         self._processes.clear()
+        for number in list(self._sweeps):
+            self._on_swept(Swept(number, all=True))
         self._printed = self._launched.printed()
         for fd in (self._launched.status, self._launched.stderr, self._pidfd):
             if fd >= 0:
@@ -219,7 +246,15 @@ class LocalSandbox:
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         return open_terminal(self._link.ptmx, rows, cols, uid=self.facts.uid, gid=self.facts.gid)
 
+    def _on_swept(self, answer: Swept) -> bool:
+        sweep = self._sweeps.pop(answer.id, None)
+        if sweep is not None and not sweep.done():  # its caller may have been cancelled
+            sweep.set_result(answer.all)
+        return sweep is not None
+
     def _on_answer(self, answer: Answer) -> bool:
+        if isinstance(answer, Swept):
+            return self._on_swept(answer)
         process = self._processes.get(answer.id)
         if process is None:
             return False

@@ -63,14 +63,7 @@ class HostProcess:
             os.killpg(self.pid, signum)
 
     async def kill(self) -> None:
-        for pid in session(self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                descriptor = os.pidfd_open(pid)
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    await asyncio.to_thread(select.select, [descriptor], [], [], 20)
-                finally:
-                    os.close(descriptor)
+        await _end_all(session(self.pid))
 
     async def wait(self) -> ExitStatus:
         code = await self._process.wait()
@@ -84,6 +77,28 @@ class HostProcess:
             asyncio.get_running_loop().remove_reader(self._master)
             os.close(self._master)
             self._output.put_nowait(b"")
+
+
+async def _end_all(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+                await asyncio.to_thread(select.select, [descriptor], [], [], 20)
+            finally:
+                os.close(descriptor)
+
+
+def marked(mark: str) -> list[int]:
+    """The processes of this machine with `mark` in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 def session(sid: int) -> list[int]:
@@ -128,6 +143,10 @@ class HostSandbox:
         os.close(slave)
         self.processes.append(HostProcess(process, master))
         return self.processes[-1]
+
+    async def sweep(self, mark: str) -> None:
+        while pids := marked(mark):
+            await _end_all(pids)
 
     async def wait(self) -> ExitStatus:
         raise NotImplementedError

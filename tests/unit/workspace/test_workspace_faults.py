@@ -44,6 +44,9 @@ class BrokenSandbox:
     async def exec(self, *_args: object, **_options: object) -> Any:
         raise SandboxError("The program cannot be started", "the sandbox is broken")
 
+    async def sweep(self, mark: str) -> None:
+        raise SandboxError("Processes in the sandbox cannot be ended", f"the sandbox is broken, and has no {mark}")
+
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self.ended)
 
