@@ -56,6 +56,7 @@ PURE = (
     "workspace/budget.py",
     "workspace/lifecycle.py",
     "workspace/pyenv.py",
+    "workspace/replay.py",
     "workspace/shell_marks.py",
     "workspace/shell_script.py",
 )

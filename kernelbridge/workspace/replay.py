@@ -1,0 +1,65 @@
+"""What a terminal has shown last, for a connection that comes to it later; pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+LIMIT = 1 << 20
+"""Bytes of output that are kept for a replay."""
+CONTEXT = 1 << 16
+"""Bytes kept before those, to know whether they begin inside an escape sequence."""
+_SLACK = 1 << 18
+"""Bytes by which it may outgrow both before it is cut: so the cutting costs little."""
+
+_FURTHER = 0b10
+"""The upper bits of a character's bytes in UTF-8, but for the first."""
+
+# ECMA-48 section 5.4 (CSI), 5.6 (control strings), ECMA-35 section 13 (others). Over the bytes of UTF-8.
+_SEQUENCE = re.compile(
+    rb"\x1b\[[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]"
+    rb"|\x1b[\]PX^_][^\x07\x18\x1a\x1b]*(?:\x07|\x18|\x1a|\x1b\\|(?=\x1b))"
+    rb"|\x1b[\x20-\x2f]*[\x30-\x7e]"
+)
+
+
+class Replayed(NamedTuple):
+    """The latest output of a terminal."""
+
+    text: str
+    left_out: int
+    """Bytes of output that are older."""
+
+
+class Replay:
+    """The latest output of one terminal, at most `LIMIT` bytes."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._total = 0
+
+    def append(self, text: str) -> None:
+        """Take note of output. Half a surrogate pair, which has no UTF-8 form, must not be in it."""
+        data = text.encode()
+        self._total += len(data)
+        self._kept += data
+        if len(self._kept) > LIMIT + CONTEXT + _SLACK:
+            del self._kept[: len(self._kept) - LIMIT - CONTEXT]
+
+    def latest(self) -> Replayed:
+        """Give it from a place on at which a terminal emulator can begin."""
+        start = _safe_start(self._kept, len(self._kept) - LIMIT) if self._total > LIMIT else 0
+        data = self._kept[start:]
+        return Replayed(data.decode(), self._total - len(data))
+
+
+def _safe_start(data: bytearray, cut: int) -> int:
+    """Give the first place from `cut` on that is inside of neither a character nor an escape sequence."""
+    while cut < len(data) and data[cut] >> 6 == _FURTHER:
+        cut += 1
+    introducer = data.rfind(b"\x1b", 0, cut)
+    if introducer < 0:
+        return cut
+    sequence = _SEQUENCE.match(data, introducer)
+    # One that never ends is none: it shows as text, whatever comes before it.
+    return cut if sequence is None else max(cut, sequence.end())
