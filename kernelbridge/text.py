@@ -44,13 +44,13 @@ def strip_ansi(text: str) -> str:
 
 def render_terminal(text: str) -> str:
     r"""Give the text that a terminal would show for `text`, lines ended by `\n`."""
-    if not _has_control(text):
+    if not has_control(text):
         return text
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
     if "\x1b" in text or "\x9b" in text:
         text = _ANY_ESCAPE.sub(_keep_cursor, text)
-    if not _has_control(text):
+    if not has_control(text):
         return text
     screen = _Screen()
     for token in _TOKEN.finditer(text):
@@ -64,7 +64,8 @@ def render_terminal(text: str) -> str:
     return screen.text()
 
 
-def _has_control(text: str) -> bool:
+def has_control(text: str) -> bool:
+    r"""Whether a terminal would not show the text as it is: it has control characters other than `\n` and tab."""
     if text.isascii():  # several times faster than the expression, and the usual case
         return len(text.encode().translate(None, _CONTROL_BYTES)) != len(text)
     return _CONTROL.search(text) is not None

@@ -32,6 +32,8 @@ class Displayed:
     display_id: str | None
     result: bool
     """Whether it is the value of the last expression."""
+    size: int
+    """Bytes, as it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Updated:
     data: dict[str, Any]
     metadata: dict[str, Any]
     display_id: str
+    size: int
+    """Bytes, as it arrived."""
 
 
 @dataclass(frozen=True, slots=True)

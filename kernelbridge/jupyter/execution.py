@@ -10,20 +10,17 @@ pending id: a kernel that forges messages harms itself. Each execution ends exac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.output import BoundedText, Output
-from kernelbridge.text import strip_ansi
+from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Started, Updated, Wrote
+from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
+from kernelbridge.jupyter.output import Output
 
-_MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
-_SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
-_PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
 _DISPLAYS = frozenset({"display_data", "execute_result"})
 _OUTPUT = _DISPLAYS | {"stream", "update_display_data", "clear_output"}
 
@@ -82,6 +79,8 @@ class Cell:
     silent: bool = False
     store_history: bool = True
     allow_stdin: bool = False
+    stream: bool = False
+    """Whether somebody watches: the kernel then sends at once what it would else collect for a while."""
     user: str = ""
     """The name the kernel is told in its message headers."""
 
@@ -113,6 +112,8 @@ class Outcome:
     """Whether the interpreter still has its variables."""
     late_output: str = ""
     """What background threads wrote while no cell was theirs."""
+    overflow: Overflow | None = None
+    """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
 
     @classmethod
     def ended(cls, cause: str, error: str) -> Outcome:
@@ -123,10 +124,22 @@ class Outcome:
 class Execution:
     """One entry of the table; the table alone changes it, but for `cause`."""
 
-    __slots__ = ("began", "cause", "cpu_ms", "done", "failure", "listener", "msg_id", "output", "reply", "state")
+    __slots__ = (
+        "began",
+        "cause",
+        "cpu_ms",
+        "done",
+        "failure",
+        "listener",
+        "msg_id",
+        "output",
+        "reply",
+        "state",
+        "told",
+    )
 
     def __init__(
-        self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None, max_output: int, now: float
+        self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None, output: Output, now: float
     ) -> None:
         self.msg_id = msg_id
         self.state = State.SENT
@@ -135,7 +148,9 @@ class Execution:
         self.done = done
         self.listener = listener
         self.began = now
-        self.output = Output(max_output)
+        self.told = listener is None
+        """Whether `Started` was told, or nobody wants to hear it."""
+        self.output = output
         self.reply: wire.ExecuteReply | None = None
         self.failure: wire.Failure | None = None
         self.cpu_ms: float | None = None
@@ -147,11 +162,20 @@ class Execution:
 class ExecutionTable:
     """All executions of one kernel that are not done.
 
-    `clock` gives monotonic seconds. `late` takes the text of output that belongs to none of them.
+    `clock` gives monotonic seconds. `late` takes the text of output that belongs to none of them. `overflow` gives
+    what takes the output of an execution that has more than `max_output` bytes; a quarter of them is then kept.
     """
 
-    def __init__(self, *, max_output: int, clock: Callable[[], float], late: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        max_output: int,
+        clock: Callable[[], float],
+        late: Callable[[str], None],
+        overflow: Callable[[], Overflow | None] | None = None,
+    ) -> None:
         self._max_output = max_output
+        self._overflow = overflow
         self._clock = clock
         self._late = late
         self._pending: dict[str, Execution] = {}
@@ -169,7 +193,8 @@ class ExecutionTable:
 
         `listener` is told of what happens; `done` is called once, with the outcome.
         """
-        execution = Execution(msg_id, done, listener, self._max_output, self._clock())
+        output = Output(self._max_output, kept=self._max_output // 4, overflow=self._overflow)
+        execution = Execution(msg_id, done, listener, output, self._clock())
         self._pending[msg_id] = execution
         return execution
 
@@ -200,9 +225,12 @@ class ExecutionTable:
             self._show_failure(execution)
             execution.failure = failure
         elif message.msg_type in _OUTPUT:
+            _tell_start(execution)
             self._show_failure(execution)
-            _take_output(execution.output, message)
+            _take_output(execution.output, message, execution.listener)
             self._move(execution, Event.OUTPUT)
+        elif message.msg_type == "execute_input" and not execution.told:
+            _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
 
     def end_all(self, cause: str, error: str) -> None:
         """End every pending execution from outside, with the output it has so far."""
@@ -220,13 +248,16 @@ class ExecutionTable:
         """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
         failure, execution.failure = execution.failure, None
         if failure is not None:
-            execution.output.stream("stderr", _failure_text(failure, self._max_output))
+            text = failure_text(failure, self._max_output)
+            execution.output.stream("stderr", text)
+            if execution.listener is not None:
+                execution.listener(Wrote("stderr", text))
 
     def _on_late(self, message: wire.Message) -> None:
         if message.msg_type == "stream":
             text = wire.decode(message.content, wire.Stream).text
         elif message.msg_type == "error":
-            text = _failure_text(wire.decode(message.content, wire.Failure), self._max_output)
+            text = failure_text(wire.decode(message.content, wire.Failure), self._max_output)
         elif message.msg_type in _DISPLAYS:
             output = Output(self._max_output)
             _take_output(output, message)
@@ -242,6 +273,8 @@ class ExecutionTable:
             return
         execution.state = state
         if state in FINAL:
+            if event is not Event.END and event is not Event.ABORTED:
+                _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
                 self._show_failure(execution)
             del self._pending[execution.msg_id]
@@ -253,25 +286,37 @@ class ExecutionTable:
             execution.done(_outcome(execution, duration_ms, self._max_output, error))
 
 
-def _take_output(output: Output, message: wire.Message) -> None:
+def _tell_start(execution: Execution, count: int | None = None) -> None:
+    """Tell that it has begun, once: with its count if the kernel says it before anything else comes."""
+    if not execution.told and execution.listener is not None:
+        execution.told = True
+        execution.listener(Started(count))
+
+
+def _take_output(output: Output, message: wire.Message, listener: Listener | None = None) -> None:
     match message.msg_type:
         case "stream":
             stream = wire.decode(message.content, wire.Stream)
             output.stream(stream.name, stream.text)
+            if listener is not None:
+                listener(Wrote("stderr" if stream.name == "stderr" else "stdout", stream.text))
         case "display_data" | "execute_result" as kind:
             display = wire.decode(message.content, wire.Display)
-            output.display(
-                "execute_result" if kind == "execute_result" else "display_data",
-                display.data,
-                display.metadata or {},
-                display.display_id,
-                len(message.content),
-            )
+            shown = display.data, display.metadata or {}, display.display_id
+            result = kind == "execute_result"
+            output.display("execute_result" if result else "display_data", *shown, len(message.content))
+            if listener is not None:
+                listener(Displayed(*shown, result, len(message.content)))
         case "update_display_data":
             display = wire.decode(message.content, wire.Display)
             output.update(display.data, display.metadata or {}, display.display_id, len(message.content))
+            if listener is not None and display.display_id is not None:
+                listener(Updated(display.data, display.metadata or {}, display.display_id, len(message.content)))
         case "clear_output":
-            output.clear(wait=wire.decode(message.content, wire.ClearOutput).wait)
+            wait = wire.decode(message.content, wire.ClearOutput).wait
+            output.clear(wait=wait)
+            if listener is not None:
+                listener(Cleared(wait))
 
 
 def _outcome(execution: Execution, duration_ms: float, max_output: int, error: str) -> Outcome:
@@ -301,6 +346,7 @@ def _outcome(execution: Execution, duration_ms: float, max_output: int, error: s
         truncated=rendered.truncated,
         cause=None if success else execution.cause,
         state_preserved=done and not _leaves(reply),
+        overflow=rendered.overflow,
     )
 
 
@@ -308,27 +354,3 @@ def _leaves(reply: wire.ExecuteReply | None) -> bool:
     """Whether the kernel ends after this reply: the cell called `exit()` or `quit()`."""
     payload = (reply and reply.payload) or []
     return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in payload)
-
-
-def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
-    """Give `<Name>: <message>` on one line."""
-    if aborted and not failure.ename:
-        return "Aborted: the kernel skipped the cell because one before it had failed"
-    name = " ".join(strip_ansi(failure.ename or "Error").split())
-    message = strip_ansi(failure.evalue or "")
-    if name in _SYNTAX_ERRORS:
-        message = _PLACE.sub("", message)
-    message = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    text = f"{name}: {message}" if message else name
-    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
-
-
-def _failure_text(failure: wire.Failure, limit: int) -> str:
-    return (plain_traceback(failure.traceback or [], limit) or describe(failure)).rstrip("\n") + "\n"
-
-
-def plain_traceback(lines: list[str], limit: int) -> str:
-    """Join a traceback's parts to plain text of at most `limit` bytes."""
-    kept = BoundedText(limit)
-    kept.append(strip_ansi("\n".join(lines)))
-    return kept.text()

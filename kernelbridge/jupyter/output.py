@@ -2,207 +2,27 @@
 
 `Output` takes the events of one execution in order of arrival and gives `output` (the terminal's
 view of stdout, stderr and the text of results), the raw `stdout` and `stderr`, and the MIME
-bundles. Every part is bounded: past the limit the first and the last half are kept and the
-number of bytes between them is counted. Work is linear in what arrives, however it is cut.
+bundles. Every part is bounded: past the limit head and tail are kept, the
+number of bytes between them is counted, and something else takes all of `output`. Work is linear in what arrives,
+however it is cut. While one stream is all there is and `output` looks just like it, the two are kept as one.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import msgspec
 
+from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
 from kernelbridge.jupyter.screen import Screen
-from kernelbridge.text import strip_ansi
+from kernelbridge.text import has_control, strip_ansi
 
 ResultType = Literal["execute_result", "display_data"]
 
-_JOIN = 8192  # characters: small writes are joined, or a million of them would be a million objects
 _RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty ones are not free
 _MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown is one
-
-
-def size(text: str) -> int:
-    """Give the length of `text` in bytes of UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-@dataclass(slots=True)
-class _Bundle:
-    """The MIME bundle of a result, and its length in bytes as it arrived."""
-
-    data: dict[str, Any]
-    metadata: dict[str, Any]
-    length: int
-
-
-@dataclass(slots=True, eq=False)
-class _Display:
-    """What is shown under one display id. All its places refer to it, so an update costs the same however many."""
-
-    text: str = ""
-    length: int = 0
-    """Of `text`, in bytes."""
-    tails: int = 0
-    """Places in the tail that show `text`."""
-    heads: int = 0
-    """Places in the head that show `head_text`: as much of `text` as there is room for."""
-    head_text: str = ""
-    head_length: int = 0
-    bundle: _Bundle | None = None
-    results: int = 0
-    """Results that are `bundle`."""
-
-
-_Piece = str | _Display
-
-
-class BoundedText:
-    """Text of which at most `limit` bytes are kept: the first half and the last half."""
-
-    def __init__(self, limit: int) -> None:
-        self._half = max(limit // 2, 1)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything, what was left out included; displays that are in it must not be used again."""
-        self._head: list[_Piece] = []
-        self._head_size = 0
-        self._tail: deque[_Piece] = deque()
-        self._tail_size = 0
-        self._small: list[str] = []
-        self._small_length = 0
-        self._left_out = 0
-
-    def append(self, text: str) -> None:
-        """Add text at the end."""
-        if not text:
-            return
-        self._small.append(text)
-        self._small_length += len(text)
-        if self._small_length >= _JOIN:
-            self._join()
-
-    def append_display(self, display: _Display) -> None:
-        """Add a place that shows a display at the end."""
-        self._join()
-        if display.length <= self._room():
-            display.head_text, display.head_length = display.text, display.length
-            display.heads += 1
-            self._head.append(display)
-            self._head_size += display.length
-        else:
-            display.tails += 1
-            self._push_tail(display, display.length)
-
-    def replace(self, display: _Display, text: str) -> None:
-        """Change what is shown in every place of a display; those that were left out are not brought back."""
-        length = size(text)
-        self._tail_size += display.tails * (length - display.length)
-        if display.heads:
-            room = self._half - self._head_size + display.heads * display.head_length
-            kept = _first_bytes(text, room // display.heads)
-            kept_length = size(kept)
-            cut_before, cut = display.length - display.head_length, length - kept_length
-            self._left_out += display.heads * (cut - cut_before)
-            self._head_size += display.heads * (kept_length - display.head_length)
-            display.head_text, display.head_length = kept, kept_length
-        display.text, display.length = text, length
-        self._trim()
-
-    def _room(self) -> int:
-        """Give the bytes that the head can still take: none once something is behind it, or missing."""
-        return -1 if self._tail or self._left_out else self._half - self._head_size
-
-    def _join(self) -> None:
-        if not self._small:
-            return
-        text = "".join(self._small)
-        self._small.clear()
-        self._small_length = 0
-        room = self._room()
-        if room > 0:
-            first = _first_bytes(text, room)
-            self._head.append(first)
-            self._head_size += size(first)
-            text = text[len(first) :]
-        # In small parts: what leaves the tail later leaves it whole, and nothing is copied twice.
-        for start in range(0, len(text), _JOIN):
-            part = text[start : start + _JOIN]
-            self._push_tail(part, size(part))
-
-    def _push_tail(self, piece: _Piece, length: int) -> None:
-        self._tail.append(piece)
-        self._tail_size += length
-        self._trim()
-
-    def _trim(self) -> None:
-        """Drop from the tail's start: displays whole, text while there is enough behind it."""
-        while self._tail_size > self._half:
-            piece = self._tail[0]
-            if isinstance(piece, str):
-                length = size(piece)
-                if self._tail_size - length < self._half:
-                    return  # `_first_of_tail` cuts what is over
-            else:
-                length = piece.length
-                piece.tails -= 1
-            self._tail.popleft()
-            self._tail_size -= length
-            self._left_out += length
-
-    def _first_of_tail(self) -> tuple[str, int]:
-        """Give the text with which the tail starts, and the bytes of it that are over the limit."""
-        self._join()
-        if not self._tail:
-            return "", 0
-        piece = self._tail[0]
-        if not isinstance(piece, str):
-            return piece.text, 0
-        over = self._tail_size - self._half
-        if over <= 0:
-            return piece, 0
-        length = size(piece)
-        kept = _last_bytes(piece, length - over)
-        return kept, length - size(kept)
-
-    def text(self) -> str:
-        """Give what is kept, the head directly followed by the tail. Changes nothing."""
-        first, _ = self._first_of_tail()
-        rest = islice(self._tail, 1, None)
-        return "".join(
-            [
-                *(piece if isinstance(piece, str) else piece.head_text for piece in self._head),
-                first,
-                *(piece if isinstance(piece, str) else piece.text for piece in rest),
-            ]
-        )
-
-    @property
-    def left_out(self) -> int:
-        """Bytes that are missing between head and tail."""
-        return self._left_out + self._first_of_tail()[1]
-
-    def head_length(self) -> int:
-        """Give the number of characters before the place where bytes were left out."""
-        self._join()
-        return sum(len(piece) if isinstance(piece, str) else len(piece.head_text) for piece in self._head)
-
-
-def _first_bytes(text: str, limit: int) -> str:
-    if text.isascii() or size(text) <= limit:
-        return text[:limit]
-    return text.encode("utf-8", "surrogatepass")[:limit].decode("utf-8", "ignore")
-
-
-def _last_bytes(text: str, limit: int) -> str:
-    if text.isascii():
-        return text[-limit:] if limit > 0 else ""
-    raw = text.encode("utf-8", "surrogatepass")
-    return raw[len(raw) - limit :].decode("utf-8", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,27 +37,36 @@ class Rendered:
     truncated: dict[str, Any] | None
     """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are
     missing, "stdout": bytes, "stderr": bytes, "results": bytes}`, or None when all is there."""
+    overflow: Overflow | None
+    """What has the whole of `output` when that was too much; to be finished by whoever takes this."""
 
 
 class Output:
     """Collects the output of one execution."""
 
-    def __init__(self, max_output: int) -> None:
-        """Keep at most `max_output` bytes of each of `output`, `stdout`, `stderr` and the results."""
+    def __init__(
+        self, max_output: int, *, kept: int | None = None, overflow: Callable[[], Overflow | None] | None = None
+    ) -> None:
+        """Keep at most `max_output` bytes of each of `output`, `stdout`, `stderr` and the results.
+
+        Of a longer text `kept` bytes are kept (as many, if it is None); `overflow` gives what takes the whole `output`.
+        """
         self._limit = max_output
-        self._kept = BoundedText(max_output)
+        self._kept = BoundedText(max_output, kept=kept, overflow=overflow)
         self._screen = Screen(self._kept.append)
-        self._stdout = BoundedText(max_output)
-        self._stderr = BoundedText(max_output)
+        self._only: str | None = ""
+        """The stream that is all there is, empty before there is any; None once they are kept apart."""
+        self._stdout = BoundedText(max_output, kept=kept)
+        self._stderr = BoundedText(max_output, kept=kept)
         self._clear_next = False
         self._rendered: Rendered | None = None
         self._reset_results()
         self._results_left_out = 0
 
     def _reset_results(self) -> None:
-        self._results: list[tuple[ResultType, _Bundle]] = []
+        self._results: list[tuple[ResultType, Bundle]] = []
         self._results_size = 0
-        self._displays: dict[str, _Display] = {}
+        self._displays: dict[str, Display] = {}
         self._places = 0
 
     def stream(self, name: str, text: str) -> None:
@@ -246,8 +75,26 @@ class Output:
             return
         if self._clear_next:
             self._clear()
-        (self._stderr if name == "stderr" else self._stdout).append(text)
+        name = "stderr" if name == "stderr" else "stdout"
+        if self._only is not None:
+            if self._only in {"", name} and not has_control(text):
+                self._only = name
+            else:
+                self._keep_apart()
+        if self._only is None:
+            (self._stderr if name == "stderr" else self._stdout).append(text)
         self._screen.feed(text)
+
+    def _keep_apart(self) -> None:
+        """Keep the streams apart from here on: the terminal's view is about to differ from the one there is."""
+        if self._only:
+            raw = self._kept.copy()
+            raw.append(self._screen.pending())
+            if self._only == "stderr":
+                self._stderr = raw
+            else:
+                self._stdout = raw
+        self._only = None
 
     def display(
         self,
@@ -265,18 +112,19 @@ class Output:
             return
         if self._clear_next:
             self._clear()
+        self._keep_apart()
         if length is None:
             length = len(msgspec.json.encode({"type": kind, "data": data, "metadata": metadata}))
         self.update(data, metadata, display_id, length)
         self._screen.fresh_line()
         text = _plain(data)
-        bundle = _Bundle(data, metadata, length)
+        bundle = Bundle(data, metadata, length)
         display = None
         if display_id is not None and self._places < _MAX_DISPLAYS:
             self._places += 1
             display = self._displays.get(display_id)
             if display is None:
-                display = self._displays[display_id] = _Display(text, size(text))
+                display = self._displays[display_id] = Display(text, size(text))
             self._kept.append_display(display)
         else:
             self._kept.append(text)
@@ -324,6 +172,7 @@ class Output:
 
     def _clear(self) -> None:
         self._clear_next = False
+        self._keep_apart()
         self._screen.clear()
         self._kept.clear()
         self._reset_results()
@@ -333,7 +182,13 @@ class Output:
         if self._rendered is not None:
             return self._rendered
         self._screen.finish()
-        output, stdout, stderr = self._kept.text(), self._stdout.text(), self._stderr.text()
+        output = self._kept.text()
+        if self._only == "stdout":
+            self._stdout = self._kept
+        elif self._only == "stderr":
+            self._stderr = self._kept
+        stdout = output if self._stdout is self._kept else self._stdout.text()
+        stderr = output if self._stderr is self._kept else self._stderr.text()
         truncated = None
         if self._kept.left_out or self._stdout.left_out or self._stderr.left_out or self._results_left_out:
             truncated = {
@@ -345,7 +200,7 @@ class Output:
                 "results": self._results_left_out,
             }
         results = [{"type": kind, "data": bundle.data, "metadata": bundle.metadata} for kind, bundle in self._results]
-        self._rendered = Rendered(output=output, stdout=stdout, stderr=stderr, results=results, truncated=truncated)
+        self._rendered = Rendered(output, stdout, stderr, results, truncated, self._kept.spilled())
         return self._rendered
 
 

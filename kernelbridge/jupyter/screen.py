@@ -68,6 +68,10 @@ class Screen:
         if not self._fresh:
             self._settle("\n")
 
+    def pending(self) -> str:
+        """Give what was not handed on."""
+        return "".join(self._raw)
+
     def clear_pending(self) -> None:
         """Forget what was not handed on."""
         self._raw.clear()

@@ -96,6 +96,12 @@ class Failure(msgspec.Struct, frozen=True):
     traceback: list[str] | None = None
 
 
+class ExecuteInput(msgspec.Struct, frozen=True, gc=False):
+    """Content of `execute_input`, but for the code."""
+
+    execution_count: int | None = None
+
+
 class ExecuteReply(msgspec.Struct, frozen=True):
     """Content of `execute_reply`."""
 
@@ -128,7 +134,10 @@ _header = msgspec.json.Decoder(_Header)
 _parent = msgspec.json.Decoder(_Parent | None)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Status, Stream, Display, ClearOutput, Failure, ExecuteReply, ExpressionReply, ReplyMetadata)
+    for kind in (
+        *(Status, Stream, Display, ClearOutput, Failure),
+        *(ExecuteInput, ExecuteReply, ExpressionReply, ReplyMetadata),
+    )
 }
 
 

@@ -16,8 +16,16 @@ from collections.abc import Callable
 
 from msgspec import UNSET, UnsetType
 
-from kernelbridge.jupyter.output import size as bytes_of
-from kernelbridge.protocol import ServerMessage
+from kernelbridge.jupyter.bounded import size as bytes_of
+from kernelbridge.protocol.cells import (
+    ClearOutput,
+    DisplayData,
+    ExecutionOutput,
+    ExecutionStarted,
+    InputRequest,
+    UpdateDisplayData,
+)
+from kernelbridge.protocol.terminals import TerminalChunk
 from kernelbridge.server.client import Asker
 
 MERGE = 0.005
@@ -25,10 +33,13 @@ MERGE = 0.005
 CHUNK = 1 << 16
 """Characters of one event; text that long is not held back."""
 
+RunEvent = (
+    ExecutionStarted | ExecutionOutput | DisplayData | UpdateDisplayData | ClearOutput | InputRequest | TerminalChunk
+)
 LeftOut = int | UnsetType
-MakeEvent = Callable[[int, LeftOut], ServerMessage]
+MakeEvent = Callable[[int, LeftOut], RunEvent]
 """Make an event of its `seq` and `leftOut`."""
-MakeText = Callable[[str, str, int, LeftOut], ServerMessage]
+MakeText = Callable[[str, str, int, LeftOut], RunEvent]
 """Make the event for text on a stream: of stream, text, `seq` and `leftOut`."""
 
 

@@ -24,13 +24,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.jupyter.output import size
+from kernelbridge.jupyter.bounded import Spilled, size
 from kernelbridge.workspace import dirfd
 from kernelbridge.workspace.files import WorkspaceFiles
 
@@ -48,16 +47,6 @@ PATIENCE = 10.0
 _BATCH = 1 << 20  # bytes written in one go, before other work of the executor has its turn
 _LOOKED_AT = 10_000  # entries of the directory: the sandbox may have put any number there
 _OWN = re.compile(r"[0-9]{8}T[0-9]{12}-[a-z]+-[0-9a-f]{8}\.txt")
-
-
-@dataclass(frozen=True, slots=True)
-class Spilled:
-    """What became of a file."""
-
-    path: str | None
-    """Relative to the workspace; None when there is no file."""
-    complete: bool
-    """Whether everything is in it."""
 
 
 class Spills:

@@ -37,8 +37,10 @@ SIDEWAYS = {
 PURE = (
     "errors.py",
     "image_progress.py",
+    "jupyter/bounded.py",
     "jupyter/events.py",
     "jupyter/execution.py",
+    "jupyter/failures.py",
     "jupyter/output.py",
     "jupyter/screen.py",
     "jupyter/wire.py",

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State, describe
+from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State
+from kernelbridge.jupyter.failures import describe
 from kernelbridge.jupyter.wire import BadFrame, Message
 
 LIMIT = 1 << 16

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.jupyter import output as output_module
-from kernelbridge.jupyter.output import BoundedText, Output, Rendered, size
+from kernelbridge.jupyter import bounded as bounded_module
+from kernelbridge.jupyter.bounded import BoundedText, size
+from kernelbridge.jupyter.output import Output, Rendered
 from kernelbridge.text import render_terminal
 
 BIG = 1 << 20
@@ -227,7 +228,7 @@ def test_the_work_of_dropping_text_is_linear_in_what_arrives(monkeypatch: pytest
         return count
 
     for name in ("size", "_first_bytes", "_last_bytes"):
-        monkeypatch.setattr(output_module, name, counted(getattr(output_module, name)))
+        monkeypatch.setattr(bounded_module, name, counted(getattr(bounded_module, name)))
     text = BoundedText(4 << 20)
     text.append("x" * (2 << 20))
     text.append("é" * (1 << 20))

@@ -1,0 +1,260 @@
+"""Text of which head and tail are kept when there is too much of it (pure)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+_JOIN = 8192  # characters: small writes are joined, or a million of them would be a million objects
+
+
+def size(text: str) -> int:
+    """Give the length of `text` in bytes of UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(slots=True)
+class Bundle:
+    """The MIME bundle of a result, and its length in bytes as it arrived."""
+
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class Display:
+    """What is shown under one display id. All its places refer to it, so an update costs the same however many."""
+
+    text: str = ""
+    length: int = 0
+    """Of `text`, in bytes."""
+    tails: int = 0
+    """Places in the tail that show `text`."""
+    heads: int = 0
+    """Places in the head that show `head_text`: as much of `text` as there is room for."""
+    head_text: str = ""
+    head_length: int = 0
+    bundle: Bundle | None = None
+    results: int = 0
+    """Results that are `bundle`."""
+
+
+_Piece = str | Display
+
+
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """What became of the text that was too much."""
+
+    path: str | None
+    """Of the file that has it; None when there is none."""
+    complete: bool
+    """Whether all of it is there."""
+
+
+class Overflow(Protocol):
+    """Takes a text whole, once it is too much. Never blocks."""
+
+    def begin(self, texts: Sequence[str]) -> None:
+        """Start, or start anew, with these texts."""
+
+    def write(self, text: str) -> None:
+        """Add a text at the end."""
+
+    def discard(self) -> None:
+        """Forget everything: it is not too much after all."""
+
+    async def finish(self) -> Spilled:
+        """Wait until everything is where it belongs."""
+        ...
+
+
+class BoundedText:
+    """Text that is kept whole up to `limit` bytes; of more, `kept` bytes are: the first half and the last half.
+
+    `overflow` gives what takes the whole of it when there is more, or None.
+    """
+
+    def __init__(
+        self, limit: int, *, kept: int | None = None, overflow: Callable[[], Overflow | None] | None = None
+    ) -> None:
+        self._limit = limit
+        self._half = max((limit if kept is None else kept) // 2, 1)
+        self._new_overflow = overflow
+        self._overflow: Overflow | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, what was left out included; displays that are in it must not be used again."""
+        self._head: list[_Piece] = []
+        self._head_size = 0
+        self._tail: deque[_Piece] = deque()
+        self._tail_size = 0
+        self._small: list[str] = []
+        self._small_length = 0
+        self._left_out = 0
+        self._over = False
+
+    def copy(self) -> BoundedText:
+        """Give another with the same text, which must not have displays; nothing takes that one's overflow."""
+        self._join()
+        other = BoundedText(self._limit, kept=2 * self._half)
+        other._head, other._head_size = self._head.copy(), self._head_size
+        other._tail, other._tail_size = self._tail.copy(), self._tail_size
+        other._left_out, other._over = self._left_out, self._over
+        return other
+
+    def append(self, text: str) -> None:
+        """Add text at the end."""
+        if not text:
+            return
+        self._small.append(text)
+        self._small_length += len(text)
+        if self._small_length >= _JOIN:
+            self._join()
+
+    def append_display(self, display: Display) -> None:
+        """Add a place that shows a display at the end."""
+        self._join()
+        if display.length <= self._room():
+            display.head_text, display.head_length = display.text, display.length
+            display.heads += 1
+            self._head.append(display)
+            self._head_size += display.length
+        else:
+            display.tails += 1
+            self._push_tail(display, display.length)
+
+    def replace(self, display: Display, text: str) -> None:
+        """Change what is shown in every place of a display; those that were left out are not brought back."""
+        length = size(text)
+        self._tail_size += display.tails * (length - display.length)
+        if display.heads:
+            room = self._half - self._head_size + display.heads * display.head_length
+            kept = _first_bytes(text, room // display.heads)
+            kept_length = size(kept)
+            cut_before, cut = display.length - display.head_length, length - kept_length
+            self._left_out += display.heads * (cut - cut_before)
+            self._head_size += display.heads * (kept_length - display.head_length)
+            display.head_text, display.head_length = kept, kept_length
+        display.text, display.length = text, length
+        self._trim()
+
+    def _room(self) -> int:
+        """Give the bytes that the head can still take: none once something is behind it, or missing."""
+        return -1 if self._tail or self._left_out else self._half - self._head_size
+
+    def _join(self) -> None:
+        if not self._small:
+            return
+        text = "".join(self._small)
+        self._small.clear()
+        self._small_length = 0
+        room = self._room()
+        if room > 0:
+            first = _first_bytes(text, room)
+            self._head.append(first)
+            self._head_size += size(first)
+            text = text[len(first) :]
+        # In small parts: what leaves the tail later leaves it whole, and nothing is copied twice.
+        for start in range(0, len(text), _JOIN):
+            part = text[start : start + _JOIN]
+            self._push_tail(part, size(part))
+
+    def _push_tail(self, piece: _Piece, length: int) -> None:
+        self._tail.append(piece)
+        self._tail_size += length
+        if self._over and self._overflow is not None:
+            self._overflow.write(piece if isinstance(piece, str) else piece.text)
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop from the tail's start once it is too much: displays whole, text while there is enough behind it."""
+        if not self._over:
+            if self._head_size + self._tail_size <= self._limit:
+                return
+            self._spill()
+        while self._tail_size > self._half:
+            piece = self._tail[0]
+            if isinstance(piece, str):
+                length = size(piece)
+                if self._tail_size - length < self._half:
+                    return  # `_first_of_tail` cuts what is over
+            else:
+                length = piece.length
+                piece.tails -= 1
+            self._tail.popleft()
+            self._tail_size -= length
+            self._left_out += length
+
+    def _spill(self) -> None:
+        """Hand on all that there is: it is about to be cut."""
+        self._over = True
+        if self._overflow is None and self._new_overflow is not None:
+            self._overflow = self._new_overflow()
+        if self._overflow is not None:
+            head = [piece if isinstance(piece, str) else piece.head_text for piece in self._head]
+            self._overflow.begin(head + [piece if isinstance(piece, str) else piece.text for piece in self._tail])
+
+    def _first_of_tail(self) -> tuple[str, int]:
+        """Give the text with which the tail starts, and the bytes of it that are over the limit."""
+        self._join()
+        if not self._tail:
+            return "", 0
+        piece = self._tail[0]
+        if not isinstance(piece, str):
+            return piece.text, 0
+        over = self._tail_size - self._half if self._over else 0
+        if over <= 0:
+            return piece, 0
+        length = size(piece)
+        kept = _last_bytes(piece, length - over)
+        return kept, length - size(kept)
+
+    def text(self) -> str:
+        """Give what is kept, the head directly followed by the tail. Changes nothing."""
+        first, _ = self._first_of_tail()
+        rest = islice(self._tail, 1, None)
+        return "".join(
+            [
+                *(piece if isinstance(piece, str) else piece.head_text for piece in self._head),
+                first,
+                *(piece if isinstance(piece, str) else piece.text for piece in rest),
+            ]
+        )
+
+    @property
+    def left_out(self) -> int:
+        """Bytes that are missing between head and tail."""
+        return self._left_out + self._first_of_tail()[1]
+
+    def spilled(self) -> Overflow | None:
+        """Give what has the whole text, if it was too much. Nothing may be added afterwards."""
+        self._join()
+        overflow, self._overflow = self._overflow, None
+        if overflow is not None and not self._over:
+            overflow.discard()
+            return None
+        return overflow
+
+    def head_length(self) -> int:
+        """Give the number of characters before the place where bytes were left out."""
+        self._join()
+        return sum(len(piece) if isinstance(piece, str) else len(piece.head_text) for piece in self._head)
+
+
+def _first_bytes(text: str, limit: int) -> str:
+    if text.isascii() or size(text) <= limit:
+        return text[:limit]
+    return text.encode("utf-8", "surrogatepass")[:limit].decode("utf-8", "ignore")
+
+
+def _last_bytes(text: str, limit: int) -> str:
+    if text.isascii():
+        return text[-limit:] if limit > 0 else ""
+    raw = text.encode("utf-8", "surrogatepass")
+    return raw[len(raw) - limit :].decode("utf-8", "ignore")

@@ -1,0 +1,38 @@
+"""Errors of cells, as plain text (pure)."""
+
+from __future__ import annotations
+
+import re
+
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.bounded import BoundedText
+from kernelbridge.text import strip_ansi
+
+_MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
+_SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
+_PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
+
+
+def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
+    """Give `<Name>: <message>` on one line."""
+    if aborted and not failure.ename:
+        return "Aborted: the kernel skipped the cell because one before it had failed"
+    name = " ".join(strip_ansi(failure.ename or "Error").split())
+    message = strip_ansi(failure.evalue or "")
+    if name in _SYNTAX_ERRORS:
+        message = _PLACE.sub("", message)
+    message = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    text = f"{name}: {message}" if message else name
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
+
+
+def failure_text(failure: wire.Failure, limit: int) -> str:
+    """Give a traceback, or the error's line if it has none, for a terminal."""
+    return (plain_traceback(failure.traceback or [], limit) or describe(failure)).rstrip("\n") + "\n"
+
+
+def plain_traceback(lines: list[str], limit: int) -> str:
+    """Join a traceback's parts to plain text of at most `limit` bytes."""
+    kept = BoundedText(limit)
+    kept.append(strip_ansi("\n".join(lines)))
+    return kept.text()
