@@ -14,6 +14,15 @@ may succeed later without being changed.
     ├── KernelError            the kernel did not start or died
     ├── TerminalError          the shell did not start or died
     ├── FileError              a workspace file could not be read or written
+    │   ├── NoSuchFile         there is no file or directory of that name
+    │   ├── FileExists         there is one, and it must not be replaced
+    │   ├── FileConflict       it is not the version that the client expected
+    │   ├── IsDirectory        it is a directory, and a file was asked for
+    │   ├── NotADirectory      it is no directory, and one was asked for
+    │   ├── NotAFile           it is a link, FIFO, socket or device
+    │   ├── DirectoryNotEmpty  it is a directory with something in it
+    │   ├── FileTooLarge       it is larger than the limit for this way of access
+    │   └── NotText            its bytes are not UTF-8
     └── ConfigError            settings are wrong (never sent to a client)
 """
 
@@ -90,6 +99,60 @@ class FileError(KernelBridgeError):
     """A workspace file could not be read or written."""
 
     code = "file_failed"
+
+
+class NoSuchFile(FileError):
+    """There is no file or directory of that name."""
+
+    code = "not_found"
+
+
+class FileExists(FileError):
+    """There is a file or directory of that name, and it must not be replaced."""
+
+    code = "exists"
+
+
+class FileConflict(FileError):
+    """The file is not the version that the client expected."""
+
+    code = "conflict"
+
+
+class IsDirectory(FileError):
+    """It is a directory, and a file was asked for."""
+
+    code = "is_a_directory"
+
+
+class NotADirectory(FileError):
+    """It is no directory, and one was asked for."""
+
+    code = "not_a_directory"
+
+
+class NotAFile(FileError):
+    """It is a symbolic link, FIFO, socket or device, which is never opened."""
+
+    code = "not_a_file"
+
+
+class DirectoryNotEmpty(FileError):
+    """It is a directory with something in it."""
+
+    code = "not_empty"
+
+
+class FileTooLarge(FileError):
+    """The file is larger than the limit for this way of access."""
+
+    code = "too_large"
+
+
+class NotText(FileError):
+    """The file's bytes are not UTF-8."""
+
+    code = "not_text"
 
 
 class ConfigError(KernelBridgeError):

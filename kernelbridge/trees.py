@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from errno import EBUSY
 from pathlib import Path
 
@@ -26,13 +26,15 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _empty(top)
+        for _ in emptying(top):
+            pass
     finally:
         os.close(top)
     path.rmdir()
 
 
-def _empty(top: int) -> None:
+def emptying(top: int) -> Generator[None, None, None]:
+    """Empty an open directory; a step for every directory in it. Raises `OSError`."""
     steps = 0
     while names := os.listdir(top):
         for name in names:
@@ -52,6 +54,7 @@ def _empty(top: int) -> None:
             finally:
                 os.close(inner)
             _remove(os.rmdir, name, top)
+            yield
 
 
 def _is_directory(name: str, parent: int) -> bool:

@@ -10,13 +10,19 @@ and the sandbox cannot move one out of the workspace, which is all that it has m
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelbridge.errors import FileError, IsDirectory, NoSuchFile, NotADirectory, NotAFile
+from kernelbridge.workspace.syscalls import rename_new
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+NO_SUCH_FILE = "there is no such file"
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -31,6 +37,10 @@ _KINDS = {
 
 class PathRefusedError(Exception):
     """What stands at a path is not what may stand there; the text says what does."""
+
+    def __init__(self, text: str, kind: type[FileError]) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,15 @@ class Owner:
 
 
 @contextlib.contextmanager
-def directory(root: Path, parts: Sequence[str], owner: Owner) -> Iterator[int]:
-    """Open the directory `parts` below `root`, making what is missing, and close it afterwards.
+def directory(root: Path, parts: Sequence[str], owner: Owner | None = None) -> Iterator[int]:
+    """Open the directory `parts` below `root` and close it afterwards; an owner is given what is missing.
 
-    Raises `PathRefusedError` where a component is no directory, and `OSError`.
+    Raises `PathRefusedError` where a component is no directory or, without an owner, missing, and `OSError`.
     """
-    fd = os.open(root, _DIRECTORY)
+    try:
+        fd = os.open(root, _DIRECTORY)
+    except FileNotFoundError as exc:
+        raise PathRefusedError(NO_SUCH_FILE, NoSuchFile) from exc
     try:
         for depth, name in enumerate(parts, 1):
             below = _enter(fd, name, "/".join(parts[:depth]), owner)
@@ -78,16 +91,56 @@ def mode_of(fd: int, name: str) -> int | None:
         return None
 
 
-def _enter(fd: int, name: str, path: str, owner: Owner) -> int:
+@contextlib.contextmanager
+def regular_file(fd: int, name: str) -> Iterator[int]:
+    """Open the file `name` in the directory `fd` for reading and close it afterwards; waits for nothing.
+
+    What it is, is looked at before it is opened: a device does something when it is opened, and a FIFO waits. Raises
+    `PathRefusedError` for what is no regular file, and `OSError`.
+    """
+    try:
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except FileNotFoundError as exc:
+        raise PathRefusedError(NO_SUCH_FILE, NoSuchFile) from exc
+    try:
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISREG(mode):
+            raise PathRefusedError(f"it is {kind(mode)}", IsDirectory if stat.S_ISDIR(mode) else NotAFile)
+        # Not blocking: the sandbox could hold a lease on the file, which an open waits for.
+        file = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def rename_unless_exists(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    """Rename like `os.rename`, but replace nothing: raises `FileExistsError` if there is something, and `OSError`."""
+    try:
+        rename_new(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        # A file system that cannot do it in one step, such as NFS: looked at first, which is nearly as good.
+        if mode_of(dst_dir_fd, target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from exc
+        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+
+def _enter(fd: int, name: str, path: str, owner: Owner | None) -> int:
     made = False
     try:
-        return _open(fd, name, path)
-    except FileNotFoundError:
+        return open_directory(fd, name, path)
+    except FileNotFoundError as exc:
+        if owner is None:
+            raise PathRefusedError(f"there is no directory {path!r}", NoSuchFile) from exc
         # Somebody else may be making it at this moment, which is as good.
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=fd)
             made = True
-    below = _open(fd, name, path)
+    below = open_directory(fd, name, path)
     try:
         if made:
             owner.give(below, 0o755)
@@ -98,11 +151,15 @@ def _enter(fd: int, name: str, path: str, owner: Owner) -> int:
     return below
 
 
-def _open(fd: int, name: str, path: str) -> int:
+def open_directory(fd: int, name: str, path: str) -> int:
+    """Open the directory `name` in the directory `fd`; `path` is what it is called in a refusal.
+
+    Raises `PathRefusedError` for what is no directory, and `OSError`.
+    """
     try:
         return os.open(name, _DIRECTORY, dir_fd=fd)
     except NotADirectoryError as exc:
         # Asked only for the sake of the text: the refusal stands whatever is there by now.
         found = mode_of(fd, name)
         what = "not a directory" if found is None or stat.S_ISDIR(found) else kind(found)
-        raise PathRefusedError(f"{path!r} is {what}; a file's parents must be real directories") from exc
+        raise PathRefusedError(f"{path!r} is {what}; a file's parents must be real directories", NotADirectory) from exc

@@ -1,195 +1,231 @@
-"""A workspace's files as the bridge writes them: whole or not at all, and never outside.
-
-A save writes a temporary file beside the target, makes it durable and renames it over the target. The target
-itself is never opened: a symbolic link, FIFO, device or hard link there is replaced as
-a name, and what it leads to is left alone.
-"""
+"""A workspace's files as the bridge changes them: whole or not at all, and never outside."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
-import secrets
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Literal
 
-from kernelbridge.errors import BadRequest, FileError
-from kernelbridge.workspace.dirfd import Owner, PathRefusedError, directory, mode_of
+from kernelbridge.errors import BadRequest, FileConflict, FileError, FileTooLarge, NoSuchFile
+from kernelbridge.trees import emptying
+from kernelbridge.workspace.dirfd import (
+    NO_SUCH_FILE,
+    Owner,
+    PathRefusedError,
+    directory,
+    mode_of,
+    open_directory,
+    regular_file,
+    rename_unless_exists,
+)
+from kernelbridge.workspace.file_names import directory_parts, explained, relative_parts, temporary_name
+from kernelbridge.workspace.file_versions import (
+    CHUNK,
+    Condition,
+    NewVersion,
+    new_version,
+    refuse_directory,
+    settled,
+    version,
+)
+from kernelbridge.workspace.file_versions import Saved as Saved  # noqa: PLC0414  what a save gives
+from kernelbridge.workspace.work import Work, finish
 
-_NAME_MAX = 255
-_PATH_MAX = 4096
-_NEW_FILE = 0o644
-_PERMISSIONS = 0o777
-"""What a new version keeps of the old one's mode; set-user-ID and the like are not for a bridge to hand out."""
+SaveMode = Literal["create", "overwrite", "append"]
 
-_REASONS = {
-    errno.ENOSPC: "the disk that holds the workspace is full; delete files and save again",
-    errno.EDQUOT: "the disk quota of the workspace is used up; delete files and save again",
-    errno.EROFS: "the workspace is on a read-only file system",
-    errno.EACCES: "permission denied: make its directory writable with chmod and save again",
-    errno.EPERM: "the operation is not permitted here",
-    errno.ENOENT: "its directory was removed or renamed at the same moment; save again",
-    errno.ENAMETOOLONG: "the name is too long for the file system",
-    errno.EFBIG: "the file is larger than the file system takes",
-    errno.EIO: "the disk reported an input/output error",
-    errno.EISDIR: "a directory of that name exists; remove it or choose another name",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """What was written."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-    """Lower-case hexadecimal."""
+_APPENDS = 3
+"""Tries to append to a file that something else changes meanwhile."""
+_ANY = Condition()
 
 
 class WorkspaceFiles:
-    """Writes below `root`, on behalf of the sandbox's user. Blocking, and safe to call from several threads."""
+    """Changes what is below `root`, on behalf of the sandbox's user. Blocking, and safe to call from several threads.
 
-    def __init__(self, root: Path, *, uid: int, gid: int, max_bytes: int) -> None:
-        self._root = root
-        self._owner = Owner(uid, gid)
+    `max_bytes` limits the content of one save, `max_file` what it may be appended to; `commits` is held while something
+    takes its place, and shared by all that change the same workspace.
+
+    Everything raises `BadRequest` for a name that is not a relative path, and `FileError` or one of its
+    kinds when it cannot be done; what was there is then as it was.
+    """
+
+    def __init__(
+        self, root: Path, *, uid: int, gid: int, max_bytes: int, max_file: int = 4 << 30, commits: Lock | None = None
+    ) -> None:
+        self.root = root
+        self.owner = Owner(uid, gid)
         self._max_bytes = max_bytes
+        self._max_file = max_file
+        self._commits = commits or Lock()
 
-    @property
-    def root(self) -> Path:
-        """The directory; what is below it belongs to hostile code: see `dirfd`."""
-        return self._root
-
-    @property
-    def owner(self) -> Owner:
-        """Whom new files belong to."""
-        return self._owner
-
-    def save(self, filename: str, data: bytes) -> Saved:
+    def save(self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None) -> Saved:
         """Write a file, durably; its parents are made and an old version's permission bits are kept.
 
-        Raises `BadRequest` for a name that is not a relative path, and `FileError` when it cannot
-        be written; the old version is then intact.
+        `create` replaces nothing, `append` adds to the end, `if_match` is the sha256 that must be there.
         """
+        return finish(self.saving(filename, data, mode, if_match))
+
+    def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> Work[Saved]:
+        """Do the work of `save`."""
         parts = relative_parts(filename)
+        message = f"The file {filename!r} was not saved"
         if len(data) > self._max_bytes:
-            raise FileError(
-                f"The file {filename!r} was not saved",
-                f"it has {len(data)} bytes and the limit is {self._max_bytes}",
-            )
-        with _explained(f"The file {filename!r} was not saved"):
-            self._write(parts, data, None)
-        return Saved(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            raise FileTooLarge(message, f"it has {len(data)} bytes and the limit is {self._max_bytes}")
+        condition = Condition(absent=mode == "create", sha256=frozenset({if_match} if if_match else ()))
+        with explained(message):
+            if mode == "append":
+                return (yield from self._append(parts, data, condition))
+            with self.home(parts, condition) as fd:
+                condition = yield from settled(fd, parts[-1], condition)
+                with self.new_version(fd, parts[-1]) as new:
+                    new.write(data)
+                    return new.commit(condition)
 
     def write_private(self, path: str, data: bytes, mode: int) -> None:
-        """Write a file of the bridge's own with these permission bits. Raises like `save`, without a limit."""
-        with _explained(f"The file {path!r} was not written"):
-            self._write(relative_parts(path), data, mode)
+        """Write a file of the bridge's own with these permission bits, without a limit."""
+        *parents, name = relative_parts(path)
+        message = f"The file {path!r} was not written"
+        with explained(message), self._directory(parents) as fd, self.new_version(fd, name) as new:
+            new.write(data)
+            new.commit(_ANY, mode)
 
     def mkdir(self, path: str) -> None:
-        """Make a directory and its parents; one that exists stays as it is. Raises like `save`."""
-        with _explained(f"The directory {path!r} was not made"), self._directory(relative_parts(path)):
+        """Make a directory and its parents; one that exists stays as it is."""
+        with explained(f"The directory {path!r} was not made"), self._directory(directory_parts(path)):
             pass
 
     def symlink(self, path: str, target: str) -> None:
-        """Make a symbolic link in place of any file at `path`; its target is not looked at. Raises like `save`."""
+        """Make a symbolic link in place of any file at `path`; its target is not looked at."""
         *parents, name = relative_parts(path)
-        with _explained(f"The link {path!r} was not made"), self._directory(parents) as fd, _temporary(fd) as part:
-            _refuse_directory(mode_of(fd, name))
-            os.symlink(target, part, dir_fd=fd)
-            if os.geteuid() == 0:
-                os.chown(part, self._owner.uid, self._owner.gid, dir_fd=fd, follow_symlinks=False)
-            os.rename(part, name, src_dir_fd=fd, dst_dir_fd=fd)
+        part = temporary_name()
+        with explained(f"The link {path!r} was not made"), self._directory(parents) as fd:
+            refuse_directory(mode_of(fd, name))
+            try:
+                os.symlink(target, part, dir_fd=fd)
+                if os.geteuid() == 0:
+                    os.chown(part, self.owner.uid, self.owner.gid, dir_fd=fd, follow_symlinks=False)
+                with self._commits:
+                    os.rename(part, name, src_dir_fd=fd, dst_dir_fd=fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(part, dir_fd=fd)
+                raise
             os.fsync(fd)
 
-    def _write(self, parts: list[str], data: bytes, mode: int | None) -> None:
-        *parents, name = parts
-        with self._directory(parents) as fd, _temporary(fd) as part:
-            old = mode_of(fd, name)
-            _refuse_directory(old)
+    def rename(self, filename: str, new_filename: str, *, overwrite: bool) -> None:
+        """Give a file or directory another name, whose parents are made; a directory is never replaced."""
+        source, target = _named(filename, "filename"), _named(new_filename, "newFilename")
+        with explained(f"{filename!r} was not renamed"):
+            if len(target) > len(source) and target[: len(source)] == source:
+                raise PathRefusedError("a directory cannot be moved into itself", FileError)
+            with directory(self.root, source[:-1]) as old:
+                if mode_of(old, source[-1]) is None:
+                    raise PathRefusedError(NO_SUCH_FILE, NoSuchFile)
+                with self._directory(target[:-1]) as new:
+                    if overwrite:
+                        refuse_directory(mode_of(new, target[-1]))
+                    with self._commits:
+                        rename = os.rename if overwrite else rename_unless_exists
+                        rename(source[-1], target[-1], src_dir_fd=old, dst_dir_fd=new)
+                    os.fsync(new)
+                os.fsync(old)
+
+    def delete(self, filename: str, *, recursive: bool) -> None:
+        """Delete a file, link or empty directory; with `recursive` a directory with all that is in it."""
+        finish(self.deleting(filename, recursive=recursive))
+
+    def deleting(self, filename: str, *, recursive: bool) -> Work[None]:
+        """Do the work of `delete`."""
+        *parents, name = _named(filename, "filename")
+        with explained(f"{filename!r} was not deleted"), directory(self.root, parents) as fd:
+            mode = mode_of(fd, name)
             if mode is None:
-                mode = stat.S_IMODE(old) & _PERMISSIONS if old is not None and stat.S_ISREG(old) else _NEW_FILE
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(part, flags, 0o600, dir_fd=fd)
-            try:
-                _write_all(file, data)
-                self._owner.give(file, mode)
-                os.fsync(file)
-            finally:
-                os.close(file)
-            os.rename(part, name, src_dir_fd=fd, dst_dir_fd=fd)
+                raise PathRefusedError(NO_SUCH_FILE, NoSuchFile)
+            if not stat.S_ISDIR(mode):
+                with self._commits:
+                    os.unlink(name, dir_fd=fd)
+            elif recursive:
+                yield from self._delete_tree(fd, name)
+            else:
+                with self._commits:
+                    os.rmdir(name, dir_fd=fd)
             os.fsync(fd)
+
+    def _delete_tree(self, fd: int, name: str) -> Work[None]:
+        """Take the whole away under its name first, so that nobody sees the half of it."""
+        part = temporary_name()
+        with self._commits:
+            os.rename(name, part, src_dir_fd=fd, dst_dir_fd=fd)
+        try:
+            top = open_directory(fd, part, name)
+            try:
+                yield from emptying(top)
+            finally:
+                os.close(top)
+            os.rmdir(part, dir_fd=fd)
+        except BaseException:
+            # What could not be deleted can be seen again; the failure under way is the one to report.
+            with contextlib.suppress(OSError):
+                rename_unless_exists(part, name, src_dir_fd=fd, dst_dir_fd=fd)
+            raise
+
+    def _append(self, parts: list[str], data: bytes, condition: Condition) -> Work[Saved]:
+        """Make a new version of the old content and the new; again if something else changes it meanwhile."""
+        name = parts[-1]
+        for attempt in range(1, _APPENDS + 1):
+            with self.home(parts, condition) as fd:
+                expected = yield from settled(fd, name, condition)
+                try:
+                    with self.new_version(fd, name) as new:
+                        if mode_of(fd, name) is None:
+                            present = Condition(absent=True)
+                        else:
+                            present = yield from self._copy(fd, name, new, expected)
+                        new.write(data)
+                        return new.commit(present)
+                except (FileExistsError, PathRefusedError) as exc:
+                    changed = isinstance(exc, FileExistsError) or exc.kind in {FileConflict, NoSuchFile}
+                    if not changed or attempt == _APPENDS:
+                        raise
+            yield
+        raise AssertionError(parts)
+
+    def _copy(self, fd: int, name: str, new: NewVersion, expected: Condition) -> Work[Condition]:
+        """Copy a file of an expected version; gives the condition that it still is what it was all the time."""
+        with regular_file(fd, name) as old:
+            before = os.fstat(old)
+            if before.st_size > self._max_file:
+                raise PathRefusedError(
+                    f"it has {before.st_size} bytes, and {self._max_file} is the limit to append to", FileTooLarge
+                )
+            while new.size < before.st_size and (chunk := os.pread(old, CHUNK, new.size)):
+                new.write(chunk)
+                yield
+            copied = version(before)
+            if version(os.fstat(old)) != copied or (expected.versions is not None and copied not in expected.versions):
+                raise PathRefusedError("it was changed at the same moment; send the request again", FileConflict)
+        return Condition(versions=frozenset({copied}))
+
+    def home(self, parts: list[str], condition: Condition) -> contextlib.AbstractContextManager[int]:
+        """Open the directory of a file that is about to be written; for one that must be there nothing is made."""
+        if condition.needs_file:
+            return directory(self.root, parts[:-1])
+        return self._directory(parts[:-1])
+
+    def new_version(self, fd: int, name: str) -> contextlib.AbstractContextManager[NewVersion]:
+        """Begin a new version of the file `name` in an open directory; what is not committed leaves nothing."""
+        return new_version(fd, name, self.owner, self._commits)
 
     def _directory(self, parts: list[str]) -> contextlib.AbstractContextManager[int]:
-        return directory(self._root, parts, self._owner)
+        return directory(self.root, parts, self.owner)
 
 
-def relative_parts(path: str) -> list[str]:
-    r"""Split a path inside the workspace into its components; raises `BadRequest` if it is not one.
-
-    Slashes separate; backslashes and all else but NUL are ordinary characters. `.` and empty
-    components inside mean nothing, as to any program.
-    """
-    try:
-        encoded = path.encode()
-    except UnicodeEncodeError as exc:
-        raise _bad_name("it contains half of a surrogate pair, which has no UTF-8 form") from exc
-    if not encoded:
-        raise _bad_name("it is empty")
-    if "\0" in path:
-        raise _bad_name("it contains a NUL character")
-    if len(encoded) > _PATH_MAX:
-        raise _bad_name(f"it has {len(encoded)} bytes and the limit is {_PATH_MAX}")
-    if path.startswith("/"):
-        raise _bad_name("it is absolute; give a path relative to the workspace, without the leading '/'")
-    *_, last = raw = path.split("/")
-    if ".." in raw:
-        raise _bad_name("it contains '..'; give a path that stays inside the workspace")
-    if last in {"", "."}:
-        raise _bad_name("it names a directory; give the name of a file, without a '/' at its end")
-    parts = [part for part in raw if part not in {"", "."}]
-    if any(len(part.encode()) > _NAME_MAX for part in parts):
-        raise _bad_name(f"a name in it is longer than {_NAME_MAX} bytes")
+def _named(path: str, field: str) -> list[str]:
+    parts = directory_parts(path, field)
+    if not parts:
+        raise BadRequest(
+            "The file name cannot be used", "it is the workspace itself", field=field, code="invalid_field"
+        )
     return parts
-
-
-def _bad_name(reason: str) -> BadRequest:
-    return BadRequest("The file name cannot be used", reason, field="filename", code="invalid_field")
-
-
-def _refuse_directory(mode: int | None) -> None:
-    if mode is not None and stat.S_ISDIR(mode):
-        raise PathRefusedError(_REASONS[errno.EISDIR])
-
-
-@contextlib.contextmanager
-def _temporary(fd: int) -> Iterator[str]:
-    """Give an unguessable hidden name in the directory `fd`; what has not been renamed away is removed."""
-    name = f".{secrets.token_hex(16)}.part"
-    try:
-        yield name
-    except BaseException:
-        # The failure under way is the one to report; the sandbox may have taken the name away, or its directory.
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=fd)
-        raise
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-@contextlib.contextmanager
-def _explained(message: str) -> Iterator[None]:
-    try:
-        yield
-    except PathRefusedError as exc:
-        raise FileError(message, str(exc)) from exc
-    except OSError as exc:
-        number = exc.errno or 0
-        raise FileError(message, _REASONS.get(number) or os.strerror(number)) from exc

@@ -1,0 +1,65 @@
+"""Writing files of any size in pieces, as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+from kernelbridge.errors import FileTooLarge
+from kernelbridge.workspace.file_names import explained, relative_parts
+from kernelbridge.workspace.file_versions import Condition, NewVersion, Saved, settled
+from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.workspace.work import Work
+
+
+@dataclass(eq=False)
+class Upload:
+    """A file that is arriving: `begin`, `write` as often as needed, `commit`; `close` whatever happened. Blocking.
+
+    Each raises `BadRequest`, and `FileError` or one of its kinds. What was not committed leaves nothing.
+    """
+
+    files: WorkspaceFiles
+    filename: str
+    condition: Condition
+    limit: int
+    """Bytes of the whole file."""
+    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _new: NewVersion | None = None
+
+    def begin(self) -> Work[None]:
+        """Check the condition and make room beside the file."""
+        parts = relative_parts(self.filename)
+        with self._explained():
+            fd = self._open.enter_context(self.files.home(parts, self.condition))
+            self.condition = yield from settled(fd, parts[-1], self.condition)
+            self._new = self._open.enter_context(self.files.new_version(fd, parts[-1]))
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Add what has arrived."""
+        new = self._begun()
+        if new.size + len(data) > self.limit:
+            raise FileTooLarge(self._message, f"it has more than {self.limit} bytes, which is the limit (max_upload)")
+        with self._explained():
+            new.write(data)
+
+    def commit(self) -> Saved:
+        """Make it durable and put it in its place."""
+        with self._explained():
+            return self._begun().commit(self.condition)
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self._open.close()
+
+    @property
+    def _message(self) -> str:
+        return f"The file {self.filename!r} was not saved"
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return explained(self._message)
+
+    def _begun(self) -> NewVersion:
+        if self._new is None:
+            raise AssertionError("begin() comes first")
+        return self._new

@@ -1,0 +1,205 @@
+"""One watcher of a workspace's files for all who want to know: started with the first, stopped with the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from types import MappingProxyType
+
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.workspace.file_names import visible_name
+from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.watch_tree import Change, EventsLostError, WatchTree
+from kernelbridge.workspace.work import Work, in_turns
+
+CHANGES = 1000
+"""Changes that are told at once."""
+_TOGETHER = 0.05
+"""Seconds for which changes are collected."""
+_SHARE = 4
+"""How many times as long as the work on one batch took the next is waited for: what floods costs a part of a thread."""
+_AGAIN = 0.25
+"""Seconds after which a client that reads too slowly is tried again."""
+
+Tell = Callable[[Mapping[str, Change], bool], bool]
+"""Tell changes by path, and whether there were more; False when the client reads too slowly for it."""
+
+_JOINED: Mapping[tuple[Change, Change], Change | None] = MappingProxyType(
+    {
+        ("added", "modified"): "added",
+        ("added", "deleted"): None,
+        ("modified", "deleted"): "deleted",
+        ("deleted", "added"): "modified",
+        ("deleted", "modified"): "modified",
+    }
+)
+"""What two changes of one file are together, where it is not the later one."""
+
+
+class Watch:
+    """One who wants to know. Nothing is told before `begin`."""
+
+    def __init__(
+        self, watcher: Watcher, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]
+    ) -> None:
+        self.hidden = hidden
+        self.failed = failed
+        self._watcher = watcher
+        self._tell = tell
+        self._begun = False
+        self._waiting: dict[str, Change] = {}
+        self._more = False
+
+    def begin(self) -> None:
+        """Tell from now on, beginning with what changed since this was made."""
+        self._begun = True
+        self._watcher.deliver()
+
+    def end(self) -> None:
+        """Tell no more. Idempotent."""
+        self._watcher.leave(self)
+
+    def add(self, changes: Mapping[str, Change], *, more: bool) -> None:
+        """Note what changed."""
+        self._more = self._more or more
+        for path, change in changes.items():
+            if not self.hidden and any(part.startswith(".") for part in path.split("/")):
+                continue
+            before = self._waiting.pop(path, None)
+            after = change if before is None else _JOINED.get((before, change), change)
+            if after is None:
+                continue
+            if len(self._waiting) >= CHANGES:
+                self._more = True
+                break
+            self._waiting[path] = after
+
+    def deliver(self) -> bool:
+        """Tell what is noted, if that is wanted yet; False if it has to be tried again."""
+        if not self._begun or not (self._waiting or self._more):
+            return True
+        if not self._tell({visible_name(path): change for path, change in sorted(self._waiting.items())}, self._more):
+            return False
+        self._waiting.clear()
+        self._more = False
+        return True
+
+
+class Watcher:
+    """Watches one workspace while anybody wants to know."""
+
+    def __init__(self, root: Path, executor: Executor) -> None:
+        self._root = root
+        self._executor = executor
+        self._tasks = TaskSet()
+        self._changing = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._hidden = False
+        self._watches: set[Watch] = set()
+        self._again: asyncio.TimerHandle | None = None
+
+    async def join(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
+        """Watch for somebody; everything that changes after this is told. Raises `LimitExceeded` and `FileError`.
+
+        `failed` is called once if it ends by itself; `hidden` asks for names that begin with a dot, too.
+        """
+        watch = Watch(self, hidden=hidden, tell=tell, failed=failed)
+        async with self._changing:
+            if self._running is None or (hidden and not self._hidden):
+                await self._start(hidden=hidden or self._hidden)
+            self._watches.add(watch)
+        return watch
+
+    def leave(self, watch: Watch) -> None:
+        """Watch for somebody no longer. Idempotent."""
+        self._watches.discard(watch)
+        if not self._watches:
+            self._stop()
+
+    async def aclose(self) -> None:
+        """Watch for nobody any more. Idempotent."""
+        self._watches.clear()
+        self._stop()
+        await self._tasks.aclose()
+
+    def deliver(self) -> None:
+        """Tell everybody what is noted; those who read too slowly a little later."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        slow = [watch for watch in list(self._watches) if not watch.deliver()]
+        if slow:
+            self._again = asyncio.get_running_loop().call_later(_AGAIN, self.deliver)
+
+    async def _start(self, *, hidden: bool) -> None:
+        tree = await in_turns(self._executor, self._tree(hidden=hidden))
+        if self._running is not None:
+            # What changed between the two is not known: those who watched already are told to look.
+            self._running.cancel()
+            for watch in self._watches:
+                watch.add({}, more=True)
+        self._hidden = hidden
+        self._running = self._tasks.create(self._run(tree))
+
+    def _stop(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+            self._hidden = False
+
+    async def _run(self, tree: WatchTree) -> None:
+        loop = asyncio.get_running_loop()
+        pause = _TOGETHER
+        try:
+            while True:
+                await _readable(tree.fd)
+                await asyncio.sleep(pause)  # so that what belongs together is told together
+                start = loop.time()
+                changes: Mapping[str, Change] = {}
+                try:
+                    changes = await in_turns(self._executor, tree.turn())
+                    lost = False
+                except EventsLostError:
+                    lost = True
+                    tree.close()
+                    tree = await in_turns(self._executor, self._tree(hidden=tree.hidden))
+                for watch in self._watches:
+                    watch.add(changes, more=lost)
+                self.deliver()
+                pause = max(_TOGETHER, (loop.time() - start) * _SHARE)
+        except KernelBridgeError as exc:
+            watches, self._watches = self._watches, set()
+            self._running = None
+            for watch in watches:
+                watch.failed(exc)
+        finally:
+            tree.close()
+
+    def _tree(self, *, hidden: bool) -> Work[WatchTree]:
+        tree = WatchTree(self._root, hidden=hidden)
+        try:
+            yield from tree.start()
+        except BaseException:
+            tree.close()
+            raise
+        return tree
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def on_readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
