@@ -8,7 +8,8 @@
                                               (a pipe, or the terminal, which is then its stdin as well)
     {"op": "signal", "id": I, "signal": N}  to the process group that I leads
     {"op": "kill", "id": I}                 SIGKILL to its whole session; I is forgotten
-    {"op": "sweep", "id": I, "mark": "…"}   SIGKILL to everything with the mark in its environment; I is new
+    {"op": "sweep", "id": I, "mark": "…", "spare": P}   SIGKILL to everything but P with the mark in its environment
+                                              or limits; I is new
 
 To the bridge:
 
@@ -131,20 +132,17 @@ class Agent:
             self.kill(lambda member, _parent, session: session == leader)
         self.send(op="killed", id=id)
 
-    def on_sweep(self, id, mark, fds):
+    def on_sweep(self, id, mark, spare, fds):
         mark = mark.encode()
-        others = set()  # what has no mark cannot have children with one
+        others = {spare}  # what has no mark cannot have children with one
         blank = set()
 
         def marked(pid, _parent, _session):
             if pid in others:
                 return False
-            try:
-                with open(f"/proc/{pid}/environ", "rb", buffering=0) as stream:
-                    environment = stream.read(1 << 20)  # at once: it ends where a process becomes another program
-            except OSError:
-                environment = b""
-            if mark in environment:
+            environment = look(pid, "environ")  # at once: it ends where a process becomes another program
+            # A process that has ended still has its limits.
+            if mark in environment or ((environment or look(pid, "cmdline")) and mark in look(pid, "limits")):
                 return True
             (others if environment else blank).add(pid)
             return False
@@ -220,6 +218,15 @@ class Agent:
             for pid, (state, parent, session) in found.items()
             if pid in below and state not in (b"Z", b"X")
         ]
+
+
+def look(pid, name):
+    """Read a file of a process; empty if it is gone."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as stream:
+            return stream.read(1 << 20)
+    except OSError:
+        return b""
 
 
 def become(body, output, tty, report, alone):

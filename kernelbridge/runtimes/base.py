@@ -128,12 +128,13 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def sweep(self, mark: str) -> None:
-        """SIGKILL every process with `mark` in its environment, until none is left.
+    async def sweep(self, mark: str, *, spare: int = 0) -> None:
+        """SIGKILL every process but `spare` (a pid) with `mark` in its environment or limits, until none is left.
 
         That finds what `Process.kill` does not: daemons, which have left the session and whose parents are gone.
         `mark` is hexadecimal, unguessable, and a value in the `env` of an `exec`; everything started from
-        there inherits it, but for what throws its environment away. Raises `SandboxError` if some outlive it;
+        there inherits it, but for what throws its environment away. Or it is decimal and a resource limit, which
+        a process sets for itself and what it starts (`ulimit`). Raises `SandboxError` if some outlive it;
         a sandbox that is gone is no error.
         """
         ...

@@ -69,6 +69,7 @@ sweep_marked() {
         again=
         for file in /proc/[0-9]*/environ; do
             case $others in *" $file "*) continue ;; esac
+            if [ "$file" = "/proc/$2/environ" ]; then continue; fi
             found=
             some=
             {
@@ -76,6 +77,13 @@ sweep_marked() {
                     some=1
                     case $part in *"$1"*) found=1; break ;; esac
                 done <"$file"
+                part=
+                if [ -z "$some" ]; then IFS= read -r part <"${file%environ}cmdline"; fi
+                if [ -z "$found" ] && [ -n "$some$part" ]; then
+                    while read -r part; do
+                        case $part in *" $1 "*) found=1; break ;; esac
+                    done <"${file%environ}limits"
+                fi
             } 2>/dev/null
             if [ -n "$found" ]; then
                 pid=${file#/proc/}
@@ -100,7 +108,8 @@ sweep_marked() {
 # is left, for a process may be forking while it is killed.
 # `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
 # environment ends early where its process becomes another program meanwhile. Where there was nothing to read, a process
-# did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out.
+# did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out. One that
+# has ended still has its limits, so they count only where there is an environment or a command line.
 
 
 def outlived() -> SandboxError:
@@ -132,9 +141,9 @@ class ControlChannel:
         """SIGKILL a whole session; 0, `LEADER_KILLED` or `OUTLIVED`, None if the container is gone."""
         return await self._ask(f"sweep {session}")
 
-    async def sweep_marked(self, mark: str) -> int | None:
-        """SIGKILL whatever has `mark` in its environment; 0 or `OUTLIVED`, None if the container is gone."""
-        return await self._ask(f"sweep_marked {mark}")
+    async def sweep_marked(self, mark: str, spare: int) -> int | None:
+        """SIGKILL whatever but `spare` has `mark`; 0 or `OUTLIVED`, None if the container is gone."""
+        return await self._ask(f"sweep_marked {mark} {spare}")
 
     async def aclose(self) -> None:
         """Release the connection. Idempotent."""

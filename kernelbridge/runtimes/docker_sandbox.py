@@ -105,9 +105,9 @@ class DockerSandbox:
             raise
         return process
 
-    async def sweep(self, mark: str) -> None:
-        """SIGKILL whatever has `mark` in its environment; raises `SandboxError` if some outlived that."""
-        if self.alive and await self.control.sweep_marked(mark) == OUTLIVED:
+    async def sweep(self, mark: str, *, spare: int = 0) -> None:
+        """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
+        if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
             raise outlived()
 
     async def wait(self) -> ExitStatus:

@@ -92,10 +92,11 @@ class Kill(msgspec.Struct, frozen=True, tag_field="op", tag="kill"):
 
 
 class Sweep(msgspec.Struct, frozen=True, tag_field="op", tag="sweep"):
-    """SIGKILL every process with `mark` in its environment."""
+    """SIGKILL every process but `spare` with `mark` in its environment or limits."""
 
     id: int
     mark: str
+    spare: int
 
 
 class AgentLink:

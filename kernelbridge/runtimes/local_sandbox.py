@@ -145,13 +145,13 @@ class LocalSandbox:
             ) from exc
         return process
 
-    async def sweep(self, mark: str) -> None:
-        """SIGKILL whatever has `mark` in its environment; raises `SandboxError` if some outlived that."""
+    async def sweep(self, mark: str, *, spare: int = 0) -> None:
+        """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
         if self._link.closed:
             return
         number = next(self._ids)
         swept = self._sweeps[number] = self._loop.create_future()
-        self._link.post(Sweep(number, mark))
+        self._link.post(Sweep(number, mark, spare))
         if not await swept:
             raise SandboxError(
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"

@@ -262,6 +262,30 @@ async def test_a_sweep_ends_what_starts_its_children_anew(sandbox: Sandbox) -> N
     await process.aclose()
 
 
+async def test_a_sweep_takes_what_threw_its_environment_away_but_kept_its_limits(sandbox: Sandbox) -> None:
+    mark = "712345678901234567"
+    program = f"""if 1:
+        import os, resource, subprocess, time
+        subprocess.Popen(['sleep', str(5555 * 10)])
+        resource.setrlimit(10, ({mark}, -1))  # RLIMIT_LOCKS, which Linux does not look at
+        subprocess.Popen(['setsid', 'env', '-i', '/bin/sleep', str(5555 * 10 + 1)])
+        subprocess.Popen(['sleep', str(5555 * 10 + 2)])
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(9999)
+        print('rea' + 'dy', flush=True)
+        time.sleep(9999)
+    """
+    process = await sandbox.exec([sandbox.facts.python.executable, "-c", program])
+    await read_until(process, b"ready")
+    await sandbox.sweep(mark, spare=process.pid)
+    found = (await python(sandbox, IN_SANDBOX_PROCESSES)).output
+    assert [n for n in ("55550", "55551", "55552") if n in found] == ["55550"]
+    await sandbox.sweep(mark)
+    await process.wait()
+    await process.aclose()
+
+
 async def test_a_sweep_of_a_sandbox_that_is_gone_does_nothing(sandbox: Sandbox) -> None:
     await sandbox.destroy()
     await sandbox.sweep("d2" * 16)

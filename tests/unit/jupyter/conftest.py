@@ -122,8 +122,8 @@ class HostSandbox:
         self.processes.append(process)
         return process
 
-    async def sweep(self, mark: str) -> None:
-        raise AssertionError(f"a kernel marks nothing, nor with {mark}")
+    async def sweep(self, mark: str, *, spare: int = 0) -> None:
+        raise AssertionError(f"a kernel marks nothing, nor with {mark}, {spare}")
 
     async def wait(self) -> ExitStatus:
         raise AssertionError("a kernel does not wait for its sandbox")

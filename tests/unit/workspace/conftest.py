@@ -91,12 +91,13 @@ async def _end_all(pids: list[int]) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """The processes of this machine with `mark` in their environment."""
+    """The processes of this machine with `mark` in their environment or limits."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if mark.encode() in (entry / "environ").read_bytes():
+                where = (entry / "environ").read_bytes() + (entry / "limits").read_bytes()
+                if mark.encode() in where and (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
     return found
 
@@ -144,8 +145,8 @@ class HostSandbox:
         self.processes.append(HostProcess(process, master))
         return self.processes[-1]
 
-    async def sweep(self, mark: str) -> None:
-        while pids := marked(mark):
+    async def sweep(self, mark: str, *, spare: int = 0) -> None:
+        while pids := [pid for pid in marked(mark) if pid != spare]:
             await _end_all(pids)
 
     async def wait(self) -> ExitStatus:
