@@ -12,7 +12,9 @@ import sys
 import threading
 from collections import deque
 
-PART = 1 << 20  # characters of one stream message
+PART = 1 << 17  # characters of one stream message: queues count messages, so they must be small
+COLLECT = 0.2  # seconds for which writes are collected, as ipykernel does
+COLLECT_STREAMED = 0.004  # the same for cells that somebody watches
 AHEAD = 4 << 20  # characters a program may print ahead of what is sent
 AHEAD_TIMEOUT = 10  # seconds that it then waits at most
 TARGETS = {"stdout": 1, "stderr": 2}
@@ -22,6 +24,22 @@ class Mark:
     """A place in the queue."""
 
     passed = False
+
+
+class Timer:
+    """Has what was written sent after a while."""
+
+    def __init__(self, outbox, seconds):
+        self.outbox = outbox
+        self.seconds = seconds
+        self.armed = False
+
+    def start(self):
+        self.outbox.pub_thread.io_loop.call_later(self.seconds, self.fire)
+
+    def fire(self):
+        self.armed = False
+        self.outbox.request()
 
 
 class Outbox:
@@ -36,7 +54,8 @@ class Outbox:
         self.master = os.getpid()
         self.items = deque()  # (stream, parent header, text), or a mark
         self.size = 0
-        self.timer = False
+        self.timers = (Timer(self, COLLECT), Timer(self, COLLECT_STREAMED))
+        self.timer = self.timers[0]  # of the cell that runs: a slower one may still be armed for the one before
         self.scheduled = 0
         self.lock = threading.Lock()
         self.pipes = {}  # descriptor: (stream, decoder)
@@ -47,18 +66,12 @@ class Outbox:
     def add(self, stream, parent, text):
         self.items.append((stream, parent, text))
         self.size += len(text)
-        if not self.timer:
-            self.timer = True
-            self.pub_thread.schedule(self.start_timer)
+        timer = self.timer
+        if not timer.armed:
+            timer.armed = True
+            self.pub_thread.schedule(timer.start)
         if self.size > AHEAD and threading.current_thread() is not self.pub_thread.thread:
             self.flush(AHEAD_TIMEOUT)
-
-    def start_timer(self):
-        self.pub_thread.io_loop.call_later(0.2, self.on_timer)
-
-    def on_timer(self):
-        self.timer = False
-        self.request()
 
     def request(self, then=None):
         """Have what is in the queue now sent, in line with whatever else is to be published."""
@@ -169,9 +182,10 @@ class Outbox:
                 if not event & select.POLLIN:
                     return
             self.drain()
-            if self.items and not self.timer:
-                self.timer = True
-                self.pub_thread.schedule(self.start_timer)
+            timer = self.timer
+            if self.items and not timer.armed:
+                timer.armed = True
+                self.pub_thread.schedule(timer.start)
             if self.size > AHEAD:
                 self.flush(AHEAD_TIMEOUT)
 
@@ -250,6 +264,16 @@ def install_streams(kernel):
         pub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     pub_thread.schedule(keep_all)
+
+    init_metadata = kernel.init_metadata
+
+    def choose_timer(parent):
+        # Once for each cell, before it runs.
+        request = parent.get("metadata") or {}
+        outbox.timer = outbox.timers[bool((request.get("kernelbridge") or {}).get("stream"))]
+        return init_metadata(parent)
+
+    kernel.init_metadata = choose_timer
 
 
 def take_pipe(stream, outbox):

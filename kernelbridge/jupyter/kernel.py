@@ -28,6 +28,7 @@ import structlog
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.events import Listener
@@ -66,6 +67,7 @@ class Kernel:
         *,
         max_output: int,
         late: Callable[[str], None],
+        overflow: Callable[[], Overflow | None] | None = None,
     ) -> None:
         self.spec = spec
         self.died: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -76,7 +78,7 @@ class Kernel:
         self._codec = wire.Codec(directory.key, self._session)
         self._late = late
         self._ready = False
-        self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late)
+        self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflow)
         self._requests: dict[str, asyncio.Future[wire.Message]] = {}
         self._iopub_seen = asyncio.Event()
         self._channels: Channels | None = None
@@ -114,13 +116,15 @@ class Kernel:
         max_message: int = MAX_MESSAGE,
         routing_id: bytes | None = None,
         hooks: bool = True,
+        overflow: Callable[[], Overflow | None] | None = None,
     ) -> Self:
         """Start a kernel and return when it answers.
 
         `sockets_host` is the host's side of the sandbox's socket directory. `argv` replaces the kernelspec's,
         `{connection_file}` is still in it. `on_late_output` takes what background threads write when their
         cell is over. `start_timeout` is in seconds, `max_output` and `max_message` in bytes. Without `hooks` a Python
-        kernel is left as it is. Raises `KernelError`, or `SandboxError` when the sandbox is gone.
+        kernel is left as it is. `overflow`: see `ExecutionTable`.
+        Raises `KernelError`, or `SandboxError` when the sandbox is gone.
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
@@ -131,7 +135,7 @@ class Kernel:
         except BaseException:
             directory.close()
             raise
-        kernel = cls(process, spec, directory, max_output=max_output, late=on_late_output)
+        kernel = cls(process, spec, directory, max_output=max_output, late=on_late_output, overflow=overflow)
         try:
             await kernel._start(start_timeout, max_message, routing_id, hooks=hooks)
         except BaseException:
@@ -156,7 +160,7 @@ class Kernel:
                 "stop_on_error": False,
             },
             username=cell.user,
-            metadata={"kernelbridge": {"filename": cell.filename}},
+            metadata={"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}},
         )
         execution = self._table.add(msg_id, done, listener)
         channels.send("shell", frames)

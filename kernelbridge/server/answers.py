@@ -24,8 +24,15 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def execution_result(outcome: Outcome, session_id: str, request_id: str | UnsetType) -> ExecutionResult:
-    """Answer `execute_code`."""
+def execution_result(
+    outcome: Outcome,
+    session_id: str,
+    request_id: str | UnsetType,
+    *,
+    seq: int | UnsetType = UNSET,
+    events_left_out: int = 0,
+) -> ExecutionResult:
+    """Answer `execute_code`; for a streamed one with its `seq` and the bytes that its events left out."""
     return ExecutionResult(
         success=outcome.success,
         output=outcome.output,
@@ -33,6 +40,7 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | UnsetT
         timestamp=timestamp(),
         session_id=session_id,
         request_id=request_id,
+        seq=seq,
         stdout=outcome.stdout,
         stderr=outcome.stderr,
         results=outcome.results,
@@ -41,7 +49,7 @@ def execution_result(outcome: Outcome, session_id: str, request_id: str | UnsetT
         duration_ms=round(outcome.duration_ms, 3),
         cpu_ms=UNSET if outcome.cpu_ms is None else round(outcome.cpu_ms, 3),
         late_output=outcome.late_output or UNSET,
-        truncated=_truncated(outcome.truncated),
+        truncated=truncated(outcome.truncated, events_left_out),
         cause=_cause(outcome.cause),
         state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
     )
@@ -56,7 +64,7 @@ def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | 
         exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
         cwd=outcome.cwd or UNSET,
         duration_ms=round(outcome.duration_ms, 3),
-        truncated=_truncated(outcome.truncated),
+        truncated=truncated(outcome.truncated),
         cause=_cause(outcome.cause),
         state_preserved=UNSET if outcome.state_preserved else False,
     )
@@ -129,7 +137,10 @@ def internal_error(session_id: str | None, request_id: str | UnsetType) -> Error
     )
 
 
-def _truncated(left_out: Mapping[str, Any] | None) -> Truncated | UnsetType:
+def truncated(left_out: Mapping[str, Any] | None, events_left_out: int = 0) -> Truncated | UnsetType:
+    """Say what a run's result left out, and its events in `events_left_out` bytes."""
+    if events_left_out:
+        left_out = {**(left_out or {"bytes": 0, "kept": "all", "at": 0}), "events": events_left_out}
     return UNSET if left_out is None else convert(left_out, Truncated)
 
 

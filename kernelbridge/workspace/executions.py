@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.bounded import Overflow, Spilled
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
@@ -135,10 +136,27 @@ class ExecutionLane:
             self._deadline = asyncio.get_running_loop().call_later(job.timeout, self._end_overdue, kernel)
 
     def _finished(self, outcome: Outcome) -> None:
-        job, self._running = self._running, None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if outcome.overflow is None:
+            self._conclude(outcome)
+        else:
+            # The cell counts as running until its whole output is on disk: answers come in the order of the cells.
+            self._tasks.create(self._locate_output(outcome, outcome.overflow))
+
+    async def _locate_output(self, outcome: Outcome, overflow: Overflow) -> None:
+        spilled = Spilled(None, complete=False)
+        try:
+            spilled = await overflow.finish()
+        finally:
+            truncated = outcome.truncated
+            if truncated is not None and spilled.path is not None:
+                truncated = {**truncated, "file": spilled.path, "fileComplete": spilled.complete}
+            self._conclude(replace(outcome, overflow=None, truncated=truncated))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        job, self._running = self._running, None
         if job is None:
             raise AssertionError("an outcome without a running cell")
         if self._timed_out:

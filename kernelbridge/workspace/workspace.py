@@ -265,6 +265,7 @@ class Workspace:
                 start_timeout=self._settings.start_timeout,
                 max_output=self._settings.max_output,
                 on_late_output=on_late_output,
+                overflow=functools.partial(self._spills.new, "cell"),
             )
 
         return await self._in_sandbox(start)
