@@ -1,8 +1,8 @@
-"""How much may wait in one lane; pure."""
+"""How much may wait in one lane, and how long one run may take; pure."""
 
 from __future__ import annotations
 
-from kernelbridge.errors import LimitExceeded
+from kernelbridge.errors import BadRequest, LimitExceeded
 
 
 class WaitingBudget:
@@ -33,3 +33,16 @@ class WaitingBudget:
         raise LimitExceeded(
             f"Too many {self._what} are waiting in this session", f"{limit}; wait for answers before sending more"
         )
+
+
+def run_timeout(wanted: float | None, limit: float | None) -> float | None:
+    """Give the seconds for one cell or command: as the request wants, within the server's limit, which is also the default.
+
+    Raises `BadRequest`.
+    """
+    if wanted is None or limit is None:
+        return limit if wanted is None else wanted
+    if wanted > limit:
+        reason = f"expected at most {limit:g} seconds, which is the server's execution_timeout, and not {wanted:g}"
+        raise BadRequest("The field 'timeout' is wrong", reason, field="timeout", code="invalid_field")
+    return wanted
