@@ -91,6 +91,7 @@ def not_saved(error: KernelBridgeError, filename: str, session_id: str, request_
         filename=filename,
         session_id=session_id,
         request_id=request_id,
+        code=error.code,
     )
 
 

@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from kernelbridge.errors import FileTooLarge, NotText
+from kernelbridge.protocol.files import Encoding
 from kernelbridge.workspace.dirfd import PathRefusedError, directory, regular_file
 from kernelbridge.workspace.file_names import explained, relative_parts
 from kernelbridge.workspace.file_versions import version
@@ -78,9 +78,7 @@ def open_file(root: Path, filename: str) -> Iterator[OpenFile]:
         yield OpenFile(file)
 
 
-def read(
-    root: Path, filename: str, *, encoding: Literal["utf-8", "base64"], offset: int, length: int | None, max_frame: int
-) -> Content:
+def read(root: Path, filename: str, *, encoding: Encoding, offset: int, length: int | None, max_frame: int) -> Content:
     """Read `length` bytes from `offset`, or all that follows, if it fits into a frame of `max_frame` bytes.
 
     A range of text that begins or ends inside a character is extended to the whole character, so up to three bytes

@@ -22,8 +22,6 @@ class Upload:
     files: WorkspaceFiles
     filename: str
     condition: Condition
-    limit: int
-    """Bytes of the whole file."""
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _new: NewVersion | None = None
 
@@ -35,11 +33,16 @@ class Upload:
             self.condition = yield from settled(fd, parts[-1], self.condition)
             self._new = self._open.enter_context(self.files.new_version(fd, parts[-1]))
 
+    def check(self, size: int) -> None:
+        """Raise `FileTooLarge` for a file of so many bytes if that is too much."""
+        limit = self.files.limits.file
+        if size > limit:
+            raise FileTooLarge(self._message, f"the limit is {limit} bytes (the server's max_upload)")
+
     def write(self, data: bytes | bytearray) -> None:
         """Add what has arrived."""
         new = self._begun()
-        if new.size + len(data) > self.limit:
-            raise FileTooLarge(self._message, f"it has more than {self.limit} bytes, which is the limit (max_upload)")
+        self.check(new.size + len(data))
         with self._explained():
             new.write(data)
 

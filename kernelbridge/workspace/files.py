@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -41,24 +42,30 @@ _APPENDS = 3
 _ANY = Condition()
 
 
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Sizes in bytes."""
+
+    frame: int
+    """What goes into one message, and so into one save."""
+    file: int
+    """What a file may have that is written in pieces or appended to."""
+
+
 class WorkspaceFiles:
     """Changes what is below `root`, on behalf of the sandbox's user. Blocking, and safe to call from several threads.
 
-    `max_bytes` limits the content of one save, `max_file` what it may be appended to; `commits` is held while something
-    takes its place, and shared by all that change the same workspace.
+    `commits` is held while something takes its place, and shared by all that change the same workspace.
 
     Everything raises `BadRequest` for a name that is not a relative path, and `FileError` or one of its
     kinds when it cannot be done; what was there is then as it was.
     """
 
-    def __init__(
-        self, root: Path, *, uid: int, gid: int, max_bytes: int, max_file: int = 4 << 30, commits: Lock | None = None
-    ) -> None:
+    def __init__(self, root: Path, *, uid: int, gid: int, limits: FileLimits, commits: Lock) -> None:
         self.root = root
         self.owner = Owner(uid, gid)
-        self._max_bytes = max_bytes
-        self._max_file = max_file
-        self._commits = commits or Lock()
+        self.limits = limits
+        self._commits = commits
 
     def save(self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None) -> Saved:
         """Write a file, durably; its parents are made and an old version's permission bits are kept.
@@ -71,8 +78,8 @@ class WorkspaceFiles:
         """Do the work of `save`."""
         parts = relative_parts(filename)
         message = f"The file {filename!r} was not saved"
-        if len(data) > self._max_bytes:
-            raise FileTooLarge(message, f"it has {len(data)} bytes and the limit is {self._max_bytes}")
+        if len(data) > self.limits.frame:
+            raise FileTooLarge(message, f"it has {len(data)} bytes and the limit is {self.limits.frame}")
         condition = Condition(absent=mode == "create", sha256=frozenset({if_match} if if_match else ()))
         with explained(message):
             if mode == "append":
@@ -196,9 +203,9 @@ class WorkspaceFiles:
         """Copy a file of an expected version; gives the condition that it still is what it was all the time."""
         with regular_file(fd, name) as old:
             before = os.fstat(old)
-            if before.st_size > self._max_file:
+            if before.st_size > self.limits.file:
                 raise PathRefusedError(
-                    f"it has {before.st_size} bytes, and {self._max_file} is the limit to append to", FileTooLarge
+                    f"it has {before.st_size} bytes, and {self.limits.file} is the limit to append to", FileTooLarge
                 )
             while new.size < before.st_size and (chunk := os.pread(old, CHUNK, new.size)):
                 new.write(chunk)

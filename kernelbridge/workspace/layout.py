@@ -20,6 +20,8 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 from kernelbridge.errors import ConfigError, FileError
 from kernelbridge.trees import remove_tree
@@ -59,6 +61,7 @@ class DataDirectory:
         self.root = root
         self.instance = instance
         self._lock_fd = lock_fd
+        self._commits: WeakValueDictionary[SessionKey, Lock] = WeakValueDictionary()
 
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
@@ -119,6 +122,10 @@ class DataDirectory:
             if os.geteuid() == 0:
                 os.chown(files, uid, gid)
         return files
+
+    def commits(self, key: SessionKey) -> Lock:
+        """Give the lock that is held while something takes its place among the session's files."""
+        return self._commits.setdefault(key, Lock())
 
     def prepare_sockets(self, key: SessionKey) -> Path:
         """Make an empty directory for the sockets of a new sandbox; blocking. Raises `FileError`."""

@@ -1,20 +1,22 @@
 """A session's files for everything asynchronous: requests, transfers, the workspace itself.
 
-They need no sandbox, and outlive the workspace: whoever uses the files of one session uses the same
-`SessionFiles`, so that conditions hold between all of them.
+They need no sandbox. What takes its place does so under the lock of the session's directory
+(`DataDirectory.commits`), so that conditions hold between requests and transfers.
 """
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import binascii
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
-from typing import Literal, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
 
+from kernelbridge.errors import BadRequest
+from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace import file_reads
 from kernelbridge.workspace.file_names import directory_parts
@@ -22,61 +24,38 @@ from kernelbridge.workspace.file_reads import Content, OpenFile
 from kernelbridge.workspace.file_transfers import Upload
 from kernelbridge.workspace.file_tree import Listing, listing
 from kernelbridge.workspace.file_versions import Condition, Saved
-from kernelbridge.workspace.files import SaveMode, WorkspaceFiles
+from kernelbridge.workspace.files import FileLimits, SaveMode, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.watching import Watcher
-from kernelbridge.workspace.work import in_thread, in_turns
-
-T = TypeVar("T")
-P = ParamSpec("P")
-
-
-@dataclass(frozen=True, slots=True)
-class FileLimits:
-    """Sizes in bytes."""
-
-    frame: int
-    """What goes into one message."""
-    transfer: int
-    """What a file may have that arrives in pieces."""
+from kernelbridge.workspace.work import Work, in_thread, in_turns
 
 
 class SessionFiles:
     """The files of one session. Everything raises `BadRequest`, and `FileError` or one of its kinds."""
 
     def __init__(
-        self, key: SessionKey, *, data: DataDirectory, runtime: Runtime, executor: Executor, limits: FileLimits
+        self, root: Path, *, prepared: Callable[[], Awaitable[WorkspaceFiles]], executor: Executor, max_frame: int
     ) -> None:
-        self._key = key
-        self._data = data
-        self._runtime = runtime
+        self._root = root
+        self._prepared = prepared
+        """Makes the session's directory if there is none, and gives what changes files in it."""
         self._executor = executor
-        self._limits = limits
-        self._root = data.paths(key).files
-        self._commits = Lock()
-        self._prepared: asyncio.Task[WorkspaceFiles] | None = None
-        self.watcher = Watcher(self._root, executor)
-
-    async def prepared(self) -> WorkspaceFiles:
-        """Make the session's directory if there is none, and give what changes files in it; for use in threads."""
-        if self._prepared is None or not self._still_prepared(self._prepared):
-            self._prepared = asyncio.get_running_loop().create_task(self._prepare())
-        return await asyncio.shield(self._prepared)
-
-    def _still_prepared(self, task: asyncio.Task[WorkspaceFiles]) -> bool:
-        # The session's files may have been deleted meanwhile.
-        return not task.done() or (task.exception() is None and self._root.is_dir())
+        self._max_frame = max_frame
+        self.watcher = Watcher(root, executor)
 
     async def save(
-        self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None
+        self, filename: str, content: str, *, encoding: Encoding, mode: SaveMode, if_match: str | None
     ) -> Saved:
-        """See `WorkspaceFiles.save`."""
-        files = await self.prepared()
-        return await in_turns(self._executor, files.saving(filename, data, mode, if_match))
+        """See `WorkspaceFiles.save`; raises `BadRequest` for content that is not in its encoding, too."""
+        files = await self._prepared()
 
-    async def read(
-        self, filename: str, *, encoding: Literal["utf-8", "base64"], offset: int, length: int | None
-    ) -> Content:
+        def work() -> Work[Saved]:
+            data = _decoded(content) if encoding == "base64" else content.encode()
+            return (yield from files.saving(filename, data, mode, if_match))
+
+        return await in_turns(self._executor, work())
+
+    async def read(self, filename: str, *, encoding: Encoding, offset: int, length: int | None) -> Content:
         """See `file_reads.read`."""
         return await in_thread(
             self._executor,
@@ -86,28 +65,28 @@ class SessionFiles:
             encoding=encoding,
             offset=offset,
             length=length,
-            max_frame=self._limits.frame,
+            max_frame=self._max_frame,
         )
 
     async def list(self, path: str, *, recursive: bool, hidden: bool) -> Listing:
         """See `file_tree.listing`; the workspace itself is made if need be."""
         if not directory_parts(path, "path"):
-            await self.prepared()
+            await self._prepared()
         return await in_turns(self._executor, listing(self._root, path, recursive=recursive, hidden=hidden))
 
     async def delete(self, filename: str, *, recursive: bool) -> None:
         """See `WorkspaceFiles.delete`."""
-        files = await self.prepared()
+        files = await self._prepared()
         await in_turns(self._executor, files.deleting(filename, recursive=recursive))
 
     async def rename(self, filename: str, new_filename: str, *, overwrite: bool) -> None:
         """See `WorkspaceFiles.rename`."""
-        files = await self.prepared()
+        files = await self._prepared()
         await in_thread(self._executor, files.rename, filename, new_filename, overwrite=overwrite)
 
     async def mkdir(self, filename: str) -> None:
         """See `WorkspaceFiles.mkdir`."""
-        files = await self.prepared()
+        files = await self._prepared()
         await in_thread(self._executor, files.mkdir, filename)
 
     @contextlib.asynccontextmanager
@@ -123,24 +102,12 @@ class SessionFiles:
     @contextlib.asynccontextmanager
     async def upload(self, filename: str, condition: Condition) -> AsyncIterator[Arrival]:
         """Begin to write a file in pieces; what is not committed leaves nothing."""
-        upload = Upload(await self.prepared(), filename, condition, self._limits.transfer)
+        upload = Upload(await self._prepared(), filename, condition)
         try:
             await in_turns(self._executor, upload.begin())
             yield Arrival(upload, self._executor)
         finally:
             await in_thread(self._executor, upload.close)
-
-    async def _prepare(self) -> WorkspaceFiles:
-        facts = await self._runtime.prepare()
-        root = await in_thread(self._executor, self._data.prepare_files, self._key, facts.uid, facts.gid)
-        return WorkspaceFiles(
-            root,
-            uid=facts.uid,
-            gid=facts.gid,
-            max_bytes=self._limits.frame,
-            max_file=self._limits.transfer,
-            commits=self._commits,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +129,10 @@ class Arrival:
     _upload: Upload
     _executor: Executor
 
+    def check(self, size: int) -> None:
+        """Raise `FileTooLarge` for a file of so many bytes if that is too much."""
+        self._upload.check(size)
+
     async def write(self, data: bytes | bytearray) -> None:
         """Add what has arrived."""
         await in_thread(self._executor, self._upload.write, data)
@@ -171,26 +142,26 @@ class Arrival:
         return await in_thread(self._executor, self._upload.commit)
 
 
-class FileStore:
-    """The files of all sessions of a server."""
+def stored_files(
+    key: SessionKey, *, data: DataDirectory, runtime: Runtime, executor: Executor, limits: FileLimits
+) -> SessionFiles:
+    """Give the files of a session that is not open; makes nothing before something is written."""
+    root = data.paths(key).files
 
-    def __init__(self, *, data: DataDirectory, runtime: Runtime, executor: Executor, limits: FileLimits) -> None:
-        self._data = data
-        self._runtime = runtime
-        self._executor = executor
-        self._limits = limits
-        self._used: WeakValueDictionary[SessionKey, SessionFiles] = WeakValueDictionary()
+    async def prepared() -> WorkspaceFiles:
+        facts = await runtime.prepare()
+        return await in_thread(executor, prepare, facts.uid, facts.gid, data.commits(key))
 
-    def of(self, key: SessionKey) -> SessionFiles:
-        """Give the files of a session; makes nothing on the disk."""
-        files = self._used.get(key)
-        if files is None:
-            files = self._used[key] = SessionFiles(
-                key, data=self._data, runtime=self._runtime, executor=self._executor, limits=self._limits
-            )
-        return files
+    def prepare(uid: int, gid: int, commits: Lock) -> WorkspaceFiles:
+        data.prepare_files(key, uid, gid)
+        found = root.stat()  # it may have been made for another image's user
+        return WorkspaceFiles(root, uid=found.st_uid, gid=found.st_gid, limits=limits, commits=commits)
 
-    async def aclose(self) -> None:
-        """Watch no session any more. Idempotent."""
-        for files in list(self._used.values()):
-            await files.watcher.aclose()
+    return SessionFiles(root, prepared=prepared, executor=executor, max_frame=limits.frame)
+
+
+def _decoded(content: str) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise BadRequest("The field 'content' is not base64", str(exc), field="content", code="invalid_field") from exc

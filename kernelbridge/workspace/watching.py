@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from types import MappingProxyType
 
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import FileError, KernelBridgeError
 from kernelbridge.workspace.file_names import visible_name
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.watch_tree import Change, EventsLostError, WatchTree
@@ -46,6 +46,8 @@ class Watch:
     ) -> None:
         self.hidden = hidden
         self.failed = failed
+        self.on_end: Callable[[], None] | None = None
+        """Called when it ends, whichever way."""
         self._watcher = watcher
         self._tell = tell
         self._begun = False
@@ -59,6 +61,9 @@ class Watch:
 
     def end(self) -> None:
         """Tell no more. Idempotent."""
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
         self._watcher.leave(self)
 
     def add(self, changes: Mapping[str, Change], *, more: bool) -> None:
@@ -98,6 +103,8 @@ class Watcher:
         self._running: asyncio.Task[None] | None = None
         self._hidden = False
         self._watches: set[Watch] = set()
+        self._owned: dict[str, Watch] = {}
+        """One for each connection that has one."""
         self._again: asyncio.TimerHandle | None = None
 
     async def join(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
@@ -115,13 +122,24 @@ class Watcher:
     def leave(self, watch: Watch) -> None:
         """Watch for somebody no longer. Idempotent."""
         self._watches.discard(watch)
+        for owner, owned in list(self._owned.items()):
+            if owned is watch:
+                del self._owned[owner]
         if not self._watches:
             self._stop()
 
+    def replace(self, owner: str, watch: Watch | None) -> None:
+        """Give an owner this watch, or none, in place of the one it had."""
+        former = self._owned.pop(owner, None)
+        if watch is not None:
+            self._owned[owner] = watch
+        if former is not None:
+            former.end()
+
     async def aclose(self) -> None:
-        """Watch for nobody any more. Idempotent."""
-        self._watches.clear()
+        """Watch for nobody any more, because the session is closed. Idempotent."""
         self._stop()
+        self._fail(FileError("The session's files are not watched any more", "the session was closed; watch them anew"))
         await self._tasks.aclose()
 
     def deliver(self) -> None:
@@ -173,12 +191,15 @@ class Watcher:
                 self.deliver()
                 pause = max(_TOGETHER, (loop.time() - start) * _SHARE)
         except KernelBridgeError as exc:
-            watches, self._watches = self._watches, set()
-            self._running = None
-            for watch in watches:
-                watch.failed(exc)
+            self._running = None  # it ends by itself, and must not be cancelled meanwhile
+            self._fail(exc)
         finally:
             tree.close()
+
+    def _fail(self, error: KernelBridgeError) -> None:
+        for watch in list(self._watches):
+            watch.end()
+            watch.failed(error)
 
     def _tree(self, *, hidden: bool) -> Work[WatchTree]:
         tree = WatchTree(self._root, hidden=hidden)

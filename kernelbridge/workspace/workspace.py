@@ -18,10 +18,11 @@ from kernelbridge.jupyter.execution import Cell
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Limits, Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.executions import ExecutionDone, ExecutionLane
-from kernelbridge.workspace.files import Saved, WorkspaceFiles
+from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.lifecycle import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
+from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.tasks import TaskSet
@@ -52,6 +53,8 @@ class WorkspaceSettings:
     """Bytes of one saved file."""
     max_spill: int
     """Bytes of one file that takes output past `max_output`; 0 for no such files."""
+    max_upload: int = 4 << 30
+    """Bytes of a file that arrives by HTTP, or is appended to."""
 
 
 class Workspace:
@@ -79,6 +82,9 @@ class Workspace:
         self._tasks = TaskSet()
         self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
         self._files: asyncio.Task[WorkspaceFiles] | None = None
+        self.files = SessionFiles(
+            data.paths(key).files, prepared=self._workspace_files, executor=executor, max_frame=settings.max_file
+        )
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
         self._clearing: asyncio.Task[None] | None = None
@@ -111,11 +117,6 @@ class Workspace:
     def command(self, command: str, done: CommandDone) -> None:
         """Queue a terminal command; `done` is called exactly once."""
         self._terminal.submit(command, self._settings.execution_timeout, done)
-
-    async def save(self, filename: str, content: bytes) -> Saved:
-        """Write a file; it needs no sandbox. Raises `FileError` or `BadRequest`."""
-        files = await self._workspace_files()
-        return await self._in_thread(files.save, filename, content)
 
     async def close(self) -> None:
         """End what runs, with cause `session_closed`, and destroy the sandbox; the files stay. Idempotent."""
@@ -215,6 +216,7 @@ class Workspace:
         await self._step("terminal", self._terminal.aclose())
         await self._step("kernel", self._executions.aclose())
         await self._tasks.aclose()
+        await self.files.watcher.aclose()
         if self._clearing is not None:
             await self._clearing
         if self._predecessor is not None:
@@ -250,7 +252,8 @@ class Workspace:
     async def _open_files(self) -> WorkspaceFiles:
         facts = await self._runtime.prepare()
         root = await self._in_thread(self._data.prepare_files, self.key, facts.uid, facts.gid)
-        return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, max_bytes=self._settings.max_file)
+        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
+        return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=self._data.commits(self.key))
 
     async def _start_kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Kernel:

@@ -4,11 +4,13 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
 from kernelbridge.errors import BadRequest, FileError
-from kernelbridge.workspace.files import WorkspaceFiles, relative_parts
+from kernelbridge.workspace.file_names import relative_parts
+from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 
 UID, GID = 1234, 4321
 
@@ -22,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=UID, gid=GID, max_bytes=1 << 20)
+    return WorkspaceFiles(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
 
 
 def everything(root: Path) -> set[str]:

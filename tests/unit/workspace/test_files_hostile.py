@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest, FileError
-from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 
 SAVES = 2_000
 
@@ -65,7 +66,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, max_bytes=1 << 20)
+    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
 
 
 @contextmanager
@@ -175,8 +176,8 @@ def test_a_bridge_that_is_not_root_is_told_what_it_may_not(root: Path, tmp_path:
     program = (
         "import os, sys; os.setgroups([]); os.setgid(4321); os.setuid(1234)\n"
         "from pathlib import Path; from kernelbridge.errors import FileError\n"
-        "from kernelbridge.workspace.files import WorkspaceFiles\n"
-        "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, max_bytes=9)\n"
+        "from threading import Lock; from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
+        "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, limits=FileLimits(9, 9), commits=Lock())\n"
         "files.save('open/file', b'mine')\n"
         "try: files.save('closed/file', b'mine')\n"
         "except FileError as exc: print(exc)\n"
@@ -246,9 +247,10 @@ def test_a_server_killed_in_mid_save_leaves_the_old_file(root: Path) -> None:
     (root / "main.py").write_bytes(b"old")
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from kernelbridge.workspace.files import WorkspaceFiles\n"
+        "from threading import Lock; from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, max_bytes=99).save('main.py', b'new')\n"
+        "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Lock())"
+        ".save('main.py', b'new')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, root], check=False, env={"PYTHONPATH": os.pathsep.join(sys.path)}
