@@ -14,6 +14,8 @@ may succeed later without being changed.
     ├── KernelError            the kernel did not start or died
     ├── TerminalError          the shell did not start or died
     ├── FileError              a workspace file could not be read or written
+    ├── KernelBusy             the kernel cannot answer now, because it runs a cell
+    ├── NoInputWaiting         nothing waits for that line of input
     │   ├── NoSuchFile         there is no file or directory of that name
     │   ├── FileExists         there is one, and it must not be replaced
     │   ├── FileConflict       it is not the version that the client expected
@@ -102,6 +104,19 @@ class FileError(KernelBridgeError):
 
 
 class NoSuchFile(FileError):
+class KernelBusy(KernelBridgeError):
+    """The kernel cannot answer now, because it runs a cell."""
+
+    code = "busy"
+    retryable = True
+
+
+class NoInputWaiting(KernelBridgeError):
+    """Nothing in the session waits for that line of input."""
+
+    code = "no_input_waiting"
+
+
     """There is no file or directory of that name."""
 
     code = "not_found"

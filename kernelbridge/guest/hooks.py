@@ -1,6 +1,6 @@
 """What kernelbridge adds to an ipykernel from the inside.
 
-The files of `PROGRAM` (in `kernelbridge.jupyter.kernel`), one after the other, are one program. It is
+The files of `PROGRAM` (in `kernelbridge.jupyter.launch`), one after the other, are one program. It is
 sent as source with one silent execute and runs in a namespace of its own, so that the user's has
 no new name. For ipykernel 6 and later, Python 3.8 and later; the standard library and the
 kernel's own packages only. Each part is installed on its own: one that does not fit this kernel

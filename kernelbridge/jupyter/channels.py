@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import zmq
@@ -22,24 +23,31 @@ from zmq.utils.monitor import recv_monitor_message
 
 from kernelbridge.errors import KernelError
 
-MAX_MESSAGE = 128 << 20
+MAX_MESSAGE = 64 << 20
 """Bytes of one frame; a kernel that sends a larger one is disconnected."""
+SEND_TIMEOUT = 5.0
+"""Seconds for which a kernel may take nothing that is sent to it."""
 
-_KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "iopub": zmq.SUB}
+_KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "iopub": zmq.SUB}
 _QUEUE = 10_000  # messages received but not yet read, per channel
+# Messages sent but not yet taken: an honest kernel takes them at once, however busy its interpreter is. Past this they
+# wait here, and not much longer than `SEND_TIMEOUT`.
+_UNSENT = 16
 _BATCH = 64  # messages read in one turn, before others on the loop have theirs
 _TURN = 0.005  # seconds after which a turn ends with the message it is at
 _BACKLOG = 2.0  # seconds for taking what a dead kernel left behind: a process it forked may send for ever
 
-Received = Callable[[str, list[bytes]], None]
+Received = Callable[[str, list[bytes]], asyncio.Future[None] | None]
+"""Take a message. While a future that it returns is not done, no further message of that channel is read."""
 
 
 class Channels:
     """The connected sockets of one kernel incarnation.
 
     `received` is called with channel and frames of each message, `lost` with the channel whose
-    connection the kernel ended. `routing_id` names this client to the kernel; it must be a fresh
-    one, or that of the client whose replies are to be taken over.
+    connection the kernel ended, `stuck` with one on which it takes nothing any more. `routing_id`
+    names this client to the kernel; it must be a fresh one, or that of the client whose replies are
+    to be taken over.
     """
 
     def __init__(
@@ -49,9 +57,12 @@ class Channels:
         routing_id: bytes,
         received: Received,
         lost: Callable[[str], None],
+        stuck: Callable[[str], None],
         max_message: int = MAX_MESSAGE,
+        send_timeout: float = SEND_TIMEOUT,
     ) -> None:
         self._lost = lost
+        self._closed = False
         self._channels: dict[str, _Channel] = {}
         self._open: set[str] = set()
         self._all_lost = asyncio.get_running_loop().create_future()
@@ -60,14 +71,14 @@ class Channels:
             for name, kind in _KINDS.items():
                 socket = context.socket(kind)
                 socket.linger = 0
-                socket.sndhwm = 0  # or a send could fail; the sessions' queues bound what is sent
+                socket.sndhwm = _UNSENT
                 socket.rcvhwm = _QUEUE
                 socket.maxmsgsize = max_message
                 if kind == zmq.SUB:
                     socket.subscribe(b"")
                 else:
                     socket.routing_id = routing_id
-                self._channels[name] = _Channel(name, socket, received, self._disconnected)
+                self._channels[name] = _Channel(name, socket, received, self._disconnected, stuck, send_timeout)
                 self._open.add(name)
                 socket.connect(endpoints[name])
         except BaseException:
@@ -75,7 +86,7 @@ class Channels:
             raise
 
     def send(self, channel: str, frames: list[bytes]) -> None:
-        """Hand a message to ZeroMQ; never blocks. Raises `KernelError` when the connection is gone."""
+        """Send a message, now or when the kernel takes it; never blocks. Raises `KernelError` when that cannot be."""
         self._channels[channel].send(frames)
 
     async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
@@ -93,8 +104,14 @@ class Channels:
                     channel.read_on()
                     await channel.quiet.wait()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
     def close(self) -> None:
         """Close the sockets; nothing is received afterwards. Idempotent."""
+        self._closed = True
         for channel in self._channels.values():
             channel.close()
         if not self._all_lost.done():
@@ -115,10 +132,21 @@ def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:
 
 
 class _Channel:
-    def __init__(
-        self, name: str, socket: zmq.Socket[bytes], received: Received, disconnected: Callable[[str], None]
+    def __init__(  # noqa: PLR0917 - private, and all that a channel is
+        self,
+        name: str,
+        socket: zmq.Socket[bytes],
+        received: Received,
+        disconnected: Callable[[str], None],
+        stuck: Callable[[str], None],
+        send_timeout: float,
     ) -> None:
         self._name = name
+        self._stuck = stuck
+        self._send_timeout = send_timeout
+        self._unsent: deque[list[bytes]] = deque()
+        self._overdue: asyncio.TimerHandle | None = None
+        self._held = False
         self._socket = socket
         self._received = received
         self._disconnected = disconnected
@@ -137,19 +165,37 @@ class _Channel:
         self._loop.call_soon(self._watch)
 
     def send(self, frames: list[bytes]) -> None:
+        self._unsent.append(frames)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what ZeroMQ takes; when it takes nothing for too long, say so."""
+        taken = False
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            while self._unsent:
+                self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
+                self._unsent.popleft()
+                taken = True
+        except zmq.Again:
+            pass
         except zmq.ZMQError as exc:
             raise KernelError("The kernel cannot be reached", f"its {self._name} channel failed: {exc}") from exc
+        if self._overdue is not None and (taken or not self._unsent):
+            self._overdue.cancel()
+            self._overdue = None
+        if self._unsent and self._overdue is None:
+            self._overdue = self._loop.call_later(self._send_timeout, self._stuck, self._name)
         self.read_on()  # the send may have taken the signal of a message that has come
 
     def read_on(self) -> None:
         """See that what has been received is read."""
-        if not self._closed and _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
+        if not self._closed and not self._held and _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
             self._schedule()
 
     def _signalled(self) -> None:
-        if not self._scheduled:
+        if self._unsent and not self._closed:
+            self._flush()
+        if not self._scheduled and not self._held:
             self._read()
 
     def _schedule(self) -> None:
@@ -173,15 +219,29 @@ class _Channel:
                 except zmq.Again:
                     empty = True
                     return
-                self._received(self._name, frames)
+                later = self._received(self._name, frames)
+                if later is not None and not later.done():
+                    self._hold(later)
+                    return
                 if time.monotonic() > end:
                     return
         finally:
             # There will be no signal for what is still in the queue.
             if empty or self._closed:
                 self.quiet.set()
-            else:
+            elif not self._held:
                 self._schedule()
+
+    def _hold(self, later: asyncio.Future[None]) -> None:
+        """Read no further before `later`; `quiet` stays unset meanwhile."""
+        self._held = True
+
+        def go_on(_: asyncio.Future[None]) -> None:
+            self._held = False
+            if not self._closed:
+                self._schedule()
+
+        later.add_done_callback(go_on)
 
     def _watch(self) -> None:
         while not self._closed and _option(self._monitor, zmq.EVENTS) & zmq.POLLIN:
@@ -193,6 +253,9 @@ class _Channel:
             return
         self._closed = True
         self.quiet.set()
+        self._unsent.clear()
+        if self._overdue is not None:
+            self._overdue.cancel()
         for fd in self._readers:
             self._loop.remove_reader(fd)
         self._socket.disable_monitor()

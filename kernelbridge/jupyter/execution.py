@@ -17,10 +17,12 @@ from typing import Any
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Started, Updated, Wrote
+from kernelbridge.jupyter.events import Asked, Cleared, Displayed, Listener, Started, Updated, Wrote
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import Output
 
+_PROMPT_LIMIT = 1 << 15  # characters of a question; of a longer one, the end matters
+_ID_LIMIT = 128
 _DISPLAYS = frozenset({"display_data", "execute_result"})
 _OUTPUT = _DISPLAYS | {"stream", "update_display_data", "clear_output"}
 
@@ -125,22 +127,21 @@ class Execution:
     """One entry of the table; the table alone changes it, but for `cause`."""
 
     __slots__ = (
-        "began",
-        "cause",
-        "cpu_ms",
-        "done",
-        "failure",
-        "listener",
-        "msg_id",
-        "output",
-        "reply",
-        "state",
-        "told",
+        *("asks", "began", "begun", "cause", "cpu_ms", "done", "failure", "listener", "msg_id", "on_begun", "output"),
+        *("reply", "state", "told", "waits"),
     )
 
     def __init__(
         self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None, output: Output, now: float
     ) -> None:
+        self.asks = False
+        """Whether it may ask for input."""
+        self.waits = False
+        """Whether it has asked, and was not answered yet."""
+        self.begun = False
+        """Whether the kernel has said that it works on it, or has done so."""
+        self.on_begun: Callable[[], object] | None = None
+        """Called when `begun` becomes true."""
         self.msg_id = msg_id
         self.state = State.SENT
         self.cause: str | None = None
@@ -188,13 +189,16 @@ class ExecutionTable:
         """The oldest pending execution: the one that the kernel works on."""
         return next(iter(self._pending.values()), None)
 
-    def add(self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None = None) -> Execution:
+    def add(
+        self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None = None, *, asks: bool = False
+    ) -> Execution:
         """Enter an execution, before its request is sent.
 
         `listener` is told of what happens; `done` is called once, with the outcome.
         """
         output = Output(self._max_output, kept=self._max_output // 4, overflow=self._overflow)
         execution = Execution(msg_id, done, listener, output, self._clock())
+        execution.asks = asks
         self._pending[msg_id] = execution
         return execution
 
@@ -232,17 +236,38 @@ class ExecutionTable:
         elif message.msg_type == "execute_input" and not execution.told:
             _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
 
+    def on_stdin(self, message: wire.Message) -> None:
+        """Take a message of stdin: a question of the running execution, one at a time. Raises `BadFrame`."""
+        execution = self.running
+        if execution is None or execution.msg_id != message.parent_id or message.msg_type != "input_request":
+            return
+        if not execution.asks or execution.waits or execution.listener is None:
+            return
+        asked = wire.decode(message.content, wire.InputRequest)
+        execution.waits = True
+        prompt = asked.prompt if len(asked.prompt) <= _PROMPT_LIMIT else "…" + asked.prompt[-_PROMPT_LIMIT:]
+        execution.listener(Asked(prompt, asked.password, message.msg_id[:_ID_LIMIT]))
+
+    def answered(self) -> None:
+        """Note that the running execution waits for input no more, and may ask again."""
+        if self.running is not None:
+            self.running.waits = False
+
+    def end(self, execution: Execution, cause: str, error: str) -> None:
+        """End one pending execution from outside, with the output it has so far."""
+        execution.cause = cause
+        self._move(execution, Event.END, error)
+
     def end_all(self, cause: str, error: str) -> None:
         """End every pending execution from outside, with the output it has so far."""
         while self._pending:
-            execution = next(iter(self._pending.values()))
-            execution.cause = cause
-            self._move(execution, Event.END, error)
+            self.end(next(iter(self._pending.values())), cause, error)
 
     def _on_status(self, execution: Execution, message: wire.Message) -> None:
         status = wire.decode(message.content, wire.Status).execution_state
         if status == "idle":
             self._move(execution, Event.IDLE)
+        _begin(execution)
 
     def _show_failure(self, execution: Execution) -> None:
         """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
@@ -273,6 +298,7 @@ class ExecutionTable:
             return
         execution.state = state
         if state in FINAL:
+            _begin(execution)
             if event is not Event.END and event is not Event.ABORTED:
                 _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
@@ -284,6 +310,13 @@ class ExecutionTable:
             if self.running is not None:
                 self.running.began = max(self.running.began, now)
             execution.done(_outcome(execution, duration_ms, self._max_output, error))
+
+
+def _begin(execution: Execution) -> None:
+    if not execution.begun:
+        execution.begun = True
+        if execution.on_begun is not None:
+            execution.on_begun()
 
 
 def _tell_start(execution: Execution, count: int | None = None) -> None:

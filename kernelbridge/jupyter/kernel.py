@@ -2,6 +2,7 @@
 
     kernel = await Kernel.start(sandbox, spec, …)
     kernel.submit(Cell(code="1 + 1"), done)     # done(outcome), once, from the event loop
+    await kernel.help.complete("pri", 3)
     await kernel.interrupt()
     await kernel.died                            # ExitStatus, after every execution has ended
     await kernel.aclose()
@@ -18,21 +19,24 @@ import contextlib
 import signal
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
 import structlog
 
-from kernelbridge.errors import KernelError
+from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
+from kernelbridge.jupyter.help import Help
+from kernelbridge.jupyter.intake import Intake
+from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
+from kernelbridge.jupyter.requests import RequestTable
+from kernelbridge.jupyter.startup import OwnOutput, install_hooks, until_bound, until_heard
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
@@ -41,19 +45,10 @@ log = structlog.get_logger(__name__)
 MAX_OUTPUT = 10 << 20
 """Bytes of output kept of one execution, unless the caller says otherwise."""
 
-_BIND_POLL = 0.005
 _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
-_TAIL = 4096
 
-PROGRAM = ("names.py", "streams.py", "hooks.py")
-"""Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
-
-_ENV = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-"""The debugger that ipykernel loads says nothing about frozen modules then."""
-
-_IPYKERNEL_OPTIONS = ("--HistoryManager.enabled=False",)
-"""No history database: its thread and its file cost a third of a small cell. `In`, `Out` and `_` stay."""
+_BEGIN_GRACE = 1.0  # seconds for a cell to begin before an interrupt is sent all the same
 
 
 class Kernel:
@@ -66,12 +61,17 @@ class Kernel:
         directory: SocketDirectory,
         *,
         max_output: int,
+        max_message: int,
         late: Callable[[str], None],
         overflow: Callable[[], Overflow | None] | None = None,
+        answers_interrupts: bool = False,
     ) -> None:
         self.spec = spec
-        self.died: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.died: asyncio.Future[ExitStatus] = loop.create_future()
         """How its process ended; set after every execution has been ended."""
+        self.broken: asyncio.Future[None] = loop.create_future()
+        """Set when it is ended because it broke the protocol; somebody must see that `died` follows."""
         self._process = process
         self._directory = directory
         self._session = uuid.uuid4().hex
@@ -79,15 +79,20 @@ class Kernel:
         self._late = late
         self._ready = False
         self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflow)
-        self._requests: dict[str, asyncio.Future[wire.Message]] = {}
+        self._max_message = max_message
+        self._intake = Intake(self._codec, limit=max_message, take=self._take, refuse=self._break, spawn=self._spawn)
+        self._answers_interrupts = answers_interrupts
+        self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
+        self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
+        """Answers questions about code."""
         self._iopub_seen = asyncio.Event()
         self._channels: Channels | None = None
         self._fault: str | None = None
         self._closing = False
         self._close: asyncio.Task[None] | None = None
-        self._own_output: deque[bytes] = deque(maxlen=64)
+        self._own_output = OwnOutput()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reader = self._spawn(self._read_own_output())
+        self._reader = self._spawn(self._own_output.read(process))
         self._exited = self._spawn(process.wait())
         self._watcher = self._spawn(self._watch())
 
@@ -129,15 +134,23 @@ class Kernel:
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
             directory.prepare(spec.name)
-            process = await sandbox.exec(
-                command(spec, directory.connection_file, argv, fast=hooks), env={**_ENV, **spec.env, **(env or {})}
-            )
+            words = command(spec, directory.connection_file, argv, fast=hooks)
+            process = await sandbox.exec(words, env={**ENV, **spec.env, **(env or {})})
         except BaseException:
             directory.close()
             raise
-        kernel = cls(process, spec, directory, max_output=max_output, late=on_late_output, overflow=overflow)
+        kernel = cls(
+            process,
+            spec,
+            directory,
+            max_output=max_output,
+            max_message=max_message,
+            late=on_late_output,
+            overflow=overflow,
+            answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
+        )
         try:
-            await kernel._start(start_timeout, max_message, routing_id, hooks=hooks)
+            await kernel._start(start_timeout, routing_id, hooks=hooks)
         except BaseException:
             await kernel.aclose()
             raise
@@ -156,32 +169,59 @@ class Kernel:
                 "silent": cell.silent,
                 "store_history": cell.store_history and not cell.silent,
                 "user_expressions": {},
-                "allow_stdin": False,
+                "allow_stdin": cell.allow_stdin,
                 "stop_on_error": False,
             },
             username=cell.user,
             metadata={"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}},
         )
-        execution = self._table.add(msg_id, done, listener)
+        execution = self._table.add(msg_id, done, listener, asks=cell.allow_stdin)
         channels.send("shell", frames)
         return execution
 
     async def interrupt(self, cause: str = "interrupted") -> None:
-        """Interrupt the running cell and its subprocesses; if it then fails, `cause` is in its outcome."""
-        if self.died.done():
-            return
+        """Interrupt the running cell and its subprocesses; if it then fails, `cause` is in its outcome.
+
+        Returns when the kernel has had it, which one that is stuck never says. Only what runs now can be hit by it,
+        if nothing is submitted before that. Raises `KernelBridgeError`.
+        """
         running = self._table.running
-        if running is not None:
-            running.cause = cause
-        if self.spec.interrupt_mode == "message":
-            # The reply is not waited for: a kernel that is stuck gives none.
-            self._alive().send("control", self._codec.request("interrupt_request", {})[1])
+        if running is None or self.died.done():
+            return
+        running.cause = cause
+        await self._until_begun(running)
+        if self._table.running is not running:
+            return
+        if self._answers_interrupts:
+            await self._requests.ask("control", "interrupt_request", {})
         else:
             await self._process.signal(signal.SIGINT)
+
+    async def interrupt_group(self) -> None:
+        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`."""
+        if self._table.running is not None and not self._exited.done():
+            await self._process.signal(signal.SIGINT)
+
+    async def _until_begun(self, execution: Execution) -> None:
+        """Wait until the kernel has taken the cell from its queue: before, it ignores interrupts, and then runs it."""
+        if not execution.begun:
+            begun = asyncio.Event()
+            execution.on_begun = begun.set
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(begun.wait(), _BEGIN_GRACE)
+
+    def reply_input(self, value: str) -> None:
+        """Give the waiting cell its line of input. Raises `KernelError` if the kernel is dead."""
+        self._alive().send("stdin", self._codec.request("input_reply", {"status": "ok", "value": value})[1])
+        self._table.answered()
 
     async def kill(self) -> None:
         """End the kernel and the processes of its session at once; `died` follows."""
         await self._process.kill()
+
+    def give_up(self, execution: Execution, cause: str, error: str) -> None:
+        """End one execution from outside: the kernel has done with it, but its reply is lost."""
+        self._table.end(execution, cause, error)
 
     def end_pending(self, cause: str) -> None:
         """End every execution from outside, with its output so far."""
@@ -203,6 +243,7 @@ class Kernel:
             steps.push_async_callback(self._end_tasks)
             steps.push_async_callback(self._process.aclose)
             steps.callback(self._disconnect)
+            self._requests.end()
             self.end_pending("session_closed")
 
     async def _end_tasks(self) -> None:
@@ -214,83 +255,58 @@ class Kernel:
 
     # -- start --------------------------------------------------------------------
 
-    async def _start(self, timeout: float, max_message: int, routing_id: bytes | None, *, hooks: bool) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
-        work = self._spawn(self._bring_up(max_message, routing_id, hooks=hooks))
+    async def _start(self, timeout: float, routing_id: bytes | None, *, hooks: bool) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
+        work = self._spawn(self._bring_up(routing_id, hooks=hooks))
         await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
             raise KernelError("The kernel did not start", self._last_words(self.died.result()))
         if not work.done():
             raise KernelError(
                 "The kernel did not start",
-                f"it did not answer within {timeout:g} s; {self._tail() or 'it printed nothing'}",
+                f"it did not answer within {timeout:g} s; {self._own_output.tail() or 'it printed nothing'}",
             )
         await work
 
-    async def _bring_up(self, max_message: int, routing_id: bytes | None, *, hooks: bool) -> None:
-        await self._bound()
+    async def _bring_up(self, routing_id: bytes | None, *, hooks: bool) -> None:
+        await until_bound(self._directory, self._exited)
+        if self._exited.done():
+            await asyncio.wait({self.died})
+            return
         self._directory.secure()
         self._channels = Channels(
             {channel: self._directory.endpoint(channel) for channel in PORTS},
             routing_id=routing_id or self._session.encode(),
-            received=self._received,
+            received=self._intake.received,
             lost=self._lost,
-            max_message=max_message,
+            stuck=lambda channel: self._break(f"it took nothing from its {channel} channel any more"),
+            max_message=self._max_message,
         )
-        await self._nudge()
+        info = await until_heard(self._requests, self._iopub_seen)
+        self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
-            await self._install_hooks()
+            await install_hooks(self._requests)
         self._ready = True
-
-    async def _bound(self) -> None:
-        # Another process makes these files and tells nobody: this is the one thing that has to be polled.
-        while not self._directory.bound() and not self._exited.done():
-            await asyncio.wait({self._exited}, timeout=_BIND_POLL)
-        if self._exited.done():
-            await asyncio.wait({self.died})
-
-    async def _nudge(self) -> None:
-        """Make the kernel speak until its output is heard: a subscription takes effect some time after connect."""
-        await self._request("control", "kernel_info_request", {})
-        while True:
-            await self._request("shell", "kernel_info_request", {})
-            if self._iopub_seen.is_set():
-                return
-
-    async def _install_hooks(self) -> None:
-        """Run the hooks as an expression beside an empty cell: IPython wraps the streams while a cell runs."""
-        run = f"exec(compile({hooks_source()!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
-        beside = {"code": "", "silent": True, "store_history": False, "allow_stdin": False}
-        reply = await self._request("shell", "execute_request", {**beside, "user_expressions": {"hooks": run}})
-        if reply is None:
-            return
-        content = wire.decode(reply.content, wire.ExpressionReply)
-        result = content.user_expressions.get("hooks", {})
-        if result.get("status") != "ok":
-            log.warning("kernel_hooks_failed", status=content.status, error=result.get("evalue"))
 
     # -- what the kernel sends ------------------------------------------------------
 
-    def _received(self, channel: str, frames: list[bytes]) -> None:
-        try:
-            message = self._codec.parse(frames)
-            if channel == "iopub":
-                self._iopub_seen.set()
-                self._table.on_iopub(message)
-                return
-            waiting = self._requests.get(message.parent_id)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message)
-            elif channel == "shell":
-                self._table.on_shell(message)
-        except wire.BadFrame as exc:
-            self._break(f"it sent {exc}")
+    def _take(self, channel: str, message: wire.Message) -> None:
+        """Take a message of a channel; raises `BadFrame`."""
+        if self._fault is not None:
+            return  # it was read before the channels were closed
+        if channel == "iopub":
+            self._iopub_seen.set()
+            self._table.on_iopub(message)
+        elif channel == "stdin":
+            self._table.on_stdin(message)
+        elif not self._requests.take(channel, message) and channel == "shell":
+            self._table.on_shell(message)
 
     def _on_late(self, text: str) -> None:
         # Before the first cell it is the kernel's own: a library's warning at start, say.
         if self._ready:
             self._late(text)
         else:
-            self._own_output.append(text.encode("utf-8", "replace")[-_TAIL:])
+            self._own_output.add(text.encode("utf-8", "replace"))
 
     def _lost(self, channel: str) -> None:
         if not self._exited.done() and not self._closing:
@@ -310,7 +326,15 @@ class Kernel:
         log.warning("kernel_broke_protocol", fault=fault)
         self._disconnect()
         self._table.end_all("kernel_died", f"KernelDied: the kernel was ended because {fault}; its variables are lost")
-        self._spawn(self._process.kill())
+        self._requests.end()
+        self._spawn(self._end_process())
+        self.broken.set_result(None)
+
+    async def _end_process(self) -> None:
+        try:
+            await self._process.kill()
+        except KernelBridgeError as exc:
+            log.warning("kernel_not_killed", error=str(exc))
 
     # -- its end --------------------------------------------------------------------
 
@@ -328,6 +352,7 @@ class Kernel:
             self._disconnect()
             cause = "out_of_memory" if status.oom else "kernel_died"
             self._table.end_all(cause, _ENDED[cause].format(status=status))
+            self._requests.end()
             await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
         except Exception:
             log.exception("kernel_watch_failed")
@@ -339,17 +364,8 @@ class Kernel:
         if self._channels is not None:
             self._channels.close()
 
-    async def _read_own_output(self) -> None:
-        """Keep the end of what the process itself prints: it is why a start failed."""
-        while data := await self._process.read():
-            self._own_output.append(data[-_TAIL:])
-
-    def _tail(self) -> str:
-        text = b"".join(self._own_output)[-_TAIL:].decode("utf-8", "replace").strip()
-        return f"the last it printed: {text}" if text else ""
-
     def _last_words(self, status: ExitStatus) -> str:
-        said = self._tail() or "it printed nothing; see that the image's kernel works"
+        said = self._own_output.tail() or "it printed nothing; see that the image's kernel works"
         return f"{self._fault or 'its process ended'} ({status}); {said}"
 
     # -- helpers ----------------------------------------------------------------------
@@ -359,41 +375,22 @@ class Kernel:
             raise KernelError("The kernel is dead", "send the request again: a new one is started")
         return self._channels
 
-    async def _request(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
-        """Send a request and wait for its reply, or None if the kernel dies."""
-        msg_id, frames = self._codec.request(msg_type, content)
-        waiting = self._requests[msg_id] = asyncio.get_running_loop().create_future()
-        try:
-            self._alive().send(channel, frames)
-            await asyncio.wait({waiting, self.died}, return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result() if waiting.done() else None
-        finally:
-            del self._requests[msg_id]
-
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever waits for a start gets its error; the rest is a bug.
+            (log.debug if isinstance(error, KernelBridgeError) else log.error)("kernel_task_failed", exc_info=error)
 
 
 _ENDED = {
     "kernel_died": "KernelDied: the kernel ended ({status}); its variables are lost",
     "out_of_memory": "OutOfMemory: the kernel used more memory than the session may; its variables are lost",
     "session_closed": "SessionClosed: the session was closed while the cell ran",
+    "kernel_restarted": "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost",
 }
-
-
-def hooks_source() -> str:
-    """Give the program that runs inside a Python kernel before its first cell."""
-    guest = resources.files("kernelbridge.guest")
-    return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in PROGRAM)
-
-
-def command(
-    spec: KernelSpec, connection_file: str, argv: Sequence[str] | None = None, *, fast: bool = True
-) -> list[str]:
-    """Give the command that starts a kernel, `{connection_file}` replaced by its path inside the sandbox."""
-    words = [word.replace("{connection_file}", connection_file) for word in (argv or spec.argv)]
-    if fast and spec.language == "python" and any(word.startswith("ipykernel") for word in words):
-        words += _IPYKERNEL_OPTIONS
-    return words

@@ -27,7 +27,17 @@ PROTOCOL_VERSION = "5.3"
 MAX_DEPTH = 200
 """Levels of nesting allowed in the JSON of a MIME bundle: less than any encoder's own limit."""
 
+LARGE = 1 << 18
+"""Bytes of content up to which it is simply decoded: 20 ms and 16 MB at the very worst."""
+MENDABLE = 8 << 20
+"""Bytes of content that is read again, more slowly, if it is no strict JSON."""
+MANY = 100_000
+"""Values that larger content may be decoded into: each `[],` of a hostile message costs twenty times its bytes."""
+MAX_HEADER = 1 << 16
+"""Bytes of a header or parent header."""
+
 _PARTS = 5  # signature, header, parent header, metadata, content
+_NOTHING, _NULL = msgspec.Raw(b"{}"), msgspec.Raw(b"null")
 _T = TypeVar("_T")
 
 
@@ -124,10 +134,70 @@ class _OurMetadata(msgspec.Struct, frozen=True, gc=False):
     cpu_ms: float | None = None
 
 
+class InputRequest(msgspec.Struct, frozen=True, gc=False):
+    """Content of `input_request`."""
+
+    prompt: str = ""
+    password: bool = False
+
+
+class KernelInfo(msgspec.Struct, frozen=True):
+    """Content of `kernel_info_reply`, as far as it is of use."""
+
+    supported_features: list[str] | None = None
+
+
+class SubshellReply(msgspec.Struct, frozen=True, gc=False):
+    """Content of `create_subshell_reply`."""
+
+    status: str
+    subshell_id: str | None = None
+
+
+class CompleteReply(msgspec.Struct, frozen=True):
+    """Content of `complete_reply`."""
+
+    status: str = "error"
+    matches: list[str] = []
+    cursor_start: int = 0
+    cursor_end: int = 0
+    metadata: msgspec.Raw = _NOTHING
+
+
+class InspectReply(msgspec.Struct, frozen=True):
+    """Content of `inspect_reply`."""
+
+    status: str = "error"
+    found: bool = False
+    data: msgspec.Raw = _NOTHING
+
+
+class IsCompleteReply(msgspec.Struct, frozen=True, gc=False):
+    """Content of `is_complete_reply`."""
+
+    status: str = "unknown"
+    indent: str = ""
+
+
 class ReplyMetadata(msgspec.Struct, frozen=True):
     """What the guest hooks add to the metadata of an `execute_reply`."""
 
     kernelbridge: _OurMetadata = _OurMetadata()
+
+
+class _LargeDisplay(msgspec.Struct, frozen=True):
+    data: dict[str, msgspec.Raw]
+    metadata: msgspec.Raw = _NOTHING
+    transient: msgspec.Raw = _NOTHING
+
+
+class _LargeFailure(msgspec.Struct, frozen=True):
+    status: str = "error"
+    execution_count: int | None = None
+    ename: str | None = None
+    evalue: str | None = None
+    traceback: msgspec.Raw = _NULL
+    payload: msgspec.Raw = _NULL
 
 
 _header = msgspec.json.Decoder(_Header)
@@ -135,8 +205,9 @@ _parent = msgspec.json.Decoder(_Parent | None)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
     for kind in (
-        *(Status, Stream, Display, ClearOutput, Failure),
+        *(Status, Stream, Display, ClearOutput, Failure, InputRequest),
         *(ExecuteInput, ExecuteReply, ExpressionReply, ReplyMetadata),
+        *(KernelInfo, SubshellReply, CompleteReply, InspectReply, IsCompleteReply, _LargeDisplay, _LargeFailure),
     )
 }
 
@@ -153,9 +224,18 @@ class Codec:
         self._count = 0
 
     def request(
-        self, msg_type: str, content: Any, *, username: str = "", metadata: dict[str, Any] | None = None
+        self,
+        msg_type: str,
+        content: Any,
+        *,
+        username: str = "",
+        metadata: dict[str, Any] | None = None,
+        subshell: str | None = None,
     ) -> tuple[str, list[bytes]]:
-        """Give the id and the signed frames of a new request; raises `ValueError` for text that is not Unicode."""
+        """Give the id and the signed frames of a new request; raises `ValueError` for text that is not Unicode.
+
+        `subshell` is the id of the kernel's subshell that is to handle it (Jupyter enhancement proposal 91).
+        """
         self._count += 1
         msg_id = f"{self._session}_{self._count}"
         parts = [
@@ -167,6 +247,7 @@ class Codec:
                     "date": datetime.now(UTC).isoformat(),
                     "msg_type": msg_type,
                     "version": PROTOCOL_VERSION,
+                    **({} if subshell is None else {"subshell_id": subshell}),
                 }
             ),
             b"{}",
@@ -191,6 +272,8 @@ class Codec:
         if len(frames) < at + _PARTS:
             raise BadFrame("a message with parts missing")
         parts = frames[at + 1 : at + _PARTS]
+        if max(len(parts[0]), len(parts[1])) > MAX_HEADER:
+            raise BadFrame(f"a message with a header of more than {MAX_HEADER} bytes")
         if not hmac.compare_digest(frames[at], self.sign(parts)):
             raise BadFrame("a message with a wrong signature")
         try:
@@ -208,30 +291,92 @@ class Codec:
 
 
 def decode(raw: bytes, kind: type[_T]) -> _T:
-    """Decode content or metadata as one of the types of this module; raises `BadFrame`."""
-    decoder = _decoders[kind]
+    """Decode content or metadata as one of the types of this module; raises `BadFrame`.
+
+    What is larger than `LARGE` costs little more than its bytes: parts of it may be left out, or stay raw.
+    """
     try:
-        try:
-            value = decoder.decode(raw)
-        except msgspec.ValidationError:
-            raise
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            value = decoder.decode(_repair(raw))
+        value = _decode_large(raw, kind) if len(raw) > LARGE else _decode(raw, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadFrame(f"a {kind.__name__} message that cannot be read: {exc}") from exc
     if isinstance(value, Display):
         for tree in (value.data, value.metadata):
-            _check_depth(tree)
+            check_depth(tree)
     return value  # type: ignore[no-any-return] # the table maps each type to its own decoder
+
+
+def _decode(raw: bytes, kind: type) -> Any:
+    decoder = _decoders[kind]
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decoder.decode(_repair(raw))
 
 
 def _repair(raw: bytes) -> bytes:
     """Make strict JSON of what honest kernels send: `print` of an undecodable file name, NaN in a bundle."""
+    if len(raw) > LARGE and (len(raw) > MENDABLE or not _is_simple(raw)):
+        raise ValueError("it is neither strict JSON nor small enough to be mended")
     value = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _check_depth(tree: Any) -> None:
+def _is_simple(raw: bytes) -> bool:
+    """Whether it is sure, without reading it as JSON, that it has no more than `MANY` values."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MANY
+
+
+def _decode_large(raw: bytes, kind: type) -> Any:
+    try:
+        if kind is Display:
+            return _large_display(_decode(raw, _LargeDisplay) if raw.count(b'":') <= MANY else None)
+        if kind is ExecuteReply or kind is Failure:
+            return _large_failure(_decode(raw, _LargeFailure), kind, parts=raw.count(b'",'))
+        return _decode(b"" if kind is ExpressionReply or kind is KernelInfo else raw, kind)
+    except (msgspec.DecodeError, ValueError):
+        if kind is Stream:
+            return Stream("stderr", f"[{len(raw)} bytes of output that cannot be read were left out]\n")
+        if kind is Display:
+            return Display({"text/plain": f"<a display of {len(raw)} bytes that cannot be read was left out>"})
+        raise
+
+
+def _large_display(found: _LargeDisplay | None) -> Display:
+    if found is None:
+        raise ValueError("it has too many parts")
+    return Display(
+        # Text is decoded, or it could not be shown; anything else goes on to the client as it is.
+        {
+            name: msgspec.json.decode(part) if bytes(memoryview(part)[:1]) == b'"' else part
+            for name, part in found.data.items()
+        },
+        msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
+        msgspec.json.decode(_small(found.transient), type=dict[str, Any] | None),
+    )
+
+
+def _small(part: msgspec.Raw) -> msgspec.Raw:
+    if len(memoryview(part)) > LARGE:
+        raise ValueError("its metadata are too large")
+    return part
+
+
+def _large_failure(found: _LargeFailure, kind: type, *, parts: int) -> ExecuteReply | Failure:
+    traceback = None
+    if parts <= MANY:
+        traceback = msgspec.json.decode(found.traceback, type=list[str] | None)
+    if kind is Failure:
+        return Failure(found.ename or "", found.evalue, traceback)
+    payload = None
+    if len(memoryview(found.payload)) <= LARGE:
+        payload = msgspec.json.decode(found.payload, type=list[dict[str, Any]] | None)
+    return ExecuteReply(found.status, found.execution_count, found.ename, found.evalue, traceback, payload)
+
+
+def check_depth(tree: Any) -> None:
+    """See that no encoder will choke on a decoded tree; raises `BadFrame`."""
     level = [tree]
     for _ in range(MAX_DEPTH):
         level = [

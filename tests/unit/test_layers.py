@@ -41,6 +41,7 @@ PURE = (
     "jupyter/events.py",
     "jupyter/execution.py",
     "jupyter/failures.py",
+    "jupyter/launch.py",
     "jupyter/output.py",
     "jupyter/screen.py",
     "jupyter/wire.py",

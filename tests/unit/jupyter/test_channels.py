@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 import zmq
 
 from kernelbridge.jupyter import channels as channels_module
-from kernelbridge.jupyter.channels import Channels
+from kernelbridge.jupyter.channels import Channels, Received
 
 PATIENCE = 20.0
 
@@ -19,7 +20,7 @@ class Peer:
 
     def __init__(self, directory: Path) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.endpoints = {name: f"ipc://{directory}/{name}" for name in ("shell", "iopub", "control")}
+        self.endpoints = {name: f"ipc://{directory}/{name}" for name in ("shell", "iopub", "stdin", "control")}
         self.sockets = {}
         for name, endpoint in self.endpoints.items():
             socket = self.context.socket(zmq.XPUB if name == "iopub" else zmq.ROUTER)
@@ -38,6 +39,11 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
     peer = Peer(tmp_path)
     yield peer
     peer.close()
+
+
+def connect(peer: Peer, received: Received, lost: Callable[[str], None] = lambda _: None, **settings: Any) -> Channels:
+    settings.setdefault("stuck", lambda _: None)
+    return Channels(peer.endpoints, routing_id=b"me", received=received, lost=lost, **settings)
 
 
 class Inbox:
@@ -62,8 +68,8 @@ class Inbox:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def connect(self, peer: Peer, **settings: int) -> Channels:
-        return Channels(peer.endpoints, routing_id=b"me", received=self.received, lost=self.disconnected, **settings)
+    def connect(self, peer: Peer, **settings: Any) -> Channels:
+        return connect(peer, self.received, self.disconnected, **settings)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -133,7 +139,7 @@ def test_a_closed_connection_is_told_after_what_came_before(peer: Peer, runner: 
             socket.close(linger=int(PATIENCE * 1000))
         await channels.drained(PATIENCE)
         assert [frames for _, frames in inbox.messages] == [[b"%d" % number] for number in range(100)]
-        assert sorted(inbox.lost) == ["control", "iopub", "shell"]
+        assert sorted(inbox.lost) == ["control", "iopub", "shell", "stdin"]
         channels.close()
         channels.close()
 
@@ -168,7 +174,7 @@ def test_a_reader_whose_consumer_fails_goes_on(peer: Peer, runner: asyncio.Runne
             if len(inbox.messages) == 1:
                 raise RuntimeError("a bug in the consumer")
 
-        channels = Channels(peer.endpoints, routing_id=b"me", received=fail_first, lost=inbox.disconnected)
+        channels = connect(peer, fail_first, inbox.disconnected)
         shell = peer.sockets["shell"]
         channels.send("shell", [b"request"])
         identity, _ = await asyncio.to_thread(shell.recv_multipart)
@@ -224,7 +230,7 @@ def test_a_peer_that_sends_for_ever_is_given_up(
 
     async def scenario() -> None:
         flood = Flood(peer)
-        channels = Channels(peer.endpoints, routing_id=b"me", received=flood.received, lost=lambda _: None)
+        channels = connect(peer, flood.received)
         flood.start(channels)
         await asyncio.wait_for(channels.drained(0.1), PATIENCE)
         channels.close()
@@ -240,7 +246,7 @@ def test_sending_into_a_flood_does_not_multiply_its_readers(peer: Peer, runner: 
 
     async def scenario() -> None:
         flood = Flood(peer)
-        channels = Channels(peer.endpoints, routing_id=b"me", received=flood.received, lost=lambda _: None)
+        channels = connect(peer, flood.received)
         flood.start(channels)
         assert channels._channels["shell"]._socket.poll(int(PATIENCE * 1000))
         for _ in range(100):

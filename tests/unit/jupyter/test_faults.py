@@ -183,7 +183,7 @@ async def test_a_kernel_without_hooks_works_too(new_notebook: NewNotebook) -> No
 async def test_hooks_that_do_not_fit_leave_a_working_kernel(
     new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernelbridge.jupyter.kernel.hooks_source", lambda: "raise ImportError('no such IPython')")
+    monkeypatch.setattr("kernelbridge.jupyter.startup.hooks_source", lambda: "raise ImportError('no such IPython')")
     notebook = await new_notebook()
     assert (await notebook.run("print(1)")).output == "1\n"
 

@@ -1,0 +1,165 @@
+"""What a kernel knows of code: how it could go on, what a name means, whether it is complete.
+
+While no cell runs, questions go to the kernel's main shell. While one does, they go to a subshell (Jupyter enhancement
+proposal 91), which is made when it is first needed; a kernel that has none, or does not get to answer because the cell
+keeps the interpreter to itself, is busy. What a kernel answers is bounded: it may be anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import msgspec
+
+from kernelbridge.errors import KernelBusy, KernelError
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.requests import RequestTable
+from kernelbridge.text import strip_ansi
+
+IDLE_TIMEOUT = 15.0
+"""Seconds for an answer while no cell runs: the first completion imports a good deal."""
+BUSY_TIMEOUT = 2.0
+"""Seconds for a subshell to be made, and for its answer, while a cell runs."""
+MAX_MATCHES = 1000
+MAX_MATCH = 4096
+"""Characters of one match."""
+MAX_TREE = 1 << 18
+"""Bytes of metadata, or of a bundle; what is larger is left out."""
+MAX_REPLY = 2 << 20
+"""Bytes of a reply; a larger one is not read."""
+MAX_SUBSHELL_ID = 256
+
+_T = TypeVar("_T")
+
+Completeness = Literal["complete", "incomplete", "invalid", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How code could go on: each match replaces `code[start:end]`, in characters."""
+
+    matches: list[str]
+    start: int
+    end: int
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is known of a name."""
+
+    found: bool
+    text: str
+    data: dict[str, Any]
+    """A MIME bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether code is ready to be run, and how its next line would be indented."""
+
+    status: Completeness
+    indent: str
+
+
+class Help:
+    """Answers of one kernel. All methods raise `KernelBusy`, or `KernelError` when it is dead or answers nonsense."""
+
+    def __init__(self, requests: RequestTable, *, busy: Callable[[], bool]) -> None:
+        self.subshells = False
+        """Whether the kernel says that it has them."""
+        self._requests = requests
+        self._busy = busy
+        self._subshell: asyncio.Future[wire.Message | None] | None = None
+
+    async def complete(self, code: str, cursor: int) -> Completion:
+        """Say how `code` could go on at `cursor`, in characters."""
+        reply = await self._ask("complete_request", {"code": code, "cursor_pos": cursor})
+        return read_completion(_read(reply, wire.CompleteReply), len(code))
+
+    async def inspect(self, code: str, cursor: int, detail: int) -> Inspection:
+        """Say what is known of the name at `cursor`; with `detail` 1 the source too."""
+        content = {"code": code, "cursor_pos": cursor, "detail_level": detail}
+        return read_inspection(_read(await self._ask("inspect_request", content), wire.InspectReply))
+
+    async def is_complete(self, code: str) -> Judgement:
+        """Say whether `code` is ready to be run."""
+        reply = _read(await self._ask("is_complete_request", {"code": code}), wire.IsCompleteReply)
+        status = reply.status if reply.status in get_args(Completeness) else "unknown"
+        return Judgement(cast("Completeness", status), reply.indent[:MAX_MATCH])
+
+    async def _ask(self, msg_type: str, content: dict[str, Any]) -> wire.Message:
+        subshell = await self._own_shell() if self._busy() else None
+        timeout = IDLE_TIMEOUT if subshell is None else BUSY_TIMEOUT
+        answer = self._requests.begin("shell", msg_type, content, subshell=subshell)
+        return _answered(await _wait(answer, timeout))
+
+    async def _own_shell(self) -> str:
+        """Give the id of the subshell for questions."""
+        if not self.subshells:
+            raise KernelBusy(
+                "The interpreter runs a cell", "this kernel cannot answer beside it; try again when it ended"
+            )
+        if self._subshell is None:
+            self._subshell = self._requests.begin("control", "create_subshell_request", {})
+        made = _read(_answered(await _wait(self._subshell, BUSY_TIMEOUT)), wire.SubshellReply)
+        if made.status != "ok" or made.subshell_id is None or len(made.subshell_id) > MAX_SUBSHELL_ID:
+            self._subshell = None
+            raise KernelBusy("The interpreter runs a cell", "its kernel could not make a subshell; try again later")
+        return made.subshell_id
+
+
+async def _wait(
+    answer: asyncio.Future[wire.Message | None],
+    timeout: float,  # noqa: ASYNC109 - the question outlives it
+) -> wire.Message | None:
+    await asyncio.wait({answer}, timeout=timeout)
+    if not answer.done():
+        raise KernelBusy("The interpreter runs a cell", "the cell leaves it no time to answer; try again later")
+    return answer.result()
+
+
+def _answered(reply: wire.Message | None) -> wire.Message:
+    if reply is None:
+        raise KernelError("The kernel is dead", "send the request again: a new one is started")
+    return reply
+
+
+def _read(reply: wire.Message, kind: type[_T]) -> _T:
+    if len(reply.content) > MAX_REPLY:
+        raise KernelError("The kernel's answer cannot be used", f"it has {len(reply.content)} bytes")
+    try:
+        return wire.decode(reply.content, kind)
+    except wire.BadFrame as exc:
+        raise KernelError("The kernel's answer cannot be used", f"it sent {exc}") from exc
+
+
+def read_completion(reply: wire.CompleteReply, length: int) -> Completion:
+    """Take a kernel's completion of code of `length` characters as far as it makes sense."""
+    start = min(max(reply.cursor_start, 0), length)
+    end = min(max(reply.cursor_end, start), length)
+    matches = [match for match in reply.matches[:MAX_MATCHES] if len(match) <= MAX_MATCH]
+    return Completion(matches if reply.status == "ok" else [], start, end, _small_tree(reply.metadata))
+
+
+def read_inspection(reply: wire.InspectReply) -> Inspection:
+    """Take a kernel's inspection as far as it makes sense."""
+    if not reply.found or reply.status != "ok":
+        return Inspection(found=False, text="", data={})
+    data = _small_tree(reply.data)
+    text = data.get("text/plain", "")
+    return Inspection(found=True, text=strip_ansi(text) if isinstance(text, str) else "", data=data)
+
+
+def _small_tree(raw: msgspec.Raw) -> dict[str, Any]:
+    if len(memoryview(raw)) > MAX_TREE:
+        return {}
+    try:
+        tree = msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
+        wire.check_depth(tree)
+    except (msgspec.MsgspecError, wire.BadFrame, ValueError, RecursionError):
+        return {}
+    return tree

@@ -1,0 +1,57 @@
+"""How a kernel is started: its command, and the program that a Python kernel runs before its first cell (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from kernelbridge.jupyter import wire
+from kernelbridge.runtimes.facts import KernelSpec
+
+PROGRAM = ("names.py", "streams.py", "hooks.py")
+"""Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
+
+ENV: Mapping[str, str] = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+"""The debugger that ipykernel loads says nothing about frozen modules then."""
+
+_IPYKERNEL_OPTIONS = ("--HistoryManager.enabled=False",)
+"""No history database: its thread and its file cost a third of a small cell. `In`, `Out` and `_` stay."""
+
+
+def is_ipykernel(spec: KernelSpec, argv: Sequence[str] | None = None) -> bool:
+    """Whether the kernel is IPython's own."""
+    return spec.language == "python" and any(word.startswith("ipykernel") for word in argv or spec.argv)
+
+
+def command(
+    spec: KernelSpec, connection_file: str, argv: Sequence[str] | None = None, *, fast: bool = True
+) -> list[str]:
+    """Give the command that starts a kernel, `{connection_file}` replaced by its path inside the sandbox."""
+    words = [word.replace("{connection_file}", connection_file) for word in (argv or spec.argv)]
+    if fast and is_ipykernel(spec, words):
+        words += _IPYKERNEL_OPTIONS
+    return words
+
+
+def hooks_source() -> str:
+    """Give the program that runs inside a Python kernel before its first cell."""
+    guest = resources.files("kernelbridge.guest")
+    return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in PROGRAM)
+
+
+def hooks_request(source: str) -> dict[str, Any]:
+    """Give the content of the `execute_request` that runs `source`.
+
+    It is an expression beside an empty cell: IPython wraps the streams while a cell runs.
+    """
+    run = f"exec(compile({source!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
+    beside = {"code": "", "silent": True, "store_history": False, "allow_stdin": False}
+    return {**beside, "user_expressions": {"hooks": run}}
+
+
+def hooks_failure(reply: wire.Message) -> str | None:
+    """Say why the hooks were not installed, or None; raises `BadFrame`."""
+    content = wire.decode(reply.content, wire.ExpressionReply)
+    result = content.user_expressions.get("hooks", {})
+    return None if result.get("status") == "ok" else f"{content.status}: {result.get('evalue')}"

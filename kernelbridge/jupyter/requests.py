@@ -1,0 +1,100 @@
+"""Requests that are answered by one message, and who waits for each.
+
+Executions have a table of their own. What is in this one is bounded in number and in bytes: a request stays in it until
+its answer has come, whether or not somebody still waits for that, because until then it lies in some queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kernelbridge.errors import KernelBusy
+from kernelbridge.jupyter import wire
+
+LIMIT = 64
+"""Unanswered requests of one kernel."""
+MAX_BYTES = 32 << 20
+"""Their size together; one that is alone may be as large as a frame."""
+
+Send = Callable[[str, list[bytes]], None]
+"""Send frames on a channel; raises `KernelError` if the kernel is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    channel: str
+    reply: str
+    """The `msg_type` of its answer."""
+    size: int
+    answer: asyncio.Future[wire.Message | None]
+
+
+class RequestTable:
+    """The unanswered requests of one kernel."""
+
+    def __init__(self, codec: wire.Codec, send: Send) -> None:
+        self._codec = codec
+        self._send = send
+        self._pending: dict[str, _Request] = {}
+        self._size = 0
+        self._ended = False
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def begin(
+        self, channel: str, msg_type: str, content: dict[str, Any], *, subshell: str | None = None
+    ) -> asyncio.Future[wire.Message | None]:
+        """Send a request; the result is its answer, or None when the kernel ends before it.
+
+        Raises `KernelError` if it is dead, `KernelBusy` if too much is unanswered.
+        """
+        msg_id, frames = self._codec.request(msg_type, content, subshell=subshell)
+        size = sum(map(len, frames))
+        if len(self._pending) >= LIMIT or (self._pending and self._size + size > MAX_BYTES):
+            raise KernelBusy("The kernel is busy", "it has not answered many earlier requests; try again later")
+        self._send(channel, frames)
+        answer: asyncio.Future[wire.Message | None] = asyncio.get_running_loop().create_future()
+        if self._ended:
+            answer.set_result(None)
+            return answer
+        self._pending[msg_id] = _Request(channel, msg_type.replace("_request", "_reply"), size, answer)
+        self._size += size
+        return answer
+
+    async def ask(
+        self,
+        channel: str,
+        msg_type: str,
+        content: dict[str, Any],
+        *,
+        subshell: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the request outlives it; see `_Request`
+    ) -> wire.Message | None:
+        """Send a request and wait for its answer; None when the kernel ends before it, or after `timeout` seconds."""
+        answer = self.begin(channel, msg_type, content, subshell=subshell)
+        await asyncio.wait({answer}, timeout=timeout)
+        return answer.result() if answer.done() else None
+
+    def take(self, channel: str, message: wire.Message) -> bool:
+        """Take a message if it answers a request: right id, on the channel of the request, of the right type."""
+        request = self._pending.get(message.parent_id)
+        if request is None or (request.channel, request.reply) != (channel, message.msg_type):
+            return False
+        del self._pending[message.parent_id]
+        self._size -= request.size
+        if not request.answer.done():
+            request.answer.set_result(message)
+        return True
+
+    def end(self) -> None:
+        """Answer everybody with None: the kernel is dead. Idempotent."""
+        self._ended = True
+        for request in self._pending.values():
+            if not request.answer.done():
+                request.answer.set_result(None)
+        self._pending.clear()
+        self._size = 0

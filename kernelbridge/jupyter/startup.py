@@ -1,0 +1,71 @@
+"""What happens between a kernel's process and its first cell, and why it did not get that far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.connection import SocketDirectory
+from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
+from kernelbridge.jupyter.requests import RequestTable
+from kernelbridge.runtimes.base import ExitStatus, Process
+
+log = structlog.get_logger(__name__)
+
+_BIND_POLL = 0.005
+_TAIL = 4096
+
+
+class OwnOutput:
+    """The end of what the process itself prints: it is why a start failed."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque(maxlen=64)
+
+    def add(self, data: bytes) -> None:
+        """Take what it printed."""
+        self._pieces.append(data[-_TAIL:])
+
+    async def read(self, process: Process) -> None:
+        """Take all that it prints."""
+        while data := await process.read():
+            self.add(data)
+
+    def tail(self) -> str:
+        """Quote the end of it; empty when there is nothing."""
+        text = b"".join(self._pieces)[-_TAIL:].decode("utf-8", "replace").strip()
+        return f"the last it printed: {text}" if text else ""
+
+
+async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:
+    """Wait until the kernel has made its sockets, or has exited."""
+    # Another process makes these files and tells nobody: this is the one thing that has to be polled.
+    while not directory.bound() and not exited.done():
+        await asyncio.wait({exited}, timeout=_BIND_POLL)
+
+
+async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.KernelInfo:
+    """Make the kernel speak until its output is heard: a subscription takes effect some time after connect.
+
+    Gives what it says of itself. Raises `BadFrame`.
+    """
+    info = wire.KernelInfo()
+    channel = "control"
+    while (reply := await requests.ask(channel, "kernel_info_request", {})) is not None:
+        if channel == "control":
+            info = wire.decode(reply.content, wire.KernelInfo)
+        elif heard.is_set():
+            break
+        channel = "shell"
+    return info
+
+
+async def install_hooks(requests: RequestTable) -> None:
+    """Run `kernelbridge.guest` in a Python kernel; one that it does not fit is left as it was. Raises `BadFrame`."""
+    reply = await requests.ask("shell", "execute_request", hooks_request(hooks_source()))
+    failure = None if reply is None else hooks_failure(reply)
+    if failure is not None:
+        log.warning("kernel_hooks_failed", error=failure)
