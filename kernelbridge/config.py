@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -88,6 +88,15 @@ class Settings:
             default_text="kernelbridge's own",
         ),
     ] = None
+    allow_image: Annotated[
+        tuple[str, ...],
+        Option(
+            replace(IMAGE_NAME, many=True),
+            SANDBOXES,
+            "Another image that open_session may choose (docker). Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
     start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
     linger: Annotated[
         float,
@@ -124,6 +133,14 @@ class Settings:
             "Largest workspace file that takes all the output of a run with more than max_output; 0 for none.",
         ),
     ] = 256 << 20
+    journal_size: Annotated[
+        int,
+        Option(
+            kinds.size(1 << 10),
+            WORKSPACE,
+            "What a session told lately that is kept for clients that resume it.",
+        ),
+    ] = 4 << 20
     queue_limit: Annotated[
         int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
     ] = 1000

@@ -8,14 +8,16 @@ may succeed later without being changed.
     KernelBridgeError
     ├── BadRequest             the client's message is wrong; it names the field
     ├── LimitExceeded          a limit of the server was reached
+    ├── SessionConflict        the session is open, and is not what was asked for
+    ├── UnknownSession         no such session is open
     ├── SandboxError           the sandbox could not be made or was lost
     │   └── RuntimeUnavailable the engine (or bubblewrap) does not answer
     ├── ImageError             the image is absent, broken or unusable
     ├── KernelError            the kernel did not start or died
-    ├── TerminalError          the shell did not start or died
-    ├── FileError              a workspace file could not be read or written
     ├── KernelBusy             the kernel cannot answer now, because it runs a cell
     ├── NoInputWaiting         nothing waits for that line of input
+    ├── TerminalError          the shell did not start or died
+    ├── FileError              a workspace file could not be read or written
     │   ├── NoSuchFile         there is no file or directory of that name
     │   ├── FileExists         there is one, and it must not be replaced
     │   ├── FileConflict       it is not the version that the client expected
@@ -64,6 +66,18 @@ class LimitExceeded(KernelBridgeError):
     retryable = True
 
 
+class SessionConflict(KernelBridgeError):
+    """The session is open, and is not what was asked for."""
+
+    code = "session_conflict"
+
+
+class UnknownSession(KernelBridgeError):
+    """The principal has no such session open."""
+
+    code = "unknown_session"
+
+
 class SandboxError(KernelBridgeError):
     """The sandbox could not be made, or it was lost."""
 
@@ -93,28 +107,28 @@ class KernelError(KernelBridgeError):
 class TerminalError(KernelBridgeError):
     """The workspace's shell did not start, or it died."""
 
-    code = "terminal_failed"
+    code = "busy"
     retryable = True
 
 
 class FileError(KernelBridgeError):
     """A workspace file could not be read or written."""
 
-    code = "file_failed"
+    code = "no_input_waiting"
 
 
 class NoSuchFile(FileError):
 class KernelBusy(KernelBridgeError):
     """The kernel cannot answer now, because it runs a cell."""
 
-    code = "busy"
+    code = "terminal_failed"
     retryable = True
 
 
 class NoInputWaiting(KernelBridgeError):
     """Nothing in the session waits for that line of input."""
 
-    code = "no_input_waiting"
+    code = "file_failed"
 
 
     """There is no file or directory of that name."""

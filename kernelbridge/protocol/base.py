@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -31,6 +32,12 @@ Cause = Literal[
     "shell_exited",
 ]
 """Why a run was ended before it finished by itself."""
+
+
+def timestamp(at: float | None = None) -> str:
+    """Give a time (seconds since the epoch; now) in UTC, RFC 3339 with `Z`, in milliseconds."""
+    time = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Message(Struct, frozen=True, rename="camel", tag_field="type"):

@@ -102,6 +102,8 @@ class SaveResult(Message, frozen=True, tag="save_result"):
     """Of the whole file."""
     code: str | UnsetType = UNSET
     """On failure, the same codes as in `error`."""
+    seq: int | UnsetType = UNSET
+    """Its place among the session's events, on a connection that follows the session or streams."""
 
 
 class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
@@ -155,6 +157,8 @@ class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
     """On failure, the same codes as in `error`."""
     session_id: str
     request_id: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    """Its place among the session's events, on a connection that follows the session or streams."""
 
 
 class FileChange(Struct, frozen=True, rename="camel"):

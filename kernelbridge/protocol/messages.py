@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType
 
-from kernelbridge.protocol import cells, files, terminals
+from kernelbridge.protocol import cells, files, sessions, terminals
 from kernelbridge.protocol.base import PROTOCOL_VERSION, Message, RequestId
 
 
@@ -41,6 +41,8 @@ class ErrorMessage(Message, frozen=True, tag="error"):
     """Stable, snake_case."""
     retryable: bool | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    """Its place among the session's events, on a connection that follows the session or streams."""
 
 
 class Pong(Message, frozen=True, tag="pong"):
@@ -72,7 +74,12 @@ SessionRequest = (
 )
 """What a client asks of one session."""
 
-ClientMessage = SessionRequest | Ping
+PrincipalRequest = (
+    sessions.OpenSession | sessions.SessionInfo | sessions.ListSessions | sessions.CloseSession | sessions.Resume
+)
+"""What a client asks about its sessions; but for `open_session`, none is opened by it."""
+
+ClientMessage = SessionRequest | PrincipalRequest | Ping
 
 ServerMessage = (
     Connected
@@ -98,6 +105,12 @@ ServerMessage = (
     | files.FileList
     | files.FileResult
     | files.FileChanged
+    | sessions.SessionReady
+    | sessions.SessionInfoReply
+    | sessions.ListSessionsReply
+    | sessions.CloseSessionReply
+    | sessions.Resumed
+    | sessions.SessionStatus
     | ErrorMessage
     | Pong
 )

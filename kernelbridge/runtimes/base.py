@@ -47,6 +47,8 @@ class SandboxSpec:
     sockets: Path
     """Host directory that becomes `SOCKETS_PATH`; it exists, the bridge owns it, mode 0755."""
     limits: Limits = field(default_factory=Limits)
+    image: str | None = None
+    """What to make it of; None for the runtime's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,10 @@ class RuntimeInfo:
     """One line for a person: what separates a workspace from the host and from the others."""
     warning: str | None = None
     """What a user must know before they trust it."""
+    images: bool = False
+    """Whether sandboxes are made of images."""
+    cpus: int | None = None
+    """Processors of the machine that sandboxes run on, where no sandbox can be promised more."""
 
 
 class Runtime(Protocol):
@@ -167,8 +173,11 @@ class Runtime(Protocol):
 
     info: RuntimeInfo
 
-    async def prepare(self) -> Facts:
-        """Learn what a new sandbox will look like (user, python, kernelspecs). Cached; raises `ImageError`."""
+    async def prepare(self, image: str | None = None) -> Facts:
+        """Learn what a new sandbox will look like (user, python, kernelspecs). Cached; raises `ImageError`.
+
+        `image` is the default one when None.
+        """
         ...
 
     async def create(self, spec: SandboxSpec) -> Sandbox:

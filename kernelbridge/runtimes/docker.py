@@ -79,7 +79,9 @@ class DockerRuntime:
         self._launch = partial(
             Launch, instance=instance, command=IDLE, seccomp=seccomp, userns_remap="userns" in about.security
         )
-        self._image = WorkspaceImage(image, engine=engine, launch=self._new_launch, start=self._start)
+        self._default_image = image
+        # As many as the operator allows.
+        self._images: dict[str, WorkspaceImage] = {}
         self._events = EventFollower(
             engine.new_client,
             label=self._own_label,
@@ -129,10 +131,18 @@ class DockerRuntime:
     def __repr__(self) -> str:
         return f"<DockerRuntime {self._instance}, {len(self._sandboxes)} sandboxes>"
 
-    async def prepare(self) -> Facts:
+    async def prepare(self, image: str | None = None) -> Facts:
         """Learn what a new sandbox will look like; raises `ImageError`."""
-        _, facts = await self._image.current()
+        _, facts = await self._image(image).current()
         return facts
+
+    def _image(self, name: str | None) -> WorkspaceImage:
+        name = self._default_image if name is None else name
+        if name not in self._images:
+            self._images[name] = WorkspaceImage(
+                name, engine=self._engine, launch=self._new_launch, start=partial(self._start, name)
+            )
+        return self._images[name]
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
         """Make and start a container; raises `SandboxError` or `ImageError`, and then leaves nothing behind."""
@@ -176,7 +186,8 @@ class DockerRuntime:
         return self._launch(token=secrets.token_hex(8), **details)
 
     async def _create(self, spec: SandboxSpec) -> DockerSandbox:
-        image, facts = await self._image.current()
+        workspace_image = self._image(spec.image)
+        image, facts = await workspace_image.current()
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,
@@ -185,11 +196,11 @@ class DockerRuntime:
             limits=replace(spec.limits, cpus=min(spec.limits.cpus, self._cpus or spec.limits.cpus)),
             mounts=workspace_mounts(spec),
         )
-        sandbox = await self._start(launch)
+        sandbox = await self._start(workspace_image.name, launch)
         sandbox.facts = facts
         return sandbox
 
-    async def _start(self, launch: Launch) -> DockerSandbox:
+    async def _start(self, image: str, launch: Launch) -> DockerSandbox:
         """Make and start a container: two calls, when all is well."""
         sandbox: DockerSandbox | None = None
         try:
@@ -204,7 +215,7 @@ class DockerRuntime:
                 raise
             await self._clean_up(launch.token)
             if exc.status_code == _NOT_FOUND and "no such image" in explain(exc).lower():
-                raise self._image.absent() from exc
+                raise self._image(image).absent() from exc
             raise SandboxError("The sandbox could not be started", _start_problem(explain(exc))) from exc
         return sandbox
 
@@ -345,6 +356,8 @@ def _runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
             "a user without privileges, limits on memory, CPU and processes"
         ),
         warning=warning,
+        images=True,
+        cpus=about.cpus or None,
     )
 
 

@@ -87,8 +87,10 @@ class LocalRuntime:
 
     # -- the contract -----------------------------------------------------------
 
-    async def prepare(self) -> Facts:
+    async def prepare(self, image: str | None = None) -> Facts:
         """Learn what a sandbox looks like by asking one; raises `ImageError` or `SandboxError`."""
+        if image is not None:
+            raise ImageError(f"Image {image!r} cannot be used", "local sandboxes are not made of images")
         async with self._preparing:
             if self._facts is None:
                 self._facts = await self._probe()
@@ -96,7 +98,7 @@ class LocalRuntime:
 
     async def create(self, spec: SandboxSpec) -> LocalSandbox:
         """Make and start one; raises `SandboxError` or `ImageError`."""
-        return await self._start(spec, await self.prepare())
+        return await self._start(spec, await self.prepare(spec.image))
 
     async def reclaim(self) -> int:
         """Remove what a killed server left: its sandboxes died with it, their control groups did not."""

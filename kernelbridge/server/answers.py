@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from msgspec import UNSET, UnsetType, convert
@@ -11,17 +10,13 @@ from msgspec import UNSET, UnsetType, convert
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.jupyter.execution import Outcome
 from kernelbridge.protocol.base import Cause, Truncated
+from kernelbridge.protocol.base import timestamp as timestamp  # noqa: PLC0414  for those who make answers by hand
 from kernelbridge.protocol.cells import ExecutionResult
 from kernelbridge.protocol.files import SaveResult
 from kernelbridge.protocol.messages import ErrorMessage
 from kernelbridge.protocol.terminals import TerminalOutput
 from kernelbridge.workspace.files import Saved
 from kernelbridge.workspace.shell import CommandOutcome
-
-
-def timestamp() -> str:
-    """Give the time in UTC, RFC 3339 with `Z`, in milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def execution_result(

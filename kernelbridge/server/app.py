@@ -22,9 +22,10 @@ from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server.access import refusal
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.layout import DataDirectory
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.workspace import WorkspaceSettings
+from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -168,7 +169,7 @@ async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> 
         registry = Registry(
             runtime=runtime,
             data=data,
-            settings=_workspace_settings(settings),
+            settings=_workspace_settings(settings, runtime),
             executor=executor,
             linger=settings.linger,
             max_sessions_per_user=settings.max_sessions_per_user,
@@ -211,14 +212,26 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> int:
     return int(runner.addresses[0][1])
 
 
-def _workspace_settings(settings: Settings) -> WorkspaceSettings:
+def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettings:
+    images = runtime.info.images
     return WorkspaceSettings(
-        limits=Limits(memory=settings.memory, cpus=settings.cpus, pids=settings.pids),
+        bounds=Bounds(
+            limits=Limits(
+                memory=settings.memory,
+                # The machine has no more to grant.
+                cpus=min(settings.cpus, runtime.info.cpus or settings.cpus),
+                pids=settings.pids,
+            ),
+            image=settings.image if images else None,
+            images=frozenset(settings.allow_image) if images else frozenset(),
+            image_setting=settings.image,
+        ),
         queue_limit=settings.queue_limit,
         execution_timeout=settings.execution_timeout,
         start_timeout=settings.start_timeout,
         max_output=settings.max_output,
         max_file=settings.max_message,
+        journal_size=settings.journal_size,
         max_spill=settings.max_spill,
     )
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from msgspec import UNSET, UnsetType
+import structlog
+from msgspec import UNSET, UnsetType, structs
 
-from kernelbridge.protocol import ServerMessage, SessionRequest
+from kernelbridge.protocol import ServerMessage, SessionRequest, dump
+from kernelbridge.protocol.base import Event, Message
+from kernelbridge.protocol.cells import CompleteReply, InspectReply, IsCompleteReply
+from kernelbridge.protocol.files import FileChanged, FileContent, FileList
+from kernelbridge.protocol.terminals import TerminalClosed, TerminalData, TerminalOpened
+from kernelbridge.server import answers
+from kernelbridge.workspace.feed import Listener
+from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
 
+log = structlog.get_logger(__name__)
 
-class Client(Protocol):
+PASSING = frozenset(
+    {
+        *(FileContent, FileList, CompleteReply, InspectReply, IsCompleteReply),
+        *(FileChanged, TerminalOpened, TerminalData, TerminalClosed),
+    }
+)
+"""What goes to its asker alone and is not in the journal: it can be asked for again, or belongs to one connection's
+own watch or terminal, which has its own replay."""
+
+
+class Client(Listener, Protocol):
     """One connection."""
 
-    id: str
     user_id: str | None
-    streams: bool
-    """Whether requests that do not say are streamed."""
+    registry: Registry
 
     def workspace(self, session_id: str) -> Workspace:
         """Find or make the session's workspace, and note that this connection uses it. Raises `LimitExceeded`."""
@@ -26,10 +43,6 @@ class Client(Protocol):
 
     def send(self, message: ServerMessage) -> None:
         """Queue an answer, which must reach the client."""
-        ...
-
-    def offer(self, message: ServerMessage) -> bool:
-        """Queue an event unless the client reads too slowly; say whether it was."""
         ...
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
@@ -49,25 +62,51 @@ class Asker:
     @classmethod
     def of(cls, client: Client, request: SessionRequest) -> Asker:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
-        return cls(
-            client,
-            client.workspace(request.session_id),
-            request.session_id,
-            UNSET if request.request_id is None else request.request_id,
-        )
+        return cls(client, client.workspace(request.session_id), request.session_id, given(request.request_id))
 
     def seq(self) -> int:
         """Give the number of the session's next event."""
         return self.workspace.next_seq()
 
     def answer(self, message: ServerMessage) -> None:
-        """Send the answer."""
-        self.client.send(message)
+        """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
+        frame = encode(message)
+        if type(message) in PASSING:
+            self.client.put_frame(frame)
+            return
+        seq = getattr(message, "seq", UNSET)
+        self.workspace.feed.answer(self.client, frame, None if seq is UNSET else seq)
 
-    def event(self, message: ServerMessage) -> bool:
-        """Send an event; see `Client.offer`."""
-        return self.client.offer(message)
+    def event(self, message: Event) -> bool:
+        """Send an event; False if it was left out, because the client reads too slowly."""
+        if type(message) in PASSING:
+            return self.client.offer_frame(encode(message))
+        feed = self.workspace.feed
+        if message.seq <= feed.last:  # numbered before something else was told
+            message = structs.replace(message, seq=feed.next_seq())
+        told = encode(message)
+        if getattr(message, "left_out", UNSET) is UNSET:
+            return feed.event(self.client, told, message.seq)
+        # The journal and those who follow have what this client missed.
+        return feed.event(self.client, encode(structs.replace(message, left_out=UNSET)), message.seq, told)
 
 
 Handler = Callable[[Asker, Any], Awaitable[None]]
 """Does what a request asks; `Any` is the request's own type, which the table of handlers is keyed by."""
+
+PrincipalHandler = Callable[[Client, Any], Awaitable[None]]
+"""Likewise for a request about the principal's sessions, which opens none by itself."""
+
+
+def given(request_id: str | None) -> str | UnsetType:
+    """Give the requestId to echo: that of the request, if it had one."""
+    return UNSET if request_id is None else request_id
+
+
+def encode(message: Message) -> bytes:
+    """Write a frame; an answer that cannot be written becomes an error, for whoever asked must hear of it."""
+    try:
+        return dump(cast("ServerMessage", message))
+    except Exception:  # results hold whatever a kernel sent
+        log.exception("answer_not_written", type=type(message).__name__)
+        return dump(answers.internal_error(getattr(message, "session_id", None), getattr(message, "request_id", UNSET)))

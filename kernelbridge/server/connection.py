@@ -9,16 +9,16 @@ from collections.abc import Callable
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
-from kernelbridge.protocol import ServerMessage, SessionRequest, dump, parse
+from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump, parse
 from kernelbridge.protocol.codec import identify
 from kernelbridge.protocol.messages import Connected, Ping, Pong
 from kernelbridge.server import answers
-from kernelbridge.server.client import Asker
-from kernelbridge.server.outbox import Outbox
-from kernelbridge.server.requests import HANDLERS
+from kernelbridge.server.client import Asker, encode, given
+from kernelbridge.server.outbox import Outbox, Unsent
+from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
@@ -69,8 +69,9 @@ class Connection:
         self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.streams = streams
+        self.open = True
+        self.registry = registry
         self._ws = ws
-        self._registry = registry
         self._warning = warning
         self._outbox = Outbox(ws)
         self._on_close: dict[object, Callable[[], None]] = {}
@@ -91,10 +92,11 @@ class Connection:
         try:
             await self._read()
         finally:
+            self.open = False
+            self._outbox.close()
             for call in list(self._on_close.values()):
                 call()
-            self._registry.detach(self.id)
-            self._outbox.close()
+            self.registry.detach(self.id)
             # It may wait for a client that reads no more.
             writer.cancel()
             await asyncio.wait([writer])
@@ -124,35 +126,50 @@ class Connection:
             message = parse(frame)
         except BadRequest as exc:
             session_id, request_id = identify(frame)
-            self.send(answers.error_message(exc, session_id, _given(request_id)))
+            self.send(answers.error_message(exc, session_id, given(request_id)))
             return
         if isinstance(message, Ping):
-            self.send(Pong(timestamp=answers.timestamp(), request_id=_given(message.request_id)))
+            self.send(Pong(timestamp=answers.timestamp(), request_id=given(message.request_id)))
             return
         await self._request(message)
 
-    async def _request(self, message: SessionRequest) -> None:
+    async def _request(self, message: SessionRequest | PrincipalRequest) -> None:
+        session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
         try:
-            await HANDLERS[type(message)](Asker.of(self, message), message)
+            if isinstance(message, PrincipalRequest):
+                await PRINCIPAL_HANDLERS[type(message)](self, message)
+            else:
+                await HANDLERS[type(message)](Asker.of(self, message), message)
         except KernelBridgeError as exc:
-            self.send(answers.error_message(exc, message.session_id, _given(message.request_id)))
+            self.send(answers.error_message(exc, session_id, request_id))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
-            self.send(answers.internal_error(message.session_id, _given(message.request_id)))
+            self.send(answers.internal_error(session_id, request_id))
 
     # -- what handlers see (`client.Client`) -------------------------------------
 
     def workspace(self, session_id: str) -> Workspace:
         """Find or make a session of this connection's user, and use it."""
-        return self._registry.attach(SessionKey(self.user_id, session_id), self.id)
+        workspace = self.registry.attach(SessionKey(self.user_id, session_id), self.id)
+        if self.streams:
+            workspace.feed.join(self)
+        return workspace
 
     def send(self, message: ServerMessage) -> None:
         """Queue an answer."""
-        self._outbox.put(self._frame(message))
+        self._outbox.put(encode(message))
 
-    def offer(self, message: ServerMessage) -> bool:
-        """Queue an event, unless what the client has not read yet is too much already."""
-        return self._outbox.offer(self._frame(message))
+    def put_frame(self, frame: bytes, unsent: Unsent | None = None) -> None:
+        """Queue a frame; `unsent` is called if the connection ends before it is sent."""
+        self._outbox.put(frame, unsent)
+
+    def offer_frame(self, frame: bytes, unsent: Unsent | None = None) -> bool:
+        """Queue a frame, unless what the client has not read yet is too much already."""
+        return self._outbox.offer(frame, unsent)
+
+    async def room(self) -> None:
+        """Wait until the client has read enough, or is gone."""
+        await self._outbox.room()
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
         """Have `call` called when the connection is gone; the result takes that back."""
@@ -163,17 +180,3 @@ class Connection:
             self._on_close.pop(token, None)
 
         return forget
-
-    def _frame(self, message: ServerMessage) -> bytes:
-        try:
-            return dump(message)
-        except Exception:  # noqa: BLE001  results hold whatever a kernel sent: whoever asked must hear of it
-            self._log.exception("answer_not_written", type=type(message).__name__)
-            return dump(
-                answers.internal_error(getattr(message, "session_id", None), getattr(message, "request_id", UNSET))
-            )
-
-
-def _given(request_id: str | None) -> str | UnsetType:
-    """Give the requestId to echo: that of the request, if it had one."""
-    return UNSET if request_id is None else request_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
 
@@ -12,13 +13,16 @@ HIGH_WATER = 4 << 20
 LIMIT = 160 << 20
 """Bytes of unsent answers above which the client is cut off: two of the largest default results and some."""
 
+Unsent = Callable[[], None]
+"""Called for a frame that the connection did not take before it ended."""
+
 
 class Outbox:
     """Sends frames in order; a client that reads slowly costs at most `LIMIT` bytes."""
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self._ws = ws
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[tuple[bytes, Unsent | None]] = deque()
         self._size = 0
         self._wake = asyncio.Event()
         self._low = asyncio.Event()
@@ -28,26 +32,27 @@ class Outbox:
         self.overflowed = False
         self._closed = False
 
-    def put(self, frame: bytes) -> None:
-        """Queue a text frame; dropped when the client is gone or was cut off."""
-        if self._closed:
-            return
-        if self._size and self._size + len(frame) > LIMIT:
+    def put(self, frame: bytes, unsent: Unsent | None = None) -> None:
+        """Queue a text frame; dropped when the client is gone or was cut off, which `unsent` is then told."""
+        if not self._closed and self._size and self._size + len(frame) > LIMIT:
             self.overflowed = True
             self.close()
+        if self._closed:
+            if unsent is not None:
+                unsent()
             return
-        self._frames.append(frame)
+        self._frames.append((frame, unsent))
         self._empty.clear()
         self._size += len(frame)
         if self._size > HIGH_WATER:
             self._low.clear()
         self._wake.set()
 
-    def offer(self, frame: bytes) -> bool:
+    def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
         """Queue a text frame that may be left out, unless too much waits already; say whether it was queued."""
         if self._size > HIGH_WATER:
             return False
-        self.put(frame)
+        self.put(frame, unsent)
         return True
 
     async def room(self) -> None:
@@ -61,7 +66,10 @@ class Outbox:
     def close(self) -> None:
         """Drop what is unsent and end `run`. Idempotent."""
         self._closed = True
-        self._frames.clear()
+        frames, self._frames = self._frames, deque()
+        for _, unsent in frames:
+            if unsent is not None:
+                unsent()
         self._low.set()
         self._empty.set()
         self._wake.set()
@@ -71,8 +79,11 @@ class Outbox:
         try:
             while not self._closed:
                 while self._frames:
-                    frame = self._frames.popleft()
+                    frame, _ = self._frames[0]
                     await self._ws.send_frame(frame, WSMsgType.TEXT)
+                    if not self._frames:
+                        return  # closed meanwhile
+                    self._frames.popleft()
                     self._size -= len(frame)
                     if self._size <= HIGH_WATER:
                         self._low.set()

@@ -7,6 +7,7 @@ kernel's death costs only the cell that ran: those behind it go to its successor
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ LATE_OUTPUT_LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""
 
 ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+Warmed = Callable[[KernelBridgeError | None], None]
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
 """Start incarnation n; the second argument takes late output."""
 
@@ -59,14 +61,17 @@ class ExecutionLane:
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
+        observer: Callable[[KernelEvent], None] | None = None,
     ) -> None:
         self._start_kernel = start_kernel
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("cells", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
-        self._machine = Machine(KERNEL, KernelState.ABSENT)
+        self._machine = Machine(KERNEL, KernelState.ABSENT, observer)
         self._waiting: deque[_Job] = deque()
+        self._warming: list[Warmed] = []
         self._running: _Job | None = None
+        self._since: float | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timed_out = False
         self._kernel: Kernel | None = None
@@ -81,6 +86,31 @@ class ExecutionLane:
     def state(self) -> KernelState:
         """The kernel's state."""
         return self._machine.state
+
+    @property
+    def waiting(self) -> int:
+        """How many cells wait."""
+        return len(self._waiting)
+
+    @property
+    def running_since(self) -> float | None:
+        """When the running cell began, in seconds since the epoch; None while none runs."""
+        return None if self._running is None else self._since
+
+    def warm(self, done: Warmed) -> None:
+        """Have a kernel without running a cell; `done` is called once, with None or the error that prevented it."""
+        if self._closed:
+            raise KernelError("The session is closed", "send the request again to open it anew")
+        if self._machine.state is KernelState.READY:
+            done(None)
+            return
+        self._warming.append(done)
+        self._pump()
+
+    def _warmed(self, error: KernelBridgeError | None) -> None:
+        warming, self._warming = self._warming, []
+        for done in warming:
+            done(error)
 
     def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone, listener: Listener | None = None) -> None:
         """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
@@ -97,6 +127,7 @@ class ExecutionLane:
     def end(self) -> None:
         """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
         self._closed = True
+        self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
         if self._kernel is not None:
             self._kernel.end_pending("session_closed")
         for job in self._take_waiting():
@@ -109,12 +140,12 @@ class ExecutionLane:
             await self._kernel.aclose()
 
     def _pump(self) -> None:
-        if self._running is not None or not self._waiting or self._closed:
+        if self._running is not None or not (self._waiting or self._warming) or self._closed:
             return
         match self._machine.state:
             case KernelState.READY:
                 # A kernel that has just died, or is about to, is still READY here; its watcher pumps again.
-                if self._kernel is not None and self._kernel.alive and self._leaving is None:
+                if self._waiting and self._kernel is not None and self._kernel.alive and self._leaving is None:
                     job = self._waiting.popleft()
                     self._budget.release(job.cell.code)
                     self._run(self._kernel, job)
@@ -125,7 +156,7 @@ class ExecutionLane:
                 pass  # STARTED or START_FAILED comes and goes on from here
 
     def _run(self, kernel: Kernel, job: _Job) -> None:
-        self._running = job
+        self._running, self._since = job, time.time()
         try:
             kernel.submit(job.cell, self._finished, job.listener)
         except KernelBridgeError as exc:
@@ -196,10 +227,12 @@ class ExecutionLane:
         self._kernel = kernel
         self._machine.on(KernelEvent.STARTED)
         self._tasks.create(self._watch(kernel))
+        self._warmed(None)
         self._pump()
 
     def _fail_waiting(self, error: KernelBridgeError) -> None:
         self._machine.on(KernelEvent.START_FAILED)
+        self._warmed(error)
         for job in self._take_waiting():
             _answer(job, error)
 

@@ -3,7 +3,7 @@
     <data>/instance                 this server's id, made once
     <data>/lock                     held while a server uses the directory
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
-    <data>/workspaces/<id>/session.json   whose they are
+    <data>/workspaces/<id>/session.json   whose they are, and while it is open what it was opened with
     <data>/run/<id>/                the sockets of a running sandbox
 
 `<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -27,6 +28,7 @@ from kernelbridge.errors import ConfigError, FileError
 from kernelbridge.trees import remove_tree
 
 _ID_DIGITS = 24
+_LABEL = "session.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +116,50 @@ class DataDirectory:
         files = self.paths(key).files
         home = files.parent
         home.mkdir(mode=0o700, exist_ok=True)
-        label = home / "session.json"
-        if not label.exists():
-            _write_atomically(label, json.dumps({"principal": key.principal, "sessionId": key.session_id}))
+        if not (home / _LABEL).exists():
+            _write_label(home, key, None)
         with contextlib.suppress(FileExistsError):
             files.mkdir(mode=0o755)
             if os.geteuid() == 0:
                 os.chown(files, uid, gid)
         return files
+
+    def remember(self, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
+        """Note what the session is open with, None when it is closed; blocking. A session without files has no note."""
+        home = self.paths(key).files.parent
+        try:
+            if home.is_dir():
+                _write_label(home, key, opened_with)
+        except OSError as exc:
+            raise FileError("The session cannot be noted", _why(exc)) from exc
+
+    def has_files(self, key: SessionKey) -> bool:
+        """Whether the session's files directory exists."""
+        return self.paths(key).files.is_dir()
+
+    def delete_files(self, key: SessionKey) -> bool:
+        """Remove all that is stored of a session, and say whether there was anything; blocking. Raises `FileError`."""
+        home = self.paths(key).files.parent
+        found = home.is_dir()
+        try:
+            remove_tree(home)
+        except OSError as exc:
+            raise FileError("The session's files cannot be deleted", _why(exc)) from exc
+        return found
+
+    def stored(self, principal: str | None) -> list[str]:
+        """Give the ids of a principal's sessions that have files; blocking."""
+        found = []
+        for home in (self.root / "workspaces").iterdir():
+            try:
+                label = json.loads((home / _LABEL).read_text(encoding="utf-8"))
+                key = SessionKey(label["principal"], label["sessionId"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # it is being made, or removed
+            # The name of the directory decides whose it is.
+            if key.principal == principal and key.workspace_id == home.name:
+                found.append(key.session_id)
+        return found
 
     def commits(self, key: SessionKey) -> Lock:
         """Give the lock that is held while something takes its place among the session's files."""
@@ -141,6 +179,13 @@ class DataDirectory:
     def remove_sockets(self, key: SessionKey) -> None:
         """Remove what a sandbox left of its sockets. Idempotent; blocking."""
         remove_tree(self.paths(key).sockets)
+
+
+def _write_label(home: Path, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
+    label: dict[str, object] = {"principal": key.principal, "sessionId": key.session_id}
+    if opened_with is not None:
+        label["open"] = opened_with
+    _write_atomically(home / _LABEL, json.dumps(label))
 
 
 def _why(exc: OSError) -> str:

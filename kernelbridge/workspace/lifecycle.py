@@ -8,7 +8,7 @@ docs/architecture.md draws its diagrams from these tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
@@ -126,8 +126,12 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
 class Machine(Generic[S, E, A]):
     """One run through a table."""
 
-    def __init__(self, table: Mapping[tuple[S, E], Transition[S, A]], start: S) -> None:
+    def __init__(
+        self, table: Mapping[tuple[S, E], Transition[S, A]], start: S, observer: Callable[[E], None] | None = None
+    ) -> None:
+        """`observer` is told of every event, when the state is the next one."""
         self._table = table
+        self._observer = observer
         self.state = start
 
     def on(self, event: E) -> A:
@@ -136,4 +140,6 @@ class Machine(Generic[S, E, A]):
         if transition is None:
             raise InvalidTransitionError(f"{event.name} in state {self.state.name}")
         self.state = transition.state
+        if self._observer is not None:
+            self._observer(event)
         return transition.action

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import structlog
 
-from kernelbridge.errors import LimitExceeded, SandboxError
+from kernelbridge.errors import FileError, KernelBridgeError, LimitExceeded, SandboxError
+from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime
+from kernelbridge.workspace.choice import Wish, checked
+from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.tasks import TaskSet
-from kernelbridge.workspace.workspace import Workspace, WorkspaceSettings
+from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What closing a session came to."""
+
+    was_open: bool
+    files_deleted: bool
+    """Whether there were files, and they are gone."""
 
 
 class _Entry:
@@ -54,6 +69,11 @@ class Registry:
         self._tasks = TaskSet()
         self._stopping = False
 
+    @property
+    def runtime_name(self) -> str:
+        """What makes the sandboxes: `docker` or `local`."""
+        return self._runtime.info.name
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -70,19 +90,97 @@ class Registry:
                     f"the limit is {self._max_sessions_per_user}; close a connection that uses one, or wait until"
                     " an unused one has ended",
                 )
-            workspace = Workspace(
-                key,
-                runtime=self._runtime,
-                data=self._data,
-                settings=self._settings,
-                executor=self._executor,
-                # A session that is just being closed is finished first; what comes now waits for that.
-                predecessor=self._closing.get(key),
-            )
-            entry = self._entries[key] = _Entry(workspace)
+            entry = self._entries[key] = _Entry(self._make(key))
         entry.stay()
         entry.connections.add(connection_id)
         return entry.workspace
+
+    def _make(self, key: SessionKey) -> Workspace:
+        feed = Feed(
+            key.session_id,
+            created=timestamp(),
+            journal_size=self._settings.journal_size,
+            kept_size=self._settings.max_output,
+            tasks=self._tasks,
+        )
+        return Workspace(
+            key,
+            runtime=self._runtime,
+            data=self._data,
+            settings=self._settings,
+            executor=self._executor,
+            feed=feed,
+            # A session that is just being closed is finished first; what comes now waits for that.
+            predecessor=self._closing.get(key),
+        )
+
+    def open(
+        self, key: SessionKey, connection_id: str, wish: Wish, done: Callable[[KernelBridgeError | None], None]
+    ) -> tuple[Workspace, bool]:
+        """Open a session as `wish` asks, and attach the connection to it; say whether its interpreter has to start.
+
+        `done` is called once the interpreter is ready, or cannot be had. Raises `BadRequest`, `SessionConflict`
+        or `LimitExceeded`.
+        """
+        wish = checked(wish, self._settings.bounds)
+        workspace = self.attach(key, connection_id)
+        return workspace, workspace.open(wish, done)
+
+    def find(self, key: SessionKey) -> Workspace | None:
+        """Give the workspace of a session that is open, or None; opens none."""
+        entry = self._entries.get(key)
+        return entry.workspace if entry is not None else None
+
+    def connections(self, key: SessionKey) -> int:
+        """Say how many connections use a session."""
+        entry = self._entries.get(key)
+        return len(entry.connections) if entry is not None else 0
+
+    def closing(self, key: SessionKey) -> bool:
+        """Whether the session is being closed."""
+        return key in self._closing
+
+    def live(self, principal: str | None) -> list[Workspace]:
+        """Give a principal's open sessions."""
+        return [entry.workspace for key, entry in self._entries.items() if key.principal == principal]
+
+    async def has_files(self, key: SessionKey) -> bool:
+        """Whether anything is stored of a session."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.has_files, key)
+
+    async def stored(self, principal: str | None) -> list[str]:
+        """Give the ids of a principal's sessions that have files."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
+
+    def close(self, key: SessionKey, *, delete_files: bool, done: Callable[[Closed | KernelBridgeError], None]) -> None:
+        """Close a session whoever uses it; what comes now opens it anew. `done` is called once nothing of it runs."""
+        was_open = key in self._entries
+        if was_open:
+            workspace = self._retire(key, delete_files=delete_files)
+        elif delete_files or key in self._closing:
+            # Of a session that is closing already, or that only has files: made to end what there is, in order.
+            workspace = self._make(key)
+            self._closing[key] = workspace
+            workspace.begin_close(delete_files=delete_files)
+        else:
+            done(Closed(was_open=False, files_deleted=False))
+            return
+        self._tasks.create(self._close_for(key, workspace, was_open=was_open, done=done))
+
+    async def _close_for(
+        self,
+        key: SessionKey,
+        workspace: Workspace,
+        *,
+        was_open: bool,
+        done: Callable[[Closed | KernelBridgeError], None],
+    ) -> None:
+        try:
+            await self._close(key, workspace)
+        except FileError as exc:
+            done(exc)
+        else:
+            done(Closed(was_open=was_open, files_deleted=workspace.files_deleted))
 
     def detach(self, connection_id: str) -> None:
         """Note that a connection is gone; a session without any ends after `linger` seconds."""
@@ -90,6 +188,7 @@ class Registry:
             if connection_id not in entry.connections:
                 continue
             entry.connections.discard(connection_id)
+            entry.workspace.feed.leave(connection_id)
             if not entry.connections:
                 loop = asyncio.get_running_loop()
                 entry.linger = loop.call_later(self._linger, self._expire, key)
@@ -103,10 +202,14 @@ class Registry:
         await self._tasks.aclose()
 
     def _expire(self, key: SessionKey) -> None:
+        self._tasks.create(self._close(key, self._retire(key)))
+
+    def _retire(self, key: SessionKey, *, delete_files: bool = False) -> Workspace:
         entry = self._entries.pop(key)
         entry.stay()
         self._closing[key] = entry.workspace
-        self._tasks.create(self._close(key, entry.workspace))
+        entry.workspace.begin_close(delete_files=delete_files)
+        return entry.workspace
 
     async def _close(self, key: SessionKey, workspace: Workspace) -> None:
         try:

@@ -42,6 +42,11 @@ class TerminalLane:
         self._shell: Shell | None = None
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return len(self._waiting)
+
     def submit(self, command: str, timeout: float | None, done: CommandDone) -> None:
         """Queue a command; `done` is called once, with its outcome or the error that kept it from running."""
         if self._closed:

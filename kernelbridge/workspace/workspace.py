@@ -6,8 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -16,15 +15,28 @@ from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import Limits, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
+from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
 from kernelbridge.workspace.executions import ExecutionDone, ExecutionLane
+from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.lifecycle import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
+from kernelbridge.workspace.lifecycle import (
+    WORKSPACE,
+    KernelEvent,
+    KernelState,
+    Machine,
+    WorkspaceAction,
+    WorkspaceEvent,
+    WorkspaceState,
+)
+from kernelbridge.workspace.opening import Opening
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_files import SessionFiles
+from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.spill import Spills
+from kernelbridge.workspace.status import ABSENT, LOST, SessionStatus, session_status
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import CommandDone, TerminalLane
 
@@ -34,27 +46,6 @@ T = TypeVar("T")
 
 LOSS_NOTICE = 3.0
 """Seconds that the runtime has to say that a sandbox is gone, after a process could not be started in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkspaceSettings:
-    """What every workspace of a server has in common."""
-
-    limits: Limits
-    queue_limit: int
-    """Requests of one kind that may wait in a session."""
-    execution_timeout: float | None
-    """Seconds for one cell or command; None for no limit."""
-    start_timeout: float
-    """Seconds for a kernel to answer."""
-    max_output: int
-    """Bytes of output kept of one cell or command."""
-    max_file: int
-    """Bytes of one saved file."""
-    max_spill: int
-    """Bytes of one file that takes output past `max_output`; 0 for no such files."""
-    max_upload: int = 4 << 30
-    """Bytes of a file that arrives by HTTP, or is appended to."""
 
 
 class Workspace:
@@ -68,17 +59,23 @@ class Workspace:
         data: DataDirectory,
         settings: WorkspaceSettings,
         executor: Executor,
+        feed: Feed,
         predecessor: Workspace | None = None,
     ) -> None:
         self.key = key
+        self.feed = feed
+        self.opening = Opening(settings.bounds)
+        self.files_deleted = False
+        """Whether there were files, and closing it has removed them."""
         self._runtime = runtime
         self._data = data
         self._settings = settings
         self._executor = executor
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
-        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT)
-        self._events = count(1)
+        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._on_sandbox)
+        self._told: SessionStatus = ABSENT
+        self._deleting = False
         self._tasks = TaskSet()
         self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
         self._files: asyncio.Task[WorkspaceFiles] | None = None
@@ -95,6 +92,7 @@ class Workspace:
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
+            observer=self._on_kernel,
         )
         self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
 
@@ -108,7 +106,50 @@ class Workspace:
 
     def next_seq(self) -> int:
         """Give the number of the session's next event."""
-        return next(self._events)
+        return self.feed.next_seq()
+
+    @property
+    def kernel_state(self) -> KernelState:
+        """The interpreter's state."""
+        return self._executions.state
+
+    @property
+    def running_since(self) -> float | None:
+        """When the running cell began, in seconds since the epoch; None while none runs."""
+        return self._executions.running_since
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """How many cells and how many terminal commands wait."""
+        return self._executions.waiting, self._terminal.waiting
+
+    @property
+    def terminal_ids(self) -> list[str]:
+        """The interactive terminals that are open."""
+        return []
+
+    @property
+    def waiting_input(self) -> bool:
+        """Whether the running cell waits for input."""
+        return False
+
+    @property
+    def deleting(self) -> bool:
+        """Whether files are being deleted that belong to nobody who comes now."""
+        return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
+
+    def open(self, wish: Wish, done: Callable[[KernelBridgeError | None], None]) -> bool:
+        """Start the sandbox and the interpreter as a checked wish asks; say whether they have to be started.
+
+        `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
+        """
+        image = self.opening.choice.image
+        self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT)
+        if self.opening.choice.image != image:
+            self._files = None  # another image may have another user
+        fresh = self._executions.state is not KernelState.READY
+        self._executions.warm(done)
+        return fresh
 
     def execute(self, cell: Cell, done: ExecutionDone, listener: Listener | None = None) -> None:
         """Queue a cell; `done` is called exactly once, and `listener` before that as it runs."""
@@ -118,14 +159,22 @@ class Workspace:
         """Queue a terminal command; `done` is called exactly once."""
         self._terminal.submit(command, self._settings.execution_timeout, done)
 
-    async def close(self) -> None:
-        """End what runs, with cause `session_closed`, and destroy the sandbox; the files stay. Idempotent."""
+    def begin_close(self, *, delete_files: bool = False) -> asyncio.Task[None]:
+        """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
+
+        The files stay unless the first call says otherwise; the task raises `FileError` if they cannot be deleted.
+        """
         if self._closing is None:
+            self._deleting = delete_files
             action = self._machine.on(WorkspaceEvent.CLOSE)
             if action is not WorkspaceAction.DESTROY:
                 raise AssertionError(action)
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
-        await asyncio.shield(self._closing)
+        return self._closing
+
+    async def close(self) -> None:
+        """Wait until it is closed; see `begin_close`."""
+        await asyncio.shield(self.begin_close())
 
     # -- the sandbox ------------------------------------------------------------
 
@@ -144,18 +193,23 @@ class Workspace:
     async def _start(self) -> Sandbox:
         try:
             if self._predecessor is not None:
-                await self._predecessor.close()
+                await self._step("predecessor", self._predecessor.close())
                 self._predecessor = None
             if self._clearing is not None:
                 await self._clearing
                 self._clearing = None
             await self._workspace_files()
             sockets = await self._in_thread(self._data.prepare_sockets, self.key)
+            choice = self.opening.choice
+            if choice.kernel != DEFAULT_KERNEL:
+                self.opening.check_kernel(await self._runtime.prepare(choice.image))
+            await self._in_thread(self._data.remember, self.key, choice.note())
             spec = SandboxSpec(
                 workspace_id=self.key.workspace_id,
                 files=self._data.paths(self.key).files,
                 sockets=sockets,
-                limits=self._settings.limits,
+                limits=choice.limits,
+                image=choice.image,
             )
             sandbox = await self._create(spec)
         except BaseException:
@@ -163,6 +217,7 @@ class Workspace:
             self._machine.on(WorkspaceEvent.START_FAILED)
             raise
         self._sandbox = sandbox
+        self.opening.started(sandbox.facts)
         self._machine.on(WorkspaceEvent.STARTED)
         self._tasks.create(self._watch(sandbox))
         self._log.info("sandbox_started", sandbox=sandbox.id)
@@ -171,7 +226,8 @@ class Workspace:
     async def _create(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await self._runtime.create(spec)
         try:
-            self._environment = await self._prepare_python(sandbox)
+            environment = await self._prepare_python(sandbox)
+            self._environment = replace(environment, env={**self.opening.choice.env, **environment.env})
         except BaseException:
             await sandbox.destroy()
             raise
@@ -220,10 +276,17 @@ class Workspace:
         if self._clearing is not None:
             await self._clearing
         if self._predecessor is not None:
-            await self._predecessor.close()
+            await self._step("predecessor", self._predecessor.close())
         await self._step("sockets", self._in_thread(self._data.remove_sockets, self.key))
-        self._machine.on(WorkspaceEvent.DESTROYED)
-        self._log.info("workspace_closed")
+        try:
+            if self._deleting:
+                self.files_deleted = await self._in_thread(self._data.delete_files, self.key)
+            elif self.opening.ran:
+                await self._step("note", self._in_thread(self._data.remember, self.key, None))
+        finally:
+            self._deleting = False
+            self._machine.on(WorkspaceEvent.DESTROYED)
+            self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
     async def _destroy_started(self, started: asyncio.Task[Sandbox]) -> None:
         await (await started).destroy()
@@ -235,6 +298,19 @@ class Workspace:
             self._log.warning("close_failed", part=name, error=str(exc))
         except Exception:  # noqa: BLE001  a bug in one part must not keep the others from being closed
             self._log.exception("close_failed", part=name)
+
+    def _on_sandbox(self, event: WorkspaceEvent) -> None:
+        self._tell(LOST if event is WorkspaceEvent.LOST and self._machine.state is WorkspaceState.ABSENT else None)
+
+    def _on_kernel(self, _event: KernelEvent) -> None:
+        self._tell(None)
+
+    def _tell(self, status: SessionStatus | None) -> None:
+        """Tell the session's status, if it is another one than was told last."""
+        status = status or session_status(self._machine.state, self._executions.state)
+        if status != self._told and not (status is ABSENT and self._told.status == "closed"):
+            self._told = status
+            self.feed.status(*status)
 
     # -- what runs in it --------------------------------------------------------
 
@@ -250,14 +326,16 @@ class Workspace:
         return self._files.result()
 
     async def _open_files(self) -> WorkspaceFiles:
-        facts = await self._runtime.prepare()
+        if self._predecessor is not None and self._predecessor.deleting:
+            await self._step("predecessor", self._predecessor.close())
+        facts = await self._runtime.prepare(self.opening.choice.image)
         root = await self._in_thread(self._data.prepare_files, self.key, facts.uid, facts.gid)
         limits = FileLimits(self._settings.max_file, self._settings.max_upload)
         return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=self._data.commits(self.key))
 
     async def _start_kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Kernel:
-            spec = sandbox.facts.kernelspec()
+            spec = sandbox.facts.kernelspec(self.opening.choice.kernel)
             return await Kernel.start(
                 sandbox,
                 spec,

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from kernelbridge.server.client import Handler
-from kernelbridge.server.requests import cells, commands, files
+from kernelbridge.server.client import Handler, PrincipalHandler
+from kernelbridge.server.requests import cells, commands, files, sessions
 
 HANDLERS: Mapping[type, Handler] = MappingProxyType({**cells.HANDLERS, **commands.HANDLERS, **files.HANDLERS})
 """By the type of the message."""
+
+PRINCIPAL_HANDLERS: Mapping[type, PrincipalHandler] = MappingProxyType(dict(sessions.HANDLERS))
+"""Those that no session has to be opened for."""

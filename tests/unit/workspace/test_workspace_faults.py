@@ -13,10 +13,11 @@ from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavail
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
+from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell import CommandOutcome
-from kernelbridge.workspace.workspace import WorkspaceSettings
 
 FACTS = Facts(
     uid=1000,
@@ -71,7 +72,7 @@ class FaultyRuntime:
         self.created = 0
         self.destroyed = 0
 
-    async def prepare(self) -> Facts:
+    async def prepare(self, _image: str | None = None) -> Facts:
         return FACTS
 
     async def create(self, _spec: SandboxSpec) -> Any:
@@ -118,13 +119,14 @@ async def runtime() -> FaultyRuntime:
 async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Registry]:
     data = DataDirectory.open(tmp_path / "data")
     settings = WorkspaceSettings(
-        limits=Limits(),
+        bounds=Bounds(limits=Limits(), image=None),
         queue_limit=3,
         execution_timeout=None,
         start_timeout=5,
         max_output=1 << 20,
         max_file=1 << 20,
         max_spill=0,
+        journal_size=1 << 20,
     )
     with ThreadPoolExecutor(2) as executor:
         made = Registry(

@@ -1,0 +1,201 @@
+"""What a session tells, and who hears it: whoever asked, those who follow it, and its journal.
+
+    answer, event ──▶ Journal ──▶ whoever asked, while it is connected
+                         │   └──▶ those who follow the session (`resume`): everything, in order, without a gap
+                         └──────▶ nobody there: answers are kept until somebody follows
+    status        ──▶ those who follow it, and its audience: who opened it or streams
+
+Who follows gets frames from the journal as fast as it reads; nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+from msgspec import UNSET, UnsetType
+
+from kernelbridge.protocol import dump
+from kernelbridge.protocol.base import Cause
+from kernelbridge.protocol.sessions import Resumed, SeqRange, SessionStatus, Status
+from kernelbridge.workspace.journal import Entry, Journal
+from kernelbridge.workspace.tasks import TaskSet
+
+BATCH = 200
+"""Entries that are replayed before others get their turn."""
+
+
+class Listener(Protocol):
+    """One connection, as a feed sees it."""
+
+    id: str
+    streams: bool
+    open: bool
+    """False once it is gone."""
+
+    def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
+        """Queue a frame that must arrive; `unsent` is called if the connection ends before it is sent."""
+        ...
+
+    def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:
+        """Queue a frame unless too much waits already; say whether it was."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until a frame that is offered would be queued, or the connection is gone."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Follower:
+    listener: Listener
+    cursor: int
+    """The number of the last frame that it was given."""
+    told_lost: int
+    """The largest number that it was told is gone."""
+    behind: bool = True
+    """It did not take a frame: it gets the rest from the journal as it reads."""
+
+
+class Feed:
+    """Everything that one session tells."""
+
+    def __init__(self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet) -> None:
+        self.session_id = session_id
+        self.created = created
+        self._journal = Journal(size=journal_size, kept_size=kept_size)
+        self._tasks = tasks
+        self._numbers = count(1)
+        self._taken = 0
+        self._followers: dict[str, _Follower] = {}
+        self._audience: dict[str, Listener] = {}
+
+    def __repr__(self) -> str:
+        return f"<Feed {self._journal}, {len(self._followers)} followers>"
+
+    @property
+    def last(self) -> int:
+        """The number of the latest frame that was told."""
+        return self._journal.last
+
+    def next_seq(self) -> int:
+        """Take the number of the next event."""
+        self._taken = next(self._numbers)
+        return self._taken
+
+    # -- telling ----------------------------------------------------------------
+
+    def answer(self, asker: Listener, frame: bytes, seq: int | None) -> None:
+        """Send an answer to whoever asked and to those who follow; kept if nobody is there. `seq`: if it is in it."""
+        numbered = seq is not None
+        # Kept until it has been given to everybody who should have it.
+        entry = self._journal.add(self._number(seq), frame, numbered=numbered, kept=True)
+        unsent = partial(self._journal.keep, entry)
+        given = bool(self._followers) or asker.open
+        for follower in list(self._followers.values()):
+            given &= self._give(follower, entry, unsent)
+        if asker.open and asker.id not in self._followers:
+            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
+        if given:
+            self._journal.delivered(entry)
+
+    def event(self, asker: Listener, frame: bytes, seq: int, told: bytes | None = None) -> bool:
+        """Send an event likewise, but leave it out where the asker reads too slowly, and say so.
+
+        `told` is what the asker gets, if that is not `frame`: it names what was left out before, for it alone.
+        """
+        entry = self._journal.add(seq, frame, numbered=True)
+        for follower in list(self._followers.values()):
+            self._give(follower, entry)
+        if asker.id in self._followers or not asker.open:
+            return True
+        return asker.offer_frame(frame if told is None else told)
+
+    def status(self, status: Status, detail: str, cause: Cause | UnsetType = UNSET) -> None:
+        """Tell what has become of the session."""
+        seq = self.next_seq()
+        message = SessionStatus(session_id=self.session_id, seq=seq, status=status, detail=detail, cause=cause)
+        entry = self._journal.add(seq, dump(message), numbered=True)
+        for follower in list(self._followers.values()):
+            self._give(follower, entry)
+        for listener in list(self._audience.values()):
+            if listener.id not in self._followers:
+                listener.offer_frame(entry.frame)
+
+    def _number(self, seq: int | None) -> int:
+        return self.next_seq() if seq is None else seq
+
+    # -- hearing ----------------------------------------------------------------
+
+    def join(self, listener: Listener) -> None:
+        """Tell a connection of the session's status from now on."""
+        self._audience[listener.id] = listener
+
+    def leave(self, listener_id: str) -> None:
+        """Forget a connection that is gone."""
+        self._audience.pop(listener_id, None)
+        self._followers.pop(listener_id, None)
+
+    def follow(self, listener: Listener, after: int, request_id: str | UnsetType) -> None:
+        """Send `resumed`, then what is kept after `after`, then everything as it is told."""
+        anew = after > self._taken
+        follower = _Follower(listener, cursor=0 if anew else after, told_lost=0)
+        self._followers[listener.id] = follower
+        self.join(listener)
+        listener.put_frame(dump(self._resumed(follower, request_id, anew=anew)))
+        self._tasks.create(self._catch_up(follower))
+
+    def _resumed(
+        self, follower: _Follower, request_id: str | UnsetType = UNSET, *, anew: bool = False
+    ) -> Resumed:
+        after = max(follower.cursor, follower.told_lost)
+        lost: SeqRange | UnsetType = UNSET
+        if self._journal.lost > after:
+            lost = SeqRange(after + 1, self._journal.lost)
+            follower.told_lost = self._journal.lost
+        return Resumed(
+            session_id=self.session_id,
+            request_id=request_id,
+            first=after + 1,
+            last=self._taken,
+            lost=lost,
+            anew=anew or UNSET,
+            created=self.created,
+        )
+
+    def _give(self, follower: _Follower, entry: Entry, unsent: Callable[[], None] | None = None) -> bool:
+        if not follower.behind and follower.listener.offer_frame(entry.with_seq(), unsent):
+            follower.cursor = entry.seq
+            return True
+        if not follower.behind:
+            follower.behind = True
+            self._tasks.create(self._catch_up(follower))
+        return False
+
+    async def _catch_up(self, follower: _Follower) -> None:
+        """Replay from the journal as fast as the connection reads; until it has all, or is gone."""
+        listener = follower.listener
+        while self._follows(follower):
+            if self._journal.lost > max(follower.cursor, follower.told_lost):
+                listener.put_frame(dump(self._resumed(follower)))
+            batch = self._journal.after(follower.cursor, BATCH)
+            if not batch:
+                follower.behind = False
+                return
+            for entry in batch:
+                await listener.room()
+                if not self._follows(follower):
+                    return
+                if not listener.offer_frame(entry.with_seq(), partial(self._journal.keep, entry)):
+                    break
+                follower.cursor = entry.seq
+                if all(other.cursor >= entry.seq for other in self._followers.values()):
+                    self._journal.delivered(entry)
+            await asyncio.sleep(0)  # the others' turn
+
+    def _follows(self, follower: _Follower) -> bool:
+        return follower.listener.open and self._followers.get(follower.listener.id) is follower

@@ -1,0 +1,49 @@
+"""What one session is opened with, and whether that can still be chosen; pure."""
+
+from __future__ import annotations
+
+from kernelbridge.errors import BadRequest, SessionConflict
+from kernelbridge.runtimes.facts import Facts
+from kernelbridge.workspace.choice import DEFAULT_KERNEL, Bounds, Choice, Wish, choose
+
+
+class Opening:
+    """The choice of one session. It is fixed once the sandbox runs, or while it starts; until the session is closed."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._ran = False
+        self.choice: Choice = choose(Wish(), bounds)
+        self.language: str | None = None
+        """The kernel's, once the sandbox has run."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether a sandbox has run with it."""
+        return self._ran
+
+    def take(self, wish: Wish, *, starting: bool) -> None:
+        """Make it what a checked wish asks for; raises `SessionConflict` when it is fixed and something else."""
+        if not (self._ran or starting):
+            self.choice = choose(wish, self._bounds)
+        elif (name := self.choice.differing(wish)) is not None:
+            raise SessionConflict(
+                f"The session is open with another {name.rpartition('.')[2]}",
+                f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
+                " its files stay",
+            )
+
+    def check_kernel(self, facts: Facts) -> None:
+        """Refuse a kernel that was asked for and is not in the image; without the default one, shells can still run."""
+        name = self.choice.kernel
+        if name not in facts.kernelspecs and name != DEFAULT_KERNEL:
+            have = ", ".join(sorted(facts.kernelspecs)) or "none"
+            raise BadRequest(
+                f"The kernel {name!r} is not in the image", f"it has: {have}", field="kernel", code="invalid_field"
+            )
+
+    def started(self, facts: Facts) -> None:
+        """Take note that a sandbox runs with it."""
+        self._ran = True
+        spec = facts.kernelspecs.get(self.choice.kernel)
+        self.language = spec.language if spec is not None else None

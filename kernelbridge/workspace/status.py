@@ -1,0 +1,57 @@
+"""What a session's status is, by the states of its sandbox and its interpreter; pure.
+
+A `session_status` is told whenever the status changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from msgspec import UNSET, UnsetType
+
+from kernelbridge.protocol.base import Cause
+from kernelbridge.protocol.sessions import Status
+from kernelbridge.workspace.lifecycle import KernelState, WorkspaceState
+
+
+class SessionStatus(NamedTuple):
+    """One status, for a person and a program."""
+
+    status: Status
+    detail: str
+    cause: Cause | UnsetType = UNSET
+
+
+ABSENT = SessionStatus("closed", "the sandbox does not run; the next command starts one")
+LOST = SessionStatus(
+    "closed", "the sandbox ended by itself; the files are kept, and the next command starts another", "sandbox_lost"
+)
+CLOSING = SessionStatus("closing", "the session is being closed", "session_closed")
+CLOSED = SessionStatus("closed", "the session was closed; the next request opens it anew", "session_closed")
+
+_BY_SANDBOX: Mapping[WorkspaceState, SessionStatus] = MappingProxyType(
+    {
+        WorkspaceState.ABSENT: ABSENT,
+        WorkspaceState.STARTING: SessionStatus("starting", "the sandbox starts"),
+        WorkspaceState.CLOSING: CLOSING,
+        WorkspaceState.CLOSED: CLOSED,
+    }
+)
+_BY_KERNEL: Mapping[KernelState, SessionStatus] = MappingProxyType(
+    {
+        KernelState.ABSENT: SessionStatus("ready", "the interpreter starts with the first cell"),
+        KernelState.STARTING: SessionStatus("starting", "the interpreter starts"),
+        KernelState.READY: SessionStatus("ready", "the interpreter is ready"),
+        KernelState.DEAD: SessionStatus(
+            "ready", "the interpreter ended and its variables are lost; the next cell starts another", "kernel_died"
+        ),
+        KernelState.RESTARTING: SessionStatus("restarting", "a new interpreter starts; variables are lost"),
+    }
+)
+
+
+def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:
+    """Give the status; that of the interpreter counts while the sandbox runs."""
+    return _BY_SANDBOX.get(sandbox) or _BY_KERNEL[kernel]
