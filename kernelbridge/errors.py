@@ -104,33 +104,33 @@ class KernelError(KernelBridgeError):
     retryable = True
 
 
-class TerminalError(KernelBridgeError):
-    """The workspace's shell did not start, or it died."""
-
-    code = "busy"
-    retryable = True
-
-
-class FileError(KernelBridgeError):
-    """A workspace file could not be read or written."""
-
-    code = "no_input_waiting"
-
-
-class NoSuchFile(FileError):
 class KernelBusy(KernelBridgeError):
     """The kernel cannot answer now, because it runs a cell."""
 
-    code = "terminal_failed"
+    code = "busy"
     retryable = True
 
 
 class NoInputWaiting(KernelBridgeError):
     """Nothing in the session waits for that line of input."""
 
+    code = "no_input_waiting"
+
+
+class TerminalError(KernelBridgeError):
+    """The workspace's shell did not start, or it died."""
+
+    code = "terminal_failed"
+    retryable = True
+
+
+class FileError(KernelBridgeError):
+    """A workspace file could not be read or written."""
+
     code = "file_failed"
 
 
+class NoSuchFile(FileError):
     """There is no file or directory of that name."""
 
     code = "not_found"
