@@ -134,15 +134,18 @@ class Spill:
 
     def _work(self) -> None:
         """Write a batch, in a thread; never two at a time."""
-        batch, length = self._take()
-        self._file.write(batch)
-        with self._lock:
-            self._backlog = max(0, self._backlog - length)
-            if self._waiting:
-                self._executor.submit(self._work)
-                return
-            self._working = False
-            end, discarded, cut = self._end, self._discarded, self._cut
+        while True:
+            batch, length = self._take()
+            self._file.write(batch)
+            with self._lock:
+                self._backlog = max(0, self._backlog - length)
+                if not self._waiting:
+                    self._working = False
+                    end, discarded, cut = self._end, self._discarded, self._cut
+                    break
+                with contextlib.suppress(RuntimeError):  # the executor is ending: the rest is written here
+                    self._executor.submit(self._work)
+                    return
         if end is not None and not end.done():
             end.set_result(self._file.close(remove=discarded, complete=not cut))
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import bounded as bounded_module
-from kernelbridge.jupyter.bounded import BoundedText, size
+from kernelbridge.jupyter.bounded import BoundedText, Spilled, size
 from kernelbridge.jupyter.output import Output, Rendered
 from kernelbridge.text import render_terminal
 
@@ -290,3 +290,84 @@ def test_text_and_render_can_be_asked_for_again() -> None:
     output.display("display_data", bundle("x"), {}, "d")
     output.clear(wait=False)
     assert output.render() == first
+
+
+class Collected:
+    """What takes too much output, in memory."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+
+    def begin(self, texts: Sequence[str]) -> None:
+        self.text = "".join(texts)
+
+    def write(self, text: str) -> None:
+        assert self.text is not None, "it begins first"
+        self.text += text
+
+    def discard(self) -> None:
+        self.text = None
+
+    async def finish(self) -> Spilled:
+        raise AssertionError("only whoever takes the output finishes it")
+
+
+PIECES = st.tuples(st.sampled_from(["out", "err"]), st.text("ab\n", max_size=60))
+
+
+@given(events=st.lists(PIECES), limit=st.integers(8, 200))
+def test_too_much_output_is_handed_on_whole_and_in_order(events: list[tuple[str, str]], limit: int) -> None:
+    whole = "".join(text for _, text in events)
+    collected = Collected()
+    output = Output(limit, kept=limit // 4, overflow=lambda: collected)
+    for name, text in events:
+        output.stream("stderr" if name == "err" else "stdout", text)
+    rendered = output.render()
+    if len(whole) <= limit:
+        assert (rendered.output, rendered.overflow, collected.text) == (whole, None, None)
+        assert rendered.stdout == "".join(text for name, text in events if name == "out")
+        assert rendered.stderr == "".join(text for name, text in events if name == "err")
+        return
+    assert rendered.overflow is collected
+    assert collected.text == whole
+    assert rendered.truncated is not None
+    at = rendered.truncated["at"]
+    assert whole.startswith(rendered.output[:at])
+    assert whole.endswith(rendered.output[at:])
+    assert len(rendered.output) <= max(limit // 4, 2)
+    assert rendered.truncated["bytes"] == len(whole) - len(rendered.output)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["out", "err", "result", "clear"]), st.text("ab\n\r\x1b[K", max_size=9))))
+def test_streams_are_what_was_written_to_them(events: list[tuple[str, str]]) -> None:
+    rendered = shown(*((name, False if name == "clear" else text) for name, text in events))
+    assert rendered.stdout == "".join(text for name, text in events if name == "out")
+    assert rendered.stderr == "".join(text for name, text in events if name == "err")
+
+
+def test_one_stream_alone_is_kept_once() -> None:
+    rendered = shown(*[("out", "x" * 1000 + "\n")] * 500)
+    assert rendered.stdout is rendered.output
+    assert rendered.stderr == ""
+
+
+def test_what_is_cleared_is_no_longer_too_much() -> None:
+    collected = Collected()
+    output = Output(100, overflow=lambda: collected)
+    output.stream("stdout", "a" * 300)
+    output.stream("stdout", "\n")
+    output.clear(wait=False)
+    output.stream("stdout", "b")
+    rendered = output.render()
+    assert (rendered.output, rendered.overflow, collected.text) == ("b", None, None)
+
+
+def test_what_is_too_much_again_begins_again() -> None:
+    collected = Collected()
+    output = Output(1000, overflow=lambda: collected)
+    for letter in "ab":
+        output.clear(wait=False)
+        for _ in range(100):
+            output.stream("stdout", letter * 9000 + "\n")
+    assert output.render().overflow is collected
+    assert collected.text == ("b" * 9000 + "\n") * 100
