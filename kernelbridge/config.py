@@ -141,6 +141,10 @@ class Settings:
             "What a session told lately that is kept for clients that resume it.",
         ),
     ] = 4 << 20
+    max_upload: Annotated[
+        int,
+        Option(kinds.size(1 << 10), WORKSPACE, "Largest file that may be sent by HTTP, or appended to."),
+    ] = 4 << 30
     queue_limit: Annotated[
         int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
     ] = 1000

@@ -31,6 +31,16 @@ def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[st
     return None
 
 
+def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  # noqa: FBT001  a fact, not a choice
+    """Say why a request with these Sec-Fetch-Site header values is refused, or None.
+
+    Browsers send no Origin with what a page merely embeds or links to, but they say that another site's page did it.
+    """
+    if "cross-site" in sites and not has_origin:
+        return "a page of another site asks for it; open it from a page of this machine"
+    return None
+
+
 def _host_allowed(host: str, allowed: Collection[str]) -> bool:
     return _is_loopback(host) or any(host.lower() == origin.partition("://")[2] for origin in allowed)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs
 
 import structlog
 from aiohttp import web
@@ -19,12 +19,16 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.protocol import json_schema
 from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
+from kernelbridge.server import query
 from kernelbridge.server.access import refusal
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.server.transfers import Transfers
 from kernelbridge.workspace.choice import Bounds
+from kernelbridge.workspace.files import FileLimits
 from kernelbridge.workspace.layout import DataDirectory
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.session_files import stored_files
 from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
@@ -37,7 +41,6 @@ FLUSH = 30.0
 """Seconds that a client has to read what was sent before its connection was closed."""
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
-USER_ID_LENGTH = 256
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,6 +51,7 @@ class Server:
 
     settings: Settings
     registry: Registry
+    transfers: Transfers
     warning: str | None
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
@@ -55,7 +59,7 @@ class Server:
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
-        user_id, streams = _user_id(request), _streams(request)
+        user_id, streams = query.user_id(request), _streams(request)
         ws = Socket(request, max_message=self.settings.max_message, heartbeat=HEARTBEAT)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
@@ -113,6 +117,7 @@ class Server:
         app.router.add_get("/ws", self.websocket)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/api/schema", self.schema)
+        self.transfers.add_to(app)
         return app
 
     @web.middleware
@@ -128,22 +133,6 @@ class Server:
 def _drop(transport: asyncio.Transport) -> None:
     if transport.get_write_buffer_size():  # one that has been lost meanwhile must not be aborted
         transport.abort()
-
-
-def _user_id(request: web.Request) -> str | None:
-    try:
-        query = parse_qs(request.rel_url.raw_query_string, keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
-        # Decoded leniently, all that is not UTF-8 would be one and the same user.
-        query = {"user_id": ["\ufffd"] * 2}
-    values = query.get("user_id", [])
-    if not values or values == [""]:
-        return None
-    if len(values) > 1 or len(values[0]) > USER_ID_LENGTH or not values[0].isprintable():
-        raise web.HTTPBadRequest(
-            text=f"user_id must be given once, as 1-{USER_ID_LENGTH} printable characters in UTF-8.\n",
-        )
-    return values[0]
 
 
 def _streams(request: web.Request) -> bool:
@@ -175,7 +164,16 @@ async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> 
             max_sessions_per_user=settings.max_sessions_per_user,
         )
         stack.push_async_callback(registry.aclose)
-        server = Server(settings, registry, runtime.info.warning)
+        transfers = Transfers(
+            functools.partial(
+                stored_files,
+                data=data,
+                runtime=runtime,
+                executor=executor,
+                limits=FileLimits(settings.max_message, settings.max_upload),
+            )
+        )
+        server = Server(settings, registry, transfers, runtime.info.warning)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.abandon)
@@ -231,6 +229,7 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
         start_timeout=settings.start_timeout,
         max_output=settings.max_output,
         max_file=settings.max_message,
+        max_upload=settings.max_upload,
         journal_size=settings.journal_size,
         max_spill=settings.max_spill,
     )
