@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from kernelbridge.errors import BadRequest
+from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace import file_reads
@@ -26,7 +26,7 @@ from kernelbridge.workspace.file_tree import Listing, listing
 from kernelbridge.workspace.file_versions import Condition, Saved
 from kernelbridge.workspace.files import FileLimits, SaveMode, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.watching import Watcher
+from kernelbridge.workspace.watching import Tell, Watch, Watcher
 from kernelbridge.workspace.work import Work, in_thread, in_turns
 
 
@@ -73,6 +73,11 @@ class SessionFiles:
         if not directory_parts(path, "path"):
             await self._prepared()
         return await in_turns(self._executor, listing(self._root, path, recursive=recursive, hidden=hidden))
+
+    async def watch(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
+        """See `Watcher.join`; the workspace itself is made if need be."""
+        await self._prepared()
+        return await self.watcher.join(hidden=hidden, tell=tell, failed=failed)
 
     async def delete(self, filename: str, *, recursive: bool) -> None:
         """See `WorkspaceFiles.delete`."""

@@ -133,7 +133,7 @@ async def _watch(asker: Asker, *, hidden: bool) -> Watch:
     def failed(error: KernelBridgeError) -> None:
         asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
 
-    watch = await asker.workspace.files.watcher.join(hidden=hidden, tell=tell, failed=failed)
+    watch = await asker.workspace.files.watch(hidden=hidden, tell=tell, failed=failed)
     watch.on_end = asker.client.on_close(watch.end)
     return watch
 
