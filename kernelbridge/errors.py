@@ -17,6 +17,7 @@ may succeed later without being changed.
     ├── KernelBusy             the kernel cannot answer now, because it runs a cell
     ├── NoInputWaiting         nothing waits for that line of input
     ├── TerminalError          the shell did not start or died
+    ├── UnknownTerminal        the session has no open terminal of that name
     ├── FileError              a workspace file could not be read or written
     │   ├── NoSuchFile         there is no file or directory of that name
     │   ├── FileExists         there is one, and it must not be replaced
@@ -122,6 +123,12 @@ class TerminalError(KernelBridgeError):
 
     code = "terminal_failed"
     retryable = True
+
+
+class UnknownTerminal(KernelBridgeError):
+    """The session has no open terminal of that name."""
+
+    code = "unknown_terminal"
 
 
 class FileError(KernelBridgeError):

@@ -108,7 +108,7 @@ sweep_marked() {
 # is left, for a process may be forking while it is killed.
 # `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
 # environment ends early where its process becomes another program meanwhile. Where there was nothing to read, a process
-# did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out. One that
+# did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out. What
 # has ended still has its limits, so they count only where there is an environment or a command line.
 
 

@@ -45,6 +45,15 @@ class Client(Listener, Protocol):
         """Queue an answer, which must reach the client."""
         ...
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
+        ...
+
+    async def room(self, level: int = ...) -> None:
+        """Wait until at most `level` bytes are not read yet, or the client is gone; by default, see `Listener`."""
+        ...
+
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
         """Have `call` called when the connection is gone; the result takes that back."""
         ...

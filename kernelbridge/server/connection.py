@@ -17,7 +17,7 @@ from kernelbridge.protocol.codec import identify
 from kernelbridge.protocol.messages import Connected, Ping, Pong
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, encode, given
-from kernelbridge.server.outbox import Outbox, Unsent
+from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
@@ -167,9 +167,14 @@ class Connection:
         """Queue a frame, unless what the client has not read yet is too much already."""
         return self._outbox.offer(frame, unsent)
 
-    async def room(self) -> None:
-        """Wait until the client has read enough, or is gone."""
-        await self._outbox.room()
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
+        return self._outbox.size
+
+    async def room(self, level: int = HIGH_WATER) -> None:
+        """Wait until at most `level` bytes are not read yet, or the client is gone."""
+        await self._outbox.room(level)
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
         """Have `call` called when the connection is gone; the result takes that back."""

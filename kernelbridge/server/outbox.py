@@ -25,8 +25,7 @@ class Outbox:
         self._frames: deque[tuple[bytes, Unsent | None]] = deque()
         self._size = 0
         self._wake = asyncio.Event()
-        self._low = asyncio.Event()
-        self._low.set()
+        self._waiting: dict[asyncio.Future[None], int] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self.overflowed = False
@@ -44,8 +43,6 @@ class Outbox:
         self._frames.append((frame, unsent))
         self._empty.clear()
         self._size += len(frame)
-        if self._size > HIGH_WATER:
-            self._low.clear()
         self._wake.set()
 
     def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
@@ -55,9 +52,21 @@ class Outbox:
         self.put(frame, unsent)
         return True
 
-    async def room(self) -> None:
-        """Wait until the client has read enough to be heard again."""
-        await self._low.wait()
+    @property
+    def size(self) -> int:
+        """Bytes that are not sent yet."""
+        return self._size
+
+    async def room(self, level: int = HIGH_WATER) -> None:
+        """Wait until at most `level` bytes are not sent yet, or the client is gone; by default, enough to be heard."""
+        if self._closed or self._size <= level:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = level
+        try:
+            await waiter
+        finally:
+            del self._waiting[waiter]
 
     async def sent(self) -> None:
         """Wait until all that was put has been handed to the connection, or the client is gone."""
@@ -70,7 +79,7 @@ class Outbox:
         for _, unsent in frames:
             if unsent is not None:
                 unsent()
-        self._low.set()
+        self._wake_waiting()
         self._empty.set()
         self._wake.set()
 
@@ -85,11 +94,15 @@ class Outbox:
                         return  # closed meanwhile
                     self._frames.popleft()
                     self._size -= len(frame)
-                    if self._size <= HIGH_WATER:
-                        self._low.set()
+                    self._wake_waiting()
                 self._wake.clear()
                 self._empty.set()
                 if not self._frames and not self._closed:
                     await self._wake.wait()
         except ConnectionError:
             self.close()
+
+    def _wake_waiting(self) -> None:
+        for waiter, level in self._waiting.items():
+            if not waiter.done() and (self._closed or self._size <= level):
+                waiter.set_result(None)

@@ -39,6 +39,7 @@ from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.status import ABSENT, LOST, SessionStatus, session_status
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import CommandDone, TerminalLane
+from kernelbridge.workspace.terminals import Terminals
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +96,7 @@ class Workspace:
             observer=self._on_kernel,
         )
         self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
+        self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self._executions.state.value}>"
@@ -122,11 +124,6 @@ class Workspace:
     def queued(self) -> tuple[int, int]:
         """How many cells and how many terminal commands wait."""
         return self._executions.waiting, self._terminal.waiting
-
-    @property
-    def terminal_ids(self) -> list[str]:
-        """The interactive terminals that are open."""
-        return []
 
     @property
     def waiting_input(self) -> bool:
@@ -265,11 +262,13 @@ class Workspace:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         started = self._starting
         self._terminal.end()
+        self.terminals.end()
         self._executions.end()
         if started is not None:
             # First of all: nothing in it can hold up the rest then.
             await self._step("sandbox", self._destroy_started(started))
         await self._step("terminal", self._terminal.aclose())
+        await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self._executions.aclose())
         await self._tasks.aclose()
         await self.files.watcher.aclose()

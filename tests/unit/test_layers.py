@@ -62,6 +62,7 @@ PURE = (
     "workspace/replay.py",
     "workspace/shell_marks.py",
     "workspace/shell_script.py",
+    "workspace/terminal_shell.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
 

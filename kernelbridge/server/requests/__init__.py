@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kernelbridge.server.client import Handler, PrincipalHandler
-from kernelbridge.server.requests import cells, commands, files, sessions
+from kernelbridge.server.requests import cells, commands, files, sessions, terminals
 
-HANDLERS: Mapping[type, Handler] = MappingProxyType({**cells.HANDLERS, **commands.HANDLERS, **files.HANDLERS})
+HANDLERS: Mapping[type, Handler] = MappingProxyType(
+    {**cells.HANDLERS, **commands.HANDLERS, **files.HANDLERS, **terminals.HANDLERS}
+)
 """By the type of the message."""
 
 PRINCIPAL_HANDLERS: Mapping[type, PrincipalHandler] = MappingProxyType(dict(sessions.HANDLERS))

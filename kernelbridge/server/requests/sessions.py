@@ -120,7 +120,7 @@ async def session_info(client: Client, message: SessionInfo) -> None:
             queued_cells=cells,
             queued_commands=commands,
             running_since=UNSET if since is None else timestamp(since),
-            terminals=workspace.terminal_ids,
+            terminals=workspace.terminals.ids,
             waiting_input=workspace.waiting_input,
             last_seq=workspace.feed.last,
             created=workspace.feed.created,
