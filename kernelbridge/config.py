@@ -117,6 +117,14 @@ class Settings:
             default_text="no limit",
         ),
     ] = None
+    input_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            WORKSPACE,
+            "How long a cell may wait for an answer to its input(); 0 sets no limit.",
+        ),
+    ] = 300.0
     max_output: Annotated[
         int,
         Option(

@@ -19,8 +19,8 @@ from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.text import strip_ansi
 
-IDLE_TIMEOUT = 15.0
-"""Seconds for an answer while no cell runs: the first completion imports a good deal."""
+IDLE_TIMEOUT = 30.0
+"""Seconds for an answer while no cell runs: the first completion imports and parses a good deal."""
 BUSY_TIMEOUT = 2.0
 """Seconds for a subshell to be made, and for its answer, while a cell runs."""
 MAX_MATCHES = 1000
@@ -118,7 +118,7 @@ async def _wait(
 ) -> wire.Message | None:
     await asyncio.wait({answer}, timeout=timeout)
     if not answer.done():
-        raise KernelBusy("The interpreter runs a cell", "the cell leaves it no time to answer; try again later")
+        raise KernelBusy("The interpreter is busy", f"it did not answer within {timeout:g} s; try again later")
     return answer.result()
 
 

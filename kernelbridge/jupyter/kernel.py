@@ -176,7 +176,10 @@ class Kernel:
             metadata={"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}},
         )
         execution = self._table.add(msg_id, done, listener, asks=cell.allow_stdin)
-        channels.send("shell", frames)
+        try:
+            channels.send("shell", frames)
+        except KernelError as exc:
+            self._break(exc.reason)
         return execution
 
     async def interrupt(self, cause: str = "interrupted") -> None:
@@ -213,6 +216,10 @@ class Kernel:
     def reply_input(self, value: str) -> None:
         """Give the waiting cell its line of input. Raises `KernelError` if the kernel is dead."""
         self._alive().send("stdin", self._codec.request("input_reply", {"status": "ok", "value": value})[1])
+        self._table.answered()
+
+    def withdraw_question(self) -> None:
+        """Let the running cell ask again: nobody will answer what it asked."""
         self._table.answered()
 
     async def kill(self) -> None:
@@ -378,14 +385,8 @@ class Kernel:
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Whoever waits for a start gets its error; the rest is a bug.
-            (log.debug if isinstance(error, KernelBridgeError) else log.error)("kernel_task_failed", exc_info=error)
 
 
 _ENDED = {

@@ -13,12 +13,14 @@ from msgspec import UNSET
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump, parse
+from kernelbridge.protocol.cells import InputReply
 from kernelbridge.protocol.codec import identify
 from kernelbridge.protocol.messages import Connected, Ping, Pong
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, encode, given
 from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS
+from kernelbridge.server.requests.interpreter import remind
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
@@ -139,7 +141,10 @@ class Connection:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message)
             else:
-                await HANDLERS[type(message)](Asker.of(self, message), message)
+                asker = Asker.of(self, message)
+                if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
+                    remind(asker)
+                await HANDLERS[type(message)](asker, message)
         except KernelBridgeError as exc:
             self.send(answers.error_message(exc, session_id, request_id))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection

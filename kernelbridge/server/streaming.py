@@ -77,6 +77,10 @@ class EventStream:
             self._send_held()
             self._offer(make, size)
 
+    def flush(self) -> None:
+        """Send what is held back, because something else comes behind it."""
+        self._send_held()
+
     def close(self) -> int:
         """Send what is held back and take no more; give the bytes that were left out of all events. Idempotent."""
         self._send_held()

@@ -1,4 +1,4 @@
-"""The execution lane: a workspace's kernel and the queue of cells in front of it.
+"""The execution lane: the queue of cells in front of a workspace's interpreter.
 
 Cells run first-in first-out, one at a time. The queue is here and not in the kernel, so that a
 kernel's death costs only the cell that ran: those behind it go to its successor.
@@ -6,49 +6,57 @@ kernel's death costs only the cell that ran: those behind it go to its successor
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter.bounded import Overflow, Spilled
-from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.events import Asked, CellEvent, Listener
+from kernelbridge.jupyter.execution import Cell, Execution, Outcome
+from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import ExitStatus
-from kernelbridge.workspace.budget import WaitingBudget
-from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
+from kernelbridge.workspace.budget import WaitingBudget, run_timeout
+from kernelbridge.workspace.deadline import Deadline
+from kernelbridge.workspace.interpreter import Interpreter, StartKernel
+from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
+from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
+from kernelbridge.workspace.prompts import Prompt, Prompts
 from kernelbridge.workspace.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 WAITING_CHARACTERS = 32 << 20
 """Length of the code that may wait in a session: requests are few or small."""
-INTERRUPT_GRACE = 5.0
-"""Seconds that a cell past its time limit has to end after the interrupt, before its kernel is killed."""
-KILL_GRACE = 5.0
-"""Seconds in which a killed kernel has to be gone, before its sandbox is destroyed."""
-EXIT_GRACE = 5.0
-"""Seconds that a kernel has to end by itself after a cell called `exit()`."""
 LATE_OUTPUT_LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""
+END_OF_INPUT = "\x04"
+"""What a kernel takes for the end of its input."""
+QUESTIONS = 64
+"""Questions about code, and restarts, that may wait in a session."""
 
 ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
 Warmed = Callable[[KernelBridgeError | None], None]
-StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
-"""Start incarnation n; the second argument takes late output."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
+    """A cell, and what becomes of it."""
+
     cell: Cell
-    timeout: float | None
     done: ExecutionDone
-    listener: Listener | None
+    """Called once, with its outcome or the error that kept it from running."""
+    listener: Listener | None = None
+    """Told of it while it runs. A cell that may ask for input has one."""
+    timeout: float | None = None
+    """Seconds, the lane's own limit if None; its clock stands still while it waits for input."""
+    report: Report | None = None
+    """Told how it is ended, when its time is over."""
 
 
 class ExecutionLane:
@@ -61,23 +69,34 @@ class ExecutionLane:
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
+        longest: float | None = None,
+        input_timeout: float | None = None,
+        graces: Graces = Graces(),  # noqa: B008 - it is frozen
         observer: Callable[[KernelEvent], None] | None = None,
     ) -> None:
-        self._start_kernel = start_kernel
-        self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("cells", requests=queue_limit, characters=WAITING_CHARACTERS)
+        self._questions = WaitingBudget("questions", requests=QUESTIONS, characters=WAITING_CHARACTERS)
         self._tasks = tasks
-        self._machine = Machine(KERNEL, KernelState.ABSENT, observer)
-        self._waiting: deque[_Job] = deque()
+        self._graces = graces
+        self._longest = longest
+        self._input_timeout = input_timeout
+        self._prompts = Prompts(limit=input_timeout, unanswered=self._end_unanswered)
+        self._interpreter = Interpreter(
+            start_kernel,
+            dependent=self,
+            late=self.tell,
+            destroy_sandbox=destroy_sandbox,
+            tasks=tasks,
+            observer=observer,
+        )
+        self._waiting: deque[Job] = deque()
         self._warming: list[Warmed] = []
-        self._running: _Job | None = None
+        self._running: Job | None = None
+        self._execution: Execution | None = None
         self._since: float | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._timed_out = False
-        self._kernel: Kernel | None = None
-        self._incarnation = 0
+        self._deadline: Deadline | None = None
+        self._escalation: Escalation | None = None
         self._variables_lost = False
-        self._leaving: asyncio.TimerHandle | None = None
         self._late: list[str] = []
         self._late_size = 0
         self._closed = False
@@ -85,7 +104,7 @@ class ExecutionLane:
     @property
     def state(self) -> KernelState:
         """The kernel's state."""
-        return self._machine.state
+        return self._interpreter.state
 
     @property
     def waiting(self) -> int:
@@ -97,109 +116,203 @@ class ExecutionLane:
         """When the running cell began, in seconds since the epoch; None while none runs."""
         return None if self._running is None else self._since
 
+    @property
+    def prompt(self) -> Prompt | None:
+        """What the running cell asks, while it waits for a line of input."""
+        return self._prompts.waiting
+
+    def submit(self, job: Job) -> None:
+        """Queue a cell. Raises `BadRequest` if it may run too long, `LimitExceeded` or `KernelError`."""
+        self._check_open()
+        timeout = run_timeout(job.timeout, self._longest)
+        if timeout != job.timeout:
+            job = replace(job, timeout=timeout)
+        self._budget.take(job.cell.code)
+        self._waiting.append(job)
+        self._pump()
+
     def warm(self, done: Warmed) -> None:
         """Have a kernel without running a cell; `done` is called once, with None or the error that prevented it."""
-        if self._closed:
-            raise KernelError("The session is closed", "send the request again to open it anew")
-        if self._machine.state is KernelState.READY:
+        self._check_open()
+        if self._interpreter.state is KernelState.READY:
             done(None)
             return
         self._warming.append(done)
+        self._interpreter.need()
+
+    def tell(self, text: str) -> None:
+        """Put a text into the next result's late output."""
+        room = LATE_OUTPUT_LIMIT - self._late_size
+        if room < 0:
+            return  # said already
+        self._late.append(text[:room])
+        self._late_size += len(text)
+        if len(text) > room:
+            self._late.append("\n[more output of background threads was left out here]\n")
+
+    def interrupt(self, report: Report, *, queued: bool = False) -> None:
+        """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
+
+        While the interpreter starts, the first cell that waits for it is what is meant. Raises `LimitExceeded`.
+        """
+        ended = self._end_waiting(_NEVER_INTERRUPTED) if queued else None
+        kernel = self._interpreter.kernel
+        if self._escalation is not None:
+            self._escalation.join(report, ended)
+        elif self._running is not None and kernel is not None:
+            self._escalate(kernel, Ending("interrupted"), report, ended)
+        else:
+            if self._waiting and kernel is None:
+                ended = self._end_waiting(_NEVER_INTERRUPTED, 1)
+            preserved = self._running is None and not self._variables_lost
+            report(Progress("none", done=True, state_preserved=preserved, ended=ended))
+
+    def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
+        """Have a new interpreter; `done` is called with how many cells were ended for it, or why there is none.
+
+        Raises `LimitExceeded` or `KernelError`.
+        """
+        self._check_open()
+        self._questions.take("")
+        ended = self._end_waiting(_NEVER_RESTARTED)
+        if self._running is not None:
+            ended += 1
+            self._interpreter.end_pending("kernel_restarted")
+        self._tasks.create(self._answer_question(self._restart(ended), done, ""))
+
+    def question(
+        self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
+    ) -> None:
+        """Put a question about `code`; the interpreter is started if need be. `done` is called with the answer.
+
+        Raises `LimitExceeded` or `KernelError`.
+        """
+        self._check_open()
+        self._questions.take(code)
+        self._tasks.create(self._answer_question(self._put(put), done, code))
+
+    async def _restart(self, ended: int) -> int:
+        await self._interpreter.restart()
+        return ended
+
+    async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
+        kernel = await self._interpreter.ready()
+        return await put(kernel.help)
+
+    async def _answer_question(
+        self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str
+    ) -> None:
+        answer: T | KernelBridgeError
+        try:
+            answer = await work
+        except KernelBridgeError as exc:
+            answer = exc
+        finally:
+            self._questions.release(code)
+        done(answer)
+
+    def reply_input(self, value: str, input_id: str | None) -> None:
+        """Answer what the running cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
+        self._prompts.check(value, input_id)
+        kernel = self._interpreter.kernel
+        if kernel is None:
+            raise KernelError("The kernel is dead", "send the request again: a new one is started")
+        kernel.reply_input(value)
+        self._prompts.drop()
+        if self._deadline is not None:
+            self._deadline.go_on()
+
+    def end(self) -> None:
+        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
+        self._closed = True
+        self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
+        self._interpreter.end()
+        self._interpreter.end_pending("session_closed")
+        self._end_waiting(_NEVER_CLOSED)
+
+    async def aclose(self) -> None:
+        """End the kernel, after `end`. Idempotent."""
+        self.end()
+        await self._interpreter.aclose()
+
+    # -- what the interpreter tells (`interpreter.Dependent`) ----------------------
+
+    def interpreter_ready(self) -> None:
+        """Go on with the cells that wait for it."""
+        self._warmed(None)
         self._pump()
+
+    def interpreter_failed(self, error: KernelBridgeError) -> None:
+        """Answer everybody who waits for it."""
+        self._warmed(error)
+        self._end_waiting(error)
+
+    def interpreter_gone(self) -> None:
+        """Remember that its variables are lost, and go on in another."""
+        self._variables_lost = True
+        self._pump()
+
+    # -- the queue ------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KernelError("The session is closed", "send the request again to open it anew")
 
     def _warmed(self, error: KernelBridgeError | None) -> None:
         warming, self._warming = self._warming, []
         for done in warming:
             done(error)
 
-    def submit(self, cell: Cell, timeout: float | None, done: ExecutionDone, listener: Listener | None = None) -> None:
-        """Queue a cell; `done` is called once, with its outcome or the error that kept it from running."""
-        if self._closed:
-            raise KernelError("The session is closed", "send the request again to open it anew")
-        self._budget.take(cell.code)
-        self._waiting.append(_Job(cell, timeout, done, listener))
-        self._pump()
-
-    def tell(self, text: str) -> None:
-        """Put a text into the next result's late output."""
-        self._take_late(text)
-
-    def end(self) -> None:
-        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
-        self._closed = True
-        self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
-        if self._kernel is not None:
-            self._kernel.end_pending("session_closed")
-        for job in self._take_waiting():
-            _answer(job, Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran"))
-
-    async def aclose(self) -> None:
-        """End the kernel, after `end`. Idempotent."""
-        self.end()
-        if self._kernel is not None:
-            await self._kernel.aclose()
-
     def _pump(self) -> None:
-        if self._running is not None or not (self._waiting or self._warming) or self._closed:
+        if self._running is not None or self._escalation is not None or not self._waiting or self._closed:
             return
-        match self._machine.state:
-            case KernelState.READY:
-                # A kernel that has just died, or is about to, is still READY here; its watcher pumps again.
-                if self._waiting and self._kernel is not None and self._kernel.alive and self._leaving is None:
-                    job = self._waiting.popleft()
-                    self._budget.release(job.cell.code)
-                    self._run(self._kernel, job)
-            case KernelState.ABSENT | KernelState.DEAD:
-                if self._machine.on(KernelEvent.NEED) is KernelAction.START:
-                    self._tasks.create(self._start())
-            case KernelState.STARTING | KernelState.RESTARTING:
-                pass  # STARTED or START_FAILED comes and goes on from here
+        kernel = self._interpreter.kernel
+        if kernel is None:
+            self._interpreter.need()
+            return
+        job = self._waiting.popleft()
+        self._budget.release(job.cell.code)
+        self._run(kernel, job)
 
-    def _run(self, kernel: Kernel, job: _Job) -> None:
+    def _run(self, kernel: Kernel, job: Job) -> None:
         self._running, self._since = job, time.time()
         try:
-            kernel.submit(job.cell, self._finished, job.listener)
+            listener = self._listen if job.cell.allow_stdin else job.listener
+            execution = kernel.submit(job.cell, self._finished, listener)
         except KernelBridgeError as exc:
             self._running = None
             _answer(job, exc)
             return
-        if job.timeout is not None:
-            self._deadline = asyncio.get_running_loop().call_later(job.timeout, self._end_overdue, kernel)
+        if self._running is job:
+            self._execution = execution
+            if job.timeout is not None:
+                self._deadline = Deadline(job.timeout, self._end_overdue)
+
+    def _listen(self, event: CellEvent) -> None:
+        """Listen to a cell that may ask: its clock stops while it waits."""
+        if self._running is None or self._running.listener is None:
+            return
+        if isinstance(event, Asked):
+            if self._escalation is not None:
+                self._refuse_question(self._escalation)
+                return
+            if self._deadline is not None:
+                self._deadline.stop()
+            self._prompts.ask(event)
+        self._running.listener(event)
 
     def _finished(self, outcome: Outcome) -> None:
+        job, self._running, self._execution = self._running, None, None
+        if job is None:
+            raise AssertionError("an outcome without a running cell")
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if outcome.overflow is None:
-            self._conclude(outcome)
-        else:
-            # The cell counts as running until its whole output is on disk: answers come in the order of the cells.
-            self._tasks.create(self._locate_output(outcome, outcome.overflow))
-
-    async def _locate_output(self, outcome: Outcome, overflow: Overflow) -> None:
-        spilled = Spilled(None, complete=False)
-        try:
-            spilled = await overflow.finish()
-        finally:
-            truncated = outcome.truncated
-            if truncated is not None and spilled.path is not None:
-                truncated = {**truncated, "file": spilled.path, "fileComplete": spilled.complete}
-            self._conclude(replace(outcome, overflow=None, truncated=truncated))
-
-    def _conclude(self, outcome: Outcome) -> None:
-        job, self._running = self._running, None
-        if job is None:
-            raise AssertionError("an outcome without a running cell")
-        if self._timed_out:
-            self._timed_out = False
-            if not outcome.success:
-                outcome = replace(
-                    outcome,
-                    cause="timeout",
-                    error=f"ExecutionTimeout: the cell ran longer than its limit of {job.timeout:g} s",
-                )
+        self._prompts.drop()
+        if self._escalation is not None:
+            outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
-            self._leave()
+            self._interpreter.leave()
         if self._variables_lost and outcome.cause is None:
             outcome = replace(outcome, state_preserved=False)
         self._variables_lost = self._variables_lost and outcome.cause is not None
@@ -209,97 +322,74 @@ class ExecutionLane:
         _answer(job, outcome)
         self._pump()
 
-    async def _start(self) -> None:
-        self._incarnation += 1
-        try:
-            kernel = await self._start_kernel(self._incarnation, self._take_late)
-        except KernelBridgeError as exc:
-            log.warning("kernel_start_failed", error=str(exc))
-            self._fail_waiting(exc)
-            return
-        except Exception as exc:
-            log.exception("kernel_start_failed")
-            self._fail_waiting(KernelError("The kernel could not be started", f"{type(exc).__name__}: {exc}"))
-            return
-        if self._closed:
-            await kernel.aclose()
-            return
-        self._kernel = kernel
-        self._machine.on(KernelEvent.STARTED)
-        self._tasks.create(self._watch(kernel))
-        self._warmed(None)
-        self._pump()
-
-    def _fail_waiting(self, error: KernelBridgeError) -> None:
-        self._machine.on(KernelEvent.START_FAILED)
-        self._warmed(error)
-        for job in self._take_waiting():
-            _answer(job, error)
-
-    def _take_waiting(self) -> deque[_Job]:
-        waiting, self._waiting = self._waiting, deque()
-        for job in waiting:
+    def _end_waiting(self, answer: Outcome | KernelBridgeError, limit: int | None = None) -> int:
+        """Answer those that wait, the first `limit` of them, without running them; give how many."""
+        count = len(self._waiting) if limit is None else min(limit, len(self._waiting))
+        ended = [self._waiting.popleft() for _ in range(count)]
+        for job in ended:
             self._budget.release(job.cell.code)
-        return waiting
+        for job in ended:
+            _answer(job, answer)
+        return count
 
-    async def _watch(self, kernel: Kernel) -> None:
-        """Wait for the kernel's end; its running cell has been ended by it then."""
-        status: ExitStatus = await kernel.died
-        if not self._closed:
-            log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
+    # -- the end of what runs ---------------------------------------------------------
+
+    def _end_overdue(self) -> None:
+        if self._running is not None:
+            limit = self._running.timeout
+            self._time_out(f"ExecutionTimeout: the cell ran longer than its limit of {limit:g} s")
+
+    def _end_unanswered(self) -> None:
+        self._time_out(f"InputTimeout: nobody answered the cell's question within {self._input_timeout:g} s")
+
+    def _time_out(self, error: str) -> None:
+        kernel = self._interpreter.kernel
+        # A kernel that has just died ends its cell by itself.
+        if self._escalation is None and self._running is not None and kernel is not None:
+            self._escalate(kernel, Ending("timeout", error), self._running.report)
+
+    def _escalate(self, kernel: Kernel, ending: Ending, report: Report | None, ended: int | None = None) -> None:
+        if self._execution is None:
+            raise AssertionError("nothing runs")
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._prompts.waiting is not None:
+            self._withdraw_question()
+        restart = self._interpreter.restart
+        self._escalation = Escalation(kernel, self._execution, ending, restart=restart, graces=self._graces)
+        if report is not None:
+            self._escalation.join(report, ended)
+        self._tasks.create(self._go_as_far_as_it_takes(self._escalation))
+
+    async def _go_as_far_as_it_takes(self, escalation: Escalation) -> None:
         try:
-            await kernel.aclose()
+            await escalation.run()
         finally:
-            self._kernel = None
-            self._variables_lost = True
-            self._machine.on(KernelEvent.DIED)
-            if self._leaving is not None:
-                self._leaving.cancel()
-                self._leaving = None
+            self._escalation = None
             self._pump()
 
-    def _leave(self) -> None:
-        """Give the kernel no more cells: one of them called `exit()`, and it is about to end."""
-        kernel = self._kernel
-        if kernel is not None:
-            loop = asyncio.get_running_loop()
-            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
+    def _refuse_question(self, escalation: Escalation) -> None:
+        """Answer a cell that asks although it is to end, a debugger say: there is no more input."""
+        kernel = self._interpreter.kernel
+        if kernel is not None and escalation.may_refuse():
+            kernel.reply_input(END_OF_INPUT)
 
-    def _end_overdue(self, kernel: Kernel) -> None:
-        """Interrupt the running cell, which is past its limit; if that does not end it, its kernel is killed."""
-        self._timed_out = True
-        # Armed before the interrupt is tried: a sandbox that is up to no good may not take it.
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(INTERRUPT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
-        self._tasks.create(self._interrupt(kernel))
-
-    async def _interrupt(self, kernel: Kernel) -> None:
-        try:
-            await kernel.interrupt()
-        except KernelBridgeError as exc:
-            log.warning("interrupt_failed", error=str(exc))
-
-    async def _kill(self, kernel: Kernel) -> None:
-        """Kill a kernel that does not end; if that does not help either, its sandbox goes."""
-        log.warning("kernel_killed", why="it ignored an interrupt, or did not exit")
-        try:
-            await kernel.kill()
-            await asyncio.wait_for(asyncio.shield(kernel.died), KILL_GRACE)
-        except (KernelBridgeError, TimeoutError) as exc:
-            log.warning("sandbox_given_up", why="its kernel could not be killed", error=str(exc))
-            await self._destroy_sandbox()
-
-    def _take_late(self, text: str) -> None:
-        room = LATE_OUTPUT_LIMIT - self._late_size
-        if room < 0:
-            return  # said already
-        self._late.append(text[:room])
-        self._late_size += len(text)
-        if len(text) > room:
-            self._late.append("\n[more output of background threads was left out here]\n")
+    def _withdraw_question(self) -> None:
+        self._prompts.drop()
+        if (kernel := self._interpreter.kernel) is not None:
+            kernel.withdraw_question()
 
 
-def _answer(job: _Job, outcome: Outcome | KernelBridgeError) -> None:
+def _never_ran(cause: str, why: str) -> Outcome:
+    return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
+
+
+_NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
+_NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
+_NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
+
+
+def _answer(job: Job, outcome: Outcome | KernelBridgeError) -> None:
     try:
         job.done(outcome)
     except Exception:

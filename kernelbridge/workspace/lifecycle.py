@@ -61,12 +61,14 @@ class KernelEvent(Enum):
     STARTED = "it answered"
     START_FAILED = "it did not start"
     DIED = "it ended; its variables are lost"
+    RESTART = "a new one is asked for, or this one cannot be interrupted"
 
 
 class KernelAction(Enum):
     """What the execution lane must do after a transition."""
 
     START = "start a kernel"
+    KILL = "end the kernel"
     SUBMIT = "submit the first waiting cell"
     FAIL_WAITING = "end every waiting cell with the error"
     NOTHING = "nothing"
@@ -115,6 +117,13 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
         (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
         (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
         (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),
+        (_KS.READY, _KE.RESTART): Transition(_KS.RESTARTING, _KA.KILL),
+        (_KS.RESTARTING, _KE.DIED): Transition(_KS.RESTARTING, _KA.START),
+        (_KS.DEAD, _KE.RESTART): Transition(_KS.RESTARTING, _KA.START),
+        (_KS.ABSENT, _KE.RESTART): Transition(_KS.STARTING, _KA.START),
+        # What is being started is new.
+        (_KS.STARTING, _KE.RESTART): Transition(_KS.STARTING, _KA.NOTHING),
+        (_KS.RESTARTING, _KE.RESTART): Transition(_KS.RESTARTING, _KA.NOTHING),
         # From here on the next result has to say that variables are lost.
         (_KS.DEAD, _KE.NEED): Transition(_KS.RESTARTING, _KA.START),
         (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),

@@ -12,12 +12,10 @@ from typing import TypeVar
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, SandboxError
-from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.execution import Cell
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
-from kernelbridge.workspace.executions import ExecutionDone, ExecutionLane
+from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
@@ -88,18 +86,20 @@ class Workspace:
         self._clearing: asyncio.Task[None] | None = None
         self._environment: PythonEnvironment | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._executions = ExecutionLane(
+        self.executions = ExecutionLane(
             self._start_kernel,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
+            longest=settings.execution_timeout,
+            input_timeout=settings.input_timeout,
             observer=self._on_kernel,
         )
         self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
-        return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self._executions.state.value}>"
+        return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self.executions.state.value}>"
 
     @property
     def state(self) -> WorkspaceState:
@@ -111,24 +111,9 @@ class Workspace:
         return self.feed.next_seq()
 
     @property
-    def kernel_state(self) -> KernelState:
-        """The interpreter's state."""
-        return self._executions.state
-
-    @property
-    def running_since(self) -> float | None:
-        """When the running cell began, in seconds since the epoch; None while none runs."""
-        return self._executions.running_since
-
-    @property
     def queued(self) -> tuple[int, int]:
         """How many cells and how many terminal commands wait."""
-        return self._executions.waiting, self._terminal.waiting
-
-    @property
-    def waiting_input(self) -> bool:
-        """Whether the running cell waits for input."""
-        return False
+        return self.executions.waiting, self._terminal.waiting
 
     @property
     def deleting(self) -> bool:
@@ -144,13 +129,9 @@ class Workspace:
         self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT)
         if self.opening.choice.image != image:
             self._files = None  # another image may have another user
-        fresh = self._executions.state is not KernelState.READY
-        self._executions.warm(done)
+        fresh = self.executions.state is not KernelState.READY
+        self.executions.warm(done)
         return fresh
-
-    def execute(self, cell: Cell, done: ExecutionDone, listener: Listener | None = None) -> None:
-        """Queue a cell; `done` is called exactly once, and `listener` before that as it runs."""
-        self._executions.submit(cell, self._settings.execution_timeout, done, listener)
 
     def command(self, command: str, done: CommandDone) -> None:
         """Queue a terminal command; `done` is called exactly once."""
@@ -237,7 +218,7 @@ class Workspace:
             await self._in_thread(_install, files, environment)
         except KernelBridgeError as exc:
             # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
-            self._executions.tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+            self.executions.tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
             return environment.without_installs()
         return environment
 
@@ -263,13 +244,13 @@ class Workspace:
         started = self._starting
         self._terminal.end()
         self.terminals.end()
-        self._executions.end()
+        self.executions.end()
         if started is not None:
             # First of all: nothing in it can hold up the rest then.
             await self._step("sandbox", self._destroy_started(started))
         await self._step("terminal", self._terminal.aclose())
         await self._step("terminals", self.terminals.aclose())
-        await self._step("kernel", self._executions.aclose())
+        await self._step("kernel", self.executions.aclose())
         await self._tasks.aclose()
         await self.files.watcher.aclose()
         if self._clearing is not None:
@@ -306,7 +287,7 @@ class Workspace:
 
     def _tell(self, status: SessionStatus | None) -> None:
         """Tell the session's status, if it is another one than was told last."""
-        status = status or session_status(self._machine.state, self._executions.state)
+        status = status or session_status(self._machine.state, self.executions.state)
         if status != self._told and not (status is ABSENT and self._told.status == "closed"):
             self._told = status
             self.feed.status(*status)

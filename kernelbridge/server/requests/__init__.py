@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kernelbridge.server.client import Handler, PrincipalHandler
-from kernelbridge.server.requests import cells, commands, files, sessions, terminals
+from kernelbridge.server.requests import cells, commands, files, interpreter, sessions, terminals
 
 HANDLERS: Mapping[type, Handler] = MappingProxyType(
-    {**cells.HANDLERS, **commands.HANDLERS, **files.HANDLERS, **terminals.HANDLERS}
+    {**cells.HANDLERS, **interpreter.HANDLERS, **commands.HANDLERS, **terminals.HANDLERS, **files.HANDLERS}
 )
 """By the type of the message."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from msgspec import UNSET
 
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.jupyter.events import CellEvent, Cleared, Displayed, Started, Updated, Wrote
+from kernelbridge.jupyter.events import Asked, CellEvent, Cleared, Displayed, Started, Updated, Wrote
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.protocol.cells import (
     ClearOutput,
@@ -20,18 +20,35 @@ from kernelbridge.protocol.cells import (
 )
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
+from kernelbridge.server.requests import interpreter
 from kernelbridge.server.streaming import EventStream, LeftOut
+from kernelbridge.workspace.executions import Job
 
 
 async def execute(asker: Asker, message: ExecuteCode) -> None:
     """Queue a cell."""
     streamed = asker.client.streams if message.stream is None else message.stream
-    cell = Cell(code=message.code, filename=message.filename or "main.py", stream=streamed)
+    cell = Cell(
+        code=message.code,
+        filename=message.filename or "main.py",
+        silent=message.silent,
+        store_history=message.store_history,
+        allow_stdin=message.allow_stdin,
+        stream=streamed,
+    )
     if streamed:
         told = CellEvents(asker)
-        asker.workspace.execute(cell, told.answer, told)
+        report = functools.partial(interpreter.report, asker)
+        job = Job(cell, told.answer, told, message.timeout, report)
     else:
-        asker.workspace.execute(cell, functools.partial(_executed, asker))
+        listener = functools.partial(_asked, asker) if cell.allow_stdin else None
+        job = Job(cell, functools.partial(_executed, asker), listener, message.timeout)
+    asker.workspace.executions.submit(job)
+
+
+def _asked(asker: Asker, event: CellEvent) -> None:
+    if isinstance(event, Asked):
+        interpreter.ask_for_input(asker, event)
 
 
 def _executed(asker: Asker, outcome: Outcome | KernelBridgeError) -> None:
@@ -61,6 +78,9 @@ class CellEvents:
                 self._events.tell(lambda seq, left_out: self._displayed(event, seq, left_out), size)
             case Updated(size=size):
                 self._events.tell(lambda seq, left_out: self._updated(event, seq, left_out), size)
+            case Asked():
+                self._events.flush()
+                interpreter.ask_for_input(self._asker, event)
             case Cleared(wait):
                 self._events.tell(lambda seq, left_out: self._cleared(seq, left_out, wait=wait))
 

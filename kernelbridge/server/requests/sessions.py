@@ -103,7 +103,7 @@ async def session_info(client: Client, message: SessionInfo) -> None:
         return
     choice = workspace.opening.choice
     cells, commands = workspace.queued
-    since = workspace.running_since
+    since = workspace.executions.running_since
     client.send(
         SessionInfoReply(
             session_id=message.session_id,
@@ -121,7 +121,7 @@ async def session_info(client: Client, message: SessionInfo) -> None:
             queued_commands=commands,
             running_since=UNSET if since is None else timestamp(since),
             terminals=workspace.terminals.ids,
-            waiting_input=workspace.waiting_input,
+            waiting_input=workspace.executions.prompt is not None,
             last_seq=workspace.feed.last,
             created=workspace.feed.created,
         )
@@ -208,7 +208,7 @@ def _state(workspace: Workspace) -> State:
 
 
 def _kernel_state(workspace: Workspace) -> KernelStateName:
-    return workspace.kernel_state.value
+    return workspace.executions.state.value
 
 
 HANDLERS: Mapping[type, PrincipalHandler] = {

@@ -14,6 +14,7 @@ from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.choice import Bounds
+from kernelbridge.workspace.executions import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.settings import WorkspaceSettings
@@ -143,13 +144,13 @@ async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
     runtime.refuse = RuntimeUnavailable("The engine does not answer", "start it")
     workspace, cells, commands = registry.attach(KEY, "c"), Answers(), Answers()
     for _ in range(3):
-        workspace.execute(Cell(code="1"), cells)
+        workspace.executions.submit(Job(Cell(code="1"), cells))
     workspace.command("ls", commands)
     await cells.wait(3)
     await commands.wait(1)
     assert all(isinstance(answer, RuntimeUnavailable) for answer in (*cells.all, *commands.all))
     # And the next message tries again.
-    workspace.execute(Cell(code="1"), cells)
+    workspace.executions.submit(Job(Cell(code="1"), cells))
     await cells.wait(4)
 
 
@@ -157,9 +158,9 @@ async def test_past_the_limit_the_asker_is_told_and_the_others_stay(registry: Re
     runtime.gate.clear()
     workspace, cells = registry.attach(KEY, "c"), Answers()
     for _ in range(3):
-        workspace.execute(Cell(code="1"), cells)
+        workspace.executions.submit(Job(Cell(code="1"), cells))
     with pytest.raises(LimitExceeded):
-        workspace.execute(Cell(code="1"), cells)
+        workspace.executions.submit(Job(Cell(code="1"), cells))
     runtime.refuse = RuntimeUnavailable("The engine does not answer")
     runtime.gate.set()
     await cells.wait(3)
@@ -170,7 +171,7 @@ async def test_a_close_during_the_start_answers_and_destroys_what_was_made(
 ) -> None:
     runtime.gate.clear()
     workspace, cells = registry.attach(KEY, "c"), Answers()
-    workspace.execute(Cell(code="1"), cells)
+    workspace.executions.submit(Job(Cell(code="1"), cells))
     registry.detach("c")
     await cells.wait(1)
     assert isinstance(cells.all[0], Outcome)
@@ -203,8 +204,8 @@ async def test_an_asker_that_cannot_take_its_answer_holds_up_nobody(registry: Re
     def gone(_answer: object) -> None:
         raise ConnectionResetError
 
-    workspace.execute(Cell(code="1"), gone)
-    workspace.execute(Cell(code="1"), cells)
+    workspace.executions.submit(Job(Cell(code="1"), gone))
+    workspace.executions.submit(Job(Cell(code="1"), cells))
     await cells.wait(1)
 
 

@@ -1,0 +1,221 @@
+"""The interpreter: a workspace's kernel, of which there is at most one at a time.
+
+It is started when somebody needs it, watched, and restarted; what runs in it is the execution lane's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+
+from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
+from kernelbridge.workspace.tasks import TaskSet
+
+log = structlog.get_logger(__name__)
+
+KILL_GRACE = 5.0
+"""Seconds in which a killed kernel has to be gone, before its sandbox is destroyed."""
+EXIT_GRACE = 5.0
+"""Seconds that a kernel has to end by itself after a cell called `exit()`."""
+
+StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
+"""Start incarnation n; the second argument takes late output."""
+
+
+class Dependent(Protocol):
+    """What is told of the interpreter's life."""
+
+    def interpreter_ready(self) -> None:
+        """Take the news that it can be used."""
+        ...
+
+    def interpreter_failed(self, error: KernelBridgeError) -> None:
+        """Take the news that it could not be started."""
+        ...
+
+    def interpreter_gone(self) -> None:
+        """Take the news that it ended, with its variables; what ran in it has been answered."""
+        ...
+
+
+class Interpreter:
+    """The life of one workspace's kernel."""
+
+    def __init__(
+        self,
+        start_kernel: StartKernel,
+        *,
+        dependent: Dependent,
+        late: Callable[[str], None],
+        destroy_sandbox: Callable[[], Awaitable[None]],
+        tasks: TaskSet,
+        observer: Callable[[KernelEvent], None] | None = None,
+    ) -> None:
+        self._start_kernel = start_kernel
+        self._dependent = dependent
+        self._late = late
+        self._destroy_sandbox = destroy_sandbox
+        self._tasks = tasks
+        self._machine = Machine(KERNEL, KernelState.ABSENT, observer)
+        self._kernel: Kernel | None = None
+        self._incarnation = 0
+        self._waiters: list[asyncio.Future[Kernel]] = []
+        self._leaving: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def state(self) -> KernelState:
+        """Where it is in its life."""
+        return self._machine.state
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """The kernel, if it can be used now: one that has just died, or is about to, is still READY."""
+        usable = self._machine.state is KernelState.READY and self._leaving is None
+        return self._kernel if usable and self._kernel is not None and self._kernel.alive else None
+
+    def need(self) -> None:
+        """Start it if it does not run."""
+        if not self._closed and self._machine.state in {KernelState.ABSENT, KernelState.DEAD}:
+            self._do(self._machine.on(KernelEvent.NEED))
+
+    async def ready(self) -> Kernel:
+        """Give the kernel, when it can be used. Raises `KernelBridgeError`."""
+        kernel = self.kernel
+        if kernel is not None:
+            return kernel
+        if self._closed:
+            raise _closed()
+        waiter = self._waiter()
+        self.need()
+        return await waiter
+
+    async def restart(self) -> None:
+        """End the kernel and start another; one that is being started is new enough. Raises `KernelBridgeError`."""
+        if self._closed:
+            raise _closed()
+        # Who waits is entered first: what is being started may be ready at once.
+        waiter = self._waiter()
+        self._do(self._machine.on(KernelEvent.RESTART))
+        await waiter
+
+    def leave(self) -> None:
+        """Use the kernel no more: one of its cells called `exit()`, and it is about to end."""
+        kernel = self._kernel
+        if kernel is not None and self._leaving is None:
+            loop = asyncio.get_running_loop()
+            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
+
+    def end_pending(self, cause: str) -> None:
+        """End what runs in it, from outside."""
+        if self._kernel is not None:
+            self._kernel.end_pending(cause)
+
+    def end(self) -> None:
+        """Start no more. Idempotent; no I/O."""
+        self._closed = True
+        self._answer_waiters(_closed())
+
+    async def aclose(self) -> None:
+        """End the kernel, after `end`. Idempotent."""
+        self.end()
+        if self._leaving is not None:
+            self._leaving.cancel()
+        if self._kernel is not None:
+            await self._kernel.aclose()
+
+    # -- its life -----------------------------------------------------------------
+
+    def _waiter(self) -> asyncio.Future[Kernel]:
+        waiter: asyncio.Future[Kernel] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def _answer_waiters(self, answer: Kernel | KernelBridgeError) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if isinstance(answer, Kernel):
+                waiter.set_result(answer)
+            else:
+                waiter.set_exception(answer)
+
+    def _do(self, action: KernelAction) -> None:
+        if action is KernelAction.START:
+            self._tasks.create(self._start())
+        elif action is KernelAction.KILL and self._kernel is not None:
+            self._tasks.create(self._kill(self._kernel))
+
+    async def _start(self) -> None:
+        self._incarnation += 1
+        try:
+            kernel = await self._start_kernel(self._incarnation, self._late)
+        except KernelBridgeError as exc:
+            log.warning("kernel_start_failed", error=str(exc))
+            self._failed(exc)
+            return
+        except Exception as exc:
+            log.exception("kernel_start_failed")
+            self._failed(KernelError("The kernel could not be started", f"{type(exc).__name__}: {exc}"))
+            return
+        if self._closed:
+            await kernel.aclose()
+            return
+        self._kernel = kernel
+        self._machine.on(KernelEvent.STARTED)
+        self._tasks.create(self._watch(kernel))
+        self._answer_waiters(kernel)
+        self._dependent.interpreter_ready()
+
+    def _failed(self, error: KernelBridgeError) -> None:
+        self._machine.on(KernelEvent.START_FAILED)
+        self._answer_waiters(error)
+        self._dependent.interpreter_failed(error)
+
+    async def _watch(self, kernel: Kernel) -> None:
+        """Wait for the kernel's end; what ran in it has been answered then."""
+        status = await self._end_of(kernel)
+        if not self._closed and self._machine.state is KernelState.READY:  # and not on its way to a restart
+            log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
+        try:
+            await kernel.aclose()
+        finally:
+            self._kernel = None
+            if self._leaving is not None:
+                self._leaving.cancel()
+                self._leaving = None
+            action = self._machine.on(KernelEvent.DIED)
+            if not self._closed:
+                self._do(action)
+                self._dependent.interpreter_gone()
+                if self._waiters:
+                    self.need()
+
+    async def _end_of(self, kernel: Kernel) -> ExitStatus:
+        # Waited for and not awaited: a cancellation of this must not cancel what others wait for.
+        ends: set[asyncio.Future[Any]] = {kernel.died, kernel.broken}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not kernel.died.done():
+            await self._kill(kernel)
+            await asyncio.wait({kernel.died})
+        return kernel.died.result()
+
+    async def _kill(self, kernel: Kernel) -> None:
+        """End a kernel; if that does not help, its sandbox goes."""
+        try:
+            await kernel.kill()
+            await asyncio.wait_for(asyncio.shield(kernel.died), KILL_GRACE)
+        except (KernelBridgeError, TimeoutError) as exc:
+            log.warning("sandbox_given_up", why="its kernel could not be killed", error=str(exc))
+            await self._destroy_sandbox()
+
+
+def _closed() -> KernelError:
+    return KernelError("The session is closed", "send the request again to open it anew")
