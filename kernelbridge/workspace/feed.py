@@ -140,6 +140,11 @@ class Feed:
         self._audience.pop(listener_id, None)
         self._followers.pop(listener_id, None)
 
+    def dismiss(self, listener: Listener) -> None:
+        """Leave one connection out of what is told of the end: the answer to its request tells it."""
+        if not listener.streams:
+            self._audience.pop(listener.id, None)
+
     def follow(self, listener: Listener, after: int, request_id: str | UnsetType) -> None:
         """Send `resumed`, then what is kept after `after`, then everything as it is told."""
         anew = after > self._taken

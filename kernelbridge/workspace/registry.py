@@ -13,7 +13,7 @@ from kernelbridge.errors import FileError, KernelBridgeError, LimitExceeded, San
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace.choice import Wish, checked
-from kernelbridge.workspace.feed import Feed
+from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.tasks import TaskSet
@@ -152,10 +152,21 @@ class Registry:
         """Give the ids of a principal's sessions that have files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
 
-    def close(self, key: SessionKey, *, delete_files: bool, done: Callable[[Closed | KernelBridgeError], None]) -> None:
-        """Close a session whoever uses it; what comes now opens it anew. `done` is called once nothing of it runs."""
+    def close(
+        self,
+        key: SessionKey,
+        listener: Listener,
+        *,
+        delete_files: bool,
+        done: Callable[[Closed | KernelBridgeError], None],
+    ) -> None:
+        """Close a session whoever uses it; what comes now opens it anew.
+
+        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status.
+        """
         was_open = key in self._entries
         if was_open:
+            self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
         elif delete_files or key in self._closing:
             # Of a session that is closing already, or that only has files: made to end what there is, in order.

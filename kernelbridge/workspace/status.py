@@ -1,11 +1,11 @@
 """What a session's status is, by the states of its sandbox and its interpreter; pure.
 
-A `session_status` is told whenever the status changes.
+A `session_status` is told whenever the status or its cause changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,6 +50,23 @@ _BY_KERNEL: Mapping[KernelState, SessionStatus] = MappingProxyType(
         KernelState.RESTARTING: SessionStatus("restarting", "a new interpreter starts; variables are lost"),
     }
 )
+
+
+class StatusTeller:
+    """Tells of one session."""
+
+    def __init__(self, tell: Callable[[Status, str, Cause | UnsetType], None]) -> None:
+        self._tell = tell
+        self._told = ABSENT
+
+    def changed(self, sandbox: WorkspaceState, kernel: KernelState, *, lost: bool) -> None:
+        """Take note of the states after an event; `lost`: it was that the sandbox ended by itself."""
+        status = session_status(sandbox, kernel)
+        if status is ABSENT:
+            status = LOST if lost else self._told if self._told.status == "closed" else ABSENT
+        if (status.status, status.cause) != (self._told.status, self._told.cause):
+            self._tell(*status)
+        self._told = status
 
 
 def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:

@@ -34,7 +34,7 @@ from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.spill import Spills
-from kernelbridge.workspace.status import ABSENT, LOST, SessionStatus, session_status
+from kernelbridge.workspace.status import StatusTeller
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import CommandDone, TerminalLane
 from kernelbridge.workspace.terminals import Terminals
@@ -72,8 +72,8 @@ class Workspace:
         self._executor = executor
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
-        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._on_sandbox)
-        self._told: SessionStatus = ABSENT
+        self._status = StatusTeller(feed.status)
+        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._changed)
         self._deleting = False
         self._tasks = TaskSet()
         self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
@@ -93,7 +93,7 @@ class Workspace:
             tasks=self._tasks,
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
-            observer=self._on_kernel,
+            observer=self._changed,
         )
         self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
@@ -279,18 +279,9 @@ class Workspace:
         except Exception:  # noqa: BLE001  a bug in one part must not keep the others from being closed
             self._log.exception("close_failed", part=name)
 
-    def _on_sandbox(self, event: WorkspaceEvent) -> None:
-        self._tell(LOST if event is WorkspaceEvent.LOST and self._machine.state is WorkspaceState.ABSENT else None)
-
-    def _on_kernel(self, _event: KernelEvent) -> None:
-        self._tell(None)
-
-    def _tell(self, status: SessionStatus | None) -> None:
-        """Tell the session's status, if it is another one than was told last."""
-        status = status or session_status(self._machine.state, self.executions.state)
-        if status != self._told and not (status is ABSENT and self._told.status == "closed"):
-            self._told = status
-            self.feed.status(*status)
+    def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
+        lost = event is WorkspaceEvent.LOST
+        self._status.changed(self._machine.state, self.executions.state, lost=lost)
 
     # -- what runs in it --------------------------------------------------------
 

@@ -156,7 +156,7 @@ async def close_session(client: Client, message: CloseSession) -> None:
     """End a session; messages that come meanwhile open it anew."""
     key = SessionKey(client.user_id, message.session_id)
     done = functools.partial(_closed, client, message.session_id, given(message.request_id))
-    client.registry.close(key, delete_files=message.delete_files, done=done)
+    client.registry.close(key, client, delete_files=message.delete_files, done=done)
 
 
 def _closed(client: Client, session_id: str, request_id: str | UnsetType, outcome: Closed | KernelBridgeError) -> None:
