@@ -12,6 +12,7 @@ Asian and combining characters is not looked at.
 
 from __future__ import annotations
 
+import codecs
 import re
 from itertools import islice
 
@@ -33,6 +34,24 @@ _CURSOR = re.compile(r"(?:\x1b\[|\x9b)([0-9]{0,9})[0-9;]*([ACDGJK])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONTROL_BYTES = bytes((*range(9), *range(11, 32), 127))
 _TOKEN = re.compile(rf"(?P<text>[^\x00-\x08\x0a-\x1f\x7f-\x9f]+)|(?P<escape>{_ESCAPE})|(?P<control>[\n\r\b])")
+
+
+class TerminalDecoder:
+    r"""Bytes of a terminal, in pieces of any size, as text: no character is split, lines end with `\n` alone."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._return = ""
+
+    def decode(self, data: bytes, *, final: bool = False) -> str:
+        """Give the text of the next piece; what may be half a character, or half a line's end, waits for the next."""
+        text = self._return + self._decoder.decode(data, final)
+        self._return = ""
+        if "\r" in text:
+            if text.endswith("\r") and not final:
+                text, self._return = text[:-1], "\r"
+            text = text.replace("\r\n", "\n")
+        return text
 
 
 def strip_ansi(text: str) -> str:

@@ -88,13 +88,15 @@ class TerminalOutput(Message, frozen=True, tag="terminal_output"):
     """False when the shell's directory, variables and jobs were lost before or with this command."""
     hint: str | UnsetType = UNSET
     """What to do instead, where the command cannot work here: a full-screen program needs `open_terminal`."""
+    late_output: str | UnsetType = UNSET
+    """What background jobs of earlier commands wrote since the last result."""
 
 
 class TerminalChunk(Event, frozen=True, tag="terminal_chunk", kw_only=True):
     """A streamed command wrote something."""
 
     text: str
-    """As written: with escape sequences and carriage returns; no character is split."""
+    """As written, with escape sequences; lines end with a line feed alone, and no character is split."""
     left_out: int | UnsetType = UNSET
     """Bytes of the command's events that are missing before this one, because the client read too slowly."""
 

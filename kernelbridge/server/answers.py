@@ -16,7 +16,7 @@ from kernelbridge.protocol.files import SaveResult
 from kernelbridge.protocol.messages import ErrorMessage
 from kernelbridge.protocol.terminals import TerminalOutput
 from kernelbridge.workspace.files import Saved
-from kernelbridge.workspace.shell import CommandOutcome
+from kernelbridge.workspace.shell_exchange import CommandOutcome
 
 
 def execution_result(
@@ -50,18 +50,28 @@ def execution_result(
     )
 
 
-def terminal_output(outcome: CommandOutcome, session_id: str, request_id: str | UnsetType) -> TerminalOutput:
-    """Answer `terminal_command`."""
+def terminal_output(
+    outcome: CommandOutcome,
+    session_id: str,
+    request_id: str | UnsetType,
+    *,
+    seq: int | UnsetType = UNSET,
+    events_left_out: int = 0,
+) -> TerminalOutput:
+    """Answer `terminal_command`; for a streamed one as above."""
     return TerminalOutput(
         output=outcome.output,
         session_id=session_id,
         request_id=request_id,
+        seq=seq,
         exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
         cwd=outcome.cwd or UNSET,
         duration_ms=round(outcome.duration_ms, 3),
-        truncated=truncated(outcome.truncated),
+        truncated=truncated(outcome.truncated, events_left_out),
         cause=_cause(outcome.cause),
-        state_preserved=UNSET if outcome.state_preserved else False,
+        state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
+        hint=outcome.hint or UNSET,
+        late_output=outcome.late_output or UNSET,
     )
 
 

@@ -36,7 +36,7 @@ class WaitingBudget:
 
 
 def run_timeout(wanted: float | None, limit: float | None) -> float | None:
-    """Give the seconds for one cell or command: as the request wants, within the server's limit, which is also the default.
+    """Give the seconds for one cell or command: what the request wants, at most the server's limit, its default too.
 
     Raises `BadRequest`.
     """

@@ -5,176 +5,89 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-import time
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from posixpath import join
-from typing import Any
+from typing import Literal
 
-from kernelbridge.errors import BadRequest, TerminalError
+from kernelbridge.errors import BadRequest, SandboxError, TerminalError
+from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
-from kernelbridge.text import render_terminal
+from kernelbridge.text import TerminalDecoder, render_terminal
 from kernelbridge.workspace import shell_script
-from kernelbridge.workspace.shell_marks import CommandMarks, HeadTail, MarkState
+from kernelbridge.workspace.shell_exchange import CommandOutcome, Exchange, Listen, bounded_output, within
+from kernelbridge.workspace.shell_hints import HINT, refuses
+from kernelbridge.workspace.shell_marks import MarkState
+from kernelbridge.workspace.shell_screen import ScreenOnly
 
-_READY_TIMEOUT = 10.0
-"""Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
 _TAKE_TIMEOUT = 10.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
 _END_TIMEOUT = 5.0
 """Seconds between the end of a shell's process and the end of its output, or the other way round."""
-_KEYS = (b"\x03", b"\x1c")
-"""What a person presses to end a program: SIGINT, then SIGQUIT, for the terminal's foreground processes."""
-_LARGE = 1 << 18
-"""Bytes of output that are drawn in a thread, because the event loop would notice."""
+_SCREEN_PATIENCE = 2.0
+"""Seconds that a command which paints a screen may go on, or be silent: then it waits for keys."""
+_JOB_TERMINALS = 8
+"""Terminals that are kept for background jobs; those of later ones are shared with the commands after them."""
+_LATE_LIMIT = 1 << 20
+"""Characters of background jobs' output that are kept until the next outcome."""
+_SIGNALLED = 128
+
+Step = Literal["none", "sigint", "process_group", "kill", "restart"]
+"""How far it was gone to end a command; `none`: nothing ran."""
+StepDone = Callable[[Step, bool], None]
+"""Takes each step, and whether it was the last: the command has ended, and the shell lives."""
 
 
 @dataclass(frozen=True, slots=True)
-class CommandOutcome:
-    """How a command ended and what it wrote."""
+class ShellSettings:
+    """What the shells of one workspace have in common."""
 
-    output: str
-    """What a terminal would have shown."""
-    exit_code: int | None
-    """128 + n for an end by signal n, as shells count; None when the command was killed with its shell."""
-    cwd: str | None
-    """Where the shell is now; None when it is gone."""
-    duration_ms: float
-    truncated: dict[str, Any] | None = None
-    """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are missing}`."""
-    cause: str | None = None
-    """Why it did not end by itself: `timeout`, `shell_exited`, `out_of_memory`."""
-    state_preserved: bool = True
-    """False when the shell is gone, and with it its directory, variables, functions and background jobs."""
-
-
-class _Exchange:
-    """One command on its way through the shell."""
-
-    def __init__(self, max_output: int) -> None:
-        self.nonce = secrets.token_hex(16)
-        self.marks = CommandMarks(self.nonce)
-        self.output = HeadTail(max_output)
-        self.started = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.began = time.perf_counter()
-        self.finished = self.began
-
-    @property
-    def complete(self) -> bool:
-        return self.marks.state is MarkState.ENDED
-
-    def receive_data(self, data: bytes) -> None:
-        self.output.append(self.marks.receive_data(data))
-        if self.marks.state is not MarkState.WAITING and not self.started.is_set():
-            self.started.set()
-        if self.marks.state in {MarkState.ENDED, MarkState.REFUSED}:
-            self._end()
-
-    def lose(self) -> None:
-        """Take it that no more comes, because the shell is gone."""
-        self.output.append(self.marks.take_rest())
-        self._end()
-
-    def _end(self) -> None:
-        if not self.ended.is_set():
-            self.finished = time.perf_counter()
-            self.started.set()
-            self.ended.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Launch:
-    """What every attempt to start a workspace's shell has in common."""
-
-    sandbox: Sandbox
     program: str
-    commands_host: Path
-    commands_inside: str
-    env: Mapping[str, str]
+    commands: Path
+    """The bridge's directory that the sandbox sees and cannot write."""
     max_output: int
+    """Bytes of each command's output that are kept."""
     grace: float
-
-    async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
-        """Give a shell that is ready, or None and what it did instead."""
-        setup = _Exchange(self.max_output)
-        path = self.commands_host / f"shell-{setup.nonce}"
-        script = shell_script.setup(self.program, self.commands_inside, setup.nonce, user_file=user_file)
-        argv, extra = shell_script.start(self.program, join(self.commands_inside, path.name))
-        _write(path, script.encode())
-        try:
-            process = await self.sandbox.exec(
-                argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=self.sandbox.workspace_path, tty=True
-            )
-            shell = Shell(process, self.program, self.commands_host, max_output=self.max_output, grace=self.grace)
-            failure: str | None = "was not waited for"
-            try:
-                failure = await shell.prepare(setup)
-            finally:
-                if failure is not None:
-                    await shell.aclose()
-        finally:
-            path.unlink(missing_ok=True)
-        return (shell, "") if failure is None else (None, failure)
+    """Seconds that a command has to end after SIGINT, and again after its processes were killed."""
+    overflow: Callable[[], Overflow | None] | None = None
+    """Gives what takes the whole output of one command when it is too much."""
 
 
 class Shell:
-    """An interactive shell with a terminal in a sandbox. Its caller runs one command at a time."""
+    """An interactive shell in a sandbox with a terminal to write on. Its caller runs one command at a time."""
 
-    def __init__(self, process: Process, program: str, commands: Path, *, max_output: int, grace: float) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, screen: ScreenOnly, settings: ShellSettings) -> None:
+        self._sandbox = sandbox
         self._process = process
-        self._program = program
-        self._commands = commands
-        self._max_output = max_output
-        self._grace = grace
-        self._exchange: _Exchange | None = None
+        self._settings = settings
+        self._exchange: Exchange | None = None
         self._usable = True
         self._over = asyncio.Event()
+        self._screens = [screen]
+        """The last one is the shell's; the others belong to background jobs."""
+        self._opening: asyncio.Task[ScreenOnly] | None = None
+        self._late: list[str] = []
+        self._late_size = 0
+        self._watcher: asyncio.Task[None] | None = None
         self.notice = ""
         """What the output of the first command begins with."""
+        screen.on_data = self._on_data
         self._follower = asyncio.get_running_loop().create_task(self._follow())
-
-    @classmethod
-    async def start(
-        cls,
-        sandbox: Sandbox,
-        *,
-        commands_host: Path,
-        commands_inside: str,
-        env: Mapping[str, str],
-        max_output: int,
-        grace: float = 2.0,
-    ) -> Shell:
-        """Start a shell and wait until it is ready.
-
-        `commands_host` is a directory of the bridge's that the sandbox sees, and cannot write, at
-        `commands_inside`. At most `max_output` bytes of each command's output are kept. A
-        command that times out has `grace` seconds after SIGINT and again after SIGQUIT. Where the user's
-        ~/.bashrc keeps the shell from starting it is skipped, and the first command says so.
-        Raises `TerminalError`, and `SandboxError` when the sandbox is gone.
-        """
-        program = sandbox.facts.shell
-        launch = _Launch(sandbox, program, commands_host, commands_inside, env, max_output, grace)
-        has_user_file = shell_script.is_bash(program)
-        shell, failure = await launch.attempt(user_file=has_user_file)
-        if shell is None and has_user_file:
-            skipped = failure
-            shell, failure = await launch.attempt(user_file=False)
-            if shell is not None:
-                shell.notice = f"~/.bashrc was skipped: with it, the shell {skipped}\n"
-        if shell is None:
-            raise TerminalError("The workspace's shell did not start", f"{program} {failure}")
-        return shell
 
     @property
     def alive(self) -> bool:
         """Whether it can take another command."""
         return self._usable and not self._over.is_set()
 
-    async def run(self, command: str, *, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109 - the time is the command's, which gets its outcome and not a TimeoutError
-        """Run a command and wait for its end; after `timeout` seconds it is ended.
+    async def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None,  # noqa: ASYNC109 - the command's, which gets its outcome and not a TimeoutError
+        listen: Listen | None = None,
+    ) -> CommandOutcome:
+        """Run a command and wait for its end; after `timeout` seconds it is ended. `listen` gets its output meanwhile.
 
         Raises `BadRequest` for text that no shell can take, and `TerminalError` when the shell
         could not begin it; nothing of the command has run then.
@@ -184,20 +97,35 @@ class Shell:
         data = _encoded(command)
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
-        exchange = self._exchange = _Exchange(self._max_output)
-        path = self._commands / exchange.nonce
+        settings = self._settings
+        exchange = self._exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
+        exchange.on_paint = lambda: self._watch(exchange)
+        path = settings.commands / exchange.nonce
         try:
-            _write(path, data)
+            write_command(path, data)
+            await self._move()
             await self._begin(exchange)
-            timed_out = not await _within(exchange.ended, timeout)
-            if timed_out:
-                await self._stop(exchange)
-            return await self._outcome(exchange, timed_out=timed_out)
+            if not await within(exchange.ended, timeout):
+                await self._stop(exchange, "timeout", _nobody)
+            async with exchange.stopping:
+                pass  # whoever ends it is done with that: nothing of it reaches the next command
+            return await self._outcome(exchange)
         finally:
             self._exchange = None
             # Whatever the shell does now, its next output would not be the next command's.
             self._usable = self._usable and exchange.complete
             path.unlink(missing_ok=True)
+            await self._end_watcher()
+
+    async def interrupt(self, tell: StepDone) -> bool:
+        """End the running command, if there is one, and all its processes, step by step; say whether that was done.
+
+        Jobs of earlier commands live on, unless the shell has to be killed.
+        """
+        exchange = self._exchange
+        if exchange is None or exchange.ended.is_set():
+            return False
+        return await self._stop(exchange, "interrupted", tell)
 
     async def aclose(self) -> None:
         """End the shell and every process of its session. Idempotent; a running command ends with it."""
@@ -207,70 +135,147 @@ class Shell:
         finally:
             self._follower.cancel()
             await asyncio.wait({self._follower})
+            if self._opening is not None:
+                await asyncio.wait({self._opening})
+                if self._opening.exception() is None:
+                    await self._opening.result().aclose()
+            for screen in self._screens:
+                await screen.aclose()
+            self._end()
 
-    async def prepare(self, setup: _Exchange) -> str | None:
+    async def prepare(self, setup: Exchange, seconds: float) -> str | None:
         """Wait for the shell to have read its set-up; give what it did instead, or None."""
         self._exchange = setup
         try:
-            in_time = await _within(setup.ended, _READY_TIMEOUT)
+            in_time = await within(setup.ended, seconds)
         finally:
             self._exchange = None
         if setup.complete:
             return None
         if not in_time:
-            return f"was not ready within {_READY_TIMEOUT:g} seconds"
-        return f"ended at once with {await self._status()}{_quoted(setup)}"
+            return f"was not ready within {seconds:g} seconds"
+        status = await self._status()
+        text, _ = await setup.text()
+        said = " ".join(text[-200:].split())
+        return f"ended at once with {status}" + (f", saying {said!r}" if said else "")
 
-    async def _begin(self, exchange: _Exchange) -> None:
+    # -- a command's beginning and end ------------------------------------------
+
+    async def _begin(self, exchange: Exchange) -> None:
+        program, screen = self._settings.program, self._screens[-1]
         try:
-            await self._process.write(shell_script.run(self._program, exchange.nonce))
+            await screen.write(shell_script.run(program, exchange.nonce, exchange.limit, screen.path))
         except BrokenPipeError:
-            await _within(self._over, _END_TIMEOUT)
+            await within(self._over, _END_TIMEOUT)
         else:
-            await _within(exchange.started, _TAKE_TIMEOUT)
+            await within(exchange.started, _TAKE_TIMEOUT)
         match exchange.marks.state:
+            case _ if exchange.cause is not None:
+                return
             case MarkState.WAITING if self._over.is_set():
                 reason = "its shell had just ended; send it again and a new one takes it"
             case MarkState.WAITING | MarkState.REFUSED:
                 reason = (
-                    "the shell's state was changed so that it takes no commands, e.g. its terminal's settings or a"
+                    "the shell's state was changed so that it takes no commands, e.g. its own variables or a"
                     " function named `builtin`; send it again and a new shell takes it"
                 )
             case _:
                 return
         raise TerminalError("The terminal command was not run", reason)
 
-    async def _stop(self, exchange: _Exchange) -> None:
-        """End a command that takes too long: by keys, so that the shell survives, else together with the shell."""
-        for key in _KEYS:
-            with contextlib.suppress(BrokenPipeError):
-                await self._process.write(key)
-            if await _within(exchange.ended, self._grace):
-                return
-        await self._process.kill()
-        await _within(self._over, _END_TIMEOUT)
+    async def _stop(self, exchange: Exchange, cause: str | None, tell: StepDone) -> bool:
+        """End a command with all its processes: gently, then without the shell, then together with it.
 
-    async def _outcome(self, exchange: _Exchange, *, timed_out: bool) -> CommandOutcome:
+        Says whether that was needed: it may end by itself, or be ended by somebody else.
+        """
+        async with exchange.stopping:
+            if exchange.ended.is_set():
+                return False
+            exchange.cause = cause
+            try:
+                await self._stop_by_steps(exchange, tell)
+            except SandboxError as exc:
+                exchange.failure = exc
+                exchange.lose()
+            return True
+
+    async def _stop_by_steps(self, exchange: Exchange, tell: StepDone) -> None:
+        # To its group, which is the shell's: a shell that waits for a program leaves off only if both get it.
+        await self._process.signal(signal.SIGINT)
+        if await within(exchange.ended, self._settings.grace):
+            await self._sweep(exchange)
+            tell("sigint", True)  # noqa: FBT003 - the second of two
+            return
+        tell("sigint", False)  # noqa: FBT003 - as above
+        await self._process.signal(signal.SIGINT)
+        await self._process.signal(signal.SIGURG)
+        for _ in range(3):  # it may have started another program meanwhile
+            await self._sweep(exchange)
+            if await within(exchange.ended, self._settings.grace / 3):
+                await self._sweep(exchange)
+                tell("process_group", True)  # noqa: FBT003 - as above
+                return
+        tell("process_group", False)  # noqa: FBT003 - as above
+        exchange.killed = True
+        await self._process.kill()
+        await self._sandbox.sweep(exchange.limit)
+        await within(self._over, _END_TIMEOUT)
+        exchange.lose()
+        tell("kill", False)  # noqa: FBT003 - as above
+
+    async def _sweep(self, exchange: Exchange) -> None:
+        await self._sandbox.sweep(exchange.limit, spare=self._process.pid)
+
+    def _watch(self, exchange: Exchange) -> None:
+        if not exchange.ended.is_set():
+            self._watcher = asyncio.get_running_loop().create_task(self._watch_screen(exchange))
+
+    async def _watch_screen(self, exchange: Exchange) -> None:
+        """End a command that paints a screen and then waits for keys which nobody presses."""
+        while True:
+            pieces = exchange.pieces
+            if await within(exchange.ended, _SCREEN_PATIENCE):
+                return
+            if exchange.screen.alternate or exchange.pieces == pieces:
+                break
+        exchange.full_screen = True
+        await self._stop(exchange, None, _nobody)
+
+    async def _end_watcher(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+
+    async def _outcome(self, exchange: Exchange) -> CommandOutcome:
+        if exchange.failure is not None:
+            raise exchange.failure
         marks = exchange.marks
-        code, cause = marks.status, "timeout" if timed_out else None
-        if not exchange.complete and not timed_out:
+        code, cause, left = marks.status, exchange.cause, False
+        if not exchange.complete and not exchange.killed:
             status = await self._status()
-            code = status.code if status.signal is None else 128 + status.signal
-            cause = "out_of_memory" if status.oom else "shell_exited"
-        head, tail, left_out = exchange.output.parts()
-        if len(head) + len(tail) > _LARGE:
-            output, truncated = await asyncio.to_thread(_draw, head, tail, left_out)
-        else:
-            output, truncated = _draw(head, tail, left_out)
+            code = status.code if status.signal is None else _SIGNALLED + status.signal
+            left = status.signal is None and shell_script.is_bash(self._settings.program)
+            if cause is None and not exchange.full_screen:
+                cause = "out_of_memory" if status.oom else "shell_exited"
+        if code is None and exchange.complete:
+            code = _SIGNALLED + signal.SIGINT  # before it began
+        elif code is None and exchange.full_screen:
+            code = _SIGNALLED + signal.SIGKILL
+        output, truncated = await exchange.text(farewell=left)
+        if marks.left_job:
+            self._leave_terminal()
         notice, self.notice = self.notice, ""
         return CommandOutcome(
             output=notice + output,
             exit_code=code,
             cwd=None if marks.cwd is None else marks.cwd.decode("utf-8", "replace"),
-            duration_ms=(exchange.finished - exchange.began) * 1000,
+            duration_ms=exchange.duration_ms,
             truncated=truncated,
             cause=cause,
             state_preserved=exchange.complete,
+            hint=HINT if exchange.full_screen or refuses(output, code) else None,
+            late_output=self._take_late(),
         )
 
     async def _status(self) -> ExitStatus:
@@ -280,25 +285,56 @@ class Shell:
             await self._process.kill()
             return ExitStatus()
 
+    # -- terminals and what comes from them --------------------------------------
+
+    def _leave_terminal(self) -> None:
+        """Leave the terminal to a background job, so that what it writes is not taken for the next command's."""
+        if len(self._screens) <= _JOB_TERMINALS:
+            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox))
+
+    async def _move(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        try:
+            screen = await opening
+        except (TerminalError, SandboxError):
+            return  # e.g. no more processes can be started: then the terminal is shared
+        old = self._screens[-1]
+        self._screens.append(screen)
+        screen.on_data = self._on_data
+        old.on_data = self._late_taker()
+        with contextlib.suppress(BrokenPipeError):
+            await old.write(shell_script.move(screen.path))
+
+    def _on_data(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.receive_data(data)
+
+    def _late_taker(self) -> Callable[[bytes], None]:
+        decoder = TerminalDecoder()
+
+        def take(data: bytes) -> None:
+            text = decoder.decode(data)[: _LATE_LIMIT + 1 - self._late_size]
+            self._late_size += len(text)
+            self._late.append(text)
+
+        return take
+
+    def _take_late(self) -> str:
+        late, size = "".join(self._late), self._late_size
+        self._late, self._late_size = [], 0
+        if size > _LATE_LIMIT:
+            late += "\n[more output of background jobs was left out here]\n"
+        return render_terminal(late)
+
     async def _follow(self) -> None:
-        """Hand on the shell's output until both the shell and its output have ended."""
-        reader = asyncio.get_running_loop().create_task(self._read())
+        """Take note of the shell's end, when all that it wrote has come."""
         try:
             await self._process.wait()
             # Jobs that it leaves hold its terminal open, so that the output would not end.
             await self._process.kill()
-            await asyncio.wait({reader}, timeout=_END_TIMEOUT)
-        finally:
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
-
-    async def _read(self) -> None:
-        try:
-            # Between commands too: a background job must not stand still for want of a reader.
-            while data := await self._process.read():
-                if self._exchange is not None:
-                    self._exchange.receive_data(data)
+            await self._screens[-1].drain(_END_TIMEOUT)
         finally:
             self._end()
 
@@ -308,27 +344,8 @@ class Shell:
             self._exchange.lose()
 
 
-async def _within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait for an event; say whether it came in time."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
-
-
-def _draw(head: bytes, tail: bytes, left_out: int) -> tuple[str, dict[str, Any] | None]:
-    first = render_terminal(head.decode("utf-8", "replace"))
-    if not left_out:
-        return first, None
-    last = render_terminal(tail.decode("utf-8", "replace"))
-    return first + last, {"bytes": left_out, "kept": "head and tail", "at": len(first)}
-
-
-def _quoted(setup: _Exchange) -> str:
-    """Give what a shell that ended said about it, shortened."""
-    head, tail, _ = setup.output.parts()
-    said = " ".join(render_terminal((head + tail).decode("utf-8", "replace"))[-200:].split())
-    return f", saying {said!r}" if said else ""
+def _nobody(_step: Step, _done: bool) -> None:  # noqa: FBT001 - a `StepDone`
+    """Tell nobody."""
 
 
 def _encoded(command: str) -> bytes:
@@ -342,7 +359,8 @@ def _encoded(command: str) -> bytes:
         raise BadRequest("The command cannot be run", reason, field="command") from exc
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_command(path: Path, data: bytes) -> None:
+    """Write a file that a shell shall read. Raises `TerminalError`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:

@@ -4,12 +4,13 @@ The shell frames each command with the semantic-prompt marks of OSC 133
 (https://gitlab.freedesktop.org/Per_Bothner/specifications/blob/master/proposals/semantic-prompts.md), which carry a
 nonce that only this command knows:
 
-    ESC ] 133 ; C ; <nonce> BEL                                  the command's output starts
-    ESC ] 133 ; D ; <nonce> ; <status> ; <cwd> <nonce> BEL       it ended
+    ESC ] 133 ; C ; <nonce> BEL                                          the command's output starts
+    ESC ] 133 ; D ; <nonce> ; <status> ; <job> ; <cwd> <nonce> BEL       it ended
 
 The echo of typed input, prompts and the notices of older jobs lie outside of that frame. Marks that do not
 carry the nonce are output like any other. A directory may be called anything but the nonce,
-hence it needs no escaping.
+hence it needs no escaping. `<job>` is the pid of a background job of the command that
+has the terminal for its output, else empty.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class CommandMarks:
         """The exit status, once it has ended."""
         self.cwd: bytes | None = None
         """The working directory, once it has ended; None when the shell did not know."""
+        self.left_job = False
+        """Whether it left a background job that writes to the terminal."""
 
     def receive_data(self, data: bytes) -> bytes:
         """Take what the terminal said and give what of it is the command's output."""
@@ -98,7 +101,9 @@ class CommandMarks:
             return
         self._keep(data[:found])
         self.state = MarkState.ENDED
-        status, _, cwd = bytes(self._payload).partition(b";")
+        status, _, rest = bytes(self._payload).partition(b";")
+        job, _, cwd = rest.partition(b";")
+        self.left_job = job.isdigit()
         if status.isdigit() and len(status) <= 3:  # noqa: PLR2004 - an exit status is 0 to 255
             self.status = int(status)
         if cwd and self._payload_size <= _CWD_LIMIT:
@@ -110,43 +115,6 @@ class CommandMarks:
         self._payload += data[: max(0, _CWD_LIMIT - len(self._payload))]
 
 
-class HeadTail:
-    """Bytes of which at most `limit` are kept: the first half and the last half."""
-
-    def __init__(self, limit: int) -> None:
-        self._half = max(limit // 2, 1)
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._left_out = 0
-
-    def append(self, data: bytes) -> None:
-        """Add to the end; what is over the limit goes from the middle."""
-        room = self._half - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        self._tail += data
-        # Late, so that each byte is moved once at most.
-        if len(self._tail) > 2 * self._half:
-            self._trim()
-
-    def parts(self) -> tuple[bytes, bytes, int]:
-        """Give the head, the tail and the number of bytes left out between them; no character is cut."""
-        self._trim()
-        head, tail = bytes(self._head), bytes(self._tail)
-        if not self._left_out:
-            return head + tail, b"", 0
-        whole_head, whole_tail = _whole_end(head), _whole_start(tail)
-        cut = len(head) - len(whole_head) + len(tail) - len(whole_tail)
-        return whole_head, whole_tail, self._left_out + cut
-
-    def _trim(self) -> None:
-        excess = len(self._tail) - self._half
-        if excess > 0:
-            del self._tail[:excess]
-            self._left_out += excess
-
-
 def _partial(data: bytes, mark: bytes) -> int:
     """Give where a mark that `data` does not hold whole may have begun, else the length of `data`."""
     at = data.find(b"\x1b", max(0, len(data) - len(mark) + 1))
@@ -155,26 +123,3 @@ def _partial(data: bytes, mark: bytes) -> int:
             return at
         at = data.find(b"\x1b", at + 1)
     return len(data)
-
-
-_CONTINUATION = range(0x80, 0xC0)
-_LONGEST = 4
-"""Bytes of a UTF-8 character."""
-
-
-def _whole_end(data: bytes) -> bytes:
-    """Cut an unfinished UTF-8 character off the end."""
-    for back in range(1, min(_LONGEST, len(data)) + 1):
-        byte = data[-back]
-        if byte not in _CONTINUATION:
-            length = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)  # noqa: PLR2004 - RFC 3629, section 3
-            return data[:-back] if length > back else data
-    return data
-
-
-def _whole_start(data: bytes) -> bytes:
-    """Cut the rest of a UTF-8 character off the start."""
-    start = 0
-    while start < min(_LONGEST - 1, len(data)) and data[start] in _CONTINUATION:
-        start += 1
-    return data[start:]

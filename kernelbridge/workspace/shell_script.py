@@ -1,18 +1,25 @@
-r"""What the bridge tells a shell: the set-up that it reads once, and the one line that runs a command; pure.
+r"""What the bridge tells a shell: the set-up that it reads once, and the lines that run a command; pure.
 
 The shell is interactive (`-i`): only then do a syntax error, an unset variable under `set -u` or an interrupt
-lead back to its prompt instead of ending it, and only then do aliases and job control work. It is
+lead back to its prompt instead of ending it, and only then do aliases work. It is
 not a login shell (`-l`): /etc/profile on Debian sets PATH anew and loses the one that the sandbox gives.
+
+It reads from and writes to a terminal that is not its own: another process, which does nothing, is the one whose
+controlling terminal that is. So programs see a terminal to write on, and none to read from: what opens /dev/tty to ask
+something (ssh, sudo, a pager) fails at once with its own words instead of waiting for keys that never come.
 
 A command never travels through the terminal, whose input lines end at 4095 bytes and whose special
 characters act. It lies in a file that the shell reads into a variable and evaluates. `eval` stands at the
 top level, not in a function, where `declare` would make local variables. Its redirections mean that
 a command cannot eat the shell's own input, and that `exec >file` in it ends with it.
 
-The end mark is printed after the command and once more by the prompt, because a shell drops the rest of the
-line where a command was interrupted, used an unset variable under `set -u`, or in a POSIX shell was
-no valid syntax. The first of the two counts. Each command's end sets the prompt anew: users and
-activated environments change it.
+The end mark is printed after the command, once more by a line of its own, and by the prompt, because a shell drops the
+rest of the line where a command was interrupted, used an unset variable under `set -u`, or in a POSIX shell was
+no valid syntax; and because a command may redefine whatever one of them needs. The first of them counts. What tells
+one command from another stands in these lines themselves: there is no variable that could be lost.
+
+Each command sets one limit anew that Linux does not look at (file locks), to a number of its own. Whatever it
+starts inherits that, wherever it goes: so that all of it can be found and ended.
 """
 
 from __future__ import annotations
@@ -37,43 +44,65 @@ PLAIN: Mapping[str, str] = MappingProxyType(
 )
 """The environment in which programs write plain text and do not wait for keys."""
 
+_HOLD = "stty -echo 2>/dev/null; tty && while :; do kill -STOP $$; done"
+# Not `sleep`, which users end by its name.
+
+_START = 'terminal=$1; shift; exec "$@" <"$terminal" >"$terminal" 2>&1'
+
 _BASH = r"""
 __kb_begin() {
+    builtin printf -v PS1 "$__kb_p" "$1" "$1"
+    builtin ulimit -S -x "$2"
     # At the end of the file `read` fails although it has read all of it.
-    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$__kb_n" || [[ $__kb_c ]]; } &&
-        builtin printf '\033]133;C;%s\007' "$__kb_n" >/dev/tty
-    return "$__kb_s"
+    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$1" || [[ $__kb_c ]]; } &&
+        builtin printf '\033]133;C;%s\007' "$1" >"$3"
+    return "${__kb_s:-0}"
 }
 __kb_end() {
     __kb_s=$?
-    builtin printf '\033]133;D;%s;%s;%s%s\007' "$__kb_n" "$__kb_s" "${PWD-}" "$__kb_n" >/dev/tty
-    PS1=$__kb_ps1 PS2= PROMPT_COMMAND=
-    return "$__kb_s"
+    if [[ ${!-} = "$__kb_j" ]]; then __kb_j=; else __kb_j=$!; fi
+    if [[ /proc/$__kb_j/fd/1 -ef $2 || /proc/$__kb_j/fd/2 -ef $2 ]]; then :; else __kb_j=; fi
+    builtin printf '\033]133;D;%s;%s;%s;%s%s\007' "$1" "$__kb_s" "$__kb_j" "${PWD-}" "$1" >"$2"
+    builtin printf -v PS1 "$__kb_p" "$1" "$1"
+    __kb_j=${!-} PS2= PROMPT_COMMAND=
+    return "${__kb_s:-0}"
 }
+__kb_p='\033]133;D;%s;$?;;${PWD-}%s\007'
+# When a command is being killed: the shell shall not go on with what stands behind the program that dies.
+trap '\builtin kill -INT $$' URG
 HISTIGNORE='*'
 unset HISTFILE MAILCHECK
 """
 
 _POSIX = r"""
 __kb_begin() {
-    __kb_c=$(command -p cat @DIRECTORY@/"$__kb_n") &&
-        command printf '\033]133;C;%s\007' "$__kb_n" >/dev/tty
-    return "$__kb_s"
+    PS1=@PROMPT@
+    ulimit -S -w "$2"
+    __kb_c=$(command -p cat @DIRECTORY@/"$1") &&
+        command printf '\033]133;C;%s\007' "$1" >"$3"
+    return "${__kb_s:-0}"
 }
 __kb_end() {
     __kb_s=$?
-    command printf '\033]133;D;%s;%s;%s%s\007' "$__kb_n" "$__kb_s" "${PWD-}" "$__kb_n" >/dev/tty
-    PS1=$__kb_ps1 PS2=
-    return "$__kb_s"
+    if [ "${!-}" = "$__kb_j" ]; then __kb_j=; else __kb_j=$!; fi
+    if [ "/proc/$__kb_j/fd/1" -ef "$2" ] || [ "/proc/$__kb_j/fd/2" -ef "$2" ]; then :; else __kb_j=; fi
+    command printf '\033]133;D;%s;%s;%s;%s%s\007' "$1" "$__kb_s" "$__kb_j" "${PWD-}" "$1" >"$2"
+    __kb_j=${!-} PS1=@PROMPT@ PS2=
+    return "${__kb_s:-0}"
 }
 unset ENV MAILCHECK
 """
 
-_START = """
-__kb_ps1='\x1b]133;D;$__kb_n;$?;${PWD-}$__kb_n\x07'
-__kb_n=@NONCE@ __kb_s=0 __kb_c= PS1=$__kb_ps1 PS2=
-printf '\\033]133;C;%s\\007' "$__kb_n" >/dev/tty
+_PROMPT = '"\x1b]133;D;$1;\\$?;;\\${PWD-}$1\x07"'
+"""For a POSIX shell; expanded once when it is set, and its rest at the prompt. bash has `printf -v`, which a read-only
+variable does not stop."""
+
+_BEGIN = """
+__kb_s=0 __kb_c= __kb_j=${!-} PS1='\x1b]133;D;@NONCE@;$?;;${PWD-}@NONCE@\x07' PS2=
+command -p chmod 200 @TERMINAL@ 2>/dev/null
+printf '\\033]133;C;%s\\007' @NONCE@ >@TERMINAL@
 """
+# The terminal is open already, for reading too; nobody else shall open it for that.
 
 _USER_FILE = """
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi </dev/null
@@ -86,33 +115,51 @@ def is_bash(shell: str) -> bool:
     return basename(shell) == "bash"
 
 
-def setup(shell: str, directory: str, nonce: str, *, user_file: bool) -> str:
+def hold() -> list[str]:
+    """Give the arguments of the process that says the name of its terminal and keeps it."""
+    return ["/bin/sh", "-c", _HOLD, "kernelbridge-terminal"]
+
+
+def setup(shell: str, directory: str, terminal: str, nonce: str, *, user_file: bool) -> str:
     """Give the file that a new shell reads; it reports as a command with this nonce does.
 
-    `directory` is where the shell finds commands; `user_file` is whether it reads the user's
-    own ~/.bashrc, which only bash has.
+    `directory` is where the shell finds commands, `terminal` the path of its terminal; `user_file` is
+    whether it reads the user's own ~/.bashrc, which only bash has.
     """
     own = _BASH if is_bash(shell) else _POSIX
     user = _USER_FILE if user_file and is_bash(shell) else ""
     # Ours comes first, so that a user's file that fails half-way still leaves a shell that reports.
-    script = own + _START + user + "__kb_end\n"
-    return script.replace("@DIRECTORY@", quote(directory)).replace("@NONCE@", nonce)
+    script = own + _BEGIN + user + "__kb_end @NONCE@ @TERMINAL@\n"
+    values = {"@PROMPT@": _PROMPT, "@DIRECTORY@": quote(directory), "@TERMINAL@": terminal, "@NONCE@": nonce}
+    for name, value in values.items():
+        script = script.replace(name, value)
+    return script
 
 
-def start(shell: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
-    """Give the arguments and the environment that make a shell read its set-up."""
+def start(shell: str, terminal: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
+    """Give the arguments and the environment that start a shell on a terminal and make it read its set-up."""
+    begin = ["/bin/sh", "-c", _START, "sh", terminal, shell]
     if is_bash(shell):
-        return [shell, "--noediting", "--rcfile", setup_path, "-i"], {}
-    return [shell, "-i"], {"ENV": setup_path}
+        return [*begin, "--noediting", "--rcfile", setup_path, "-i"], {}
+    return [*begin, "-i"], {"ENV": setup_path}
 
 
-def run(shell: str, nonce: str) -> bytes:
-    """Give the line to type that runs the command in the file named `nonce`."""
+def move(terminal: str) -> bytes:
+    """Give the line to type that moves the shell itself to another terminal."""
+    return f"exec <{terminal} >{terminal} 2>&1; command -p chmod 200 {terminal} 2>/dev/null\n".encode("ascii")
+
+
+def run(shell: str, nonce: str, limit: str, terminal: str) -> bytes:
+    """Give the lines to type that run the command in the file named `nonce`."""
     # A function of the user's may be called eval; in a POSIX shell none can.
-    evaluate = "\\builtin eval" if is_bash(shell) else "eval"
+    evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
     # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
     # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
+    begin = f"__kb_begin {nonce} {limit} {terminal}"
+    end = f"__kb_end {nonce} {terminal}"
+    mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
     return (
-        f"__kb_s=$? __kb_n={nonce} __kb_c=; {{ __kb_begin && :; }} 2>/dev/null; "
-        f'{evaluate} "$__kb_c" </dev/null >/dev/tty 2>&1; {{ __kb_end && :; }} 2>/dev/null\n'
+        f"__kb_c=; {{ {begin} && :; }} 2>/dev/null; "
+        f'{evaluate} "$__kb_c" </dev/null >{terminal} 2>&1; {{ {end} && :; }} 2>/dev/null\n'
+        f"{{ __kb_s=$?; {call} {mark}; PS1= PS2= PROMPT_COMMAND=; }} 2>/dev/null\n"
     ).encode("ascii")

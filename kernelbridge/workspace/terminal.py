@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, TerminalError
+from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
 from kernelbridge.workspace.budget import WaitingBudget
-from kernelbridge.workspace.shell import CommandOutcome, Shell
+from kernelbridge.workspace.shell import Shell, Step
+from kernelbridge.workspace.shell_exchange import CommandOutcome, Listen
 from kernelbridge.workspace.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
@@ -20,26 +22,55 @@ WAITING_CHARACTERS = 8 << 20
 
 CommandDone = Callable[[CommandOutcome | KernelBridgeError], None]
 
-_CLOSED = CommandOutcome(output="", exit_code=None, cwd=None, duration_ms=0.0, cause="session_closed")
-
 
 @dataclass(frozen=True, slots=True)
+class Interruption:
+    """How far an interrupt has gone."""
+
+    step: Step
+    done: bool
+    state_preserved: bool = True
+    """With `done`: whether the shell is still the same."""
+    ended: int = 0
+    """With `done`: how many waiting commands were ended."""
+
+
+Tell = Callable[[Interruption], None]
+
+_CLOSED = CommandOutcome(output="", exit_code=None, cwd=None, duration_ms=0.0, cause="session_closed")
+_INTERRUPTED = CommandOutcome(output="", exit_code=None, cwd=None, duration_ms=0.0, cause="interrupted")
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
     command: str
     timeout: float | None
     done: CommandDone
+    listen: Listen | None = None
+    interrupted: bool = False
+    """Before it began."""
 
 
 class TerminalLane:
     """Runs the terminal commands of one workspace first-in first-out, beside its cells."""
 
-    def __init__(self, start_shell: Callable[[], Awaitable[Shell]], *, queue_limit: int, tasks: TaskSet) -> None:
+    def __init__(
+        self,
+        start_shell: Callable[[], Awaitable[Shell]],
+        *,
+        destroy_sandbox: Callable[[], Awaitable[None]],
+        queue_limit: int,
+        tasks: TaskSet,
+    ) -> None:
         self._start_shell = start_shell
+        self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
         self._waiting: deque[_Job] = deque()
+        self._running: _Job | None = None
         self._draining = False
         self._shell: Shell | None = None
+        self._starting = asyncio.Lock()
         self._closed = False
 
     @property
@@ -47,23 +78,32 @@ class TerminalLane:
         """How many commands wait."""
         return len(self._waiting)
 
-    def submit(self, command: str, timeout: float | None, done: CommandDone) -> None:
-        """Queue a command; `done` is called once, with its outcome or the error that kept it from running."""
+    def submit(self, command: str, timeout: float | None, done: CommandDone, listen: Listen | None = None) -> None:
+        """Queue a command; `done` is called once, with its outcome or the error that kept it from running.
+
+        `listen` is called before that with its output, as it comes.
+        """
         if self._closed:
             raise TerminalError("The session is closed", "send the request again to open it anew")
         self._budget.take(command)
-        self._waiting.append(_Job(command, timeout, done))
+        self._waiting.append(_Job(command, timeout, done, listen))
         if not self._draining:
             self._draining = True
             self._tasks.create(self._drain())
 
+    def interrupt(self, tell: Tell, *, queued: bool) -> None:
+        """End the running command, and with `queued` those that wait; `tell` is called for each step."""
+        ended = self._end_waiting(_INTERRUPTED) if queued else 0
+        job = self._running or next(iter(self._waiting), None)  # none runs yet, but it is about to
+        if job is None:
+            tell(Interruption("none", done=True, ended=ended))
+        else:
+            self._tasks.create(self._interrupt(job, tell, ended))
+
     def end(self) -> None:
         """End every waiting command with cause `session_closed` and take no more. Idempotent; no I/O."""
         self._closed = True
-        waiting, self._waiting = self._waiting, deque()
-        for job in waiting:
-            self._budget.release(job.command)
-            _answer(job, _CLOSED)
+        self._end_waiting(_CLOSED)
 
     async def aclose(self) -> None:
         """End the shell, and with it the running command, after `end`. Idempotent."""
@@ -72,31 +112,61 @@ class TerminalLane:
         if shell is not None:
             await shell.aclose()
 
+    def _end_waiting(self, outcome: CommandOutcome) -> int:
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            self._budget.release(job.command)
+            _answer(job, outcome)
+        return len(waiting)
+
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                job = self._waiting.popleft()
+                job = self._running = self._waiting.popleft()
                 self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
                 try:
                     outcome = await self._run(job)
                 finally:
+                    self._running = None
                     _answer(job, outcome)
         finally:
             self._draining = False
 
+    async def _interrupt(self, job: _Job, tell: Tell, ended: int) -> None:
+        def told(step: Step, done: bool) -> None:  # noqa: FBT001 - a `StepDone`
+            tell(Interruption(step, done, ended=ended))
+
+        shell = self._shell
+        if shell is None or not await shell.interrupt(told):
+            # It has not begun, or it has just ended; in neither case is anything to be done.
+            job.interrupted = True
+            step: Step = "sigint" if self._running is job else "none"
+            tell(Interruption(step, done=True, state_preserved=shell is None or shell.alive, ended=ended))
+        elif not shell.alive and not self._closed:
+            try:
+                await self._living_shell()
+            except KernelBridgeError as exc:
+                log.warning("shell_not_restarted", error=str(exc))
+            tell(Interruption("restart", done=True, state_preserved=False, ended=ended))
+
     async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
         try:
             shell, fresh = await self._living_shell()
+            if _unwanted(job):
+                return _INTERRUPTED
             try:
-                outcome = await shell.run(job.command, timeout=job.timeout)
+                outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
             except TerminalError:
                 # The command was not run: an earlier one had made the shell unusable. A new shell has not.
                 if fresh or self._closed:
                     raise
-                await shell.aclose()
+                await self._drop(shell)
                 shell, _ = await self._living_shell()
-                outcome = replace(await shell.run(job.command, timeout=job.timeout), state_preserved=False)
+                if _unwanted(job):
+                    return _INTERRUPTED
+                outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+                outcome = replace(outcome, state_preserved=False)
             return replace(outcome, cause="session_closed") if self._closed else outcome
         except KernelBridgeError as exc:
             if self._closed:
@@ -109,16 +179,32 @@ class TerminalLane:
 
     async def _living_shell(self) -> tuple[Shell, bool]:
         """Give the shell, and whether it was started just now."""
-        if self._shell is not None and self._shell.alive:
-            return self._shell, False
-        if self._shell is not None:
-            await self._shell.aclose()
-        shell = await self._start_shell()
-        if self._closed:
+        async with self._starting:
+            if self._shell is not None and self._shell.alive:
+                return self._shell, False
+            if self._shell is not None:
+                await self._drop(self._shell)
+            shell = await self._start_shell()
+            if self._closed:
+                await shell.aclose()
+                raise TerminalError("The session is closed", "send the request again to open it anew")
+            self._shell = shell
+            return shell, True
+
+    async def _drop(self, shell: Shell) -> None:
+        """End a shell; if that cannot be done, its sandbox goes with it."""
+        if self._shell is shell:
+            self._shell = None
+        try:
             await shell.aclose()
-            raise TerminalError("The session is closed", "send the request again to open it anew")
-        self._shell = shell
-        return shell, True
+        except SandboxError as exc:
+            log.warning("sandbox_given_up", why="its shell could not be ended", error=str(exc))
+            await self._destroy_sandbox()
+
+
+def _unwanted(job: _Job) -> bool:
+    """Whether it was interrupted before it began."""
+    return job.interrupted
 
 
 def _answer(job: _Job, outcome: CommandOutcome | KernelBridgeError) -> None:

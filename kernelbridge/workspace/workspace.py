@@ -14,6 +14,7 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
+from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
 from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
@@ -33,10 +34,12 @@ from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell import Shell
+from kernelbridge.workspace.shell_exchange import Listen
+from kernelbridge.workspace.shell_start import start_shell
 from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.status import StatusTeller
 from kernelbridge.workspace.tasks import TaskSet
-from kernelbridge.workspace.terminal import CommandDone, TerminalLane
+from kernelbridge.workspace.terminal import CommandDone, Tell, TerminalLane
 from kernelbridge.workspace.terminals import Terminals
 
 log = structlog.get_logger(__name__)
@@ -95,7 +98,9 @@ class Workspace:
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
-        self._terminal = TerminalLane(self._start_shell, queue_limit=settings.queue_limit, tasks=self._tasks)
+        self._terminal = TerminalLane(
+            self._start_shell, destroy_sandbox=self._give_up, queue_limit=settings.queue_limit, tasks=self._tasks
+        )
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
@@ -133,9 +138,15 @@ class Workspace:
         self.executions.warm(done)
         return fresh
 
-    def command(self, command: str, done: CommandDone) -> None:
-        """Queue a terminal command; `done` is called exactly once."""
-        self._terminal.submit(command, self._settings.execution_timeout, done)
+    def command(
+        self, command: str, done: CommandDone, *, timeout: float | None = None, listen: Listen | None = None
+    ) -> None:
+        """Queue a terminal command; `done` is called exactly once, and `listen` before that with its output."""
+        self._terminal.submit(command, run_timeout(timeout, self._settings.execution_timeout), done, listen)
+
+    def interrupt_command(self, tell: Tell, *, queued: bool) -> None:
+        """End the running terminal command, and with `queued` those that wait; `tell` is called for each step."""
+        self._terminal.interrupt(tell, queued=queued)
 
     def begin_close(self, *, delete_files: bool = False) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
@@ -317,19 +328,20 @@ class Workspace:
                 start_timeout=self._settings.start_timeout,
                 max_output=self._settings.max_output,
                 on_late_output=on_late_output,
-                overflow=functools.partial(self._spills.new, "cell"),
+                overflows=self._spills.of("cell"),
             )
 
         return await self._in_sandbox(start)
 
     async def _start_shell(self) -> Shell:
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Shell:
-            return await Shell.start(
+            return await start_shell(
                 sandbox,
                 commands_host=self._data.paths(self.key).sockets,
                 commands_inside=sandbox.sockets_path,
                 env=environment.env,
                 max_output=self._settings.max_output,
+                overflow=functools.partial(self._spills.new, "command"),
             )
 
         return await self._in_sandbox(start)

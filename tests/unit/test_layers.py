@@ -60,6 +60,7 @@ PURE = (
     "workspace/lifecycle.py",
     "workspace/pyenv.py",
     "workspace/replay.py",
+    "workspace/shell_hints.py",
     "workspace/shell_marks.py",
     "workspace/shell_script.py",
     "workspace/terminal_shell.py",

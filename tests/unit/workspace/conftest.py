@@ -10,15 +10,17 @@ import signal
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell import Shell
+from kernelbridge.workspace.shell_start import start_shell
 
 
 class HostProcess:
@@ -134,13 +136,20 @@ class HostSandbox:
         rows: int = 24,
         cols: int = 80,
     ) -> Process:
-        assert tty
-        master, slave = pty.openpty()
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env={**self.facts.env, **(env or {})},
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        environment = {**self.facts.env, **(env or {})}
+        if tty:
+            master, slave = pty.openpty()
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=environment,
+                start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )  # fmt: skip
+        else:
+            master, slave = os.pipe()
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=slave, stderr=slave, cwd=cwd, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
         os.close(slave)
         self.processes.append(HostProcess(process, master))
         return self.processes[-1]
@@ -166,15 +175,21 @@ class Place:
     opened: list[Shell] = field(default_factory=list)
 
     async def shell(
-        self, *, max_output: int = 1 << 20, grace: float = 2.0, env: Mapping[str, str] | None = None
+        self,
+        *,
+        max_output: int = 1 << 20,
+        grace: float = 2.0,
+        env: Mapping[str, str] | None = None,
+        overflow: Callable[[], Overflow | None] | None = None,
     ) -> Shell:
-        shell = await Shell.start(
+        shell = await start_shell(
             self.sandbox,
             commands_host=self.commands,
             commands_inside=str(self.commands),
             env=env or {},
             max_output=max_output,
             grace=grace,
+            overflow=overflow,
         )
         self.opened.append(shell)
         return shell

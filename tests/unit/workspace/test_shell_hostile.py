@@ -10,10 +10,27 @@ import pytest
 
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.runtimes.base import ExitStatus, Process
-from kernelbridge.workspace.shell import Shell
+from kernelbridge.workspace.shell import Shell, ShellSettings
+from kernelbridge.workspace.shell_screen import ScreenOnly
+from kernelbridge.workspace.shell_start import start_shell
 from tests.unit.workspace.conftest import HostSandbox, Place, session
 
 both = pytest.mark.parametrize("place", ["bash", "dash"], indirect=True)
+
+
+UNUSUAL = "1000.0625"
+"""Seconds that nobody else sleeps on this machine."""
+
+
+def everything() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 async def works(place: Place, shell: Shell) -> bool:
@@ -173,45 +190,45 @@ async def test_a_shell_that_dies_between_commands_is_noticed(shell: Shell, place
         "while :; do :; done",
         "for i in 1 2 3; do sleep 1000; done",
         "sleep 1000 | sleep 1000 | cat",
-        "read line </dev/tty",
         "f() { sleep 1000; }; f; echo not reached",
         "trap : INT; sleep 1000",
         "sh -c 'trap \"\" INT; while :; do :; done'",
-        "(trap '' INT; exec sleep 1000)",
+        "(trap '' INT; exec sleep 1000); echo not reached",
+        "sh -c 'trap \"\" INT QUIT; while :; do :; done'; echo not reached",
+        "stty -F /dev/tty -isig; sleep 1000",
+        "(trap '' INT QUIT HUP TERM; sleep 1000 & sleep 1000); sh -c 'trap \"\" INT; sleep 1000'; echo not reached",
+        "sleep 1000 & (trap '' INT HUP; while :; do :; done) & setsid sleep 1000 & sleep 1000",
+        "setsid sh -c 'trap \"\" HUP; sleep 1000 & env -i sleep 1000' & wait",
     ],
 )
 async def test_a_command_that_times_out_is_ended_and_the_shell_is_not(place: Place, command: str) -> None:
     shell = await place.shell(grace=1.0)
     await shell.run("cd /usr; A=1", timeout=20)
-    outcome = await shell.run(command, timeout=1)
+    outcome = await shell.run(command.replace("1000", UNUSUAL), timeout=1)
     assert outcome.cause == "timeout"
     assert "not reached" not in outcome.output
     assert ("begun" in outcome.output) == ("begun" in command)
+    assert (outcome.state_preserved, outcome.cwd) == (True, "/usr")
     process = place.sandbox.processes[-1]
-    if outcome.state_preserved:
-        assert session(process.pid) == [process.pid]
-        assert (await shell.run("echo $A $PWD", timeout=20)).output == "1 /usr\n"
-    else:
-        assert (outcome.exit_code, outcome.cwd) == (None, None)
-        assert session(process.pid) == []
-        assert not await works(place, shell)
+    assert session(process.pid) == [process.pid]
+    assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
+    assert (await shell.run("echo $A $PWD", timeout=20)).output == "1 /usr\n"
 
 
 @both
 @pytest.mark.parametrize(
     "command",
     [
-        "sh -c 'trap \"\" INT QUIT; while :; do :; done'",
         "trap '' INT QUIT; while :; do :; done",
-        "stty -F /dev/tty -isig; sleep 1000",
         "kill -STOP $$",
-        "(trap '' INT QUIT HUP TERM; sleep 1000 & sleep 1000)",
+        "setsid sleep 1000 & kill -STOP $$",
     ],
 )
 async def test_what_ignores_every_key_is_killed_with_its_shell(place: Place, command: str) -> None:
     shell = await place.shell(grace=0.2)
-    outcome = await shell.run(command, timeout=1)
+    outcome = await shell.run(command.replace("1000", UNUSUAL), timeout=1)
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("timeout", None, False)
+    assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
     assert session(place.sandbox.processes[-1].pid) == []
     assert not await works(place, shell)
 
@@ -272,7 +289,7 @@ async def test_a_users_file_that_fails_keeps_nobody_out(place: Place, rc: str) -
 async def test_a_users_file_that_keeps_the_shell_from_starting_is_skipped(
     place: Place, monkeypatch: pytest.MonkeyPatch, rc: str, said: str
 ) -> None:
-    monkeypatch.setattr("kernelbridge.workspace.shell._READY_TIMEOUT", 1.0)
+    monkeypatch.setattr("kernelbridge.workspace.shell_start._READY_TIMEOUT", 1.0)
     (place.home / ".bashrc").write_text(rc)
     shell = await place.shell()
     output = (await shell.run("echo first", timeout=20)).output
@@ -332,7 +349,7 @@ class OutOfMemoryProcess(DeafProcess):
     """A shell that the kernel's out-of-memory killer ends when it begins a command."""
 
     async def write(self, data: bytes) -> None:
-        nonce = re.search(rb"__kb_n=(\w+)", data)
+        nonce = re.search(rb"__kb_begin (\w+)", data)
         assert nonce is not None
         self._said = b"\x1b]133;C;" + nonce[1] + b"\x07half\x1b]133;"
         self._ended.set()
@@ -350,20 +367,25 @@ class OutOfMemoryProcess(DeafProcess):
 async def test_a_sandbox_that_is_gone_is_reported_as_such(place: Place) -> None:
     gone = GoneSandbox(place.sandbox.facts, str(place.home), str(place.commands))
     with pytest.raises(SandboxError, match="it was removed"):
-        await Shell.start(gone, commands_host=place.commands, commands_inside="/x", env={}, max_output=1)
+        await start_shell(gone, commands_host=place.commands, commands_inside="/x", env={}, max_output=1)
 
 
-async def test_a_shell_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def shell_of(process: DeafProcess, place: Place) -> Shell:
+    settings = ShellSettings("/bin/sh", place.commands, max_output=100, grace=1)
+    return Shell(place.sandbox, process, ScreenOnly(process, "/dev/pts/0"), settings)
+
+
+async def test_a_shell_that_does_not_answer_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernelbridge.workspace.shell._TAKE_TIMEOUT", 0.1)
-    shell = Shell(DeafProcess(), "/bin/sh", tmp_path, max_output=100, grace=1)
+    shell = await shell_of(DeafProcess(), place)
     with pytest.raises(TerminalError, match="takes no commands"):
         await shell.run("echo x", timeout=20)
     assert not shell.alive
     await shell.aclose()
 
 
-async def test_running_out_of_memory_is_the_cause(tmp_path: Path) -> None:
-    shell = Shell(OutOfMemoryProcess(), "/bin/sh", tmp_path, max_output=100, grace=1)
+async def test_running_out_of_memory_is_the_cause(place: Place) -> None:
+    shell = await shell_of(OutOfMemoryProcess(), place)
     outcome = await shell.run("echo x", timeout=20)
     assert (outcome.output, outcome.cause, outcome.exit_code) == ("half", "out_of_memory", 137)
     await shell.aclose()

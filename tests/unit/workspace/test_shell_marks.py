@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.workspace.shell_marks import CommandMarks, HeadTail, MarkState
+from kernelbridge.workspace.shell_marks import CommandMarks, MarkState
 
 NONCE = "5eed" * 8
 START = f"\x1b]133;C;{NONCE}\x07".encode()
 
 
-def end(status: object = 0, cwd: bytes = b"/workspace", nonce: str = NONCE) -> bytes:
-    return f"\x1b]133;D;{nonce};{status};".encode() + cwd + f"{nonce}\x07".encode()
+def end(status: object = 0, cwd: bytes = b"/workspace", nonce: str = NONCE, job: str = "") -> bytes:
+    return f"\x1b]133;D;{nonce};{status};{job};".encode() + cwd + f"{nonce}\x07".encode()
 
 
 def feed(chunks: Iterable[bytes]) -> tuple[CommandMarks, bytes]:
@@ -102,27 +102,7 @@ def test_an_endless_directory_name_costs_no_memory() -> None:
     assert len(marks._payload) <= 8192
 
 
-@given(st.text(alphabet="aé漢🎉\n", max_size=200), st.integers(1, 300), st.lists(st.integers(0, 1000), max_size=9))
-def test_head_and_tail_are_kept_and_the_rest_is_counted(text: str, limit: int, cuts: list[int]) -> None:
-    data = text.encode()
-    kept = HeadTail(limit)
-    for piece in pieces(data, cuts):
-        kept.append(piece)
-    head, tail, left_out = kept.parts()
-    assert len(head) + len(tail) + left_out == len(data)
-    assert data.startswith(head)
-    assert data.endswith(tail)
-    assert head.decode() + tail.decode() is not None
-    if len(data) <= 2 * (limit // 2):
-        assert (head, left_out) == (data, 0)
-    else:
-        assert len(head) + len(tail) <= max(limit, 2)
-        assert left_out <= len(data) - 2 * (limit // 2) + 6
-
-
-def test_memory_is_bounded_while_output_comes() -> None:
-    kept = HeadTail(1000)
-    for _ in range(1000):
-        kept.append(b"x" * 777)
-        assert len(kept._tail) + len(kept._head) <= 1500
-    assert kept.parts() == (b"x" * 500, b"x" * 500, 776_000)
+@pytest.mark.parametrize(("job", "left"), [("", False), ("123", True), ("x", False)])
+def test_a_job_that_is_left_is_told(job: str, left: bool) -> None:  # noqa: FBT001 - as in the list
+    marks, _ = feed([START, end(job=job)])
+    assert (marks.state, marks.left_job, marks.cwd) == (MarkState.ENDED, left, b"/workspace")

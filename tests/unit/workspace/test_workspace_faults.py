@@ -18,7 +18,7 @@ from kernelbridge.workspace.executions import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell import CommandOutcome
+from kernelbridge.workspace.shell_exchange import CommandOutcome
 
 FACTS = Facts(
     uid=1000,

@@ -1,0 +1,168 @@
+"""One command on its way through a shell: what of the terminal's output is its own, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.jupyter.bounded import BoundedText, Overflow
+from kernelbridge.text import TerminalDecoder, render_terminal
+from kernelbridge.workspace.shell_hints import ScreenWatch
+from kernelbridge.workspace.shell_marks import CommandMarks, MarkState
+
+_LARGE = 1 << 18
+"""Characters of output that are drawn in a thread, because the event loop would notice."""
+_FAREWELL = re.compile(r"(?:^|(?<=\n))exit\n(?!.*^exit$)", re.DOTALL | re.MULTILINE)
+"""What bash itself says when it ends: the last such line."""
+_LEAST_LIMIT = 10**17
+"""Limits have 18 digits: such a number means nothing else, and fits 63 bits."""
+
+Listen = Callable[[str], None]
+"""Takes a command's output as it comes: whole characters, escape sequences as written, lines ended by `\\n`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandOutcome:
+    """How a command ended and what it wrote."""
+
+    output: str
+    """What a terminal would have shown."""
+    exit_code: int | None
+    """128 + n for an end by signal n, as shells count; None when the command was killed with its shell."""
+    cwd: str | None
+    """Where the shell is now; None when it is gone."""
+    duration_ms: float
+    truncated: dict[str, Any] | None = None
+    """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are missing}`, and `file`
+    and `fileComplete` when all of it is in a file of the workspace."""
+    cause: str | None = None
+    """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`."""
+    state_preserved: bool = True
+    """False when the shell is gone, and with it its directory, variables, functions and background jobs."""
+    hint: str | None = None
+    """What to do instead of a command that cannot work here."""
+    late_output: str = ""
+    """What background jobs of earlier commands wrote since the last outcome."""
+
+
+class Exchange:
+    """One command, from the line that starts it to its end."""
+
+    def __init__(self, output: BoundedText, listen: Listen | None = None) -> None:
+        self.nonce = secrets.token_hex(16)
+        self.limit = str(_LEAST_LIMIT + secrets.randbelow(9 * _LEAST_LIMIT))
+        """What all of the command's processes have as their limit; see `Sandbox.sweep`."""
+        self.marks = CommandMarks(self.nonce)
+        self.screen = ScreenWatch()
+        self.started = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.on_paint: Callable[[], None] = lambda: None
+        """Is called when it first paints a screen."""
+        self.stopping = asyncio.Lock()
+        """Held by whoever ends it; its end is told after that."""
+        self.cause: str | None = None
+        """Who ended it: `timeout` or `interrupted`."""
+        self.full_screen = False
+        """It was ended because it is a full-screen program."""
+        self.killed = False
+        """It was killed with its shell."""
+        self.failure: SandboxError | None = None
+        """Why it could not be killed."""
+        self.pieces = 0
+        """Grows with every piece of output."""
+        self._output = output
+        self._listen = listen
+        self._decoder = TerminalDecoder()
+        self._began = time.perf_counter()
+        self._finished = self._began
+
+    @property
+    def complete(self) -> bool:
+        """Whether the shell has said that it ended, or never began with it, and is there for the next."""
+        return self.marks.state is MarkState.ENDED or (self.cause is not None and self.marks.state is MarkState.REFUSED)
+
+    @property
+    def duration_ms(self) -> float:
+        """How long it took."""
+        return (self._finished - self._began) * 1000
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the terminal said."""
+        self._take(self._decoder.decode(self.marks.receive_data(data)))
+        if self.marks.state is not MarkState.WAITING and not self.started.is_set():
+            self.started.set()
+        if self.marks.state in {MarkState.ENDED, MarkState.REFUSED}:
+            self._end()
+
+    def lose(self) -> None:
+        """Take it that no more comes, because the shell is gone."""
+        self._take(self._decoder.decode(self.marks.take_rest()))
+        self._end()
+
+    def end_output(self) -> None:
+        """Take it that all output has come; half a character is one now."""
+        self._take(self._decoder.decode(b"", final=True))
+
+    async def text(self, *, farewell: bool = False) -> tuple[str, dict[str, Any] | None]:
+        """Draw the output; give it and what was left out. With `farewell`, without the shell's own last words."""
+        output = self._output
+        text, left_out, at = output.text(), output.left_out, output.head_length()
+        overflow = output.spilled()
+        if len(text) > _LARGE:
+            drawn, split = await asyncio.to_thread(_draw, text, at, cut=left_out > 0)
+        else:
+            drawn, split = _draw(text, at, cut=left_out > 0)
+        if farewell:
+            drawn = _FAREWELL.sub("", drawn, count=1)
+        if not left_out:
+            return drawn, None
+        truncated: dict[str, Any] = {"bytes": left_out, "kept": "head and tail", "at": split}
+        if overflow is not None and (where := await overflow.finish()).path is not None:
+            truncated |= {"file": where.path, "fileComplete": where.complete}
+        return drawn, truncated
+
+    def _take(self, text: str) -> None:
+        if not text:
+            return
+        self.pieces += 1
+        self._output.append(text)
+        painted = self.screen.paints
+        self.screen.take(text)
+        if self.screen.paints and not painted:
+            self.on_paint()
+        if self._listen is not None:
+            self._listen(text)
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            self._finished = time.perf_counter()
+            self.end_output()
+            self.started.set()
+            self.ended.set()
+
+
+def bounded_output(max_output: int, overflow: Callable[[], Overflow | None] | None = None) -> BoundedText:
+    """Give what keeps a command's output: whole up to `max_output` bytes, else a quarter of that."""
+    return BoundedText(max_output, kept=max_output // 4, overflow=overflow)
+
+
+async def within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event; say whether it came in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+def _draw(text: str, at: int, *, cut: bool) -> tuple[str, int]:
+    if not cut:
+        return render_terminal(text), 0
+    first = render_terminal(text[:at])
+    return first + render_terminal(text[at:]), len(first)

@@ -1,0 +1,78 @@
+"""A terminal to write on: a process that does nothing, and whose output is what others write there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+
+from kernelbridge.errors import TerminalError
+from kernelbridge.runtimes.base import Process, Sandbox
+from kernelbridge.workspace import shell_script
+
+_READY_TIMEOUT = 10.0
+"""Seconds to say its name."""
+_NAME = re.compile(rb"(/dev/pts/[0-9]+)\r?\n")
+_NOISE = 1 << 16
+
+
+class ScreenOnly:
+    """A terminal in a sandbox that is nobody's controlling terminal but its holder's."""
+
+    def __init__(self, holder: Process, path: str) -> None:
+        self.path = path
+        """Its name inside the sandbox."""
+        self.on_data: Callable[[bytes], None] = lambda _data: None
+        """Takes what is written to it; from the event loop."""
+        self._holder = holder
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    @classmethod
+    async def open(cls, sandbox: Sandbox) -> ScreenOnly:
+        """Open one. Raises `TerminalError`, and `SandboxError` when the sandbox is gone."""
+        holder = await sandbox.exec(shell_script.hold(), cwd=sandbox.workspace_path, tty=True)
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT):
+                return cls(holder, await _name(holder))
+        except TimeoutError:
+            await holder.aclose()
+            reason = f"it was not open within {_READY_TIMEOUT:g} seconds"
+            raise TerminalError("The workspace's terminal was not opened", reason) from None
+        except BaseException:
+            await holder.aclose()
+            raise
+
+    async def write(self, data: bytes) -> None:
+        """Type `data`; raises `BrokenPipeError` when it is gone."""
+        await self._holder.write(data)
+
+    async def drain(self, seconds: float) -> None:
+        """End it, and wait for what was written before to arrive."""
+        await self._holder.kill()
+        await asyncio.wait({self._reader}, timeout=seconds)
+
+    async def aclose(self) -> None:
+        """End it and release what it holds. Idempotent."""
+        try:
+            await self._holder.aclose()
+        finally:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    async def _read(self) -> None:
+        # Always: a background job must not stand still for want of a reader.
+        while data := await self._holder.read():
+            self.on_data(data)
+
+
+async def _name(holder: Process) -> str:
+    said = b""
+    while (found := _NAME.search(said)) is None:
+        data = await holder.read()
+        if not data or len(said) > _NOISE:
+            reason = " ".join(said.decode("utf-8", "replace").split())[-200:] or "its process ended at once"
+            raise TerminalError("The workspace's terminal was not opened", reason)
+        said += data
+    return found[1].decode("ascii")

@@ -1,0 +1,97 @@
+"""Starting a workspace's persistent shell: its terminal, its set-up, and a way past a user's file that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import join
+
+from kernelbridge.errors import TerminalError
+from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.workspace import shell_script
+from kernelbridge.workspace.shell import Shell, ShellSettings, write_command
+from kernelbridge.workspace.shell_exchange import Exchange, bounded_output
+from kernelbridge.workspace.shell_screen import ScreenOnly
+
+_READY_TIMEOUT = 10.0
+"""Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
+_SETUP_OUTPUT = 1 << 16
+"""Bytes of what it says meanwhile that are kept."""
+
+
+async def start_shell(
+    sandbox: Sandbox,
+    *,
+    commands_host: Path,
+    commands_inside: str,
+    env: Mapping[str, str],
+    max_output: int,
+    grace: float = 2.0,
+    overflow: Callable[[], Overflow | None] | None = None,
+) -> Shell:
+    """Start a shell and wait until it is ready.
+
+    `commands_host` is a directory of the bridge's that the sandbox sees, and cannot write, at
+    `commands_inside`. For the rest see `ShellSettings`. Where the user's
+    ~/.bashrc keeps the shell from starting it is skipped, and the first command says so.
+    Raises `TerminalError`, and `SandboxError` when the sandbox is gone.
+    """
+    program = sandbox.facts.shell
+    settings = ShellSettings(program, commands_host, max_output, grace, overflow)
+    launch = _Launch(sandbox, settings, commands_inside, env)
+    has_user_file = shell_script.is_bash(program)
+    shell, failure = await launch.attempt(user_file=has_user_file)
+    if shell is None and has_user_file:
+        skipped = failure
+        shell, failure = await launch.attempt(user_file=False)
+        if shell is not None:
+            shell.notice = f"~/.bashrc was skipped: with it, the shell {skipped}\n"
+    if shell is None:
+        raise TerminalError("The workspace's shell did not start", f"{program} {failure}")
+    return shell
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """What every attempt to start a workspace's shell has in common."""
+
+    sandbox: Sandbox
+    settings: ShellSettings
+    commands_inside: str
+    env: Mapping[str, str]
+
+    async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
+        """Give a shell that is ready, or None and what it did instead."""
+        screen = await ScreenOnly.open(self.sandbox)
+        try:
+            shell, setup = await self._begin(screen, user_file=user_file)
+        except BaseException:
+            await screen.aclose()
+            raise
+        failure: str | None = "was not waited for"
+        try:
+            failure = await shell.prepare(setup, _READY_TIMEOUT)
+        finally:
+            if failure is not None:
+                await shell.aclose()
+            (self.settings.commands / f"shell-{setup.nonce}").unlink(missing_ok=True)
+        return (shell, "") if failure is None else (None, failure)
+
+    async def _begin(self, screen: ScreenOnly, *, user_file: bool) -> tuple[Shell, Exchange]:
+        program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
+        path = self.settings.commands / f"shell-{setup.nonce}"
+        script = shell_script.setup(program, self.commands_inside, screen.path, setup.nonce, user_file=user_file)
+        argv, extra = shell_script.start(program, screen.path, join(self.commands_inside, path.name))
+        screen.on_data = setup.receive_data  # it may speak before it is known to run
+        write_command(path, script.encode())
+        try:
+            # Not a terminal of its own: see `shell_script`.
+            process = await self.sandbox.exec(
+                argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=self.sandbox.workspace_path
+            )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Shell(self.sandbox, process, screen, self.settings), setup
