@@ -112,7 +112,7 @@ async def test_who_resumed_is_answered_once_and_with_numbers(lasting: RunningSer
 
 
 async def test_what_fell_out_of_the_journal_is_said_and_results_are_kept(start_server: StartServer) -> None:
-    server = await start_server(linger="60s", journal_size="16k")
+    server = await start_server(linger="60s", journal_size="200k")
     async with server.connect("u") as client:
         await client.run("pass")
         await client.send(type="execute_code", sessionId="s", code="print('first' * 9000)", requestId="big")

@@ -13,7 +13,7 @@ from tests.unit.test_layers import LAYERS, PURE
 
 DOCS = Path(kernelbridge.__file__).parent.parent / "docs"
 
-PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md")
+PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md", "sessions.md")
 
 
 def test_the_state_diagrams_are_drawn_from_the_tables() -> None:

@@ -57,12 +57,17 @@ PURE = (
     "settings_kinds.py",
     "text.py",
     "workspace/budget.py",
+    "workspace/choice.py",
+    "workspace/journal.py",
     "workspace/lifecycle.py",
+    "workspace/opening.py",
     "workspace/pyenv.py",
     "workspace/replay.py",
+    "workspace/settings.py",
     "workspace/shell_hints.py",
     "workspace/shell_marks.py",
     "workspace/shell_script.py",
+    "workspace/status.py",
     "workspace/terminal_shell.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
