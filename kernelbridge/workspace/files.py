@@ -166,6 +166,10 @@ class WorkspaceFiles:
         with self._commits:
             os.rename(name, part, src_dir_fd=fd, dst_dir_fd=fd)
         try:
+            moved = mode_of(fd, part)
+            if moved is not None and not stat.S_ISDIR(moved):
+                os.unlink(part, dir_fd=fd)  # something else had taken the name
+                return
             top = open_directory(fd, part, name)
             try:
                 yield from emptying(top)

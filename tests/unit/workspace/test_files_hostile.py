@@ -1,5 +1,7 @@
 """Whatever code in the sandbox puts at a path, or swaps in at any moment, nothing outside changes."""
 
+import functools
+import itertools
 import os
 import shutil
 import signal
@@ -7,8 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -17,24 +21,37 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest, FileError
+from kernelbridge.workspace.file_reads import read
+from kernelbridge.workspace.file_tree import Listing, listing
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.watch_tree import EventsLostError, WatchTree
+from kernelbridge.workspace.work import finish
 
-SAVES = 2_000
+SAVES = 10_000
+OTHERS = 2_000
+"""Reads, lists, deletes and renames, each, that run beside the saves."""
 
 RACER = r"""
-import ctypes, os, sys
+import contextlib, ctypes, os, sys
 root = os.open(sys.argv[1], os.O_RDONLY)
 inner = os.open("inner", os.O_RDONLY, dir_fd=root)
-exchange = ctypes.CDLL(None, use_errno=True).renameat2
+outside = sys.argv[2]
+renameat2 = ctypes.CDLL(None).renameat2
 def swap(fd, a, b):
-    if exchange(fd, a, fd, b, 2) != 0:
-        raise OSError(ctypes.get_errno())
+    renameat2(fd, a, fd, b, 2)  # what was deleted cannot be swapped: mended below
+def mend(fd):
+    for make in (lambda: os.mkdir("dir", dir_fd=fd), lambda: os.symlink(outside + "/dir", "link", dir_fd=fd)):
+        with contextlib.suppress(FileExistsError):
+            make()
 print("racing", flush=True)
 while True:
-    swap(root, b"dir", b"link")
-    swap(inner, b"dir", b"link")
-    swap(root, b"dir", b"other")
-    swap(root, b"target", b"link2")
+    for _ in range(10):
+        swap(root, b"dir", b"link")
+        swap(inner, b"dir", b"link")
+        swap(root, b"dir", b"other")
+        swap(root, b"target", b"link2")
+    mend(root)
+    mend(inner)
 """
 
 
@@ -54,6 +71,7 @@ def outside(tmp_path: Path) -> Path:
     (outside / "dir" / "sub").mkdir(parents=True)
     (outside / "secret").write_bytes(b"secret")
     (outside / "dir" / "file").write_bytes(b"file")
+    (outside / "dir" / "foreign").write_bytes(b"foreign")
     return outside
 
 
@@ -70,8 +88,8 @@ def files(root: Path) -> WorkspaceFiles:
 
 
 @contextmanager
-def racer(root: Path) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", RACER, root], stdout=subprocess.PIPE) as process:
+def racer(root: Path, outside: Path) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", RACER, root, outside], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"racing\n"
@@ -81,27 +99,119 @@ def racer(root: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_a_racing_renamer_moves_nothing_outside(files: WorkspaceFiles, root: Path, outside: Path) -> None:
+class Racing:
+    """Operations against the racer, counted by how they ended."""
+
+    def __init__(self, files: WorkspaceFiles, root: Path) -> None:
+        self.files = files
+        self.root = root
+        self.done: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.names = (
+            "dir/file",
+            "inner/dir/file",
+            "dir/sub/new",
+            "target",
+            "other/dir/x",
+            "link/file",
+            "inner/link/sub/y",
+        )
+
+    def until(self, enough: Callable[[], bool], operation: Callable[[str], None], name: str) -> None:
+        for path in itertools.cycle(self.names):
+            if enough() and self.done[name] and self.refused[name]:
+                return
+            try:
+                operation(path)
+                self.done[name] += 1
+            except FileError as exc:
+                assert exc.reason  # noqa: PT017 - either end is right; a refusal must say why
+                self.refused[name] += 1
+
+    def tried(self, name: str, times: int) -> bool:
+        return self.done[name] + self.refused[name] >= times
+
+    def save(self, path: str) -> None:
+        self.files.save(path, b"mine")
+
+    def read(self, path: str) -> None:
+        found = read(self.root, path, encoding="utf-8", offset=0, length=None, max_frame=1 << 20)
+        assert found.content in {"mine", "old"}, found
+
+    def list(self, path: str) -> None:
+        for top in ("", path.rpartition("/")[0]):
+            found = finish(listing(self.root, top, recursive=True, hidden=True))
+            assert not [entry for entry in found.entries if "foreign" in entry.path]
+
+    def delete(self, path: str) -> None:
+        self.files.delete(path, recursive=True)
+        self.files.delete(path.rpartition("/")[0] or path, recursive=True)
+
+    def rename(self, path: str) -> None:
+        self.files.rename(path, "moved/" + path, overwrite=True)
+        self.files.rename("moved/" + path, path, overwrite=True)
+
+
+def test_a_racing_renamer_moves_nothing_outside(
+    files: WorkspaceFiles, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Durability is not the question here, and costs most of the time.
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
     for place in (root, root / "inner"):
         (place / "dir").mkdir(parents=True)
         (place / "link").symlink_to(outside / "dir")
     (root / "other").mkdir()
     (root / "target").write_bytes(b"old")
     (root / "link2").symlink_to(outside / "secret")
-    names = ("dir/file", "inner/dir/file", "dir/sub/new", "target", "other/dir/x", "link/file", "inner/link/sub/y")
     before = snapshot(outside)
-    saved = refused = attempts = 0
-    with racer(root):
-        while attempts < SAVES or not (saved and refused):
-            try:
-                files.save(names[attempts % len(names)], b"mine")
-                saved += 1
-            except FileError as exc:
-                assert exc.reason  # noqa: PT017 - either end is right; a refusal must say why
-                refused += 1
-            attempts += 1
+    racing = Racing(files, root)
+    with racer(root, outside):
+        racing.until(functools.partial(racing.tried, "save", SAVES // 2), racing.save, "save")
+        with ThreadPoolExecutor(4) as pool:
+            work = [
+                pool.submit(racing.until, functools.partial(racing.tried, name, OTHERS), operation, name)
+                for name, operation in (
+                    *(("read", racing.read), ("list", racing.list)),
+                    *(("delete", racing.delete), ("rename", racing.rename)),
+                )
+            ]
+            racing.until(functools.partial(racing.tried, "save", SAVES), racing.save, "save")
+            # The others need what is saved.
+            while not all(future.done() for future in work):
+                racing.until(lambda: True, racing.save, "save")
+                for path in racing.names:
+                    with suppress(FileError):
+                        racing.save(path)
+            for future in work:
+                future.result()
     assert snapshot(outside) == before
     assert not list(root.rglob("*.part"))
+    assert racing.tried("save", SAVES)
+
+
+def test_a_watch_never_tells_what_is_behind_a_link(root: Path, outside: Path) -> None:
+    for place in (root, root / "inner"):
+        (place / "dir").mkdir(parents=True)
+        (place / "link").symlink_to(outside / "dir")
+    (root / "other").mkdir()
+    tree = WatchTree(root, hidden=True)
+    told: set[str] = set()
+    try:
+        finish(tree.start())
+        with racer(root, outside):
+            for turn in range(60):
+                (outside / "dir" / f"foreign{turn}").touch()
+                (outside / "dir" / "sub" / f"foreign{turn}").touch()
+                try:
+                    told |= finish(tree.turn()).keys()
+                except EventsLostError:
+                    tree.close()
+                    tree = WatchTree(root, hidden=True)
+                    finish(tree.start())
+    finally:
+        tree.close()
+    assert told
+    assert not [path for path in told if "foreign" in path]
 
 
 @pytest.mark.parametrize("link", ["absolute", "relative", "dangling", "loop"])
@@ -230,16 +340,32 @@ _PATHS = st.builds(
 def test_no_generated_path_leads_outside(
     files: WorkspaceFiles, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    # Durability is not the question here, and 5,000 saves of it take a minute.
+    # Durability is not the question here, and 5,000 times of it take minutes.
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
     shutil.rmtree(root)
     root.mkdir()
     (root / "up").symlink_to("..")
+    (root / "own").write_bytes(b"mine")
     before = snapshot(outside), set(root.parent.iterdir())
-    try:
-        files.save(path, b"mine")
-    except (BadRequest, FileError) as exc:
-        assert exc.reason  # noqa: PT017 - either end is right; a refusal must say why
+    fields: tuple[Callable[[], object], ...] = (
+        lambda: files.save(path, b"mine"),
+        lambda: read(root, path, encoding="utf-8", offset=0, length=None, max_frame=1 << 20).content,
+        lambda: finish(listing(root, path, recursive=True, hidden=True)),
+        lambda: files.rename("own", path, overwrite=True),
+        lambda: files.rename(path, "own2", overwrite=True),
+        lambda: files.mkdir(path),
+        lambda: files.delete(path, recursive=True),
+    )
+    for use in fields:
+        try:
+            got = use()
+        except (BadRequest, FileError) as exc:
+            assert exc.reason  # noqa: PT017 - either end is right; a refusal must say why
+            continue
+        if isinstance(got, str):
+            assert got == "mine"
+        if isinstance(got, Listing):
+            assert not [entry for entry in got.entries if "secret" in entry.path.split("/")[:-1]]
     assert (snapshot(outside), set(root.parent.iterdir())) == before
 
 
