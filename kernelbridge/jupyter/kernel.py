@@ -27,13 +27,12 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
 from kernelbridge.jupyter.help import Help
-from kernelbridge.jupyter.intake import Intake
+from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, install_hooks, until_bound, until_heard
@@ -63,7 +62,7 @@ class Kernel:
         max_output: int,
         max_message: int,
         late: Callable[[str], None],
-        overflow: Callable[[], Overflow | None] | None = None,
+        overflows: Overflows = NO_OVERFLOWS,
         answers_interrupts: bool = False,
     ) -> None:
         self.spec = spec
@@ -78,9 +77,14 @@ class Kernel:
         self._codec = wire.Codec(directory.key, self._session)
         self._late = late
         self._ready = False
-        self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflow)
+        self._table = ExecutionTable(
+            max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflows.new
+        )
         self._max_message = max_message
-        self._intake = Intake(self._codec, limit=max_message, take=self._take, refuse=self._break, spawn=self._spawn)
+        take, refuse = self._take, self._break
+        self._intake = Intake(
+            self._codec, limit=max_message, take=take, refuse=refuse, spawn=self._spawn, behind=overflows.behind
+        )
         self._answers_interrupts = answers_interrupts
         self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
         self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
@@ -121,15 +125,14 @@ class Kernel:
         max_message: int = MAX_MESSAGE,
         routing_id: bytes | None = None,
         hooks: bool = True,
-        overflow: Callable[[], Overflow | None] | None = None,
+        overflows: Overflows = NO_OVERFLOWS,
     ) -> Self:
         """Start a kernel and return when it answers.
 
-        `sockets_host` is the host's side of the sandbox's socket directory. `argv` replaces the kernelspec's,
-        `{connection_file}` is still in it. `on_late_output` takes what background threads write when their
-        cell is over. `start_timeout` is in seconds, `max_output` and `max_message` in bytes. Without `hooks` a Python
-        kernel is left as it is. `overflow`: see `ExecutionTable`.
-        Raises `KernelError`, or `SandboxError` when the sandbox is gone.
+        `sockets_host` is the host's side of the sandbox's socket directory. `argv` replaces the kernelspec's, with
+        `{connection_file}` in it. `on_late_output` takes what background threads write when their cell is over. Times
+        are in seconds, sizes in bytes. Without `hooks` a Python kernel is left as it is. `overflows` take what is more
+        than `max_output`. Raises `KernelError`, or `SandboxError` when the sandbox is gone.
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
@@ -146,7 +149,7 @@ class Kernel:
             max_output=max_output,
             max_message=max_message,
             late=on_late_output,
-            overflow=overflow,
+            overflows=overflows,
             answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
         )
         try:

@@ -5,10 +5,10 @@
     spill.write("text")
     spilled = await spill.finish()       # Spilled(path=".kernelbridge/output/….txt", complete=True)
 
-A file holds at most `limit` bytes. What waits for the disk is bounded too: where the disk is slower than the run until
-`BACKLOG` bytes wait, the file ends. A file that ends early, or cannot be made, costs nothing but itself:
-`Spilled` says so, and the log says why. The newest `KEPT` files of a workspace are kept, fewer once they have `limit`
-bytes.
+A file holds at most `limit` bytes. What waits for the disk is bounded too: `behind` says when no more should be written
+for now; where `BACKLOG` bytes wait all the same, or the disk takes nothing for `PATIENCE` seconds, the file ends.
+A file that ends early, or cannot be made, costs nothing but itself: `Spilled` says so, and the log says why. The newest
+`KEPT` files of a workspace are kept, fewer once they have `limit` bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -39,10 +40,12 @@ DIRECTORY = (".kernelbridge", "output")
 """Where the files are, below the workspace's."""
 KEPT = 16
 """Files of a workspace that are kept, the newest included."""
+HIGH_WATER = 2 << 20
+"""Bytes waiting for the disk above which it is behind."""
 BACKLOG = 16 << 20
 """Bytes that may wait for the disk, beside those that a file begins with."""
 PATIENCE = 10.0
-"""Seconds that a finished run waits for the disk."""
+"""Seconds that a run waits for the disk, while it goes on and when it is over."""
 
 _BATCH = 1 << 20  # bytes written in one go, before other work of the executor has its turn
 _LOOKED_AT = 10_000  # entries of the directory: the sandbox may have put any number there
@@ -57,18 +60,54 @@ class Spills:
         self._files = files
         self._executor = executor
         self._limit = limit
+        self._open: set[Spill] = set()
 
     def new(self, kind: str) -> Spill | None:
         """Give a file to be, for one run; `kind` (lower-case letters) is part of its name."""
-        return Spill(kind, self._files, self._executor, self._limit) if self._limit else None
+        if not self._limit:
+            return None
+        spill = Spill(_File(kind, self._files, self._limit), self._executor, self._open.discard)
+        self._open.add(spill)
+        return spill
+
+    def of(self, kind: str) -> KindOfSpills:
+        """Give those of one kind."""
+        return KindOfSpills(self, kind)
+
+    def behind(self) -> asyncio.Future[None] | None:
+        """Give None, or what is done when the disk has caught up: until then its runs should be held up."""
+        for spill in self._open:
+            if later := spill.behind():
+                return later
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class KindOfSpills:
+    """The files of one kind of run."""
+
+    spills: Spills
+    kind: str
+
+    def new(self) -> Spill | None:
+        """See `Spills.new`."""
+        return self.spills.new(self.kind)
+
+    def behind(self) -> asyncio.Future[None] | None:
+        """See `Spills.behind`."""
+        return self.spills.behind()
 
 
 class Spill:
     """One file, made when it is first written to. `begin`, `write` and the like are for the event loop."""
 
-    def __init__(self, kind: str, files: Callable[[], WorkspaceFiles], executor: Executor, limit: int) -> None:
+    def __init__(self, file: _File, executor: Executor, over: Callable[[Spill], None]) -> None:
         self._executor = executor
-        self._file = _File(kind, files, limit)
+        self._file = file
+        self._over = over
+        self._loop = asyncio.get_running_loop()
+        self._caught_up: asyncio.Future[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # guards what follows; the thread that works owns the file
         self._waiting: deque[str | None] = deque()  # texts; None: what was written is forgotten
         self._backlog = 0
@@ -104,8 +143,32 @@ class Spill:
             self._backlog += length
             self._work_on()
 
+    def behind(self) -> asyncio.Future[None] | None:
+        """Give None, or what is done when the disk has caught up; see `Spills.behind`."""
+        with self._lock:
+            if self._caught_up is None and self._backlog > HIGH_WATER and not self._cut:
+                self._caught_up = self._loop.create_future()
+                self._patience = self._loop.call_later(PATIENCE, self._give_up)
+            return self._caught_up
+
+    def _go_on(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._caught_up is not None:
+            self._caught_up.set_result(None)
+            self._caught_up = None
+
+    def _give_up(self) -> None:
+        """End the file here: the disk does not answer."""
+        log.warning("output_file_cut", why="the disk does not answer")
+        with self._lock:
+            self._cut = True
+            self._waiting.clear()
+        self._go_on()
+
     def discard(self) -> None:
         """Remove the file: nothing needs it. To be called instead of `finish`."""
+        self._over(self)
         with self._lock:
             self._discarded = True
             self._waiting.clear()
@@ -114,6 +177,7 @@ class Spill:
 
     async def finish(self) -> Spilled:
         """Wait until the disk has everything, for at most `PATIENCE` seconds, and close the file."""
+        self._over(self)
         with self._lock:
             end = self._end = Future()
             self._work_on()
@@ -121,10 +185,7 @@ class Spill:
         await asyncio.wait({ended}, timeout=PATIENCE)
         if ended.done():
             return ended.result()
-        log.warning("output_file_cut", why="the disk does not answer")
-        with self._lock:
-            self._cut = True
-            self._waiting.clear()
+        self._give_up()
         return Spilled(self._file.path, complete=False)
 
     def _work_on(self) -> None:
@@ -139,6 +200,8 @@ class Spill:
             self._file.write(batch)
             with self._lock:
                 self._backlog = max(0, self._backlog - length)
+                if self._caught_up is not None and self._backlog <= HIGH_WATER // 2:
+                    self._loop.call_soon_threadsafe(self._go_on)
                 if not self._waiting:
                     self._working = False
                     end, discarded, cut = self._end, self._discarded, self._cut

@@ -1,6 +1,6 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
-    python -m tests.benchmarks [cell] [prints] [cold] [terminal] [save] [--runtime docker|local]
+    python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [save] [--runtime docker|local]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
@@ -27,6 +27,7 @@ from pathlib import Path
 from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.raw import RawClient
+from tests.benchmarks.stream import bench_stream
 
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
@@ -38,6 +39,7 @@ class Server:
     url: str
     data: Path
     runtime: str
+    pid: int
 
     def sockets(self, session: str) -> Path:
         """Give the host's socket directory of a session without a user."""
@@ -68,7 +70,7 @@ def serving(runtime: str, *flags: str) -> Iterator[Server]:
                     break
             else:
                 raise RuntimeError("the server did not start")
-            yield Server(f"ws://127.0.0.1:{port}/ws", data, runtime)
+            yield Server(f"ws://127.0.0.1:{port}/ws", data, runtime, process.pid)
         finally:
             process.terminate()
             process.communicate()
@@ -198,9 +200,10 @@ def bench_save(server: Server) -> None:
     client.close()
 
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "cell": bench_cell,
     "prints": bench_prints,
+    "stream": lambda server: bench_stream(server.url, server.pid),
     "cold": bench_cold,
     "terminal": bench_terminal,
     "save": bench_save,
