@@ -1,6 +1,6 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
-    python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [save] [--runtime docker|local]
+    python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [save] [transfer] [--runtime docker|local]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
@@ -28,6 +28,7 @@ from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.raw import RawClient
 from tests.benchmarks.stream import bench_stream
+from tests.benchmarks.transfer import bench_transfer
 
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
@@ -207,6 +208,7 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "cold": bench_cold,
     "terminal": bench_terminal,
     "save": bench_save,
+    "transfer": lambda server: bench_transfer(server.url, server.pid),
 }
 
 

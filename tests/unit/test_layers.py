@@ -54,6 +54,7 @@ PURE = (
     "runtimes/local_seccomp.py",
     "server/access.py",
     "server/answers.py",
+    "server/conditional.py",
     "settings_kinds.py",
     "text.py",
     "workspace/budget.py",
