@@ -6,26 +6,40 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 import docker
 import pytest
+from docker.models.containers import Container
 from yarl import URL
 
 from tests.integration.conftest import RunningServer, StartServer
 
 
-def containers(server_data: Path) -> list[str]:
+@contextmanager
+def made_by(server_data: Path) -> Iterator[list[Container]]:
+    """Ask the engine itself: its command line is a package of its own (Debian 13's docker.io has none)."""
     instance = (server_data / "instance").read_text().strip()
     client = docker.from_env()
     try:
-        found = client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
-        return [str(container.name) for container in found]
+        yield client.containers.list(all=True, filters={"label": f"kernelbridge.instance={instance}"})
     finally:
         client.close()
+
+
+def containers(server_data: Path) -> list[str]:
+    with made_by(server_data) as found:
+        return [str(container.name) for container in found]
+
+
+def remove_containers(server_data: Path) -> None:
+    with made_by(server_data) as found:
+        for container in found:
+            container.remove(force=True)
 
 
 def running(server: RunningServer) -> list[str]:
@@ -96,8 +110,7 @@ async def test_a_sandbox_removed_behind_the_server_is_replaced(runtime_name: str
         await client.run("x = 1; open('f', 'w').write('kept')")
         await client.shell("cd /tmp")
         if runtime_name == "docker":
-            remove = ["docker", "rm", "-f", *containers(server.data_dir)]
-            await asyncio.to_thread(subprocess.run, remove, check=True, capture_output=True)
+            await asyncio.to_thread(remove_containers, server.data_dir)
         else:
             await client.send(type="terminal_command", sessionId="s", command="kill -9 -1", requestId="killer")
             await client.answer_to("killer")
