@@ -109,8 +109,9 @@ class Transfers:
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Receive a file, which takes its place when all of it is there."""
         key, path = _target(request)
-        if hdrs.CONTENT_RANGE in request.headers:
-            raise BadRequest("A part of a file cannot be sent", "send the whole file, without Content-Range")
+        for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
+            if name in request.headers:
+                raise BadRequest("The file cannot be taken like this", f"send it whole and as it is, without {name}")
         async with self._place(key), self._files(key).upload(path, _condition(request)) as arrival:
             announced = request.content_length
             arrival.check(announced or 0)

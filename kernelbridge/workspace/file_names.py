@@ -76,6 +76,11 @@ def visible_name(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a name in a path begins with a dot."""
+    return path.startswith(".") or "/." in path
+
+
 def temporary_name() -> str:
     """Make an unguessable hidden name for what is not in its place yet."""
     return f".{secrets.token_hex(16)}.part"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from typing import Literal
 from kernelbridge.errors import FileError, LimitExceeded
 from kernelbridge.workspace import syscalls as sys
 from kernelbridge.workspace.dirfd import PathRefusedError, directory
-from kernelbridge.workspace.file_names import HIDDEN_AREA, PATH_MAX, is_temporary
+from kernelbridge.workspace.file_names import HIDDEN_AREA, PATH_MAX, is_hidden, is_temporary
 from kernelbridge.workspace.work import Work
 
 Change = Literal["added", "modified", "deleted"]
@@ -27,13 +27,24 @@ DIRECTORIES = 10_000
 """Directories that are watched for one session."""
 NAMES = 200_000
 """Names that are remembered of them."""
-_LOOKS = 500_000
-"""Names and parents looked at in one turn, so that a very deep tree ends, too."""
+MOST = 5_000
+"""Changes that are given at a time."""
+_LOOKS = 150_000
+"""Directories and their parents opened in one turn, so that a very deep tree ends, too."""
 _READ = 64 << 10
 """Bytes of events that are taken at a time; what comes faster is lost to the kernel's own limit, and said so."""
 _PIECE = 500
 """Names between two rests."""
 _MASK = sys.IN_CREATE | sys.IN_DELETE | sys.IN_MODIFY | sys.IN_MOVED_FROM | sys.IN_MOVED_TO
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed."""
+
+    by_path: Mapping[str, Change]
+    more: bool
+    """Whether there was more."""
 
 
 class EventsLostError(Exception):
@@ -88,8 +99,8 @@ class WatchTree:
         if not self._by_path:
             raise FileError("The session's files are not watched", "they were removed")
 
-    def turn(self) -> Work[dict[str, Change]]:
-        """Give what has changed since the last turn, by path. Raises like `start`, and `EventsLostError`."""
+    def turn(self) -> Work[Changes]:
+        """Give what has changed since the last turn. Raises like `start`, and `EventsLostError`."""
         for event in sys.inotify_read(self.fd, _READ):
             if event.mask & sys.IN_Q_OVERFLOW:
                 raise EventsLostError
@@ -103,7 +114,11 @@ class WatchTree:
             now = self._knows(path)
             if before or now:
                 changes[path] = "modified" if before and now else "added" if now else "deleted"
-        return changes
+        if len(changes) <= MOST:
+            return Changes(changes, more=False)
+        # What everybody is told of comes first.
+        kept = sorted(changes, key=is_hidden)[:MOST]
+        return Changes({path: changes[path] for path in kept}, more=True)
 
     def _happened(self, event: sys.InotifyEvent) -> None:
         home = self._by_wd.get(event.wd)
@@ -181,7 +196,6 @@ class WatchTree:
             return
         home.names.add(name)
         self._names += 1
-        self._looks -= 1
         if self._names > self._max_names:
             raise _too_much(f"there are more than {self._max_names} files")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kernelbridge.errors import FileError, KernelBridgeError
-from kernelbridge.workspace.file_names import visible_name
+from kernelbridge.workspace.file_names import is_hidden, visible_name
 from kernelbridge.workspace.tasks import TaskSet
-from kernelbridge.workspace.watch_tree import Change, EventsLostError, WatchTree
+from kernelbridge.workspace.watch_tree import Change, Changes, EventsLostError, WatchTree
 from kernelbridge.workspace.work import Work, in_turns
 
 CHANGES = 1000
@@ -70,7 +70,7 @@ class Watch:
         """Note what changed."""
         self._more = self._more or more
         for path, change in changes.items():
-            if not self.hidden and any(part.startswith(".") for part in path.split("/")):
+            if not self.hidden and is_hidden(path):
                 continue
             before = self._waiting.pop(path, None)
             after = change if before is None else _JOINED.get((before, change), change)
@@ -159,7 +159,10 @@ class Watcher:
             for watch in self._watches:
                 watch.add({}, more=True)
         self._hidden = hidden
-        self._running = self._tasks.create(self._run(tree))
+        held = [tree]
+        self._running = self._tasks.create(self._run(held))
+        # Not in the task: one that is cancelled before it has begun does nothing, not even at its end.
+        self._running.add_done_callback(lambda _task: held[0].close())
 
     def _stop(self) -> None:
         if self._again is not None:
@@ -170,31 +173,29 @@ class Watcher:
             self._running = None
             self._hidden = False
 
-    async def _run(self, tree: WatchTree) -> None:
+    async def _run(self, held: list[WatchTree]) -> None:
+        """Watch by the one tree in `held`, and put another there when that has lost its way."""
         loop = asyncio.get_running_loop()
         pause = _TOGETHER
         try:
             while True:
+                tree = held[0]
                 await _readable(tree.fd)
                 await asyncio.sleep(pause)  # so that what belongs together is told together
                 start = loop.time()
-                changes: Mapping[str, Change] = {}
                 try:
                     changes = await in_turns(self._executor, tree.turn())
-                    lost = False
                 except EventsLostError:
-                    lost = True
+                    changes = Changes({}, more=True)
                     tree.close()
-                    tree = await in_turns(self._executor, self._tree(hidden=tree.hidden))
+                    held[0] = await in_turns(self._executor, self._tree(hidden=tree.hidden))
                 for watch in self._watches:
-                    watch.add(changes, more=lost)
+                    watch.add(changes.by_path, more=changes.more)
                 self.deliver()
                 pause = max(_TOGETHER, (loop.time() - start) * _SHARE)
         except KernelBridgeError as exc:
             self._running = None  # it ends by itself, and must not be cancelled meanwhile
             self._fail(exc)
-        finally:
-            tree.close()
 
     def _fail(self, error: KernelBridgeError) -> None:
         for watch in list(self._watches):

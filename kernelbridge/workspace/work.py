@@ -32,8 +32,9 @@ def finish(work: Work[T]) -> T:
 
 
 async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a blocking function in one of the executor's threads."""
-    return await asyncio.get_running_loop().run_in_executor(executor, functools.partial(function, *args, **kwargs))
+    """Call a blocking function in one of the executor's threads; a cancellation waits for its end."""
+    loop = asyncio.get_running_loop()
+    return await _ended(loop.run_in_executor(executor, functools.partial(function, *args, **kwargs)))
 
 
 async def in_turns(executor: Executor, work: Work[T]) -> T:
@@ -41,16 +42,20 @@ async def in_turns(executor: Executor, work: Work[T]) -> T:
     loop = asyncio.get_running_loop()
     try:
         while True:
-            turn = loop.run_in_executor(executor, _turn, work)
-            try:
-                result = await asyncio.shield(turn)
-            except asyncio.CancelledError:
-                await asyncio.wait([turn])  # what is in a thread cannot be cancelled
-                raise
+            result = await _ended(loop.run_in_executor(executor, _turn, work))
             if result:
                 return result[0]
     except asyncio.CancelledError:
         await loop.run_in_executor(executor, work.close)
+        raise
+
+
+async def _ended(call: asyncio.Future[T]) -> T:
+    """Wait for a call in a thread, which no cancellation ends: what it uses must not be closed before."""
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.gather(call, return_exceptions=True)
         raise
 
 

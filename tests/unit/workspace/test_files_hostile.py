@@ -203,7 +203,7 @@ def test_a_watch_never_tells_what_is_behind_a_link(root: Path, outside: Path) ->
                 (outside / "dir" / f"foreign{turn}").touch()
                 (outside / "dir" / "sub" / f"foreign{turn}").touch()
                 try:
-                    told |= finish(tree.turn()).keys()
+                    told |= finish(tree.turn()).by_path.keys()
                 except EventsLostError:
                     tree.close()
                     tree = WatchTree(root, hidden=True)

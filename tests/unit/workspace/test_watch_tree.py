@@ -30,7 +30,7 @@ def tree(root: Path) -> Iterator[WatchTree]:
 
 
 def turn(tree: WatchTree) -> dict[str, str]:
-    return {**finish(tree.turn())}
+    return {**finish(tree.turn()).by_path}
 
 
 def test_changes_are_what_is_different_afterwards(tree: WatchTree, root: Path) -> None:
