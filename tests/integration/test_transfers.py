@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from kernelbridge.config import resolve
+from kernelbridge.server.app import running
 from kernelbridge.workspace.layout import SessionKey
 from tests.integration.conftest import RunningServer, StartServer
 
@@ -211,6 +213,50 @@ async def test_the_limit_is_kept_announced_or_not(start_server: StartServer) -> 
         assert (refused.status, (await refused.json())["code"]) == (413, "too_large")
     assert list(root(server).iterdir()) == []
     assert (await fetch(server, "f", "PUT", data=pieces(4))).status == 201
+
+
+async def test_what_cannot_be_kept_is_refused(server: RunningServer) -> None:
+    for headers in ({"Content-Encoding": "gzip"}, {"Content-Range": "bytes 0-2/9"}, {"If-None-Match": '"x"'}):
+        refused = await fetch(server, "f", "PUT", data=b"x", headers=headers, skip_auto_headers=["Content-Encoding"])
+        assert (refused.status, (await refused.json())["code"]) == (400, "bad_request")
+    assert (await fetch(server, "f", user="a&user_id=b")).status == 400
+
+
+async def test_a_server_that_stops_leaves_nothing_of_what_was_arriving(
+    runtime_name: str, tmp_path: Path, workspace_image: str
+) -> None:
+    flags = {"runtime": runtime_name, "port": "0", "data_dir": str(tmp_path / "data"), "image": workspace_image}
+    files = tmp_path / "data" / "workspaces" / SessionKey("u", "s").workspace_id / "files"
+    async with running(resolve(flags, {}), on_progress=lambda _line: None) as report:
+        url = URL(report.url)
+        _reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"PUT /api/sessions/s/files/f?user_id=u HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+        )
+        writer.write(b"x" * 3_000_000)
+        await until(lambda: files.is_dir() and bool(list(files.iterdir())))
+    assert list(files.iterdir()) == []
+    writer.close()
+
+
+async def test_too_many_transfers_at_once(server: RunningServer) -> None:
+    url = address(server, "f")
+    writers = []
+    for number in range(16):
+        _reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            f"PUT /api/sessions/s/files/f{number}?user_id=u HTTP/1.1\r\n"
+            f"Host: localhost\r\nContent-Length: 9\r\n\r\n".encode()
+        )
+        writers.append(writer)
+    await until(lambda: root(server).is_dir() and len(list(root(server).iterdir())) == 16)
+    refused = await fetch(server, "f")
+    assert (refused.status, (await refused.json())["retryable"]) == (429, True)
+    assert (await fetch(server, "f", user="another")).status == 404
+    for writer in writers:
+        writer.transport.abort()
+    await until(lambda: not list(root(server).iterdir()))
+    assert (await fetch(server, "f")).status == 404
 
 
 async def test_it_works_beside_a_running_session(server: RunningServer) -> None:
