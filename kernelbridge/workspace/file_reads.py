@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import Raw
 
 from kernelbridge.errors import FileTooLarge, NotText
 from kernelbridge.protocol.files import Encoding
@@ -20,8 +21,6 @@ from kernelbridge.workspace.file_versions import version
 
 _FRAME_ROOM = 32 << 10
 """Bytes of a frame that the other members of an answer may need, the path among them."""
-_JSON_GROWTH = 6
-"""Most bytes of JSON that one byte of text becomes: a control character is `\\u0001`."""
 _CHARACTER = 4
 """Most bytes of one character."""
 
@@ -39,6 +38,8 @@ class Content:
     """Bytes of the whole file, after the reading."""
     sha256: str | None
     """When `content` is the whole file."""
+    json: Raw = field(repr=False, compare=False)
+    """`content` as it stands in a frame: writing that of a large file takes too long for the event loop."""
 
 
 class OpenFile:
@@ -96,12 +97,13 @@ def read(root: Path, filename: str, *, encoding: Encoding, offset: int, length: 
         else:
             offset, data = _whole_characters(file, offset, end)
             content = _text(data, offset)
-            if len(data) * _JSON_GROWTH > room and (size := len(msgspec.json.encode(content))) > room:
-                raise _too_large(size, fits)
+        json = msgspec.json.encode(content)
+        if len(json) > room + len('""'):
+            raise _too_large(len(json), fits)
         after = file.now()
         whole = offset == 0 and len(data) == after.size and after.version == file.version
         sha256 = hashlib.sha256(data).hexdigest() if whole else None
-    return Content(content, offset, len(data), after.size, sha256)
+    return Content(content, offset, len(data), after.size, sha256, Raw(json))
 
 
 def _whole_characters(file: OpenFile, offset: int, end: int) -> tuple[int, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from msgspec import UNSET
 
@@ -59,7 +59,7 @@ async def read(asker: Asker, message: ReadFile) -> None:
     asker.answer(
         FileContent(
             filename=message.filename,
-            content=found.content,
+            content=cast("str", found.json),
             encoding=encoding,
             offset=found.offset,
             length=found.length,

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 import pytest
+from msgspec import Raw
 
 from kernelbridge.errors import (
     BadRequest,
@@ -78,11 +79,11 @@ def test_ranges_of_text_are_whole_characters_and_go_on_where_the_last_one_ended(
 
 def test_ranges_beyond_the_end_are_empty(root: Path) -> None:
     (root / "f").write_text("é")
-    assert text(root, 2) == Content("", 2, 0, 2, None)
+    assert text(root, 2) == Content("", 2, 0, 2, None, Raw(b'""'))
     assert text(root, 2**53 - 1, 2**53 - 1).length == 0
     assert text(root, 0, 0).length == 0
     (root / "f").write_text("")
-    assert text(root) == Content("", 0, 0, 0, sha(b""))
+    assert text(root) == Content("", 0, 0, 0, sha(b""), Raw(b'""'))
 
 
 def test_what_is_not_text_is_refused_and_says_where(root: Path) -> None:
