@@ -44,10 +44,12 @@ def emptying(top: int) -> Generator[None, None, None]:
             if not _is_directory(name, top):
                 _remove(os.unlink, name, top)
                 continue
+            _unlock(name, top)
             inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
                 for entry in os.listdir(inner):  # noqa: PTH208  as above
                     if _is_directory(entry, inner):
+                        _unlock(entry, inner)  # or it cannot be moved
                         os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
                     else:
                         _remove(os.unlink, entry, inner)
@@ -55,6 +57,18 @@ def emptying(top: int) -> Generator[None, None, None]:
                 os.close(inner)
             _remove(os.rmdir, name, top)
             yield
+
+
+def _unlock(name: str, parent: int) -> None:
+    """Let this user empty and move a directory that its owner has closed to itself; root can anyway."""
+    if os.geteuid() == 0:
+        return
+    handle = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
+    try:
+        with contextlib.suppress(PermissionError):  # somebody else's; perhaps it is open all the same
+            Path(f"/proc/self/fd/{handle}").chmod(0o700)
+    finally:
+        os.close(handle)
 
 
 def _is_directory(name: str, parent: int) -> bool:

@@ -18,8 +18,10 @@ import hashlib
 import json
 import os
 import secrets
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import EPERM
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -105,12 +107,18 @@ class DataDirectory:
             sockets=self.root / "run" / key.workspace_id,
         )
 
-    def prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
-        """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`."""
+    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, hand_over: bool = False) -> Path:
+        """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
+
+        `hand_over` gives that user what there is already, if another image's user has it: while nothing runs there.
+        """
         try:
-            return self._prepare_files(key, uid, gid)
+            files = self._prepare_files(key, uid, gid)
+            if hand_over and os.geteuid() == 0 and files.stat().st_uid != uid:
+                _hand_over(files, uid, gid)
         except OSError as exc:
             raise FileError("The session's files cannot be prepared", _why(exc)) from exc
+        return files
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
@@ -179,6 +187,14 @@ class DataDirectory:
     def remove_sockets(self, key: SessionKey) -> None:
         """Remove what a sandbox left of its sockets. Idempotent; blocking."""
         remove_tree(self.paths(key).sockets)
+
+
+def _hand_over(files: Path, uid: int, gid: int) -> None:
+    # The program takes trees of any depth, and changes links themselves.
+    command = ["chown", "--recursive", "-P", "--no-dereference", "--", f"{uid}:{gid}", str(files)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - no part is a client's
+    if done.returncode != 0:
+        raise OSError(EPERM, " ".join(done.stderr.split())[-500:] or "chown failed")
 
 
 def _write_label(home: Path, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:

@@ -311,7 +311,9 @@ class Workspace:
         if self._predecessor is not None and self._predecessor.deleting:
             await self._step("predecessor", self._predecessor.close())
         facts = await self._runtime.prepare(self.opening.choice.image)
-        root = await self._in_thread(self._data.prepare_files, self.key, facts.uid, facts.gid)
+        root = await self._in_thread(
+            functools.partial(self._data.prepare_files, self.key, facts.uid, facts.gid, hand_over=True)
+        )
         limits = FileLimits(self._settings.max_file, self._settings.max_upload)
         return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=self._data.commits(self.key))
 

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,28 @@ def test_any_depth(tmp_path: Path) -> None:
     subprocess.run(["python3", "-c", deep], cwd=tmp_path / "top", check=True)
     remove_tree(tmp_path / "top")
     assert not (tmp_path / "top").exists()
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A directory of a user without rights, as whom the test then runs."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        if root:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+def test_directories_that_are_closed_to_their_owner(nobody: Path) -> None:
+    top = nobody / "top"
+    (top / "closed" / "inner").mkdir(parents=True)
+    (top / "closed" / "file").touch()
+    (top / "closed" / "inner").chmod(0o500)
+    (top / "closed").chmod(0)
+    remove_tree(top)
+    assert not top.exists()

@@ -1,7 +1,9 @@
 """The data directory: no name becomes a path, one server at a time."""
 
+import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,71 @@ def test_sockets_start_empty_and_enterable_whatever_the_umask(tmp_path: Path) ->
     data.remove_sockets(key)
     assert not sockets.exists()
     data.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[DataDirectory]:
+    made = DataDirectory.open(tmp_path / "data")
+    yield made
+    made.close()
+
+
+def own() -> tuple[int, int]:
+    return os.getuid(), os.getgid()
+
+
+def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataDirectory) -> None:
+    for key in (SessionKey("u", "a"), SessionKey("u", "b"), SessionKey(None, "c"), SessionKey("v", "d")):
+        data.prepare_files(key, *own())
+    # A label that says it is another's, one that is none, and none at all.
+    workspaces = data.root / "workspaces"
+    (workspaces / "forged").mkdir()
+    (workspaces / "forged" / "session.json").write_text(json.dumps({"principal": "u", "sessionId": "forged"}))
+    (workspaces / "broken").mkdir()
+    (workspaces / "broken" / "session.json").write_text("[")
+    (workspaces / "empty").mkdir()
+    assert sorted(data.stored("u")) == ["a", "b"]
+    assert data.stored(None) == ["c"]
+    assert data.stored("nobody") == []
+
+
+def test_what_a_session_is_open_with_is_noted_until_it_is_closed(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    data.remember(key, {"kernel": "x"})
+    assert list((data.root / "workspaces").iterdir()) == []
+    data.prepare_files(key, *own())
+    data.remember(key, {"kernel": "x"})
+    (label,) = (data.root / "workspaces").glob("*/session.json")
+    assert json.loads(label.read_text())["open"] == {"kernel": "x"}
+    data.remember(key, None)
+    assert json.loads(label.read_text()) == {"principal": "u", "sessionId": "a"}
+    assert data.stored("u") == ["a"]
+
+
+def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    assert not data.delete_files(key)
+    files = data.prepare_files(key, *own())
+    (files / "x").touch()
+    assert data.has_files(key)
+    assert data.delete_files(key)
+    assert not data.has_files(key)
+    assert list((data.root / "workspaces").iterdir()) == []
+
+
+def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: DataDirectory, tmp_path: Path) -> None:
+    """As root; any other user's server runs every image as itself."""
+    key = SessionKey("u", "a")
+    outside = tmp_path / "outside"
+    outside.touch()
+    files = data.prepare_files(key, *own())
+    (files / "link").symlink_to(outside)
+    (files / "directory").mkdir()
+    (files / "directory" / "file").touch()
+    data.prepare_files(key, 4321, 4322)
+    assert files.stat().st_uid == os.getuid()
+    data.prepare_files(key, 4321, 4322, hand_over=True)
+    expected = (4321, 4322) if os.geteuid() == 0 else own()
+    for path in (files, files / "link", files / "directory", files / "directory" / "file"):
+        assert (path.lstat().st_uid, path.lstat().st_gid) == expected
+    assert (outside.stat().st_uid, outside.stat().st_gid) == own()
