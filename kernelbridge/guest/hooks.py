@@ -13,6 +13,8 @@ threads   what a thread prints belongs to the cell that started the thread
 figures   the CPU time of a cell is in the metadata of its reply
 plain     tracebacks as Python prints them; no wait per cell, no second copy of all output
 input     a program that asks for input is told what to do instead
+debugger  `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
+await     an interrupt ends a cell that awaits: the kernel's own way leaves its event loop asleep
 commands  an interrupt that comes while `!command` starts is one
 """
 
@@ -95,6 +97,41 @@ def install_input(kernel):
     kernel.getpass = refuse("getpass", kernel.getpass)
 
 
+def install_debugger(kernel):
+    if sys.breakpointhook.__module__.split(".")[0] in ("debugpy", "pydevd", "_pydev_bundle"):
+        sys.breakpointhook = sys.__breakpointhook__
+
+
+def install_await(kernel):
+    import asyncio
+    import contextlib
+    import signal
+
+    if not hasattr(kernel, "_cancel_on_sigint"):
+        return
+    user_code = kernel.shell.run_code.__func__.__code__
+
+    @contextlib.contextmanager
+    def cancel_on_sigint(future):
+        loop = asyncio.get_running_loop()
+
+        def interrupt(_signum, frame):
+            while frame is not None:
+                if frame.f_code is user_code:
+                    raise KeyboardInterrupt
+                frame = frame.f_back
+            # The loop runs, but waits: only this wakes it.
+            loop.call_soon_threadsafe(future.cancel)
+
+        saved = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, saved)
+
+    kernel._cancel_on_sigint = cancel_on_sigint
+
+
 def install_commands(kernel):
     from ipykernel import zmqshell
 
@@ -118,7 +155,7 @@ def install():
     kernel = get_ipython().kernel
     failures = []
     parts = (install_names, install_sources, install_streams, install_threads)
-    parts += (install_figures, install_plain, install_input, install_commands)
+    parts += (install_figures, install_plain, install_input, install_debugger, install_await, install_commands)
     for part in parts:
         try:
             part(kernel)

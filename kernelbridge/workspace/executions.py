@@ -177,8 +177,9 @@ class ExecutionLane:
         ended = self._end_waiting(_NEVER_RESTARTED)
         if self._running is not None:
             ended += 1
-            self._interpreter.end_pending("kernel_restarted")
-        self._tasks.create(self._answer_question(self._restart(ended), done, ""))
+        restarted = self._interpreter.restart()
+        self._interpreter.end_pending("kernel_restarted")
+        self._tasks.create(self._answer_question(_then(restarted, ended), done, ""))
 
     def question(
         self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
@@ -190,10 +191,6 @@ class ExecutionLane:
         self._check_open()
         self._questions.take(code)
         self._tasks.create(self._answer_question(self._put(put), done, code))
-
-    async def _restart(self, ended: int) -> int:
-        await self._interpreter.restart()
-        return ended
 
     async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
         kernel = await self._interpreter.ready()
@@ -378,6 +375,11 @@ class ExecutionLane:
         self._prompts.drop()
         if (kernel := self._interpreter.kernel) is not None:
             kernel.withdraw_question()
+
+
+async def _then(event: Awaitable[object], value: T) -> T:
+    await event
+    return value
 
 
 def _never_ran(cause: str, why: str) -> Outcome:

@@ -96,14 +96,17 @@ class Interpreter:
         self.need()
         return await waiter
 
-    async def restart(self) -> None:
-        """End the kernel and start another; one that is being started is new enough. Raises `KernelBridgeError`."""
+    def restart(self) -> asyncio.Future[Kernel]:
+        """End the kernel, which is not used from now on, and start another; one that is being started is new enough.
+
+        The result is the new kernel, or the `KernelBridgeError` that says why there is none. Raises `KernelError`.
+        """
         if self._closed:
             raise _closed()
         # Who waits is entered first: what is being started may be ready at once.
         waiter = self._waiter()
         self._do(self._machine.on(KernelEvent.RESTART))
-        await waiter
+        return waiter
 
     def leave(self) -> None:
         """Use the kernel no more: one of its cells called `exit()`, and it is about to end."""

@@ -68,7 +68,7 @@ class Escalation:
         execution: Execution,
         ending: Ending,
         *,
-        restart: Callable[[], Awaitable[None]],
+        restart: Callable[[], Awaitable[object]],
         graces: Graces,
     ) -> None:
         self._kernel = kernel

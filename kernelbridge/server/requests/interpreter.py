@@ -25,6 +25,7 @@ from kernelbridge.protocol.cells import (
 )
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
+from kernelbridge.server.requests import commands
 from kernelbridge.workspace.interrupts import Progress
 
 
@@ -49,7 +50,7 @@ def ask_for_input(asker: Asker, asked: Asked) -> None:
 
 
 def remind(asker: Asker) -> None:
-    """Tell a connection that a cell of the session waits for input, if nobody who is there knows."""
+    """Tell a connection that a cell of the session waits for input, if nobody who is there knows of it."""
     prompt = asker.workspace.executions.prompt
     if prompt is not None and not prompt.told:
         ask_for_input(Asker(asker.client, asker.workspace, asker.session_id, UNSET), prompt.asked)
@@ -63,7 +64,7 @@ async def reply_input(asker: Asker, message: InputReply) -> None:
 async def interrupt(asker: Asker, message: Interrupt) -> None:
     """Interrupt what runs; each step is told."""
     if message.target == "terminal":
-        raise BadRequest("Terminal commands cannot be interrupted yet", "close the session to end one")
+        await commands.interrupt(asker, message)
     else:
         asker.workspace.executions.interrupt(lambda progress: report(asker, progress), queued=message.queued)
 

@@ -1,0 +1,206 @@
+"""A cell that asks: input(), getpass and debugger prompts, with and without somebody who answers."""
+
+import asyncio
+from typing import Any
+
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+
+
+async def start(client: Client, code: str, *, session: str = "s", request_id: str = "cell", **more: Any) -> None:
+    more.setdefault("allowStdin", True)
+    await client.send(type="execute_code", sessionId=session, code=code, requestId=request_id, **more)
+
+
+async def asked(client: Client, request_id: str = "cell") -> Frame:
+    frame = await client.answer_to(request_id)
+    assert frame["type"] == "input_request", frame
+    return frame
+
+
+async def reply(client: Client, value: str, *, session: str = "s", **more: Any) -> None:
+    await client.send(type="input_reply", sessionId=session, value=value, **more)
+
+
+async def test_input_getpass_and_a_debugger_are_answered(client: Client) -> None:
+    code = "import getpass\nname = input('name? ')\nword = getpass.getpass('word? ')\nprint(name, word)"
+    await start(client, code)
+    first = await asked(client)
+    assert first == {
+        "type": "input_request",
+        "sessionId": "s",
+        "requestId": "cell",
+        "seq": first["seq"],
+        "prompt": "name? ",
+        "password": False,
+        "inputId": first["inputId"],
+    }
+    await reply(client, "Ann", inputId=first["inputId"])
+    second = await asked(client)
+    assert (second["prompt"], second["password"]) == ("word? ", True)
+    assert second["inputId"] != first["inputId"]
+    assert second["seq"] > first["seq"]
+    await reply(client, "s3cret")
+    result = await client.answer_to("cell")
+    assert (result["success"], result["output"]) == (True, "Ann s3cret\n")
+
+    await start(client, "def f(y):\n    breakpoint()\n    return y\nprint(f(41))")
+    assert (await asked(client))["prompt"] in {"ipdb> ", "(Pdb) "}
+    await reply(client, "y = y + 1")
+    await asked(client)
+    await reply(client, "c")
+    result = await client.answer_to("cell")
+    assert result["success"], result
+    assert result["output"].endswith("42\n")
+
+
+async def test_without_leave_to_ask_it_fails_at_once_and_clearly(client: Client) -> None:
+    for code in ("input('x')", "import getpass; getpass.getpass()"):
+        result = await client.run(code)
+        assert result["success"] is False
+        assert result["error"].startswith("StdinNotImplementedError: ")
+        assert "is not available here: pass the value in the code" in result["error"]
+
+
+async def test_a_streamed_cell_asks_behind_what_it_wrote(client: Client) -> None:
+    await start(client, "print('before')\nprint(input('? '))", stream=True)
+    kinds = [(await client.receive())["type"] for _ in range(3)]
+    assert kinds == ["execution_started", "execution_output", "input_request"]
+    await reply(client, "after")
+    frames = [await client.receive(), await client.receive()]
+    assert [frame["type"] for frame in frames] == ["execution_output", "execution_result"]
+    assert frames[1]["output"] == "before\nafter\n"
+
+
+async def test_an_answer_that_nobody_waits_for_is_refused(client: Client) -> None:
+    await reply(client, "x", requestId="r")
+    frame = await client.answer_to("r")
+    assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "no_input_waiting", False)
+    await start(client, "print(input())")
+    await asked(client)
+    await reply(client, "x", inputId="another", requestId="r")
+    assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+    await reply(client, "y" * ((1 << 20) + 1), requestId="r")
+    assert (await client.answer_to("r"))["code"] == "invalid_field"
+    await reply(client, "right")
+    assert (await client.answer_to("cell"))["output"] == "right\n"
+
+
+async def test_prompts_of_several_sessions_do_not_mix(server: RunningServer) -> None:
+    async with server.connect("ann") as ann, server.connect("bob") as bob:
+        places = [(ann, "one"), (ann, "two"), (bob, "one")]
+        for number, (client, session) in enumerate(places):
+            await start(client, f"print(input('{number}'))", session=session, request_id=session)
+        for number, (client, session) in enumerate(places):
+            assert (await asked(client, session))["prompt"] == str(number)
+        for number, (client, session) in reversed(list(enumerate(places))):
+            await reply(client, f"for {number}", session=session)
+        for number, (client, session) in enumerate(places):
+            assert (await client.answer_to(session))["output"] == f"for {number}\n"
+
+
+async def test_another_connection_is_told_and_answers_when_the_asker_is_gone(start_server: StartServer) -> None:
+    server = await start_server(linger="60s")
+    async with server.connect("ann") as stays:
+        await stays.run("x = 1")
+        async with server.connect("ann") as leaves:
+            await start(leaves, "x = input('who? ')")
+            question = await asked(leaves)
+            # While the asker is there nobody else is told.
+            assert (await stays.ask(type="is_complete", sessionId="s", code="1", requestId="q"))["requestId"] == "q"
+        while (await stays.ask(type="session_info", sessionId="s"))["connections"] > 1:
+            pass
+        await stays.send(type="is_complete", sessionId="s", code="1", requestId="q")
+        again = await stays.receive()
+        assert (again["type"], again["prompt"], again["inputId"]) == ("input_request", "who? ", question["inputId"])
+        assert again["seq"] > question["seq"]
+        assert (await stays.receive())["requestId"] == "q"
+        await reply(stays, "me", inputId=again["inputId"])
+        assert (await stays.run("print(x)"))["output"] == "me\n"
+
+
+async def test_another_user_can_neither_see_nor_answer_it(server: RunningServer) -> None:
+    async with server.connect("ann") as ann, server.connect("bob") as bob:
+        await start(ann, "print(input())")
+        question = await asked(ann)
+        await reply(bob, "x", inputId=question["inputId"], requestId="r")
+        refused = await bob.answer_to("r")
+        assert (refused["type"], refused["code"]) == ("error", "no_input_waiting")
+        await reply(ann, "mine")
+        assert (await ann.answer_to("cell"))["output"] == "mine\n"
+
+
+async def test_the_cells_clock_stands_still_while_it_waits(client: Client) -> None:
+    await client.run("import time")
+    await start(client, "input()\nwhile True: time.sleep(0.01)", timeout=1.0)
+    await asked(client)
+    # Longer than the limit: what the clock did not count.
+    assert (await client.shell("sleep 1.5; echo slept"))["output"] == "slept\n"
+    await reply(client, "go")
+    result = await client.answer_to("cell")
+    assert (result["cause"], result["statePreserved"]) == ("timeout", True)
+    assert result["error"] == "ExecutionTimeout: the cell ran longer than its limit of 1 s"
+    assert result["durationMs"] > 2000
+
+
+async def test_a_question_that_nobody_answers_ends_the_cell(start_server: StartServer) -> None:
+    server = await start_server(input_timeout="1s")
+    async with server.connect() as client:
+        await client.run("x = 7")
+        await start(client, "input('anybody? ')")
+        question = await asked(client)
+        result = await client.answer_to("cell")
+        assert (result["success"], result["cause"], result["statePreserved"]) == (False, "timeout", True)
+        assert result["error"] == "InputTimeout: nobody answered the cell's question within 1 s"
+        await reply(client, "late", inputId=question["inputId"], requestId="r")
+        assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+        assert (await client.run("print(x)"))["output"] == "7\n"
+
+
+async def test_an_interrupt_ends_a_cell_that_waits_and_a_debugger_too(client: Client) -> None:
+    await client.run("x = 7")
+    # A debugger may end with the interrupt and let the cell go on; one that asks again is told that there is no more.
+    for code in ("input('? ')", "breakpoint()\ny = 1", "import pdb\npdb.Pdb().set_trace()\ny = 1"):
+        await start(client, code)
+        await asked(client)
+        await client.send(type="interrupt", sessionId="s", requestId="i")
+        done = await client.answer_to("i")
+        assert (done["step"], done["done"], done["statePreserved"]) == ("sigint", True, True), code
+        result = await client.answer_to("cell")
+        assert result["success"] or result["cause"] == "interrupted", code
+        assert result["success"] is not code.startswith("input"), code
+    assert (await client.run("print(x)"))["output"] == "7\n"
+
+
+async def test_forged_questions_of_a_kernel_are_not_told(client: Client) -> None:
+    """User code owns the kernel's sockets: it asks although it may not, for other requests, and again and again."""
+    forge = """
+        from ipykernel.jsonutil import json_clean
+        kernel = get_ipython().kernel
+        def forge(parent, times):
+            ident = kernel._get_shell_context_var(kernel._shell_parent_ident)
+            for number in range(times):
+                content = json_clean({"prompt": "p" * 100_000, "password": False})
+                kernel.session.send(kernel.stdin_socket, "input_request", content, parent, ident=ident)
+        """
+    await client.run("\n".join(line[8:] for line in forge.splitlines()))
+    result = await client.run("forge(kernel.get_parent('shell'), 2000)")
+    assert result["success"], result
+    await start(
+        client, "forge({'header': {'msg_id': 'another'}}, 10)\nforge(kernel.get_parent('shell'), 2000)\nprint(1)"
+    )
+    question = await asked(client)
+    assert len(question["prompt"]) < 40_000
+    assert (await client.answer_to("cell"))["output"] == "1\n"
+    assert client.frames == []
+    # One that is answered is over.
+    await reply(client, "x", requestId="r")
+    assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+
+
+async def test_a_client_that_leaves_while_a_cell_waits_leaves_nothing_behind(start_server: StartServer) -> None:
+    server = await start_server(linger="0")
+    async with server.connect("u") as client:
+        await start(client, "input()")
+        await asked(client)
+    async with asyncio.timeout(60), server.connect("u") as client:
+        assert (await client.run("print(1)"))["output"] == "1\n"
