@@ -12,7 +12,9 @@ from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEPS = 200_000
-"""Directories that are emptied before somebody must be refilling them."""
+"""Names after which somebody must be refilling it."""
+_PIECE = 100
+"""Names between two rests."""
 
 
 def remove_tree(path: Path) -> None:
@@ -33,21 +35,25 @@ def remove_tree(path: Path) -> None:
     path.rmdir()
 
 
-def emptying(top: int) -> Generator[None, None, None]:
-    """Empty an open directory; a step for every directory in it. Raises `OSError`."""
+def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
+    """Empty an open directory, in pieces; gives up after `limit` names. Raises `OSError`."""
     steps = 0
     while names := os.listdir(top):
         for name in names:
             steps += 1
-            if steps > _STEPS:
+            if steps > limit:
                 raise OSError(EBUSY, "it is filled as fast as it is emptied")
+            if steps % _PIECE == 0:
+                yield
             if not _is_directory(name, top):
                 _remove(os.unlink, name, top)
                 continue
             _unlock(name, top)
             inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
-                for entry in os.listdir(inner):  # noqa: PTH208  as above
+                for count, entry in enumerate(os.listdir(inner), 1):  # noqa: PTH208  as above
+                    if count % _PIECE == 0:
+                        yield
                     if _is_directory(entry, inner):
                         _unlock(entry, inner)  # or it cannot be moved
                         os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
@@ -56,7 +62,6 @@ def emptying(top: int) -> Generator[None, None, None]:
             finally:
                 os.close(inner)
             _remove(os.rmdir, name, top)
-            yield
 
 
 def _unlock(name: str, parent: int) -> None:

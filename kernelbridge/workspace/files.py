@@ -39,6 +39,8 @@ SaveMode = Literal["create", "overwrite", "append"]
 
 _APPENDS = 3
 """Tries to append to a file that something else changes meanwhile."""
+_NAMES = 10_000_000
+"""Names of a tree that one request deletes."""
 _ANY = Condition()
 
 
@@ -172,7 +174,7 @@ class WorkspaceFiles:
                 return
             top = open_directory(fd, part, name)
             try:
-                yield from emptying(top)
+                yield from emptying(top, _NAMES)
             finally:
                 os.close(top)
             os.rmdir(part, dir_fd=fd)
