@@ -30,6 +30,7 @@ SEND_TIMEOUT = 5.0
 
 _KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "iopub": zmq.SUB}
 _QUEUE = 10_000  # messages received but not yet read, per channel
+_OUTPUT_QUEUE = 32  # likewise of output, where the kernel can wait: a message of a flood has 128 KiB
 # Messages sent but not yet taken: an honest kernel takes them at once, however busy its interpreter is. Past this they
 # wait here, and not much longer than `SEND_TIMEOUT`.
 _UNSENT = 16
@@ -88,6 +89,10 @@ class Channels:
     def send(self, channel: str, frames: list[bytes]) -> None:
         """Send a message, now or when the kernel takes it; never blocks. Raises `KernelError` when that cannot be."""
         self._channels[channel].send(frames)
+
+    def bound_output(self) -> None:
+        """Have few messages of output wait here: for a kernel whose publisher waits then, instead of dropping some."""
+        self._channels["iopub"].bound(_OUTPUT_QUEUE)
 
     async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
         """After the kernel's end: wait until all that it sent has been received.
@@ -163,6 +168,9 @@ class _Channel:
         # There is no signal for what came before anybody looked.
         self._schedule()
         self._loop.call_soon(self._watch)
+
+    def bound(self, messages: int) -> None:
+        self._socket.rcvhwm = messages
 
     def send(self, frames: list[bytes]) -> None:
         self._unsent.append(frames)

@@ -294,7 +294,7 @@ class Kernel:
         info = await until_heard(self._requests, self._iopub_seen)
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
-            await install_hooks(self._requests)
+            await install_hooks(self._requests, self._channels)
         self._ready = True
 
     # -- what the kernel sends ------------------------------------------------------

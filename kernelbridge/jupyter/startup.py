@@ -8,6 +8,7 @@ from collections import deque
 import structlog
 
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.channels import Channels
 from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
 from kernelbridge.jupyter.requests import RequestTable
@@ -63,9 +64,11 @@ async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.Kern
     return info
 
 
-async def install_hooks(requests: RequestTable) -> None:
+async def install_hooks(requests: RequestTable, channels: Channels) -> None:
     """Run `kernelbridge.guest` in a Python kernel; one that it does not fit is left as it was. Raises `BadFrame`."""
     reply = await requests.ask("shell", "execute_request", hooks_request(hooks_source()))
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
+    elif reply is not None:
+        channels.bound_output()  # its publisher loses nothing from here on
