@@ -325,3 +325,14 @@ async def test_the_loss_of_the_sandbox_ends_it(client: Client, runtime_name: str
             os.kill(pid, signal.SIGKILL)
     assert (await person.until_closed())["cause"] == "sandbox_lost"
     assert (await Person.open(client, terminalId=person.id)).opened["reattached"] is False
+
+
+async def test_the_end_of_the_session_ends_it(client: Client) -> None:
+    person = await Person.open(client, requestId="open")
+    await person.prompt()
+    await client.send(type="close_session", sessionId="s", requestId="close")
+    closed = await client.answer_to("open")
+    while closed["type"] == "terminal_data":
+        closed = await client.answer_to("open")
+    assert (closed["type"], closed["cause"]) == ("terminal_closed", "session_closed")
+    assert (await client.answer_to("close"))["type"] == "close_session_reply"
