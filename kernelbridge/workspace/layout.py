@@ -65,6 +65,7 @@ class DataDirectory:
         self.root = root
         self.instance = instance
         self._lock_fd = lock_fd
+        self._making = Lock()
         self._commits: WeakValueDictionary[SessionKey, Lock] = WeakValueDictionary()
 
     @classmethod
@@ -126,7 +127,8 @@ class DataDirectory:
         home.mkdir(mode=0o700, exist_ok=True)
         if not (home / _LABEL).exists():
             _write_label(home, key, None)
-        with contextlib.suppress(FileExistsError):
+        # Nobody may see it before it is its owner's. The lock is every session's, and held for two calls.
+        with self._making, contextlib.suppress(FileExistsError):
             files.mkdir(mode=0o755)
             if os.geteuid() == 0:
                 os.chown(files, uid, gid)
@@ -218,6 +220,6 @@ def _instance(path: Path) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may be writing it, too
     part.write_text(text, encoding="utf-8")
     part.replace(path)

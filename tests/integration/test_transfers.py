@@ -1,6 +1,7 @@
 """Files by HTTP: ranges, conditions, refusals, and what a client that vanishes leaves."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -32,6 +33,12 @@ async def until(there: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not there():  # noqa: ASYNC110  the file system tells nobody
             await asyncio.sleep(0)
+
+
+async def vanish(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def fetch(server: RunningServer, path: str, method: str = "GET", **options: Any) -> aiohttp.ClientResponse:
@@ -195,7 +202,7 @@ async def test_a_client_that_vanishes_leaves_nothing(server: RunningServer) -> N
     writer.write(b"x" * 3_000_000)
     await writer.drain()
     await until(lambda: bool(list(root(server).glob(".*.part"))))
-    writer.transport.abort()
+    await vanish(writer)
     await until(lambda: list(root(server).iterdir()) == [root(server) / "f"])
     assert (root(server) / "f").read_bytes() == b"old"
     assert reader is not None
@@ -236,7 +243,7 @@ async def test_a_server_that_stops_leaves_nothing_of_what_was_arriving(
         writer.write(b"x" * 3_000_000)
         await until(lambda: files.is_dir() and bool(list(files.iterdir())))
     assert list(files.iterdir()) == []
-    writer.close()
+    await vanish(writer)
 
 
 async def test_too_many_transfers_at_once(server: RunningServer) -> None:
@@ -254,7 +261,7 @@ async def test_too_many_transfers_at_once(server: RunningServer) -> None:
     assert (refused.status, (await refused.json())["retryable"]) == (429, True)
     assert (await fetch(server, "f", user="another")).status == 404
     for writer in writers:
-        writer.transport.abort()
+        await vanish(writer)
     await until(lambda: not list(root(server).iterdir()))
     assert (await fetch(server, "f")).status == 404
 

@@ -3,7 +3,9 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,18 @@ def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: Dat
     for path in (files, files / "link", files / "directory", files / "directory" / "file"):
         assert (path.lstat().st_uid, path.lstat().st_gid) == expected
     assert (outside.stat().st_uid, outside.stat().st_gid) == own()
+
+
+def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> None:
+    owner = (4321, 4322) if os.geteuid() == 0 else own()
+    for number in range(50):
+        key = SessionKey("u", str(number))
+        start = threading.Barrier(8)
+
+        def prepare(key: SessionKey = key, start: threading.Barrier = start) -> int:
+            start.wait()
+            return data.prepare_files(key, *owner).stat().st_uid
+
+        with ThreadPoolExecutor(8) as pool:
+            assert {future.result() for future in [pool.submit(prepare) for _ in range(8)]} == {owner[0]}
+        assert sorted(path.name for path in data.paths(key).files.parent.iterdir()) == ["files", "session.json"]
