@@ -200,6 +200,8 @@ class Shell:
             return True
 
     async def _stop_by_steps(self, exchange: Exchange, tell: StepDone) -> None:
+        # A shell that has not begun would take it for a word about its prompt.
+        await within(exchange.started, self._settings.grace)
         # To its group, which is the shell's: a shell that waits for a program leaves off only if both get it.
         await self._process.signal(signal.SIGINT)
         if await within(exchange.ended, self._settings.grace):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.text import render_terminal, strip_ansi
+from kernelbridge.text import TerminalDecoder, render_terminal, strip_ansi
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,18 @@ def test_any_input_gives_no_more_text_and_no_control_characters(pieces: list[str
 def test_hostile_input_is_drawn_in_linear_time(piece: str) -> None:
     # Quadratic work on this much would run into the suite's time limit.
     render_terminal("x" * 500_000 + piece * 100_000)
+
+
+@given(st.text(alphabet="aé漢🎉\r\n\x1b", max_size=60), st.lists(st.integers(1, 5), max_size=60))
+def test_bytes_in_pieces_are_the_same_text_as_at_once(text: str, sizes: list[int]) -> None:
+    data, decoder, found = text.encode(), TerminalDecoder(), ""
+    for size in sizes:
+        found += decoder.decode(data[:size])
+        data = data[size:]
+    assert found + decoder.decode(data, final=True) == text.replace("\r\n", "\n")
+
+
+def test_half_a_character_at_the_end_is_shown_as_one() -> None:
+    decoder = TerminalDecoder()
+    assert decoder.decode(b"a\xc3") == "a"
+    assert decoder.decode(b"", final=True) == "\ufffd"

@@ -1,0 +1,53 @@
+"""Programs that want a whole terminal are known by what they write."""
+
+import pytest
+
+from kernelbridge.workspace.shell_hints import ScreenWatch, refuses
+
+
+@pytest.mark.parametrize(
+    ("text", "paints", "alternate"),
+    [
+        ("plain", False, False),
+        ("\x1b[31mred\x1b[0m\x1b[2K\x1b[1A\x1b[10D\x1b[H\x1b[2J", False, False),
+        ("\x1b7\x1b[0;23r\x1b8\x1b[24;0f[ 50%]\x1b8", False, False),
+        ("\x1b[24;1H~", True, False),
+        ("\x1b[?1049h", True, True),
+        ("\x1b[?1;1049h", True, True),
+        ("\x1b[?47h\x1b[?47l", True, False),
+        ("\x1b[?1047h", True, True),
+        ("\x1b[?2004h", False, False),
+    ],
+)
+def test_a_painted_screen_is_noticed_however_it_comes_in_pieces(text: str, paints: bool, alternate: bool) -> None:  # noqa: FBT001 - as in the list
+    whole = ScreenWatch()
+    whole.take(text)
+    assert (whole.paints, whole.alternate) == (paints, alternate)
+    pieces = ScreenWatch()
+    for char in text + "plain" * 10:
+        pieces.take(char)
+    assert (pieces.paints, pieces.alternate) == (paints, alternate)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WARNING: terminal is not fully functional\nPress RETURN to continue ",
+        "top: failed tty get\n",
+        "Error opening terminal: dumb.\n",
+        "open terminal failed: not a terminal\n",
+        "Vim: Warning: Input is not from a terminal\n",
+        "bash: /dev/tty: No such device or address\n",
+        "sudo: a terminal is required to read the password\n",
+        "the input device is not a TTY\n",
+    ],
+)
+def test_a_refusal_is_one_only_if_the_program_failed(said: str) -> None:
+    assert refuses(said, 1)
+    assert not refuses(said, 0)
+    assert not refuses(said, None)
+    assert not refuses(said + "x" * 10_000, 1)
+
+
+def test_other_failures_are_none() -> None:
+    assert not refuses("grep: x: No such file or directory\nnot a tty\n", 1)
