@@ -24,6 +24,7 @@ from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
+from kernelbridge.workspace.located import located
 from kernelbridge.workspace.prompts import Prompt, Prompts
 from kernelbridge.workspace.tasks import TaskSet
 
@@ -275,7 +276,7 @@ class ExecutionLane:
         self._running, self._since = job, time.time()
         try:
             listener = self._listen if job.cell.allow_stdin else job.listener
-            execution = kernel.submit(job.cell, self._finished, listener)
+            execution = kernel.submit(job.cell, located(self._finished, self._tasks), listener)
         except KernelBridgeError as exc:
             self._running = None
             _answer(job, exc)
