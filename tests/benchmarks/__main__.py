@@ -1,6 +1,7 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
-    python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [save] [transfer] [--runtime docker|local]
+    python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
+                              [--runtime docker|local]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
+from tests.benchmarks.keys import bench_keys
 from tests.benchmarks.raw import RawClient
 from tests.benchmarks.stream import bench_stream
 from tests.benchmarks.transfer import bench_transfer
@@ -207,6 +209,7 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "stream": lambda server: bench_stream(server.url, server.pid),
     "cold": bench_cold,
     "terminal": bench_terminal,
+    "keys": lambda server: bench_keys(server.url, server.pid),
     "save": bench_save,
     "transfer": lambda server: bench_transfer(server.url, server.pid),
 }

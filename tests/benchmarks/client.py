@@ -50,7 +50,7 @@ class WebSocketClient:
         self._socket.sendall(head + bytes(4) + data)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next text frame; pings are passed over."""
+        """Wait for the next text frame; pings are answered."""
         while True:
             opcode, length = self._exactly(2)
             length &= 0x7F
@@ -62,6 +62,8 @@ class WebSocketClient:
             if opcode == 0x81:
                 frame: dict[str, Any] = json.loads(data)
                 return frame
+            if opcode == 0x89:
+                self._socket.sendall(struct.pack("!BB", 0x8A, 0x80 | length) + bytes(4) + data)
             if opcode & 0x0F == 8:
                 raise ConnectionError(f"closed: {data!r}")
 
