@@ -27,6 +27,7 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.beginning import until_code_runs
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.events import Listener
@@ -46,8 +47,6 @@ MAX_OUTPUT = 10 << 20
 
 _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
-
-_BEGIN_GRACE = 1.0  # seconds for a cell to begin before an interrupt is sent all the same
 
 
 class Kernel:
@@ -195,7 +194,7 @@ class Kernel:
         if running is None or self.died.done():
             return
         running.cause = cause
-        await self._until_begun(running)
+        await until_code_runs(running, self.died)
         if self._table.running is not running:
             return
         if self._answers_interrupts:
@@ -207,14 +206,6 @@ class Kernel:
         """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`."""
         if self._table.running is not None and not self._exited.done():
             await self._process.signal(signal.SIGINT)
-
-    async def _until_begun(self, execution: Execution) -> None:
-        """Wait until the kernel has taken the cell from its queue: before, it ignores interrupts, and then runs it."""
-        if not execution.begun:
-            begun = asyncio.Event()
-            execution.on_begun = begun.set
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(begun.wait(), _BEGIN_GRACE)
 
     def reply_input(self, value: str) -> None:
         """Give the waiting cell its line of input. Raises `KernelError` if the kernel is dead."""

@@ -7,13 +7,11 @@ import pytest
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 
 
-async def started(client: Client, code: str, request_id: str = "cell", **more: object) -> None:
-    """Send a cell that touches a file as its first act, and wait for that."""
-    mark = f"started-{request_id}"
-    await client.shell(f"cd; rm -f {mark}; mkfifo {mark}")
-    begin = f"open({mark!r}, 'w').close()\n"
-    await client.send(type="execute_code", sessionId="s", code=begin + code, requestId=request_id, **more)
-    assert (await client.shell(f"cat {mark}"))["exitCode"] == 0
+async def started(client: Client, code: str, begin: str = "open('mark', 'w').close()\n") -> None:
+    """Send a cell that opens a FIFO as its first act, and wait for that."""
+    await client.shell("cd; rm -f mark; mkfifo mark")
+    await client.send(type="execute_code", sessionId="s", code=begin + code, requestId="cell")
+    assert (await client.shell("cat mark"))["exitCode"] == 0
 
 
 async def interrupt(client: Client, **more: object) -> list[Frame]:
@@ -55,7 +53,7 @@ async def test_an_interrupt_ends_the_cell_and_its_subprocesses(client: Client) -
 async def test_one_that_ignores_it_loses_its_interpreter_step_by_step(client: Client) -> None:
     await client.run("import os, time; x = 1")
     await client.shell("y=kept")
-    await started(client, "os.system('trap \"\" INT; sleep 1000.5')")
+    await started(client, "os.system('trap \"\" INT; : > mark; sleep 1000.5')", begin="")
     await client.send(type="execute_code", sessionId="s", code="print('x' in globals())", requestId="next")
     steps = await interrupt(client)
     assert [(s["step"], s["done"]) for s in steps] == [
@@ -114,7 +112,7 @@ async def test_the_next_cell_is_never_hit_by_an_interrupt_for_the_one_before(cli
     await client.run("import time; done = []")
     interrupted = 0
     for number in range(60):
-        pause = number % 12 / 1000
+        pause = number % 12 / 100
         await client.send(type="execute_code", sessionId="s", code=f"time.sleep({pause})", requestId="short")
         await client.send(type="interrupt", sessionId="s", requestId="i")
         code = f"for _ in range(200): pass\ndone.append({number})"
