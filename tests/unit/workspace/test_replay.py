@@ -96,5 +96,5 @@ def test_an_emulator_shows_the_end_of_it_as_it_was(pieces: list[str], limit: int
     assert left_out == len(whole.encode()) - len(text.encode())
     screen = pyte.Screen(80, 24)
     pyte.Stream(screen).feed(text)
-    shown = set("".join(screen.display))
+    shown = set("".join(cell.data for line in screen.buffer.values() for cell in line.values()))
     assert shown <= set("ab é€\U0001f600")
