@@ -42,6 +42,7 @@ def bench_keys(url: str, pid: int) -> None:
     until(client, "started\r\n")
     _echoes(client, "a key that the terminal echoes")
     client.send(type="terminal_input", data="\x03", **WHERE)
+    until(client, "$ ")  # what is typed with a Ctrl-C can go with it
     memory = Memory(pid)
     for attempt in ("first", "again"):
         before = memory.now()
