@@ -181,11 +181,15 @@ class _Channel:
         taken = False
         try:
             while self._unsent:
-                self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
-                self._unsent.popleft()
-                taken = True
-        except zmq.Again:
-            pass
+                try:
+                    self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
+                except zmq.Again:
+                    # Asked, because this may take the signal that there is room.
+                    if not _option(self._socket, zmq.EVENTS) & zmq.POLLOUT:
+                        break
+                else:
+                    self._unsent.popleft()
+                    taken = True
         except zmq.ZMQError as exc:
             raise KernelError("The kernel cannot be reached", f"its {self._name} channel failed: {exc}") from exc
         if self._overdue is not None and (taken or not self._unsent):
@@ -239,6 +243,8 @@ class _Channel:
                 self.quiet.set()
             elif not self._held:
                 self._schedule()
+            if self._unsent and not self._closed:
+                self._flush()  # reading may have taken the signal that there is room
 
     def _hold(self, later: asyncio.Future[None]) -> None:
         """Read no further before `later`; `quiet` stays unset meanwhile."""

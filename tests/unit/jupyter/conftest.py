@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -59,7 +60,8 @@ class HostProcess:
 
     async def signal(self, signum: int) -> None:
         if not self._ended.done():
-            os.killpg(self.pid, signum)
+            with contextlib.suppress(ProcessLookupError):  # its end is not told yet
+                os.killpg(self.pid, signum)
 
     async def kill(self) -> None:
         await self.signal(signal.SIGKILL)

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ import zmq
 FAULT, FILE = sys.argv[1:3]
 INFO = json.loads(Path(FILE).read_text())
 DELIMITER = b"<IDS|MSG>"
+HELP = {"help is nonsense", "help is large", "help is too large", "help on another channel", "help never comes"}
 
 
 def bind(context: zmq.Context[zmq.Socket[bytes]], kind: int, channel: str) -> zmq.Socket[bytes]:
@@ -50,6 +52,9 @@ class Kernel:
                     self.execute(identity, request)
                     continue
                 reply = request["msg_type"].replace("_request", "_reply")
+                if FAULT in HELP and reply == "complete_reply":
+                    self.help(identity, request)
+                    continue
                 self.send(socket, [identity], reply, request, {"status": "ok"})
                 self.iopub_send("status", request, {"execution_state": "idle"})
 
@@ -79,6 +84,27 @@ class Kernel:
     def finish(self, identity: bytes, request: dict[str, Any]) -> None:
         self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
         self.iopub_send("status", request, {"execution_state": "idle"})
+
+    def help(self, identity: bytes, request: dict[str, Any]) -> None:
+        good = {"status": "ok", "matches": ["good"], "cursor_start": 0, "cursor_end": 1}
+        match FAULT:
+            case "help is nonsense":
+                good["matches"] = 5
+            case "help is large":
+                good["matches"] = ["x" * 5000, *("y" * 50 for _ in range(20_000))]
+                good["cursor_start"], good["cursor_end"] = -5, 10**9
+                good["metadata"] = {"deep": "z" * 300_000}
+            case "help is too large":
+                good["matches"] = ["x" * (3 << 20)]
+            case "help on another channel":
+                self.send(self.control, [identity], "complete_reply", request, good)
+                self.iopub_send("complete_reply", request, good)
+                self.send(self.shell, [identity], "inspect_reply", request, good)
+                self.send(self.shell, [identity], "complete_reply", {"msg_id": "another"}, good)
+            case "help never comes":
+                return
+        if FAULT != "help on another channel":
+            self.send(self.shell, [identity], "complete_reply", request, good)
 
     def execute(self, identity: bytes, request: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - one case per fault
         self.executed.append(request)
@@ -131,9 +157,29 @@ class Kernel:
                 self.iopub_send("status", request, {"execution_state": "idle"})
             case "never answers":
                 pass
+            case "asks and asks":
+                forged = {"prompt": "p" * 100_000, "password": False}
+                for parent in ({}, {"msg_id": "another"}, *[request] * 100):
+                    self.send(self.stdin, [identity], "input_request", parent, forged)
+                self.stdin.recv_multipart()
+                self.finish(identity, request)
+            case "asks nonsense":
+                self.send(self.stdin, [identity], "input_request", request, {"prompt": 5})
+            case "idle without a reply":
+                self.iopub_send("status", request, {"execution_state": "idle"})
+            case "large messages":
+                junk = b"[]," * ((60 << 20) // 3)
+                self.iopub_send(
+                    "display_data", request, b'{"metadata":{},"data":{"text/plain":"a","x":[' + junk + b"1]}}"
+                )
+                self.iopub_send("stream", request, b'{"name":"stdout","text":"kept\\n","junk":[' + junk + b"1]}")
+                reply = b'{"status":"ok","execution_count":7,"payload":[' + b"{}," * ((30 << 20) // 3) + b"{}]}"
+                self.send(self.shell, [identity], "execute_reply", request, reply)
+                self.iopub_send("status", request, {"execution_state": "idle"})
             case _:
                 raise SystemExit(f"unknown fault {FAULT!r}")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Kernel().serve()

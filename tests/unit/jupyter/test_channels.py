@@ -267,3 +267,60 @@ def test_a_close_while_it_is_drained_ends_the_wait(peer: Peer, runner: asyncio.R
         await asyncio.wait_for(waiting, PATIENCE / 2)
 
     runner.run(scenario())
+
+
+def test_a_peer_that_takes_nothing_is_told_and_messages_wait_in_order(peer: Peer, runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        stuck: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        endpoints = {**peer.endpoints, "stdin": peer.endpoints["stdin"] + "-nobody"}
+        channels = Channels(
+            endpoints,
+            routing_id=b"me",
+            received=lambda *_: None,
+            lost=lambda _: None,
+            stuck=stuck.set_result,
+            send_timeout=0.2,
+        )
+        for number in range(100):
+            channels.send("stdin", [b"%d" % number])
+        assert await asyncio.wait_for(stuck, PATIENCE) == "stdin"
+        late = peer.context.socket(zmq.ROUTER)
+        late.rcvtimeo = int(PATIENCE * 1000)
+        late.bind(endpoints["stdin"])
+        taken = [(await asyncio.to_thread(late.recv_multipart))[1] for _ in range(100)]
+        assert taken == [b"%d" % number for number in range(100)]
+        channels.close()
+        late.close(linger=0)
+
+    runner.run(scenario())
+
+
+def test_a_channel_is_not_read_while_its_consumer_holds_it(peer: Peer, runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        inbox = Inbox()
+        holds: list[asyncio.Future[None]] = []
+
+        def hold_first(channel: str, frames: list[bytes]) -> asyncio.Future[None] | None:
+            inbox.received(channel, frames)
+            if channel == "shell" and not holds:
+                holds.append(asyncio.get_running_loop().create_future())
+                return holds[0]
+            return None
+
+        channels = connect(peer, hold_first)
+        identities = {}
+        for name in ("shell", "control"):
+            channels.send(name, [b"request"])
+            identities[name] = (await asyncio.to_thread(peer.sockets[name].recv_multipart))[0]
+        for number in range(3):
+            peer.sockets["shell"].send_multipart([identities["shell"], b"%d" % number])
+        await inbox.until(messages=1)
+        peer.sockets["control"].send_multipart([identities["control"], b"beside"])
+        await inbox.until(messages=2)
+        assert inbox.messages == [("shell", [b"0"]), ("control", [b"beside"])]
+        holds[0].set_result(None)
+        await inbox.until(messages=4)
+        assert inbox.messages[2:] == [("shell", [b"1"]), ("shell", [b"2"])]
+        channels.close()
+
+    runner.run(scenario())

@@ -1,0 +1,251 @@
+"""The lane and the interpreter with kernels of this host, and with kernels that have a fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.errors import KernelBridgeError, KernelError, NoInputWaiting, SandboxError
+from kernelbridge.jupyter.events import Asked, CellEvent
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.runtimes.facts import KernelSpec
+from kernelbridge.workspace.deadline import Deadline
+from kernelbridge.workspace.executions import ExecutionLane, Job
+from kernelbridge.workspace.interrupts import Graces, Progress
+from kernelbridge.workspace.lifecycle import KernelState
+from kernelbridge.workspace.tasks import TaskSet
+from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
+from tests.unit.jupyter.test_faults import faulty
+
+GRACES = Graces(sigint=1.0, process_group=0.5, lost_reply=0.2)
+
+
+class UnkillableProcess(HostProcess):
+    """Killing it fails until its sandbox is destroyed."""
+
+    destroyed = False
+
+    async def kill(self) -> None:
+        if not self.destroyed:
+            raise SandboxError("The process could not be ended", "the engine is away")
+        await super().kill()
+
+
+class Place:
+    """A lane with its kernels."""
+
+    def __init__(self, root: Path, spec: KernelSpec, kind: type[HostProcess] = HostProcess) -> None:
+        self.sandbox = HostSandbox(root)
+        self.spec = spec
+        self.kind = kind
+        self.refuse: KernelBridgeError | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.destroyed = asyncio.Event()
+        self.tasks = TaskSet()
+        self.lane = ExecutionLane(
+            self._start, destroy_sandbox=self._destroy, queue_limit=100, tasks=self.tasks, graces=GRACES
+        )
+
+    async def _start(self, incarnation: int, late: Callable[[str], None]) -> Kernel:
+        await self.gate.wait()
+        if self.refuse is not None:
+            raise self.refuse
+        place = self
+
+        class Sandbox(HostSandbox):
+            def __init__(self) -> None:
+                self.__dict__ = place.sandbox.__dict__
+
+            async def exec(self, *args: Any, **options: Any) -> Any:
+                plain = await super().exec(*args, **options)
+                assert isinstance(plain, HostProcess)
+                process = place.kind(plain._process)
+                self.processes.append(process)
+                return process
+
+        return await Kernel.start(
+            Sandbox(),
+            self.spec,
+            sockets_host=Path(self.sandbox.sockets_path),
+            incarnation=incarnation,
+            on_late_output=late,
+        )
+
+    async def _destroy(self) -> None:
+        self.destroyed.set()
+        for process in self.sandbox.processes:
+            if isinstance(process, UnkillableProcess):
+                process.destroyed = True
+        await self.sandbox.destroy()
+
+    def send(self, code: str, listener: Callable[[CellEvent], None] | None = None, **cell: Any) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.lane.submit(Job(Cell(code=code, **cell), done.set_result, listener))
+        return done
+
+    async def run(self, code: str) -> Outcome:
+        outcome = await asyncio.wait_for(self.send(code), PATIENCE)
+        assert isinstance(outcome, Outcome), outcome
+        return outcome
+
+    async def interrupt(self, **how: Any) -> list[Any]:
+        steps: list[Any] = []
+        last = asyncio.Event()
+
+        def report(progress: Progress | KernelBridgeError) -> None:
+            steps.append(progress)
+            if isinstance(progress, KernelBridgeError) or progress.done:
+                last.set()
+
+        self.lane.interrupt(report, **how)
+        await asyncio.wait_for(last.wait(), PATIENCE)
+        return steps
+
+    async def restart(self) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.lane.restart(done.set_result)
+        return await asyncio.wait_for(done, PATIENCE)
+
+    async def close(self) -> None:
+        self.gate.set()
+        for process in self.sandbox.processes:
+            if isinstance(process, UnkillableProcess):
+                process.destroyed = True
+        await self.lane.aclose()
+        await self.tasks.aclose()
+        await self.sandbox.destroy()
+
+
+@pytest.fixture
+async def new_place(tmp_path: Path) -> AsyncIterator[Callable[..., Place]]:
+    made: list[Place] = []
+
+    def make(spec: KernelSpec = PYTHON, kind: type[HostProcess] = HostProcess) -> Place:
+        made.append(Place(tmp_path, spec, kind))
+        return made[-1]
+
+    yield make
+    for place in made:
+        await place.close()
+
+
+NewPlace = Callable[..., Place]
+
+
+async def test_a_lost_reply_does_not_cost_the_interpreter(new_place: NewPlace) -> None:
+    """An interrupt that hit the kernel's own code after the cell: it is idle, and nothing more will come."""
+    place = new_place(faulty("idle without a reply"))
+    done = place.send("x")
+    while place.lane.state is not KernelState.READY:
+        await asyncio.wait({done}, timeout=0.02)
+    steps = await place.interrupt()
+    assert [(step.step, step.done, step.state_preserved) for step in steps] == [("sigint", True, True)]
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "interrupted", True)
+
+
+async def test_one_that_ignores_everything_is_replaced_step_by_step(new_place: NewPlace) -> None:
+    place = new_place()
+    await place.run("x = 1")
+    done = place.send("import time\nwhile True:\n  try: time.sleep(9)\n  except KeyboardInterrupt: pass")
+    behind = place.send("print('x' in globals())")
+    steps = await place.interrupt()
+    assert [step.step for step in steps] == ["sigint", "process_group", "kill", "restart"]
+    assert [step.done for step in steps] == [False, False, False, True]
+    assert (await done).cause == "interrupted"
+    outcome = await asyncio.wait_for(behind, PATIENCE)
+    assert (outcome.output, outcome.state_preserved) == ("False\n", False)
+
+
+async def test_who_interrupts_is_told_when_no_other_interpreter_starts(new_place: NewPlace) -> None:
+    place = new_place(faulty("never answers"))
+    done = place.send("x")
+    while place.lane.state is not KernelState.READY:
+        await asyncio.wait({done}, timeout=0.02)
+    place.refuse = SandboxError("No sandbox", "none left")
+    steps = await place.interrupt()
+    assert [step.step for step in steps[:-1]] == ["sigint", "process_group", "kill"]
+    assert steps[-1] is place.refuse
+    assert (await asyncio.wait_for(done, PATIENCE)).cause == "interrupted"
+    assert await place.restart() is place.refuse
+    place.refuse = None
+    assert await place.restart() == 0
+
+
+async def test_a_kernel_that_broke_the_protocol_and_cannot_be_killed_takes_its_sandbox_along(
+    new_place: NewPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelbridge.workspace.interpreter.KILL_GRACE", 0.2)
+    place = new_place(faulty("no delimiter"), UnkillableProcess)
+    outcome = await place.run("x")
+    assert outcome.cause == "kernel_died"
+    await asyncio.wait_for(place.destroyed.wait(), PATIENCE)
+
+
+async def test_a_watcher_that_is_cancelled_cancels_nothing_that_others_wait_for(new_place: NewPlace) -> None:
+    place = new_place()
+    await place.run("1")
+    kernel = place.lane._interpreter.kernel
+    assert kernel is not None
+    for task in list(place.tasks._tasks):
+        task.cancel()
+    await asyncio.wait(list(place.tasks._tasks))
+    assert not kernel.died.cancelled()
+    await kernel.aclose()
+    assert kernel.died.result().signal is not None
+
+
+async def test_a_restart_while_it_starts_is_that_start(new_place: NewPlace) -> None:
+    place = new_place()
+    place.gate.clear()
+    waits = place.send("1")
+    restarts = [asyncio.ensure_future(place.restart()) for _ in range(3)]
+    outcome = await asyncio.wait_for(waits, PATIENCE)
+    assert (outcome.cause, outcome.state_preserved) == ("kernel_restarted", False)
+    place.gate.set()
+    assert await asyncio.gather(*restarts) == [1, 0, 0]
+    assert place.lane._interpreter._incarnation == 1
+
+
+async def test_the_end_of_the_session_answers_everybody(new_place: NewPlace) -> None:
+    place = new_place()
+    asked = asyncio.Event()
+    done = place.send("input()", lambda event: asked.set() if isinstance(event, Asked) else None, allow_stdin=True)
+    await asyncio.wait_for(asked.wait(), PATIENCE)
+    answers: list[Any] = []
+    place.lane.restart(answers.append)
+    place.lane.question("x", lambda help_: help_.is_complete("x"), answers.append)
+    place.lane.end()
+    assert (await done).cause == "kernel_restarted"
+    while len(answers) < 2:
+        await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.01)
+    assert all(isinstance(answer, KernelError) for answer in answers)
+    with pytest.raises(NoInputWaiting):
+        place.lane.reply_input("x", None)
+    with pytest.raises(KernelError):
+        place.lane.restart(answers.append)
+    with pytest.raises(KernelError):
+        place.send("1")
+
+
+async def test_a_deadline_counts_only_while_its_clock_runs() -> None:
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[float] = loop.create_future()
+    began = loop.time()
+    deadline = Deadline(0.2, lambda: over.set_result(loop.time()))
+    deadline.stop()
+    await asyncio.wait({over}, timeout=0.4)
+    assert not over.done()
+    deadline.go_on()
+    deadline.go_on()
+    assert await asyncio.wait_for(over, PATIENCE) - began >= 0.59
+    never = Deadline(None, pytest.fail)
+    never.stop()
+    never.go_on()
+    never.cancel()
