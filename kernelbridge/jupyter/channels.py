@@ -23,7 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from kernelbridge.errors import KernelError
 
-MAX_MESSAGE = 64 << 20
+MAX_MESSAGE = 48 << 20
 """Bytes of one frame; a kernel that sends a larger one is disconnected."""
 SEND_TIMEOUT = 5.0
 """Seconds for which a kernel may take nothing that is sent to it."""

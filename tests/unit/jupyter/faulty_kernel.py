@@ -168,7 +168,7 @@ class Kernel:
             case "idle without a reply":
                 self.iopub_send("status", request, {"execution_state": "idle"})
             case "large messages":
-                junk = b"[]," * ((60 << 20) // 3)
+                junk = b"[]," * ((45 << 20) // 3)
                 self.iopub_send(
                     "display_data", request, b'{"metadata":{},"data":{"text/plain":"a","x":[' + junk + b"1]}}"
                 )
