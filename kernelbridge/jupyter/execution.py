@@ -245,6 +245,7 @@ class ExecutionTable:
             return
         asked = wire.decode(message.content, wire.InputRequest)
         execution.waits = True
+        _tell_start(execution)  # stdin is a socket of its own: what iopub says of the start may come later
         prompt = asked.prompt if len(asked.prompt) <= _PROMPT_LIMIT else "…" + asked.prompt[-_PROMPT_LIMIT:]
         execution.listener(Asked(prompt, asked.password, message.msg_id[:_ID_LIMIT]))
 

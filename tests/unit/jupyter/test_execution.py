@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.events import Asked, CellEvent, Started
 from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State
 from kernelbridge.jupyter.failures import describe
 from kernelbridge.jupyter.wire import BadFrame, Message
@@ -205,6 +206,14 @@ def test_cpu_time_comes_from_the_metadata() -> None:
     bench.shell("a", metadata={"started": "x", "kernelbridge": {"cpu_ms": 12.5}}, status="ok")
     bench.event("a", Event.IDLE)
     assert bench.outcomes["a"][0].cpu_ms == 12.5
+
+
+def test_a_cell_has_begun_when_it_asks_even_if_iopub_says_so_later() -> None:
+    table, events = Bench(), list[CellEvent]()
+    table.table.add("a", list[Outcome]().append, events.append, asks=True)
+    table.table.on_stdin(make("a", "input_request", {"prompt": "name? ", "password": False}, {}))
+    table.iopub("a", "execute_input", code="input('name? ')", execution_count=1)
+    assert events == [Started(None), Asked("name? ", False, "m")]  # noqa: FBT003 - not a password
 
 
 def test_strangers_messages_are_nobodys() -> None:
