@@ -292,6 +292,8 @@ class Shell:
     def _leave_terminal(self) -> None:
         """Leave the terminal to a background job, so that what it writes is not taken for the next command's."""
         if len(self._screens) <= _JOB_TERMINALS:
+            # At once, not when the next command moves: until then nothing else would take it.
+            self._screens[-1].on_data = self._late_taker()
             self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox))
 
     async def _move(self) -> None:
@@ -301,11 +303,11 @@ class Shell:
         try:
             screen = await opening
         except (TerminalError, SandboxError):
+            self._screens[-1].on_data = self._on_data
             return  # e.g. no more processes can be started: then the terminal is shared
         old = self._screens[-1]
         self._screens.append(screen)
         screen.on_data = self._on_data
-        old.on_data = self._late_taker()
         with contextlib.suppress(BrokenPipeError):
             await old.write(shell_script.move(screen.path))
 

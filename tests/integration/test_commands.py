@@ -267,6 +267,17 @@ async def test_background_jobs_write_beside_the_next_commands(client: Client) ->
     assert (await client.shell("kill $!"))["exitCode"] == 0
 
 
+async def test_what_a_background_job_writes_between_two_commands_is_told(client: Client) -> None:
+    result = await client.shell("mkfifo gone; { read x <gone; echo late; echo x >told; } & echo now")
+    assert result["output"].endswith("now\n")
+    code = "import os\nwith open('gone', 'w') as gone: gone.write('x')\nwhile not os.path.exists('told'): pass"
+    assert (await client.run(code))["success"]
+    late = (await client.shell("true")).get("lateOutput", "")
+    while not late:  # it comes another way, so it may take a moment
+        late = (await client.shell("true")).get("lateOutput", "")
+    assert late == "late\n"
+
+
 async def test_a_job_with_its_own_session_lives_on_when_its_command_ended_by_itself(client: Client) -> None:
     await client.shell("setsid sleep 5151 & true")
     assert (await client.shell("exit 3"))["exitCode"] == 3
