@@ -154,9 +154,7 @@ class Feed:
         listener.put_frame(dump(self._resumed(follower, request_id, anew=anew)))
         self._tasks.create(self._catch_up(follower))
 
-    def _resumed(
-        self, follower: _Follower, request_id: str | UnsetType = UNSET, *, anew: bool = False
-    ) -> Resumed:
+    def _resumed(self, follower: _Follower, request_id: str | UnsetType = UNSET, *, anew: bool = False) -> Resumed:
         after = max(follower.cursor, follower.told_lost)
         lost: SeqRange | UnsetType = UNSET
         if self._journal.lost > after:

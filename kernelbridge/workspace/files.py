@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ SaveMode = Literal["create", "overwrite", "append"]
 
 _APPENDS = 3
 """Tries to append to a file that something else changes meanwhile."""
+_DELETIONS = 8
+"""Tries to delete a tree that something else changes meanwhile."""
+_CHANGED = frozenset({errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+"""What the system says of a name that has just become something else."""
 _NAMES = 10_000_000
 """Names of a tree that one request deletes."""
 _ANY = Condition()
@@ -168,21 +173,32 @@ class WorkspaceFiles:
         with self._commits:
             os.rename(name, part, src_dir_fd=fd, dst_dir_fd=fd)
         try:
-            moved = mode_of(fd, part)
-            if moved is not None and not stat.S_ISDIR(moved):
-                os.unlink(part, dir_fd=fd)  # something else had taken the name
-                return
-            top = open_directory(fd, part, name)
-            try:
-                yield from emptying(top, _NAMES)
-            finally:
-                os.close(top)
-            os.rmdir(part, dir_fd=fd)
+            for left in reversed(range(_DELETIONS)):
+                try:
+                    yield from self._remove_tree(fd, part, name)
+                except OSError as exc:
+                    # Who had it open before, in the sandbox or here, can still put something into it.
+                    if exc.errno not in _CHANGED or not left:
+                        raise
+                else:
+                    return
         except BaseException:
             # What could not be deleted can be seen again; the failure under way is the one to report.
             with contextlib.suppress(OSError):
                 rename_unless_exists(part, name, src_dir_fd=fd, dst_dir_fd=fd)
             raise
+
+    def _remove_tree(self, fd: int, part: str, name: str) -> Work[None]:
+        moved = mode_of(fd, part)
+        if moved is not None and not stat.S_ISDIR(moved):
+            os.unlink(part, dir_fd=fd)  # something else had taken the name
+            return
+        top = open_directory(fd, part, name)
+        try:
+            yield from emptying(top, _NAMES)
+        finally:
+            os.close(top)
+        os.rmdir(part, dir_fd=fd)
 
     def _append(self, parts: list[str], data: bytes, condition: Condition) -> Work[Saved]:
         """Make a new version of the old content and the new; again if something else changes it meanwhile."""

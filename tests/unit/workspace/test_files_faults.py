@@ -10,7 +10,9 @@ from threading import Lock
 import pytest
 
 from kernelbridge.errors import FileError
+from kernelbridge.trees import emptying
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.work import Work
 
 
 class FailingFsync:
@@ -102,3 +104,37 @@ def test_no_descriptor_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(FileError):
         files.save("new/c", b"y")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class LateWriter:
+    """A program that has had a directory open since before it was to be deleted, and puts something into it."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+
+    def __call__(self, top: int, limit: int) -> Work[None]:
+        yield from emptying(top, limit)
+        if self._left:
+            self._left -= 1
+            os.mkdir("late", dir_fd=top)
+
+
+def test_a_directory_that_is_still_written_to_is_deleted_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = workspace(tmp_path)
+    files.save("tree/a/b", b"old")
+    monkeypatch.setattr("kernelbridge.workspace.files.emptying", LateWriter(3))
+    files.delete("tree", recursive=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_written_to_for_ever_is_left_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = workspace(tmp_path)
+    files.save("tree/a/b", b"old")
+    monkeypatch.setattr("kernelbridge.workspace.files.emptying", LateWriter(1000))
+    with pytest.raises(FileError, match="'tree' was not deleted: the directory is not empty"):
+        files.delete("tree", recursive=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
