@@ -13,6 +13,10 @@ from tests.integration.emulator import Person
 from tests.integration.test_slow_clients import deaf_client, frame
 
 COUNT = "n=0; while [ $n -lt {count} ]; do n=$((n+1)); echo \"<$n>\"; done; echo fini''shed\r"
+COUNT_WITH_A_BREAK = (
+    'n=0; while [ $n -lt 20000 ]; do n=$((n+1)); echo "<$n>"; '
+    "[ $n != 15000 ] || until [ -e go ]; do :; done; done; echo fini''shed\r"
+)
 
 
 @pytest.fixture
@@ -64,9 +68,13 @@ async def test_who_comes_in_the_middle_misses_nothing_and_gets_nothing_twice(lin
     async with lingering.connect("u") as one, lingering.connect("u") as two:
         first = await Person.open(one, terminalId="t")
         await first.prompt()
-        await first.type(COUNT.format(count=20_000))
+        await first.type(COUNT_WITH_A_BREAK)
         await first.until_sent("<3000>")
         second = await Person.open(two, terminalId="t")
+        # However fast the shell is, there is something to come when the second is there.
+        async with lingering.connect("u") as other:
+            saved = await other.ask(type="save_file", sessionId="s", filename="go", content="")
+            assert saved["success"], saved
         await asyncio.gather(first.until_sent("finished"), second.until_sent("finished"))
         assert shown(first.frames) == list(range(1, 20_001))
         assert shown(second.frames) == list(range(1, 20_001))
