@@ -1,25 +1,18 @@
-"""What every runtime promises of a sandbox: what it is, what it may use, how it ends."""
+"""What every runtime promises of a sandbox: what it is, what it may use."""
 
 import asyncio
-import contextlib
 import errno
 import os
-import signal
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 
-from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Runtime, Sandbox, SandboxSpec
-from tests.contract.conftest import MakeSandbox, MakeSpec
+from tests.contract.conftest import MakeSandbox
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
     PATIENCE,
-    children,
-    descriptors,
-    on_host,
     python,
     read_all,
     read_until,
@@ -286,127 +279,3 @@ async def test_sandboxes_do_not_see_each_other(make_sandbox: MakeSandbox) -> Non
     assert (await run(second, "sh", "-c", "ls /workspace; ls /tmp/file")).status.code != 0
     assert (await run(second, "ls", "/workspace")).output == ""
     await process.aclose()
-
-
-# -- the end of a sandbox -------------------------------------------------------
-
-
-async def test_destroy_is_idempotent_and_ends_wait(make_sandbox: MakeSandbox) -> None:
-    sandbox = await make_sandbox()
-    waiting = [asyncio.create_task(sandbox.wait()) for _ in range(3)]
-    async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(sandbox.destroy(), sandbox.destroy())
-        await sandbox.destroy()
-        statuses = await asyncio.gather(*waiting)
-        assert len(set(statuses)) == 1
-        assert await sandbox.wait() == statuses[0]
-
-
-async def test_destroy_ends_what_runs_and_what_escaped(make_sandbox: MakeSandbox) -> None:
-    sandbox = await make_sandbox()
-    marker = f"4444.{os.getpid()}"
-    script = f"setsid sleep {marker} >/dev/null 2>&1 & echo started; exec sleep {marker}"
-    plain = await sandbox.exec(["sh", "-c", script])
-    terminal = await sandbox.exec(["sh", "-c", f"echo started; exec sleep {marker}"], tty=True)
-    for process in (plain, terminal):
-        await read_until(process, b"started")
-    reading = [asyncio.create_task(read_all(process)) for process in (plain, terminal)]
-    await sandbox.destroy()
-    assert on_host(marker) == []
-    async with asyncio.timeout(PATIENCE):
-        assert await asyncio.gather(*reading) == [b"", b""]
-        for process in (plain, terminal):
-            assert (await process.wait()).code != 0
-            await process.signal(signal.SIGTERM)
-            await process.resize(1, 1)
-            await process.aclose()
-
-
-async def test_nothing_starts_in_a_destroyed_sandbox(make_sandbox: MakeSandbox) -> None:
-    sandbox = await make_sandbox()
-    await sandbox.destroy()
-    with pytest.raises(SandboxError):
-        await sandbox.exec(["true"])
-
-
-async def test_killing_everything_from_inside_is_told(make_sandbox: MakeSandbox) -> None:
-    sandbox = await make_sandbox()
-    victim = await sandbox.exec(["sleep", "1000"])
-    killer = await start_python(sandbox, "import os; os.kill(-1, 9)")
-    async with asyncio.timeout(PATIENCE):
-        await killer.wait()
-        assert (await victim.wait()).code != 0
-        assert await victim.read() == b""
-        # Whether the sandbox itself survives is the runtime's: but it is one or the other.
-        try:
-            assert (await run(sandbox, "echo", "lives")).output == "lives\n"
-        except SandboxError:
-            await sandbox.wait()
-    await victim.aclose()
-    await killer.aclose()
-
-
-async def test_a_failed_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec, tmp_path: Path) -> None:
-    good = make_spec()
-    bad = SandboxSpec(good.workspace_id, tmp_path / "absent", good.sockets)
-    before, times = len(descriptors()), 20
-    for _ in range(times):
-        with pytest.raises(SandboxError, match="absent"):
-            await runtime.create(bad)
-    assert children() == []
-    assert len(descriptors()) < before + times  # connections to an engine may be opened and kept, but not one each time
-    await (await runtime.create(good)).destroy()
-
-
-async def test_a_cancelled_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec) -> None:
-    spec = make_spec()
-    await (await runtime.create(spec)).destroy()
-    before = children()
-    creating = asyncio.create_task(runtime.create(spec))
-    await asyncio.wait({creating}, timeout=0)
-    creating.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await creating
-    assert children() == before
-    await (await runtime.create(spec)).destroy()
-
-
-async def test_the_runtimes_end_destroys_its_sandboxes(runtime: Runtime, make_spec: MakeSpec) -> None:
-    sandboxes = [await runtime.create(make_spec()) for _ in range(2)]
-    await runtime.aclose()
-    async with asyncio.timeout(PATIENCE):
-        for sandbox in sandboxes:
-            await sandbox.wait()
-    await runtime.aclose()
-    with pytest.raises(SandboxError):
-        await runtime.create(make_spec())
-
-
-async def test_reclaim_leaves_the_living_alone(runtime: Runtime, sandbox: Sandbox) -> None:
-    assert await runtime.reclaim() == 0
-    assert (await run(sandbox, "true")).status.code == 0
-
-
-async def test_twenty_sandboxes_leave_nothing(runtime: Runtime, make_spec: MakeSpec) -> None:
-    spec = make_spec()
-
-    async def cycle() -> None:
-        sandbox = await runtime.create(spec)
-        assert (await run(sandbox, "echo", "x")).output == "x\n"
-        assert (await run(sandbox, "echo", "x", tty=True)).output == "x\r\n"
-        await sandbox.destroy()
-
-    for _ in range(3):  # what is made once and kept, such as a pool of threads
-        await cycle()
-    before, threads, times = (len(descriptors()), children()), threading.active_count(), 20
-    for _ in range(times):
-        await cycle()
-    assert (len(descriptors()), children()) == before
-    assert threading.active_count() < threads + times  # a pool may grow to its size, but not by one each time
-
-
-async def test_the_runtime_says_what_it_is(runtime: Runtime) -> None:
-    assert runtime.info.name in {"docker", "local"}
-    assert runtime.info.detail
-    assert "\n" not in runtime.info.detail + runtime.info.isolation
-    assert runtime.info.warning is None
