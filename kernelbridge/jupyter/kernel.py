@@ -260,6 +260,8 @@ class Kernel:
         work = self._spawn(self._bring_up(routing_id, hooks=hooks))
         await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)  # whatever it failed with: this is why
             raise KernelError("The kernel did not start", self._last_words(self.died.result()))
         if not work.done():
             raise KernelError(

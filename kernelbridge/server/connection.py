@@ -77,6 +77,8 @@ class Connection:
         self._warning = warning
         self._outbox = Outbox(ws)
         self._on_close: dict[object, Callable[[], None]] = {}
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._log = log.bind(connection=self.id)
 
     async def run(self) -> None:
@@ -105,7 +107,11 @@ class Connection:
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
 
     async def hang_up(self) -> None:
-        """Send what is waiting, then close with 1001."""
+        """Answer what is being handled, send what is waiting, then close with 1001.
+
+        What the client sent and this server has not read is not carried out.
+        """
+        await self._reading.wait()
         await self._outbox.sent()
         await self._ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
 
@@ -118,7 +124,9 @@ class Connection:
     async def _read(self) -> None:
         async for message in self._ws:
             if message.type is WSMsgType.TEXT:
+                self._reading.clear()
                 await self._handle(message.data)
+                self._reading.set()
             elif message.type is WSMsgType.BINARY:
                 self.send(answers.binary_frame())
             await self._outbox.room()

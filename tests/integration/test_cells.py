@@ -33,7 +33,8 @@ async def test_a_terminal_and_files_answer_while_a_cell_runs(client: Client) -> 
     wait = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('went')"
     await client.send(type="execute_code", sessionId="s", code=wait, requestId="cell")
     assert (await client.shell("echo here"))["output"] == "here\n"
-    assert (await client.shell("touch go"))["exitCode"] == 0
+    await client.send(type="terminal_command", sessionId="s", command="touch go", requestId="go")
+    assert (await client.answer_to("go"))["exitCode"] == 0
     assert (await client.answer_to("cell"))["output"] == "went\n"
 
 

@@ -125,8 +125,16 @@ async def test_a_failure_is_in_the_result_behind_the_output(client: Client) -> N
 
 
 async def test_a_cell_whose_kernel_dies_ends_its_stream(client: Client) -> None:
-    frames = await watch(client, "import os\nprint('last', flush=True)\nos._exit(1)", stream=True)
-    assert text_of(frames) == "last\n"
+    # What it says in its very last moment can die with it: so it lives until that has been seen.
+    code = "import os\nprint('last', flush=True)\nwhile not os.path.exists('go'): pass\nos._exit(1)"
+    await client.send(type="execute_code", sessionId="s", code=code, stream=True, requestId="cell")
+    frames: list[Frame] = []
+    while text_of(frames) != "last\n":
+        frames.append(await client.receive())
+    await client.send(type="save_file", sessionId="s", filename="go", content="", requestId="go")
+    await client.answer_to("go")
+    frames += await rest(client)
+    assert text_of(frames) == frames[-1]["output"] == "last\n"
     assert frames[-1]["cause"] == "kernel_died"
     assert "seq" in frames[-1]
 
