@@ -12,6 +12,7 @@ streams   output arrives in the order in which it was written, that of subproces
 threads   what a thread prints belongs to the cell that started the thread
 figures   the CPU time of a cell is in the metadata of its reply
 plain     tracebacks as Python prints them; no wait per cell, no second copy of all output
+uncaught  errors of threads and finalisers show the source line too
 input     a program that asks for input is told what to do instead
 debugger  `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
 await     an interrupt ends a cell that awaits: the kernel's own way leaves its event loop asleep
@@ -155,7 +156,8 @@ def install():
     kernel = get_ipython().kernel
     failures = []
     parts = (install_names, install_sources, install_streams, install_threads)
-    parts += (install_figures, install_plain, install_input, install_debugger, install_await, install_commands)
+    parts += (install_figures, install_plain, install_uncaught, install_input)
+    parts += (install_debugger, install_await, install_commands)
     for part in parts:
         try:
             part(kernel)

@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 
 SOURCES = 32 << 20  # characters of old cells kept for tracebacks and inspect; the oldest go first
+MAGIC_NAMES = ("<timed exec>", "<timed eval>", "<magic-timeit>", "<magic-timeit-setup>", "<magic-timeit-stmt>")
 NO_FILE = "/dev/null/cell"  # nothing can have this path, as /dev/null is no directory
 
 
@@ -25,7 +26,7 @@ class CellName(str):
     `marshal` refuses it.
     """
 
-    __slots__ = ("skipped",)  # empty lines at the start, which IPython removes
+    __slots__ = ("skipped",)  # lines before its source: empty ones, which IPython removes, and those before a piece
 
     def __eq__(self, other):
         return self is other if type(other) is CellName else str.__eq__(self, other)
@@ -33,8 +34,8 @@ class CellName(str):
     def __ne__(self, other):
         return not self == other
 
-    def __hash__(self):
-        return id(self) >> 4
+    # Of the pointer, and in C: tracemalloc hashes names where no Python code may run.
+    __hash__ = object.__hash__
 
     def __reduce__(self):
         return (str, (str.__str__(self),))
@@ -46,26 +47,53 @@ def install_names(kernel):
     kept = [0]
     format_code_name = getattr(compiler, "format_code_name", None)
 
-    def cache(transformed_code, number=0, raw_code=None):
+    def cell_name():
         metadata = parent_of(kernel).get("metadata") or {}
-        filename = (metadata.get("kernelbridge") or {}).get("filename")
-        if not filename:
-            return type(compiler).cache(compiler, transformed_code, number, raw_code)
+        return (metadata.get("kernelbridge") or {}).get("filename")
+
+    def keep(source, filename, skipped):
         name = CellName(filename)
-        name.skipped = empty_lines(raw_code or "") - empty_lines(transformed_code)
+        name.skipped = skipped
         linecache.cache[name] = (
-            len(transformed_code),
+            len(source),
             None,  # no file, so `checkcache` leaves it alone
-            ["\n"] * name.skipped + [line + "\n" for line in transformed_code.splitlines()],
+            ["\n"] * name.skipped + [line + "\n" for line in source.splitlines()],
             name,
         )
         cached.append(name)
-        kept[0] += len(transformed_code)
+        kept[0] += len(source)
         while kept[0] > SOURCES and len(cached) > 1:
             kept[0] -= (linecache.cache.pop(cached.popleft(), None) or (0,))[0]
         return name
 
+    def cache(transformed_code, number=0, raw_code=None):
+        filename = cell_name()
+        if not filename:
+            return type(compiler).cache(compiler, transformed_code, number, raw_code)
+        # A magic such as `%%capture` runs the rest of its cell as another cell.
+        before = lines_before(raw_code or "", requested())
+        if before is None:
+            before = empty_lines(raw_code or "")
+        return keep(transformed_code, filename, before - empty_lines(transformed_code))
+
+    def requested():
+        return (parent_of(kernel).get("content") or {}).get("code") or ""
+
+    def piece_name(source):
+        filename = cell_name()
+        before = lines_before(source, requested()) if filename else None
+        return None if before is None else keep(source, filename, before)
+
     def ast_parse(source, filename="<unknown>", symbol="exec"):
+        if filename != "<unknown>":
+            return parse(source, filename, symbol)
+        name = piece_name(source)
+        tree = parse(source, name or filename, symbol)
+        for node in ast.walk(tree):
+            node.piece = name
+        return tree
+
+    def parse(source, filename, symbol):
         if type(filename) is CellName:
             source = "\n" * filename.skipped + source
         try:
@@ -95,6 +123,34 @@ def install_names(kernel):
     compiler.cache = cache
     compiler.ast_parse = ast_parse
     compiler.format_code_name = format_name
+    compiler.__class__ = compiler_class(type(compiler))
+
+
+def compiler_class(base):
+    """Give a compiler that compiles what a magic parsed under the name of its cell, not under one like "<timed exec>"."""
+
+    class Compiler(base):
+        def __call__(self, source, filename, *args, **kwargs):
+            if filename in MAGIC_NAMES and isinstance(source, ast.AST):
+                pieces = {getattr(node, "piece", None) for node in ast.walk(source)} - {None}
+                # `%%timeit` has two, and the one in its first line matters less.
+                filename = max(pieces, key=lambda name: name.skipped, default=filename)
+            return base.__call__(self, source, filename, *args, **kwargs)
+
+    Compiler.__module__ = base.__module__
+    Compiler.__qualname__ = Compiler.__name__ = base.__name__
+    return Compiler
+
+
+def lines_before(piece, code):
+    """Count the lines of a request before a piece of it that has been taken out; None if it is not found."""
+    piece = piece.strip()
+    if piece and code.count(piece) == 1:
+        return code.count("\n", 0, code.index(piece))
+    if piece and code.lstrip().startswith("%%"):
+        # The rest of a cell, perhaps with magics in it that have been translated since, each in its line.
+        return max(0, code.rstrip().count("\n") - piece.count("\n"))
+    return None
 
 
 def empty_lines(code):

@@ -146,6 +146,17 @@ async def test_what_pickles_functions_still_can(notebook: Notebook) -> None:
     assert outcome.output == "True True True True True\nTrue main.py True\n"
 
 
+async def test_what_hashes_names_where_no_python_may_run_still_can(notebook: Notebook) -> None:
+    outcome = await notebook.run("import tracemalloc\ntracemalloc.start()\nkept = [object() for _ in range(99)]")
+    assert outcome.success
+    code = """
+        taken = tracemalloc.take_snapshot().statistics("lineno")
+        tracemalloc.stop()
+        print([str(line.traceback) for line in taken if line.traceback[0].filename == "main.py" and line.count > 90])
+    """
+    assert (await notebook.run(dedent(code))).output == "['main.py:3']\n"
+
+
 async def test_other_ways_to_show_errors_still_work(notebook: Notebook) -> None:
     await notebook.run("%xmode Context")
     outcome = await notebook.run("def f():\n    1/0\nf()")

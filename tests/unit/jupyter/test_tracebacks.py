@@ -63,6 +63,65 @@ async def test_an_error_beside_a_group_is_shown_once_and_plainly(notebook: Noteb
     assert "IPython" not in (outcome.traceback or "")
 
 
+@pytest.mark.usefixtures("main_file")
+@pytest.mark.parametrize(
+    ("code", "line", "source"),
+    [
+        ("%%time\nx = 1\n\n1/0", 4, "1/0"),
+        ("\n\n%%time\n\n1/0", 5, "1/0"),
+        ("%%time\n%time x = 1\n!true\n1/0", 4, "1/0"),
+        ("%%time\n1/0  # 1/0", 2, "1/0  # 1/0"),
+        ("%%timeit -n1 -r1\nx = 1\n1/0", 3, "1/0"),
+        ("%%capture\nx = 1\n1/0", 3, "1/0"),
+        ("%%capture\n\n%%time\nx = 1\n1/0", 5, "1/0"),
+        ("x = 1\n%time x / 0", 2, "x / 0"),
+    ],
+)
+async def test_code_that_a_magic_runs_is_the_cells(notebook: Notebook, code: str, line: int, source: str) -> None:
+    outcome = await notebook.run(code)
+    shown = (outcome.traceback or "") + outcome.output
+    assert f'File "main.py", line {line}, in ' in shown
+    assert shown.rpartition(f'File "main.py", line {line}, in ')[2].splitlines()[1] == f"    {source}"
+
+
+async def test_a_syntax_error_in_what_a_magic_runs(notebook: Notebook) -> None:
+    outcome = await notebook.run("%%time\nx = 1\nif x\n    pass")
+    assert outcome.error == "SyntaxError: expected ':'"
+    assert (outcome.traceback or "").startswith('  File "main.py", line 3\n    if x\n')
+
+
+async def test_what_a_magic_has_defined_has_its_source(notebook: Notebook) -> None:
+    await notebook.run("%%time\n\ndef timed():\n    return 1 / 0  # timed\n")
+    assert await source_of(notebook, "timed") == "def timed():\n    return 1 / 0  # timed\n"
+    assert 'File "main.py", line 4, in timed\n    return 1 / 0  # timed' in str(
+        (await notebook.run("\n\n\n\ntimed()")).traceback
+    )
+
+
+@pytest.mark.usefixtures("main_file")
+@pytest.mark.parametrize(
+    ("code", "head"),
+    [
+        (
+            "from threading import *\ndef work():\n    1/0  # lost\nt = Thread(None, work, 'T')\nt.start(); t.join()",
+            "Exception in thread T:\nTraceback",
+        ),
+        (
+            "class A:\n    def __del__(self):\n        1/0  # lost\nA()\nNone",
+            "Exception ignored in: <function A.__del__",
+        ),
+    ],
+)
+async def test_errors_that_end_no_cell_show_the_source(notebook: Notebook, code: str, head: str) -> None:
+    outcome = await notebook.run(code)
+    assert outcome.success
+    assert outcome.stderr.startswith(head)
+    assert 'File "main.py", line 3, in ' in outcome.stderr
+    assert "\n    1/0  # lost\n" in outcome.stderr
+    assert outcome.stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert "<kernelbridge>" not in outcome.stderr
+
+
 async def source_of(notebook: Notebook, name: str) -> str:
     outcome = await notebook.run(f"import inspect\nprint(inspect.getsource({name}), end='')")
     assert outcome.success, outcome.traceback
