@@ -17,7 +17,7 @@ from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.text import TerminalDecoder, render_terminal
 from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Exchange, Listen, bounded_output, within
-from kernelbridge.workspace.shell_hints import HINT, refuses
+from kernelbridge.workspace.shell_hints import hint
 from kernelbridge.workspace.shell_marks import MarkState
 from kernelbridge.workspace.shell_screen import ScreenOnly
 
@@ -276,7 +276,7 @@ class Shell:
             truncated=truncated,
             cause=cause,
             state_preserved=exchange.complete,
-            hint=HINT if exchange.full_screen or refuses(output, code) else None,
+            hint=hint(output, code, full_screen=exchange.full_screen),
             late_output=self._take_late(),
         )
 

@@ -1,12 +1,19 @@
-r"""Programs that want a whole terminal: how they are known by what they write, and what to do instead; pure."""
+r"""Programs that want what a command here has not, a whole terminal or a network, and what to do instead; pure.
+
+They are known by what they write.
+"""
 
 from __future__ import annotations
 
 import re
 
-HINT = (
+TERMINAL_HINT = (
     "this program wants a terminal with a person at its keys: start it in one from open_terminal, or use"
     " one that only prints (`cat` for a pager, `top -b`, `git commit -m`)"
+)
+
+NETWORK_HINT = (
+    "a workspace has no network: send files into it (save_file; for pip, wheels), or use an image that has the package"
 )
 
 _OVERLAP = 24
@@ -27,8 +34,16 @@ _REFUSALS = re.compile(
     r"|/dev/tty: No such device or address"
     r"|open /dev/tty\b"
 )
+_UNREACHED = re.compile(
+    r"\(from versions: none\)"  # pip
+    r"|[Cc]ould not resolve (?:host|proxy)"  # curl, git, ssh
+    r"|Could not resolve '"  # apt
+    r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # whatever asks the C library
+    r"|unable to resolve host"  # wget
+    r"|Network is unreachable"
+)
 _LOOKED_AT = 4000
-"""Characters at the end of the output: who refuses says so last."""
+"""Characters at the end of the output: who gives up says so last."""
 
 
 class ScreenWatch:
@@ -53,6 +68,13 @@ class ScreenWatch:
         self._rest = text[-_OVERLAP:]
 
 
-def refuses(output: str, exit_code: int | None) -> bool:
-    """Say whether a program gave up because it has no terminal to read from."""
-    return exit_code not in {0, None} and _REFUSALS.search(output[-_LOOKED_AT:]) is not None
+def hint(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
+    """Say what to do instead, if a command failed for want of a terminal or a network, or painted a whole screen."""
+    if full_screen:
+        return TERMINAL_HINT
+    if exit_code in {0, None}:
+        return None
+    end = output[-_LOOKED_AT:]
+    if _REFUSALS.search(end) is not None:
+        return TERMINAL_HINT
+    return NETWORK_HINT if _UNREACHED.search(end) is not None else None

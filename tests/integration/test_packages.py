@@ -5,7 +5,7 @@ import hashlib
 import io
 import zipfile
 
-from tests.integration.conftest import Client
+from tests.integration.conftest import Client, RunningServer
 
 
 def wheel(name: str, version: str) -> bytes:
@@ -74,13 +74,18 @@ async def test_upgrade_uninstall_and_a_package_of_the_image_in_another_version(c
     assert (await client.shell("python3 -c 'import kbdemo'"))["exitCode"] == 1
 
 
-async def test_packages_outlive_the_container(client: Client) -> None:
-    await publish(client, "kbdemo", "1.0")
-    await client.run("%pip install --quiet --index-url file:///workspace/index kbdemo")
-    assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
+async def test_packages_outlive_the_container(server: RunningServer) -> None:
+    async with server.connect("u") as client:
+        await publish(client, "kbdemo", "1.0")
+        await client.run("%pip install --quiet --index-url file:///workspace/index kbdemo")
+        assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
+    async with server.connect("u") as client:
+        assert (await client.run("print('kbdemo' in globals())"))["output"] == "False\n"
+        assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
 
 
-async def test_pip_says_why_there_is_no_network(client: Client) -> None:
+async def test_pip_fails_with_a_hint_that_there_is_no_network(client: Client) -> None:
     frame = await client.shell("pip install kb-no-such-package-anywhere")
     assert frame["exitCode"] != 0
     assert "kb-no-such-package-anywhere" in frame["output"]
+    assert frame["hint"].startswith("a workspace has no network")

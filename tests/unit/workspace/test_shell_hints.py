@@ -1,8 +1,8 @@
-"""Programs that want a whole terminal are known by what they write."""
+"""Programs that want a whole terminal, or a network, are known by what they write."""
 
 import pytest
 
-from kernelbridge.workspace.shell_hints import ScreenWatch, refuses
+from kernelbridge.workspace.shell_hints import NETWORK_HINT, TERMINAL_HINT, ScreenWatch, hint
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,33 @@ def test_a_painted_screen_is_noticed_however_it_comes_in_pieces(text: str, paint
     ],
 )
 def test_a_refusal_is_one_only_if_the_program_failed(said: str) -> None:
-    assert refuses(said, 1)
-    assert not refuses(said, 0)
-    assert not refuses(said, None)
-    assert not refuses(said + "x" * 10_000, 1)
+    assert hint(said, 1, full_screen=False) == TERMINAL_HINT
+    assert hint(said, 0, full_screen=False) is None
+    assert hint(said, None, full_screen=False) is None
+    assert hint(said + "x" * 10_000, 1, full_screen=False) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: Could not find a version that satisfies the requirement x (from versions: none)\nERROR: No match\n",
+        "curl: (6) Could not resolve host: example.org\n",
+        "fatal: unable to access 'https://example.org/x/': Could not resolve host: example.org\n",
+        "ping: example.org: Temporary failure in name resolution\n",
+        "wget: unable to resolve host address 'example.org'\n",
+        "connect: Network is unreachable\n",
+    ],
+)
+def test_a_program_that_misses_the_network_is_told_that_there_is_none(said: str) -> None:
+    assert hint(said, 1, full_screen=False) == NETWORK_HINT
+    assert hint(said, 0, full_screen=False) is None
+
+
+def test_who_paints_is_hinted_at_however_it_ended() -> None:
+    assert hint("", 0, full_screen=True) == TERMINAL_HINT
+    assert hint("", None, full_screen=True) == TERMINAL_HINT
 
 
 def test_other_failures_are_none() -> None:
-    assert not refuses("grep: x: No such file or directory\nnot a tty\n", 1)
+    assert hint("grep: x: No such file or directory\nnot a tty\n", 1, full_screen=False) is None
+    assert hint("ERROR: No matching distribution (from versions: 1.0, 2.0)\n", 1, full_screen=False) is None
