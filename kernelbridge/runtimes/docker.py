@@ -5,7 +5,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 ├── docker_image     what the image offers, once per digest
 ├── docker_sandbox   one container
 │   ├── docker_process   one `docker exec`
-    │   ├── docker_control   its idle process, which sends signals
+│   │   └── docker_control   its idle process, which sends signals
 │   └── docker_exit      what its exit means: code, signal, out of memory
 ├── docker_events    the thread that follows the engine's event stream
 ├── docker_attach    the byte streams of execs

@@ -1,4 +1,4 @@
-"""From what the workspace says to what the client gets; pure."""
+"""From what the workspace says to what the client gets."""
 
 from __future__ import annotations
 

@@ -110,18 +110,38 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-near_messages = st.fixed_dictionaries(
-    {},
-    optional={
-        "type": st.sampled_from(["execute_code", "terminal_command", "save_file", "ping", "x"]) | json_values,
-        "sessionId": st.sampled_from(["a", "", "a b", "x" * 200]) | json_values,
-        "code": st.text() | json_values,
-        "command": st.text() | json_values,
-        "filename": st.text() | json_values,
-        "content": st.text() | json_values,
-        "encoding": st.sampled_from(["utf-8", "base64"]) | json_values,
-        "requestId": st.text() | json_values,
-    },
+kinds: dict[str, type[msgspec.Struct]] = {str(kind.__struct_config__.tag): kind for kind in get_args(ClientMessage)}
+fields = sorted({field for kind in kinds.values() for field in kind.__struct_encode_fields__} - {"sessionId"})
+near_values = st.text() | json_values | st.sampled_from(["a", "utf-8", "base64", "terminal", "append", 0, 1, -1, 1.5])
+near_messages = st.builds(
+    lambda named, others: {**others, **named},
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from([*kinds, "x"]) | json_values,
+            "sessionId": st.sampled_from(["a", "", "a b", "x" * 200]) | json_values,
+        },
+    ),
+    st.dictionaries(st.sampled_from(fields), near_values, max_size=5),
+)
+
+
+def needed(kind: str) -> dict[str, Any]:
+    """Give what a message of a kind must have, beside its type."""
+    info = msgspec.inspect.type_info(kinds[kind])
+    assert isinstance(info, msgspec.inspect.StructType)
+    types = {field.encode_name: field.type for field in info.fields if field.required}
+    return {
+        name: 1 if isinstance(getattr(kind, "type", kind), msgspec.inspect.IntType) else "a"
+        for name, kind in types.items()
+    }
+
+
+# Messages of every kind with all that they need, of which one field may be wrong.
+almost_right = st.sampled_from(sorted(kinds)).flatmap(
+    lambda kind: st.dictionaries(st.sampled_from(fields), near_values, max_size=1).map(
+        lambda wrong: {"type": kind, **needed(kind), **wrong}
+    )
 )
 
 
@@ -129,6 +149,7 @@ near_messages = st.fixed_dictionaries(
 @given(
     st.text()
     | near_messages.map(json.dumps)
+    | almost_right.map(json.dumps)
     | json_values.map(json.dumps)
     | st.binary().map(lambda b: b.decode("latin1"))
 )
@@ -140,10 +161,21 @@ def test_no_frame_breaks_the_parser(frame: str) -> None:
         identify(frame)
         assert all(explained)
     else:
-        assert isinstance(message, ExecuteCode | TerminalCommand | SaveFile | Ping)
-        if not isinstance(message, Ping):
-            assert 1 <= len(message.session_id) <= 128
-            assert message.session_id.isascii()
+        assert type(message) in kinds.values()
+        session_id = getattr(message, "session_id", None)
+        if session_id is not None:
+            assert 1 <= len(session_id) <= 128
+            assert session_id.isascii()
+
+
+@pytest.mark.parametrize("kind", sorted(kinds))
+def test_every_kind_of_message_names_the_field_that_is_missing(kind: str) -> None:
+    assert type(parse(json.dumps({"type": kind, **needed(kind)}))) is kinds[kind]
+    for missing in needed(kind):
+        frame = {name: value for name, value in needed(kind).items() if name != missing}
+        with pytest.raises(BadRequest) as caught:
+            parse(json.dumps({"type": kind, **frame}))
+        assert (caught.value.code, caught.value.field) == ("missing_field", missing)
 
 
 def test_additive_fields_appear_only_when_they_say_something() -> None:
