@@ -257,6 +257,27 @@ async def exhaust_memory(runtime: Runtime, sandbox: Sandbox) -> None:
     assert str(ran.status) == "out of memory"
 
 
+async def test_processor_time_is_limited_however_many_want_it(runtime: Runtime, make_sandbox: MakeSandbox) -> None:
+    sandbox = await make_sandbox(cpus=0.25)
+    program = """if 1:
+        import os, time
+        children = [os.fork() for _ in range(2)]
+        began = time.monotonic()
+        while time.monotonic() - began < 2:
+            pass
+        if 0 in children:
+            os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+        used = os.times()
+        print((used.user + used.system + used.children_user + used.children_system) / (time.monotonic() - began))
+    """
+    used = float((await python(sandbox, program)).output)
+    if "no cgroup limit for" in runtime.info.isolation and "cpu (" in runtime.info.isolation:
+        return  # nothing else limits it, and the server says so
+    assert used < 0.4  # the quota counts by tenths of a second
+
+
 async def test_open_files_are_limited(make_sandbox: MakeSandbox) -> None:
     sandbox = await make_sandbox(nofile=123)
     assert (await run(sandbox, "sh", "-c", "ulimit -n; ulimit -Hn")).output == "123\n123\n"

@@ -10,9 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import docker
+import pytest
 
 PATIENCE = 60
 READ_SIZE = 64 << 10
+
+# Where the engine's socket is missing, the SDK drops the one that it could not connect instead of closing it.
+sdk_leaves_sockets = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
 
 
 def engine_socket() -> str:
@@ -24,6 +30,7 @@ class CuttableWire:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._engine = engine_socket()  # now: a test may point DOCKER_HOST at this wire
         self.held: asyncio.Queue[bytes] = asyncio.Queue()
         self._hold: re.Pattern[bytes] | None = None
         self._released = asyncio.Event()
@@ -61,7 +68,7 @@ class CuttableWire:
         self._released.set()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        engine_reader, engine_writer = await asyncio.open_unix_connection(engine_socket())
+        engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
         self._writers |= {writer, engine_writer}
         pumps = [
             asyncio.create_task(self._pump(reader, engine_writer, requests=True)),

@@ -19,7 +19,7 @@ from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, c
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import descriptors, read_all, read_until, run, start_python
 from tests.docker.conftest import MakeSpec
-from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, cuttable_wire
+from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, cuttable_wire, sdk_leaves_sockets
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
 
@@ -185,12 +185,6 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
 
 
 # -- an engine that goes away ---------------------------------------------------
-
-
-# Where the engine's socket is missing, the SDK drops the one that it could not connect instead of closing it.
-sdk_leaves_sockets = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 
 
 @pytest.fixture

@@ -2,10 +2,15 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from tests.integration.conftest import Client, RunningServer
+import pytest
+
+from tests.docker.faulty_engine import CuttableWire, cuttable_wire, sdk_leaves_sockets
+from tests.integration.conftest import Client, RunningServer, StartServer
 from tests.unit.protocol.test_codec import MALFORMED
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -97,12 +102,34 @@ async def test_execution_error_example(client: Client) -> None:
     }
 
 
-async def test_system_error_example(client: Client) -> None:
+@pytest.fixture
+async def engine_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CuttableWire]:
+    """Put a wire that can be cut between the server and its engine."""
+    async with cuttable_wire(tmp_path / "engine.sock") as wire:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{wire.path}")
+        yield wire
+
+
+@sdk_leaves_sockets
+@pytest.mark.parametrize("runtime_name", ["docker"])
+async def test_system_error_example(engine_wire: CuttableWire, start_server: StartServer) -> None:
+    server = await start_server()
+    async with server.connect("123") as client:
+        await engine_wire.cut()
+        frame = await client.ask(type="execute_code", sessionId="workspace-uuid", code="1", filename="main.py")
+        assert documented(frame, "type", "sessionId") == {"type": "error", "sessionId": "workspace-uuid"}
+        assert "Docker" in frame["message"]
+        assert "start the Docker engine" in frame["error"]
+        assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
+        await engine_wire.join()
+        assert (await client.run("print(1)", session="workspace-uuid"))["output"] == "1\n"
+
+
+async def test_a_system_error_of_either_runtime_has_the_documented_fields(client: Client) -> None:
     frame = await client.ask(type="terminal_command", sessionId="not/a/session", command="ls")
-    assert frame["type"] == "error"
+    assert documented(frame, "type", "sessionId") == {"type": "error", "sessionId": "not/a/session"}
     assert "sessionId" in frame["message"]
     assert frame["error"]
-    assert set(frame) >= {"type", "message", "error", "sessionId"}
 
 
 async def test_usage_example(server: RunningServer) -> None:
