@@ -6,6 +6,7 @@ Exit codes: 0 success or a clean stop, 2 wrong settings or usage, 1 anything els
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import click
 
@@ -52,7 +53,13 @@ def verdict(exc: BaseException) -> tuple[int, str, str]:
     match exc:
         case click.UsageError():
             where = exc.ctx.command_path if exc.ctx else "kernelbridge"
-            return MISUSED, exc.format_message(), f"`{where} --help` lists what there is"
+            message, hint = exc.format_message(), f"`{where} --help` lists what there is"
+            if isinstance(exc, click.NoSuchOption):
+                # As for variables and keys: the nearest, and not all that are near in the order of the alphabet.
+                nearest = get_close_matches(exc.option_name, exc.possibilities or (), n=1)
+                message = f"There is no option {exc.option_name}"
+                hint = f"did you mean {nearest[0]}? {hint}" if nearest else hint
+            return MISUSED, message, hint
         case click.ClickException():
             return exc.exit_code, exc.format_message(), ""
         case click.Abort() | KeyboardInterrupt():

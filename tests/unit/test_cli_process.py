@@ -101,7 +101,7 @@ def test_without_a_command_there_is_help() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "expected"),
     [
-        (["serve", "--memry", "1g"], {}, "error: No such option"),
+        (["serve", "--memroy", "1g"], {}, "error: There is no option --memroy\n       did you mean --memory? `"),
         (["serve", "--memry", "1g"], {}, "--memory"),
         (["sreve"], {}, "No such command 'sreve'"),
         (["serve", "extra"], {}, "unexpected extra argument"),
