@@ -17,7 +17,6 @@ from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.executions import ExecutionLane, Job
 from kernelbridge.workspace.interrupts import Graces, Progress
-from kernelbridge.workspace.lifecycle import KernelState
 from kernelbridge.workspace.tasks import TaskSet
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
 from tests.unit.jupyter.test_faults import faulty
@@ -138,12 +137,18 @@ async def new_place(tmp_path: Path) -> AsyncIterator[Callable[..., Place]]:
 NewPlace = Callable[..., Place]
 
 
+async def until_ready(place: Place) -> None:
+    """Wait until the interpreter has started, and with it the first cell that waits."""
+    ready = asyncio.get_running_loop().create_future()
+    place.lane.warm(ready.set_result)
+    assert await asyncio.wait_for(ready, PATIENCE) is None
+
+
 async def test_a_lost_reply_does_not_cost_the_interpreter(new_place: NewPlace) -> None:
     """An interrupt that hit the kernel's own code after the cell: it is idle, and nothing more will come."""
     place = new_place(faulty("idle without a reply"))
     done = place.send("x")
-    while place.lane.state is not KernelState.READY:
-        await asyncio.wait({done}, timeout=0.02)
+    await until_ready(place)
     steps = await place.interrupt()
     assert [(step.step, step.done, step.state_preserved) for step in steps] == [("sigint", True, True)]
     outcome = await asyncio.wait_for(done, PATIENCE)
@@ -166,8 +171,7 @@ async def test_one_that_ignores_everything_is_replaced_step_by_step(new_place: N
 async def test_who_interrupts_is_told_when_no_other_interpreter_starts(new_place: NewPlace) -> None:
     place = new_place(faulty("never answers"))
     done = place.send("x")
-    while place.lane.state is not KernelState.READY:
-        await asyncio.wait({done}, timeout=0.02)
+    await until_ready(place)
     place.refuse = SandboxError("No sandbox", "none left")
     steps = await place.interrupt()
     assert [step.step for step in steps[:-1]] == ["sigint", "process_group", "kill"]
@@ -218,18 +222,18 @@ async def test_the_end_of_the_session_answers_everybody(new_place: NewPlace) -> 
     asked = asyncio.Event()
     done = place.send("input()", lambda event: asked.set() if isinstance(event, Asked) else None, allow_stdin=True)
     await asyncio.wait_for(asked.wait(), PATIENCE)
-    answers: list[Any] = []
-    place.lane.restart(answers.append)
-    place.lane.question("x", lambda help_: help_.is_complete("x"), answers.append)
+    loop = asyncio.get_running_loop()
+    restarted, questioned = loop.create_future(), loop.create_future()
+    place.lane.restart(restarted.set_result)
+    place.lane.question("x", lambda help_: help_.is_complete("x"), questioned.set_result)
     place.lane.end()
     assert (await done).cause == "kernel_restarted"
-    while len(answers) < 2:
-        await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.01)
-    assert all(isinstance(answer, KernelError) for answer in answers)
+    for answer in (restarted, questioned):
+        assert isinstance(await asyncio.wait_for(answer, PATIENCE), KernelError)
     with pytest.raises(NoInputWaiting):
         place.lane.reply_input("x", None)
     with pytest.raises(KernelError):
-        place.lane.restart(answers.append)
+        place.lane.restart(restarted.set_result)
     with pytest.raises(KernelError):
         place.send("1")
 
