@@ -7,6 +7,7 @@ kernel's own packages only. Each part is installed on its own: one that does not
 is told in the answer and leaves the kernel as it was.
 
 names     code is compiled under the request's file name: tracebacks show it with the source line
+lines     line numbers are right behind a `!command` of several lines, too
 sources   `inspect.getsource` finds classes too
 streams   output arrives in the order in which it was written, that of subprocesses and C code too
 threads   what a thread prints belongs to the cell that started the thread
@@ -155,7 +156,7 @@ def install():
 
     kernel = get_ipython().kernel
     failures = []
-    parts = (install_names, install_sources, install_streams, install_threads)
+    parts = (install_names, install_lines, install_sources, install_streams, install_threads)
     parts += (install_figures, install_plain, install_uncaught, install_input)
     parts += (install_debugger, install_await, install_commands)
     for part in parts:

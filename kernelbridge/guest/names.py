@@ -90,7 +90,8 @@ def install_names(kernel):
         name = piece_name(source)
         tree = parse(source, name or filename, symbol)
         for node in ast.walk(tree):
-            node.piece = name
+            if hasattr(node, "lineno"):  # others, such as `ast.Load()`, are one object in all trees
+                node.piece = name
         return tree
 
     def parse(source, filename, symbol):
@@ -124,6 +125,26 @@ def install_names(kernel):
     compiler.ast_parse = ast_parse
     compiler.format_code_name = format_name
     compiler.__class__ = compiler_class(type(compiler))
+
+
+def install_lines(kernel):
+    """Keep the lines of a cell where they are, also behind a `!command` or magic that goes on over several."""
+    manager = kernel.shell.input_transformer_manager
+
+    def in_place(base):
+        class Transformer(base):
+            def transform(self, lines):
+                changed = base.transform(self, lines)
+                behind = self.start_line + 1
+                if behind < len(changed):
+                    changed[behind:behind] = ["\n"] * (len(lines) - len(changed))
+                return changed
+
+        Transformer.__module__ = base.__module__
+        Transformer.__qualname__ = Transformer.__name__ = base.__name__
+        return Transformer
+
+    manager.token_transformers = [in_place(base) for base in manager.token_transformers]
 
 
 def compiler_class(base):

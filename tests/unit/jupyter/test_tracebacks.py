@@ -75,6 +75,10 @@ async def test_an_error_beside_a_group_is_shown_once_and_plainly(notebook: Noteb
         ("%%capture\nx = 1\n1/0", 3, "1/0"),
         ("%%capture\n\n%%time\nx = 1\n1/0", 5, "1/0"),
         ("x = 1\n%time x / 0", 2, "x / 0"),
+        ("files = !ls \\\n -la\n1/0", 3, "1/0"),
+        ("if 1:\n    !echo \\\n    a \\\n    b\n    1/0", 5, "1/0"),
+        ("%time x = \\\n 1\n1/0", 3, "1/0"),
+        ("%%time\n!echo \\\n a\n1/0", 4, "1/0"),
     ],
 )
 async def test_code_that_a_magic_runs_is_the_cells(notebook: Notebook, code: str, line: int, source: str) -> None:
