@@ -10,6 +10,7 @@ from kernelbridge import images
 from kernelbridge.errors import ImageError, RuntimeUnavailable
 from kernelbridge.image_context import workspace_context
 from kernelbridge.images import KnownImage, build, build_context, ensure_image, image_exists
+from tests.unit.test_cli_process import run
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 
@@ -109,3 +110,9 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tm
         match=r"does not answer: unix://.*none\.sock \(from DOCKER_HOST\): .*No such file.*; start it",
     ):
         image_exists("kernelbridge-workspace")
+
+
+def test_the_list_of_images() -> None:
+    done = run("images", "list")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "workspace", "server"]

@@ -172,12 +172,6 @@ def test_images_without_an_engine() -> None:
     assert "error: The Docker engine does not answer" in done.stderr
 
 
-def test_the_list_of_images() -> None:
-    done = run("images", "list")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "workspace", "server"]
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_serve_shows_one_screen_and_stops_cleanly(tmp_path: Path, signum: signal.Signals) -> None:
     with serving("--data-dir", str(tmp_path)) as server:
