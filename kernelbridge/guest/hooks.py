@@ -17,7 +17,7 @@ uncaught  errors of threads and finalisers show the source line too
 input     a program that asks for input is told what to do instead
 debugger  `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
 await     an interrupt ends a cell that awaits: the kernel's own way leaves its event loop asleep
-commands  an interrupt that comes while `!command` starts is one
+commands  `!command` reads end-of-file, and an interrupt of it is one of its cell
 """
 
 import contextvars
@@ -83,10 +83,17 @@ def install_figures(kernel):
 
 
 def install_input(kernel):
+    import os
+
     from IPython.core.error import StdinNotImplementedError
+
+    own = os.getpid()
 
     def refuse(name, original):
         def ask(*args, **kwargs):
+            if os.getpid() != own:
+                # It has a copy of the kernel's socket, on which no answer reaches it.
+                raise StdinNotImplementedError("%s() is not available in a forked process" % name)
             if not kernel._allow_stdin:
                 raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
             return original(*args, **kwargs)
@@ -135,18 +142,77 @@ def install_await(kernel):
 
 
 def install_commands(kernel):
+    """Run `!command` as the session's shell runs commands: with a terminal to write on and none to read from.
+
+    IPython's own way gives it one to read from, at which nobody types: what asks there waits for ever. And
+    an interrupt ends only the command there: the cell goes on, and nobody learns that it was cut short.
+    """
+    import codecs
+    import fcntl
+    import os
+    import select
+    import signal
+    import struct
+    import subprocess
+    import termios
+
     from ipykernel import zmqshell
 
-    run = zmqshell.system
+    # A group of its own, in the kernel's session: it ends with the kernel, and has no /dev/tty.
+    apart = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 
     def system(cmd):
+        master, slave = os.openpty()
         try:
-            return run(cmd)
-        except UnboundLocalError as exc:
-            # IPython would interrupt the command, but has none yet.
-            if isinstance(exc.__context__, KeyboardInterrupt):
-                raise exc.__context__ from None
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+            argv = [os.environ.get("SHELL") or "sh", "-c", cmd]
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave, **apart)
+        except BaseException:
+            os.close(master)
             raise
+        finally:
+            os.close(slave)
+        try:
+            show(process, master)
+            code = process.wait()
+        except BaseException:
+            end(process, master)
+            raise
+        finally:
+            os.close(master)
+        return 128 - code if code > 128 else code
+
+    def show(process, master, seconds=None):
+        """Print what is written, until the command has ended; at most for so long."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        poll = select.poll()
+        poll.register(master, select.POLLIN)
+        began, after = time.monotonic(), 0
+        # Jobs that it leaves may go on writing: of theirs, what a terminal holds.
+        while after < 1 << 16 and (seconds is None or time.monotonic() < began + seconds):
+            ended = process.poll() is not None
+            if poll.poll(0 if ended else 50):
+                try:
+                    data = os.read(master, 1 << 16)
+                except OSError:  # what Linux says when nobody can write any more
+                    break
+                print(decoder.decode(data), end="", flush=True)
+                after += len(data) if ended else 0
+            elif ended:
+                break
+        print(decoder.decode(b"", True), end="", flush=True)
+
+    def end(process, master):
+        """SIGINT, and half a second later SIGKILL, to all that it started in its group."""
+        for signum in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, signum)
+                show(process, master, 0.5)
+            except ProcessLookupError:
+                break
+            except KeyboardInterrupt:
+                pass  # who is impatient gets the next step at once
+        process.wait()
 
     zmqshell.system = system
 

@@ -228,14 +228,73 @@ async def test_an_exit_is_an_error_like_any_other(notebook: Notebook, code: str,
 async def test_an_interrupt_while_a_command_starts_is_one(notebook: Notebook) -> None:
     code = """
         import unittest.mock
-        with unittest.mock.patch("pexpect.spawn", side_effect=KeyboardInterrupt):
+        with unittest.mock.patch("subprocess.Popen", side_effect=KeyboardInterrupt):
             !echo never
     """
     outcome = await notebook.run(dedent(code))
     assert (outcome.success, outcome.error, outcome.output) == (False, "KeyboardInterrupt", "")
-    assert "UnboundLocalError" not in (outcome.traceback or "")
     outcome = await notebook.run("def say():\n    word = 'local'\n    !echo {word}\nsay()")
     assert outcome.output == "local\n"
+
+
+async def test_a_forked_process_cannot_ask(notebook: Notebook) -> None:
+    code = """
+        import os
+        child = os.fork()
+        if not child:
+            try:
+                input("?")
+            except Exception as exc:
+                print(repr(exc), flush=True)
+            os._exit(0)
+        _ = os.waitpid(child, 0)
+    """
+    outcome = await notebook.run(dedent(code), allow_stdin=True)
+    assert "StdinNotImplementedError('input() is not available in a forked process" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "code"),
+    [
+        ("cat; echo $?", "0\n", 0),
+        ("read x; echo $?", "1\n", 0),
+        ("read x </dev/tty || test -t 1 && echo none", "none\n", 0),
+        ("test -t 2 && stty size <&2", "24 80\n", 0),
+        ("printf 'a\\377b\\303'", "a\ufffdb\ufffd", 0),
+        ("seq 100000 | sha256sum", "", 0),
+        ("exit 3", "", 3),
+        ("kill -9 $$", "", -9),
+        ("sh -c 'kill -2 $$'", "", -2),
+        ("yes >&2 & echo $! >job; sleep 0.1", "y\n", 0),
+        ("exec >&- 2>&-; sleep 0.1; exit 4", "", 4),
+    ],
+)
+async def test_a_command_has_a_terminal_to_write_on_and_none_to_read_from(
+    notebook: Notebook, command: str, shown: str, code: int
+) -> None:
+    outcome = await notebook.run(f"!{command}")
+    assert outcome.success, outcome
+    assert shown in outcome.output
+    assert (await notebook.run("print(_exit_code)")).output == f"{code}\n"
+    await notebook.run("import os\nif os.path.exists('job'): os.kill(int(open('job').read()), 9); os.unlink('job')")
+
+
+async def test_much_output_of_a_command_is_whole(notebook: Notebook) -> None:
+    outcome = await notebook.run("!seq 200000")
+    assert outcome.output == "".join(f"{n}\n" for n in range(1, 200_001))
+
+
+async def test_an_interrupt_of_a_command_ends_its_cell_and_what_ignores_it(notebook: Notebook) -> None:
+    gate = Path(notebook.sandbox.workspace_path) / "gate2"
+    os.mkfifo(gate)
+    for command in ("echo > gate2; sleep 60", "trap '' INT; echo > gate2; sleep 60; sleep 60"):
+        done = notebook.send(f"!{command}\nprint('went on')\n!sleep 60")
+        await asyncio.wait_for(asyncio.to_thread(gate.read_text), PATIENCE)
+        await notebook.kernel.interrupt()
+        outcome = await asyncio.wait_for(done, PATIENCE)
+        assert (outcome.success, outcome.cause, outcome.error) == (False, "interrupted", "KeyboardInterrupt")
+        assert outcome.output == ""
+    assert (await notebook.run(dedent(_NO_SLEEPER))).output == "none left\n"
 
 
 async def test_text_that_is_not_unicode_survives(notebook: Notebook) -> None:
@@ -273,7 +332,6 @@ async def test_an_interrupt_reaches_the_cell_and_its_subprocesses(notebook: Note
         await notebook.kernel.interrupt()
         outcome = await asyncio.wait_for(done, PATIENCE)
         assert outcome.state_preserved
-        if not code.startswith("!"):
-            assert (outcome.success, outcome.cause, outcome.error) == (False, "interrupted", "KeyboardInterrupt")
+        assert (outcome.success, outcome.cause, outcome.error) == (False, "interrupted", "KeyboardInterrupt")
     outcome = await notebook.run(dedent(_NO_SLEEPER))
     assert outcome.output == "none left\n"
