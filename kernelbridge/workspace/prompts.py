@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kernelbridge.errors import BadRequest, NoInputWaiting
 from kernelbridge.jupyter.events import Asked
+from kernelbridge.workspace.feed import Listener
 
 MAX_VALUE = 1 << 20
 """Characters of one line of input."""
@@ -18,8 +19,13 @@ class Prompt:
     """One question, from when it is asked until it is answered or given up."""
 
     asked: Asked
-    told: set[str] = field(default_factory=set)
-    """Connections that know of it and are still there."""
+    told: list[Listener] = field(default_factory=list)
+    """Connections that were told of it."""
+
+    @property
+    def known(self) -> bool:
+        """Whether one of them is still there."""
+        return any(listener.open for listener in self.told)
 
 
 class Prompts:

@@ -118,6 +118,26 @@ async def test_another_connection_is_told_and_answers_when_the_asker_is_gone(sta
         assert (await stays.run("print(x)"))["output"] == "me\n"
 
 
+async def test_a_cell_that_asks_when_its_asker_is_gone_asks_the_next_that_comes(start_server: StartServer) -> None:
+    server = await start_server(linger="60s")
+    async with server.connect("ann") as stays:
+        await stays.shell("mkfifo gone")
+        async with server.connect("ann") as leaves:
+            await start(leaves, "open('gone').read()\nx = input('who? ')")
+            while "runningSince" not in await leaves.ask(type="session_info", sessionId="s"):
+                pass
+        while (await stays.ask(type="session_info", sessionId="s"))["connections"] > 1:
+            pass
+        assert (await stays.shell("echo >gone"))["exitCode"] == 0
+        while not (await stays.ask(type="session_info", sessionId="s"))["waitingInput"]:
+            pass
+        question = await stays.ask(type="list_files", sessionId="s")
+        assert (question["type"], question["prompt"]) == ("input_request", "who? ")
+        assert (await stays.receive())["type"] == "file_list"
+        await reply(stays, "me", inputId=question["inputId"])
+        assert (await stays.run("print(x)"))["output"] == "me\n"
+
+
 async def test_another_user_can_neither_see_nor_answer_it(server: RunningServer) -> None:
     async with server.connect("ann") as ann, server.connect("bob") as bob:
         await start(ann, "print(input())")

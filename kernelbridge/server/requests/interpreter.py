@@ -34,9 +34,7 @@ def ask_for_input(asker: Asker, asked: Asked) -> None:
     prompt = asker.workspace.executions.prompt
     if prompt is None:
         return
-    client, told = asker.client, prompt.told
-    told.add(client.id)
-    client.on_close(lambda: told.discard(client.id))
+    prompt.told.append(asker.client)
     asker.answer(
         InputRequest(
             session_id=asker.session_id,
@@ -52,7 +50,7 @@ def ask_for_input(asker: Asker, asked: Asked) -> None:
 def remind(asker: Asker) -> None:
     """Tell a connection that a cell of the session waits for input, if nobody who is there knows of it."""
     prompt = asker.workspace.executions.prompt
-    if prompt is not None and not prompt.told:
+    if prompt is not None and not prompt.known:
         ask_for_input(Asker(asker.client, asker.workspace, asker.session_id, UNSET), prompt.asked)
 
 
