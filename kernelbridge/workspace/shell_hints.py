@@ -20,7 +20,8 @@ _OVERLAP = 24
 """Characters of a sequence that may be cut by the end of a piece."""
 _SEQUENCE = re.compile(
     r"\x1b\[\?(?:[0-9;]*;)?(?:47|1047|1049)(?P<alternate>[hl])"  # the alternate screen: entered, left
-    r"|\x1b\[[0-9]+;[0-9]+H"  # the cursor put somewhere on the screen
+    # The cursor put somewhere on the screen; not into its corner, as those do who only clear it before they go on.
+    r"|\x1b\[(?!0*1?;0*1?H)[0-9]+;[0-9]+H"
 )
 _REFUSALS = re.compile(
     r"terminal is not fully functional"  # less

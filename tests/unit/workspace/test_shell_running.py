@@ -178,7 +178,16 @@ async def test_a_program_that_paints_and_waits_is_ended_with_a_hint(
     assert (await shell.run("echo sane", timeout=20)).hint is None
 
 
-async def test_a_program_that_paints_and_goes_on_is_let_be(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelbridge.workspace.shell._SCREEN_PATIENCE", 0.5)
-    outcome = await shell.run("for i in 1 2 3 4 5 6 7 8; do printf '\\033[5;5H'$i; sleep 0.2; done", timeout=20)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do printf '\\033[5;5H'$i; sleep 0.2; done",
+        "printf '\\033[2J\\033[1;1H'; sleep 2.5; echo it only cleared the screen",
+    ],
+)
+async def test_a_program_that_paints_and_goes_on_is_let_be(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr("kernelbridge.workspace.shell._SCREEN_PATIENCE", 1.0)
+    outcome = await shell.run(code, timeout=20)
     assert (outcome.exit_code, outcome.hint) == (0, None)
