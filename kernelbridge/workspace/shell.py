@@ -100,7 +100,7 @@ class Shell:
         settings = self._settings
         exchange = self._exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
         exchange.on_paint = lambda: self._watch(exchange)
-        path = settings.commands / exchange.nonce
+        path = settings.commands / exchange.file
         try:
             write_command(path, data)
             await self._move()
@@ -164,7 +164,7 @@ class Shell:
     async def _begin(self, exchange: Exchange) -> None:
         program, screen = self._settings.program, self._screens[-1]
         try:
-            await screen.write(shell_script.run(program, exchange.nonce, exchange.limit, screen.path))
+            await screen.write(shell_script.run(program, exchange.nonce, exchange.limit, screen.path, exchange.file))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:

@@ -57,6 +57,9 @@ class Exchange:
 
     def __init__(self, output: BoundedText, listen: Listen | None = None) -> None:
         self.nonce = secrets.token_hex(16)
+        """What makes its marks its own: no program that it runs can know it."""
+        self.file = secrets.token_hex(16)
+        """Name of the file that it is handed over in, which every program in the sandbox can see."""
         self.limit = str(_LEAST_LIMIT + secrets.randbelow(9 * _LEAST_LIMIT))
         """What all of the command's processes have as their limit; see `Sandbox.sweep`."""
         self.marks = CommandMarks(self.nonce)

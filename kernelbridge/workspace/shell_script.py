@@ -54,7 +54,7 @@ __kb_begin() {
     builtin printf -v PS1 "$__kb_p" "$1" "$1"
     builtin ulimit -S -x "$2"
     # At the end of the file `read` fails although it has read all of it.
-    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$1" || [[ $__kb_c ]]; } &&
+    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$4" || [[ $__kb_c ]]; } &&
         builtin printf '\033]133;C;%s\007' "$1" >"$3"
     return "${__kb_s:-0}"
 }
@@ -78,7 +78,7 @@ _POSIX = r"""
 __kb_begin() {
     PS1=@PROMPT@
     ulimit -S -w "$2"
-    __kb_c=$(command -p cat @DIRECTORY@/"$1") &&
+    __kb_c=$(command -p cat @DIRECTORY@/"$4") &&
         command printf '\033]133;C;%s\007' "$1" >"$3"
     return "${__kb_s:-0}"
 }
@@ -149,13 +149,13 @@ def move(terminal: str) -> bytes:
     return f"exec <{terminal} >{terminal} 2>&1; command -p chmod 200 {terminal} 2>/dev/null\n".encode("ascii")
 
 
-def run(shell: str, nonce: str, limit: str, terminal: str) -> bytes:
-    """Give the lines to type that run the command in the file named `nonce`."""
+def run(shell: str, nonce: str, limit: str, terminal: str, file: str) -> bytes:
+    """Give the lines to type that run the command in the file of that name."""
     # A function of the user's may be called eval; in a POSIX shell none can.
     evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
     # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
     # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
-    begin = f"__kb_begin {nonce} {limit} {terminal}"
+    begin = f"__kb_begin {nonce} {limit} {terminal} {file}"
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
     return (

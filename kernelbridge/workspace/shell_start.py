@@ -76,12 +76,12 @@ class _Launch:
         finally:
             if failure is not None:
                 await shell.aclose()
-            (self.settings.commands / f"shell-{setup.nonce}").unlink(missing_ok=True)
+            (self.settings.commands / f"shell-{setup.file}").unlink(missing_ok=True)
         return (shell, "") if failure is None else (None, failure)
 
     async def _begin(self, screen: ScreenOnly, *, user_file: bool) -> tuple[Shell, Exchange]:
         program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
-        path = self.settings.commands / f"shell-{setup.nonce}"
+        path = self.settings.commands / f"shell-{setup.file}"
         script = shell_script.setup(program, self.commands_inside, screen.path, setup.nonce, user_file=user_file)
         argv, extra = shell_script.start(program, screen.path, join(self.commands_inside, path.name))
         screen.on_data = setup.receive_data  # it may speak before it is known to run

@@ -324,14 +324,21 @@ async def test_many_lines_and_large_commands_are_whole(client: Client) -> None:
     assert (await client.shell("printf 'no end'"))["output"] == "no end"
 
 
-async def test_marks_of_earlier_commands_mean_nothing(client: Client) -> None:
-    spy = "for f in /run/kernelbridge/*; do echo $f; done"
-    seen = (await client.shell(spy))["output"]
-    nonces = [name.rpartition("/")[2] for name in seen.split() if len(name.rpartition("/")[2]) == 32]
-    assert nonces
-    forged = "".join(f"\\033]133;D;{nonce};0;;/{nonce}\\007" for nonce in nonces)
-    result = await client.shell(f"printf '{forged}'; (exit 9)")
-    assert (result["exitCode"], result["cwd"]) == (9, "/workspace")
+FORGER = """
+seen() { ls -A /run/kernelbridge /run/kernelbridge/*; tr '\\0' '\\n' </proc/$PPID/cmdline; env; cat /proc/self/limits; }
+for name in $(seen); do
+    name=${name##*[/=-]}
+    printf '\\033]133;D;%s;0;;/forged%s\\007' "$name" "$name"
+done
+"""
+
+
+async def test_no_program_finds_a_mark_to_forge(client: Client) -> None:
+    await client.ask(type="save_file", sessionId="s", filename="forger", content=FORGER)
+    for _ in range(2):
+        result = await client.shell("sh forger; echo went on; (exit 9)")
+        assert (result["exitCode"], result["cwd"]) == (9, "/workspace")
+        assert result["output"].endswith("went on\n")
 
 
 async def test_what_a_command_does_to_the_shells_own_variables_ends_in_time(client: Client) -> None:
