@@ -162,7 +162,8 @@ async def test_a_fifo_and_a_lease_hold_nobody_up(client: Client) -> None:
     await client.shell("mkfifo pipe")
     lease = "import fcntl; held = open('leased', 'r+'); fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)"
     assert (await client.run(f"import signal; signal.signal(signal.SIGIO, signal.SIG_IGN)\n{lease}"))["success"]
-    async with asyncio.timeout(2):
+    # The system would have an open of the leased file wait for 45 seconds, and one of the FIFO for ever.
+    async with asyncio.timeout(20):
         assert (await request(client, "read_file", filename="pipe"))["code"] == "not_a_file"
         leased = await request(client, "read_file", filename="leased")
     assert leased["code"] == "file_failed"

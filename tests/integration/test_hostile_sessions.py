@@ -74,12 +74,14 @@ async def test_links_planted_where_the_server_writes_lead_nowhere(server: Runnin
 
 async def test_large_requests_that_wait_are_refused_before_they_fill_the_memory(server: RunningServer) -> None:
     async with server.connect("u") as client:
-        await client.send(type="execute_code", sessionId="s", code="import time; time.sleep(3)", requestId="first")
+        await client.shell("mkfifo gate")
+        await client.send(type="execute_code", sessionId="s", code="open('gate').read()", requestId="first")
         for number in range(6):
             code = "#" * (12 << 20)
             await client.send(type="execute_code", sessionId="s", code=code, requestId=str(number))
         refused = await client.answer_to("5")
         assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "limit_exceeded", True)
+        await client.send(type="terminal_command", sessionId="s", command="echo >gate", requestId="open")
         assert (await client.answer_to("0"))["success"]
 
 

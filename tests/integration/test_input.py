@@ -151,15 +151,15 @@ async def test_another_user_can_neither_see_nor_answer_it(server: RunningServer)
 
 async def test_the_cells_clock_stands_still_while_it_waits(client: Client) -> None:
     await client.run("import time")
-    await start(client, "input()\nwhile True: time.sleep(0.01)", timeout=1.0)
+    await start(client, "input()\nwhile True: time.sleep(0.01)", timeout=3.0)
     await asked(client)
     # Longer than the limit: what the clock did not count.
-    assert (await client.shell("sleep 1.5; echo slept"))["output"] == "slept\n"
+    assert (await client.shell("sleep 4; echo slept"))["output"] == "slept\n"
     await reply(client, "go")
     result = await client.answer_to("cell")
     assert (result["cause"], result["statePreserved"]) == ("timeout", True)
-    assert result["error"] == "ExecutionTimeout: the cell ran longer than its limit of 1 s"
-    assert result["durationMs"] > 2000
+    assert result["error"] == "ExecutionTimeout: the cell ran longer than its limit of 3 s"
+    assert result["durationMs"] > 6000
 
 
 async def test_a_question_that_nobody_answers_ends_the_cell(start_server: StartServer) -> None:

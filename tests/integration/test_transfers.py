@@ -155,7 +155,7 @@ async def test_what_is_refused_says_why(server: RunningServer, path: str, sessio
     await fetch(server, "d/f", "PUT", data=b"x")
     (root(server) / "link").symlink_to("/etc/passwd")
     os.mkfifo(root(server) / "pipe")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         got = await fetch(server, path, session=session)
     answer = await got.json()
     assert (got.status, answer["code"]) == (status, code)
