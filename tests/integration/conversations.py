@@ -78,3 +78,30 @@ def _members(expected: dict[str, Any], found: dict[str, Any], where: str) -> str
         if bad:
             return bad
     return None
+
+
+@dataclass(frozen=True)
+class Curls:
+    """A block of commands that all call curl."""
+
+    page: str
+    line: int
+    steps: tuple[tuple[str, str], ...]
+    """Command, and what it prints, where `…` stands for anything; empty if that is not shown."""
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+_CONSOLE = re.compile(r"^```console\n(?P<body>\$ curl .*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def curls(directory: Path) -> Iterator[Curls]:
+    """Give every block of curl commands in the pages of a directory."""
+    for page in sorted(directory.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for found in _CONSOLE.finditer(text):
+            parts = [part.partition("\n") for part in ("\n" + found["body"]).split("\n$ ")[1:]]
+            if all(command.startswith("curl ") for command, _, _ in parts):
+                line = text.count("\n", 0, found.start()) + 1
+                yield Curls(page.name, line, tuple((command, shown.strip()) for command, _, shown in parts))

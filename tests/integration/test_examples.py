@@ -1,15 +1,19 @@
 """Every conversation in the documentation happens exactly so."""
 
+import asyncio
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 import kernelbridge
 from tests.integration.conftest import RunningServer
-from tests.integration.conversations import Conversation, conversations, mismatch
+from tests.integration.conversations import Conversation, Curls, conversations, curls, mismatch
 
 PAGES = Path(kernelbridge.__file__).parent.parent / "docs"
 FOUND = tuple(conversations(PAGES))
+CURLS = tuple(curls(PAGES))
 
 
 @pytest.mark.parametrize("conversation", FOUND, ids=str)
@@ -23,8 +27,27 @@ async def test_conversation(server: RunningServer, conversation: Conversation) -
                 assert mismatch(frame, found) is None, f"step {step}: {mismatch(frame, found)}\n{found}"
 
 
+@pytest.mark.parametrize("block", CURLS, ids=str)
+async def test_curl(server: RunningServer, block: Curls, tmp_path: Path) -> None:
+    (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail\n")
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "new.csv").write_text("a,b\n5,6\n")
+    here = server.url.replace("ws://", "http://").removesuffix("/ws")
+    for command, shown in block.steps:
+        words = ("bash", "-c", command.replace("http://localhost:8001", here))
+        env = {**os.environ, "CURL_HOME": str(tmp_path)}
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*words, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe)
+        out, err = await process.communicate()
+        assert process.returncode == 0, f"{command}\n{err.decode()}"
+        expected = re.sub(r'("size": )[0-9]+', r"\1…", shown).split("…")
+        pattern = ".*".join(map(re.escape, expected))
+        assert not shown or re.fullmatch(pattern, out.decode().strip(), re.DOTALL), f"{command}\n{out.decode()}"
+
+
 def test_there_are_conversations() -> None:
     assert FOUND
+    assert len(CURLS) > 1
 
 
 def test_a_frame_that_is_not_as_described_is_noticed() -> None:
