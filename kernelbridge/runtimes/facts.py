@@ -100,7 +100,7 @@ print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(),
     "python": {
         "executable": sys.executable, "version": list(sys.version_info[:2]),
-        "user_site": bool(site.ENABLE_USER_SITE) or (not venv and not sys.flags.no_user_site),
+        "user_site": not venv and (bool(site.ENABLE_USER_SITE) or not sys.flags.no_user_site),
         "site_packages": [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))],
         "base_executable": getattr(sys, "_base_executable", sys.executable),
     },

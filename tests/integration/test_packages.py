@@ -3,9 +3,14 @@
 import base64
 import hashlib
 import io
+import secrets
 import zipfile
+from collections.abc import Iterator
 
-from tests.integration.conftest import Client, RunningServer
+import docker
+import pytest
+
+from tests.integration.conftest import Client, RunningServer, StartServer
 
 
 def wheel(name: str, version: str) -> bytes:
@@ -89,3 +94,42 @@ async def test_pip_fails_with_a_hint_that_there_is_no_network(client: Client) ->
     assert frame["exitCode"] != 0
     assert "kb-no-such-package-anywhere" in frame["output"]
     assert frame["hint"].startswith("a workspace has no network")
+
+
+VENV = """
+FROM {base}
+USER root
+RUN python3 -m venv {options} /opt/venv && python3 -c "import sys; print(*sys.path[1:], sep='\\n')" \
+    > "$(echo /opt/venv/lib/python3*/site-packages)/image.pth"
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
+USER 1000:100
+"""
+
+
+@pytest.fixture(params=["", "--system-site-packages"])
+def venv_image(request: pytest.FixtureRequest, workspace_image: str) -> Iterator[str]:
+    """Make an image whose python is a virtual environment's."""
+    name = f"kernelbridge-test-{secrets.token_hex(4)}:latest"
+    client = docker.from_env()
+    file = io.BytesIO(VENV.format(base=workspace_image, options=request.param).encode())
+    try:
+        client.images.build(fileobj=file, tag=name, network_mode="none", rm=True)
+        yield name
+        client.images.remove(name)
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("runtime_name", ["docker"])
+async def test_packages_in_an_image_with_a_virtual_environment(venv_image: str, start_server: StartServer) -> None:
+    server = await start_server(image=venv_image)
+    async with server.connect("u") as client:
+        assert (await client.run("import sys; print(sys.prefix != sys.base_prefix)"))["output"] == "True\n"
+        for version in ("1.0", "2.0"):
+            await publish(client, "kbdemo", version)
+            install = await client.shell('pip install --upgrade --index-url "file://$HOME/index" kbdemo')
+            assert f"Successfully installed kbdemo-{version}" in install["output"]
+        assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "2.0\n"
+        gone = await client.shell("pip uninstall -y kbdemo")
+        assert "Successfully uninstalled kbdemo-2.0" in gone["output"]
+        assert (await client.shell("python3 -c 'import kbdemo'"))["exitCode"] == 1
