@@ -14,6 +14,7 @@ threads   what a thread prints belongs to the cell that started the thread
 figures   the CPU time of a cell is in the metadata of its reply
 plain     tracebacks as Python prints them; no wait per cell, no second copy of all output
 uncaught  errors of threads and finalisers show the source line too
+pager     what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
 input     a program that asks for input is told what to do instead
 debugger  `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
 await     an interrupt ends a cell that awaits: the kernel's own way leaves its event loop asleep
@@ -104,6 +105,15 @@ def install_input(kernel):
 
     kernel.raw_input = refuse("input", kernel.raw_input)
     kernel.getpass = refuse("getpass", kernel.getpass)
+
+
+def install_pager(kernel):
+    def show(shell, data, start=0, screen_lines=0, pager_cmd=None):
+        if isinstance(data, dict):
+            data = data.get("text/plain", "")
+        print("\n".join(data.splitlines()[max(0, start) :]))
+
+    kernel.shell.set_hook("show_in_pager", show, 0)
 
 
 def install_debugger(kernel):
@@ -223,7 +233,7 @@ def install():
     kernel = get_ipython().kernel
     failures = []
     parts = (install_names, install_lines, install_sources, install_streams, install_threads)
-    parts += (install_figures, install_plain, install_uncaught, install_input)
+    parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
     parts += (install_debugger, install_await, install_commands)
     for part in parts:
         try:

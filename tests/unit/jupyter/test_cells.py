@@ -188,6 +188,23 @@ async def test_top_level_await_magics_and_commands(notebook: Notebook) -> None:
     assert (await notebook.run("%nosuch")).error == "UsageError: Line magic function `%nosuch` not found."
 
 
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("len?", "Return the number of items in a container."),
+        ("import textwrap\ntextwrap.dedent??", "def dedent(text):"),
+        ("%pdoc len", "Return the number of items in a container."),
+        ("%prun sum(range(9))", "function calls"),
+        ("print('before')\nlen?", "before\n"),
+    ],
+)
+async def test_what_is_for_a_pager_is_printed(notebook: Notebook, code: str, shown: str) -> None:
+    outcome = await notebook.run(code)
+    assert outcome.success
+    assert shown in outcome.output
+    assert "\x1b" not in outcome.output
+
+
 async def test_history_names_work_without_a_history_database(notebook: Notebook) -> None:
     outcome = await notebook.run("6 * 7")
     count = outcome.execution_count
