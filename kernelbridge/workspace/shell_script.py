@@ -77,7 +77,7 @@ unset HISTFILE MAILCHECK
 _POSIX = r"""
 __kb_begin() {
     PS1=@PROMPT@
-    ulimit -S -w "$2"
+    ulimit -S -w "$2" || ulimit -S -x "$2"
     __kb_c=$(command -p cat @DIRECTORY@/"$4") &&
         command printf '\033]133;C;%s\007' "$1" >"$3"
     return "${__kb_s:-0}"

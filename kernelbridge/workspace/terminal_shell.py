@@ -15,13 +15,14 @@ FILE = "terminal.rc"
 MARK = "KERNELBRIDGE_TERMINAL"
 """The variable whose value, a decimal number, marks every process of a terminal, so that its end can be theirs."""
 
-# The same number as a limit that Linux does not look at, for what throws its environment away; dash has no such limit.
+# The same number as a limit that Linux does not look at, for what throws its environment away; dash calls it -w.
 _BASH = r"""ulimit -S -x "$KERNELBRIDGE_TERMINAL" 2>/dev/null
 PS1='\[\e[1;32m\]\h\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
 alias ls='ls --color=auto' grep='grep --color=auto'
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi
 """
-_POSIX = r"""PS1='$PWD\$ '
+_POSIX = r"""{ ulimit -S -w "$KERNELBRIDGE_TERMINAL" || ulimit -S -x "$KERNELBRIDGE_TERMINAL"; } 2>/dev/null
+PS1='$PWD\$ '
 alias ls='ls --color=auto' grep='grep --color=auto'
 """
 

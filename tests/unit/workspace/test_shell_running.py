@@ -11,6 +11,7 @@ from kernelbridge.jupyter.bounded import Spilled
 from kernelbridge.runtimes.base import Process
 from kernelbridge.workspace.shell import Shell, Step
 from tests.unit.workspace.conftest import HostSandbox, Place, session
+from tests.unit.workspace.test_shell_hostile import UNUSUAL, everything, words
 
 both = pytest.mark.parametrize("place", ["bash", "dash"], indirect=True)
 
@@ -49,13 +50,15 @@ async def test_output_is_heard_while_the_command_runs(shell: Shell, place: Place
     assert heard.text == "a\x1b[1mb\nü\n"
 
 
-@both
+@pytest.mark.parametrize("place", ["bash", "dash", "sh"], indirect=True)
 async def test_an_interrupt_ends_the_command_and_what_it_started(place: Place) -> None:
     shell = await place.shell(grace=5.0)
     await shell.run("A=1", timeout=20)
     heard = Heard()
     running = asyncio.create_task(
-        shell.run("setsid sleep 1000 & sh -c 'echo go; exec sleep 1000'; echo not reached", timeout=None, listen=heard)
+        shell.run(
+            f"setsid sleep {UNUSUAL} & sh -c 'echo go; exec sleep 1000'; echo not reached", timeout=None, listen=heard
+        )
     )
     await heard.until("go")
     assert await shell.interrupt(heard.step)
@@ -64,6 +67,7 @@ async def test_an_interrupt_ends_the_command_and_what_it_started(place: Place) -
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("interrupted", 130, True)
     assert "not reached" not in outcome.output
     assert session(place.sandbox.processes[-1].pid) == [place.sandbox.processes[-1].pid]
+    assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
     assert (await shell.run("echo $A", timeout=20)).output == "1\n"
 
 

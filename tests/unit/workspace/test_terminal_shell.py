@@ -1,0 +1,30 @@
+"""What an interactive shell reads first, read by real shells."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.workspace import terminal_shell
+
+NUMBER = "123456789012345678"
+
+
+@pytest.mark.parametrize("name", ["bash", "dash", "sh"])
+def test_every_process_has_the_terminals_number_as_a_limit(tmp_path: Path, name: str) -> None:
+    """`sh` is no dash here: bash under that name calls the limit as busybox's shell does."""
+    shell = tmp_path / name
+    shell.symlink_to("/bin/dash" if name == "dash" else "/bin/bash")
+    file = tmp_path / terminal_shell.FILE
+    file.write_text(terminal_shell.setup(str(shell)))
+    done = subprocess.run(
+        terminal_shell.argv(str(shell), str(file)),
+        input='echo "$PS1"; exec env -i /bin/cat /proc/self/limits\n',
+        env={"PATH": "/usr/bin:/bin", **terminal_shell.environment(str(shell), str(file), NUMBER, {})},
+        start_new_session=True,  # no terminal to be had
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    limits = [line.split()[3] for line in done.stdout.splitlines() if line.startswith("Max file locks")]
+    assert limits == [NUMBER], done
