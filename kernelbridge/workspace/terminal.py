@@ -70,6 +70,10 @@ class TerminalLane:
         self._running: _Job | None = None
         self._draining = False
         self._shell: Shell | None = None
+        self._intact = False
+        """Whether the last outcome said that the shell is still the same."""
+        self._lost = False
+        """Whether that has turned out to be wrong since, and nobody was told."""
         self._starting = asyncio.Lock()
         self._closed = False
 
@@ -167,6 +171,10 @@ class TerminalLane:
                     return _INTERRUPTED
                 outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
                 outcome = replace(outcome, state_preserved=False)
+            self._intact = shell.alive
+            if self._lost:
+                self._lost = False
+                outcome = replace(outcome, state_preserved=False)
             return replace(outcome, cause="session_closed") if self._closed else outcome
         except KernelBridgeError as exc:
             if self._closed:
@@ -183,6 +191,7 @@ class TerminalLane:
             if self._shell is not None and self._shell.alive:
                 return self._shell, False
             if self._shell is not None:
+                self._lost = self._lost or self._intact
                 await self._drop(self._shell)
             shell = await self._start_shell()
             if self._closed:
