@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import msgspec
@@ -18,6 +20,16 @@ _TYPES = tuple(sorted(kind.__struct_config__.tag for kind in get_args(ClientMess
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _JSON_NAMES = (("`str | null`", "a string or null"), ("`str`", "a string"), ("`object`", "an object"), ("`", ""))
+_PATTERNS: Mapping[str, str] = MappingProxyType(
+    {
+        "sessionId": "expected 1-128 characters of letters, digits, '.', '_', '-'",
+        "terminalId": "expected 1-64 characters of letters, digits, '.', '_', '-'",
+        "ifMatch": "expected a sha256: 64 lower-case hexadecimal digits",
+        "image": "expected the name of a container image",
+        "kernel": "expected the name of a kernelspec: 1-128 characters of letters, digits, '.', '_', '-'",
+    }
+)
+"""What a regular expression in the schema means."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -96,9 +108,7 @@ def _no_constant(name: str) -> None:
 
 def _expectation(field: str, what: str) -> str:
     if "matching regex" in what:
-        if field == "sessionId":
-            return "expected 1-128 characters of letters, digits, '.', '_', '-'"
-        return "expected a name without control characters"
+        return _PATTERNS.get(field, "expected a name without control characters")
     if "enum value" in what and field == "encoding":
         return "expected 'utf-8' or 'base64'"
     for name, word in _JSON_NAMES:

@@ -94,6 +94,22 @@ def test_malformed_frames_are_explained(frame: str, code: str, field: str | None
         assert repr(field) in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "expected"),
+    [
+        ("execute_code", "filename", "without control characters"),
+        ("open_terminal", "terminalId", "1-64 characters"),
+        ("save_file", "ifMatch", "64 lower-case hexadecimal digits"),
+        ("open_session", "image", "container image"),
+        ("open_session", "kernel", "kernelspec"),
+    ],
+)
+def test_a_name_of_the_wrong_form_is_told_the_right_one(kind: str, field: str, expected: str) -> None:
+    given = {"type": kind, "sessionId": "a", "code": "1", "filename": "f", "content": ""}
+    with pytest.raises(BadRequest, match=expected):
+        parse(json.dumps({**given, field: "/\n"}))
+
+
 def test_unknown_fields_are_left_alone() -> None:
     assert parse('{"type":"ping","future":[1,{"a":null}]}') == Ping()
 
