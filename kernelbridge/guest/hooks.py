@@ -6,19 +6,19 @@ no new name. For ipykernel 6 and later, Python 3.8 and later; the standard libra
 kernel's own packages only. Each part is installed on its own: one that does not fit this kernel
 is told in the answer and leaves the kernel as it was.
 
-names     code is compiled under the request's file name: tracebacks show it with the source line
-lines     line numbers are right behind a `!command` of several lines, too
-sources   `inspect.getsource` finds classes too
-streams   output arrives in the order in which it was written, that of subprocesses and C code too
-threads   what a thread prints belongs to the cell that started the thread
-figures   the CPU time of a cell is in the metadata of its reply
-plain     tracebacks as Python prints them; no wait per cell, no second copy of all output
-uncaught  errors of threads and finalisers show the source line too
-pager     what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
-input     a program that asks for input is told what to do instead
-debugger  `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
-await     an interrupt ends a cell that awaits: the kernel's own way leaves its event loop asleep
-commands  `!command` reads end-of-file, and an interrupt of it is one of its cell
+names       code is compiled under the request's file name: tracebacks show it with the source line
+lines       line numbers are right behind a `!command` of several lines, too
+sources     `inspect.getsource` finds classes too
+streams     output arrives in the order in which it was written, that of subprocesses and C code too
+threads     what a thread prints belongs to the cell that started the thread
+figures     the CPU time of a cell is in the metadata of its reply
+plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
+uncaught    errors of threads and finalisers show the source line too
+pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
+input       a program that asks for input is told what to do instead
+debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
+interrupts  one that comes before the cell's first line waits for it; a cell that awaits is ended by one
+commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
 """
 
 import contextvars
@@ -121,26 +121,59 @@ def install_debugger(kernel):
         sys.breakpointhook = sys.__breakpointhook__
 
 
-def install_await(kernel):
+def install_interrupts(kernel):
+    """Keep an interrupt that comes before the cell's first line until then, and let one end a cell that awaits.
+
+    IPython's preparations would be broken off by it, or swallow it: the cell would never run, or never stop.
+    """
     import asyncio
     import contextlib
     import signal
 
-    if not hasattr(kernel, "_cancel_on_sigint"):
-        return
-    user_code = kernel.shell.run_code.__func__.__code__
+    shell, before_handler, run_code = kernel.shell, kernel.pre_handler_hook, kernel.shell.run_code
+    user_code = run_code.__func__.__code__
+    callbacks = shell.events.trigger.__func__.__code__
+    interrupted = compile("raise KeyboardInterrupt", hide_hooks.__code__.co_filename, "exec")
+    early, held = [False], [False]
+
+    def inside(frame, code):
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        return frame is not None
+
+    def hold(_signum, frame):
+        held[0] = True
+        if inside(frame, callbacks):  # the user's, and may take long; IPython goes on after them
+            raise KeyboardInterrupt
+
+    def pre_handler_hook():
+        early[0] = held[0] = False
+        before_handler()
+        if parent_of(kernel).get("header", {}).get("msg_type") == "execute_request":
+            early[0] = True
+            signal.signal(signal.SIGINT, hold)
+
+    async def run_code_at_last(code_obj, *args, **kwargs):
+        if early[0]:
+            early[0] = False
+            if signal.getsignal(signal.SIGINT) is hold:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if held[0]:
+                code_obj = interrupted
+                kwargs["async_"] = False
+        return await run_code(code_obj, *args, **kwargs)
 
     @contextlib.contextmanager
     def cancel_on_sigint(future):
         loop = asyncio.get_running_loop()
 
-        def interrupt(_signum, frame):
-            while frame is not None:
-                if frame.f_code is user_code:
-                    raise KeyboardInterrupt
-                frame = frame.f_back
-            # The loop runs, but waits: only this wakes it.
-            loop.call_soon_threadsafe(future.cancel)
+        def interrupt(signum, frame):
+            if early[0]:
+                hold(signum, frame)
+            elif inside(frame, user_code):
+                raise KeyboardInterrupt
+            else:  # the loop runs, but waits: only this wakes it
+                loop.call_soon_threadsafe(future.cancel)
 
         saved = signal.signal(signal.SIGINT, interrupt)
         try:
@@ -148,7 +181,9 @@ def install_await(kernel):
         finally:
             signal.signal(signal.SIGINT, saved)
 
-    kernel._cancel_on_sigint = cancel_on_sigint
+    kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
+    if hasattr(kernel, "_cancel_on_sigint"):
+        kernel._cancel_on_sigint = cancel_on_sigint
 
 
 def install_commands(kernel):
@@ -234,7 +269,7 @@ def install():
     failures = []
     parts = (install_names, install_lines, install_sources, install_streams, install_threads)
     parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
-    parts += (install_debugger, install_await, install_commands)
+    parts += (install_debugger, install_interrupts, install_commands)
     for part in parts:
         try:
             part(kernel)

@@ -138,10 +138,10 @@ class Execution:
         """Whether it may ask for input."""
         self.waits = False
         """Whether it has asked, and was not answered yet."""
-        self.begun = False
-        """Whether the kernel has said that it works on it, or has done so."""
+        self.begun: float | None = None
+        """When the kernel said that it works on it, or had done so, in monotonic seconds."""
         self.on_begun: Callable[[], object] | None = None
-        """Called when `begun` becomes true."""
+        """Called when `begun` is set."""
         self.msg_id = msg_id
         self.state = State.SENT
         self.cause: str | None = None
@@ -268,7 +268,13 @@ class ExecutionTable:
         status = wire.decode(message.content, wire.Status).execution_state
         if status == "idle":
             self._move(execution, Event.IDLE)
-        _begin(execution)
+        self._begin(execution)
+
+    def _begin(self, execution: Execution) -> None:
+        if execution.begun is None:
+            execution.begun = self._clock()
+            if execution.on_begun is not None:
+                execution.on_begun()
 
     def _show_failure(self, execution: Execution) -> None:
         """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
@@ -299,7 +305,7 @@ class ExecutionTable:
             return
         execution.state = state
         if state in FINAL:
-            _begin(execution)
+            self._begin(execution)
             if event is not Event.END and event is not Event.ABORTED:
                 _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
@@ -311,13 +317,6 @@ class ExecutionTable:
             if self.running is not None:
                 self.running.began = max(self.running.began, now)
             execution.done(_outcome(execution, duration_ms, self._max_output, error))
-
-
-def _begin(execution: Execution) -> None:
-    if not execution.begun:
-        execution.begun = True
-        if execution.on_begun is not None:
-            execution.on_begun()
 
 
 def _tell_start(execution: Execution, count: int | None = None) -> None:

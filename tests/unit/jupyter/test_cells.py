@@ -333,6 +333,34 @@ async def test_no_name_is_left_in_the_users_namespace(notebook: Notebook) -> Non
     assert outcome.output == "[]\n"
 
 
+@pytest.mark.parametrize("place", ["input_transformers_cleanup", "ast_transformers", "pre_run_cell", "pre_execute"])
+async def test_an_interrupt_before_the_first_line_waits_for_it(notebook: Notebook, place: str) -> None:
+    """It comes while IPython prepares the cell, at several places; none is broken off, and the cell ends at once."""
+    setup = f"""
+        import ast, asyncio, os, signal
+        ran, hit, shell = [], [False], get_ipython()
+        class Hit(ast.NodeTransformer):
+            def __call__(self, lines=None):
+                if hit[0]:
+                    hit[0] = False
+                    os.kill(os.getpid(), signal.SIGINT)
+                return lines
+            def visit(self, node):
+                return self(node)
+        if {place.startswith("pre_")}:
+            shell.events.register("{place}", Hit())
+        else:
+            shell.{place}.append(Hit())
+    """
+    assert (await notebook.run(dedent(setup))).success
+    for code in ("ran.append(1)", "await asyncio.sleep(0); ran.append(1)", "ran.append(1)\nran.append(1)"):
+        await notebook.run("hit[0] = True")
+        outcome = await notebook.run(code)
+        assert (outcome.success, outcome.error) == (False, "KeyboardInterrupt"), code
+        assert (await notebook.run("print(ran, hit)")).output == "[] [False]\n"
+    assert (await notebook.run("ran.append(1); print(ran)")).output == "[1]\n"
+
+
 async def test_an_interrupt_reaches_the_cell_and_its_subprocesses(notebook: Notebook) -> None:
     gate = Path(notebook.sandbox.workspace_path) / "gate"
     os.mkfifo(gate)
