@@ -293,6 +293,11 @@ def take_pipe(stream, outbox):
         return
     outbox.pipes[fd] = (stream, codecs.getincrementaldecoder("utf-8")("replace"))
     outbox.poll.register(fd, select.POLLIN)
+    copy = getattr(stream, "_original_stdstream_copy", None)
+    if copy is not None:
+        # What the process was started with goes: a forked child would hold it open when the kernel is dead, and the
+        # engine waits for that before it tells of the death. And what is given `sys.stdout` writes where it belongs.
+        os.dup2(TARGETS[stream.name], copy, inheritable=False)
 
 
 def c_flush():

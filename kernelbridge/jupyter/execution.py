@@ -17,6 +17,7 @@ from typing import Any
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Asked, Cleared, Displayed, Listener, Started, Updated, Wrote
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import Output
@@ -109,7 +110,11 @@ class Outcome:
     truncated: dict[str, Any] | None = None
     """See `output.Rendered.truncated`."""
     cause: str | None = None
-    """Why it was ended: `interrupted`, `timeout`, `kernel_died`, `out_of_memory` or `session_closed`."""
+    """Why it was ended: one of `protocol.base.Cause`."""
+    exit_code: int | None = None
+    """Of the kernel, when that ended by itself."""
+    signal: str | None = None
+    """The name of the signal that ended the kernel."""
     state_preserved: bool = True
     """Whether the interpreter still has its variables."""
     late_output: str = ""
@@ -254,15 +259,15 @@ class ExecutionTable:
         if self.running is not None:
             self.running.waits = False
 
-    def end(self, execution: Execution, cause: str, error: str) -> None:
+    def end(self, execution: Execution, why: Ended) -> None:
         """End one pending execution from outside, with the output it has so far."""
-        execution.cause = cause
-        self._move(execution, Event.END, error)
+        execution.cause = why.cause
+        self._move(execution, Event.END, why)
 
-    def end_all(self, cause: str, error: str) -> None:
+    def end_all(self, why: Ended) -> None:
         """End every pending execution from outside, with the output it has so far."""
         while self._pending:
-            self.end(next(iter(self._pending.values())), cause, error)
+            self.end(next(iter(self._pending.values())), why)
 
     def _on_status(self, execution: Execution, message: wire.Message) -> None:
         status = wire.decode(message.content, wire.Status).execution_state
@@ -299,7 +304,7 @@ class ExecutionTable:
         if text:
             self._late(text)
 
-    def _move(self, execution: Execution, event: Event, error: str = "") -> None:
+    def _move(self, execution: Execution, event: Event, why: Ended | None = None) -> None:
         state = TRANSITIONS.get((execution.state, event))
         if state is None:
             return
@@ -316,7 +321,7 @@ class ExecutionTable:
             # Not when `busy` arrives: a kernel whose cell keeps the interpreter to itself sends that late.
             if self.running is not None:
                 self.running.began = max(self.running.began, now)
-            execution.done(_outcome(execution, duration_ms, self._max_output, error))
+            execution.done(_outcome(execution, duration_ms, self._max_output, why))
 
 
 def _tell_start(execution: Execution, count: int | None = None) -> None:
@@ -352,11 +357,12 @@ def _take_output(output: Output, message: wire.Message, listener: Listener | Non
                 listener(Cleared(wait))
 
 
-def _outcome(execution: Execution, duration_ms: float, max_output: int, error: str) -> Outcome:
+def _outcome(execution: Execution, duration_ms: float, max_output: int, why: Ended | None) -> Outcome:
     rendered = execution.output.render()
     reply = execution.reply
     done = execution.state is State.DONE and reply is not None
     success = done and reply is not None and reply.status == "ok"
+    error = "" if why is None else why.error
     traceback = None
     if done and not success and reply is not None:
         failure = execution.failure
@@ -378,6 +384,8 @@ def _outcome(execution: Execution, duration_ms: float, max_output: int, error: s
         cpu_ms=execution.cpu_ms,
         truncated=rendered.truncated,
         cause=None if success else execution.cause,
+        exit_code=None if why is None else why.exit_code,
+        signal=None if why is None else why.signal,
         state_preserved=done and not _leaves(reply),
         overflow=rendered.overflow,
     )

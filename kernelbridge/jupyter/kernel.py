@@ -26,10 +26,11 @@ from typing import Any, Self
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter import wire
+from kernelbridge.jupyter import endings, wire
 from kernelbridge.jupyter.beginning import until_code_runs
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
+from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
 from kernelbridge.jupyter.help import Help
@@ -220,13 +221,13 @@ class Kernel:
         """End the kernel and the processes of its session at once; `died` follows."""
         await self._process.kill()
 
-    def give_up(self, execution: Execution, cause: str, error: str) -> None:
+    def give_up(self, execution: Execution, why: Ended) -> None:
         """End one execution from outside: the kernel has done with it, but its reply is lost."""
-        self._table.end(execution, cause, error)
+        self._table.end(execution, why)
 
-    def end_pending(self, cause: str) -> None:
+    def end_pending(self, why: Ended) -> None:
         """End every execution from outside, with its output so far."""
-        self._table.end_all(cause, _ENDED[cause].format(status="from outside"))
+        self._table.end_all(why)
 
     async def aclose(self) -> None:
         """Kill the kernel, end what is pending with `session_closed`, release everything. Idempotent.
@@ -245,7 +246,7 @@ class Kernel:
             steps.push_async_callback(self._process.aclose)
             steps.callback(self._disconnect)
             self._requests.end()
-            self.end_pending("session_closed")
+            self.end_pending(endings.SESSION_CLOSED)
 
     async def _end_tasks(self) -> None:
         if not self.died.done():
@@ -328,7 +329,7 @@ class Kernel:
         self._fault = fault
         log.warning("kernel_broke_protocol", fault=fault)
         self._disconnect()
-        self._table.end_all("kernel_died", f"KernelDied: the kernel was ended because {fault}; its variables are lost")
+        self._table.end_all(endings.kernel_broke(fault))
         self._requests.end()
         self._spawn(self._end_process())
         self.broken.set_result(None)
@@ -353,8 +354,7 @@ class Kernel:
             if self._channels is not None and self._fault is None and not self._closing:
                 await self._channels.drained(_DRAIN_TIMEOUT)
             self._disconnect()
-            cause = "out_of_memory" if status.oom else "kernel_died"
-            self._table.end_all(cause, _ENDED[cause].format(status=status))
+            self._table.end_all(_ended(status))
             self._requests.end()
             await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
         except Exception:
@@ -385,9 +385,9 @@ class Kernel:
         return task
 
 
-_ENDED = {
-    "kernel_died": "KernelDied: the kernel ended ({status}); its variables are lost",
-    "out_of_memory": "OutOfMemory: the kernel used more memory than the session may; its variables are lost",
-    "session_closed": "SessionClosed: the session was closed while the cell ran",
-    "kernel_restarted": "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost",
-}
+def _ended(status: ExitStatus) -> Ended:
+    if status.oom:
+        return endings.out_of_memory()
+    if status.lost:
+        return endings.sandbox_lost()
+    return endings.kernel_died(str(status), code=status.code, signal=status.signal)

@@ -132,6 +132,10 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     """What background threads of earlier executions wrote since the last result."""
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
+    exit_code: int | UnsetType = UNSET
+    """That of the kernel's process, when it ended by itself."""
+    signal: str | UnsetType = UNSET
+    """The signal that ended the kernel, e.g. `SIGSEGV`."""
     state_preserved: bool | UnsetType = UNSET
     """False when the interpreter's variables were lost before or during this run."""
 

@@ -59,10 +59,14 @@ class ExitStatus:
     signal: int | None = None
     oom: bool = False
     """The kernel's out-of-memory killer ended it."""
+    lost: bool = False
+    """Of a process: it ended with its sandbox."""
 
     def __str__(self) -> str:
         if self.oom:
             return "out of memory"
+        if self.lost:
+            return "its sandbox ended"
         if self.signal is not None:
             return f"signal {self.signal}"
         return f"exit code {self.code}" if self.code is not None else "unknown status"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from docker.errors import APIError
@@ -61,6 +62,11 @@ class Surroundings(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the container is believed to run."""
+        ...
+
+    @property
+    def ending(self) -> bool:
+        """Whether the container has ended, or is being removed."""
         ...
 
     @property
@@ -183,7 +189,7 @@ class DockerProcess:
     def sandbox_ended(self, status: ExitStatus, *, drain: bool) -> None:
         """Learn that the container has ended; with `drain` its last output may still arrive."""
         self._judged = True
-        self._settle(ExitStatus(signal=signal.SIGKILL, oom=status.oom))
+        self._settle(ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
         if drain:
             asyncio.get_running_loop().call_later(_DRAIN, self._stream.abort)
         else:
@@ -204,7 +210,9 @@ class DockerProcess:
 
     def _settle(self, status: ExitStatus) -> None:
         if not self._exit.done():
-            self._exit.set_result(status)
+            # The engine tells of the processes' ends before that of the container.
+            lost = status.lost or (self._around.ending and status.signal == signal.SIGKILL and not self._killed)
+            self._exit.set_result(replace(status, lost=lost))
             if self._stream.ended:
                 self._around.forget(self)
 

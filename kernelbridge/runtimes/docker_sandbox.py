@@ -59,6 +59,11 @@ class DockerSandbox:
         """Whether the container is believed to run."""
         return not self._end.done()
 
+    @property
+    def ending(self) -> bool:
+        """Whether it has ended, although how may not be known yet, or is being removed."""
+        return self._judged or self._removing or self._end.done()
+
     async def exec(
         self,
         argv: Sequence[str],

@@ -218,7 +218,7 @@ class LocalSandbox:
         status = self._exit_status(returncode)
         error = SandboxError("The sandbox is gone", f"{self._why} ({status})")
         for process in list(self._processes.values()):
-            process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom))
+            process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
         self._processes.clear()
         for number in list(self._sweeps):
             self._on_swept(Swept(number, all=True))

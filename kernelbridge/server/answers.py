@@ -46,6 +46,8 @@ def execution_result(
         late_output=outcome.late_output or UNSET,
         truncated=truncated(outcome.truncated, events_left_out),
         cause=_cause(outcome.cause),
+        exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+        signal=outcome.signal or UNSET,
         state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
     )
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.endings import KERNEL_RESTARTED, SESSION_CLOSED
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import Cell, Execution, Outcome
 from kernelbridge.jupyter.help import Help
@@ -23,6 +24,7 @@ from kernelbridge.workspace.budget import WaitingBudget, run_timeout
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
+from kernelbridge.workspace.late import LateOutput, variables_lost
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
 from kernelbridge.workspace.prompts import Prompt, Prompts
@@ -34,8 +36,6 @@ T = TypeVar("T")
 
 WAITING_CHARACTERS = 32 << 20
 """Length of the code that may wait in a session: requests are few or small."""
-LATE_OUTPUT_LIMIT = 1 << 20
-"""Characters of background threads' output that are kept until the next result."""
 END_OF_INPUT = "\x04"
 """What a kernel takes for the end of its input."""
 QUESTIONS = 64
@@ -97,9 +97,9 @@ class ExecutionLane:
         self._since: float | None = None
         self._deadline: Deadline | None = None
         self._escalation: Escalation | None = None
-        self._variables_lost = False
-        self._late: list[str] = []
-        self._late_size = 0
+        self._lost: str | None = None
+        """How the interpreter ended that earlier cells ran in, until that has been told."""
+        self._late = LateOutput()
         self._closed = False
 
     @property
@@ -143,13 +143,7 @@ class ExecutionLane:
 
     def tell(self, text: str) -> None:
         """Put a text into the next result's late output."""
-        room = LATE_OUTPUT_LIMIT - self._late_size
-        if room < 0:
-            return  # said already
-        self._late.append(text[:room])
-        self._late_size += len(text)
-        if len(text) > room:
-            self._late.append("\n[more output of background threads was left out here]\n")
+        self._late.add(text)
 
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
@@ -165,7 +159,7 @@ class ExecutionLane:
         else:
             if self._waiting and kernel is None:
                 ended = self._end_waiting(_NEVER_INTERRUPTED, 1)
-            preserved = self._running is None and not self._variables_lost
+            preserved = self._running is None and self._lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
@@ -179,7 +173,7 @@ class ExecutionLane:
         if self._running is not None:
             ended += 1
         restarted = self._interpreter.restart()
-        self._interpreter.end_pending("kernel_restarted")
+        self._interpreter.end_pending(KERNEL_RESTARTED)
         self._tasks.create(self._answer_question(_then(restarted, ended), done, ""))
 
     def question(
@@ -225,7 +219,7 @@ class ExecutionLane:
         self._closed = True
         self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
         self._interpreter.end()
-        self._interpreter.end_pending("session_closed")
+        self._interpreter.end_pending(SESSION_CLOSED)
         self._end_waiting(_NEVER_CLOSED)
 
     async def aclose(self) -> None:
@@ -245,9 +239,9 @@ class ExecutionLane:
         self._warmed(error)
         self._end_waiting(error)
 
-    def interpreter_gone(self) -> None:
+    def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
-        self._variables_lost = True
+        self._lost = how
         self._pump()
 
     # -- the queue ------------------------------------------------------------------
@@ -311,14 +305,17 @@ class ExecutionLane:
             outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
             self._interpreter.leave()
-        if self._variables_lost and outcome.cause is None:
-            outcome = replace(outcome, state_preserved=False)
-        self._variables_lost = self._variables_lost and outcome.cause is not None
-        if self._late:
-            outcome = replace(outcome, late_output="".join(self._late))
-            self._late, self._late_size = [], 0
-        _answer(job, outcome)
+        _answer(job, self._with_news(outcome))
         self._pump()
+
+    def _with_news(self, outcome: Outcome) -> Outcome:
+        """Add what has happened since the last result."""
+        late = self._late.take()
+        if self._lost is not None and outcome.cause is None:
+            late = variables_lost(self._lost) + late
+            outcome = replace(outcome, state_preserved=False)
+            self._lost = None
+        return replace(outcome, late_output=late) if late else outcome
 
     def _end_waiting(self, answer: Outcome | KernelBridgeError, limit: int | None = None) -> int:
         """Answer those that wait, the first `limit` of them, without running them; give how many."""

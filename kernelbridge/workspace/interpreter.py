@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
@@ -39,8 +40,8 @@ class Dependent(Protocol):
         """Take the news that it could not be started."""
         ...
 
-    def interpreter_gone(self) -> None:
-        """Take the news that it ended, with its variables; what ran in it has been answered."""
+    def interpreter_gone(self, how: str) -> None:
+        """Take the news how it ended, with its variables; what ran in it has been answered."""
         ...
 
 
@@ -115,10 +116,10 @@ class Interpreter:
             loop = asyncio.get_running_loop()
             self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
 
-    def end_pending(self, cause: str) -> None:
+    def end_pending(self, why: Ended) -> None:
         """End what runs in it, from outside."""
         if self._kernel is not None:
-            self._kernel.end_pending(cause)
+            self._kernel.end_pending(why)
 
     def end(self) -> None:
         """Start no more. Idempotent; no I/O."""
@@ -185,6 +186,7 @@ class Interpreter:
     async def _watch(self, kernel: Kernel) -> None:
         """Wait for the kernel's end; what ran in it has been answered then."""
         status = await self._end_of(kernel)
+        how = "was restarted" if self._machine.state is KernelState.RESTARTING else f"ended ({status})"
         if not self._closed and self._machine.state is KernelState.READY:  # and not on its way to a restart
             log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
         try:
@@ -197,7 +199,7 @@ class Interpreter:
             action = self._machine.on(KernelEvent.DIED)
             if not self._closed:
                 self._do(action)
-                self._dependent.interpreter_gone()
+                self._dependent.interpreter_gone(how)
                 if self._waiters:
                     self.need()
 

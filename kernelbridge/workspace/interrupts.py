@@ -10,6 +10,7 @@ from typing import Literal
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded
+from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.execution import Execution, Outcome, State
 from kernelbridge.jupyter.kernel import Kernel
 
@@ -100,6 +101,8 @@ class Escalation:
         if outcome.success or outcome.cause not in {None, "interrupted", "kernel_died"}:
             return outcome
         error = self._ending.error or outcome.error
+        if self._step == "kill":
+            outcome = replace(outcome, signal=None)  # it is this that killed it
         if self._ending.error is None and not outcome.state_preserved:
             error = "Interrupted: the cell did not stop, so its interpreter was ended; its variables are lost"
         return replace(outcome, cause=self._ending.cause, error=error)
@@ -163,7 +166,7 @@ class Escalation:
             except TimeoutError:
                 if idle and self._execution.state is State.IDLE:
                     self._given_up = True
-                    self._kernel.give_up(self._execution, "interrupted", "KeyboardInterrupt")
+                    self._kernel.give_up(self._execution, Ended("interrupted", "KeyboardInterrupt"))
                 idle = self._execution.state is State.IDLE
         return self._ended.is_set()
 

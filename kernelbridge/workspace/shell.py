@@ -259,7 +259,7 @@ class Shell:
             code = status.code if status.signal is None else _SIGNALLED + status.signal
             left = status.signal is None and shell_script.is_bash(self._settings.program)
             if cause is None and not exchange.full_screen:
-                cause = "out_of_memory" if status.oom else "shell_exited"
+                cause = "out_of_memory" if status.oom else "sandbox_lost" if status.lost else "shell_exited"
         if code is None and exchange.complete:
             code = _SIGNALLED + signal.SIGINT  # before it began
         elif code is None and exchange.full_screen:

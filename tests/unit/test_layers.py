@@ -46,6 +46,7 @@ PURE = (
     "errors.py",
     "image_progress.py",
     "jupyter/bounded.py",
+    "jupyter/endings.py",
     "jupyter/events.py",
     "jupyter/execution.py",
     "jupyter/failures.py",

@@ -314,6 +314,18 @@ async def test_an_interrupt_of_a_command_ends_its_cell_and_what_ignores_it(noteb
     assert (await notebook.run(dedent(_NO_SLEEPER))).output == "none left\n"
 
 
+async def test_what_is_given_the_stream_itself_writes_where_it_belongs(notebook: Notebook) -> None:
+    code = """
+        import subprocess, sys
+        print("one")
+        subprocess.run(["echo", "two"], stdout=sys.stdout)
+        print("three")
+        done = subprocess.run(["sh", "-c", "echo four >&2"], stderr=sys.stderr)
+    """
+    outcome = await notebook.run(dedent(code))
+    assert (outcome.output, outcome.stderr) == ("one\ntwo\nthree\nfour\n", "four\n")
+
+
 async def test_text_that_is_not_unicode_survives(notebook: Notebook) -> None:
     outcome = await notebook.run("print('a\\udcffb', '\\ud800')")
     assert outcome.success

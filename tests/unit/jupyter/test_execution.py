@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Asked, CellEvent, Started
 from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State
 from kernelbridge.jupyter.failures import describe
@@ -47,7 +48,7 @@ class Bench:
             case Event.OUTPUT:
                 self.iopub(name, "stream", name="stdout", text="text\n")
             case Event.END:
-                self.table.end_all("kernel_died", "KernelDied: gone")
+                self.table.end_all(Ended("kernel_died", "KernelDied: gone"))
 
 
 def make(parent: str, msg_type: str, content: Any, metadata: Any) -> Message:
@@ -115,7 +116,7 @@ def test_the_end_keeps_the_output_and_says_why() -> None:
     bench.add("a")
     bench.add("b")
     bench.event("a", Event.OUTPUT)
-    bench.table.end_all("out_of_memory", "OutOfMemory: too much")
+    bench.table.end_all(Ended("out_of_memory", "OutOfMemory: too much"))
     assert len(bench.table) == 0
     for name, output in (("a", "text\n"), ("b", "")):
         (outcome,) = bench.outcomes[name]

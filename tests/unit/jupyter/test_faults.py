@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import KernelError
+from kernelbridge.jupyter.endings import SESSION_CLOSED
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
@@ -101,7 +102,7 @@ async def test_the_session_can_be_closed_while_a_cell_runs(new_notebook: NewNote
 async def test_a_cell_can_be_ended_from_outside(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("never answers"))
     done = notebook.send("x")
-    notebook.kernel.end_pending("session_closed")
+    notebook.kernel.end_pending(SESSION_CLOSED)
     assert (done.result().cause, done.result().state_preserved) == ("session_closed", False)
 
 

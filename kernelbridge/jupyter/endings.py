@@ -1,0 +1,56 @@
+"""Why executions are ended from outside, in words (pure)."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import NamedTuple
+
+
+class Ended(NamedTuple):
+    """What the result of an execution says that was ended from outside."""
+
+    cause: str
+    error: str
+    """`<Name>: <message>` on one line."""
+    exit_code: int | None = None
+    """That of the kernel's process, if it has ended by itself."""
+    signal: str | None = None
+    """The signal that ended it, e.g. `SIGSEGV`."""
+
+
+_CLOSED = "SessionClosed: the session was closed while the cell ran"
+_RESTARTED = "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost"
+
+SESSION_CLOSED = Ended("session_closed", _CLOSED)
+KERNEL_RESTARTED = Ended("kernel_restarted", _RESTARTED)
+
+
+def kernel_died(how: str, *, code: int | None, signal: int | None) -> Ended:
+    """Say that the kernel's process has ended, and how, in words and numbers."""
+    name = None if signal is None else signal_name(signal)
+    return Ended("kernel_died", f"KernelDied: the kernel ended ({how}); its variables are lost", code, name)
+
+
+def out_of_memory() -> Ended:
+    """Say that the kernel was killed for want of memory."""
+    error = "OutOfMemory: the kernel used more memory than the session may; its variables are lost"
+    return Ended("out_of_memory", error, signal=signal_name(signals.SIGKILL))
+
+
+def sandbox_lost() -> Ended:
+    """Say that the kernel ended with its sandbox."""
+    error = "SandboxLost: the sandbox ended while the cell ran; its variables are lost, its files are kept"
+    return Ended("sandbox_lost", error)
+
+
+def kernel_broke(fault: str) -> Ended:
+    """Say what the kernel did for which it was ended."""
+    return Ended("kernel_died", f"KernelDied: the kernel was ended because {fault}; its variables are lost")
+
+
+def signal_name(number: int) -> str:
+    """Give a signal's name; `signal N` for one without."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
