@@ -11,7 +11,7 @@ lines       line numbers are right behind a `!command` of several lines, too
 sources     `inspect.getsource` finds classes too
 streams     output arrives in the order in which it was written, that of subprocesses and C code too
 threads     what a thread prints belongs to the cell that started the thread
-figures     the CPU time of a cell is in the metadata of its reply
+figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
 plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
 uncaught    errors of threads and finalisers show the source line too
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
@@ -22,6 +22,7 @@ commands    `!command` reads end-of-file, and an interrupt of it is one of its c
 """
 
 import contextvars
+import os
 import sys
 import threading
 import time
@@ -65,22 +66,48 @@ def install_figures(kernel):
     import resource
 
     init_metadata, finish_metadata = kernel.init_metadata, kernel.finish_metadata
-    began = [0.0]
+    began = [0.0, 0]
+    kills = oom_counter()
 
     def cpu():
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         return time.process_time() + children.ru_utime + children.ru_stime
 
     def init(parent):
-        began[0] = cpu()
+        began[:] = cpu(), kills()
         return init_metadata(parent)
 
     def finish(parent, metadata, reply_content):
         metadata = finish_metadata(parent, metadata, reply_content)
         metadata["kernelbridge"] = {"cpu_ms": (cpu() - began[0]) * 1000.0}
+        killed = kills() - began[1]
+        if killed > 0:
+            metadata["kernelbridge"]["oom_kills"] = killed
         return metadata
 
     kernel.init_metadata, kernel.finish_metadata = init, finish
+
+
+def oom_counter():
+    """Give a function that counts what the system has killed here for want of memory; 0 where it does not say.
+
+    The container's own control group, version 1 or 2. The engine tells of it as well, but maybe after the cell's end.
+    """
+    for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+
+        def count():
+            try:
+                text = os.pread(fd, 4096, 0)
+                return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
+            except (OSError, IndexError, ValueError):  # the user closed it, or that of another system
+                return 0
+
+        return count
+    return lambda: 0
 
 
 def install_input(kernel):

@@ -107,6 +107,8 @@ class Outcome:
     """From its submission, or from the end of the cell before it if that was later."""
     cpu_ms: float | None = None
     """Of the kernel and the children it waited for; None if the kernel does not tell."""
+    oom_kills: int = 0
+    """How often something in the sandbox was killed for want of memory meanwhile, if the kernel tells."""
     truncated: dict[str, Any] | None = None
     """See `output.Rendered.truncated`."""
     cause: str | None = None
@@ -132,7 +134,7 @@ class Execution:
     """One entry of the table; the table alone changes it, but for `cause`."""
 
     __slots__ = (
-        *("asks", "began", "begun", "cause", "cpu_ms", "done", "failure", "listener", "msg_id", "on_begun", "output"),
+        *("asks", "began", "begun", "cause", "done", "failure", "figures", "listener", "msg_id", "on_begun", "output"),
         *("reply", "state", "told", "waits"),
     )
 
@@ -159,7 +161,7 @@ class Execution:
         self.output = output
         self.reply: wire.ExecuteReply | None = None
         self.failure: wire.Failure | None = None
-        self.cpu_ms: float | None = None
+        self.figures = wire.NO_FIGURES
 
     def __repr__(self) -> str:
         return f"<Execution {self.msg_id} {self.state.value}>"
@@ -218,7 +220,7 @@ class ExecutionTable:
             return
         execution.reply = reply
         if b'"kernelbridge"' in message.metadata:
-            execution.cpu_ms = wire.decode(message.metadata, wire.ReplyMetadata).kernelbridge.cpu_ms
+            execution.figures = wire.decode(message.metadata, wire.ReplyMetadata).kernelbridge
         self._move(execution, event)
 
     def on_iopub(self, message: wire.Message) -> None:
@@ -381,7 +383,8 @@ def _outcome(execution: Execution, duration_ms: float, max_output: int, why: End
         traceback=traceback,
         execution_count=reply.execution_count if reply is not None else None,
         duration_ms=duration_ms,
-        cpu_ms=execution.cpu_ms,
+        cpu_ms=execution.figures.cpu_ms,
+        oom_kills=execution.figures.oom_kills,
         truncated=rendered.truncated,
         cause=None if success else execution.cause,
         exit_code=None if why is None else why.exit_code,

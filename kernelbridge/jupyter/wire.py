@@ -130,8 +130,14 @@ class ExpressionReply(msgspec.Struct, frozen=True):
     user_expressions: dict[str, dict[str, Any]] = {}
 
 
-class _OurMetadata(msgspec.Struct, frozen=True, gc=False):
+class Figures(msgspec.Struct, frozen=True, gc=False):
+    """What the guest hooks say of a cell that has run."""
+
     cpu_ms: float | None = None
+    oom_kills: int = 0
+
+
+NO_FIGURES = Figures()
 
 
 class InputRequest(msgspec.Struct, frozen=True, gc=False):
@@ -182,7 +188,7 @@ class IsCompleteReply(msgspec.Struct, frozen=True, gc=False):
 class ReplyMetadata(msgspec.Struct, frozen=True):
     """What the guest hooks add to the metadata of an `execute_reply`."""
 
-    kernelbridge: _OurMetadata = _OurMetadata()
+    kernelbridge: Figures = NO_FIGURES
 
 
 class _LargeDisplay(msgspec.Struct, frozen=True):

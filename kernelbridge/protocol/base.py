@@ -31,7 +31,7 @@ Cause = Literal[
     "sandbox_lost",
     "shell_exited",
 ]
-"""Why a run was ended before it finished by itself."""
+"""Why a run was ended before it finished by itself; `out_of_memory` also when something that it started was killed."""
 
 
 def timestamp(at: float | None = None) -> str:

@@ -9,7 +9,7 @@ runtime passes the one suite in `tests/contract`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -143,6 +143,14 @@ class Sandbox(Protocol):
         a process sets for itself and what it starts (`ulimit`). Raises `SandboxError` if some outlive it;
         a sandbox that is gone is no error.
         """
+        ...
+
+    def oom_kills(self) -> int:
+        """Count how often something in it was killed for want of memory, as far as is known now; no I/O that waits."""
+        ...
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Call `tell`, from the event loop, each time that this happens: within a second of it. One watcher."""
         ...
 
     async def wait(self) -> ExitStatus:

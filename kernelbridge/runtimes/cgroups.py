@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.oom_notice import OomNotice, open_notice
 
 CONTROLLERS = ("memory", "pids", "cpu")
 _PARENT = "kernelbridge"
@@ -61,6 +62,15 @@ class Cgroup:
             return 0
         path = home / ("memory.events" if self._versions["memory"] == 2 else "memory.oom_control")  # noqa: PLR2004  the version
         return next((int(line.split()[1]) for line in _read(path).splitlines() if line.startswith("oom_kill ")), 0)
+
+    def oom_notice(self) -> OomNotice | None:
+        """Watch for that; None where the kernel does not tell."""
+        home = self._directories.get("memory")
+        if home is None:
+            return None
+        with contextlib.suppress(OSError):
+            return open_notice(home, self._versions["memory"])
+        return None
 
     def remove(self, *, kill: bool) -> bool:
         """Remove it, and what still runs in it if `kill` says so (blocking then). Say whether it is gone."""

@@ -189,7 +189,7 @@ class DockerProcess:
     def sandbox_ended(self, status: ExitStatus, *, drain: bool) -> None:
         """Learn that the container has ended; with `drain` its last output may still arrive."""
         self._judged = True
-        self._settle(ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
+        self._settle(ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=not self._killed))
         if drain:
             asyncio.get_running_loop().call_later(_DRAIN, self._stream.abort)
         else:

@@ -43,6 +43,8 @@ class DockerSandbox:
         self._background = background
         self._on_removed = on_removed
         self._oom = OomWatch()
+        self._oom_kills = 0
+        self._tell_oom: Callable[[], None] = _nothing
         self._end: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._processes: dict[str, DockerProcess] = {}
         self._removal: asyncio.Lock = asyncio.Lock()
@@ -115,6 +117,14 @@ class DockerSandbox:
         if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
             raise outlived()
 
+    def oom_kills(self) -> int:
+        """Count the engine's out-of-memory events."""
+        return self._oom_kills
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Call `tell` with each of them."""
+        self._tell_oom = tell
+
     async def wait(self) -> ExitStatus:
         """Return how the container ended, when it has."""
         return await asyncio.shield(self._end)
@@ -153,7 +163,9 @@ class DockerSandbox:
         """Learn from the engine what happened in or to the container."""
         match event.action:
             case "oom":
+                self._oom_kills += 1
                 self._oom.reported()
+                self._tell_oom()
             case "exec_die":
                 if (process := self._processes.get(event.exec_id)) is not None:
                     process.exited(event.code)
@@ -187,3 +199,7 @@ class DockerSandbox:
             self._end.set_result(status)
         for process in list(self._processes.values()):
             process.sandbox_ended(self._end.result(), drain=drain)
+
+
+def _nothing() -> None:
+    """Tell nobody."""

@@ -36,6 +36,8 @@ START_SECONDS = 30.0
 """How long the agent has to come up, or to start a process; a machine that needs longer is not usable."""
 DESTROY_SECONDS = 15.0
 _STATUS_CHUNK = 1 << 16
+_LOOKS = 20
+_LOOK_SECONDS = 0.02
 _SHELL_SIGNALLED = 128
 """A shell's (and bubblewrap's) exit code for something that a signal ended is this plus the signal."""
 
@@ -84,6 +86,11 @@ class LocalSandbox:
         self._pidfd = -1
         self._why = "it has ended"
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self._tell_oom: Callable[[], None] = lambda: None
+        self._told_kills = 0
+        self._notice = None if cgroup is None else cgroup.oom_notice()
+        if self._notice is not None:
+            self._loop.add_reader(self._notice.fd, self._on_memory)
         self._link = AgentLink(launched.control, on_answer=self._on_answer, on_lost=self._on_lost)
         self._loop.add_reader(launched.status, self._on_status)
 
@@ -129,7 +136,7 @@ class LocalSandbox:
             process = LocalProcess(
                 ours,
                 tty=tty,
-                ooms=self._oom_kills(),
+                ooms=self.oom_kills(),
                 post_signal=lambda signum: self._link.post(Signal(number, signum)),
                 post_kill=lambda: self._link.post(Kill(number)),
             )
@@ -156,6 +163,14 @@ class LocalSandbox:
             raise SandboxError(
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
             )
+
+    def oom_kills(self) -> int:
+        """Count what the kernel says of its control group."""
+        return self._cgroup.oom_kills() if self._cgroup is not None else 0
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when that grows."""
+        self._tell_oom = tell
 
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended."""
@@ -227,6 +242,10 @@ class LocalSandbox:
             if fd >= 0:
                 os.close(fd)
         self._pidfd = -1
+        if self._notice is not None:
+            self._loop.remove_reader(self._notice.fd)
+            self._notice.close()
+            self._notice = None
         self._left_over = not self._on_ended()
         self._ended.set_result(status)
 
@@ -235,7 +254,7 @@ class LocalSandbox:
             number: int | None = -returncode
         else:
             number = returncode - _SHELL_SIGNALLED if returncode > _SHELL_SIGNALLED else None
-        oom = number == signal.SIGKILL and self._oom_kills() > 0
+        oom = number == signal.SIGKILL and self.oom_kills() > 0
         return ExitStatus(signal=number, oom=oom) if number else ExitStatus(code=returncode)
 
     def _not_started(self, reason: str) -> SandboxError:
@@ -274,10 +293,21 @@ class LocalSandbox:
     def _process_status(self, ended: Ended, process: LocalProcess) -> ExitStatus:
         # A shell whose command was killed says so in its exit code; the kernel says for want of what.
         killed = ended.signal == signal.SIGKILL or ended.code == _SHELL_SIGNALLED + signal.SIGKILL
-        oom = killed and self._oom_kills() > process.ooms
+        oom = killed and self.oom_kills() > process.ooms
         if ended.signal is not None:
             return ExitStatus(signal=ended.signal, oom=oom)
         return ExitStatus(code=ended.code, oom=oom)
 
-    def _oom_kills(self) -> int:
-        return self._cgroup.oom_kills() if self._cgroup is not None else 0
+    def _on_memory(self) -> None:
+        if self._notice is not None:
+            self._notice.take()
+            self._look_at_memory(_LOOKS)
+
+    def _look_at_memory(self, looks: int) -> None:
+        """See whether something was killed: version 1 of the interface tells before it counts."""
+        kills = self.oom_kills()
+        if kills > self._told_kills:
+            self._told_kills = kills
+            self._tell_oom()
+        elif looks and not self._ended.done():
+            self._loop.call_later(_LOOK_SECONDS, self._look_at_memory, looks - 1)

@@ -9,28 +9,26 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
-
-import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.endings import KERNEL_RESTARTED, SESSION_CLOSED
-from kernelbridge.jupyter.events import Asked, CellEvent, Listener
-from kernelbridge.jupyter.execution import Cell, Execution, Outcome
+from kernelbridge.jupyter.events import Asked, CellEvent
+from kernelbridge.jupyter.execution import Execution, Outcome
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.budget import WaitingBudget, run_timeout
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
+from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, Job
 from kernelbridge.workspace.late import LateOutput, variables_lost
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
+from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.prompts import Prompt, Prompts
 from kernelbridge.workspace.tasks import TaskSet
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -41,23 +39,7 @@ END_OF_INPUT = "\x04"
 QUESTIONS = 64
 """Questions about code, and restarts, that may wait in a session."""
 
-ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
 Warmed = Callable[[KernelBridgeError | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A cell, and what becomes of it."""
-
-    cell: Cell
-    done: ExecutionDone
-    """Called once, with its outcome or the error that kept it from running."""
-    listener: Listener | None = None
-    """Told of it while it runs. A cell that may ask for input has one."""
-    timeout: float | None = None
-    """Seconds, the lane's own limit if None; its clock stands still while it waits for input."""
-    report: Report | None = None
-    """Told how it is ended, when its time is over."""
 
 
 class ExecutionLane:
@@ -70,6 +52,7 @@ class ExecutionLane:
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
+        memory: MemoryWatch,
         longest: float | None = None,
         input_timeout: float | None = None,
         graces: Graces = Graces(),  # noqa: B008 - it is frozen
@@ -78,6 +61,8 @@ class ExecutionLane:
         self._budget = WaitingBudget("cells", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._questions = WaitingBudget("questions", requests=QUESTIONS, characters=WAITING_CHARACTERS)
         self._tasks = tasks
+        self._memory = memory
+        memory.serve(busy=lambda: self._running is not None, tell_later=self.tell)
         self._graces = graces
         self._longest = longest
         self._input_timeout = input_timeout
@@ -150,7 +135,7 @@ class ExecutionLane:
 
         While the interpreter starts, the first cell that waits for it is what is meant. Raises `LimitExceeded`.
         """
-        ended = self._end_waiting(_NEVER_INTERRUPTED) if queued else None
+        ended = self._end_waiting(NEVER_INTERRUPTED) if queued else None
         kernel = self._interpreter.kernel
         if self._escalation is not None:
             self._escalation.join(report, ended)
@@ -158,7 +143,7 @@ class ExecutionLane:
             self._escalate(kernel, Ending("interrupted"), report, ended)
         else:
             if self._waiting and kernel is None:
-                ended = self._end_waiting(_NEVER_INTERRUPTED, 1)
+                ended = self._end_waiting(NEVER_INTERRUPTED, 1)
             preserved = self._running is None and self._lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
@@ -169,7 +154,7 @@ class ExecutionLane:
         """
         self._check_open()
         self._questions.take("")
-        ended = self._end_waiting(_NEVER_RESTARTED)
+        ended = self._end_waiting(NEVER_RESTARTED)
         if self._running is not None:
             ended += 1
         restarted = self._interpreter.restart()
@@ -220,7 +205,7 @@ class ExecutionLane:
         self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
         self._interpreter.end()
         self._interpreter.end_pending(SESSION_CLOSED)
-        self._end_waiting(_NEVER_CLOSED)
+        self._end_waiting(NEVER_CLOSED)
 
     async def aclose(self) -> None:
         """End the kernel, after `end`. Idempotent."""
@@ -270,10 +255,11 @@ class ExecutionLane:
         self._running, self._since = job, time.time()
         try:
             listener = self._listen if job.cell.allow_stdin else job.listener
-            execution = kernel.submit(job.cell, located(self._finished, self._tasks), listener)
+            done = self._memory.over_cell(located(self._finished, self._tasks))
+            execution = kernel.submit(job.cell, done, listener)
         except KernelBridgeError as exc:
             self._running = None
-            _answer(job, exc)
+            job.answer(exc)
             return
         if self._running is job:
             self._execution = execution
@@ -305,13 +291,14 @@ class ExecutionLane:
             outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
             self._interpreter.leave()
-        _answer(job, self._with_news(outcome))
+        job.answer(self._with_news(outcome))
         self._pump()
 
     def _with_news(self, outcome: Outcome) -> Outcome:
         """Add what has happened since the last result."""
         late = self._late.take()
-        if self._lost is not None and outcome.cause is None:
+        ended_by_itself = outcome.cause is None or (outcome.cause == "out_of_memory" and outcome.state_preserved)
+        if self._lost is not None and ended_by_itself:
             late = variables_lost(self._lost) + late
             outcome = replace(outcome, state_preserved=False)
             self._lost = None
@@ -324,7 +311,7 @@ class ExecutionLane:
         for job in ended:
             self._budget.release(job.cell.code)
         for job in ended:
-            _answer(job, answer)
+            job.answer(answer)
         return count
 
     # -- the end of what runs ---------------------------------------------------------
@@ -378,20 +365,3 @@ class ExecutionLane:
 async def _then(event: Awaitable[object], value: T) -> T:
     await event
     return value
-
-
-def _never_ran(cause: str, why: str) -> Outcome:
-    return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
-
-
-_NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
-_NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
-_NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
-
-
-def _answer(job: Job, outcome: Outcome | KernelBridgeError) -> None:
-    try:
-        job.done(outcome)
-    except Exception:
-        # Whoever asked cannot take the answer; the cells behind it must run all the same.
-        log.exception("answer_failed")

@@ -68,6 +68,10 @@ class StatusTeller:
             self._tell(*status)
         self._told = status
 
+    def memory_ran_out(self) -> None:
+        """Tell that something in the sandbox was killed for want of memory; the status stays as it is."""
+        self._tell(self._told.status, "the session's memory ran out, and a process in it was killed", "out_of_memory")
+
 
 def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:
     """Give the status; that of the interpreter counts while the sandbox runs."""

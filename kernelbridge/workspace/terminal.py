@@ -11,6 +11,7 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
 from kernelbridge.workspace.budget import WaitingBudget
+from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.shell import Shell, Step
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Listen
 from kernelbridge.workspace.tasks import TaskSet
@@ -61,11 +62,14 @@ class TerminalLane:
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
+        memory: MemoryWatch,
     ) -> None:
         self._start_shell = start_shell
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
+        self._memory = memory
+        memory.serve(busy=lambda: self._running is not None)
         self._waiting: deque[_Job] = deque()
         self._running: _Job | None = None
         self._draining = False
@@ -129,8 +133,11 @@ class TerminalLane:
                 job = self._running = self._waiting.popleft()
                 self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
+                mark = self._memory.before_command()
                 try:
                     outcome = await self._run(job)
+                    if isinstance(outcome, CommandOutcome):
+                        outcome = await self._memory.over_command(outcome, mark)
                 finally:
                     self._running = None
                     _answer(job, outcome)

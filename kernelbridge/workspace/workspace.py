@@ -29,6 +29,7 @@ from kernelbridge.workspace.lifecycle import (
     WorkspaceEvent,
     WorkspaceState,
 )
+from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.opening import Opening
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_files import SessionFiles
@@ -89,17 +90,23 @@ class Workspace:
         self._clearing: asyncio.Task[None] | None = None
         self._environment: PythonEnvironment | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._memory = MemoryWatch(self._status.memory_ran_out)
         self.executions = ExecutionLane(
             self._start_kernel,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
+            memory=self._memory,
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
         self._terminal = TerminalLane(
-            self._start_shell, destroy_sandbox=self._give_up, queue_limit=settings.queue_limit, tasks=self._tasks
+            self._start_shell,
+            destroy_sandbox=self._give_up,
+            queue_limit=settings.queue_limit,
+            tasks=self._tasks,
+            memory=self._memory,
         )
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
@@ -206,6 +213,7 @@ class Workspace:
             self._machine.on(WorkspaceEvent.START_FAILED)
             raise
         self._sandbox = sandbox
+        self._memory.watch(sandbox)
         self.opening.started(sandbox.facts)
         self._machine.on(WorkspaceEvent.STARTED)
         self._tasks.create(self._watch(sandbox))

@@ -22,6 +22,7 @@ from tests.docker.conftest import MakeSpec
 from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, cuttable_wire, sdk_leaves_sockets
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
+LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
 
 
 # -- behind the runtime's back --------------------------------------------------
@@ -36,7 +37,7 @@ async def test_a_removed_container_ends_everything(client: docker.DockerClient, 
     async with asyncio.timeout(PATIENCE):
         assert await waiting == KILLED
         assert await asyncio.gather(*reading) == [b"last words\n", b""]
-        assert [await process.wait() for process in (plain, terminal)] == [KILLED, KILLED]
+        assert [await process.wait() for process in (plain, terminal)] == [LOST, LOST]
     for process in (plain, terminal):
         await process.signal(signal.SIGTERM)
         await process.kill()
@@ -180,7 +181,7 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
     before = threading.active_count(), descriptors()
     async with docker_runtime(workspace_image) as runtime:
         process = await (await runtime.create(new_spec())).exec(["sleep", "1000"])
-    assert await process.wait() == KILLED
+    assert await process.wait() == LOST
     assert (threading.active_count(), descriptors()) == before
 
 
@@ -214,7 +215,7 @@ async def test_a_container_that_ends_while_the_engine_is_away(
     await wire.join()
     async with asyncio.timeout(PATIENCE):
         assert await removed.wait() == ExitStatus()
-        assert await process.wait() == KILLED
+        assert await process.wait() == LOST
         assert await stopped.wait() == ExitStatus(signal=signal.SIGTERM)
     assert (await run(survivor, "echo", "lives")).output == "lives\n"
 

@@ -22,7 +22,7 @@ from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
 from kernelbridge.server.requests import interpreter
 from kernelbridge.server.streaming import EventStream, LeftOut
-from kernelbridge.workspace.executions import Job
+from kernelbridge.workspace.job import Job
 
 
 async def execute(asker: Asker, message: ExecuteCode) -> None:

@@ -127,6 +127,12 @@ class HostSandbox:
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         raise AssertionError(f"a kernel marks nothing, nor with {mark}, {spare}")
 
+    def oom_kills(self) -> int:
+        return 0
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Tell nothing: nobody limits its memory."""
+
     async def wait(self) -> ExitStatus:
         raise AssertionError("a kernel does not wait for its sandbox")
 

@@ -158,6 +158,12 @@ class HostSandbox:
         while pids := [pid for pid in marked(mark) if pid != spare]:
             await _end_all(pids)
 
+    def oom_kills(self) -> int:
+        return 0
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Tell nothing: nobody limits its memory."""
+
     async def wait(self) -> ExitStatus:
         raise NotImplementedError
 

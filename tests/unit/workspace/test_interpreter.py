@@ -15,8 +15,10 @@ from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.deadline import Deadline
-from kernelbridge.workspace.executions import ExecutionLane, Job
+from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.interrupts import Graces, Progress
+from kernelbridge.workspace.job import Job
+from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.tasks import TaskSet
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
 from tests.unit.jupyter.test_faults import faulty
@@ -48,7 +50,12 @@ class Place:
         self.destroyed = asyncio.Event()
         self.tasks = TaskSet()
         self.lane = ExecutionLane(
-            self._start, destroy_sandbox=self._destroy, queue_limit=100, tasks=self.tasks, graces=GRACES
+            self._start,
+            destroy_sandbox=self._destroy,
+            queue_limit=100,
+            tasks=self.tasks,
+            memory=MemoryWatch(lambda: None),
+            graces=GRACES,
         )
 
     async def _start(self, incarnation: int, late: Callable[[str], None]) -> Kernel:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.shell_exchange import CommandOutcome
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import TerminalLane
@@ -25,7 +26,13 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
     """By the command that ended it, or by the next one if it ended between the two."""
     os.mkfifo(place.home / "go")
     tasks = TaskSet()
-    lane = TerminalLane(place.shell, destroy_sandbox=place.sandbox.destroy, queue_limit=10, tasks=tasks)
+    lane = TerminalLane(
+        place.shell,
+        destroy_sandbox=place.sandbox.destroy,
+        queue_limit=10,
+        tasks=tasks,
+        memory=MemoryWatch(lambda: None),
+    )
     assert (await run(lane, "V=1")).state_preserved
     last = await run(lane, end)
     assert last.state_preserved is (end != "exit 3")

@@ -1,7 +1,7 @@
 """A workspace over a runtime that fails: every request is answered, every close ends, nothing is started twice."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.choice import Bounds
-from kernelbridge.workspace.executions import Job
+from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.settings import WorkspaceSettings
@@ -48,6 +48,12 @@ class BrokenSandbox:
 
     async def sweep(self, mark: str) -> None:
         raise SandboxError("Processes in the sandbox cannot be ended", f"the sandbox is broken, and has no {mark}")
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def watch_memory(self, tell: Callable[[], None]) -> None:
+        """Tell nothing: nobody limits its memory."""
 
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self.ended)

@@ -1,0 +1,64 @@
+"""How the kernel tells that it killed in a control group for want of memory: an event, not a file to look at.
+
+Version 1: an eventfd that is registered with `memory.oom_control`. Version 2: `memory.events` gets an exceptional
+condition (POLLPRI) with every change, so an epoll instance watches it, which is itself what can be waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+
+
+class OomNotice:
+    """A descriptor that becomes readable when there may be news. Made by `open_notice`."""
+
+    def __init__(self, fd: int, take: Callable[[], object], closes: Callable[[], object]) -> None:
+        self.fd = fd
+        self._take, self._closes = take, closes
+
+    def take(self) -> None:
+        """Make it wait for the next; never blocks."""
+        with contextlib.suppress(OSError):  # another thread or nobody had news: there is nothing to take
+            self._take()
+
+    def close(self) -> None:
+        """Release it. Idempotent."""
+        closes, self._closes = self._closes, lambda: None
+        closes()
+
+
+def open_notice(group: Path, version: int) -> OomNotice:
+    """Watch a memory group; raises OSError where the kernel cannot tell."""
+    return _by_eventfd(group) if version == 1 else _by_epoll(group)
+
+
+def _by_eventfd(group: Path) -> OomNotice:
+    with contextlib.ExitStack() as undo:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        undo.callback(os.close, event)
+        control = os.open(group / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            (group / "cgroup.event_control").write_text(f"{event} {control}", encoding="ascii")
+        finally:
+            os.close(control)
+        return OomNotice(event, lambda: os.eventfd_read(event), undo.pop_all().close)
+
+
+def _by_epoll(group: Path) -> OomNotice:
+    with contextlib.ExitStack() as undo:
+        events = os.open(group / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, events)
+        watch = select.epoll()
+        undo.callback(watch.close)
+        watch.register(events, select.EPOLLPRI)
+
+        def take() -> None:
+            os.pread(events, 4096, 0)  # until it has been read, it goes on telling
+            watch.poll(0)
+
+        take()
+        return OomNotice(watch.fileno(), take, undo.pop_all().close)
