@@ -23,6 +23,7 @@ from kernelbridge.server import query
 from kernelbridge.server.access import refusal
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.server.pulse import Patience, Pulse
 from kernelbridge.server.transfers import Transfers
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.files import FileLimits
@@ -33,8 +34,6 @@ from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT = 60.0
-"""Seconds of silence before a ping; a client that is silent for half of it again is gone, which makes 90."""
 GOODBYE = 3.0
 """Seconds that clients have to answer the close when the server stops."""
 FLUSH = 30.0
@@ -53,6 +52,7 @@ class Server:
     registry: Registry
     transfers: Transfers
     warning: str | None
+    patience: Patience
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
     """Connections that are over but for what their clients have not read yet."""
@@ -60,7 +60,7 @@ class Server:
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
         user_id, streams = query.user_id(request), _streams(request)
-        ws = Socket(request, max_message=self.settings.max_message, heartbeat=HEARTBEAT)
+        ws = Socket(request, max_message=self.settings.max_message)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
         await ws.prepare(request)
@@ -70,7 +70,8 @@ class Server:
         connection = Connection(ws, user_id=user_id, streams=streams, registry=self.registry, warning=self.warning)
         self.connections[connection] = transport
         try:
-            await connection.run()
+            with Pulse(transport, self.patience, ping=ws.ping):
+                await connection.run()
         finally:
             del self.connections[connection]
             if transport.get_write_buffer_size():
@@ -143,7 +144,12 @@ def _streams(request: web.Request) -> bool:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> AsyncIterator[StartReport]:
+async def running(
+    settings: Settings,
+    *,
+    on_progress: Callable[[str], None],
+    patience: Patience = Patience(),  # noqa: B008 - it is frozen
+) -> AsyncIterator[StartReport]:
     """Serve while the context is open; on leaving it nothing is left behind. Raises `KernelBridgeError`."""
     async with AsyncExitStack() as stack:
         data = DataDirectory.open(settings.data_dir)
@@ -173,7 +179,7 @@ async def running(settings: Settings, *, on_progress: Callable[[str], None]) -> 
                 limits=FileLimits(settings.max_message, settings.max_upload),
             )
         )
-        server = Server(settings, registry, transfers, runtime.info.warning)
+        server = Server(settings, registry, transfers, runtime.info.warning, patience)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.abandon)

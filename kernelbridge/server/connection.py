@@ -34,8 +34,8 @@ LAST_WORDS = 5.0
 class Socket(web.WebSocketResponse):
     """A WebSocket that explains an oversized frame before it closes with 1009, so that the client can read both."""
 
-    def __init__(self, request: web.Request, *, max_message: int, heartbeat: float) -> None:
-        super().__init__(max_msg_size=max_message, heartbeat=heartbeat, compress=False)
+    def __init__(self, request: web.Request, *, max_message: int) -> None:
+        super().__init__(max_msg_size=max_message, compress=False)
         self._request = request
         self._max_message = max_message
 

@@ -13,6 +13,7 @@ import pytest
 
 from kernelbridge.config import Settings, resolve
 from kernelbridge.server.app import running
+from kernelbridge.server.pulse import Patience
 
 PATIENCE = 60.0
 """Seconds that a test waits for a frame before it fails."""
@@ -99,7 +100,7 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
     """Start servers with flags of the test's choice; all are stopped in order at the end."""
     stops: list[Callable[[], Awaitable[object]]] = []
 
-    async def start(**flags: str | bool) -> RunningServer:
+    async def start(patience: Patience = Patience(), **flags: str | bool) -> RunningServer:  # noqa: B008 - frozen
         settings: Settings = resolve(
             {
                 "runtime": runtime_name,
@@ -111,7 +112,7 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
             },
             {},
         )
-        context = running(settings, on_progress=lambda _line: None)
+        context = running(settings, on_progress=lambda _line: None, patience=patience)
         report = await context.__aenter__()
         stops.append(lambda: context.__aexit__(None, None, None))
         http = aiohttp.ClientSession()
