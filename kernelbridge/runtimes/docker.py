@@ -7,6 +7,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 │   ├── docker_process   one `docker exec`
 │   │   └── docker_control   its idle process, which sends signals
 │   └── docker_exit      what its exit means: code, signal, out of memory
+├── docker_removals  what the engine did not remove when it was asked to
 ├── docker_events    the thread that follows the engine's event stream
 ├── docker_attach    the byte streams of execs
 └── docker_engine    calls to the engine, in threads, in bounded time
@@ -41,6 +42,7 @@ from kernelbridge.runtimes.docker_engine import (
 from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker_exit import exit_status
 from kernelbridge.runtimes.docker_image import WorkspaceImage
+from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from kernelbridge.runtimes.docker_seccomp import seccomp_profile
 from kernelbridge.runtimes.docker_spec import (
@@ -57,6 +59,8 @@ __all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
 
 log = structlog.get_logger(__name__)
 
+_REMOVAL_PAUSE = 0.1
+"""Seconds between two looks at a removal that is under way."""
 _CONFLICT = 409
 _NOT_FOUND = 404
 
@@ -70,6 +74,7 @@ class DockerRuntime:
         self._instance = instance
         self._cpus = about.cpus
         self._background = Background()
+        self._removals = Removals(self._background)
         self._sandboxes: dict[str, DockerSandbox] = {}
         # Launches that were given up while the engine did not answer: it may still carry them out.
         self._given_up: set[str] = set()
@@ -163,6 +168,7 @@ class DockerRuntime:
     async def aclose(self) -> None:
         """Remove every container that it made, end its threads. Idempotent; what cannot be removed is logged."""
         self._closed = True
+        self._removals.stop()
         await self._background.settle()
         sandboxes = list(self._sandboxes.values())
         await asyncio.gather(*(self._clean_up(token) for token in self._given_up))
@@ -224,15 +230,22 @@ class DockerRuntime:
             made: str = api.create_container_from_config(launch.container(), launch.name)["Id"]
             return made
 
-        try:
-            container_id = await self._engine.call(make, doing="making a container")
-        except APIError as exc:
-            if exc.status_code != _CONFLICT:
-                raise
+        loop = asyncio.get_running_loop()
+        last = loop.time() + self._engine.timeout
+        while True:
+            try:
+                container_id = await self._engine.call(make, doing="making a container")
+                break
+            except APIError as exc:
+                if exc.status_code != _CONFLICT or loop.time() > last:
+                    raise
             await self._remove_stale(launch)
-            container_id = await self._engine.call(make, doing="making a container")
         sandbox = DockerSandbox(
-            container_id, engine=self._engine, background=self._background, on_removed=self._dropped
+            container_id,
+            engine=self._engine,
+            background=self._background,
+            on_removed=self._dropped,
+            removals=self._removals,
         )
         self._sandboxes[container_id] = sandbox
         return sandbox
@@ -252,7 +265,11 @@ class DockerRuntime:
             raise
         labels = there["Config"]["Labels"] or {}
         ours = labels.get(INSTANCE_LABEL) == self._instance and labels.get(WORKSPACE_LABEL) == launch.workspace_id
-        if there["Id"] in self._sandboxes:
+        known = self._sandboxes.get(there["Id"])
+        if known is not None and known.leaving:
+            # Perhaps the engine is about to: it does not say when it has, only that the name is still taken.
+            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=_REMOVAL_PAUSE)
+        elif known is not None:
             raise SandboxError("The sandbox could not be made", "this workspace already has one")
         if not ours:
             raise SandboxError(
@@ -283,8 +300,8 @@ class DockerRuntime:
         try:
             await self._remove_launch(token)
         except SandboxError as exc:
-            log.warning("container_not_removed", launch=token, reason=str(exc))
             self._given_up.add(token)
+            self._removals.insist(token, partial(self._remove_launch, token), reason=exc)
 
     def _give_up(self, launch: Launch) -> None:
         """Leave a launch that the engine did not answer. If it comes into being after all, it is removed."""

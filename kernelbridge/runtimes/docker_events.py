@@ -100,7 +100,7 @@ class EventFollower:
                 release(exc)
                 if self._loop.is_closed():
                     return
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and self._delay == FIRST_DELAY:  # once for each time that it is away
                     log.warning("docker_events_lost", reason=explain(exc))
             self._stopping.wait(self._delay)
             self._delay = min(2 * self._delay, LAST_DELAY)

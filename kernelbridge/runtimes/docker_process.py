@@ -198,7 +198,14 @@ class DockerProcess:
     def engine_returned(self) -> None:
         """Learn that the engine was away: what it said meanwhile was missed."""
         if self._stream.ended and not self._judged:
-            self._background.spawn(self._inspect(), doing="asking how a process ended")
+            self._background.spawn(self._rejoin(), doing="asking how a process ended")
+
+    async def _rejoin(self) -> None:
+        await self._inspect()
+        if self._tty and not self._judged:
+            # It lives, but nothing leads to its terminal any more: whoever uses it has to have another.
+            await self.kill()
+            self.exited(_SIGNAL_BASE + signal.SIGKILL)
 
     def _stream_ended(self) -> None:
         if not self._started:

@@ -17,6 +17,7 @@ from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker_events import EngineEvent
 from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
 from kernelbridge.runtimes.docker_process import DockerProcess, launch_command
+from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import Facts
 
@@ -36,12 +37,14 @@ class DockerSandbox:
         engine: Engine,
         background: Background,
         on_removed: Callable[[DockerSandbox], None],
+        removals: Removals,
     ) -> None:
         self.id = container_id
         self.control = ControlChannel(container_id, engine=engine)
         self._engine = engine
         self._background = background
         self._on_removed = on_removed
+        self._removals = removals
         self._oom = OomWatch()
         self._oom_kills = 0
         self._tell_oom: Callable[[], None] = _nothing
@@ -137,8 +140,20 @@ class DockerSandbox:
             return ""
         return " ".join(said.decode("utf-8", "replace").split())
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it was to be destroyed, and perhaps is not yet."""
+        return self._removing
+
     async def destroy(self) -> None:
-        """Kill and remove the container; raises `SandboxError` if the engine does not."""
+        """Kill and remove the container; raises `SandboxError` if the engine does not, which is asked again then."""
+        try:
+            await self._destroy()
+        except SandboxError as exc:
+            self._removals.insist(self.id, self._destroy, reason=exc)
+            raise
+
+    async def _destroy(self) -> None:
         async with self._removal:
             if self._removed:
                 return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable
 from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
@@ -24,6 +24,8 @@ KILL_GRACE = 5.0
 """Seconds in which a killed kernel has to be gone, before its sandbox is destroyed."""
 EXIT_GRACE = 5.0
 """Seconds that a kernel has to end by itself after a cell called `exit()`."""
+ENGINE_PAUSE = 1.0
+"""Seconds until an engine that did not answer is asked again to kill a kernel."""
 
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
 """Start incarnation n; the second argument takes late output."""
@@ -213,13 +215,23 @@ class Interpreter:
         return kernel.died.result()
 
     async def _kill(self, kernel: Kernel) -> None:
-        """End a kernel; if that does not help, its sandbox goes."""
+        """End a kernel; if that does not help, its sandbox goes. Who does not answer is asked until it does."""
         try:
-            await kernel.kill()
+            while not await self._killed(kernel):
+                await asyncio.wait({kernel.died}, timeout=ENGINE_PAUSE)
             await asyncio.wait_for(asyncio.shield(kernel.died), KILL_GRACE)
         except (KernelBridgeError, TimeoutError) as exc:
             log.warning("sandbox_given_up", why="its kernel could not be killed", error=str(exc))
             await self._destroy_sandbox()
+
+    async def _killed(self, kernel: Kernel) -> bool:
+        """Kill a kernel; False if nobody can be asked to now."""
+        try:
+            await kernel.kill()
+        except RuntimeUnavailable as exc:
+            log.warning("kernel_not_killed_yet", error=str(exc))
+            return kernel.died.done()
+        return True
 
 
 def _closed() -> KernelError:

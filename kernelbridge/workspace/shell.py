@@ -73,6 +73,8 @@ class Shell:
         self.notice = ""
         """What the output of the first command begins with."""
         screen.on_data = self._on_data
+        screen.on_lost = self._screen_lost
+        self._losing: asyncio.Task[None] | None = None
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     @property
@@ -133,8 +135,9 @@ class Shell:
         try:
             await self._process.aclose()
         finally:
-            self._follower.cancel()
-            await asyncio.wait({self._follower})
+            for task in (self._follower, *([self._losing] if self._losing is not None else [])):
+                task.cancel()
+                await asyncio.wait({task})
             if self._opening is not None:
                 await asyncio.wait({self._opening})
                 if self._opening.exception() is None:
@@ -176,8 +179,8 @@ class Shell:
                 reason = "its shell had just ended; send it again and a new one takes it"
             case MarkState.WAITING | MarkState.REFUSED:
                 reason = (
-                    "the shell's state was changed so that it takes no commands, e.g. its own variables or a"
-                    " function named `builtin`; send it again and a new shell takes it"
+                    "the shell took no command: its state was changed, e.g. its own variables or a function named"
+                    " `builtin`, or what makes sandboxes does not answer; send it again and a new shell takes it"
                 )
             case _:
                 return
@@ -308,12 +311,24 @@ class Shell:
         old = self._screens[-1]
         self._screens.append(screen)
         screen.on_data = self._on_data
+        old.on_lost, screen.on_lost = (lambda: None), self._screen_lost
         with contextlib.suppress(BrokenPipeError):
             await old.write(shell_script.move(screen.path))
 
     def _on_data(self, data: bytes) -> None:
         if self._exchange is not None:
             self._exchange.receive_data(data)
+
+    def _screen_lost(self) -> None:
+        """End a shell that nobody hears any more, with what runs in it."""
+        if self._usable and self._losing is None:
+            self._losing = asyncio.get_running_loop().create_task(self._kill_all())
+
+    async def _kill_all(self) -> None:
+        with contextlib.suppress(SandboxError):  # then the next command hears of that
+            await self._process.kill()
+            if self._exchange is not None:
+                await self._sandbox.sweep(self._exchange.limit)
 
     def _late_taker(self) -> Callable[[bytes], None]:
         decoder = TerminalDecoder()

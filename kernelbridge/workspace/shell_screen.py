@@ -25,6 +25,8 @@ class ScreenOnly:
         """Its name inside the sandbox."""
         self.on_data: Callable[[bytes], None] = lambda _data: None
         """Takes what is written to it; from the event loop."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Told when its holder has ended, which nobody here asked it to; from the event loop."""
         self._holder = holder
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
@@ -65,6 +67,8 @@ class ScreenOnly:
         # Always: a background job must not stand still for want of a reader.
         while data := await self._holder.read():
             self.on_data(data)
+        await self._holder.wait()  # an engine that is away ends the stream, and may have it go on when it is back
+        self.on_lost()
 
 
 async def _name(holder: Process) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
 from kernelbridge.workspace.budget import WaitingBudget
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.shell import Shell, Step
@@ -208,14 +208,19 @@ class TerminalLane:
             return shell, True
 
     async def _drop(self, shell: Shell) -> None:
-        """End a shell; if that cannot be done, its sandbox goes with it."""
-        if self._shell is shell:
-            self._shell = None
+        """End a shell; if that cannot be done, its sandbox goes with it.
+
+        Raises `RuntimeUnavailable` when nobody can be asked to: the interpreter beside it must not pay for that.
+        """
         try:
             await shell.aclose()
+        except RuntimeUnavailable:
+            raise  # it stays what it is, a shell that takes no command: the next one asks again
         except SandboxError as exc:
             log.warning("sandbox_given_up", why="its shell could not be ended", error=str(exc))
             await self._destroy_sandbox()
+        if self._shell is shell:
+            self._shell = None
 
 
 def _unwanted(job: _Job) -> bool:

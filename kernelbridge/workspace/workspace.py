@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, SandboxError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.budget import run_timeout
@@ -361,6 +361,8 @@ class Workspace:
         sandbox = await self.sandbox()
         try:
             return await start(sandbox, self._python(sandbox))
+        except RuntimeUnavailable:
+            raise  # nobody can say now whether the sandbox is gone
         except SandboxError:
             try:
                 await asyncio.wait_for(sandbox.wait(), LOSS_NOTICE)

@@ -106,50 +106,77 @@ async def cuttable_wire(path: Path) -> AsyncIterator[CuttableWire]:
 
 
 class PrivateEngine:
-    """A dockerd of the test's own, in a network namespace of its own; it has no images. Needs root."""
+    """A dockerd of the test's own, in a network namespace of its own; it has no images at first. Needs root."""
 
-    def __init__(self, socket: Path, process: asyncio.subprocess.Process) -> None:
-        self._socket = socket
-        self._process = process
-        self._draining = asyncio.create_task(self._drain())
+    def __init__(self, home: Path, *, live_restore: bool = False) -> None:
+        """All that it keeps is in `home`. With `live_restore` its containers outlive it."""
+        self._home = home
+        self._options = ["--live-restore"] if live_restore else []
+        self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    async def start(cls, home: Path) -> "PrivateEngine":
-        """Start it and wait until it listens."""
-        socket = home / "s"
-        process = await asyncio.create_subprocess_exec(
-            *("unshare", "--net", "dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none"),
-            *("--host", f"unix://{socket}", "--data-root", str(home / "data")),
-            *("--exec-root", str(home / "exec"), "--pidfile", str(home / "pid")),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        said = b""
+    async def start(cls, home: Path, *, live_restore: bool = False) -> "PrivateEngine":
+        """Start one and wait until it listens."""
+        engine = cls(home, live_restore=live_restore)
+        await engine.run()
+        return engine
+
+    async def run(self) -> None:
+        """Start it, or start it again, and wait until it listens."""
+        home = self._home
+        log = home / "log"
+        # To a file: what it starts outlives it with `live_restore`, and goes on writing.
+        with log.open("wb") as output:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *("unshare", "--net", "dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none"),
+                *("--host", self.address, "--data-root", str(home / "data")),
+                *("--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), *self._options),
+                stderr=output,
+            )
         async with asyncio.timeout(PATIENCE):
-            while b"API listen on" not in said:
-                line = await process.stderr.readline()
-                assert line, said.decode()
-                said += line
-        return cls(socket, process)
+            while b"API listen on" not in await asyncio.to_thread(log.read_bytes):
+                assert process.returncode is None, log.read_text()
+
+    @property
+    def address(self) -> str:
+        """What DOCKER_HOST is for it."""
+        return f"unix://{self._home / 's'}"
 
     @property
     def factory(self) -> Callable[..., docker.DockerClient]:
-        return partial(docker.DockerClient, base_url=f"unix://{self._socket}")
+        return partial(docker.DockerClient, base_url=self.address)
 
     def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """End it, and its containerd, as a crash does; what runs in containers has parents of its own."""
+        containerd = int((self._home / "exec/containerd/containerd.pid").read_text())
+        self._signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(containerd, signal.SIGKILL)
+        await self._ended()
+        # The next one would wait for it as long as it has not been reaped.
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(Path(f"/proc/{containerd}").exists):
+                pass
 
     async def stop(self) -> None:
-        self.thaw()
-        self._process.terminate()
+        """End it in order, however it is. Idempotent."""
+        if self._process is not None and self._process.returncode is None:
+            self.thaw()
+            self._signal(signal.SIGTERM)
+            await self._ended()
+
+    def _signal(self, signum: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(signum)
+
+    async def _ended(self) -> None:
+        assert self._process is not None
         async with asyncio.timeout(PATIENCE):
             await self._process.wait()
-            await self._draining
-
-    async def _drain(self) -> None:
-        assert self._process.stderr is not None
-        while await self._process.stderr.read(READ_SIZE):
-            pass
+        self._process = None

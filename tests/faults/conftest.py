@@ -2,13 +2,17 @@
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
+from tests.docker.faulty_engine import PrivateEngine
 from tests.integration.conftest import (
     Client,
     Frame,
@@ -19,7 +23,7 @@ from tests.integration.conftest import (
     start_server,
 )
 
-__all__ = ["client", "runtime_name", "server", "start_server"]
+__all__ = ["client", "engine_home", "runtime_name", "server", "start_server"]
 
 Remove = Callable[[RunningServer], None]
 
@@ -70,3 +74,33 @@ async def status_with(client: Client, cause: str) -> Frame:
         frame = await client.receive()
         if frame["type"] == "session_status" and frame.get("cause") == cause:
             return frame
+
+
+@pytest.fixture(scope="session")
+def engine_home(workspace_image: str) -> Iterator[Path]:
+    """Make the home of private engines that have the workspace image, which costs ten seconds; one runs at a time."""
+    home = Path(tempfile.mkdtemp(prefix="engine-"))
+    try:
+        asyncio.run(_load(home, workspace_image))
+        yield home
+    finally:
+        # An engine that was killed leaves its data mounted upon itself.
+        subprocess.run(["umount", "--recursive", "--lazy", str(home / "data")], check=False, capture_output=True)
+        shutil.rmtree(home)
+
+
+async def _load(home: Path, image: str) -> None:
+    engine = await PrivateEngine.start(home)
+    try:
+        await asyncio.to_thread(_copy_image, engine, image)
+    finally:
+        await engine.stop()
+
+
+def _copy_image(engine: PrivateEngine, image: str) -> None:
+    source, target = docker.from_env(), engine.factory()
+    try:
+        target.images.load(source.images.get(image).save(named=image))  # type: ignore[arg-type]  # it takes pieces, too
+    finally:
+        source.close()
+        target.close()

@@ -1,0 +1,288 @@
+"""An engine of the test's own that freezes, is killed and comes back, under a server that goes on."""
+
+import asyncio
+import io
+import os
+import signal
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import docker
+import pytest
+
+from kernelbridge.runtimes.docker_spec import WORKSPACE_LABEL
+from kernelbridge.workspace.layout import SessionKey
+from tests.docker.faulty_engine import PrivateEngine
+from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer
+
+pytestmark = [
+    pytest.mark.parametrize("runtime_name", ["docker"]),
+    # Where the engine's socket is missing, the SDK drops the one that it could not connect instead of closing it.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+TOLD, SETTLED = 10.0, 15.0
+"""Seconds that are promised: for the error of an engine that does not answer, and for order when it is back."""
+UNTIL_TOLD = (
+    "import os, time\nprint('began', flush=True)\nwhile not os.path.exists('{name}'): time.sleep(0.05)\nprint(x)"
+)
+
+Start = Callable[..., Awaitable[tuple[PrivateEngine, RunningServer]]]
+
+
+@pytest.fixture
+async def engines(
+    engine_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[PrivateEngine]]]:
+    """Start an engine, which the servers of the test then use; it is stopped after them."""
+    started: list[PrivateEngine] = []
+
+    async def start(*, live_restore: bool = False) -> PrivateEngine:
+        engine = await PrivateEngine.start(engine_home, live_restore=live_restore)
+        started.append(engine)
+        monkeypatch.setenv("DOCKER_HOST", engine.address)
+        return engine
+
+    yield start
+    for engine in started:
+        await engine.stop()
+
+
+@pytest.fixture
+async def start(engines: Callable[..., Awaitable[PrivateEngine]], start_server: StartServer) -> Start:
+    async def both(*, live_restore: bool = False) -> tuple[PrivateEngine, RunningServer]:
+        engine = await engines(live_restore=live_restore)
+        return engine, await start_server()
+
+    return both
+
+
+@contextmanager
+def asked(engine: PrivateEngine) -> Iterator[docker.APIClient]:
+    client = engine.factory()
+    try:
+        yield client.api
+    finally:
+        client.close()
+
+
+def containers(engine: PrivateEngine, session: str) -> list[str]:
+    with asked(engine) as api:
+        label = f"{WORKSPACE_LABEL}={SessionKey('u', session).workspace_id}"
+        return [row["Id"] for row in api.containers(all=True, filters={"label": label})]
+
+
+def init_of(engine: PrivateEngine, session: str) -> int:
+    """Give the pid, here, of a container's first process."""
+    (container,) = containers(engine, session)
+    with asked(engine) as api:
+        return int(api.inspect_container(container)["State"]["Pid"])
+
+
+SPARE = "kernelbridge-test-spare"
+
+
+def untag(engine: PrivateEngine, image: str) -> None:
+    with asked(engine) as api:
+        api.tag(image, SPARE)
+        api.remove_image(image)
+
+
+def retag(engine: PrivateEngine, image: str) -> None:
+    with asked(engine) as api:
+        api.tag(SPARE, image.partition(":")[0], image.partition(":")[2] or None)
+
+
+def import_nothing(engine: PrivateEngine, image: str) -> None:
+    """Give the name to an image with nothing in it but a directory."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        directory = tarfile.TarInfo("empty")
+        directory.type = tarfile.DIRTYPE
+        tar.addfile(directory)
+    with asked(engine) as api:
+        api.import_image_from_data(archive.getvalue(), image.partition(":")[0], image.partition(":")[2] or None)
+
+
+async def until_gone(engine: PrivateEngine, session: str) -> None:
+    async with asyncio.timeout(SETTLED):
+        while await asyncio.to_thread(containers, engine, session):
+            pass
+
+
+async def until(client: Client, **expected: object) -> Frame:
+    """Give the next frame that has these fields."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            frame = await client.receive()
+            if expected.items() <= frame.items():
+                return frame
+
+
+@asynccontextmanager
+async def steady_loop() -> AsyncIterator[None]:
+    """Check that nothing holds the event loop up: every call that is answered late here would wait eight seconds."""
+    loop, late = asyncio.get_running_loop(), 0.0
+
+    async def turn() -> None:
+        nonlocal late
+        while True:
+            before = loop.time()
+            await asyncio.wait({loop.create_future()}, timeout=0.02)
+            late = max(late, loop.time() - before - 0.02)
+
+    turning = loop.create_task(turn())
+    try:
+        yield
+    finally:
+        turning.cancel()
+        with suppress(asyncio.CancelledError):
+            await turning
+        print(f"event loop held up for at most {1000 * late:.0f} ms")
+    assert late < 2.0
+
+
+async def test_a_frozen_engine_costs_nothing_but_new_sessions(start: Start) -> None:
+    engine, server = await start()
+    async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as new:
+        for session in ("s", "leaving"):
+            await cells.run("x = 41", session=session)
+        await shell.shell("cd /tmp")
+        await cells.send(type="execute_code", sessionId="s", code=UNTIL_TOLD.format(name="told"))
+        engine.freeze()
+        try:
+            async with server.connect("u") as closer, steady_loop():
+                async with asyncio.timeout(TOLD):
+                    closing = asyncio.create_task(closer.ask(type="close_session", sessionId="leaving"))
+                    asking = asyncio.create_task(new.run("1", session="new"))
+                    # Whoever has a session is served meanwhile, and the cell that runs goes on to its end.
+                    await shell.ask(type="save_file", sessionId="s", filename="told", content="")
+                    assert (await cells.receive())["output"] == "began\n41\n"
+                    assert (await cells.run("print(x + 1)"))["output"] == "42\n"
+                    # A terminal is a stream that the engine passes on: what that does not take is not run, and said.
+                    commanding = asyncio.create_task(shell.shell("touch never"))
+                    assert not asking.done()
+                    frame = await asking
+                assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
+                assert "restart the engine" in frame["error"]
+                assert (await closing)["closed"]
+                frame = await commanding
+                assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
+        finally:
+            engine.thaw()
+        assert "never" not in (await shell.shell("ls"))["output"]
+        # What it could not be asked to remove is removed now, and what comes back starts anew.
+        await until_gone(engine, "leaving")
+        assert (await new.run("print(2)", session="new"))["output"] == "2\n"
+        frame = await cells.run("print('x' in globals())", session="leaving")
+        assert frame["output"] == "False\n"
+        assert len(await asyncio.to_thread(containers, engine, "new")) == 1
+
+
+async def test_a_session_that_returns_before_its_container_is_gone(start: Start) -> None:
+    engine, server = await start()
+    async with server.connect("u") as client:
+        await client.run("x = 41")
+        engine.freeze()
+        try:
+            assert (await client.ask(type="close_session", sessionId="s"))["closed"]
+            await client.send(type="execute_code", sessionId="s", code="print('x' in globals())")
+        finally:
+            engine.thaw()
+        assert (await client.receive())["output"] == "False\n"
+        assert len(await asyncio.to_thread(containers, engine, "s")) == 1
+
+
+async def test_an_engine_that_is_killed_and_spares_its_containers(start: Start) -> None:
+    engine, server = await start(live_restore=True)
+    async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as new:
+        await cells.run("x = 41")
+        await cells.run("pass", session="dies")
+        await shell.shell("cd /tmp")
+        await cells.send(type="execute_code", sessionId="s", code=UNTIL_TOLD.format(name="told"))
+        await shell.send(type="terminal_command", sessionId="s", command="echo begun; sleep 1000")
+        victim = await asyncio.to_thread(init_of, engine, "dies")
+        await engine.kill()
+        async with asyncio.timeout(TOLD), steady_loop():
+            frame = await new.run("1", session="new")
+        assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
+        assert "start the Docker engine" in frame["error"]
+        os.kill(victim, signal.SIGKILL)
+        await engine.run()
+        async with asyncio.timeout(SETTLED):
+            # It has lost the command's terminal, which is said; another is there for the next one.
+            frame = await shell.receive()
+            assert (frame["type"], frame["cause"], frame["statePreserved"]) == (
+                "terminal_output",
+                "shell_exited",
+                False,
+            )
+            await new.ask(type="resume", sessionId="dies")
+            await until(new, type="session_status", status="closed", cause="sandbox_lost")
+        assert (await shell.shell("pwd"))["output"] == "/workspace\n"
+        await shell.ask(type="save_file", sessionId="s", filename="told", content="")
+        assert (await cells.receive())["output"] == "began\n41\n"
+        # What the engine no longer knows of can still be ended, and its end is noticed.
+        frame = await cells.run("import os; os._exit(3)")
+        assert (frame["cause"], frame["statePreserved"]) == ("kernel_died", False)
+        assert (await cells.run("x = 7; print(x)"))["output"] == "7\n"
+        assert (await cells.run("print('lives')", session="dies"))["output"] == "lives\n"
+    await until_gone(engine, "s")
+
+
+async def test_a_kernel_that_the_engine_has_forgotten_can_be_ended(start: Start) -> None:
+    engine, server = await start(live_restore=True)
+    async with server.connect("u") as client:
+        await client.run("x = 41")
+        await client.send(
+            type="execute_code",
+            sessionId="s",
+            code="while True:\n  try:\n    while True: pass\n  except BaseException: pass",
+            requestId="stuck",
+        )
+        await engine.kill()
+        await engine.run()
+        await client.send(type="restart_kernel", sessionId="s", requestId="restart")
+        assert (await client.answer_to("stuck"))["cause"] == "kernel_restarted"
+        assert (await client.answer_to("restart"))["type"] == "kernel_restarted"
+        assert (await client.run("print('x' in globals())", requestId="next"))["output"] == "False\n"
+
+
+async def test_an_engine_that_is_killed_and_takes_its_containers_along(start: Start) -> None:
+    engine, server = await start()
+    async with server.connect("u") as client:
+        await client.shell("echo kept > file")
+        await client.run("x = 41")
+        await client.send(type="execute_code", sessionId="s", code=UNTIL_TOLD.format(name="told"))
+        await engine.kill()
+        await engine.run()
+        async with asyncio.timeout(SETTLED):
+            frame = await client.receive()
+        assert (frame["cause"], frame["statePreserved"]) == ("kernel_died", False)
+        assert (await client.shell("cat file"))["output"] == "kept\n"
+        assert (await client.run("print(6 * 7)"))["output"] == "42\n"
+        assert len(await asyncio.to_thread(containers, engine, "s")) == 1
+
+
+async def test_an_image_that_is_absent_or_broken(start: Start, workspace_image: str) -> None:
+    engine, server = await start()
+    async with server.connect("u") as client, server.connect("u") as other:
+        await client.run("x = 41")
+        await asyncio.to_thread(untag, engine, workspace_image)
+        try:
+            async with asyncio.timeout(5):
+                frame = await other.run("1", session="new")
+            assert (frame["code"], frame["retryable"]) == ("image_unusable", False)
+            assert "images build" in frame["error"]
+            assert await asyncio.to_thread(containers, engine, "new") == []
+            assert (await client.run("print(x)"))["output"] == "41\n"
+            await asyncio.to_thread(import_nothing, engine, workspace_image)
+            async with asyncio.timeout(5):
+                frame = await other.run("1", session="new")
+            assert (frame["code"], frame["retryable"]) == ("image_unusable", False)
+            assert await asyncio.to_thread(containers, engine, "new") == []
+        finally:
+            await asyncio.to_thread(retag, engine, workspace_image)
+        assert (await other.run("print(2)", session="new"))["output"] == "2\n"
