@@ -160,6 +160,21 @@ class Settings:
     max_sessions_per_user: Annotated[
         int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that one user may have at a time.")
     ] = 20
+    max_sessions: Annotated[
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that may be open at a time, of all users.")
+    ] = 100
+    max_connections_per_user: Annotated[
+        int,
+        Option(
+            kinds.integer("COUNT", 1),
+            SERVER,
+            "WebSockets that one user may have at a time; another is told why and closed with 1013.",
+        ),
+    ] = 250
+    max_starts: Annotated[
+        int,
+        Option(kinds.integer("COUNT", 1), SERVER, "Sandboxes that are made at a time; others wait, users in turn."),
+    ] = 4
 
     images_base: Annotated[
         str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,9 +23,10 @@ from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import query
 from kernelbridge.server.access import refusal
 from kernelbridge.server.choice import open_runtime
-from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.server.connection import Connection, Socket, turn_away
 from kernelbridge.server.pulse import Patience, Pulse
 from kernelbridge.server.transfers import Transfers
+from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.files import FileLimits
 from kernelbridge.workspace.layout import DataDirectory
@@ -54,6 +56,8 @@ class Server:
     warning: str | None
     patience: Patience
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
+    users: Counter[str | None] = field(default_factory=Counter)
+    """How many connections each user has; only those who have one."""
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
     """Connections that are over but for what their clients have not read yet."""
 
@@ -67,13 +71,20 @@ class Server:
         transport = request.transport
         if transport is None:
             return ws  # gone already
+        limit = self.settings.max_connections_per_user
+        if self.users[user_id] >= limit:
+            log.warning("connection_refused", user_id=user_id, limit=limit)
+            await turn_away(ws, limit)
+            return ws
         connection = Connection(ws, user_id=user_id, streams=streams, registry=self.registry, warning=self.warning)
         self.connections[connection] = transport
+        self.users[user_id] += 1
         try:
             with Pulse(transport, self.patience, ping=ws.ping):
                 await connection.run()
         finally:
             del self.connections[connection]
+            self.users -= Counter((user_id,))
             if transport.get_write_buffer_size():
                 loop = asyncio.get_running_loop()
                 self.unsent[transport] = loop.call_later(FLUSH, self._abort, transport)
@@ -167,7 +178,8 @@ async def running(
             settings=_workspace_settings(settings, runtime),
             executor=executor,
             linger=settings.linger,
-            max_sessions_per_user=settings.max_sessions_per_user,
+            limits=SessionLimits(settings.max_sessions_per_user, settings.max_sessions),
+            max_starts=settings.max_starts,
         )
         stack.push_async_callback(registry.aclose)
         transfers = Transfers(

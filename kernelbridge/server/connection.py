@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import struct
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
-from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump, parse
 from kernelbridge.protocol.cells import InputReply
 from kernelbridge.protocol.codec import identify
@@ -60,6 +61,16 @@ class Socket(web.WebSocketResponse):
         # aiohttp tells nobody that the connection is gone, so this is looked at.
         while self._request.transport is not None and loop.time() < deadline:
             await asyncio.wait({loop.create_future()}, timeout=LAST_WORDS / 100)
+
+
+async def turn_away(ws: Socket, limit: int) -> None:
+    """Say that this user has `limit` connections already, and close with 1013."""
+    error = LimitExceeded(
+        "Too many connections are open for this user", f"the limit is {limit}; close one, or use one for all sessions"
+    )
+    with contextlib.suppress(ConnectionError):
+        await ws.send_frame(dump(answers.error_message(error, None, UNSET)), WSMsgType.TEXT)
+        await ws.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many connections")
 
 
 class Connection:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from kernelbridge.errors import FileError, KernelBridgeError, LimitExceeded, SandboxError
+from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime
+from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Wish, checked
 from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
+from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.workspace import Workspace
 
@@ -56,14 +58,16 @@ class Registry:
         settings: WorkspaceSettings,
         executor: Executor,
         linger: float,
-        max_sessions_per_user: int,
+        limits: SessionLimits,
+        max_starts: int,
     ) -> None:
         self._runtime = runtime
         self._data = data
         self._settings = settings
         self._executor = executor
         self._linger = linger
-        self._max_sessions_per_user = max_sessions_per_user
+        self._limits = limits
+        self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._tasks = TaskSet()
@@ -83,13 +87,8 @@ class Registry:
             raise SandboxError("The server is stopping", "connect again when it is back")
         entry = self._entries.get(key)
         if entry is None:
-            live = sum(1 for other in self._entries if other.principal == key.principal)
-            if live >= self._max_sessions_per_user:
-                raise LimitExceeded(
-                    "Too many sessions are open for this user",
-                    f"the limit is {self._max_sessions_per_user}; close a connection that uses one, or wait until"
-                    " an unused one has ended",
-                )
+            # Those that are being closed still have their sandboxes.
+            self._limits.check(key, self._entries.keys() | self._closing.keys())
             entry = self._entries[key] = _Entry(self._make(key))
         entry.stay()
         entry.connections.add(connection_id)
@@ -110,6 +109,7 @@ class Registry:
             settings=self._settings,
             executor=self._executor,
             feed=feed,
+            starts=self._starts,
             # A session that is just being closed is finished first; what comes now waits for that.
             predecessor=self._closing.get(key),
         )

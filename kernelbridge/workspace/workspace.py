@@ -38,6 +38,7 @@ from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.shell_exchange import Listen
 from kernelbridge.workspace.shell_start import start_shell
 from kernelbridge.workspace.spill import Spills
+from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.status import StatusTeller
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import CommandDone, Tell, TerminalLane
@@ -63,6 +64,7 @@ class Workspace:
         settings: WorkspaceSettings,
         executor: Executor,
         feed: Feed,
+        starts: Starts,
         predecessor: Workspace | None = None,
     ) -> None:
         self.key = key
@@ -74,6 +76,7 @@ class Workspace:
         self._data = data
         self._settings = settings
         self._executor = executor
+        self._starts = starts
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusTeller(feed.status)
@@ -207,7 +210,8 @@ class Workspace:
                 limits=choice.limits,
                 image=choice.image,
             )
-            sandbox = await self._create(spec)
+            async with self._starts.turn(self.key.principal):
+                sandbox = await self._create(spec)
         except BaseException:
             self._starting = None
             self._machine.on(WorkspaceEvent.START_FAILED)

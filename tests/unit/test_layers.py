@@ -65,6 +65,7 @@ PURE = (
     "server/conditional.py",
     "settings_kinds.py",
     "text.py",
+    "workspace/admission.py",
     "workspace/budget.py",
     "workspace/choice.py",
     "workspace/journal.py",

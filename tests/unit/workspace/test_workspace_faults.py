@@ -13,6 +13,7 @@ from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavail
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
+from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
@@ -137,7 +138,13 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
     )
     with ThreadPoolExecutor(2) as executor:
         made = Registry(
-            runtime=runtime, data=data, settings=settings, executor=executor, linger=0, max_sessions_per_user=2
+            runtime=runtime,
+            data=data,
+            settings=settings,
+            executor=executor,
+            linger=0,
+            limits=SessionLimits(2, 2),
+            max_starts=1,
         )
         yield made
         await made.aclose()

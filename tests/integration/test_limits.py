@@ -1,0 +1,69 @@
+"""Every limit, past which a request is refused with a clear error that may be tried again, and nothing is lost."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import aiohttp
+
+from tests.integration.conftest import PATIENCE, StartServer
+
+
+async def test_connections_of_one_user(start_server: StartServer) -> None:
+    server = await start_server(max_connections_per_user="2")
+    async with server.connect("a") as first, server.connect("b") as other:
+        async with server.connect("a") as second:
+            async with server.http.ws_connect(server.url + "?user_id=a") as refused:
+                frame = json.loads((await refused.receive(PATIENCE)).data)
+                assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "limit_exceeded", True)
+                assert "limit is 2" in frame["error"]
+                closing = await refused.receive(PATIENCE)
+                assert (closing.type, closing.data) == (aiohttp.WSMsgType.CLOSE, 1013)
+            for client in (first, second, other):
+                assert (await client.ask(type="ping"))["type"] == "pong"
+        # One that has gone makes room, as soon as the server has noticed.
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with server.http.ws_connect(server.url + "?user_id=a") as again:
+                    if json.loads((await again.receive(PATIENCE)).data)["type"] == "connected":
+                        break
+
+
+async def test_sessions_in_all(start_server: StartServer) -> None:
+    server = await start_server(max_sessions="2")
+    async with server.connect("a") as a, server.connect("b") as b:
+        for session in ("1", "2"):
+            assert (await a.run("x = 41", session=session))["success"]
+        refused = await b.run("1", session="1", requestId="r")
+        assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "limit_exceeded", True)
+        assert (refused["sessionId"], refused["requestId"]) == ("1", "r")
+        assert "limit is 2" in refused["error"]
+        assert (await a.run("print(x)", session="1"))["output"] == "41\n"
+        assert (await a.ask(type="close_session", sessionId="2"))["closed"]
+        assert (await b.run("print(7)", session="1"))["output"] == "7\n"
+
+
+async def test_many_sessions_started_at_once_by_one_user_keep_another_waiting_for_one(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(max_starts="1")
+    finished: list[str] = []
+    async with AsyncExitStack() as stack:
+        many = [await stack.enter_async_context(server.connect("many")) for _ in range(5)]
+        one = await stack.enter_async_context(server.connect("one"))
+        starting = [
+            asyncio.create_task(client.run(f"print({number})", session=f"s{number}"))
+            for number, client in enumerate(many)
+        ]
+        async with server.connect("many") as watching:
+            # All of them have been asked for before the other user comes.
+            while len((await watching.ask(type="list_sessions"))["sessions"]) < len(many):
+                pass
+        mine = asyncio.create_task(one.shell("echo mine"))
+        for task in starting:
+            task.add_done_callback(lambda _: finished.append("many"))
+        mine.add_done_callback(lambda _: finished.append("one"))
+        results = await asyncio.gather(*starting)
+        assert [frame["output"] for frame in results] == [f"{number}\n" for number in range(len(many))]
+        assert (await mine)["output"] == "mine\n"
+        assert finished.index("one") < len(many)
