@@ -65,7 +65,8 @@ class HostProcess:
             os.killpg(self.pid, signum)
 
     async def kill(self) -> None:
-        await _end_all(session(self.pid))
+        while found := session(self.pid):  # one of them may just have forked
+            await _end_all(found)
 
     async def wait(self) -> ExitStatus:
         code = await self._process.wait()
