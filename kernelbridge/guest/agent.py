@@ -10,6 +10,8 @@
     {"op": "kill", "id": I}                 SIGKILL to its whole session; I is forgotten
     {"op": "sweep", "id": I, "mark": "…", "spare": P}   SIGKILL to everything but P with the mark in its environment
                                               or limits; I is new
+    {"op": "pause", "id": I}                SIGSTOP to everything until all stands still; I is new
+    {"op": "resume", "id": I}               SIGCONT to what that stopped; I is new
 
 To the bridge:
 
@@ -18,7 +20,7 @@ To the bridge:
     {"op": "refused", "id": I, "step": "fork" | "cwd" | "program" | "terminal", "errno": E}
     {"op": "ended", "id": I, "code": C|null, "signal": S|null}
     {"op": "killed", "id": I}
-    {"op": "swept", "id": I, "all": bool}   whether none is left
+    {"op": "done", "id": I, "all": bool}    after a sweep: whether none is left; a pause: whether all stand still
 
 When the bridge closes its end (or dies), everything here ends. Standard library only.
 """
@@ -47,6 +49,7 @@ class Agent:
         self.alone = os.getpid() == 1
         self.running = {}  # pid -> id, of processes that have not ended
         self.sessions = {}  # id -> pid, until killed
+        self.stopped = set()  # pids, by on_pause
         self.wake, wake_write = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_write, False)
@@ -154,7 +157,44 @@ class Agent:
             everything = self.kill(marked)
             if not everything or not blank:
                 break
-        self.send(op="swept", id=id, all=everything)
+        self.send(op="done", id=id, all=everything)
+
+    def on_pause(self, id, fds):
+        end = time.monotonic() + KILL_SECONDS
+        while running := [pid for pid, _, _, state in self.processes() if state not in b"Tt"]:
+            if time.monotonic() > end:
+                self.go_on()
+                break
+            for pid in running:
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except (ProcessLookupError, PermissionError):
+                    continue
+                self.stopped.add(pid)
+            self.wait_a_moment()
+        self.send(op="done", id=id, all=not running)
+
+    def on_resume(self, id, fds):
+        self.go_on()
+        self.send(op="done", id=id, all=True)
+
+    def go_on(self):
+        """SIGCONT to what was stopped, children first: a shell shall not see that they were."""
+        parents = {pid: parent for pid, parent, _, _ in self.processes()}
+
+        def depth(pid):
+            steps = 0
+            while pid in parents:
+                pid = parents[pid]
+                steps += 1
+            return steps
+
+        for pid in sorted(self.stopped & parents.keys(), key=depth, reverse=True):
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except (ProcessLookupError, PermissionError):
+                pass
+        self.stopped.clear()
 
     # -- processes --------------------------------------------------------------
 
@@ -181,11 +221,9 @@ class Agent:
 
     def kill(self, chosen):
         """SIGKILL until no chosen process is left: one may have been forking meanwhile. Say whether none is."""
-        poll = select.poll()
-        poll.register(self.wake, select.POLLIN)
         end = time.monotonic() + KILL_SECONDS
         while True:
-            victims = [pid for pid, parent, session in self.processes() if chosen(pid, parent, session)]
+            victims = [pid for pid, parent, session, _ in self.processes() if chosen(pid, parent, session)]
             for pid in victims:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -194,10 +232,16 @@ class Agent:
             self.reap()
             if not victims or time.monotonic() > end:
                 return not victims
-            poll.poll(5)  # not all of them are our children, whose end would wake us
+            self.wait_a_moment()
+
+    def wait_a_moment(self):
+        """Let processes do what they were told; not all of them are our children, which would wake us."""
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        poll.poll(5)
 
     def processes(self):
-        """Everything alive below this process: (pid, parent, session)."""
+        """Everything alive below this process: (pid, parent, session, state)."""
         found = {}
         for name in os.listdir("/proc"):
             if not name.isdigit():
@@ -214,7 +258,7 @@ class Agent:
             size = len(below)
             below |= {pid for pid, (_, parent, _) in found.items() if parent == os.getpid() or parent in below}
         return [
-            (pid, parent, session)
+            (pid, parent, session, state)
             for pid, (state, parent, session) in found.items()
             if pid in below and state not in (b"Z", b"X")
         ]

@@ -153,6 +153,25 @@ class Sandbox(Protocol):
         """Call `tell`, from the event loop, each time that this happens: within a second of it. One watcher."""
         ...
 
+    async def pause(self) -> None:
+        """Have every process in it stand still until `resume`; what they have in memory stays there. Idempotent.
+
+        Meanwhile `exec`, `sweep` and what is asked of processes wait, or are done; `destroy` is done. Raises
+        `SandboxError` or `RuntimeUnavailable`; it may stand still all the same then, and `resume` puts that right.
+        """
+        ...
+
+    async def resume(self) -> None:
+        """Have every process go on that `pause` stopped. Idempotent; a sandbox that is gone is no error.
+
+        Raises `SandboxError` or `RuntimeUnavailable`; it may be tried again.
+        """
+        ...
+
+    def watch_pauses(self, told: Callable[[bool], None]) -> None:
+        """Have `told` called whenever somebody else pauses the sandbox (True) or resumes it (False)."""
+        ...
+
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended, when it has, whoever ended it. Any number of callers."""
         ...

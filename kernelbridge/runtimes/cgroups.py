@@ -3,6 +3,9 @@
 Root uses `/sys/fs/cgroup/[CONTROLLER/]kernelbridge/INSTANCE/SANDBOX`, as container engines do. Anyone else
 needs a cgroup v2 subtree that was delegated to the server, as systemd does for `Delegate=yes`. Versions
 1 and 2 may be mixed, controller by controller. What cannot be had is told by `Cgroups.missing`, never guessed.
+
+Version 2 can also freeze a group, which needs no controller. Version 1's freezer is left alone: what it has frozen
+cannot even be killed.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.oom_notice import OomNotice, open_notice
 
 CONTROLLERS = ("memory", "pids", "cpu")
+_FREEZER = "freezer"
+"""Among the controllers here, though version 2 has none of that name: every group can be frozen."""
 _PARENT = "kernelbridge"
 _LEAF = "kernelbridge-server"
 """Where the server itself steps down to in a delegated subtree."""
@@ -31,6 +36,8 @@ _MONITORS = 1
 _END_SECONDS = 5.0
 """How long a process may take to die; one that cannot holds its group until the next server's `reclaim`."""
 _RETRY_SECONDS = 0.001
+_FREEZE_SECONDS = 5.0
+"""How long processes may take to stand still; one that waits for a disk does not before that has answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,36 @@ class Cgroup:
             return open_notice(home, self._versions["memory"])
         return None
 
+    @property
+    def freezes(self) -> bool:
+        """Whether it can be frozen (Linux 5.2 and later)."""
+        home = self._directories.get(_FREEZER)
+        return home is not None and (home / "cgroup.freeze").exists()
+
+    def freeze(self) -> bool:
+        """Freeze every process in it; blocking. Say whether all stand still; if not, none is frozen."""
+        home = self._directories[_FREEZER]
+        with (home / "cgroup.events").open("rb", buffering=0) as events:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            (home / "cgroup.freeze").write_text("1", encoding="ascii")
+            end = time.monotonic() + _FREEZE_SECONDS
+            while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
+                left = end - time.monotonic()
+                if left <= 0:
+                    self.thaw()
+                    return False
+                poll.poll(left * 1000)
+        return True
+
+    def thaw(self) -> None:
+        """Let every process in it go on. Idempotent; no error if it has been removed."""
+        try:
+            (self._directories[_FREEZER] / "cgroup.freeze").write_text("0", encoding="ascii")
+        except OSError as exc:
+            if exc.errno not in _REMOVED:
+                raise
+
     def remove(self, *, kill: bool) -> bool:
         """Remove it, and what still runs in it if `kill` says so (blocking then). Say whether it is gone."""
         directories = list(dict.fromkeys(self._directories.values()))
@@ -99,7 +136,8 @@ class Cgroups:
             try:
                 _open_parents(controller, instance)
             except OSError as exc:
-                missing[name] = f"{exc.strerror} at {exc.filename or controller.home}"
+                if name != _FREEZER:  # it limits nothing, and there is another way
+                    missing[name] = f"{exc.strerror} at {exc.filename or controller.home}"
             else:
                 usable[name] = controller
         return cls(usable, instance, missing)
@@ -107,7 +145,12 @@ class Cgroups:
     @property
     def controllers(self) -> Mapping[str, Controller]:
         """What can be limited, by controller name."""
-        return self._controllers
+        return {name: self._controllers[name] for name in CONTROLLERS if name in self._controllers}
+
+    @property
+    def usable(self) -> bool:
+        """Whether groups can be made, to limit a sandbox or to freeze it."""
+        return bool(self._controllers)
 
     def create(self, name: str, limits: Limits) -> Cgroup:
         """Make the control groups of the sandbox `name`; raises OSError and leaves nothing."""
@@ -165,6 +208,8 @@ class Cgroups:
         return list(dict.fromkeys(map(self._base, self._controllers)))
 
 
+_REMOVED = frozenset({errno.ENOENT, errno.ENODEV})
+"""What is said of a file whose group has been removed, be it between opening and using it."""
 _REQUIRED = frozenset({"memory.limit_in_bytes", "memory.max", "pids.max", "cpu.cfs_quota_us", "cpu.max"})
 
 
@@ -179,6 +224,7 @@ def _settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
         ("pids", 2): [("pids.max", pids)],
         ("cpu", 1): [("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", quota)],
         ("cpu", 2): [("cpu.max", f"{quota} {_PERIOD}")],
+        (_FREEZER, 2): [],
     }
     return table[name, version]
 
@@ -202,6 +248,8 @@ def _homes(proc: Path, *, root: bool) -> tuple[dict[str, Controller], dict[str, 
             found[name] = Controller(name, 2, second)
         else:
             found[name] = Controller(name, 2, second / _own(proc / "cgroup").lstrip("/"))
+    if second is not None:
+        found[_FREEZER] = Controller(_FREEZER, 2, second if root else second / _own(proc / "cgroup").lstrip("/"))
     return found, missing
 
 
@@ -232,11 +280,11 @@ def _words(path: Path) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    """Give a file's text; nothing if its group has been removed, be it between opening and reading (ENODEV)."""
+    """Give a file's text; nothing if its group has been removed."""
     try:
         return path.read_text(encoding="ascii")
     except OSError as exc:
-        if exc.errno not in {errno.ENOENT, errno.ENODEV}:
+        if exc.errno not in _REMOVED:
             raise
         return ""
 
@@ -249,7 +297,7 @@ def _open_parents(controller: Controller, instance: str) -> None:
     for path in (controller.home, controller.home / _PARENT, controller.home / _PARENT / instance):
         path.mkdir(exist_ok=True)
         passed_on = path / "cgroup.subtree_control"
-        if controller.name not in _words(passed_on):
+        if controller.name != _FREEZER and controller.name not in _words(passed_on):
             _pass_on(passed_on, controller.name)
 
 

@@ -6,6 +6,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 ├── docker_sandbox   one container
 │   ├── docker_process   one `docker exec`
 │   │   └── docker_control   its idle process, which sends signals
+│   ├── docker_pauses    whether it stands still
 │   └── docker_exit      what its exit means: code, signal, out of memory
 ├── docker_removals  what the engine did not remove when it was asked to
 ├── docker_events    the thread that follows the engine's event stream
@@ -335,7 +336,7 @@ class DockerRuntime:
                 elif row["State"] in {"exited", "dead"}:
                     sandbox.died(await self._how_it_died(sandbox))
                 else:
-                    sandbox.engine_returned()
+                    sandbox.engine_returned(paused=row["State"] == "paused")
             for token in list(self._given_up):
                 await self._remove_launch(token)
         except SandboxError as exc:

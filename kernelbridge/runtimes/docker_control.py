@@ -10,6 +10,7 @@ It runs as the workspace's user, whose programs may lie in its name or stop it: 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from docker.errors import APIError
@@ -120,8 +121,10 @@ def outlived() -> SandboxError:
 class ControlChannel:
     """Commands to the idle process of one container, one at a time."""
 
-    def __init__(self, container_id: str, *, engine: Engine) -> None:
+    def __init__(self, container_id: str, *, engine: Engine, until_running: Callable[[], Awaitable[None]]) -> None:
+        """`until_running` waits while the container is paused: nothing in it answers then."""
         self._container_id = container_id
+        self._until_running = until_running
         self._engine = engine
         self._stream: AttachStream | None = None
         self._seen = b""
@@ -151,6 +154,7 @@ class ControlChannel:
             await self._stream.aclose()
 
     async def _ask(self, command: str) -> int | None:
+        await self._until_running()
         async with self._turn:
             try:
                 stream = await self._attached()

@@ -17,7 +17,7 @@ from kernelbridge.runtimes.docker_engine import UNREACHABLE, explain, release
 
 log = structlog.get_logger(__name__)
 
-ACTIONS = ("create", "start", "die", "destroy", "oom", "exec_die")
+ACTIONS = ("create", "start", "die", "destroy", "oom", "exec_die", "pause", "unpause")
 FIRST_DELAY = 0.1
 """Seconds until the engine is asked again after its stream ended; doubles up to `LAST_DELAY`."""
 LAST_DELAY = 2.0

@@ -16,6 +16,7 @@ from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outli
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker_events import EngineEvent
 from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
+from kernelbridge.runtimes.docker_pauses import Pauses, PauseTold
 from kernelbridge.runtimes.docker_process import DockerProcess, launch_command
 from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_tasks import Background
@@ -40,7 +41,8 @@ class DockerSandbox:
         removals: Removals,
     ) -> None:
         self.id = container_id
-        self.control = ControlChannel(container_id, engine=engine)
+        self.pauses = Pauses(container_id, engine=engine, background=background)
+        self.control = ControlChannel(container_id, engine=engine, until_running=self.pauses.until_running)
         self._engine = engine
         self._background = background
         self._on_removed = on_removed
@@ -56,7 +58,7 @@ class DockerSandbox:
         self._removed = False
 
     def __repr__(self) -> str:
-        state = str(self._end.result()) if self._end.done() else "running"
+        state = str(self._end.result()) if self._end.done() else "paused" if self.pauses.paused else "running"
         return f"<DockerSandbox {self.id[:12]} {state}, {len(self._processes)} processes>"
 
     @property
@@ -80,6 +82,7 @@ class DockerSandbox:
         cols: int = 80,
     ) -> DockerProcess:
         """Start a process as the container's user; raises `SandboxError`."""
+        await self.pauses.until_running()
         if self._end.done():
             raise SandboxError("The sandbox is gone", str(self._end.result()))
         return await self._background.whole(
@@ -128,6 +131,19 @@ class DockerSandbox:
         """Call `tell` with each of them."""
         self._tell_oom = tell
 
+    async def pause(self) -> None:
+        """Have everything in it stand still; raises `SandboxError` or `RuntimeUnavailable`."""
+        await self.pauses.pause()
+
+    async def resume(self) -> None:
+        """Have everything in it go on; raises `SandboxError` or `RuntimeUnavailable`."""
+        if not self._end.done():
+            await self.pauses.resume()
+
+    def watch_pauses(self, told: PauseTold) -> None:
+        """Have `told` called when somebody else pauses (True) or resumes it."""
+        self.pauses.watch(told)
+
     async def wait(self) -> ExitStatus:
         """Return how the container ended, when it has."""
         return await asyncio.shield(self._end)
@@ -158,13 +174,15 @@ class DockerSandbox:
             if self._removed:
                 return
             self._removing = True
-            try:
-                await self._engine.call(
-                    lambda api: api.remove_container(self.id, v=True, force=True), doing="removing a container"
-                )
-            except APIError as exc:
-                if exc.status_code not in GONE:
-                    raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
+            async with self.pauses.kept_from():
+                try:
+                    await self._engine.call(
+                        lambda api: api.remove_container(self.id, v=True, force=True), doing="removing a container"
+                    )
+                except APIError as exc:
+                    if exc.status_code not in GONE:
+                        raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
+                self.pauses.ended()
             self._removed = True
             await self.control.aclose()
         self._on_removed(self)
@@ -184,6 +202,8 @@ class DockerSandbox:
             case "exec_die":
                 if (process := self._processes.get(event.exec_id)) is not None:
                     process.exited(event.code)
+            case "pause" | "unpause":
+                self.pauses.seen(paused=event.action == "pause")
             case "die":
                 self.died(exit_status(event.code))
             case "destroy":
@@ -199,8 +219,9 @@ class DockerSandbox:
         else:
             self._oom.judge(status, lambda whole: self._ended(whole, drain=True))
 
-    def engine_returned(self) -> None:
-        """Learn that the engine was away, and that the container still runs."""
+    def engine_returned(self, *, paused: bool) -> None:
+        """Learn that the engine was away, and that the container still runs, or is `paused`."""
+        self.pauses.seen(paused=paused)
         for process in list(self._processes.values()):
             process.engine_returned()
 
@@ -212,6 +233,7 @@ class DockerSandbox:
     def _ended(self, status: ExitStatus, *, drain: bool) -> None:
         if not self._end.done():
             self._end.set_result(status)
+        self.pauses.ended()
         for process in list(self._processes.values()):
             process.sandbox_ended(self._end.result(), drain=drain)
 

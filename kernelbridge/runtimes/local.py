@@ -129,7 +129,7 @@ class LocalRuntime:
         places = self._places(spec)
         cgroup: Cgroup | None = None
         try:
-            if self._cgroups.controllers:
+            if self._cgroups.usable:
                 cgroup = self._cgroups.create(name, spec.limits)
             launched = self._launch(spec, cgroup)
         except BaseException as exc:

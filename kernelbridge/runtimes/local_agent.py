@@ -59,15 +59,15 @@ class Killed(msgspec.Struct, frozen=True, tag_field="op", tag="killed"):
     id: Id
 
 
-class Swept(msgspec.Struct, frozen=True, tag_field="op", tag="swept"):
-    """A sweep is over."""
+class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):
+    """A sweep, a pause or its end is over."""
 
     id: Id
     all: bool
-    """Whether no marked process is left."""
+    """Whether no marked process is left; whether all stand still."""
 
 
-Answer = Started | Refused | Ended | Killed | Swept
+Answer = Started | Refused | Ended | Killed | Done
 _DECODER: msgspec.json.Decoder[Ready | Answer] = msgspec.json.Decoder(Ready | Answer)
 
 
@@ -99,6 +99,21 @@ class Sweep(msgspec.Struct, frozen=True, tag_field="op", tag="sweep"):
     spare: int
 
 
+class Pause(msgspec.Struct, frozen=True, tag_field="op", tag="pause"):
+    """SIGSTOP every process but the agent, until all stand still."""
+
+    id: int
+
+
+class Resume(msgspec.Struct, frozen=True, tag_field="op", tag="resume"):
+    """SIGCONT what a pause stopped."""
+
+    id: int
+
+
+Request = Spawn | Signal | Kill | Sweep | Pause | Resume
+
+
 class AgentLink:
     """One agent's socket; owns it. Sends never block, answers go to `on_answer`, the end to `on_lost`."""
 
@@ -118,7 +133,7 @@ class AgentLink:
         """The sandbox's /dev/ptmx (O_PATH), while the link is open."""
         self._loop.add_reader(self._fd, self._readable)
 
-    def post(self, message: Spawn | Signal | Kill | Sweep, fds: Sequence[int] = ()) -> None:
+    def post(self, message: Request, fds: Sequence[int] = ()) -> None:
         """Send a request, now or when the agent takes it; `fds` are closed in any case."""
         if self.closed:
             _close_all(fds)

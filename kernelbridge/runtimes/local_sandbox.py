@@ -19,15 +19,17 @@ from kernelbridge.runtimes.facts import Facts
 from kernelbridge.runtimes.local_agent import (
     AgentLink,
     Answer,
+    Done,
     Ended,
     Kill,
     Killed,
+    Pause,
     Refused,
+    Resume,
     Signal,
     Spawn,
     Started,
     Sweep,
-    Swept,
 )
 from kernelbridge.runtimes.local_launcher import Launched, memory_file
 from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
@@ -75,13 +77,19 @@ class LocalSandbox:
         self._launched = launched
         self._isolated = isolated
         self._cgroup = cgroup
+        # Without isolation it is the agent that ends everything when the server is gone: it must not be frozen.
+        self._freezer = cgroup if isolated and cgroup is not None and cgroup.freezes else None
         self._on_ended = on_ended
         self._release = release
         self._left_over = False
         """Something of it could not be removed when it ended."""
         self._ids = itertools.count(1)
         self._processes: dict[int, LocalProcess] = {}
-        self._sweeps: dict[int, asyncio.Future[bool]] = {}
+        self._asked: dict[int, asyncio.Future[bool]] = {}
+        """Sweeps, pauses and resumes that the agent has not done yet."""
+        self._turn = asyncio.Lock()
+        self._running = asyncio.Event()
+        self._running.set()
         self._printed = ""
         self._pidfd = -1
         self._why = "it has ended"
@@ -95,7 +103,7 @@ class LocalSandbox:
         self._loop.add_reader(launched.status, self._on_status)
 
     def __repr__(self) -> str:
-        state = str(self._ended.result()) if self._ended.done() else "running"
+        state = str(self._ended.result()) if self._ended.done() else "running" if self._running.is_set() else "paused"
         return f"<LocalSandbox {self.id} {state}>"
 
     async def until_ready(self) -> None:
@@ -121,6 +129,7 @@ class LocalSandbox:
         cols: int = 80,
     ) -> LocalProcess:
         """Start a process; raises `SandboxError`."""
+        await self._running.wait()
         if self._link.closed:
             raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self._why}")
         environment = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
@@ -154,12 +163,8 @@ class LocalSandbox:
 
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
-        if self._link.closed:
-            return
-        number = next(self._ids)
-        swept = self._sweeps[number] = self._loop.create_future()
-        self._link.post(Sweep(number, mark, spare))
-        if not await swept:
+        await self._running.wait()
+        if not await self._ask(lambda number: Sweep(number, mark, spare)):
             raise SandboxError(
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
             )
@@ -171,6 +176,45 @@ class LocalSandbox:
     def watch_memory(self, tell: Callable[[], None]) -> None:
         """Call `tell` when that grows."""
         self._tell_oom = tell
+
+    async def pause(self) -> None:
+        """Freeze its control group, or stop its processes one by one; raises `SandboxError`."""
+        async with self._turn:
+            if self._link.closed:
+                raise SandboxError("The sandbox cannot be paused", f"it is gone: {self._why}")
+            if not self._running.is_set():
+                return
+            self._running.clear()
+            try:
+                still = await self._stand_still()
+            except OSError as exc:
+                self._running.set()
+                raise SandboxError("The sandbox cannot be paused", f"{exc.strerror}: {exc.filename}") from exc
+            if not still:
+                self._running.set()
+                raise SandboxError("The sandbox cannot be paused", "some of its processes did not stop in time")
+            if self._gone():
+                self._thaw()  # it was being destroyed meanwhile, and its monitor must see that
+
+    async def resume(self) -> None:
+        """Let its processes go on."""
+        async with self._turn:
+            try:
+                if self._freezer is not None:
+                    self._freezer.thaw()
+                elif not self._running.is_set():
+                    await self._ask(Resume)
+            except OSError as exc:
+                raise SandboxError("The sandbox cannot be resumed", f"{exc.strerror}: {exc.filename}") from exc
+            self._running.set()
+
+    def watch_pauses(self, told: Callable[[bool], None]) -> None:
+        """Do nothing: nobody else pauses a process tree."""
+
+    async def _stand_still(self) -> bool:
+        if self._freezer is None:
+            return await self._ask(Pause)
+        return await asyncio.to_thread(self._freezer.freeze)
 
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended."""
@@ -204,6 +248,16 @@ class LocalSandbox:
             # Not told yet which process is PID 1 inside: the monitor's death takes it along.
             self._launched.popen.kill()
         self._link.close()
+        self._thaw()
+
+    def _gone(self) -> bool:
+        return self._link.closed
+
+    def _thaw(self) -> None:
+        """Let what was killed end, and the monitor see it."""
+        if self._freezer is not None:
+            with contextlib.suppress(OSError):  # then `destroy` says what did not end
+                self._freezer.thaw()
 
     def _on_lost(self, reason: str) -> None:
         self._why = reason
@@ -235,8 +289,9 @@ class LocalSandbox:
         for process in list(self._processes.values()):
             process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
         self._processes.clear()
-        for number in list(self._sweeps):
-            self._on_swept(Swept(number, all=True))
+        for number in list(self._asked):
+            self._on_done(Done(number, all=True))
+        self._running.set()
         self._printed = self._launched.printed()
         for fd in (self._launched.status, self._launched.stderr, self._pidfd):
             if fd >= 0:
@@ -265,15 +320,25 @@ class LocalSandbox:
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         return open_terminal(self._link.ptmx, rows, cols, uid=self.facts.uid, gid=self.facts.gid)
 
-    def _on_swept(self, answer: Swept) -> bool:
-        sweep = self._sweeps.pop(answer.id, None)
-        if sweep is not None and not sweep.done():  # its caller may have been cancelled
-            sweep.set_result(answer.all)
-        return sweep is not None
+    async def _ask(self, request: Callable[[int], Pause | Resume | Sweep]) -> bool:
+        """Have the agent do something to all processes; true if the sandbox is gone."""
+        if self._link.closed:
+            return True
+        number = next(self._ids)
+        done: asyncio.Future[bool] = self._loop.create_future()
+        self._asked[number] = done
+        self._link.post(request(number))
+        return await done
+
+    def _on_done(self, answer: Done) -> bool:
+        asked = self._asked.pop(answer.id, None)
+        if asked is not None and not asked.done():  # its caller may have been cancelled
+            asked.set_result(answer.all)
+        return asked is not None
 
     def _on_answer(self, answer: Answer) -> bool:
-        if isinstance(answer, Swept):
-            return self._on_swept(answer)
+        if isinstance(answer, Done):
+            return self._on_done(answer)
         process = self._processes.get(answer.id)
         if process is None:
             return False

@@ -18,6 +18,7 @@ from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
+from tests.unit.unpaused import Unpaused
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure; nothing takes long, but machines may."""
@@ -74,7 +75,7 @@ class HostProcess:
         await self._ended
 
 
-class HostSandbox:
+class HostSandbox(Unpaused):
     """No isolation at all: directories are the host's own."""
 
     def __init__(self, root: Path) -> None:

@@ -21,6 +21,7 @@ from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.shell_start import start_shell
+from tests.unit.unpaused import Unpaused
 
 
 class HostProcess:
@@ -118,7 +119,7 @@ def session(sid: int) -> list[int]:
 
 
 @dataclass
-class HostSandbox:
+class HostSandbox(Unpaused):
     """`runtimes.base.Sandbox` without a wall around it."""
 
     facts: Facts

@@ -20,6 +20,7 @@ from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell_exchange import CommandOutcome
+from tests.unit.unpaused import Unpaused
 
 FACTS = Facts(
     uid=1000,
@@ -33,7 +34,7 @@ FACTS = Facts(
 )
 
 
-class BrokenSandbox:
+class BrokenSandbox(Unpaused):
     """Starts nothing, and cannot be destroyed as often as it is told."""
 
     def __init__(self, runtime: "FaultyRuntime") -> None:

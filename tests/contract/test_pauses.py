@@ -1,0 +1,199 @@
+"""What every runtime promises of a paused sandbox: nothing runs in it, nothing is lost, and it can be destroyed."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import ExitStatus, Runtime, Sandbox, SandboxSpec
+from tests.contract.conftest import MakeSandbox, MakeSpec
+from tests.contract.driving import PATIENCE, on_host, read_until, run, start_python
+from tests.contract.local_fixture import local_runtime
+
+
+@pytest.fixture(params=["docker", "local", "local, by signals"])
+async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runtime]:
+    """Beside the usual two, the local one where control groups cannot be frozen."""
+    if request.param == "docker":
+        from tests.contract.docker_fixture import docker_runtime  # noqa: PLC0415 - the local half runs without an engine
+
+        async with docker_runtime(request.getfixturevalue("workspace_image")) as opened:
+            yield opened
+        return
+    async with local_runtime(tmp_path / "state") as local:
+        if request.param != "local":
+            local._cgroups._controllers.pop("freezer", None)
+        yield local
+
+
+COUNT = """
+import mmap, os
+fd = os.open('count', os.O_RDWR | os.O_CREAT)
+os.truncate(fd, 8)
+memory = mmap.mmap(fd, 8)
+number = 0
+print('counting', flush=True)
+while True:
+    number += 1
+    memory[:] = number.to_bytes(8, 'little')
+"""
+
+
+def count(spec: SandboxSpec) -> int:
+    return int.from_bytes((spec.files / "count").read_bytes(), "little")
+
+
+async def until(there: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not there():  # noqa: ASYNC110  neither the file system nor /proc tells
+            await asyncio.sleep(0)
+
+
+async def test_nothing_runs_until_it_is_resumed(runtime: Runtime, make_spec: MakeSpec) -> None:
+    specs = [make_spec(), make_spec()]
+    paused, other = [await runtime.create(spec) for spec in specs]
+    try:
+        for sandbox in (paused, other):
+            await read_until(await start_python(sandbox, COUNT), b"counting")
+        await until(lambda: count(specs[0]) > 0)
+        await paused.pause()
+        stood, ran = count(specs[0]), count(specs[1])
+        await until(lambda: count(specs[1]) > ran + 10_000)
+        assert count(specs[0]) == stood
+        await paused.resume()
+        await until(lambda: count(specs[0]) > stood)
+    finally:
+        for sandbox in (paused, other):
+            await sandbox.destroy()
+
+
+async def test_what_is_asked_meanwhile_is_done_afterwards(sandbox: Sandbox) -> None:
+    terminal = await sandbox.exec(["cat"], tty=True)
+    sleeper = await sandbox.exec(["sleep", "1000"])
+    await sandbox.pause()
+    await terminal.write(b"typed while it was paused\n")
+    started = asyncio.create_task(run(sandbox, "echo", "started while it was paused"))
+    signalled = asyncio.create_task(sleeper.signal(signal.SIGTERM))
+    await asyncio.wait({started}, timeout=0.2)
+    assert not started.done()
+    await sandbox.resume()
+    async with asyncio.timeout(PATIENCE):
+        assert (await started).output == "started while it was paused\n"
+        await signalled
+        assert await sleeper.wait() == ExitStatus(signal=signal.SIGTERM)
+    await read_until(terminal, b"typed while it was paused\r\n")
+
+
+async def test_pausing_and_resuming_twice_is_no_error(sandbox: Sandbox) -> None:
+    await sandbox.resume()
+    await asyncio.gather(sandbox.pause(), sandbox.pause())
+    await sandbox.pause()
+    await asyncio.gather(sandbox.resume(), sandbox.resume())
+    await sandbox.resume()
+    assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+
+
+async def test_a_paused_sandbox_is_destroyed_without_being_resumed(make_sandbox: MakeSandbox) -> None:
+    sandbox = await make_sandbox()
+    process = await sandbox.exec(["sleep", "98741"])
+    await sandbox.pause()
+    reading = asyncio.create_task(process.read())
+    waiting = asyncio.create_task(run(sandbox, "true"))
+    async with asyncio.timeout(PATIENCE):
+        await sandbox.destroy()
+        assert (await sandbox.wait()).signal == signal.SIGKILL
+        assert await process.wait() == ExitStatus(signal=signal.SIGKILL)
+        assert await reading == b""
+        with pytest.raises(SandboxError, match="gone"):
+            await waiting
+        await process.aclose()
+    assert on_host("98741") == []
+    with pytest.raises(SandboxError, match="gone"):
+        await sandbox.pause()
+    await sandbox.resume()
+
+
+async def test_a_sandbox_is_destroyed_while_it_is_being_paused(make_sandbox: MakeSandbox) -> None:
+    for _ in range(3):
+        sandbox = await make_sandbox()
+        await sandbox.exec(["sleep", "98742"])
+        pausing = asyncio.create_task(sandbox.pause())
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.sleep(0)  # it has begun
+            await sandbox.destroy()
+            await asyncio.wait({pausing})
+        assert pausing.exception() is None or isinstance(pausing.exception(), SandboxError)
+        assert on_host("98742") == []
+
+
+FORKING = """
+import os
+fd = os.open('generation', os.O_WRONLY | os.O_CREAT)
+generation = 0
+os.pwrite(fd, b'000000000', 0)
+print('forking', flush=True)
+while True:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    generation += 1
+    os.pwrite(fd, f'{generation:09}'.encode(), 0)
+"""
+
+
+async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, spec: SandboxSpec) -> None:
+    """Each lives for a moment only: whoever stops what was found in a list is late."""
+    await read_until(await start_python(sandbox, FORKING), b"forking")
+    await sandbox.pause()
+    generation = (spec.files / "generation").read_text()
+    processes = on_host("generation")
+    for _ in range(20):
+        assert on_host("generation") == processes
+        assert (spec.files / "generation").read_text() == generation
+    await sandbox.resume()
+    await until(lambda: (spec.files / "generation").read_text() != generation)
+
+
+async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
+    stopped = await sandbox.exec(["sleep", "98743"])
+    await stopped.signal(signal.SIGSTOP)
+    (pid,) = on_host("98743")
+    await until(lambda: state(pid) == "T")
+    await sandbox.pause()
+    await sandbox.resume()
+    assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+    assert state(pid) == "T"
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+
+async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) -> None:
+    if not sandbox.facts.shell.endswith("bash"):
+        return
+    shell = await sandbox.exec(["bash", "--norc", "-i"], tty=True, env={"PS1": "$ "})
+    await shell.write(b"sleep 98744 & echo sta''rted\n")
+    await read_until(shell, b"started")
+    await sandbox.pause()
+    await sandbox.resume()
+    await shell.write(b"jobs; echo li''sted\n")
+    listed = await read_until(shell, b"listed")
+    assert b"Running" in listed
+    assert b"Stopped" not in listed
+
+
+async def test_a_process_that_is_killed_meanwhile_is_told_at_the_latest_afterwards(sandbox: Sandbox) -> None:
+    process = await sandbox.exec(["sleep", "98745"])
+    (pid,) = on_host("98745")
+    if os.geteuid() != 0:
+        return
+    await sandbox.pause()
+    os.kill(pid, signal.SIGKILL)
+    await sandbox.resume()
+    async with asyncio.timeout(PATIENCE):
+        assert (await process.wait()).signal == signal.SIGKILL

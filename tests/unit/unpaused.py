@@ -1,0 +1,16 @@
+"""What sandboxes of tests have in common that nobody pauses."""
+
+from collections.abc import Callable
+
+
+class Unpaused:
+    """The part of `runtimes.base.Sandbox` that is about pauses."""
+
+    async def pause(self) -> None:
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        raise NotImplementedError
+
+    def watch_pauses(self, told: Callable[[bool], None]) -> None:
+        """Nobody else does."""
