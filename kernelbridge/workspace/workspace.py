@@ -31,7 +31,8 @@ from kernelbridge.workspace.lifecycle import (
 )
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.opening import Opening
-from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
+from kernelbridge.workspace.preparing import prepare_python
+from kernelbridge.workspace.pyenv import PythonEnvironment
 from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell import Shell
@@ -227,23 +228,14 @@ class Workspace:
     async def _create(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await self._runtime.create(spec)
         try:
-            environment = await self._prepare_python(sandbox)
+            environment = await prepare_python(
+                sandbox, await self._workspace_files(), executor=self._executor, tell=self.executions.tell
+            )
             self._environment = replace(environment, env={**self.opening.choice.env, **environment.env})
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
-
-    async def _prepare_python(self, sandbox: Sandbox) -> PythonEnvironment:
-        files = await self._workspace_files()
-        environment = python_environment(sandbox.facts, sandbox.workspace_path)
-        try:
-            await self._in_thread(_install, files, environment)
-        except KernelBridgeError as exc:
-            # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
-            self.executions.tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
-            return environment.without_installs()
-        return environment
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
@@ -385,12 +377,3 @@ class Workspace:
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, functools.partial(function, *args))
-
-
-def _install(files: WorkspaceFiles, environment: PythonEnvironment) -> None:
-    for directory in environment.directories:
-        files.mkdir(directory)
-    for path, (content, mode) in environment.files.items():
-        files.write_private(path, content.encode(), mode)
-    for path, target in environment.symlinks.items():
-        files.symlink(path, target)

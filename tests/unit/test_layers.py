@@ -69,6 +69,7 @@ PURE = (
     "workspace/budget.py",
     "workspace/choice.py",
     "workspace/journal.py",
+    "workspace/late.py",
     "workspace/lifecycle.py",
     "workspace/opening.py",
     "workspace/pyenv.py",

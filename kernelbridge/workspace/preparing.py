@@ -1,0 +1,35 @@
+"""Putting into a workspace's files what `pip install` needs (`pyenv.py` says what that is)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
+from kernelbridge.workspace.work import in_thread
+
+
+async def prepare_python(
+    sandbox: Sandbox, files: WorkspaceFiles, *, executor: Executor, tell: Callable[[str], None]
+) -> PythonEnvironment:
+    """Give the environment for what is started in a sandbox; `tell` is called if packages cannot be installed in it."""
+    environment = python_environment(sandbox.facts, sandbox.workspace_path)
+    try:
+        await in_thread(executor, _install, files, environment)
+    except KernelBridgeError as exc:
+        # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
+        tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+        return environment.without_installs()
+    return environment
+
+
+def _install(files: WorkspaceFiles, environment: PythonEnvironment) -> None:
+    for directory in environment.directories:
+        files.mkdir(directory)
+    for path, (content, mode) in environment.files.items():
+        files.write_private(path, content.encode(), mode)
+    for path, target in environment.symlinks.items():
+        files.symlink(path, target)
