@@ -104,6 +104,14 @@ class Settings:
             kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
         ),
     ] = 15.0
+    idle_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            SANDBOXES,
+            "How long nothing may use a session until its sandbox is paused; the next message resumes it; 0 for never.",
+        ),
+    ] = 600.0
 
     memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
     cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0

@@ -25,7 +25,7 @@ KernelName = Annotated[
     ),
 ]
 
-State = Literal["absent", "starting", "active", "closing"]
+State = Literal["absent", "starting", "active", "paused", "closing"]
 KernelStateName = Literal["absent", "starting", "ready", "dead", "restarting"]
 Status = Literal["starting", "ready", "paused", "resumed", "restarting", "closing", "closed"]
 

@@ -156,8 +156,9 @@ class Sandbox(Protocol):
     async def pause(self) -> None:
         """Have every process in it stand still until `resume`; what they have in memory stays there. Idempotent.
 
-        Meanwhile `exec`, `sweep` and what is asked of processes wait, or are done; `destroy` is done. Raises
-        `SandboxError` or `RuntimeUnavailable`; it may stand still all the same then, and `resume` puts that right.
+        Meanwhile `exec`, `sweep` and what is asked of processes wait (some seconds, then `SandboxError`) or are done;
+        `destroy` is done. Raises `SandboxError` or `RuntimeUnavailable`; it may stand still all the same then, and
+        `resume` puts that right.
         """
         ...
 

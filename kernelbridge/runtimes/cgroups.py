@@ -38,6 +38,8 @@ _END_SECONDS = 5.0
 _RETRY_SECONDS = 0.001
 _FREEZE_SECONDS = 5.0
 """How long processes may take to stand still; one that waits for a disk does not before that has answered."""
+_LOOK_SECONDS = 0.05
+"""After which it is looked whether the group has been thawed meanwhile, which no event tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Cgroup:
         return home is not None and (home / "cgroup.freeze").exists()
 
     def freeze(self) -> bool:
-        """Freeze every process in it; blocking. Say whether all stand still; if not, none is frozen."""
+        """Freeze every process in it; blocking. Say whether all stand still; if not, or thawed meanwhile, none does."""
         home = self._directories[_FREEZER]
         with (home / "cgroup.events").open("rb", buffering=0) as events:
             poll = select.poll()
@@ -94,11 +96,10 @@ class Cgroup:
             (home / "cgroup.freeze").write_text("1", encoding="ascii")
             end = time.monotonic() + _FREEZE_SECONDS
             while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
-                left = end - time.monotonic()
-                if left <= 0:
+                if time.monotonic() > end or _read(home / "cgroup.freeze") != "1\n":
                     self.thaw()
                     return False
-                poll.poll(left * 1000)
+                poll.poll(_LOOK_SECONDS * 1000)
         return True
 
     def thaw(self) -> None:

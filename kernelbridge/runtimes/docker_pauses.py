@@ -72,8 +72,12 @@ class Pauses:
             self._note(paused=False)
 
     async def until_running(self) -> None:
-        """Wait while it stands still."""
-        await self._running.wait()
+        """Wait while it stands still, in bounded time; raises `SandboxError`."""
+        try:
+            async with asyncio.timeout(self._engine.timeout):
+                await self._running.wait()
+        except TimeoutError as exc:
+            raise SandboxError("The sandbox is paused", f"nobody resumed it within {self._engine.timeout:g} s") from exc
 
     @asynccontextmanager
     async def kept_from(self) -> AsyncIterator[None]:
@@ -104,6 +108,7 @@ class Pauses:
 
     async def _look(self) -> None:
         async with self._turn:
+            wanted = self._wanted
             try:
                 state = await self._engine.call(
                     lambda api: api.inspect_container(self._container_id), doing="inspecting a container"
@@ -116,7 +121,8 @@ class Pauses:
                 log.warning("container_not_inspected", container=self._container_id, reason=str(exc))
                 return
             self._wanted = paused = bool(state["State"].get("Paused"))
-            if self._note(paused=paused):
+            # Also what is known already is told if it is not what was ordered: the engine has not obeyed.
+            if self._note(paused=paused) or paused != wanted:
                 log.warning("paused_by_somebody" if paused else "resumed_by_somebody", container=self._container_id)
                 if self._told is not None:
                     self._told(paused)

@@ -129,7 +129,7 @@ class LocalSandbox:
         cols: int = 80,
     ) -> LocalProcess:
         """Start a process; raises `SandboxError`."""
-        await self._running.wait()
+        await self._until_running()
         if self._link.closed:
             raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self._why}")
         environment = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
@@ -163,7 +163,7 @@ class LocalSandbox:
 
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
-        await self._running.wait()
+        await self._until_running()
         if not await self._ask(lambda number: Sweep(number, mark, spare)):
             raise SandboxError(
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
@@ -210,6 +210,13 @@ class LocalSandbox:
 
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Do nothing: nobody else pauses a process tree."""
+
+    async def _until_running(self) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._running.wait()
+        except TimeoutError as exc:
+            raise SandboxError("The sandbox is paused", f"nobody resumed it within {START_SECONDS:.0f} s") from exc
 
     async def _stand_still(self) -> bool:
         if self._freezer is None:

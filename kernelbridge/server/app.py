@@ -244,6 +244,7 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
         ),
         queue_limit=settings.queue_limit,
         execution_timeout=settings.execution_timeout,
+        idle_timeout=settings.idle_timeout,
         input_timeout=settings.input_timeout,
         start_timeout=settings.start_timeout,
         max_output=settings.max_output,

@@ -79,6 +79,7 @@ class Asker:
 
     def answer(self, message: ServerMessage) -> None:
         """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
+        self.workspace.pausing.touch()
         frame = encode(message)
         if type(message) in PASSING:
             self.client.put_frame(frame)

@@ -20,7 +20,7 @@ from kernelbridge.protocol.messages import Connected, Ping, Pong
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, encode, given
 from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
-from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS
+from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX
 from kernelbridge.server.requests.interpreter import remind
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
@@ -160,7 +160,7 @@ class Connection:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message)
             else:
-                asker = Asker.of(self, message)
+                asker = await self._awake(message)
                 if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(asker)
                 await HANDLERS[type(message)](asker, message)
@@ -169,6 +169,17 @@ class Connection:
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
             self.send(answers.internal_error(session_id, request_id))
+
+    async def _awake(self, message: SessionRequest) -> Asker:
+        """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""
+        asker = Asker.of(self, message)
+        while (pausing := asker.workspace.pausing).asleep:
+            pausing.wake()
+            if type(message) in WITHOUT_SANDBOX:
+                break
+            await pausing.awake()
+            asker = Asker.of(self, message)  # it may have been closed meanwhile
+        return asker
 
     # -- what handlers see (`client.Client`) -------------------------------------
 

@@ -15,6 +15,11 @@ class WaitingBudget:
         self._waiting = 0
         self._size = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._waiting
+
     def take(self, text: str) -> None:
         """Count a request; raises `LimitExceeded`. One that is alone may be as large as a frame."""
         if self._waiting >= self._requests:

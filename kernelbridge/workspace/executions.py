@@ -98,6 +98,12 @@ class ExecutionLane:
         return len(self._waiting)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything runs, waits or is ended, or the interpreter is on its way."""
+        asked = self._waiting or self._warming or self._questions.waiting
+        return bool(self._running or self._escalation or asked or self._interpreter.busy)
+
+    @property
     def running_since(self) -> float | None:
         """When the running cell began, in seconds since the epoch; None while none runs."""
         return None if self._running is None else self._since

@@ -83,6 +83,12 @@ class Interpreter:
         usable = self._machine.state is KernelState.READY and self._leaving is None
         return self._kernel if usable and self._kernel is not None and self._kernel.alive else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether it starts, ends, or is waited for."""
+        on_its_way = self._machine.state in {KernelState.STARTING, KernelState.RESTARTING}
+        return on_its_way or self._leaving is not None or bool(self._waiters)
+
     def need(self) -> None:
         """Start it if it does not run."""
         if not self._closed and self._machine.state in {KernelState.ABSENT, KernelState.DEAD}:

@@ -20,6 +20,9 @@ class WorkspaceState(Enum):
     ABSENT = "absent"
     STARTING = "starting"
     ACTIVE = "active"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
     CLOSING = "closing"
     CLOSED = "closed"
 
@@ -30,6 +33,11 @@ class WorkspaceEvent(Enum):
     NEED = "a message needs the sandbox"
     STARTED = "the sandbox runs"
     START_FAILED = "the sandbox could not be started"
+    IDLE = "nothing has used it for idle_timeout"
+    PAUSED = "it stands still"
+    PAUSE_FAILED = "it could not be paused"
+    RESUMED = "it goes on"
+    RESUME_FAILED = "it could not be resumed"
     LOST = "the sandbox ended by itself"
     CLOSE = "linger is over, or the server stops"
     DESTROYED = "the sandbox is gone"
@@ -39,6 +47,8 @@ class WorkspaceAction(Enum):
     """What the supervisor must do after a transition."""
 
     START = "start the sandbox"
+    PAUSE = "pause the sandbox"
+    RESUME = "resume the sandbox"
     NOTHING = "nothing"
     FORGET = "forget the sandbox; the next message starts another"
     DESTROY = "end what runs and destroy the sandbox"
@@ -99,8 +109,28 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
             (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ACTIVE, _WE.IDLE): Transition(_WS.PAUSING, _WA.PAUSE),
+            (_WS.PAUSING, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
+            # A pause that is under way is carried out first, and then undone.
+            (_WS.PAUSING, _WE.NEED): Transition(_WS.RESUMING, _WA.NOTHING),
+            (_WS.RESUMING, _WE.PAUSED): Transition(_WS.RESUMING, _WA.RESUME),
+            # It may stand still all the same.
+            (_WS.PAUSING, _WE.PAUSE_FAILED): Transition(_WS.RESUMING, _WA.RESUME),
+            (_WS.RESUMING, _WE.PAUSE_FAILED): Transition(_WS.RESUMING, _WA.RESUME),
+            (_WS.PAUSED, _WE.NEED): Transition(_WS.RESUMING, _WA.RESUME),
+            (_WS.RESUMING, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
+            (_WS.RESUMING, _WE.RESUME_FAILED): Transition(_WS.PAUSED, _WA.NOTHING),
+            # By somebody else.
+            (_WS.ACTIVE, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
+            (_WS.PAUSED, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.ACTIVE, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
+            (_WS.PAUSING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
+            (_WS.PAUSED, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
+            (_WS.RESUMING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
             # A start that was under way when the close came still reports its end.
             (_WS.CLOSING, _WE.STARTED): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.CLOSING, _WE.START_FAILED): Transition(_WS.CLOSING, _WA.NOTHING),

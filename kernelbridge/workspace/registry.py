@@ -92,6 +92,7 @@ class Registry:
             entry = self._entries[key] = _Entry(self._make(key))
         entry.stay()
         entry.connections.add(connection_id)
+        entry.workspace.pausing.touch()
         return entry.workspace
 
     def _make(self, key: SessionKey) -> Workspace:

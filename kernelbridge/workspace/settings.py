@@ -27,6 +27,8 @@ class WorkspaceSettings:
     """Bytes of the file that takes the whole output of one of them when it is more; 0 for no file."""
     journal_size: int
     """Bytes of what a session told lately that are kept for those who come back."""
+    idle_timeout: float | None = None
+    """Seconds without use after which the sandbox is paused; None for never."""
     input_timeout: float | None = 300.0
     """Seconds that a cell waits for a line of input; None for no limit."""
     max_upload: int = 4 << 30

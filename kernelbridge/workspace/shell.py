@@ -82,6 +82,11 @@ class Shell:
         """Whether it can take another command."""
         return self._usable and not self._over.is_set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command runs, or a terminal is being opened for the next one."""
+        return self._exchange is not None or (self._opening is not None and not self._opening.done())
+
     async def run(
         self,
         command: str,

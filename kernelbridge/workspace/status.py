@@ -28,6 +28,8 @@ ABSENT = SessionStatus("closed", "the sandbox does not run; the next command sta
 LOST = SessionStatus(
     "closed", "the sandbox ended by itself; the files are kept, and the next command starts another", "sandbox_lost"
 )
+PAUSED = SessionStatus("paused", "the sandbox stands still and keeps its memory; the next message resumes it")
+RESUMED = SessionStatus("resumed", "the sandbox goes on")
 CLOSING = SessionStatus("closing", "the session is being closed", "session_closed")
 CLOSED = SessionStatus("closed", "the session was closed; the next request opens it anew", "session_closed")
 
@@ -35,6 +37,7 @@ _BY_SANDBOX: Mapping[WorkspaceState, SessionStatus] = MappingProxyType(
     {
         WorkspaceState.ABSENT: ABSENT,
         WorkspaceState.STARTING: SessionStatus("starting", "the sandbox starts"),
+        WorkspaceState.PAUSED: PAUSED,
         WorkspaceState.CLOSING: CLOSING,
         WorkspaceState.CLOSED: CLOSED,
     }
@@ -58,10 +61,21 @@ class StatusTeller:
     def __init__(self, tell: Callable[[Status, str, Cause | UnsetType], None]) -> None:
         self._tell = tell
         self._told = ABSENT
+        self._before_pause: SessionStatus | None = None
+        """What it was when it was paused; None while it is not."""
 
     def changed(self, sandbox: WorkspaceState, kernel: KernelState, *, lost: bool) -> None:
         """Take note of the states after an event; `lost`: it was that the sandbox ended by itself."""
+        if sandbox in {WorkspaceState.PAUSING, WorkspaceState.RESUMING}:
+            return  # what it was told to be is told no longer or again when it is
         status = session_status(sandbox, kernel)
+        if status is PAUSED and self._before_pause is None:
+            self._before_pause = self._told
+        elif status is not PAUSED and self._before_pause is not None:
+            if sandbox is WorkspaceState.ACTIVE:
+                self._tell(*RESUMED)
+                self._told = self._before_pause
+            self._before_pause = None
         if status is ABSENT:
             status = LOST if lost else self._told if self._told.status == "closed" else ABSENT
         if (status.status, status.cause) != (self._told.status, self._told.cause):

@@ -86,6 +86,11 @@ class TerminalLane:
         """How many commands wait."""
         return len(self._waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command runs or waits, or something is being started for the next one. Background jobs are not."""
+        return self._draining or self._starting.locked() or (self._shell is not None and self._shell.busy)
+
     def submit(self, command: str, timeout: float | None, done: CommandDone, listen: Listen | None = None) -> None:
         """Queue a command; `done` is called once, with its outcome or the error that kept it from running.
 

@@ -74,6 +74,11 @@ class Terminals:
         """Those that are open."""
         return list(self._open)
 
+    @property
+    def busy(self) -> bool:
+        """Whether one lives, be it shown to anybody or not."""
+        return bool(self._lives)
+
     def open(self, viewer: Viewer, terminal_id: str | None, size: Size) -> None:
         """Show the terminal of this name to a connection, or a new one; the connection is told when it is open.
 

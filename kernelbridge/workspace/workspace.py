@@ -31,6 +31,7 @@ from kernelbridge.workspace.lifecycle import (
 )
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.opening import Opening
+from kernelbridge.workspace.pausing import Pausing
 from kernelbridge.workspace.preparing import prepare_python
 from kernelbridge.workspace.pyenv import PythonEnvironment
 from kernelbridge.workspace.session_files import SessionFiles
@@ -84,6 +85,7 @@ class Workspace:
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._changed)
         self._deleting = False
         self._tasks = TaskSet()
+        self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
         self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
         self._files: asyncio.Task[WorkspaceFiles] | None = None
         self.files = SessionFiles(
@@ -169,6 +171,7 @@ class Workspace:
             action = self._machine.on(WorkspaceEvent.CLOSE)
             if action is not WorkspaceAction.DESTROY:
                 raise AssertionError(action)
+            self.pausing.ended()
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
@@ -179,7 +182,9 @@ class Workspace:
     # -- the sandbox ------------------------------------------------------------
 
     async def sandbox(self) -> Sandbox:
-        """Give the running sandbox; starts it if need be. Raises `SandboxError` or `ImageError`."""
+        """Give the running sandbox; starts or resumes it if need be. Raises `SandboxError` or `ImageError`."""
+        while self.pausing.asleep:
+            await self.pausing.awake()
         state = self._machine.state
         if state is WorkspaceState.ACTIVE and self._sandbox is not None:
             return self._sandbox
@@ -221,6 +226,8 @@ class Workspace:
         self._memory.watch(sandbox)
         self.opening.started(sandbox.facts)
         self._machine.on(WorkspaceEvent.STARTED)
+        if self._machine.state is WorkspaceState.ACTIVE:
+            self.pausing.began(sandbox)
         self._tasks.create(self._watch(sandbox))
         self._log.info("sandbox_started", sandbox=sandbox.id)
         return sandbox
@@ -239,13 +246,14 @@ class Workspace:
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
-        if self._machine.state is WorkspaceState.ACTIVE:
+        if self._machine.state not in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}:
             self._log.warning("sandbox_lost", sandbox=sandbox.id, status=str(status))
         self._lose(sandbox)
 
     def _lose(self, sandbox: Sandbox) -> None:
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
             self._sandbox = self._starting = None
+            self.pausing.ended()
             # The next start waits for this: both have the same name and directories.
             self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
 
@@ -293,6 +301,9 @@ class Workspace:
             self._log.warning("close_failed", part=name, error=str(exc))
         except Exception:  # noqa: BLE001  a bug in one part must not keep the others from being closed
             self._log.exception("close_failed", part=name)
+
+    def _busy(self) -> bool:
+        return self.executions.busy or self._terminal.busy or self.terminals.busy
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
         lost = event is WorkspaceEvent.LOST

@@ -68,6 +68,7 @@ PURE = (
     "workspace/admission.py",
     "workspace/budget.py",
     "workspace/choice.py",
+    "workspace/idling.py",
     "workspace/journal.py",
     "workspace/late.py",
     "workspace/lifecycle.py",

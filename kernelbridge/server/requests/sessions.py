@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 from msgspec import UNSET, UnsetType
@@ -53,6 +54,8 @@ async def open_session(client: Client, message: OpenSession) -> None:
         else:
             _opened(asker, fresh, error)
 
+    while (there := client.registry.find(key)) is not None and there.pausing.asleep:
+        await there.pausing.awake()
     workspace, fresh = client.registry.open(key, client.id, _wish(message), opened)
     asker = Asker(client, workspace, message.session_id, given(message.request_id))
     if early:
@@ -183,6 +186,7 @@ async def resume(client: Client, message: Resume) -> None:
             " and its files, if it has some, are there",
         )
     workspace = client.registry.attach(key, client.id)
+    workspace.pausing.wake()
     workspace.feed.follow(client, message.after, given(message.request_id))
 
 
@@ -202,9 +206,15 @@ def _limits(limits: Limits) -> LimitsInEffect:
     return LimitsInEffect(memory=limits.memory, cpus=limits.cpus, pids=limits.pids)
 
 
+_STATES: Mapping[WorkspaceState, State] = MappingProxyType(
+    {WorkspaceState.CLOSED: "absent", WorkspaceState.PAUSING: "active", WorkspaceState.RESUMING: "paused"}
+)
+"""What those are to a client that it has no word for."""
+
+
 def _state(workspace: Workspace) -> State:
     state = workspace.state
-    return "absent" if state is WorkspaceState.CLOSED else cast("State", state.value)
+    return _STATES.get(state) or cast("State", state.value)
 
 
 def _kernel_state(workspace: Workspace) -> KernelStateName:

@@ -16,6 +16,7 @@ from kernelbridge.workspace.lifecycle import (
     WorkspaceEvent,
     WorkspaceState,
 )
+from kernelbridge.workspace.pausing import ASLEEP
 
 
 def reachable(table: object, start: Enum) -> set[Enum]:
@@ -68,3 +69,17 @@ def test_only_a_kernel_that_was_ready_makes_its_successor_a_restart() -> None:
 def test_an_event_that_a_state_does_not_know_is_a_bug() -> None:
     with pytest.raises(InvalidTransitionError, match="DIED in state ABSENT"):
         Machine(KERNEL, KernelState.ABSENT).on(KernelEvent.DIED)
+
+
+def test_a_message_that_comes_during_a_pause_is_not_forgotten_when_the_pause_is_there() -> None:
+    machine = Machine(WORKSPACE, WorkspaceState.ACTIVE)
+    assert machine.on(WorkspaceEvent.IDLE) is WorkspaceAction.PAUSE
+    assert machine.on(WorkspaceEvent.NEED) is WorkspaceAction.NOTHING
+    assert machine.on(WorkspaceEvent.PAUSED) is WorkspaceAction.RESUME
+    assert machine.on(WorkspaceEvent.RESUMED) is WorkspaceAction.NOTHING
+    assert machine.state.name == "ACTIVE"
+
+
+@pytest.mark.parametrize("state", ASLEEP, ids=lambda state: state.value)
+def test_a_sandbox_may_be_lost_at_any_point_of_a_pause(state: WorkspaceState) -> None:
+    assert WORKSPACE[state, WorkspaceEvent.LOST] == (WorkspaceState.ABSENT, WorkspaceAction.FORGET)
