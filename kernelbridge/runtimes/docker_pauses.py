@@ -15,6 +15,8 @@ from kernelbridge.runtimes.docker_tasks import Background
 
 log = structlog.get_logger(__name__)
 
+SETTLE = 0.2
+"""Seconds after which the engine is asked again: it takes late news of an older order for what is, until newer come."""
 _NOT_PAUSED = ("is not paused", "is not running")
 
 PauseTold = Callable[[bool], None]
@@ -29,6 +31,7 @@ class Pauses:
         self._engine = engine
         self._background = background
         self._turn = asyncio.Lock()
+        self._orders = 0
         self._wanted = False
         """What was ordered or learnt last, or is being ordered now."""
         self._running = asyncio.Event()
@@ -50,6 +53,7 @@ class Pauses:
         async with self._turn:
             if self._over:
                 raise SandboxError("The sandbox is gone", "it has ended")
+            self._orders += 1
             self._wanted = True
             try:
                 await self._engine.call(lambda api: api.pause(self._container_id), doing="pausing a container")
@@ -62,6 +66,7 @@ class Pauses:
     async def resume(self) -> None:
         """Have it go on. Idempotent; raises `SandboxError` or `RuntimeUnavailable`."""
         async with self._turn:
+            self._orders += 1
             self._wanted = False
             try:
                 await self._engine.call(lambda api: api.unpause(self._container_id), doing="resuming a container")
@@ -96,33 +101,35 @@ class Pauses:
         if paused != self._wanted:
             self._background.spawn(self._look(), doing="asking whether a container is paused")
 
-    def _note(self, *, paused: bool) -> bool:
-        """Take note of what it is; say whether that is news."""
-        if self._over or paused == self.paused:
-            return False
-        if paused:
+    def _note(self, *, paused: bool) -> None:
+        if paused and not self._over:
             self._running.clear()
         else:
             self._running.set()
-        return True
 
     async def _look(self) -> None:
+        """Ask the engine, twice if it says something else than what was ordered, and believe it then."""
+        orders = self._orders
+        if await self._is_paused() == self._wanted:
+            return
+        await asyncio.sleep(SETTLE)
         async with self._turn:
-            wanted = self._wanted
-            try:
-                state = await self._engine.call(
-                    lambda api: api.inspect_container(self._container_id), doing="inspecting a container"
-                )
-            except APIError as exc:
-                # It is gone, which an event of its own tells.
-                log.debug("container_not_inspected", container=self._container_id, reason=explain(exc))
+            if orders != self._orders or (paused := await self._is_paused()) == self._wanted or paused is None:
                 return
-            except KernelBridgeError as exc:
-                log.warning("container_not_inspected", container=self._container_id, reason=str(exc))
-                return
-            self._wanted = paused = bool(state["State"].get("Paused"))
-            # Also what is known already is told if it is not what was ordered: the engine has not obeyed.
-            if self._note(paused=paused) or paused != wanted:
-                log.warning("paused_by_somebody" if paused else "resumed_by_somebody", container=self._container_id)
-                if self._told is not None:
-                    self._told(paused)
+            # Also told if it is known already: then an order of ours was not obeyed.
+            self._wanted = paused
+            self._note(paused=paused)
+            log.warning("paused_by_somebody" if paused else "resumed_by_somebody", container=self._container_id)
+            if self._told is not None and not self._over:
+                self._told(paused)
+
+    async def _is_paused(self) -> bool | None:
+        """Ask the engine; None if it gives no answer: its next event, or that of the container's end, will."""
+        try:
+            found = await self._engine.call(
+                lambda api: api.inspect_container(self._container_id), doing="inspecting a container"
+            )
+        except (APIError, KernelBridgeError) as exc:
+            log.info("container_not_inspected", container=self._container_id, reason=str(exc))
+            return None
+        return bool(found["State"].get("Paused"))

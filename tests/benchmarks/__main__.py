@@ -1,7 +1,7 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-                              [--runtime docker|local]
+                              [resume] [--runtime docker|local]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
@@ -29,6 +29,8 @@ from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.keys import bench_keys
 from tests.benchmarks.raw import RawClient
+from tests.benchmarks.resume import FLAGS as RESUME_FLAGS
+from tests.benchmarks.resume import bench_resume
 from tests.benchmarks.stream import bench_stream
 from tests.benchmarks.transfer import bench_transfer
 
@@ -212,7 +214,10 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "keys": lambda server: bench_keys(server.url, server.pid),
     "save": bench_save,
     "transfer": lambda server: bench_transfer(server.url, server.pid),
+    "resume": lambda server: bench_resume(server.url, server.runtime),
 }
+FLAGS = {"resume": RESUME_FLAGS}
+"""Of the server, where a benchmark needs some."""
 
 
 def main() -> None:
@@ -223,7 +228,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or BENCHMARKS:
         print(f"{name} ({arguments.runtime})")
-        with serving(arguments.runtime) as server:
+        with serving(arguments.runtime, *FLAGS.get(name, ())) as server:
             BENCHMARKS[name](server)
 
 
