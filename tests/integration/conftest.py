@@ -14,6 +14,7 @@ import pytest
 from kernelbridge.config import Settings, resolve
 from kernelbridge.server.app import running
 from kernelbridge.server.pulse import Patience
+from tests.docker.faulty_engine import CuttableWire, cuttable_wire
 
 PATIENCE = 60.0
 """Seconds that a test waits for a frame before it fails."""
@@ -93,6 +94,14 @@ StartServer = Callable[..., Awaitable[RunningServer]]
 @pytest.fixture(params=["docker", "local"])
 def runtime_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+async def engine_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CuttableWire]:
+    """Put a wire that can be cut between the server and its engine."""
+    async with cuttable_wire(tmp_path / "engine.sock") as wire:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{wire.path}")
+        yield wire
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.docker.faulty_engine import CuttableWire, cuttable_wire, sdk_leaves_sockets
+from tests.docker.faulty_engine import CuttableWire, sdk_leaves_sockets
 from tests.integration.conftest import Client, RunningServer, StartServer
 from tests.unit.protocol.test_codec import MALFORMED
 
@@ -100,14 +98,6 @@ async def test_execution_error_example(client: Client) -> None:
         "error": "SyntaxError: invalid syntax",
         "sessionId": "workspace-uuid",
     }
-
-
-@pytest.fixture
-async def engine_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CuttableWire]:
-    """Put a wire that can be cut between the server and its engine."""
-    async with cuttable_wire(tmp_path / "engine.sock") as wire:
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{wire.path}")
-        yield wire
 
 
 @sdk_leaves_sockets

@@ -12,6 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.contract.driving import on_host
+from tests.docker.faulty_engine import CuttableWire, sdk_leaves_sockets
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 
 IDLE = "150ms"
@@ -293,3 +294,26 @@ async def test_a_container_removed_while_it_is_paused(start_server: StartServer,
         await until(client, lambda frame: (frame.get("status"), frame.get("cause")) == ("closed", "sandbox_lost"))
         assert (await run(client, "print(open('f').read())"))[-1]["output"] == "kept\n"
     engine.close()
+
+
+@sdk_leaves_sockets
+@pytest.mark.parametrize("runtime_name", ["docker"])
+async def test_an_engine_that_hangs_is_told_and_the_session_goes_on_when_it_answers(
+    engine_wire: CuttableWire, start_server: StartServer
+) -> None:
+    server = await start_server(idle_timeout=IDLE)
+    async with streaming(server) as client:
+        await run(client, "x = 41")
+        await client.send(type="terminal_command", sessionId="s", command="y=42")
+        await paused(client)
+        engine_wire.hold(rb"/unpause ")
+        await client.send(type="terminal_command", sessionId="s", command="echo never run", requestId="1")
+        error = await client.answer_to("1")
+        assert (error["type"], error["code"], error["retryable"]) == ("error", "runtime_unavailable", True)
+        await client.send(type="list_files", sessionId="s", requestId="2")  # which needs no sandbox
+        assert (await client.answer_to("2"))["type"] == "file_list"
+        engine_wire.release()
+        await client.send(type="terminal_command", sessionId="s", command="echo $y", requestId="3")
+        frames = await until(client, lambda frame: frame["type"] == "terminal_output")
+        assert frames[-1]["output"] == "42\n"
+        assert (await run(client, "print(x)"))[-1]["output"] == "41\n"
