@@ -71,6 +71,11 @@ def on_host(marker: str) -> list[int]:
     return found
 
 
+def state(pid: int) -> str:
+    """Give what a process of the machine does: R, S, T and so on; see proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+
 def descriptors() -> dict[str, str]:
     """What this process has open, by number."""
     found = {}

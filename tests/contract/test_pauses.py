@@ -11,7 +11,7 @@ import pytest
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import ExitStatus, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
-from tests.contract.driving import PATIENCE, on_host, read_until, run, start_python
+from tests.contract.driving import PATIENCE, on_host, read_until, run, start_python, state
 from tests.contract.local_fixture import local_runtime
 
 
@@ -167,10 +167,6 @@ async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
     await sandbox.resume()
     assert (await run(sandbox, "echo", "alive")).output == "alive\n"
     assert state(pid) == "T"
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) -> None:

@@ -11,7 +11,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.contract.driving import on_host
+from tests.contract.driving import on_host, state
 from tests.docker.faulty_engine import CuttableWire, sdk_leaves_sockets
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 
@@ -194,6 +194,25 @@ async def test_no_message_is_lost_at_the_moment_of_a_pause(start_server: StartSe
         await watcher.send(type="session_info", sessionId="s", requestId="last")
         told = statuses(await until(watcher, lambda frame: frame.get("requestId") == "last"))
         assert told.count("paused") > 10
+
+
+@pytest.mark.parametrize("runtime_name", ["local"])
+async def test_without_isolation_it_is_all_the_same(start_server: StartServer) -> None:
+    """There, and where control groups cannot be frozen, signals stop the processes, which these can see."""
+    server = await start_server(idle_timeout=IDLE, isolation=False)
+    async with streaming(server) as client:
+        await run(client, "import subprocess; x = 41; child = subprocess.Popen(['sleep', '98751'])")
+        await client.send(type="terminal_command", sessionId="s", command="y=42; sleep 98752 &")
+        for _ in range(3):
+            await paused(client)
+            assert {state(pid) for number in (98751, 98752) for pid in on_host(f"sleep\0{number}")} == {"T"}
+            frames = await run(client, "print(x, child.poll())")
+            assert (statuses(frames), frames[-1]["output"]) == (["resumed"], "41 None\n")
+            await paused(client)
+            await client.send(type="terminal_command", sessionId="s", command="echo $y; jobs")
+            (*_, answer) = await until(client, lambda frame: frame["type"] == "terminal_output")
+            first, job = answer["output"].splitlines()
+            assert (first, "Running" in job) == ("42", True)
 
 
 async def test_a_paused_session_can_be_closed(start_server: StartServer) -> None:
