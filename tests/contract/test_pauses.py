@@ -106,7 +106,7 @@ async def test_a_paused_sandbox_is_destroyed_without_being_resumed(make_sandbox:
     async with asyncio.timeout(PATIENCE):
         await sandbox.destroy()
         assert (await sandbox.wait()).signal == signal.SIGKILL
-        assert await process.wait() == ExitStatus(signal=signal.SIGKILL)
+        assert await process.wait() == ExitStatus(signal=signal.SIGKILL, lost=True)
         assert await reading == b""
         with pytest.raises(SandboxError, match="gone"):
             await waiting
