@@ -67,8 +67,9 @@ class ScreenOnly:
         # Always: a background job must not stand still for want of a reader.
         while data := await self._holder.read():
             self.on_data(data)
-        await self._holder.wait()  # an engine that is away ends the stream, and may have it go on when it is back
-        self.on_lost()
+        # An engine that is away ends the stream, and may have it go on when it is back.
+        if not (await self._holder.wait()).lost:  # with its sandbox, that is: the shell's own end tells that
+            self.on_lost()
 
 
 async def _name(holder: Process) -> str:

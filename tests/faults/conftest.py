@@ -41,7 +41,7 @@ def remove_containers(server: RunningServer) -> None:
 
 def kill_bubblewrap() -> None:
     """Kill the monitors of this process's local sandboxes, and with each its whole sandbox."""
-    for task in Path("/proc/self/task").glob("*/children"):
+    for task in list(Path("/proc/self/task").glob("*/children")):
         for pid in map(int, task.read_text().split()):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap":
                 os.kill(pid, signal.SIGKILL)

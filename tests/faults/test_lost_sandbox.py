@@ -19,7 +19,8 @@ async def test_what_ran_is_told_and_what_waits_runs_in_another(server: RunningSe
         command = ": >~/begun; sleep 1000"
         await client.send(type="terminal_command", sessionId="s", command=command, requestId="command")
         await client.send(type="execute_code", sessionId="s", code="print('x' in globals())", requestId="queued")
-        await asyncio.to_thread(next(server.data_dir.glob("workspaces/*/files/begun")).read_bytes)
+        (begun,) = server.data_dir.glob("workspaces/*/files/begun")
+        await asyncio.to_thread(begun.read_bytes)
         lost = time.monotonic()
         await lose_sandboxes(server)
         status = await status_with(watcher, "sandbox_lost")

@@ -90,7 +90,7 @@ async def test_it_is_told_while_the_cell_goes_on(server: RunningServer, client: 
         await client.send(type="execute_code", sessionId="s", code=code, requestId="cell")
         status = await status_with(watcher, "out_of_memory")
         assert (status["status"], "memory ran out" in status["detail"]) == ("ready", True)
-        gate = next(server.data_dir.glob("workspaces/*/files/gate"))
+        (gate,) = server.data_dir.glob("workspaces/*/files/gate")
         await asyncio.to_thread(gate.write_text, "on")
         result = await client.answer_to("cell")
         assert (result["success"], result["cause"]) == (True, "out_of_memory")
