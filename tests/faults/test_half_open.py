@@ -42,10 +42,12 @@ class BareClient:
             return kind & 0xF, await self.reader.readexactly(length)
 
     async def answer(self) -> dict[str, object]:
-        """Give the next message."""
+        """Give the next message; until it comes the client is alive."""
         while True:
             kind, data = await self.frame()
-            if kind == TEXT:
+            if kind == PING:
+                self.send(PONG, data)
+            elif kind == TEXT:
                 found: dict[str, object] = json.loads(data)
                 return found
 
