@@ -260,7 +260,7 @@ async def test_an_engine_that_is_killed_and_takes_its_containers_along(start: St
         await engine.run()
         async with asyncio.timeout(SETTLED):
             frame = await client.receive()
-        assert (frame["cause"], frame["statePreserved"]) == ("kernel_died", False)
+        assert (frame["cause"], frame["statePreserved"]) == ("sandbox_lost", False)
         assert (await client.shell("cat file"))["output"] == "kept\n"
         assert (await client.run("print(6 * 7)"))["output"] == "42\n"
         assert len(await asyncio.to_thread(containers, engine, "s")) == 1
