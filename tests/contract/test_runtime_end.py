@@ -42,7 +42,7 @@ async def test_destroy_ends_what_runs_and_what_escaped(make_sandbox: MakeSandbox
     plain = await sandbox.exec(["sh", "-c", script])
     terminal = await sandbox.exec(["sh", "-c", f"echo started; exec sleep {marker}"], tty=True)
     for process in (plain, terminal):
-        await read_until(process, b"started")
+        await read_until(process, b"\n")
     reading = [asyncio.create_task(read_all(process)) for process in (plain, terminal)]
     await sandbox.destroy()
     assert on_host(marker) == []
