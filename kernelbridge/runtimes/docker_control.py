@@ -130,6 +130,7 @@ class ControlChannel:
         self._seen = b""
         self._number = 0
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def signal_group(self, signum: int, pgid: int) -> None:
         """Send a signal to a process group; one that is not there is no error."""
@@ -149,7 +150,8 @@ class ControlChannel:
         return await self._ask(f"sweep_marked {mark} {spare}")
 
     async def aclose(self) -> None:
-        """Release the connection. Idempotent."""
+        """Release the connection, one that is being made included. Idempotent."""
+        self._closed = True
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -187,6 +189,8 @@ class ControlChannel:
             self._seen = b""
             stream = AttachStream(framed=True)
             await stream.connect(attached)
+            if self._closed:  # meanwhile; nobody else would hang up
+                await stream.aclose()
             await stream.write(_SWEEP.encode())
             self._stream = stream
         return self._stream

@@ -159,8 +159,12 @@ async def main(home, instance, marker, isolation, pause):
         if os.geteuid() == 0:
             os.chown(home / name, facts.uid, facts.gid)
     sandbox = await runtime.create(SandboxSpec('dead', home / 'files', home / 'sockets'))
-    process = await sandbox.exec(['sh', '-c', f'setsid sleep {marker} & echo ready; exec sleep {marker}'])
-    said = await process.read()
+    # Each says that it is there when it no longer changes its command line.
+    both = 'import os, signal; os.fork() or os.setsid(); print("ready", flush=True); signal.pause()'
+    process = await sandbox.exec([sandbox.facts.python.executable, '-c', both, marker])
+    said = b''
+    while said.count(b'ready') < 2:
+        said += await process.read()
     if pause == 'by signals':
         sandbox._freezer = None
     if pause:
