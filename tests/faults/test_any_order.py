@@ -187,6 +187,21 @@ class Life(RuleBasedStateMachine):
             self.take(guest, frame)
         return frame
 
+    @rule(user=users, session=sessions)
+    def doze(self, user: str, session: str) -> None:
+        """Leave a session alone until it is paused, or turns out not to be there."""
+        guest = self.guest(user)
+        self.settle(user)
+        self.house.do(self.paused(guest, session))
+
+    async def paused(self, guest: Guest, session: str) -> None:
+        state = "active"
+        while state not in {"paused", "absent", "unknown_session"}:
+            await guest.ws.send_json({"type": "session_info", "sessionId": session, "requestId": "info"})
+            while (frame := await next_frame(guest)).get("requestId") != "info":
+                self.take(guest, frame)
+            state = frame.get("state", frame.get("code"))
+
     # -- what goes wrong ---------------------------------------------------------
 
     @rule(user=users)
@@ -289,7 +304,7 @@ class Life(RuleBasedStateMachine):
 
 @pytest.fixture(params=["docker", "local"])
 def house(request: pytest.FixtureRequest, workspace_image: str, tmp_path: Path) -> Iterator[House]:
-    made = House(request.param, workspace_image, tmp_path / "data", linger="10m")
+    made = House(request.param, workspace_image, tmp_path / "data", linger="10m", idle_timeout="200ms")
     made.do(made.start())
     with contextlib.closing(made):
         yield made
