@@ -200,7 +200,7 @@ class Life(RuleBasedStateMachine):
             await guest.ws.send_json({"type": "session_info", "sessionId": session, "requestId": "info"})
             while (frame := await next_frame(guest)).get("requestId") != "info":
                 self.take(guest, frame)
-            state = frame.get("state", frame.get("code"))
+            state = str(frame.get("state") or frame["code"])
 
     # -- what goes wrong ---------------------------------------------------------
 
