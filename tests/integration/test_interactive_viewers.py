@@ -150,7 +150,7 @@ async def test_control_c_ends_what_a_connection_does_not_read(stalled: Person) -
 async def test_who_reads_nothing_is_detached_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, server: RunningServer
 ) -> None:
-    monkeypatch.setattr(interactive, "PATIENCE", 1.0)
+    monkeypatch.setattr(interactive, "PATIENCE", 3.0)
     with deaf_client(server) as deaf:
         async with server.connect("deaf") as client:
             person = await Person.open(client, terminalId="t")

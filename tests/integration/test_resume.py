@@ -156,13 +156,13 @@ async def test_numbers_of_a_session_that_was_closed_since_are_not_taken_for_its_
 
 
 async def test_resuming_keeps_a_session_that_was_about_to_end(start_server: StartServer) -> None:
-    server = await start_server(linger="2s")
+    server = await start_server(linger="5s")
     async with server.connect("u") as client:
         await client.run("x = 1")
     async with server.connect("u") as client:
         assert (await client.ask(type="resume", sessionId="s", after=1000))["anew"]
         await until(client, "execution_result")
-        await client.send(type="execute_code", sessionId="s", code="import time; time.sleep(3); print(x)")
+        await client.send(type="execute_code", sessionId="s", code="import time; time.sleep(6); print(x)")
         assert (await until(client, "execution_result"))[-1]["output"] == "1\n"
 
 
