@@ -11,10 +11,12 @@ import select
 import sys
 import threading
 from collections import deque
+from time import monotonic  # not by way of its module, where user code may replace it
 
 PART = 1 << 17  # characters of one stream message: queues count messages, so they must be small
 COLLECT = 0.2  # seconds for which writes are collected, as ipykernel does
 COLLECT_STREAMED = 0.004  # the same for cells that somebody watches
+COLLECT_FIRST = 0.0005  # the same for what they write after a while of silence: a line of print() is two writes
 AHEAD = 4 << 20  # characters a program may print ahead of what is sent
 AHEAD_TIMEOUT = 10  # seconds that it then waits at most
 TARGETS = {"stdout": 1, "stderr": 2}
@@ -29,16 +31,20 @@ class Mark:
 class Timer:
     """Has what was written sent after a while."""
 
-    def __init__(self, outbox, seconds):
+    def __init__(self, outbox, seconds, first):
         self.outbox = outbox
         self.seconds = seconds
+        self.first = first
         self.armed = False
+        self.fired = 0.0
 
     def start(self):
-        self.outbox.pub_thread.io_loop.call_later(self.seconds, self.fire)
+        silent = monotonic() - self.fired > self.seconds
+        self.outbox.pub_thread.io_loop.call_later(self.first if silent else self.seconds, self.fire)
 
     def fire(self):
         self.armed = False
+        self.fired = monotonic()
         self.outbox.request()
 
 
@@ -54,7 +60,7 @@ class Outbox:
         self.master = os.getpid()
         self.items = deque()  # (stream, parent header, text), or a mark
         self.size = 0
-        self.timers = (Timer(self, COLLECT), Timer(self, COLLECT_STREAMED))
+        self.timers = (Timer(self, COLLECT, COLLECT), Timer(self, COLLECT_STREAMED, COLLECT_FIRST))
         self.timer = self.timers[0]  # of the cell that runs: a slower one may still be armed for the one before
         self.scheduled = 0
         self.lock = threading.Lock()

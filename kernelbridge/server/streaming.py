@@ -1,7 +1,7 @@
 """A run's events on their way to the client that asked for them: merged, numbered, and counted when left out.
 
     events = EventStream(asker, output_event)
-    events.write("stdout", "some text")              # merged with what is written within `MERGE` seconds
+    events.write("stdout", "some text")              # the first at once, then what `MERGE` seconds brought
     events.tell(lambda seq, left_out: ClearOutput(…), size)
     left_out = events.close()                        # sends what is held back; then the answer
 
@@ -29,7 +29,7 @@ from kernelbridge.protocol.terminals import TerminalChunk
 from kernelbridge.server.client import Asker
 
 MERGE = 0.005
-"""Seconds for which text is held back, so that what comes next goes with it."""
+"""Least seconds between two events of text: what is written sooner after one is held back, and goes together."""
 CHUNK = 1 << 16
 """Characters of one event; text that long is not held back."""
 
@@ -52,6 +52,7 @@ class EventStream:
         self._stream = ""
         self._held: list[str] = []
         self._length = 0
+        self._sent = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._untold = 0
         self._left_out = 0
@@ -69,7 +70,8 @@ class EventStream:
         if self._length >= CHUNK:
             self._send_held()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(MERGE, self._on_timer)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time(), self._sent + MERGE), self._on_timer)
 
     def tell(self, make: MakeEvent, size: int = 0) -> None:
         """Send an event at once, behind the text before it; `size` is what counts as left out if it is not sent."""
@@ -100,6 +102,7 @@ class EventStream:
         text, stream = "".join(self._held), self._stream
         self._held.clear()
         self._length = 0
+        self._sent = asyncio.get_running_loop().time()
         for start in range(0, len(text), CHUNK):
             self._offer_text(stream, text[start : start + CHUNK])
 
