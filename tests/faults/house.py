@@ -171,3 +171,14 @@ async def next_frame(guest: Guest) -> Frame:
     frame = json.loads(message.data)
     assert isinstance(frame, dict)
     return frame
+
+
+H = TypeVar("H", bound=House)
+
+
+@contextlib.contextmanager
+def inhabited(house: H) -> Iterator[H]:
+    """Have a house's server started, and stopped in the end."""
+    house.do(house.start())
+    with contextlib.closing(house):
+        yield house

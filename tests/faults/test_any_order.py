@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.faults.house import ConnectionClosedError, Frame, Guest, House, next_frame, resources
+from tests.faults.house import ConnectionClosedError, Frame, Guest, House, inhabited, next_frame, resources
 
 USERS = ("u", "v")
 SESSIONS = ("s",)
@@ -302,11 +302,9 @@ class Life(RuleBasedStateMachine):
             await last.ws.close()
 
 
-@pytest.fixture(params=["docker", "local"])
-def house(request: pytest.FixtureRequest, workspace_image: str, tmp_path: Path) -> Iterator[House]:
-    made = House(request.param, workspace_image, tmp_path / "data", linger="10m", idle_timeout="200ms")
-    made.do(made.start())
-    with contextlib.closing(made):
+@pytest.fixture
+def house(runtime_name: str, workspace_image: str, tmp_path: Path) -> Iterator[House]:
+    with inhabited(House(runtime_name, workspace_image, tmp_path / "data", linger="10m", idle_timeout="200ms")) as made:
         yield made
 
 

@@ -4,14 +4,13 @@ By itself it makes few. `KERNELBRIDGE_FAULT_CYCLES=1000 pytest -s tests/faults/t
 prints what it saw.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.house import House, next_frame, resources
+from tests.faults.house import House, inhabited, next_frame, resources
 
 CYCLES = int(os.environ.get("KERNELBRIDGE_FAULT_CYCLES", "25"))
 FIRST = 5
@@ -26,11 +25,9 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.fixture(params=["docker", "local"])
-def house(request: pytest.FixtureRequest, workspace_image: str, tmp_path: Path) -> Iterator[House]:
-    made = House(request.param, workspace_image, tmp_path / "data", linger="0")
-    made.do(made.start())
-    with contextlib.closing(made):
+@pytest.fixture
+def house(runtime_name: str, workspace_image: str, tmp_path: Path) -> Iterator[House]:
+    with inhabited(House(runtime_name, workspace_image, tmp_path / "data", linger="0")) as made:
         yield made
 
 
