@@ -131,22 +131,28 @@ async def test_whatever_comes_of_a_client_is_a_sign_of_life(start_server: StartS
 async def test_a_client_that_reads_a_backlog_slowly_lives_and_one_that_does_not_is_dropped(
     start_server: StartServer,
 ) -> None:
-    server = await start_server(patience=SHORT)
+    patience = Patience(ping=0.5, drop=1.5)
+    server = await start_server(patience=patience)
     loop = asyncio.get_running_loop()
     size = 4_000_000
     async with bare_client(server, buffer=4096) as slow, bare_client(server, buffer=4096) as deaf:
         slow.reader._limit = deaf.reader._limit = 1  # type: ignore[attr-defined]  # what is not asked for is not read
         for client in (deaf, slow):
+            client.request(type="execute_code", sessionId="s", code="1")
+            await client.answer()  # while it lasts, pings are answered: a start may take longer than silence may
+        for client in (deaf, slow):
             client.request(type="execute_code", sessionId="s", code=f"print('x' * {size})")
         # It has the pings behind what it reads, and reads for far longer than a silent client is waited for.
         read, began = 0, loop.time()
-        pause = 4 * SHORT.drop / (size / (1 << 15))
+        pause = 4 * patience.drop / (size / (1 << 15))
         while read < size:
             async with asyncio.timeout(PATIENCE):
-                read += len(await slow.reader.read(1 << 15))
-            if loop.time() - began < 4 * SHORT.drop:
+                data = await slow.reader.read(1 << 15)
+            assert data, "the one that reads was dropped"
+            read += len(data)
+            if loop.time() - began < 4 * patience.drop:
                 await asyncio.wait({loop.create_future()}, timeout=pause)
-        assert loop.time() - began > 2 * SHORT.drop
+        assert loop.time() - began > 2 * patience.drop
         assert not slow.reader.at_eof()
         deaf.reader._limit = 1 << 16  # type: ignore[attr-defined]
         assert len(await deaf.rest()) < size
