@@ -208,6 +208,14 @@ PROGRAMS = {"bash": "/bin/bash", "dash": "/bin/dash"}
 
 
 @pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give a directory for a workspace's files."""
+    root = tmp_path / "files"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """A place whose shell is bash, or the one that the test is parametrised with."""
     program = PROGRAMS.get(getattr(request, "param", "bash")) or str(tmp_path / "sh")

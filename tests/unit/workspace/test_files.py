@@ -16,13 +16,6 @@ UID, GID = 1234, 4321
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "files"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
     return WorkspaceFiles(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
 

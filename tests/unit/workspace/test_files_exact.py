@@ -34,13 +34,6 @@ def sha(content: bytes) -> str:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "files"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
     return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(FRAME, 2 * FRAME), commits=Lock())
 

@@ -76,13 +76,6 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "files"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
     return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
 

@@ -28,13 +28,6 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "files"
-    root.mkdir()
-    return root
-
-
 def text(root: Path, offset: int = 0, length: int | None = None) -> Content:
     return read(root, "f", encoding="utf-8", offset=offset, length=length, max_frame=FRAME)
 

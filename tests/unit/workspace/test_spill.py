@@ -55,13 +55,6 @@ class FullDisk:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    path = tmp_path / "files"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def executor() -> Iterator[Executor]:
     with ThreadPoolExecutor(2) as threads:
         yield threads
