@@ -229,6 +229,9 @@ class Settings:
             default_text="/var/lib/kernelbridge as root, else ~/.local/share/kernelbridge",
         ),
     ]
+    retain: Annotated[
+        float | None, Option(kinds.duration(unlimited=True), PLACES, "How long unused sessions keep files; 0 for ever.")
+    ] = None
     config: Annotated[
         Path | None,
         Option(

@@ -133,7 +133,7 @@ def duration(least: float = 0.0, *, unlimited: bool = False) -> Kind:
             return "0"
         return format_duration(value) if isinstance(value, (int, float)) else str(value)
 
-    expected = "a duration such as 250ms, 90s, 5m, 1h or plain seconds"
+    expected = "a duration such as 250ms, 90s, 5m, 1h, 30d or plain seconds"
     if least:
         expected += f", at least {format_duration(least)}"
     if unlimited:

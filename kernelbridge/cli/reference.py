@@ -26,7 +26,7 @@ other than a loopback one is refused too: there is no authentication yet, so a s
 behind a reverse proxy that authenticates, on the same machine.
 
 - **Sizes**: `512m`, `1g`, `16MiB`, or plain bytes. Units are powers of 1024.
-- **Durations**: `250ms`, `90s`, `5m`, `1h`, or plain seconds.
+- **Durations**: `250ms`, `90s`, `5m`, `1h`, `30d`, or plain seconds.
 - **Relative paths** count from the working directory; in the file, from the file's directory. `~` is your home.
 - **Several values**: the flag repeated, commas in the variable, an array in the file.
 - **The Docker engine** is the one that `DOCKER_HOST` names, `unix:///path/of/docker.sock` or `tcp://127.0.0.1:2375`,

@@ -31,6 +31,7 @@ from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.files import FileLimits
 from kernelbridge.workspace.layout import DataDirectory
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.retention import Retention, forget_usage
 from kernelbridge.workspace.session_files import stored_files
 from kernelbridge.workspace.settings import WorkspaceSettings
 
@@ -172,6 +173,9 @@ async def running(
         if reclaimed:
             log.info("reclaimed", sandboxes=reclaimed, why="an earlier server did not stop in order")
         await runtime.prepare()
+        retention = _retention(settings, data, executor)
+        if retention is not None:
+            stack.push_async_callback(retention.aclose)
         registry = Registry(
             runtime=runtime,
             data=data,
@@ -180,6 +184,7 @@ async def running(
             linger=settings.linger,
             limits=SessionLimits(settings.max_sessions_per_user, settings.max_sessions),
             max_starts=settings.max_starts,
+            on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(registry.aclose)
         transfers = Transfers(
@@ -189,7 +194,8 @@ async def running(
                 runtime=runtime,
                 executor=executor,
                 limits=FileLimits(settings.max_message, settings.max_upload),
-            )
+            ),
+            registry.using,
         )
         server = Server(settings, registry, transfers, runtime.info.warning, patience)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
@@ -197,6 +203,8 @@ async def running(
         stack.callback(server.abandon)
         stack.push_async_callback(runner.cleanup)
         port = await _listen(runner, settings)
+        if retention is not None:
+            retention.start(registry)
         yield _report(settings, runtime, port)
 
 
@@ -253,6 +261,13 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
         journal_size=settings.journal_size,
         max_spill=settings.max_spill,
     )
+
+
+def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:
+    if settings.retain is None:
+        forget_usage(data)
+        return None
+    return Retention(data, executor, retain=settings.retain)
 
 
 def _report(settings: Settings, runtime: Runtime, port: int) -> StartReport:

@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from types import MappingProxyType
 from urllib.parse import quote, unquote_to_bytes
@@ -70,10 +71,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Transfers:
-    """The handlers of the route; `files` gives the files of a session."""
+    """The handlers of the route; `files` gives the files of a session, and `using` is held while they are used."""
 
-    def __init__(self, files: Callable[[SessionKey], SessionFiles]) -> None:
+    def __init__(
+        self,
+        files: Callable[[SessionKey], SessionFiles],
+        using: Callable[[SessionKey], AbstractAsyncContextManager[None]],
+    ) -> None:
         self._files = files
+        self._using = using
         self._running: Counter[str | None] = Counter()
 
     def add_to(self, app: web.Application) -> None:
@@ -144,7 +150,8 @@ class Transfers:
             )
         self._running[key.principal] += 1
         try:
-            yield
+            async with self._using(key):
+                yield
         finally:
             self._running[key.principal] -= 1
             if not self._running[key.principal]:

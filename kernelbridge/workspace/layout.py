@@ -5,6 +5,7 @@
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
     <data>/workspaces/<id>/session.json   whose they are, and while it is open what it was opened with
     <data>/run/<id>/                the sockets of a running sandbox
+    <data>/usage.json               with `retain`: when each session was used last
 
 `<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
 ever becomes a path. Everything above `files/` is closed to all but the server.
@@ -159,16 +160,20 @@ class DataDirectory:
 
     def stored(self, principal: str | None) -> list[str]:
         """Give the ids of a principal's sessions that have files; blocking."""
+        return [key.session_id for key in self.sessions() if key.principal == principal]
+
+    def sessions(self) -> list[SessionKey]:
+        """Give all sessions that have files; blocking."""
         found = []
         for home in (self.root / "workspaces").iterdir():
             try:
                 label = json.loads((home / _LABEL).read_text(encoding="utf-8"))
                 key = SessionKey(label["principal"], label["sessionId"])
+                # The name of the directory decides whose it is.
+                if key.workspace_id == home.name:
+                    found.append(key)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # it is being made, or removed
-            # The name of the directory decides whose it is.
-            if key.principal == principal and key.workspace_id == home.name:
-                found.append(key.session_id)
         return found
 
     def commits(self, key: SessionKey) -> Lock:
@@ -203,7 +208,7 @@ def _write_label(home: Path, key: SessionKey, opened_with: Mapping[str, object] 
     label: dict[str, object] = {"principal": key.principal, "sessionId": key.session_id}
     if opened_with is not None:
         label["open"] = opened_with
-    _write_atomically(home / _LABEL, json.dumps(label))
+    write_atomically(home / _LABEL, json.dumps(label))
 
 
 def _why(exc: OSError) -> str:
@@ -215,11 +220,17 @@ def _instance(path: Path) -> str:
         if known := path.read_text(encoding="ascii").strip():
             return known
     instance = secrets.token_hex(4)
-    _write_atomically(path, instance + "\n")
+    write_atomically(path, instance + "\n")
     return instance
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file of the server's own, whole or not at all; blocking. Raises `OSError`."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may be writing it, too
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the failure under way is the one to tell
+            part.unlink(missing_ok=True)
+        raise

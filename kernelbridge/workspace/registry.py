@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -60,7 +62,9 @@ class Registry:
         linger: float,
         limits: SessionLimits,
         max_starts: int,
+        on_use: Callable[[SessionKey], None] | None = None,
     ) -> None:
+        """`on_use` is told whenever a session begins or ends to be used."""
         self._runtime = runtime
         self._data = data
         self._settings = settings
@@ -70,6 +74,9 @@ class Registry:
         self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
+        self._held: Counter[SessionKey] = Counter()
+        self._expiring: set[SessionKey] = set()
+        self._on_use = on_use or (lambda _key: None)
         self._tasks = TaskSet()
         self._stopping = False
 
@@ -88,8 +95,9 @@ class Registry:
         entry = self._entries.get(key)
         if entry is None:
             # Those that are being closed still have their sandboxes.
-            self._limits.check(key, self._entries.keys() | self._closing.keys())
+            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
             entry = self._entries[key] = _Entry(self._make(key))
+            self._on_use(key)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -170,14 +178,18 @@ class Registry:
             self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
         elif delete_files or key in self._closing:
-            # Of a session that is closing already, or that only has files: made to end what there is, in order.
-            workspace = self._make(key)
-            self._closing[key] = workspace
-            workspace.begin_close(delete_files=delete_files)
+            # Of a session that is closing already, or that only has files.
+            workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
             return
         self._tasks.create(self._close_for(key, workspace, was_open=was_open, done=done))
+
+    def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
+        """End what there is of a session that is not open, in order."""
+        workspace = self._closing[key] = self._make(key)
+        workspace.begin_close(delete_files=delete_files)
+        return workspace
 
     async def _close_for(
         self,
@@ -193,6 +205,40 @@ class Registry:
             done(exc)
         else:
             done(Closed(was_open=was_open, files_deleted=workspace.files_deleted))
+
+    # -- files that nobody uses -------------------------------------------------
+
+    def in_use(self) -> set[SessionKey]:
+        """Give the sessions that are open, or whose files somebody uses."""
+        return set(self._entries) | set(self._closing) | set(self._held)
+
+    @contextlib.asynccontextmanager
+    async def using(self, key: SessionKey) -> AsyncIterator[None]:
+        """Use the files of a session, open or not; waits while they are being deleted."""
+        self._held[key] += 1
+        self._on_use(key)
+        try:
+            while (workspace := self._closing.get(key)) is not None and workspace.deleting:
+                with contextlib.suppress(FileError):  # that is for whoever wanted them deleted
+                    await workspace.close()
+            yield
+        finally:
+            self._held -= Counter((key,))
+            self._on_use(key)
+
+    async def delete_unused(self, key: SessionKey) -> bool:
+        """Delete what is stored of a session, unless it is used; say whether it was. Raises `FileError`.
+
+        Who comes meanwhile waits until it is done, and has a new one.
+        """
+        if self._stopping or key in self.in_use():
+            return False
+        self._expiring.add(key)  # it has no sandbox, so its user can have as many sessions as ever
+        try:
+            await self._close(key, self._end(key, delete_files=True))
+        finally:
+            self._expiring.discard(key)
+        return True
 
     def detach(self, connection_id: str) -> None:
         """Note that a connection is gone; a session without any ends after `linger` seconds."""
@@ -219,6 +265,7 @@ class Registry:
     def _retire(self, key: SessionKey, *, delete_files: bool = False) -> Workspace:
         entry = self._entries.pop(key)
         entry.stay()
+        self._on_use(key)
         self._closing[key] = entry.workspace
         entry.workspace.begin_close(delete_files=delete_files)
         return entry.workspace

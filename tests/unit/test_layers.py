@@ -81,6 +81,7 @@ PURE = (
     "workspace/shell_script.py",
     "workspace/status.py",
     "workspace/terminal_shell.py",
+    "workspace/usage.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
 
 principals = st.none() | st.text()
 
@@ -160,3 +160,10 @@ def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> N
         with ThreadPoolExecutor(8) as pool:
             assert {future.result() for future in [pool.submit(prepare) for _ in range(8)]} == {owner[0]}
         assert sorted(path.name for path in data.paths(key).files.parent.iterdir()) == ["files", "session.json"]
+
+
+def test_a_file_of_the_servers_own_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "label").mkdir()  # what no file replaces
+    with pytest.raises(OSError, match="label"):
+        write_atomically(tmp_path / "label", "x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["label"]
