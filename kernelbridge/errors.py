@@ -27,7 +27,8 @@ may succeed later without being changed.
     │   ├── NotAFile           it is a link, FIFO, socket or device
     │   ├── DirectoryNotEmpty  it is a directory with something in it
     │   ├── FileTooLarge       it is larger than the limit for this way of access
-    │   └── NotText            its bytes are not UTF-8
+    │   ├── NotText            its bytes are not UTF-8
+    │   └── DiskFull           there is no room for it
     └── ConfigError            settings are wrong (never sent to a client)
 """
 
@@ -189,6 +190,13 @@ class NotText(FileError):
     """The file's bytes are not UTF-8."""
 
     code = "not_text"
+
+
+class DiskFull(FileError):
+    """There is no room on the disk, or left in its quota."""
+
+    code = "disk_full"
+    retryable = True
 
 
 class ConfigError(KernelBridgeError):

@@ -9,6 +9,7 @@ was checked. That part protects also where both users are the same and closing c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -50,7 +51,16 @@ class SocketDirectory:
         return f"{self._inside}/{_FILE}"
 
     def prepare(self, kernel_name: str) -> None:
-        """Make the directory, write the connection file, and let the sandbox's user in."""
+        """Make the directory, write the connection file, and let the sandbox's user in. Raises `KernelError`."""
+        try:
+            self._prepare(kernel_name)
+        except OSError as exc:
+            reason = f"its directory cannot be made: {exc.strerror or exc}"
+            if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+                reason = "the disk of the server's data directory is full; delete files and send it again"
+            raise KernelError("The kernel did not start", reason) from exc
+
+    def _prepare(self, kernel_name: str) -> None:
         remove_tree(self._path)
         self._path.mkdir(mode=0o700)
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
+    DiskFull,
     FileConflict,
     FileExists,
     FileTooLarge,
@@ -63,6 +64,7 @@ _STATUS: Mapping[type[KernelBridgeError], int] = MappingProxyType(
         FileExists: 412,
         FileTooLarge: 413,
         LimitExceeded: 429,
+        DiskFull: 507,
         RuntimeUnavailable: 503,
     }
 )

@@ -10,7 +10,15 @@ import secrets
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from kernelbridge.errors import BadRequest, DirectoryNotEmpty, FileError, FileExists, IsDirectory, NotADirectory
+from kernelbridge.errors import (
+    BadRequest,
+    DirectoryNotEmpty,
+    DiskFull,
+    FileError,
+    FileExists,
+    IsDirectory,
+    NotADirectory,
+)
 from kernelbridge.workspace.dirfd import PathRefusedError
 
 _NAME_MAX = 255
@@ -48,6 +56,8 @@ _KINDS: Mapping[int, type[FileError]] = MappingProxyType(
         errno.ENOTEMPTY: DirectoryNotEmpty,
         errno.EEXIST: FileExists,
         errno.ENOTDIR: NotADirectory,
+        errno.ENOSPC: DiskFull,
+        errno.EDQUOT: DiskFull,
     }
 )
 

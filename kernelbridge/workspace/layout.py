@@ -22,13 +22,14 @@ import secrets
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from errno import EPERM
+from errno import EDQUOT, ENOSPC, EPERM
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
 
-from kernelbridge.errors import ConfigError, FileError
+from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
+from kernelbridge.workspace.handover import make_reserve
 
 _ID_DIGITS = 24
 _LABEL = "session.json"
@@ -119,21 +120,32 @@ class DataDirectory:
             if hand_over and os.geteuid() == 0 and files.stat().st_uid != uid:
                 _hand_over(files, uid, gid)
         except OSError as exc:
-            raise FileError("The session's files cannot be prepared", _why(exc)) from exc
+            raise _failed("The session's files cannot be prepared", exc) from exc
         return files
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
         home = files.parent
         home.mkdir(mode=0o700, exist_ok=True)
-        if not (home / _LABEL).exists():
-            _write_label(home, key, None)
-        # Nobody may see it before it is its owner's. The lock is every session's, and held for two calls.
-        with self._making, contextlib.suppress(FileExistsError):
-            files.mkdir(mode=0o755)
-            if os.geteuid() == 0:
-                os.chown(files, uid, gid)
+        try:
+            if not (home / _LABEL).exists():
+                _write_label(home, key, None)
+            # Nobody may see it before it is its owner's. The lock is every session's, and held for two calls.
+            with self._making, contextlib.suppress(FileExistsError):
+                files.mkdir(mode=0o755)
+                if os.geteuid() == 0:
+                    os.chown(files, uid, gid)
+        except BaseException:
+            self._take_back(home)
+            raise
         return files
+
+    def _take_back(self, home: Path) -> None:
+        """Remove a workspace's directory that has no files; another one's, too, that is being made at this moment."""
+        with self._making, contextlib.suppress(OSError):  # the failure under way is the one to tell
+            if not (home / "files").exists():
+                (home / _LABEL).unlink(missing_ok=True)
+                home.rmdir()
 
     def remember(self, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
         """Note what the session is open with, None when it is closed; blocking. A session without files has no note."""
@@ -142,7 +154,7 @@ class DataDirectory:
             if home.is_dir():
                 _write_label(home, key, opened_with)
         except OSError as exc:
-            raise FileError("The session cannot be noted", _why(exc)) from exc
+            raise _failed("The session cannot be noted", exc) from exc
 
     def has_files(self, key: SessionKey) -> bool:
         """Whether the session's files directory exists."""
@@ -155,7 +167,7 @@ class DataDirectory:
         try:
             remove_tree(home)
         except OSError as exc:
-            raise FileError("The session's files cannot be deleted", _why(exc)) from exc
+            raise _failed("The session's files cannot be deleted", exc) from exc
         return found
 
     def stored(self, principal: str | None) -> list[str]:
@@ -181,14 +193,17 @@ class DataDirectory:
         return self._commits.setdefault(key, Lock())
 
     def prepare_sockets(self, key: SessionKey) -> Path:
-        """Make an empty directory for the sockets of a new sandbox; blocking. Raises `FileError`."""
+        """Make a directory for the sockets of a new sandbox, and what its shells read; blocking. Raises `FileError`."""
         sockets = self.paths(key).sockets
         try:
             self.remove_sockets(key)
             sockets.mkdir(mode=0o755)
             sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+            make_reserve(sockets)
         except OSError as exc:
-            raise FileError("The session's sockets cannot be prepared", _why(exc)) from exc
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                self.remove_sockets(key)
+            raise _failed("The session's sockets cannot be prepared", exc) from exc
         return sockets
 
     def remove_sockets(self, key: SessionKey) -> None:
@@ -211,8 +226,14 @@ def _write_label(home: Path, key: SessionKey, opened_with: Mapping[str, object] 
     write_atomically(home / _LABEL, json.dumps(label))
 
 
-def _why(exc: OSError) -> str:
-    return f"{exc.strerror or exc} in the server's data directory; the server's operator has to put that right"
+def _failed(message: str, exc: OSError) -> FileError:
+    if exc.errno in {ENOSPC, EDQUOT}:
+        reason = (
+            "the disk of the server's data directory is full; delete files that are not needed (delete_file needs no"
+        )
+        return DiskFull(message, f"{reason} container), or ask the server's operator for room")
+    why = exc.strerror or str(exc)
+    return FileError(message, f"{why} in the server's data directory; the server's operator has to put that right")
 
 
 def _instance(path: Path) -> str:

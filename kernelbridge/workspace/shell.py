@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.text import TerminalDecoder, render_terminal
 from kernelbridge.workspace import shell_script
+from kernelbridge.workspace.handover import handed_over
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell_hints import hint
 from kernelbridge.workspace.shell_marks import MarkState
@@ -107,9 +107,9 @@ class Shell:
         settings = self._settings
         exchange = self._exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
         exchange.on_paint = lambda: self._watch(exchange)
-        path = settings.commands / exchange.file
+        file = contextlib.ExitStack()
         try:
-            write_command(path, data)
+            file.enter_context(handed_over(settings.commands / exchange.file, data))
             await self._move()
             await self._begin(exchange)
             if not await within(exchange.ended, timeout):
@@ -121,7 +121,7 @@ class Shell:
             self._exchange = None
             # Whatever the shell does now, its next output would not be the next command's.
             self._usable = self._usable and exchange.complete
-            path.unlink(missing_ok=True)
+            file.close()
             await self._end_watcher()
 
     async def interrupt(self, tell: StepDone) -> bool:
@@ -381,15 +381,3 @@ def _encoded(command: str) -> bytes:
     except UnicodeEncodeError as exc:
         reason = "it contains half of a surrogate pair, which has no UTF-8 form"
         raise BadRequest("The command cannot be run", reason, field="command") from exc
-
-
-def write_command(path: Path, data: bytes) -> None:
-    """Write a file that a shell shall read. Raises `TerminalError`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
-    except OSError as exc:
-        path.unlink(missing_ok=True)
-        raise TerminalError("The terminal command was not run", f"it could not be handed over: {exc.strerror}") from exc

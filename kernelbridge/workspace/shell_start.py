@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from kernelbridge.errors import TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.workspace import shell_script
-from kernelbridge.workspace.shell import Shell, ShellSettings, write_command
+from kernelbridge.workspace.handover import handed_over
+from kernelbridge.workspace.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell_exchange import Exchange, bounded_output
 from kernelbridge.workspace.shell_screen import ScreenOnly
 
@@ -65,33 +67,32 @@ class _Launch:
     async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
         """Give a shell that is ready, or None and what it did instead."""
         screen = await ScreenOnly.open(self.sandbox)
-        try:
-            shell, setup = await self._begin(screen, user_file=user_file)
-        except BaseException:
-            await screen.aclose()
-            raise
-        failure: str | None = "was not waited for"
-        try:
-            failure = await shell.prepare(setup, _READY_TIMEOUT)
-        finally:
-            if failure is not None:
-                await shell.aclose()
-            (self.settings.commands / f"shell-{setup.file}").unlink(missing_ok=True)
+        with contextlib.ExitStack() as files:
+            try:
+                shell, setup = await self._begin(screen, files, user_file=user_file)
+            except BaseException:
+                await screen.aclose()
+                raise
+            failure: str | None = "was not waited for"
+            try:
+                failure = await shell.prepare(setup, _READY_TIMEOUT)
+            finally:
+                if failure is not None:
+                    await shell.aclose()
         return (shell, "") if failure is None else (None, failure)
 
-    async def _begin(self, screen: ScreenOnly, *, user_file: bool) -> tuple[Shell, Exchange]:
+    async def _begin(
+        self, screen: ScreenOnly, files: contextlib.ExitStack, *, user_file: bool
+    ) -> tuple[Shell, Exchange]:
+        """Start it; what it reads is there until `files` is closed."""
         program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
         path = self.settings.commands / f"shell-{setup.file}"
         script = shell_script.setup(program, self.commands_inside, screen.path, setup.nonce, user_file=user_file)
         argv, extra = shell_script.start(program, screen.path, join(self.commands_inside, path.name))
         screen.on_data = setup.receive_data  # it may speak before it is known to run
-        write_command(path, script.encode())
-        try:
-            # Not a terminal of its own: see `shell_script`.
-            process = await self.sandbox.exec(
-                argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=self.sandbox.workspace_path
-            )
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        files.enter_context(handed_over(path, script.encode()))
+        # Not a terminal of its own: see `shell_script`.
+        process = await self.sandbox.exec(
+            argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=self.sandbox.workspace_path
+        )
         return Shell(self.sandbox, process, screen, self.settings), setup

@@ -12,6 +12,7 @@ from posixpath import join
 from kernelbridge.errors import LimitExceeded, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.base import Process, Sandbox
 from kernelbridge.workspace import terminal_shell
+from kernelbridge.workspace.handover import why
 from kernelbridge.workspace.interactive import Size, Terminal, Viewer
 from kernelbridge.workspace.pyenv import PythonEnvironment
 from kernelbridge.workspace.tasks import TaskSet
@@ -53,7 +54,7 @@ def _write_setup(path: Path, text: str) -> None:
         pass  # an earlier terminal's; or the user's, whose shell reads what they like
     except OSError as exc:
         path.unlink(missing_ok=True)
-        reason = f"its shell could not be set up: {exc.strerror}"
+        reason = f"its shell could not be set up: {why(exc)}"
         raise TerminalError("The terminal could not be opened", reason) from exc
 
 

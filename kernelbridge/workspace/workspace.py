@@ -204,11 +204,10 @@ class Workspace:
                 await self._clearing
                 self._clearing = None
             await self._workspace_files()
-            sockets = await self._in_thread(self._data.prepare_sockets, self.key)
             choice = self.opening.choice
             if choice.kernel != DEFAULT_KERNEL:
                 self.opening.check_kernel(await self._runtime.prepare(choice.image))
-            await self._in_thread(self._data.remember, self.key, choice.note())
+            sockets = await self._in_thread(self._data.prepare_sockets, self.key)
             spec = SandboxSpec(
                 workspace_id=self.key.workspace_id,
                 files=self._data.paths(self.key).files,
@@ -216,8 +215,13 @@ class Workspace:
                 limits=choice.limits,
                 image=choice.image,
             )
-            async with self._starts.turn(self.key.principal):
-                sandbox = await self._create(spec)
+            try:
+                await self._in_thread(self._data.remember, self.key, choice.note())
+                async with self._starts.turn(self.key.principal):
+                    sandbox = await self._create(spec)
+            except BaseException:
+                await self._step("sockets", self._in_thread(self._data.remove_sockets, self.key))
+                raise
         except BaseException:
             self._starting = None
             self._machine.on(WorkspaceEvent.START_FAILED)

@@ -163,6 +163,7 @@ async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
     await cells.wait(3)
     await commands.wait(1)
     assert all(isinstance(answer, RuntimeUnavailable) for answer in (*cells.all, *commands.all))
+    assert list((registry._data.root / "run").iterdir()) == [], "the directory of what was not started"
     # And the next message tries again.
     workspace.executions.submit(Job(Cell(code="1"), cells))
     await cells.wait(4)

@@ -1,0 +1,76 @@
+"""The files in which a workspace's shells are given what they read, and one in reserve for when the disk is full.
+
+What fills a disk is removed with commands like any other, so these must not need room on it. The reserve is made when
+the sandbox is, and keeps its size: what is shorter is followed by line feeds, which mean nothing to a shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from kernelbridge.errors import TerminalError
+
+_RESERVE = "reserve"
+_SIZE = 16 << 10
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def make_reserve(directory: Path) -> None:
+    """Make the reserve of a directory for such files; blocking. Raises `OSError`."""
+    fd = os.open(directory / _RESERVE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _SIZE)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def handed_over(path: Path, data: bytes) -> Iterator[None]:
+    """Let a shell read `data` in the file `path` while the context is open. Raises `TerminalError`."""
+    try:
+        reserved = _write(path, data)
+    except OSError as exc:
+        raise TerminalError("The terminal command was not run", f"it could not be handed over: {why(exc)}") from exc
+    try:
+        yield
+    finally:
+        if reserved:
+            with contextlib.suppress(FileNotFoundError):  # the sandbox was closed meanwhile
+                path.replace(path.with_name(_RESERVE))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def why(exc: OSError) -> str:
+    """Say why a file that a shell should read could not be written, and what to do."""
+    if exc.errno in _FULL:
+        return "the disk of the server's data directory is full; delete files, with delete_file or a short command"
+    return exc.strerror or str(exc)
+
+
+def _write(path: Path, data: bytes) -> bool:
+    """Write the file; says whether it is the reserve."""
+    try:
+        _put(path, data, os.O_CREAT | os.O_EXCL)
+    except OSError as exc:
+        path.unlink(missing_ok=True)
+        if exc.errno not in _FULL or len(data) > _SIZE:
+            raise
+        try:
+            path.with_name(_RESERVE).rename(path)
+        except FileNotFoundError:
+            raise exc from None
+        _put(path, data.ljust(_SIZE, b"\n"), 0)
+        return True
+    return False
+
+
+def _put(path: Path, data: bytes, flags: int) -> None:
+    flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
