@@ -64,13 +64,18 @@ def _write(path: Path, data: bytes) -> bool:
             path.with_name(_RESERVE).rename(path)
         except FileNotFoundError:
             raise exc from None
-        _put(path, data.ljust(_SIZE, b"\n"), 0)
+        try:
+            _put(path, data.ljust(_SIZE, b"\n"), 0)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return True
     return False
 
 
 def _put(path: Path, data: bytes, flags: int) -> None:
-    flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Not blocking: where the sandbox has the same user as the server, a FIFO could lie there.
+    flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
         file.write(data)
         os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it

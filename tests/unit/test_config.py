@@ -54,6 +54,12 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path: Pa
     assert settings.config == Path(file)
 
 
+def test_files_are_kept_for_ever_or_for_days() -> None:
+    assert resolve({}, ENV).retain is None
+    assert resolve({"retain": "0"}, ENV | {"KERNELBRIDGE_RETAIN": "30d"}).retain is None
+    assert resolve({}, ENV | {"KERNELBRIDGE_RETAIN": "30d"}).retain == 30 * 86400
+
+
 def test_the_flag_names_the_file_that_is_read(tmp_path: Path) -> None:
     file = write(tmp_path, "port = 9000")
     assert resolve({"config": file}, ENV | {"KERNELBRIDGE_CONFIG": "/nowhere"}).port == 9000
