@@ -17,7 +17,8 @@ uncaught    errors of threads and finalisers show the source line too
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
 input       a program that asks for input is told what to do instead
 debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
-interrupts  one that comes before the cell's first line waits for it; a cell that awaits is ended by one
+interrupts  one that comes before the cell's first line waits for it, one behind its last ends nothing; a cell that
+            awaits is ended by one
 commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
 """
 
@@ -149,19 +150,22 @@ def install_debugger(kernel):
 
 
 def install_interrupts(kernel):
-    """Keep an interrupt that comes before the cell's first line until then, and let one end a cell that awaits.
+    """Let an interrupt end the cell's own code, also where it awaits, and nothing before and behind that.
 
-    IPython's preparations would be broken off by it, or swallow it: the cell would never run, or never stop.
+    IPython's preparations would be broken off by one, or swallow it: the cell would never run, or never stop. Behind
+    the cell its reply would be: not sent at all, or cut off between two of its frames, which spoils the next one too.
+    So one that comes early waits for the first line, and one that comes late finds nothing to end.
     """
     import asyncio
     import contextlib
     import signal
 
     shell, before_handler, run_code = kernel.shell, kernel.pre_handler_hook, kernel.shell.run_code
+    run_nodes = shell.run_ast_nodes
     user_code = run_code.__func__.__code__
     callbacks = shell.events.trigger.__func__.__code__
     interrupted = compile("raise KeyboardInterrupt", hide_hooks.__code__.co_filename, "exec")
-    early, held = [False], [False]
+    early, held, depth = [False], [False], [0]
 
     def inside(frame, code):
         while frame is not None and frame.f_code is not code:
@@ -175,6 +179,7 @@ def install_interrupts(kernel):
 
     def pre_handler_hook():
         early[0] = held[0] = False
+        depth[0] = 0
         before_handler()
         if parent_of(kernel).get("header", {}).get("msg_type") == "execute_request":
             early[0] = True
@@ -189,6 +194,25 @@ def install_interrupts(kernel):
                 code_obj = interrupted
                 kwargs["async_"] = False
         return await run_code(code_obj, *args, **kwargs)
+
+    async def run_nodes_and_no_more(*args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():  # a subshell's: no signal comes there
+            return await run_nodes(*args, **kwargs)
+        depth[0] += 1  # a cell may run another
+        try:
+            try:
+                return await run_nodes(*args, **kwargs)
+            finally:
+                depth[0] -= 1
+                if not depth[0] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                    signal.signal(signal.SIGINT, hold)
+        except KeyboardInterrupt as exc:  # just behind the code's end
+            if not depth[0]:
+                signal.signal(signal.SIGINT, hold)
+            if kwargs.get("result") is not None:
+                kwargs["result"].error_in_exec = exc
+            shell.showtraceback()
+            return True
 
     @contextlib.contextmanager
     def cancel_on_sigint(future):
@@ -209,6 +233,7 @@ def install_interrupts(kernel):
             signal.signal(signal.SIGINT, saved)
 
     kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
+    shell.run_ast_nodes = run_nodes_and_no_more
     if hasattr(kernel, "_cancel_on_sigint"):
         kernel._cancel_on_sigint = cancel_on_sigint
 

@@ -125,6 +125,36 @@ async def test_the_next_cell_is_never_hit_by_an_interrupt_for_the_one_before(cli
     assert interrupted
 
 
+LATE = """
+import os, signal
+kernel = get_ipython().kernel
+finish = kernel.finish_metadata
+def finish_late(*details):
+    del kernel.finish_metadata
+    kernel.finish_metadata = finish
+    os.kill(os.getpid(), signal.SIGINT)
+    return finish(*details)
+kernel.finish_metadata = finish_late
+x = 1
+"""
+
+
+@pytest.mark.parametrize(
+    "last", ["", "await __import__('asyncio').sleep(0)", "get_ipython().run_cell('x += 1')", "1/0"]
+)
+async def test_an_interrupt_behind_a_cells_end_does_not_cost_its_reply(client: Client, last: str) -> None:
+    result = await client.run(LATE + last)
+    assert (result["success"], "cause" in result) == (last != "1/0", False), result
+    assert (await client.run("print(x > 0)"))["output"] == "True\n"
+
+
+async def test_a_cell_that_runs_another_can_be_interrupted_behind_it(client: Client) -> None:
+    await started(client, "get_ipython().run_cell('x = 1')\nwhile True: pass")
+    await client.send(type="interrupt", sessionId="s", requestId="i")
+    assert (await client.answer_to("cell"))["cause"] == "interrupted"
+    assert (await client.answer_to("i"))["step"] == "sigint"
+
+
 async def test_an_interrupt_while_the_interpreter_starts_ends_the_first_that_waits(client: Client) -> None:
     await client.send(type="execute_code", sessionId="s", code="print('first')", requestId="first")
     await client.send(type="execute_code", sessionId="s", code="print('second')", requestId="second")
