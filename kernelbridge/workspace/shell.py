@@ -13,13 +13,13 @@ from typing import Literal
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
-from kernelbridge.text import TerminalDecoder, render_terminal
 from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.handover import handed_over
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell_hints import hint
 from kernelbridge.workspace.shell_marks import MarkState
 from kernelbridge.workspace.shell_screen import ScreenOnly
+from kernelbridge.workspace.shell_terminals import ShellTerminals
 
 _TAKE_TIMEOUT = 10.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
@@ -27,10 +27,6 @@ _END_TIMEOUT = 5.0
 """Seconds between the end of a shell's process and the end of its output, or the other way round."""
 _SCREEN_PATIENCE = 2.0
 """Seconds that a command which paints a screen may go on, or be silent: then it waits for keys."""
-_JOB_TERMINALS = 8
-"""Terminals that are kept for background jobs; those of later ones are shared with the commands after them."""
-_LATE_LIMIT = 1 << 20
-"""Characters of background jobs' output that are kept until the next outcome."""
 _SIGNALLED = 128
 
 Step = Literal["none", "sigint", "process_group", "kill", "restart"]
@@ -64,16 +60,11 @@ class Shell:
         self._exchange: Exchange | None = None
         self._usable = True
         self._over = asyncio.Event()
-        self._screens = [screen]
-        """The last one is the shell's; the others belong to background jobs."""
-        self._opening: asyncio.Task[ScreenOnly] | None = None
-        self._late: list[str] = []
-        self._late_size = 0
+        self._terminals = ShellTerminals(sandbox, settings.program, screen, self._on_data)
+        self._terminals.on_lost = self._screen_lost
         self._watcher: asyncio.Task[None] | None = None
         self.notice = ""
         """What the output of the first command begins with."""
-        screen.on_data = self._on_data
-        screen.on_lost = self._screen_lost
         self._losing: asyncio.Task[None] | None = None
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
@@ -85,7 +76,7 @@ class Shell:
     @property
     def busy(self) -> bool:
         """Whether a command runs, or a terminal is being opened for the next one."""
-        return self._exchange is not None or (self._opening is not None and not self._opening.done())
+        return self._exchange is not None or self._terminals.opening
 
     async def run(
         self,
@@ -110,7 +101,7 @@ class Shell:
         file = contextlib.ExitStack()
         try:
             file.enter_context(handed_over(settings.commands / exchange.file, data))
-            await self._move()
+            await self._terminals.move()
             await self._begin(exchange)
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
@@ -143,12 +134,7 @@ class Shell:
             for task in (self._follower, *([self._losing] if self._losing is not None else [])):
                 task.cancel()
                 await asyncio.wait({task})
-            if self._opening is not None:
-                await asyncio.wait({self._opening})
-                if self._opening.exception() is None:
-                    await self._opening.result().aclose()
-            for screen in self._screens:
-                await screen.aclose()
+            await self._terminals.aclose()
             self._end()
 
     async def prepare(self, setup: Exchange, seconds: float) -> str | None:
@@ -170,9 +156,9 @@ class Shell:
     # -- a command's beginning and end ------------------------------------------
 
     async def _begin(self, exchange: Exchange) -> None:
-        program, screen = self._settings.program, self._screens[-1]
+        program, path = self._settings.program, self._terminals.path
         try:
-            await screen.write(shell_script.run(program, exchange.nonce, exchange.limit, screen.path, exchange.file))
+            await self._terminals.write(shell_script.run(program, exchange.nonce, exchange.limit, path, exchange.file))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
@@ -274,7 +260,7 @@ class Shell:
             code = _SIGNALLED + signal.SIGKILL
         output, truncated = await exchange.text(farewell=left)
         if marks.left_job:
-            self._leave_terminal()
+            self._terminals.leave()
         notice, self.notice = self.notice, ""
         return CommandOutcome(
             output=notice + output,
@@ -285,7 +271,7 @@ class Shell:
             cause=cause,
             state_preserved=exchange.complete,
             hint=hint(output, code, full_screen=exchange.full_screen),
-            late_output=self._take_late(),
+            late_output=self._terminals.take_late(),
         )
 
     async def _status(self) -> ExitStatus:
@@ -295,30 +281,7 @@ class Shell:
             await self._process.kill()
             return ExitStatus()
 
-    # -- terminals and what comes from them --------------------------------------
-
-    def _leave_terminal(self) -> None:
-        """Leave the terminal to a background job, so that what it writes is not taken for the next command's."""
-        if len(self._screens) <= _JOB_TERMINALS:
-            # At once, not when the next command moves: until then nothing else would take it.
-            self._screens[-1].on_data = self._late_taker()
-            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox))
-
-    async def _move(self) -> None:
-        opening, self._opening = self._opening, None
-        if opening is None:
-            return
-        try:
-            screen = await opening
-        except (TerminalError, SandboxError):
-            self._screens[-1].on_data = self._on_data
-            return  # e.g. no more processes can be started: then the terminal is shared
-        old = self._screens[-1]
-        self._screens.append(screen)
-        screen.on_data = self._on_data
-        old.on_lost, screen.on_lost = (lambda: None), self._screen_lost
-        with contextlib.suppress(BrokenPipeError):
-            await old.write(shell_script.move(screen.path))
+    # -- what comes from it ------------------------------------------------------
 
     def _on_data(self, data: bytes) -> None:
         if self._exchange is not None:
@@ -335,30 +298,13 @@ class Shell:
             if self._exchange is not None:
                 await self._sandbox.sweep(self._exchange.limit)
 
-    def _late_taker(self) -> Callable[[bytes], None]:
-        decoder = TerminalDecoder()
-
-        def take(data: bytes) -> None:
-            text = decoder.decode(data)[: _LATE_LIMIT + 1 - self._late_size]
-            self._late_size += len(text)
-            self._late.append(text)
-
-        return take
-
-    def _take_late(self) -> str:
-        late, size = "".join(self._late), self._late_size
-        self._late, self._late_size = [], 0
-        if size > _LATE_LIMIT:
-            late += "\n[more output of background jobs was left out here]\n"
-        return render_terminal(late)
-
     async def _follow(self) -> None:
         """Take note of the shell's end, when all that it wrote has come."""
         try:
             await self._process.wait()
             # Jobs that it leaves hold its terminal open, so that the output would not end.
             await self._process.kill()
-            await self._screens[-1].drain(_END_TIMEOUT)
+            await self._terminals.drain(_END_TIMEOUT)
         finally:
             self._end()
 

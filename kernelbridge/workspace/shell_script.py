@@ -18,6 +18,12 @@ rest of the line where a command was interrupted, used an unset variable under `
 no valid syntax; and because a command may redefine whatever one of them needs. The first of them counts. What tells
 one command from another stands in these lines themselves: there is no variable that could be lost.
 
+busybox up to 1.35 reads its standard input so that a signal interrupts it, and takes that for the end of the file: a
+background job that ended while it was idle ended it. What it reads as a script it reads again when that happens. So it
+gets its terminal as a script, and is interactive nevertheless (`-i FILE`), but shows no prompt. The script is called
+`sh`, because its errors begin with that name. It cannot change to another script: what a POSIX shell writes moves from
+one terminal to the next, and what it reads does not.
+
 Each command sets one limit anew that Linux does not look at (file locks), to a number of its own. Whatever it
 starts inherits that, wherever it goes: so that all of it can be found and ended.
 """
@@ -48,6 +54,17 @@ _HOLD = "stty -echo 2>/dev/null; tty && while :; do kill -STOP $$; done"
 # Not `sleep`, which users end by its name.
 
 _START = 'terminal=$1; shift; exec "$@" <"$terminal" >"$terminal" 2>&1'
+
+_START_POSIX = """
+exec <"$1" >"$1" 2>&1
+case $("$3" --help 2>&1 </dev/null) in
+BusyBox*) cd "$2" && exec "$3" -i @NAME@ ;;
+esac
+exec "$3" -i
+"""
+
+POSIX_KEYS = "sh", "/proc/self/fd/0"
+"""Name and target of the link to a shell's own standard input, beside the commands, while it starts."""
 
 _BASH = r"""
 __kb_begin() {
@@ -98,7 +115,7 @@ _PROMPT = '"\x1b]133;D;$1;\\$?;;\\${PWD-}$1\x07"'
 variable does not stop."""
 
 _BEGIN = """
-__kb_s=0 __kb_c= __kb_j=${!-} PS1='\x1b]133;D;@NONCE@;$?;;${PWD-}@NONCE@\x07' PS2=
+@CD@__kb_s=0 __kb_c= __kb_j=${!-} PS1='\x1b]133;D;@NONCE@;$?;;${PWD-}@NONCE@\x07' PS2=
 command -p chmod 200 @TERMINAL@ 2>/dev/null
 printf '\\033]133;C;%s\\007' @NONCE@ >@TERMINAL@
 """
@@ -120,33 +137,41 @@ def hold() -> list[str]:
     return ["/bin/sh", "-c", _HOLD, "kernelbridge-terminal"]
 
 
-def setup(shell: str, directory: str, terminal: str, nonce: str, *, user_file: bool) -> str:
+def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str, *, user_file: bool) -> str:
     """Give the file that a new shell reads; it reports as a command with this nonce does.
 
-    `directory` is where the shell finds commands, `terminal` the path of its terminal; `user_file` is
-    whether it reads the user's own ~/.bashrc, which only bash has.
+    `directory` is where the shell finds commands, `workspace` where it shall be, `terminal` the path of its terminal;
+    `user_file` is whether it reads the user's own ~/.bashrc, which only bash has.
     """
     own = _BASH if is_bash(shell) else _POSIX
     user = _USER_FILE if user_file and is_bash(shell) else ""
     # Ours comes first, so that a user's file that fails half-way still leaves a shell that reports.
     script = own + _BEGIN + user + "__kb_end @NONCE@ @TERMINAL@\n"
-    values = {"@PROMPT@": _PROMPT, "@DIRECTORY@": quote(directory), "@TERMINAL@": terminal, "@NONCE@": nonce}
+    cd = "" if is_bash(shell) else f"cd {quote(workspace)}; unset OLDPWD\n"
+    values = {
+        "@CD@": cd,
+        "@PROMPT@": _PROMPT,
+        "@DIRECTORY@": quote(directory),
+        "@TERMINAL@": terminal,
+        "@NONCE@": nonce,
+    }
     for name, value in values.items():
         script = script.replace(name, value)
     return script
 
 
-def start(shell: str, terminal: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
+def start(shell: str, directory: str, terminal: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
     """Give the arguments and the environment that start a shell on a terminal and make it read its set-up."""
-    begin = ["/bin/sh", "-c", _START, "sh", terminal, shell]
     if is_bash(shell):
-        return [*begin, "--noediting", "--rcfile", setup_path, "-i"], {}
-    return [*begin, "-i"], {"ENV": setup_path}
+        return ["/bin/sh", "-c", _START, "sh", terminal, shell, "--noediting", "--rcfile", setup_path, "-i"], {}
+    script = _START_POSIX.replace("@NAME@", POSIX_KEYS[0])
+    return ["/bin/sh", "-c", script, "sh", terminal, directory, shell], {"ENV": setup_path}
 
 
-def move(terminal: str) -> bytes:
-    """Give the line to type that moves the shell itself to another terminal."""
-    return f"exec <{terminal} >{terminal} 2>&1; command -p chmod 200 {terminal} 2>/dev/null\n".encode("ascii")
+def move(shell: str, terminal: str) -> bytes:
+    """Give the line to type that moves the shell itself to another terminal; a POSIX shell still reads the old one."""
+    read = f"<{terminal} " if is_bash(shell) else ""
+    return f"exec {read}>{terminal} 2>&1; command -p chmod 200 {terminal} 2>/dev/null\n".encode("ascii")
 
 
 def run(shell: str, nonce: str, limit: str, terminal: str, file: str) -> bytes:
@@ -158,8 +183,10 @@ def run(shell: str, nonce: str, limit: str, terminal: str, file: str) -> bytes:
     begin = f"__kb_begin {nonce} {limit} {terminal} {file}"
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
+    # What busybox does in place of a prompt: it shows none where it reads a script.
+    last = "" if is_bash(shell) else f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$?" "${{PWD-}}" {nonce}\n'
     return (
         f"__kb_c=; {{ {begin} && :; }} 2>/dev/null; "
         f'{evaluate} "$__kb_c" </dev/null >{terminal} 2>&1; {{ {end} && :; }} 2>/dev/null\n'
-        f"{{ __kb_s=$?; {call} {mark}; PS1= PS2= PROMPT_COMMAND=; }} 2>/dev/null\n"
+        f"{{ __kb_s=$?; {call} {mark}; PS1= PS2= PROMPT_COMMAND=; }} 2>/dev/null\n" + last
     ).encode("ascii")

@@ -87,12 +87,23 @@ class _Launch:
         """Start it; what it reads is there until `files` is closed."""
         program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
         path = self.settings.commands / f"shell-{setup.file}"
-        script = shell_script.setup(program, self.commands_inside, screen.path, setup.nonce, user_file=user_file)
-        argv, extra = shell_script.start(program, screen.path, join(self.commands_inside, path.name))
+        inside, workspace = self.commands_inside, self.sandbox.workspace_path
+        script = shell_script.setup(program, inside, workspace, screen.path, setup.nonce, user_file=user_file)
+        argv, extra = shell_script.start(program, inside, screen.path, join(inside, path.name))
         screen.on_data = setup.receive_data  # it may speak before it is known to run
         files.enter_context(handed_over(path, script.encode()))
+        name, target = shell_script.POSIX_KEYS
+        files.callback((self.settings.commands / name).unlink, missing_ok=True)
+        _link(self.settings.commands, name, target)
         # Not a terminal of its own: see `shell_script`.
-        process = await self.sandbox.exec(
-            argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=self.sandbox.workspace_path
-        )
+        process = await self.sandbox.exec(argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace)
         return Shell(self.sandbox, process, screen, self.settings), setup
+
+
+def _link(directory: Path, name: str, target: str) -> None:
+    try:
+        (directory / name).symlink_to(target)
+    except FileExistsError:
+        pass  # of an attempt that a killed server had begun
+    except OSError as exc:
+        raise TerminalError("The workspace's shell did not start", f"it got no terminal: {exc.strerror}") from exc

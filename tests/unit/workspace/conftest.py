@@ -203,8 +203,8 @@ class Place:
         return shell
 
 
-PROGRAMS = {"bash": "/bin/bash", "dash": "/bin/dash"}
-"""Any other name stands for a `sh` that is no dash: bash under that name, which calls the limit as busybox does."""
+PROGRAMS = {"bash": "/bin/bash", "dash": "/bin/dash", "busybox": "/bin/busybox"}
+"""Any other name stands for a `sh` that is none of these: bash under that name."""
 
 
 @pytest.fixture
@@ -218,11 +218,13 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """A place whose shell is bash, or the one that the test is parametrised with."""
-    program = PROGRAMS.get(getattr(request, "param", "bash")) or str(tmp_path / "sh")
+    name = getattr(request, "param", "bash")
+    (tmp_path / "sh").symlink_to(PROGRAMS.get(name, "/bin/bash"))
+    # busybox is the program that it is called as.
+    program = PROGRAMS[name] if name in {"bash", "dash"} else str(tmp_path / "sh")
     home, commands = tmp_path / "workspace", tmp_path / "with space 'n quote"
     home.mkdir()
     commands.mkdir()
-    (tmp_path / "sh").symlink_to("/bin/bash")
     env = {"PATH": f"/opt/sandbox/bin:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8"}
     python = PythonFacts(sys.executable, sys.version_info[:2], True, (), sys.executable)  # noqa: FBT003 - facts in their order
     facts = Facts(uid=os.getuid(), gid=os.getgid(), env=env, python=python, kernelspecs={}, shell=program)

@@ -15,7 +15,7 @@ from kernelbridge.workspace.shell_screen import ScreenOnly
 from kernelbridge.workspace.shell_start import start_shell
 from tests.unit.workspace.conftest import HostSandbox, Place, session
 
-both = pytest.mark.parametrize("place", ["bash", "dash"], indirect=True)
+every = pytest.mark.parametrize("place", ["bash", "dash", "busybox"], indirect=True)
 
 
 UNUSUAL = "1000.0625"
@@ -48,7 +48,7 @@ async def works(place: Place, shell: Shell) -> bool:
     return survived
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "command",
     [
@@ -120,7 +120,7 @@ async def test_bash_survives(shell: Shell, place: Place, command: str) -> None:
     assert await works(place, shell)
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "command",
     [
@@ -142,7 +142,7 @@ async def test_a_shell_made_useless_is_noticed(
     await works(place, shell)
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -172,7 +172,7 @@ async def test_the_shells_end_is_the_outcome(shell: Shell, place: Place, command
     assert not await works(place, shell)
 
 
-@both
+@every
 async def test_a_shell_that_dies_between_commands_is_noticed(shell: Shell, place: Place) -> None:
     await shell.run("cd /", timeout=20)
     os.kill(place.sandbox.processes[-1].pid, signal.SIGKILL)
@@ -182,7 +182,7 @@ async def test_a_shell_that_dies_between_commands_is_noticed(shell: Shell, place
     assert not await works(place, shell)
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "command",
     [
@@ -215,7 +215,7 @@ async def test_a_command_that_times_out_is_ended_and_the_shell_is_not(place: Pla
     assert (await shell.run("echo $A $PWD", timeout=20)).output == "1 /usr\n"
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "command",
     [
@@ -239,7 +239,7 @@ async def test_jobs_of_earlier_commands_outlive_a_timeout(shell: Shell) -> None:
     assert "sleep 1000" in (await shell.run("jobs", timeout=20)).output
 
 
-@both
+@every
 async def test_closing_ends_a_running_command_and_every_job(shell: Shell, place: Place) -> None:
     os.mkfifo(place.home / "go")
     running = asyncio.create_task(shell.run("sleep 1000 & echo begun >go; sleep 2000", timeout=None))

@@ -13,7 +13,7 @@ from kernelbridge.workspace.shell import Shell, Step
 from tests.unit.workspace.conftest import HostSandbox, Place, session
 from tests.unit.workspace.test_shell_hostile import UNUSUAL, everything, words
 
-both = pytest.mark.parametrize("place", ["bash", "dash"], indirect=True)
+every = pytest.mark.parametrize("place", ["bash", "dash", "busybox"], indirect=True)
 
 
 class Heard:
@@ -38,7 +38,7 @@ class Heard:
                 await self._more.wait()
 
 
-@both
+@every
 async def test_output_is_heard_while_the_command_runs(shell: Shell, place: Place) -> None:
     os.mkfifo(place.home / "go")
     heard = Heard()
@@ -50,7 +50,7 @@ async def test_output_is_heard_while_the_command_runs(shell: Shell, place: Place
     assert heard.text == "a\x1b[1mb\nü\n"
 
 
-@pytest.mark.parametrize("place", ["bash", "dash", "sh"], indirect=True)
+@pytest.mark.parametrize("place", ["bash", "dash", "busybox", "sh"], indirect=True)
 async def test_an_interrupt_ends_the_command_and_what_it_started(place: Place) -> None:
     shell = await place.shell(grace=5.0)
     await shell.run("A=1", timeout=20)
@@ -71,7 +71,7 @@ async def test_an_interrupt_ends_the_command_and_what_it_started(place: Place) -
     assert (await shell.run("echo $A", timeout=20)).output == "1\n"
 
 
-@both
+@every
 async def test_each_step_of_an_interrupt_is_told(place: Place) -> None:
     shell = await place.shell(grace=0.3)
     heard = Heard()
@@ -109,7 +109,7 @@ async def test_two_interrupts_of_one_command_are_one(place: Place) -> None:
     assert (await running).cause == "interrupted"
 
 
-@both
+@every
 async def test_a_job_keeps_its_terminal_and_its_output_comes_late(shell: Shell, place: Place) -> None:
     os.mkfifo(place.home / "go")
     os.mkfifo(place.home / "gone")

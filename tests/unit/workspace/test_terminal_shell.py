@@ -10,11 +10,11 @@ from kernelbridge.workspace import terminal_shell
 NUMBER = "123456789012345678"
 
 
-@pytest.mark.parametrize("name", ["bash", "dash", "sh"])
+@pytest.mark.parametrize("name", ["bash", "dash", "ash", "sh"])
 def test_every_process_has_the_terminals_number_as_a_limit(tmp_path: Path, name: str) -> None:
-    """`sh` is no dash here: bash under that name calls the limit as busybox's shell does."""
+    """`ash` is busybox's shell; `sh` is bash under that name."""
     shell = tmp_path / name
-    shell.symlink_to("/bin/dash" if name == "dash" else "/bin/bash")
+    shell.symlink_to({"dash": "/bin/dash", "ash": "/bin/busybox"}.get(name, "/bin/bash"))
     file = tmp_path / terminal_shell.FILE
     file.write_text(terminal_shell.setup(str(shell)))
     done = subprocess.run(

@@ -1,0 +1,112 @@
+"""The terminals of one shell: what it reads from, what it writes on, and those that it has left to background jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from kernelbridge.errors import SandboxError, TerminalError
+from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.text import TerminalDecoder, render_terminal
+from kernelbridge.workspace import shell_script
+from kernelbridge.workspace.shell_screen import ScreenOnly
+
+_JOB_TERMINALS = 8
+"""Terminals that are kept for background jobs; those of later ones are shared with the commands after them."""
+_LATE_LIMIT = 1 << 20
+"""Characters of background jobs' output that are kept until the next outcome."""
+
+
+class ShellTerminals:
+    """Moves a shell from one terminal to the next, and keeps what jobs write on the old ones."""
+
+    def __init__(self, sandbox: Sandbox, program: str, screen: ScreenOnly, on_data: Callable[[bytes], None]) -> None:
+        self._sandbox = sandbox
+        self._program = program
+        self._on_data = on_data
+        self._screens = [screen]
+        """The last one is the shell's to write on; the others belong to background jobs."""
+        self._keys = screen
+        """What it reads from."""
+        self._opening: asyncio.Task[ScreenOnly] | None = None
+        self._late: list[str] = []
+        self._late_size = 0
+        self.on_lost: Callable[[], None] = lambda: None
+        """Told when one that the shell needs has ended, which nobody here asked it to."""
+        screen.on_data, screen.on_lost = on_data, self._lost
+
+    @property
+    def path(self) -> str:
+        """The name of the one that the shell writes on, inside the sandbox."""
+        return self._screens[-1].path
+
+    @property
+    def opening(self) -> bool:
+        """Whether one is being opened for the next command."""
+        return self._opening is not None and not self._opening.done()
+
+    async def write(self, data: bytes) -> None:
+        """Type `data`; raises `BrokenPipeError` when the shell's terminal is gone."""
+        await self._keys.write(data)
+
+    def leave(self) -> None:
+        """Leave the terminal to a background job, so that what it writes is not taken for the next command's."""
+        if len(self._screens) <= _JOB_TERMINALS:
+            # At once, not when the next command moves: until then nothing else would take it.
+            self._screens[-1].on_data = self._late_taker()
+            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox))
+
+    async def move(self) -> None:
+        """Take the shell to the terminal that was opened since `leave`, if it was."""
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        try:
+            screen = await opening
+        except (TerminalError, SandboxError):
+            self._screens[-1].on_data = self._on_data
+            return  # e.g. no more processes can be started: then the terminal is shared
+        keys, old = self._keys, self._screens[-1]
+        self._screens.append(screen)
+        screen.on_data = self._on_data
+        if shell_script.is_bash(self._program):
+            self._keys = screen
+        old.on_lost = lambda: None
+        screen.on_lost = self._keys.on_lost = self._lost
+        with contextlib.suppress(BrokenPipeError):
+            await keys.write(shell_script.move(self._program, screen.path))
+
+    def take_late(self) -> str:
+        """Give what jobs have written since this was last asked, as a terminal shows it."""
+        late, size = "".join(self._late), self._late_size
+        self._late, self._late_size = [], 0
+        if size > _LATE_LIMIT:
+            late += "\n[more output of background jobs was left out here]\n"
+        return render_terminal(late)
+
+    async def drain(self, seconds: float) -> None:
+        """End the one that the shell writes on, and wait for what was written before to arrive."""
+        await self._screens[-1].drain(seconds)
+
+    async def aclose(self) -> None:
+        """End them all. Idempotent."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+            if self._opening.exception() is None:
+                await self._opening.result().aclose()
+        for screen in self._screens:
+            await screen.aclose()
+
+    def _lost(self) -> None:
+        self.on_lost()
+
+    def _late_taker(self) -> Callable[[bytes], None]:
+        decoder = TerminalDecoder()
+
+        def take(data: bytes) -> None:
+            text = decoder.decode(data)[: _LATE_LIMIT + 1 - self._late_size]
+            self._late_size += len(text)
+            self._late.append(text)
+
+        return take
