@@ -30,6 +30,7 @@ Cause = Literal[
     "session_closed",
     "sandbox_lost",
     "shell_exited",
+    "process_limit",
 ]
 """Why a run was ended before it finished by itself; `out_of_memory` also when something that it started was killed."""
 

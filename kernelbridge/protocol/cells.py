@@ -57,6 +57,8 @@ class Interrupt(Message, frozen=True, tag="interrupt"):
     target: Literal["execution", "terminal"] = "execution"
     queued: bool = False
     """Whether what waits behind it is ended too."""
+    jobs: bool = False
+    """Of the terminal: whether all that its commands have left running is ended too."""
     request_id: RequestId | None = None
 
 

@@ -145,6 +145,13 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def crowded(self) -> bool:
+        """Say whether hardly any processes and threads can be started in it beyond those it has.
+
+        Where nobody can tell it says yes: it is asked when something failed as if it were so. Raises `SandboxError`.
+        """
+        ...
+
     def oom_kills(self) -> int:
         """Count how often something in it was killed for want of memory, as far as is known now; no I/O that waits."""
         ...

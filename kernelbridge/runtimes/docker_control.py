@@ -40,7 +40,36 @@ IDLE = ("/bin/sh", "-c", _LOOP, "kernelbridge-idle")
 """The command of every container."""
 
 _SWEEP = r"""
+stopped=
+many() {
+    set -- /proc/[0-9]*
+    [ "$#" -gt 64 ]
+}
+stop_all() {
+    if [ -z "$stopped" ]; then stopped=1; kill -STOP -1 2>/dev/null; fi
+}
+go_on() {
+    status=$?
+    if [ -n "$stopped" ]; then stopped=; kill -CONT -1 2>/dev/null; fi
+    return "$status"
+}
+crowded() {
+    for home in /sys/fs/cgroup /sys/fs/cgroup/pids; do
+        { IFS= read -r most <"$home/pids.max" && IFS= read -r now <"$home/pids.current"; } 2>/dev/null || continue
+        [ "$most" != max ] && [ "$((now * 10))" -ge "$((most * 9))" ]
+        return
+    done
+}
 sweep() {
+    sweep_session "$1"
+    go_on
+}
+sweep_marked() {
+    sweep_mark "$1" "$2"
+    go_on
+}
+sweep_session() {
+    if many; then stop_all; fi
     killed=0
     rounds=0
     while [ "$rounds" -lt 200 ]; do
@@ -56,10 +85,12 @@ sweep() {
         done
         if [ -z "$left" ]; then return "$killed"; fi
         rounds=$((rounds + 1))
+        if [ "$rounds" = 3 ]; then stop_all; fi
     done
     return 1
 }
-sweep_marked() {
+sweep_mark() {
+    if many; then stop_all; fi
     once=' '
     others=' '
     rounds=0
@@ -100,11 +131,16 @@ sweep_marked() {
             blanks=$((blanks + 1))
         fi
         rounds=$((rounds + 1))
+        if [ "$rounds" = 3 ] && [ -n "$left" ]; then stop_all; fi
     done
     return 1
 }
 .
 """
+# `stop_all`: what forks without end is faster than any list of it, and where hundreds want to run this shell hardly
+# gets a turn. One signal to all leaves nothing out, a process that is forking included, and what stands still keeps
+# the room that another could take. What a user had stopped goes on with the rest afterwards.
+# `crowded`: with no numbers to be had it says yes, for then what is asked about has to be believed.
 # `sweep`: the leader first, or it would see its children die and end in its own way. Again until nothing of the session
 # is left, for a process may be forking while it is killed.
 # `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
@@ -148,6 +184,10 @@ class ControlChannel:
     async def sweep_marked(self, mark: str, spare: int) -> int | None:
         """SIGKILL whatever but `spare` has `mark`; 0 or `OUTLIVED`, None if the container is gone."""
         return await self._ask(f"sweep_marked {mark} {spare}")
+
+    async def is_crowded(self) -> bool:
+        """Say whether no, or hardly any, processes can be started."""
+        return await self._ask("crowded") == 0
 
     async def aclose(self) -> None:
         """Release the connection, one that is being made included. Idempotent."""

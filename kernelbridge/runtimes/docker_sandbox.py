@@ -123,6 +123,10 @@ class DockerSandbox:
         if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
             raise outlived()
 
+    async def crowded(self) -> bool:
+        """Ask the engine's control group."""
+        return self.alive and await self.control.is_crowded()
+
     def oom_kills(self) -> int:
         """Count the engine's out-of-memory events."""
         return self._oom_kills

@@ -169,6 +169,10 @@ class LocalSandbox:
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
             )
 
+    async def crowded(self) -> bool:
+        """Look at its control group."""
+        return self._cgroup is None or self._cgroup.crowded()
+
     def oom_kills(self) -> int:
         """Count what the kernel says of its control group."""
         return self._cgroup.oom_kills() if self._cgroup is not None else 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
@@ -27,6 +27,10 @@ _END_TIMEOUT = 5.0
 """Seconds between the end of a shell's process and the end of its output, or the other way round."""
 _SCREEN_PATIENCE = 2.0
 """Seconds that a command which paints a screen may go on, or be silent: then it waits for keys."""
+_STALL_PATIENCE = 1.6
+"""Seconds, twice, that a shell may try to start a process where there is no room; bash tries after 1, 3, 7, 15."""
+_NO_FORK = 254
+"""What bash gives as the exit code where it could not start a process."""
 _SIGNALLED = 128
 
 Step = Literal["none", "sigint", "process_group", "kill", "restart"]
@@ -60,9 +64,9 @@ class Shell:
         self._exchange: Exchange | None = None
         self._usable = True
         self._over = asyncio.Event()
-        self._terminals = ShellTerminals(sandbox, settings.program, screen, self._on_data)
+        self._terminals = ShellTerminals(sandbox, screen, self._on_data)
         self._terminals.on_lost = self._screen_lost
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
         self.notice = ""
         """What the output of the first command begins with."""
         self._losing: asyncio.Task[None] | None = None
@@ -97,12 +101,13 @@ class Shell:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
         settings = self._settings
         exchange = self._exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
-        exchange.on_paint = lambda: self._watch(exchange)
+        exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
+        exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
         file = contextlib.ExitStack()
         try:
             file.enter_context(handed_over(settings.commands / exchange.file, data))
             await self._terminals.move()
-            await self._begin(exchange)
+            await self._begin(exchange, len(data))
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -113,7 +118,7 @@ class Shell:
             # Whatever the shell does now, its next output would not be the next command's.
             self._usable = self._usable and exchange.complete
             file.close()
-            await self._end_watcher()
+            await self._end_watchers()
 
     async def interrupt(self, tell: StepDone) -> bool:
         """End the running command, if there is one, and all its processes, step by step; say whether that was done.
@@ -124,6 +129,11 @@ class Shell:
         if exchange is None or exchange.ended.is_set():
             return False
         return await self._stop(exchange, "interrupted", tell)
+
+    @property
+    def pid(self) -> int:
+        """Its process, as seen inside the sandbox."""
+        return self._process.pid
 
     async def aclose(self) -> None:
         """End the shell and every process of its session. Idempotent; a running command ends with it."""
@@ -155,10 +165,12 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
-    async def _begin(self, exchange: Exchange) -> None:
+    async def _begin(self, exchange: Exchange, size: int) -> None:
         program, path = self._settings.program, self._terminals.path
         try:
-            await self._terminals.write(shell_script.run(program, exchange.nonce, exchange.limit, path, exchange.file))
+            await self._terminals.write(
+                shell_script.run(program, exchange.nonce, exchange.limit, path, exchange.file, size=size)
+            )
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
@@ -222,9 +234,9 @@ class Shell:
     async def _sweep(self, exchange: Exchange) -> None:
         await self._sandbox.sweep(exchange.limit, spare=self._process.pid)
 
-    def _watch(self, exchange: Exchange) -> None:
+    def _watch(self, exchange: Exchange, how: Callable[[Exchange], Coroutine[Any, Any, None]]) -> None:
         if not exchange.ended.is_set():
-            self._watcher = asyncio.get_running_loop().create_task(self._watch_screen(exchange))
+            self._watchers.add(asyncio.get_running_loop().create_task(how(exchange)))
 
     async def _watch_screen(self, exchange: Exchange) -> None:
         """End a command that paints a screen and then waits for keys which nobody presses."""
@@ -237,9 +249,20 @@ class Shell:
         exchange.full_screen = True
         await self._stop(exchange, None, _nobody)
 
-    async def _end_watcher(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
+    async def _watch_stall(self, exchange: Exchange) -> None:
+        """End a command whose shell cannot start a process, and waits for one to end."""
+        while not await within(exchange.ended, _STALL_PATIENCE):
+            exchange.screen.stalls = False
+            if await within(exchange.ended, _STALL_PATIENCE):
+                return
+            with contextlib.suppress(SandboxError):
+                if exchange.screen.stalls and await self._sandbox.crowded():
+                    await self._stop(exchange, "process_limit", _nobody)
+                    return
+
+    async def _end_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, set()
+        for watcher in watchers:
             watcher.cancel()
             await asyncio.wait({watcher})
 
@@ -262,6 +285,10 @@ class Shell:
         if marks.left_job:
             self._terminals.leave()
         notice, self.notice = self.notice, ""
+        late, stalled = self._terminals.take_late(), cause == "process_limit"
+        if code == _NO_FORK:  # whose words may have been sent elsewhere
+            with contextlib.suppress(SandboxError):
+                stalled = await self._sandbox.crowded()
         return CommandOutcome(
             output=notice + output,
             exit_code=code,
@@ -270,8 +297,8 @@ class Shell:
             truncated=truncated,
             cause=cause,
             state_preserved=exchange.complete,
-            hint=hint(output, code, full_screen=exchange.full_screen),
-            late_output=self._terminals.take_late(),
+            hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
+            late_output=late,
         )
 
     async def _status(self) -> ExitStatus:

@@ -43,7 +43,7 @@ class CommandOutcome:
     """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are missing}`, and `file`
     and `fileComplete` when all of it is in a file of the workspace."""
     cause: str | None = None
-    """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`."""
+    """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`, `process_limit`."""
     state_preserved: bool = True
     """False when the shell is gone, and with it its directory, variables, functions and background jobs."""
     hint: str | None = None
@@ -68,10 +68,12 @@ class Exchange:
         self.ended = asyncio.Event()
         self.on_paint: Callable[[], None] = lambda: None
         """Is called when it first paints a screen."""
+        self.on_stall: Callable[[], None] = lambda: None
+        """Is called when a shell first says in it that it waits until it may start a process."""
         self.stopping = asyncio.Lock()
         """Held by whoever ends it; its end is told after that."""
         self.cause: str | None = None
-        """Who ended it: `timeout` or `interrupted`."""
+        """Who ended it: `timeout`, `interrupted` or `process_limit`."""
         self.full_screen = False
         """It was ended because it is a full-screen program."""
         self.killed = False
@@ -80,6 +82,7 @@ class Exchange:
         """Why it could not be killed."""
         self.pieces = 0
         """Grows with every piece of output."""
+        self._stalled = False
         self._output = output
         self._listen = listen
         self._decoder = TerminalDecoder()
@@ -136,10 +139,13 @@ class Exchange:
             return
         self.pieces += 1
         self._output.append(text)
-        painted = self.screen.paints
+        painted, stalled = self.screen.paints, self._stalled
         self.screen.take(text)
+        self._stalled = stalled or self.screen.stalls
         if self.screen.paints and not painted:
             self.on_paint()
+        if self._stalled and not stalled:
+            self.on_stall()
         if self._listen is not None:
             self._listen(text)
 

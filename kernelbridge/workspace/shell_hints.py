@@ -16,6 +16,11 @@ NETWORK_HINT = (
     "a workspace has no network: send files into it (save_file; for pip, wheels), or use an image that has the package"
 )
 
+PROCESS_HINT = (
+    "the session has reached its limit of processes and threads: end some (`jobs`, `kill`), or all that commands have"
+    " left running (`interrupt`, target `terminal`, `jobs` true); the interpreter's own end with restart_kernel"
+)
+
 _OVERLAP = 24
 """Characters of a sequence that may be cut by the end of a piece."""
 _SEQUENCE = re.compile(
@@ -43,6 +48,14 @@ _UNREACHED = re.compile(
     r"|unable to resolve host"  # wget
     r"|Network is unreachable"
 )
+_NO_PROCESS = re.compile(
+    r"fork: (?:retry: )?Resource temporarily unavailable"  # bash, git, perl, make
+    r"|[Cc]annot fork|[Cc]an't fork|unable to fork"  # dash, busybox
+    r"|[Cc]an't start new thread|BlockingIOError: \[Errno 11\]"  # python
+    r"|(?:pthread_create|[Tt]hread|fork)\b.{,80}Resource temporarily unavailable"
+)
+_STALL = "fork: retry: "
+"""What bash says when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
 _LOOKED_AT = 4000
 """Characters at the end of the output: who gives up says so last."""
 
@@ -56,9 +69,12 @@ class ScreenWatch:
         """Whether it has put the cursor somewhere, or taken the alternate screen."""
         self.alternate = False
         """Whether it is on the alternate screen."""
+        self.stalls = False
+        """Whether a shell in it waits until it may start a process."""
 
     def take(self, text: str) -> None:
         """Look at the next output."""
+        self.stalls = self.stalls or _STALL in text
         if "\x1b" not in text and "\x1b" not in self._rest:
             return
         text = self._rest + text
@@ -69,13 +85,20 @@ class ScreenWatch:
         self._rest = text[-_OVERLAP:]
 
 
-def hint(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
-    """Say what to do instead, if a command failed for want of a terminal or a network, or painted a whole screen."""
+def hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, stalled: bool) -> str | None:
+    """Say what to do instead, if a command failed for want of a terminal, a network or processes, or painted a screen.
+
+    `late` is what jobs wrote: one that multiplies has said there that it can no more.
+    """
     if full_screen:
         return TERMINAL_HINT
+    if stalled or _NO_PROCESS.search(late[-_LOOKED_AT:]) is not None:
+        return PROCESS_HINT
     if exit_code in {0, None}:
         return None
     end = output[-_LOOKED_AT:]
+    if _NO_PROCESS.search(end) is not None:
+        return PROCESS_HINT
     if _REFUSALS.search(end) is not None:
         return TERMINAL_HINT
     return NETWORK_HINT if _UNREACHED.search(end) is not None else None

@@ -31,9 +31,9 @@ class ScreenOnly:
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     @classmethod
-    async def open(cls, sandbox: Sandbox) -> ScreenOnly:
-        """Open one. Raises `TerminalError`, and `SandboxError` when the sandbox is gone."""
-        holder = await sandbox.exec(shell_script.hold(), cwd=sandbox.workspace_path, tty=True)
+    async def open(cls, sandbox: Sandbox, *, closed: bool = False) -> ScreenOnly:
+        """Open one, `closed` to whoever would read from it. Raises `TerminalError`, `SandboxError`."""
+        holder = await sandbox.exec(shell_script.hold(closed=closed), cwd=sandbox.workspace_path, tty=True)
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
                 return cls(holder, await _name(holder))

@@ -21,8 +21,11 @@ one command from another stands in these lines themselves: there is no variable 
 busybox up to 1.35 reads its standard input so that a signal interrupts it, and takes that for the end of the file: a
 background job that ended while it was idle ended it. What it reads as a script it reads again when that happens. So it
 gets its terminal as a script, and is interactive nevertheless (`-i FILE`), but shows no prompt. The script is called
-`sh`, because its errors begin with that name. It cannot change to another script: what a POSIX shell writes moves from
-one terminal to the next, and what it reads does not.
+`sh`, because its errors begin with that name. It cannot change to another script: what a shell writes moves from one
+terminal to the next, and what it reads does not.
+
+Nothing of this starts a process, so that a shell is of use where no more can be started, and does not wait for that
+(bash tries for 15 seconds). Only a long command in a POSIX shell has `cat` read it, which is the faster one there.
 
 Each command sets one limit anew that Linux does not look at (file locks), to a number of its own. Whatever it
 starts inherits that, wherever it goes: so that all of it can be found and ended.
@@ -50,7 +53,10 @@ PLAIN: Mapping[str, str] = MappingProxyType(
 )
 """The environment in which programs write plain text and do not wait for keys."""
 
-_HOLD = "stty -echo 2>/dev/null; tty && while :; do kill -STOP $$; done"
+MARK = "KERNELBRIDGE_COMMANDS"
+"""The variable whose value marks all that the shells of a workspace start, so that it can be ended."""
+
+_HOLD = "stty -echo 2>/dev/null; @CLOSE@tty && while :; do kill -STOP $$; done"
 # Not `sleep`, which users end by its name.
 
 _START = 'terminal=$1; shift; exec "$@" <"$terminal" >"$terminal" 2>&1'
@@ -65,6 +71,9 @@ exec "$3" -i
 
 POSIX_KEYS = "sh", "/proc/self/fd/0"
 """Name and target of the link to a shell's own standard input, beside the commands, while it starts."""
+
+_SHORT = 2048
+"""Bytes that a POSIX shell reads sooner than it starts a program."""
 
 _BASH = r"""
 __kb_begin() {
@@ -95,7 +104,16 @@ _POSIX = r"""
 __kb_begin() {
     PS1=@PROMPT@
     ulimit -S -w "$2" || ulimit -S -x "$2"
-    __kb_c=$(command -p cat @DIRECTORY@/"$4") &&
+    if [ "${5-}" = short ]; then
+        __kb_c=
+        # The word is another one where `command` was replaced and nothing was read.
+        while __kb_l=$1; IFS= command read -r __kb_l && [ "$__kb_l" != "$1" ]; do
+            __kb_c="$__kb_c$__kb_l
+"
+        done <@DIRECTORY@/"$4" && [ "$__kb_c" ]
+    else
+        __kb_c=$(command -p cat @DIRECTORY@/"$4")
+    fi &&
         command printf '\033]133;C;%s\007' "$1" >"$3"
     return "${__kb_s:-0}"
 }
@@ -132,9 +150,10 @@ def is_bash(shell: str) -> bool:
     return basename(shell) == "bash"
 
 
-def hold() -> list[str]:
-    """Give the arguments of the process that says the name of its terminal and keeps it."""
-    return ["/bin/sh", "-c", _HOLD, "kernelbridge-terminal"]
+def hold(*, closed: bool) -> list[str]:
+    """Give the arguments of the process that says the name of its terminal and keeps it; `closed` to who reads."""
+    close = 'chmod 200 "$(tty)" 2>/dev/null; ' if closed else ""
+    return ["/bin/sh", "-c", _HOLD.replace("@CLOSE@", close), "kernelbridge-terminal"]
 
 
 def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str, *, user_file: bool) -> str:
@@ -168,19 +187,18 @@ def start(shell: str, directory: str, terminal: str, setup_path: str) -> tuple[l
     return ["/bin/sh", "-c", script, "sh", terminal, directory, shell], {"ENV": setup_path}
 
 
-def move(shell: str, terminal: str) -> bytes:
-    """Give the line to type that moves the shell itself to another terminal; a POSIX shell still reads the old one."""
-    read = f"<{terminal} " if is_bash(shell) else ""
-    return f"exec {read}>{terminal} 2>&1; command -p chmod 200 {terminal} 2>/dev/null\n".encode("ascii")
+def move(terminal: str) -> bytes:
+    """Give the line to type that makes the shell itself write on another terminal."""
+    return f"exec >{terminal} 2>&1\n".encode("ascii")
 
 
-def run(shell: str, nonce: str, limit: str, terminal: str, file: str) -> bytes:
-    """Give the lines to type that run the command in the file of that name."""
+def run(shell: str, nonce: str, limit: str, terminal: str, file: str, *, size: int) -> bytes:
+    """Give the lines to type that run the command in the file of that name and `size`, in bytes."""
     # A function of the user's may be called eval; in a POSIX shell none can.
     evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
     # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
     # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
-    begin = f"__kb_begin {nonce} {limit} {terminal} {file}"
+    begin = f"__kb_begin {nonce} {limit} {terminal} {file}" + (" short" if size <= _SHORT else "")
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
     # What busybox does in place of a prompt: it shows none where it reads a script.

@@ -21,14 +21,13 @@ _LATE_LIMIT = 1 << 20
 class ShellTerminals:
     """Moves a shell from one terminal to the next, and keeps what jobs write on the old ones."""
 
-    def __init__(self, sandbox: Sandbox, program: str, screen: ScreenOnly, on_data: Callable[[bytes], None]) -> None:
+    def __init__(self, sandbox: Sandbox, screen: ScreenOnly, on_data: Callable[[bytes], None]) -> None:
         self._sandbox = sandbox
-        self._program = program
         self._on_data = on_data
         self._screens = [screen]
         """The last one is the shell's to write on; the others belong to background jobs."""
         self._keys = screen
-        """What it reads from."""
+        """What it reads from: the first."""
         self._opening: asyncio.Task[ScreenOnly] | None = None
         self._late: list[str] = []
         self._late_size = 0
@@ -55,7 +54,7 @@ class ShellTerminals:
         if len(self._screens) <= _JOB_TERMINALS:
             # At once, not when the next command moves: until then nothing else would take it.
             self._screens[-1].on_data = self._late_taker()
-            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox))
+            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
 
     async def move(self) -> None:
         """Take the shell to the terminal that was opened since `leave`, if it was."""
@@ -67,15 +66,12 @@ class ShellTerminals:
         except (TerminalError, SandboxError):
             self._screens[-1].on_data = self._on_data
             return  # e.g. no more processes can be started: then the terminal is shared
-        keys, old = self._keys, self._screens[-1]
+        self._screens[-1].on_lost = lambda: None
         self._screens.append(screen)
         screen.on_data = self._on_data
-        if shell_script.is_bash(self._program):
-            self._keys = screen
-        old.on_lost = lambda: None
         screen.on_lost = self._keys.on_lost = self._lost
         with contextlib.suppress(BrokenPipeError):
-            await keys.write(shell_script.move(self._program, screen.path))
+            await self._keys.write(shell_script.move(screen.path))
 
     def take_late(self) -> str:
         """Give what jobs have written since this was last asked, as a terminal shows it."""

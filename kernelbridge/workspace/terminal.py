@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -59,12 +60,15 @@ class TerminalLane:
         self,
         start_shell: Callable[[], Awaitable[Shell]],
         *,
+        end_jobs: Callable[[int], Awaitable[None]],
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
     ) -> None:
+        """`end_jobs` ends all that any of its shells has started, but for the process that it is given."""
         self._start_shell = start_shell
+        self._end_jobs = end_jobs
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
@@ -104,11 +108,16 @@ class TerminalLane:
             self._draining = True
             self._tasks.create(self._drain())
 
-    def interrupt(self, tell: Tell, *, queued: bool) -> None:
-        """End the running command, and with `queued` those that wait; `tell` is called for each step."""
+    def interrupt(self, tell: Tell, *, queued: bool, jobs: bool) -> None:
+        """End the running command, and with `queued` those that wait; `tell` is called for each step.
+
+        With `jobs` all that earlier commands have left running is ended as well, after it.
+        """
         ended = self._end_waiting(_INTERRUPTED) if queued else 0
         job = self._running or next(iter(self._waiting), None)  # none runs yet, but it is about to
-        if job is None:
+        if jobs:
+            self._tasks.create(self._interrupt_all(job, tell, ended))
+        elif job is None:
             tell(Interruption("none", done=True, ended=ended))
         else:
             self._tasks.create(self._interrupt(job, tell, ended))
@@ -165,6 +174,28 @@ class TerminalLane:
             except KernelBridgeError as exc:
                 log.warning("shell_not_restarted", error=str(exc))
             tell(Interruption("restart", done=True, state_preserved=False, ended=ended))
+
+    async def _interrupt_all(self, job: _Job | None, tell: Tell, ended: int) -> None:
+        def told(interruption: Interruption) -> None:
+            # What ends the command is not the end of this.
+            if interruption.step != "none":
+                tell(replace(interruption, done=False))
+
+        before = self._shell
+        if job is not None:
+            await self._interrupt(job, told, ended)
+        shell = self._shell
+        step: Step = "process_group"
+        try:
+            await self._end_jobs(0 if shell is None else shell.pid)
+        except KernelBridgeError as exc:
+            log.warning("jobs_not_ended", error=str(exc))
+            step = "kill"
+            if shell is not None:
+                with contextlib.suppress(KernelBridgeError):
+                    await self._drop(shell)
+        preserved = before is self._shell and (before is None or before.alive)
+        tell(Interruption(step, done=True, state_preserved=preserved, ended=ended))
 
     async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
         try:

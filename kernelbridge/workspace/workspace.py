@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -14,6 +15,7 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
+from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
 from kernelbridge.workspace.executions import ExecutionLane
@@ -109,11 +111,14 @@ class Workspace:
         )
         self._terminal = TerminalLane(
             self._start_shell,
+            end_jobs=self._end_jobs,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
         )
+        self._jobs_mark = secrets.token_hex(16)
+        """What all has in its environment that a terminal command starts."""
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
@@ -157,9 +162,9 @@ class Workspace:
         """Queue a terminal command; `done` is called exactly once, and `listen` before that with its output."""
         self._terminal.submit(command, run_timeout(timeout, self._settings.execution_timeout), done, listen)
 
-    def interrupt_command(self, tell: Tell, *, queued: bool) -> None:
-        """End the running terminal command, and with `queued` those that wait; `tell` is called for each step."""
-        self._terminal.interrupt(tell, queued=queued)
+    def interrupt_command(self, tell: Tell, *, queued: bool, jobs: bool) -> None:
+        """End the running terminal command, with `queued` those that wait, with `jobs` all that any has started."""
+        self._terminal.interrupt(tell, queued=queued, jobs=jobs)
 
     def begin_close(self, *, delete_files: bool = False) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
@@ -360,12 +365,16 @@ class Workspace:
                 sandbox,
                 commands_host=self._data.paths(self.key).sockets,
                 commands_inside=sandbox.sockets_path,
-                env=environment.env,
+                env={**environment.env, shell_script.MARK: self._jobs_mark},
                 max_output=self._settings.max_output,
                 overflow=functools.partial(self._spills.new, "command"),
             )
 
         return await self._in_sandbox(start)
+
+    async def _end_jobs(self, spare: int) -> None:
+        if self._sandbox is not None:
+            await self._sandbox.sweep(self._jobs_mark, spare=spare)
 
     async def _in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
         """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""

@@ -1,10 +1,13 @@
-"""What sandboxes of tests have in common that nobody pauses."""
+"""What sandboxes of tests have in common that nobody pauses or fills."""
 
 from collections.abc import Callable
 
 
 class Unpaused:
-    """The part of `runtimes.base.Sandbox` that is about pauses."""
+    """The part of `runtimes.base.Sandbox` that is about pauses and room."""
+
+    async def crowded(self) -> bool:
+        return False
 
     async def pause(self) -> None:
         raise NotImplementedError

@@ -44,7 +44,7 @@ async def interrupt(asker: Asker, message: Interrupt) -> None:
             )
         )
 
-    asker.workspace.interrupt_command(tell, queued=message.queued)
+    asker.workspace.interrupt_command(tell, queued=message.queued, jobs=message.jobs)
 
 
 def _ran(asker: Asker, outcome: CommandOutcome | KernelBridgeError) -> None:

@@ -2,7 +2,11 @@
 
 import pytest
 
-from kernelbridge.workspace.shell_hints import NETWORK_HINT, TERMINAL_HINT, ScreenWatch, hint
+from kernelbridge.workspace.shell_hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT, ScreenWatch, hint
+
+
+def say(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
+    return hint(output, "", exit_code, full_screen=full_screen, stalled=False)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +50,10 @@ def test_a_painted_screen_is_noticed_however_it_comes_in_pieces(text: str, paint
     ],
 )
 def test_a_refusal_is_one_only_if_the_program_failed(said: str) -> None:
-    assert hint(said, 1, full_screen=False) == TERMINAL_HINT
-    assert hint(said, 0, full_screen=False) is None
-    assert hint(said, None, full_screen=False) is None
-    assert hint(said + "x" * 10_000, 1, full_screen=False) is None
+    assert say(said, 1, full_screen=False) == TERMINAL_HINT
+    assert say(said, 0, full_screen=False) is None
+    assert say(said, None, full_screen=False) is None
+    assert say(said + "x" * 10_000, 1, full_screen=False) is None
 
 
 @pytest.mark.parametrize(
@@ -64,15 +68,35 @@ def test_a_refusal_is_one_only_if_the_program_failed(said: str) -> None:
     ],
 )
 def test_a_program_that_misses_the_network_is_told_that_there_is_none(said: str) -> None:
-    assert hint(said, 1, full_screen=False) == NETWORK_HINT
-    assert hint(said, 0, full_screen=False) is None
+    assert say(said, 1, full_screen=False) == NETWORK_HINT
+    assert say(said, 0, full_screen=False) is None
 
 
 def test_who_paints_is_hinted_at_however_it_ended() -> None:
-    assert hint("", 0, full_screen=True) == TERMINAL_HINT
-    assert hint("", None, full_screen=True) == TERMINAL_HINT
+    assert say("", 0, full_screen=True) == TERMINAL_HINT
+    assert say("", None, full_screen=True) == TERMINAL_HINT
 
 
 def test_other_failures_are_none() -> None:
-    assert hint("grep: x: No such file or directory\nnot a tty\n", 1, full_screen=False) is None
-    assert hint("ERROR: No matching distribution (from versions: 1.0, 2.0)\n", 1, full_screen=False) is None
+    assert say("grep: x: No such file or directory\nnot a tty\n", 1, full_screen=False) is None
+    assert say("ERROR: No matching distribution (from versions: 1.0, 2.0)\n", 1, full_screen=False) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bash: fork: retry: Resource temporarily unavailable\nbash: fork: Resource temporarily unavailable\n",
+        "sh: 1: Cannot fork\n",
+        "sh: can't fork: Resource temporarily unavailable\n",
+        "RuntimeError: can't start new thread\n",
+        "BlockingIOError: [Errno 11] Resource temporarily unavailable\n",
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 3 of 4: Resource temporarily unavailable\n",
+        "error: cannot fork() for fetch: Resource temporarily unavailable\n",
+    ],
+)
+def test_what_fails_for_want_of_processes_is_told_what_to_do(said: str) -> None:
+    assert say(said, 1, full_screen=False) == PROCESS_HINT
+    assert say(said, 0, full_screen=False) is None
+    assert hint("", said, 0, full_screen=False, stalled=False) == PROCESS_HINT
+    assert hint("", "", None, full_screen=False, stalled=True) == PROCESS_HINT
+    assert say("cat: x: Resource temporarily unavailable\n", 1, full_screen=False) is None

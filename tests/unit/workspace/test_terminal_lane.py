@@ -21,6 +21,10 @@ async def run(lane: TerminalLane, command: str) -> CommandOutcome:
     return outcome
 
 
+async def _no_jobs(_spare: int) -> None:
+    pass
+
+
 @pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
 async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
     """By the command that ended it, or by the next one if it ended between the two."""
@@ -28,6 +32,7 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
     tasks = TaskSet()
     lane = TerminalLane(
         place.shell,
+        end_jobs=_no_jobs,
         destroy_sandbox=place.sandbox.destroy,
         queue_limit=10,
         tasks=tasks,
