@@ -10,6 +10,13 @@ from kernelbridge.text import strip_ansi
 
 _MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
 _SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
+_NO_PROCESS = re.compile(
+    r"fork: (?:retry: )?Resource temporarily unavailable"  # bash, git, perl, make
+    r"|[Cc]annot fork|[Cc]an't fork|unable to fork"  # dash, busybox
+    r"|[Cc]an't start new thread|BlockingIOError: \[Errno 11\]"  # python
+    r"|Resource temporarily unavailable \(src/thread"  # ZeroMQ
+    r"|(?:pthread_create|[Tt]hread|fork)\b.{,80}Resource temporarily unavailable"
+)
 _PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
 
 
@@ -24,6 +31,11 @@ def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
     message = " ".join(part.strip() for part in message.splitlines() if part.strip())
     text = f"{name}: {message}" if message else name
     return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
+
+
+def wants_processes(text: str) -> bool:
+    """Say whether somebody complains in it that no process or thread can be started."""
+    return _NO_PROCESS.search(text) is not None
 
 
 def failure_text(failure: wire.Failure, limit: int) -> str:

@@ -37,7 +37,7 @@ from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.jupyter.startup import OwnOutput, install_hooks, until_bound, until_heard
+from kernelbridge.jupyter.startup import OwnOutput, install_hooks, until_bound, until_heard, why_not_started, with_room
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
@@ -154,6 +154,9 @@ class Kernel:
         )
         try:
             await kernel._start(start_timeout, routing_id, hooks=hooks)
+        except KernelError as exc:
+            await kernel.aclose()
+            raise await with_room(exc, sandbox) from exc
         except BaseException:
             await kernel.aclose()
             raise
@@ -267,7 +270,7 @@ class Kernel:
         if not work.done():
             raise KernelError(
                 "The kernel did not start",
-                f"it did not answer within {timeout:g} s; {self._own_output.tail() or 'it printed nothing'}",
+                why_not_started(f"it did not answer within {timeout:g} s", None, self._own_output.tail()),
             )
         await work
 
@@ -369,7 +372,7 @@ class Kernel:
 
     def _last_words(self, status: ExitStatus) -> str:
         said = self._own_output.tail() or "it printed nothing; see that the image's kernel works"
-        return f"{self._fault or 'its process ended'} ({status}); {said}"
+        return why_not_started(f"{self._fault or 'its process ended'} ({status})", status, said)
 
     # -- helpers ----------------------------------------------------------------------
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 import structlog
 
+from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.channels import Channels
 from kernelbridge.jupyter.connection import SocketDirectory
+from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.runtimes.base import ExitStatus, Process
+from kernelbridge.runtimes.base import NO_ROOM, ExitStatus, Process, Sandbox
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +42,29 @@ class OwnOutput:
         """Quote the end of it; empty when there is nothing."""
         text = b"".join(self._pieces)[-_TAIL:].decode("utf-8", "replace").strip()
         return f"the last it printed: {text}" if text else ""
+
+
+def why_not_started(fault: str, status: ExitStatus | None, said: str) -> str:
+    """Give the reason why a kernel did not start, and what to do; `said` quotes what it printed, if it did."""
+    if status is not None and status.oom:
+        return (
+            "the session's memory ran out while it started; end what uses it, remove large files from /tmp, which is"
+            " memory, or open the session with more (`limits`)"
+        )
+    if wants_processes(said):
+        return f"{fault}: {NO_ROOM}; {said}"
+    return f"{fault}; {said or 'it printed nothing'}"
+
+
+async def with_room(error: KernelError, sandbox: Sandbox) -> KernelError:
+    """Give the error of a kernel that did not start; with the reason, if there was no room for its threads.
+
+    Not every program that ends for want of a thread says so.
+    """
+    with contextlib.suppress(SandboxError):
+        if NO_ROOM not in error.reason and await sandbox.crowded():
+            return KernelError(error.message, f"{NO_ROOM}; {error.reason}")
+    return error
 
 
 async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:

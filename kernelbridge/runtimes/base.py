@@ -19,6 +19,12 @@ from kernelbridge.runtimes.facts import Facts
 WORKSPACE_PATH = "/workspace"
 """Where a workspace's files are inside its sandbox; also HOME and the working directory."""
 
+NO_ROOM = (
+    "it has reached its limit of processes and threads; end some of them: `interrupt` with target `terminal` and `jobs`"
+    " true ends what commands have left running, and restart_kernel what cells have"
+)
+"""Why a program cannot be started in a sandbox, and what to do."""
+
 SOCKETS_PATH = "/run/kernelbridge"
 """Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
 
@@ -145,11 +151,8 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def crowded(self) -> bool:
-        """Say whether hardly any processes and threads can be started in it beyond those it has.
-
-        Where nobody can tell it says yes: it is asked when something failed as if it were so. Raises `SandboxError`.
-        """
+    async def crowded(self) -> bool | None:
+        """Say whether hardly any processes and threads can be started in it; None if nobody knows. `SandboxError`."""
         ...
 
     def oom_kills(self) -> int:

@@ -72,11 +72,11 @@ class Cgroup:
         path = home / ("memory.events" if self._versions["memory"] == 2 else "memory.oom_control")  # noqa: PLR2004  the version
         return next((int(line.split()[1]) for line in _read(path).splitlines() if line.startswith("oom_kill ")), 0)
 
-    def crowded(self) -> bool:
-        """Say whether it has nine tenths of the processes that it may have, or nobody counts them."""
+    def crowded(self) -> bool | None:
+        """Say whether it has nine tenths of the processes that it may have; None if nobody counts them."""
         home = self._directories.get("pids")
-        most = "" if home is None else _read(home / "pids.max").strip()
-        return home is None or not most.isdigit() or int(_read(home / "pids.current")) * 10 >= int(most) * 9
+        most, now = ("", "") if home is None else (_read(home / name).strip() for name in ("pids.max", "pids.current"))
+        return int(now) * 10 >= int(most) * 9 if most.isdigit() and now.isdigit() else None
 
     def oom_notice(self) -> OomNotice | None:
         """Watch for that; None where the kernel does not tell."""

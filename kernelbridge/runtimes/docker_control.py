@@ -59,6 +59,7 @@ crowded() {
         [ "$most" != max ] && [ "$((now * 10))" -ge "$((most * 9))" ]
         return
     done
+    return 2
 }
 sweep() {
     sweep_session "$1"
@@ -140,7 +141,7 @@ sweep_mark() {
 # `stop_all`: what forks without end is faster than any list of it, and where hundreds want to run this shell hardly
 # gets a turn. One signal to all leaves nothing out, a process that is forking included, and what stands still keeps
 # the room that another could take. What a user had stopped goes on with the rest afterwards.
-# `crowded`: with no numbers to be had it says yes, for then what is asked about has to be believed.
+# `crowded`: 0 for yes, 1 for no, 2 where there are no numbers to be had.
 # `sweep`: the leader first, or it would see its children die and end in its own way. Again until nothing of the session
 # is left, for a process may be forking while it is killed.
 # `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
@@ -185,9 +186,10 @@ class ControlChannel:
         """SIGKILL whatever but `spare` has `mark`; 0 or `OUTLIVED`, None if the container is gone."""
         return await self._ask(f"sweep_marked {mark} {spare}")
 
-    async def is_crowded(self) -> bool:
-        """Say whether no, or hardly any, processes can be started."""
-        return await self._ask("crowded") == 0
+    async def is_crowded(self) -> bool | None:
+        """Say whether no, or hardly any, processes can be started; None if nobody knows."""
+        answer = await self._ask("crowded")
+        return answer == 0 if answer in {0, 1} else None
 
     async def aclose(self) -> None:
         """Release the connection, one that is being made included. Idempotent."""

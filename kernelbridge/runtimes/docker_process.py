@@ -15,7 +15,7 @@ from typing import Protocol
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.base import NO_ROOM, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, AttachStream
 from kernelbridge.runtimes.docker_control import LEADER_KILLED, OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
@@ -265,7 +265,7 @@ def _pid(said: bytes, program: str) -> int:
 def _why_not(said: str) -> str:
     lower = said.lower()
     if "resource temporarily unavailable" in lower or "cannot fork" in lower:
-        return "it has reached its limit of processes; end some of them"
+        return NO_ROOM
     if "cannot allocate memory" in lower:
         return "it has reached its limit of memory"
     return said[:500] or "it has ended"

@@ -123,9 +123,9 @@ class DockerSandbox:
         if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
             raise outlived()
 
-    async def crowded(self) -> bool:
-        """Ask the engine's control group."""
-        return self.alive and await self.control.is_crowded()
+    async def crowded(self) -> bool | None:
+        """Have its control group looked at, from inside."""
+        return None if not self.alive else await self.control.is_crowded()
 
     def oom_kills(self) -> int:
         """Count the engine's out-of-memory events."""

@@ -12,7 +12,7 @@ import termios
 from collections.abc import Callable
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.base import NO_ROOM, ExitStatus
 from kernelbridge.runtimes.local_agent import Refused
 
 _CHUNK = 1 << 16
@@ -21,7 +21,7 @@ _TIOCGPTPEER = 0x5441
 """linux/tty.h; python does not name them."""
 
 _STEPS = {
-    "fork": "no more processes can be started in this sandbox",
+    "fork": NO_ROOM,
     "cwd": "its working directory cannot be entered",
     "program": "the program cannot be run",
     "terminal": "it could not be given its terminal",

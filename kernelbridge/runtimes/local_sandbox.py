@@ -169,9 +169,9 @@ class LocalSandbox:
                 "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
             )
 
-    async def crowded(self) -> bool:
+    async def crowded(self) -> bool | None:
         """Look at its control group."""
-        return self._cgroup is None or self._cgroup.crowded()
+        return None if self._cgroup is None else self._cgroup.crowded()
 
     def oom_kills(self) -> int:
         """Count what the kernel says of its control group."""

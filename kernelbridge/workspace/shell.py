@@ -256,7 +256,7 @@ class Shell:
             if await within(exchange.ended, _STALL_PATIENCE):
                 return
             with contextlib.suppress(SandboxError):
-                if exchange.screen.stalls and await self._sandbox.crowded():
+                if exchange.screen.stalls and await self._sandbox.crowded() is not False:
                     await self._stop(exchange, "process_limit", _nobody)
                     return
 
@@ -288,7 +288,7 @@ class Shell:
         late, stalled = self._terminals.take_late(), cause == "process_limit"
         if code == _NO_FORK:  # whose words may have been sent elsewhere
             with contextlib.suppress(SandboxError):
-                stalled = await self._sandbox.crowded()
+                stalled = await self._sandbox.crowded() is not False
         return CommandOutcome(
             output=notice + output,
             exit_code=code,

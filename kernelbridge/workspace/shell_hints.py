@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 
+from kernelbridge.jupyter.failures import wants_processes
+from kernelbridge.runtimes.base import NO_ROOM
+
 TERMINAL_HINT = (
     "this program wants a terminal with a person at its keys: start it in one from open_terminal, or use"
     " one that only prints (`cat` for a pager, `top -b`, `git commit -m`)"
@@ -16,10 +19,7 @@ NETWORK_HINT = (
     "a workspace has no network: send files into it (save_file; for pip, wheels), or use an image that has the package"
 )
 
-PROCESS_HINT = (
-    "the session has reached its limit of processes and threads: end some (`jobs`, `kill`), or all that commands have"
-    " left running (`interrupt`, target `terminal`, `jobs` true); the interpreter's own end with restart_kernel"
-)
+PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
 
 _OVERLAP = 24
 """Characters of a sequence that may be cut by the end of a piece."""
@@ -47,12 +47,6 @@ _UNREACHED = re.compile(
     r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # whatever asks the C library
     r"|unable to resolve host"  # wget
     r"|Network is unreachable"
-)
-_NO_PROCESS = re.compile(
-    r"fork: (?:retry: )?Resource temporarily unavailable"  # bash, git, perl, make
-    r"|[Cc]annot fork|[Cc]an't fork|unable to fork"  # dash, busybox
-    r"|[Cc]an't start new thread|BlockingIOError: \[Errno 11\]"  # python
-    r"|(?:pthread_create|[Tt]hread|fork)\b.{,80}Resource temporarily unavailable"
 )
 _STALL = "fork: retry: "
 """What bash says when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
@@ -92,12 +86,12 @@ def hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, st
     """
     if full_screen:
         return TERMINAL_HINT
-    if stalled or _NO_PROCESS.search(late[-_LOOKED_AT:]) is not None:
+    if stalled or wants_processes(late[-_LOOKED_AT:]):
         return PROCESS_HINT
     if exit_code in {0, None}:
         return None
     end = output[-_LOOKED_AT:]
-    if _NO_PROCESS.search(end) is not None:
+    if wants_processes(end):
         return PROCESS_HINT
     if _REFUSALS.search(end) is not None:
         return TERMINAL_HINT

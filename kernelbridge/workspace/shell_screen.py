@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 
 from kernelbridge.errors import TerminalError
-from kernelbridge.runtimes.base import Process, Sandbox
+from kernelbridge.jupyter.failures import wants_processes
+from kernelbridge.runtimes.base import NO_ROOM, Process, Sandbox
 from kernelbridge.workspace import shell_script
 
 _READY_TIMEOUT = 10.0
@@ -78,6 +79,7 @@ async def _name(holder: Process) -> str:
         data = await holder.read()
         if not data or len(said) > _NOISE:
             reason = " ".join(said.decode("utf-8", "replace").split())[-200:] or "its process ended at once"
+            reason = NO_ROOM if wants_processes(reason) else reason
             raise TerminalError("The workspace's terminal was not opened", reason)
         said += data
     return found[1].decode("ascii")

@@ -10,7 +10,8 @@ from posixpath import join
 
 from kernelbridge.errors import TerminalError
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.jupyter.failures import wants_processes
+from kernelbridge.runtimes.base import NO_ROOM, Sandbox
 from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.handover import handed_over
 from kernelbridge.workspace.shell import Shell, ShellSettings
@@ -29,20 +30,21 @@ async def start_shell(
     commands_host: Path,
     commands_inside: str,
     env: Mapping[str, str],
+    mark: str = "",
     max_output: int,
     grace: float = 2.0,
     overflow: Callable[[], Overflow | None] | None = None,
 ) -> Shell:
     """Start a shell and wait until it is ready.
 
-    `commands_host` is a directory of the bridge's that the sandbox sees, and cannot write, at
-    `commands_inside`. For the rest see `ShellSettings`. Where the user's
+    `mark` is in the environment of all that it starts. `commands_host` is a directory of the bridge's that the sandbox
+    sees, and cannot write, at `commands_inside`. For the rest see `ShellSettings`. Where the user's
     ~/.bashrc keeps the shell from starting it is skipped, and the first command says so.
     Raises `TerminalError`, and `SandboxError` when the sandbox is gone.
     """
     program = sandbox.facts.shell
     settings = ShellSettings(program, commands_host, max_output, grace, overflow)
-    launch = _Launch(sandbox, settings, commands_inside, env)
+    launch = _Launch(sandbox, settings, commands_inside, {**env, shell_script.MARK: mark})
     has_user_file = shell_script.is_bash(program)
     shell, failure = await launch.attempt(user_file=has_user_file)
     if shell is None and has_user_file:
@@ -51,7 +53,8 @@ async def start_shell(
         if shell is not None:
             shell.notice = f"~/.bashrc was skipped: with it, the shell {skipped}\n"
     if shell is None:
-        raise TerminalError("The workspace's shell did not start", f"{program} {failure}")
+        reason = NO_ROOM if wants_processes(failure) else f"{program} {failure}"
+        raise TerminalError("The workspace's shell did not start", reason)
     return shell
 
 

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from kernelbridge.protocol.base import Cause
 from kernelbridge.protocol.sessions import Status
+from kernelbridge.runtimes.base import NO_ROOM
 from kernelbridge.workspace.lifecycle import KernelState, WorkspaceState
 
 
@@ -85,6 +86,10 @@ class StatusTeller:
     def memory_ran_out(self) -> None:
         """Tell that something in the sandbox was killed for want of memory; the status stays as it is."""
         self._tell(self._told.status, "the session's memory ran out, and a process in it was killed", "out_of_memory")
+
+    def processes_ran_out(self) -> None:
+        """Tell that the sandbox has no room for more processes; the status stays as it is."""
+        self._tell(self._told.status, f"the session's sandbox is full: {NO_ROOM}", "process_limit")
 
 
 def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:

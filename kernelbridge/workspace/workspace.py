@@ -15,9 +15,9 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
+from kernelbridge.workspace.crowding import watch_crowding
 from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
@@ -117,8 +117,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
         )
-        self._jobs_mark = secrets.token_hex(16)
-        """What all has in its environment that a terminal command starts."""
+        self._jobs_mark = secrets.token_hex(16)  # in the environment of all that terminal commands start
         self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
@@ -238,6 +237,7 @@ class Workspace:
         if self._machine.state is WorkspaceState.ACTIVE:
             self.pausing.began(sandbox)
         self._tasks.create(self._watch(sandbox))
+        self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out))
         self._log.info("sandbox_started", sandbox=sandbox.id)
         return sandbox
 
@@ -365,7 +365,8 @@ class Workspace:
                 sandbox,
                 commands_host=self._data.paths(self.key).sockets,
                 commands_inside=sandbox.sockets_path,
-                env={**environment.env, shell_script.MARK: self._jobs_mark},
+                env=environment.env,
+                mark=self._jobs_mark,
                 max_output=self._settings.max_output,
                 overflow=functools.partial(self._spills.new, "command"),
             )

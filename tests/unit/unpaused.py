@@ -6,7 +6,7 @@ from collections.abc import Callable
 class Unpaused:
     """The part of `runtimes.base.Sandbox` that is about pauses and room."""
 
-    async def crowded(self) -> bool:
+    async def crowded(self) -> bool | None:
         return False
 
     async def pause(self) -> None:
