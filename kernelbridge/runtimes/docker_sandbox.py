@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from docker.api import APIClient
 from docker.errors import APIError
 
-from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.runtimes.base import NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, start_exec
 from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
@@ -113,6 +113,15 @@ class DockerSandbox:
         self._processes[exec_id] = process
         try:
             await process.start(attached, argv, rows=rows, cols=cols)
+        except RuntimeUnavailable:
+            self.forget(process)
+            raise
+        except SandboxError as exc:
+            self.forget(process)
+            # The engine's own helper says many things when it was not given a thread.
+            if NO_ROOM not in exc.reason and await self.crowded():
+                raise SandboxError(exc.message, NO_ROOM) from exc
+            raise
         except BaseException:
             self.forget(process)
             raise

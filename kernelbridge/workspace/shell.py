@@ -23,6 +23,8 @@ from kernelbridge.workspace.shell_terminals import ShellTerminals
 
 _TAKE_TIMEOUT = 10.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
+_STARVED_TIMEOUT = 2.0
+"""Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
 """Seconds between the end of a shell's process and the end of its output, or the other way round."""
 _SCREEN_PATIENCE = 2.0
@@ -63,6 +65,7 @@ class Shell:
         self._settings = settings
         self._exchange: Exchange | None = None
         self._usable = True
+        self._starved = False
         self._over = asyncio.Event()
         self._terminals = ShellTerminals(sandbox, screen, self._on_data)
         self._terminals.on_lost = self._screen_lost
@@ -174,7 +177,7 @@ class Shell:
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
-            await within(exchange.started, _TAKE_TIMEOUT)
+            await within(exchange.started, _STARVED_TIMEOUT if self._starved else _TAKE_TIMEOUT)
         match exchange.marks.state:
             case _ if exchange.cause is not None:
                 return
@@ -289,6 +292,7 @@ class Shell:
         if code == _NO_FORK:  # whose words may have been sent elsewhere
             with contextlib.suppress(SandboxError):
                 stalled = await self._sandbox.crowded() is not False
+        self._starved = stalled
         return CommandOutcome(
             output=notice + output,
             exit_code=code,

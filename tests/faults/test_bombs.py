@@ -106,11 +106,19 @@ async def test_jobs_that_leave_no_room_can_be_ended(server: RunningServer, clien
         await client.shell("for i in $(seq 400); do setsid -f sleep 1000 >/dev/null 2>&1 || break; done; sleep 1000 &")
         result = await timed(client, "ls; ls")
         assert (result["cause"], ROOM_ENDED in result["hint"]) == ("process_limit", True)
-        # What needs no process is not kept from anything.
-        assert (await client.shell("echo $y"))["output"] == "kept\n"
         frame = await end_jobs(client)
         assert (frame["step"], frame["statePreserved"]) == ("process_group", True)
         await alive(client)
+
+
+async def test_a_shell_that_cannot_be_had_is_told_why(server: RunningServer) -> None:
+    async with server.connect("u") as client, beside(server):
+        cell = await client.run("import subprocess\nwhile True: subprocess.Popen(['sleep', '1000'])")
+        assert cell["error"].startswith("BlockingIOError: ")
+        result = await timed(client, "ls")
+        assert (result["type"], ROOM_ENDED in result.get("error", "")) == ("error", True), result
+        await client.ask(type="restart_kernel", sessionId="s")
+        assert (await client.shell("echo back"))["output"] == "back\n"
 
 
 async def test_a_bomb_in_the_background(server: RunningServer, client: Client) -> None:
