@@ -39,7 +39,7 @@ import time
 
 PACKET = 4096
 KILL_SECONDS = 5.0
-MANY = 64
+MANY = 32
 OOM_SCORE = b"500"
 
 

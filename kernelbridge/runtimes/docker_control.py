@@ -43,7 +43,7 @@ _SWEEP = r"""
 stopped=
 many() {
     set -- /proc/[0-9]*
-    [ "$#" -gt 64 ]
+    [ "$#" -gt 32 ] || crowded
 }
 stop_all() {
     if [ -z "$stopped" ]; then stopped=1; kill -STOP -1 2>/dev/null; fi

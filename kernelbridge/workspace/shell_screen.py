@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable
 
-from kernelbridge.errors import TerminalError
+from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.base import NO_ROOM, Process, Sandbox
 from kernelbridge.workspace import shell_script
@@ -38,6 +38,12 @@ class ScreenOnly:
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
                 return cls(holder, await _name(holder))
+        except TerminalError as exc:
+            await holder.aclose()
+            with contextlib.suppress(SandboxError):
+                if await sandbox.crowded():  # not every program says so
+                    raise TerminalError(exc.message, NO_ROOM) from exc
+            raise
         except TimeoutError:
             await holder.aclose()
             reason = f"it was not open within {_READY_TIMEOUT:g} seconds"
