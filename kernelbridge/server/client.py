@@ -75,7 +75,7 @@ class Asker:
 
     def seq(self) -> int:
         """Give the number of the session's next event."""
-        return self.workspace.next_seq()
+        return self.workspace.feed.next_seq()
 
     def answer(self, message: ServerMessage) -> None:
         """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""

@@ -128,10 +128,6 @@ class Workspace:
         """The sandbox's state."""
         return self._machine.state
 
-    def next_seq(self) -> int:
-        """Give the number of the session's next event."""
-        return self.feed.next_seq()
-
     @property
     def queued(self) -> tuple[int, int]:
         """How many cells and how many terminal commands wait."""
@@ -315,8 +311,7 @@ class Workspace:
         return self.executions.busy or self._terminal.busy or self.terminals.busy
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
-        lost = event is WorkspaceEvent.LOST
-        self._status.changed(self._machine.state, self.executions.state, lost=lost)
+        self._status.changed(self._machine.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
 
     # -- what runs in it --------------------------------------------------------
 
