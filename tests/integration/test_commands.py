@@ -207,7 +207,8 @@ async def test_an_interrupt_right_behind_a_command_hits_that_one(client: Client)
 async def test_a_command_answers_while_a_cell_blocks(client: Client) -> None:
     await client.run("import os; os.path.exists('go') or os.mkfifo('go')")
     await client.send(type="execute_code", sessionId="s", code="open('go').read()", requestId="cell")
-    assert (await client.shell("echo meanwhile; echo x >go", requestId="cmd"))["output"] == "meanwhile\n"
+    await client.send(type="terminal_command", sessionId="s", command="echo meanwhile; echo x >go", requestId="cmd")
+    assert (await client.answer_to("cmd"))["output"] == "meanwhile\n"
     assert (await client.answer_to("cell"))["output"] == "'x\\n'\n"
 
 
