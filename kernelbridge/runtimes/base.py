@@ -58,6 +58,14 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What is known of a sandbox that an earlier server left running."""
+
+    sandbox_id: str
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
 class ExitStatus:
     """How a process or a sandbox ended. Exactly one of `code` and `signal` is set when it is known."""
 
@@ -83,6 +91,11 @@ class Process(Protocol):
 
     pid: int
     """As seen inside the sandbox."""
+
+    @property
+    def handle(self) -> str:
+        """By which `Sandbox.rejoin` finds it when another server has taken the sandbox over; empty where none can."""
+        ...
 
     async def read(self) -> bytes:
         """Give the next output, stdout and stderr merged; `b""` once it has ended. One reader at a time."""
@@ -137,6 +150,20 @@ class Sandbox(Protocol):
 
         Without `tty`, stdin is empty (`write` is not supported). Raises `SandboxError`
         when the sandbox is gone or the program cannot be started.
+        """
+        ...
+
+    async def rejoin(self, handle: str) -> Process:
+        """Give a process that an earlier server started; nothing can be read from it or written to it any more.
+
+        Raises `SandboxError` if there is no way back to it.
+        """
+        ...
+
+    async def end_others(self, *, spare: int) -> None:
+        """SIGKILL whatever an earlier server started with `exec`, with its session, but for the process `spare`.
+
+        Raises `SandboxError` if some outlive it.
         """
         ...
 
@@ -206,6 +233,8 @@ class RuntimeInfo:
     """What a user must know before they trust it."""
     images: bool = False
     """Whether sandboxes are made of images."""
+    adopts: bool = False
+    """Whether sandboxes outlive the server, and the next one can take them over."""
     cpus: int | None = None
     """Processors of the machine that sandboxes run on, where no sandbox can be promised more."""
 
@@ -226,10 +255,21 @@ class Runtime(Protocol):
         """Make and start one. On failure nothing is left behind. Raises `SandboxError` or `ImageError`."""
         ...
 
-    async def reclaim(self) -> int:
-        """Destroy what an earlier server with the same data directory left running; return how many."""
+    async def adopt(self, left: Mapping[str, Left]) -> Mapping[str, Sandbox]:
+        """Take over what an earlier server with the same data directory left running, by workspace id.
+
+        `left` is what is known of it; what does not run any more is not in the result. A sandbox may be paused: who
+        takes it over resumes it. Raises `SandboxError` or `RuntimeUnavailable`.
+        """
         ...
 
-    async def aclose(self) -> None:
-        """Destroy every sandbox that it made and release everything it holds. Idempotent."""
+    async def reclaim(self) -> int:
+        """Destroy what such a server left running and was not adopted; return how many."""
+        ...
+
+    async def aclose(self, *, keep: bool = False) -> None:
+        """Destroy every sandbox that it made or adopted, and release everything it holds. Idempotent.
+
+        With `keep` those that can outlive the server are left to the next one.
+        """
         ...

@@ -8,6 +8,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 │   │   └── docker_control   its idle process, which sends signals
 │   ├── docker_pauses    whether it stands still
 │   └── docker_exit      what its exit means: code, signal, out of memory
+├── docker_info      what the runtime says of itself
 ├── docker_removals  what the engine did not remove when it was asked to
 ├── docker_events    the thread that follows the engine's event stream
 ├── docker_attach    the byte streams of execs
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ import structlog
 from docker.errors import APIError
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import ExitStatus, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.base import ExitStatus, Left, SandboxSpec
 from kernelbridge.runtimes.docker_control import IDLE
 from kernelbridge.runtimes.docker_engine import (
     CALL_TIMEOUT,
@@ -43,6 +45,7 @@ from kernelbridge.runtimes.docker_engine import (
 from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker_exit import exit_status
 from kernelbridge.runtimes.docker_image import WorkspaceImage
+from kernelbridge.runtimes.docker_info import runtime_info, start_problem
 from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from kernelbridge.runtimes.docker_seccomp import seccomp_profile
@@ -70,7 +73,7 @@ class DockerRuntime:
     """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
 
     def __init__(self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp: str | None) -> None:
-        self.info = _runtime_info(about, image)
+        self.info = runtime_info(about, image)
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus
@@ -158,6 +161,33 @@ class DockerRuntime:
             self._create(spec), undo=DockerSandbox.destroy, doing=f"making the sandbox of {spec.workspace_id}"
         )
 
+    async def adopt(self, left: Mapping[str, Left]) -> dict[str, DockerSandbox]:
+        """Take over those containers of earlier servers that still run; see `base.Runtime.adopt`."""
+        for row in await self._listed(self._own_label):
+            known = left.get(row["Labels"].get(WORKSPACE_LABEL, ""))
+            if known is not None and known.sandbox_id == row["Id"] and row["Id"] not in self._sandboxes:
+                # Before it is looked at: its end may be told at any time from here on.
+                self._known(row["Id"]).facts = known.facts
+        adopted: dict[str, DockerSandbox] = {}
+        for workspace_id, known in left.items():
+            sandbox = self._sandboxes.get(known.sandbox_id)
+            if sandbox is not None and await self._runs(sandbox):
+                adopted[workspace_id] = sandbox
+            elif sandbox is not None:
+                self._dropped(sandbox)
+        return adopted
+
+    async def _runs(self, sandbox: DockerSandbox) -> bool:
+        try:
+            found = await self._engine.call(
+                lambda api: api.inspect_container(sandbox.id), doing="inspecting a container"
+            )
+        except APIError as exc:
+            if exc.status_code == _NOT_FOUND:
+                return False
+            raise SandboxError("The engine's containers cannot be inspected", explain(exc)) from exc
+        return bool(found["State"].get("Running")) and sandbox.alive
+
     async def reclaim(self) -> int:
         """Remove the containers of earlier servers with the same instance; return how many."""
         found = await self._listed(self._own_label)
@@ -166,14 +196,18 @@ class DockerRuntime:
             await self._remove(container_id)
         return len(stale)
 
-    async def aclose(self) -> None:
-        """Remove every container that it made, end its threads. Idempotent; what cannot be removed is logged."""
+    async def aclose(self, *, keep: bool = False) -> None:
+        """Remove every container that it made, but for `keep`; end its threads. Idempotent.
+
+        What cannot be removed is logged.
+        """
         self._closed = True
         self._removals.stop()
         await self._background.settle()
         sandboxes = list(self._sandboxes.values())
         await asyncio.gather(*(self._clean_up(token) for token in self._given_up))
-        results = await asyncio.gather(*(box.destroy() for box in sandboxes), return_exceptions=True)
+        ends = (box.leave() if keep else box.destroy() for box in sandboxes)
+        results = await asyncio.gather(*ends, return_exceptions=True)
         for box, result in zip(sandboxes, results, strict=True):
             if isinstance(result, BaseException):
                 log.warning("container_left_behind", container=box.id, reason=str(result))
@@ -223,7 +257,7 @@ class DockerRuntime:
             await self._clean_up(launch.token)
             if exc.status_code == _NOT_FOUND and "no such image" in explain(exc).lower():
                 raise self._image(image).absent() from exc
-            raise SandboxError("The sandbox could not be started", _start_problem(explain(exc))) from exc
+            raise SandboxError("The sandbox could not be started", start_problem(explain(exc))) from exc
         return sandbox
 
     async def _make(self, launch: Launch) -> DockerSandbox:
@@ -241,14 +275,17 @@ class DockerRuntime:
                 if exc.status_code != _CONFLICT or loop.time() > last:
                     raise
             await self._remove_stale(launch)
-        sandbox = DockerSandbox(
+        return self._known(container_id)
+
+    def _known(self, container_id: str) -> DockerSandbox:
+        """Have its events told to what stands for a container."""
+        sandbox = self._sandboxes[container_id] = DockerSandbox(
             container_id,
             engine=self._engine,
             background=self._background,
             on_removed=self._dropped,
             removals=self._removals,
         )
-        self._sandboxes[container_id] = sandbox
         return sandbox
 
     def _dropped(self, sandbox: DockerSandbox) -> None:
@@ -360,30 +397,3 @@ def _read_profile(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The seccomp profile {path} cannot be read", str(exc)) from exc
-
-
-def _runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
-    warning = None
-    if "seccomp" not in about.security:
-        warning = "the Docker engine filters no system calls: it was built or started without seccomp"
-    return RuntimeInfo(
-        name="docker",
-        detail=f"{about}, image {image}",
-        isolation=(
-            "a container for each workspace: no network but loopback, no capabilities, read-only root, "
-            "a user without privileges, limits on memory, CPU and processes"
-        ),
-        warning=warning,
-        images=True,
-        cpus=about.cpus or None,
-    )
-
-
-def _start_problem(reason: str) -> str:
-    lower = reason.lower()
-    if "bind source path does not exist" in lower:
-        return (
-            f"{reason}; the data directory must have the same absolute path for the engine as for kernelbridge, "
-            "also when kernelbridge runs in a container"
-        )
-    return reason

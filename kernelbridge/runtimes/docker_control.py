@@ -90,6 +90,19 @@ sweep_session() {
     done
     return 1
 }
+sweep_others() {
+    result=0
+    for origin in /proc/[0-9]*/stat; do
+        { IFS= read -r stat <"$origin"; } 2>/dev/null || continue
+        pid=${stat%% *}
+        set -f; set -- "$1" ${stat##*) }; set +f
+        if [ "$3" = 0 ] && [ "$pid" != 1 ] && [ "$pid" != "$1" ]; then
+            sweep "$pid"
+            if [ "$?" = 1 ]; then result=1; fi
+        fi
+    done
+    return "$result"
+}
 sweep_mark() {
     if many; then stop_all; fi
     once=' '
@@ -144,6 +157,7 @@ sweep_mark() {
 # `crowded`: 0 for yes, 1 for no, 2 where there are no numbers to be had.
 # `sweep`: the leader first, or it would see its children die and end in its own way. Again until nothing of the session
 # is left, for a process may be forking while it is killed.
+# `sweep_others`: what an exec has started has its parent outside, and so none here.
 # `sweep_marked`: what has no mark cannot have children with one, so it is not read in every round; but twice, for an
 # environment ends early where its process becomes another program meanwhile. Where there was nothing to read, a process
 # did just that, or ended, perhaps after a fork: then it looks some times more. `read` leaves the zero bytes out. What
@@ -181,6 +195,10 @@ class ControlChannel:
     async def sweep(self, session: int) -> int | None:
         """SIGKILL a whole session; 0, `LEADER_KILLED` or `OUTLIVED`, None if the container is gone."""
         return await self._ask(f"sweep {session}")
+
+    async def sweep_others(self, spare: int) -> int | None:
+        """SIGKILL the sessions of all execs but that of `spare`; 0 or `OUTLIVED`, None if the container is gone."""
+        return await self._ask(f"sweep_others {spare}")
 
     async def sweep_marked(self, mark: str, spare: int) -> int | None:
         """SIGKILL whatever but `spare` has `mark`; 0 or `OUTLIVED`, None if the container is gone."""

@@ -45,8 +45,10 @@ class Pauses:
         return not self._running.is_set()
 
     def watch(self, told: PauseTold) -> None:
-        """Have `told` called when it turns out that somebody else has paused or resumed it."""
+        """Have `told` called when it turns out that somebody else has paused or resumed it, or has done so before."""
         self._told = told
+        if self.paused:
+            asyncio.get_running_loop().call_soon(told, True)  # noqa: FBT003 - a `PauseTold`
 
     async def pause(self) -> None:
         """Have it stand still. Idempotent; raises `SandboxError` or `RuntimeUnavailable`."""

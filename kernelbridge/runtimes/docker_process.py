@@ -125,6 +125,16 @@ class DockerProcess:
         if self._stream.ended:
             self._stream_ended()
 
+    def rejoin(self, pid: int) -> None:
+        """Stand for a process that an earlier server started: its connection ended with that server."""
+        self.pid, self._started = pid, True
+        self._stream.abort()  # and so it is asked whether it still runs
+
+    @property
+    def handle(self) -> str:
+        """By which another server finds it: the exec, whose end the engine tells, and the process in it."""
+        return f"{self.exec_id}:{self.pid}"
+
     async def read(self) -> bytes:
         """Give the next output; `b""` once it has ended."""
         return await self._stream.read()
@@ -175,6 +185,11 @@ class DockerProcess:
             await self.kill()
         finally:
             await self._stream.aclose()
+
+    async def leave(self) -> None:
+        """Hang up, and let it run."""
+        self._judged = True
+        await self._stream.aclose()
 
     def exited(self, code: int | None) -> None:
         """Learn from the engine that it has ended."""

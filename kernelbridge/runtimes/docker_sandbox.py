@@ -127,6 +127,25 @@ class DockerSandbox:
             raise
         return process
 
+    async def rejoin(self, handle: str) -> DockerProcess:
+        """Give a process that an earlier server started; raises `SandboxError` if `handle` is none of this runtime."""
+        exec_id, _, pid = handle.partition(":")
+        if not (exec_id and pid.isdigit()):
+            raise SandboxError("A process cannot be found again", f"{handle[:100]!r} does not name one")
+        if (known := self._processes.get(exec_id)) is not None:
+            return known
+        process = DockerProcess(
+            exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=False
+        )
+        self._processes[exec_id] = process
+        process.rejoin(int(pid))
+        return process
+
+    async def end_others(self, *, spare: int) -> None:
+        """SIGKILL the sessions of all execs but that of the process `spare`; raises `SandboxError`."""
+        if self.alive and await self.control.sweep_others(spare) == OUTLIVED:
+            raise outlived()
+
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
         if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
@@ -200,6 +219,12 @@ class DockerSandbox:
             await self.control.aclose()
         self._on_removed(self)
         self._ended(ExitStatus(signal=signal.SIGKILL), drain=False)
+
+    async def leave(self) -> None:
+        """Release what is held of the container, and leave it and all that runs in it to the next server."""
+        for process in list(self._processes.values()):
+            await process.leave()
+        await self.control.aclose()
 
     def forget(self, process: DockerProcess) -> None:
         """Take note that nothing more will be heard of a process."""

@@ -19,13 +19,14 @@ import itertools
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from kernelbridge.errors import ImageError, SandboxError
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroup, Cgroups
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
@@ -105,7 +106,11 @@ class LocalRuntime:
         self._links.reclaim()
         return await asyncio.to_thread(self._cgroups.reclaim)
 
-    async def aclose(self) -> None:
+    async def adopt(self, _left: Mapping[str, Left]) -> Mapping[str, LocalSandbox]:
+        """Adopt nothing: a sandbox ends with the server that made it, lest it be left to itself."""
+        return {}
+
+    async def aclose(self, *, keep: bool = False) -> None:  # noqa: ARG002 - they cannot outlive the server
         """Destroy every sandbox."""
         self._closed = True
         results = await asyncio.gather(

@@ -69,6 +69,7 @@ class LocalProcess:
         post_kill: Callable[[], None],
     ) -> None:
         self.pid = 0
+        self.handle = ""
         self.ooms = ooms
         """How often the sandbox had been out of memory when this process began."""
         self._loop = asyncio.get_running_loop()

@@ -161,6 +161,13 @@ class LocalSandbox:
             ) from exc
         return process
 
+    async def rejoin(self, handle: str) -> LocalProcess:
+        """Refuse: no process outlives the server that started it."""
+        raise SandboxError("A process cannot be found again", f"{handle[:100]!r} ended with the server")
+
+    async def end_others(self, *, spare: int) -> None:
+        """End nothing: no process outlives the server that started it."""
+
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
         await self._until_running()

@@ -43,6 +43,7 @@ class HostProcess:
         self._process = process
         self._ended = asyncio.ensure_future(self._wait())
         self.pid = process.pid
+        self.handle = ""
 
     async def _wait(self) -> ExitStatus:
         code = await self._process.wait()

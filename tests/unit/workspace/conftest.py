@@ -33,6 +33,7 @@ class HostProcess:
         self._closed = False
         self._output: asyncio.Queue[bytes] = asyncio.Queue()
         self.pid = process.pid
+        self.handle = ""
         os.set_blocking(master, False)
         asyncio.get_running_loop().add_reader(master, self._on_output)
 

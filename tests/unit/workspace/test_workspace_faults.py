@@ -1,7 +1,7 @@
 """A workspace over a runtime that fails: every request is answered, every close ends, nothing is started twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ import pytest
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.execution import Cell, Outcome
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
@@ -91,10 +91,13 @@ class FaultyRuntime:
         self.created += 1
         return BrokenSandbox(self)
 
+    async def adopt(self, _left: Mapping[str, Left]) -> Mapping[str, Any]:
+        return {}
+
     async def reclaim(self) -> int:
         return 0
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, keep: bool = False) -> None:
         pass
 
 
