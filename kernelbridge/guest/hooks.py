@@ -20,6 +20,7 @@ debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attach
 interrupts  one that comes before the cell's first line waits for it, one behind its last ends nothing; a cell that
             awaits is ended by one
 commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
+recall      what a cell tells while no server is there is kept for the next one
 """
 
 import contextvars
@@ -125,7 +126,12 @@ def install_input(kernel):
                 raise StdinNotImplementedError("%s() is not available in a forked process" % name)
             if not kernel._allow_stdin:
                 raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
-            return original(*args, **kwargs)
+            prompt = args[0] if args else kwargs.get("prompt", "")
+            recollection.asked = {"prompt": str(prompt), "password": name == "getpass"}
+            try:
+                return original(*args, **kwargs)
+            finally:
+                recollection.asked = None
 
         ask.__name__ = ask.__qualname__ = name
         ask.__doc__ = original.__doc__
@@ -321,7 +327,7 @@ def install():
     failures = []
     parts = (install_names, install_lines, install_sources, install_streams, install_threads)
     parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
-    parts += (install_debugger, install_interrupts, install_commands)
+    parts += (install_debugger, install_interrupts, install_commands, install_recall)
     for part in parts:
         try:
             part(kernel)

@@ -148,7 +148,9 @@ class Outbox:
             text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         for start in range(0, len(text), PART):
             content = {"name": stream.name, "text": text[start : start + PART]}
+            recollection.length = len(content["text"]) if text.isascii() else len(content["text"].encode())
             session.send(self, session.msg("stream", content, parent=parent), ident=stream.topic)
+        recollection.length = None
 
     def send_multipart(self, *args, **kwargs):
         # Called by `session.send`, in the publishing thread: at once, not behind what was queued meanwhile.

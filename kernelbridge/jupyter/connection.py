@@ -37,12 +37,13 @@ class SocketDirectory:
     `host` is the workspace's socket directory, owned by the bridge; `inside` is where the sandbox sees it.
     """
 
-    def __init__(self, host: Path, inside: str, incarnation: int) -> None:
+    def __init__(self, host: Path, inside: str, incarnation: int, *, key: str | None = None) -> None:
+        self.incarnation = incarnation
         self._path = host / f"k{incarnation}"
         self._inside = f"{inside}/k{incarnation}"
         self._fd = -1
         self._sockets: dict[str, int] = {}
-        self.key = secrets.token_hex(32).encode()
+        self.key = (key or secrets.token_hex(32)).encode()
         """Signs the messages of this incarnation."""
 
     @property
@@ -79,6 +80,18 @@ class SocketDirectory:
         # To everyone, and not by chown: with user namespaces the sandbox's uid is not the host's. The
         # directories above are closed to all but the bridge, so everyone is who sees it mounted: the sandbox.
         os.fchmod(self._fd, _OPEN)
+
+    def reopen(self) -> None:
+        """Find a directory again that an earlier server made, with all its sockets; raises `KernelError`."""
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as exc:
+            raise KernelError("The kernel cannot be reached", f"its directory vanished: {exc.strerror}") from exc
+        try:
+            self.secure()
+        except BaseException:
+            self.release()
+            raise
 
     def bound(self) -> bool:
         """Whether the kernel has made all its sockets."""
@@ -120,16 +133,21 @@ class SocketDirectory:
         if self._fd < 0:
             return
         ours = self._is_ours()
-        for fd in (*self._sockets.values(), self._fd):
-            os.close(fd)
-        self._sockets.clear()
-        self._fd = -1
+        self.release()
         if not ours:
             return
         try:
             remove_tree(self._path)
         except OSError as exc:  # the sandbox's user may have left a directory that only root can empty
             log.warning("socket_directory_left", path=str(self._path), error=str(exc))
+
+    def release(self) -> None:
+        """Release the descriptors, and leave the directory to another server. Idempotent."""
+        for fd in (*self._sockets.values(), self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._sockets.clear()
+        self._fd = -1
 
     def _is_ours(self) -> bool:
         """Whether its path still leads to it: the directory above is made anew for every sandbox."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal as signals
 from typing import NamedTuple
 
+from kernelbridge.runtimes.base import ExitStatus
+
 
 class Ended(NamedTuple):
     """What the result of an execution says that was ended from outside."""
 
-    cause: str
+    cause: str | None
     error: str
     """`<Name>: <message>` on one line."""
     exit_code: int | None = None
@@ -23,6 +25,29 @@ _RESTARTED = "KernelRestarted: the interpreter was restarted while the cell ran;
 
 SESSION_CLOSED = Ended("session_closed", _CLOSED)
 KERNEL_RESTARTED = Ended("kernel_restarted", _RESTARTED)
+
+_LOST = "ResultLost: the cell ended while no server was there, or never began; its kernel does not keep what it tells"
+_NEVER_RAN = "NeverRan: the server ended before the cell reached its kernel; send it again"
+RESULT_LOST = Ended(None, _LOST)
+NEVER_RAN = Ended(None, _NEVER_RAN)
+UNKNOWN = frozenset({_LOST, _NEVER_RAN})
+"""The errors that say nothing of the kernel: it lives, with its variables."""
+
+
+def process_ended(status: ExitStatus) -> Ended:
+    """Say how the kernel's process has ended."""
+    if status.oom:
+        return out_of_memory()
+    if status.lost:
+        return sandbox_lost()
+    return kernel_died(str(status), code=status.code, signal=status.signal)
+
+
+def sandbox_lost_meanwhile() -> Ended:
+    """Say that the sandbox ended while no server was there."""
+    what = "the cell's output and its variables are lost, its files are kept"
+    error = f"SandboxLost: the sandbox ended while no server was there; {what}"
+    return Ended("sandbox_lost", error)
 
 
 def kernel_died(how: str, *, code: int | None, signal: int | None) -> Ended:

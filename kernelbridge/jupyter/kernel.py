@@ -26,7 +26,7 @@ from typing import Any, Self
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter import endings, wire
+from kernelbridge.jupyter import cell_request, endings, wire
 from kernelbridge.jupyter.beginning import until_code_runs
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
@@ -34,10 +34,11 @@ from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
 from kernelbridge.jupyter.help import Help
+from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.jupyter.startup import OwnOutput, install_hooks, until_bound, until_heard, why_not_started, with_room
+from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
@@ -94,6 +95,9 @@ class Kernel:
         self._fault: str | None = None
         self._closing = False
         self._close: asyncio.Task[None] | None = None
+        self.recalls = False
+        """Whether our hooks are in it."""
+        self._routing_id = self._session.encode()
         self._own_output = OwnOutput()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reader = self._spawn(self._own_output.read(process))
@@ -153,7 +157,8 @@ class Kernel:
             answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
         )
         try:
-            await kernel._start(start_timeout, routing_id, hooks=hooks)
+            work = kernel._spawn(kernel._bring_up(routing_id, hooks=hooks))
+            await in_time(work, kernel.died, start_timeout, kernel._own_output, fault=lambda: kernel._fault)
         except KernelError as exc:
             await kernel.aclose()
             raise await with_room(exc, sandbox) from exc
@@ -162,26 +167,39 @@ class Kernel:
             raise
         return kernel
 
-    def submit(self, cell: Cell, done: Callable[[Outcome], None], listener: Listener | None = None) -> Execution:
+    @property
+    def identity(self) -> KernelIdentity:
+        """What another server has to know to adopt it."""
+        return KernelIdentity(
+            spec=self.spec,
+            incarnation=self._directory.incarnation,
+            key=self._directory.key.decode(),
+            routing_id=self._routing_id.decode(),
+            recalls=self.recalls,
+            subshells=self.help.subshells,
+            answers_interrupts=self._answers_interrupts,
+            process=self._process.handle,
+        )
+
+    def submit(
+        self,
+        cell: Cell,
+        done: Callable[[Outcome], None],
+        listener: Listener | None = None,
+        *,
+        note: Callable[[str], None] | None = None,
+    ) -> Execution:
         """Send a cell; `done` is called once, with its outcome, from the event loop; `listener` before, as it runs.
 
-        Raises `KernelError` if the kernel is dead, `ValueError` if the code is not valid Unicode.
+        `note` is called with the id of its request before that is sent. Raises `KernelError` if the kernel is dead,
+        `ValueError` if the code is not valid Unicode.
         """
         channels = self._alive()
-        msg_id, frames = self._codec.request(
-            "execute_request",
-            {
-                "code": cell.code,
-                "silent": cell.silent,
-                "store_history": cell.store_history and not cell.silent,
-                "user_expressions": {},
-                "allow_stdin": cell.allow_stdin,
-                "stop_on_error": False,
-            },
-            username=cell.user,
-            metadata={"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}},
-        )
+        content, metadata = cell_request.content(cell), cell_request.metadata(cell)
+        msg_id, frames = self._codec.request("execute_request", content, username=cell.user, metadata=metadata)
         execution = self._table.add(msg_id, done, listener, asks=cell.allow_stdin)
+        if note is not None:
+            note(msg_id)
         try:
             channels.send("shell", frames)
         except KernelError as exc:
@@ -242,6 +260,13 @@ class Kernel:
             self._close = asyncio.get_running_loop().create_task(self._take_down())
         await asyncio.shield(self._close)
 
+    async def leave(self) -> None:
+        """Release everything, and let it run for another server; nobody is told how what is pending ends."""
+        self._closing = True
+        self._disconnect()
+        await self._end_tasks(grace=0)
+        self._directory.release()
+
     async def _take_down(self) -> None:
         async with contextlib.AsyncExitStack() as steps:  # from the last to the first
             steps.callback(self._directory.close)
@@ -251,28 +276,14 @@ class Kernel:
             self._requests.end()
             self.end_pending(endings.SESSION_CLOSED)
 
-    async def _end_tasks(self) -> None:
+    async def _end_tasks(self, *, grace: float = _LOST_GRACE) -> None:
         if not self.died.done():
-            await asyncio.wait({self.died}, timeout=_LOST_GRACE)
+            await asyncio.wait({self.died}, timeout=grace)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- start --------------------------------------------------------------------
-
-    async def _start(self, timeout: float, routing_id: bytes | None, *, hooks: bool) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
-        work = self._spawn(self._bring_up(routing_id, hooks=hooks))
-        await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if self.died.done():
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)  # whatever it failed with: this is why
-            raise KernelError("The kernel did not start", self._last_words(self.died.result()))
-        if not work.done():
-            raise KernelError(
-                "The kernel did not start",
-                why_not_started(f"it did not answer within {timeout:g} s", None, self._own_output.tail()),
-            )
-        await work
 
     async def _bring_up(self, routing_id: bytes | None, *, hooks: bool) -> None:
         await until_bound(self._directory, self._exited)
@@ -280,19 +291,24 @@ class Kernel:
             await asyncio.wait({self.died})
             return
         self._directory.secure()
+        channels = self._connect(routing_id or self._routing_id)
+        info = await until_heard(self._requests, self._iopub_seen)
+        self.help.subshells = "kernel subshells" in (info.supported_features or ())
+        if hooks and self.spec.language == "python":
+            self.recalls = await install_hooks(self._requests, channels)
+        self._ready = True
+
+    def _connect(self, routing_id: bytes) -> Channels:
+        self._routing_id = routing_id
         self._channels = Channels(
             {channel: self._directory.endpoint(channel) for channel in PORTS},
-            routing_id=routing_id or self._session.encode(),
+            routing_id=routing_id,
             received=self._intake.received,
             lost=self._lost,
             stuck=lambda channel: self._break(f"it took nothing from its {channel} channel any more"),
             max_message=self._max_message,
         )
-        info = await until_heard(self._requests, self._iopub_seen)
-        self.help.subshells = "kernel subshells" in (info.supported_features or ())
-        if hooks and self.spec.language == "python":
-            await install_hooks(self._requests, self._channels)
-        self._ready = True
+        return self._channels
 
     # -- what the kernel sends ------------------------------------------------------
 
@@ -357,7 +373,7 @@ class Kernel:
             if self._channels is not None and self._fault is None and not self._closing:
                 await self._channels.drained(_DRAIN_TIMEOUT)
             self._disconnect()
-            self._table.end_all(_ended(status))
+            self._table.end_all(endings.process_ended(status))
             self._requests.end()
             await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
         except Exception:
@@ -369,10 +385,6 @@ class Kernel:
     def _disconnect(self) -> None:
         if self._channels is not None:
             self._channels.close()
-
-    def _last_words(self, status: ExitStatus) -> str:
-        said = self._own_output.tail() or "it printed nothing; see that the image's kernel works"
-        return why_not_started(f"{self._fault or 'its process ended'} ({status})", status, said)
 
     # -- helpers ----------------------------------------------------------------------
 
@@ -386,11 +398,3 @@ class Kernel:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _ended(status: ExitStatus) -> Ended:
-    if status.oom:
-        return endings.out_of_memory()
-    if status.lost:
-        return endings.sandbox_lost()
-    return endings.kernel_died(str(status), code=status.code, signal=status.signal)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -67,6 +69,35 @@ async def with_room(error: KernelError, sandbox: Sandbox) -> KernelError:
     return error
 
 
+async def in_time(
+    work: asyncio.Task[None],
+    died: asyncio.Future[ExitStatus],
+    timeout: float,  # noqa: ASYNC109 - giving up has a text of its own
+    own_output: OwnOutput,
+    *,
+    fault: Callable[[], str | None],
+) -> None:
+    """Wait until a kernel has started. Raises `KernelError` that says what it did instead.
+
+    `fault` gives what it did wrong, if it was ended for that.
+    """
+    first: set[asyncio.Future[Any]] = {work, died}
+    await asyncio.wait(first, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    if died.done():
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)  # whatever it failed with: this is why
+        status = died.result()
+        said = own_output.tail() or "it printed nothing; see that the image's kernel works"
+        reason = why_not_started(f"{fault() or 'its process ended'} ({status})", status, said)
+        raise KernelError("The kernel did not start", reason)
+    if not work.done():
+        raise KernelError(
+            "The kernel did not start",
+            why_not_started(f"it did not answer within {timeout:g} s", None, own_output.tail()),
+        )
+    await work
+
+
 async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:
     """Wait until the kernel has made its sockets, or has exited."""
     # Another process makes these files and tells nobody: this is the one thing that has to be polled.
@@ -90,11 +121,22 @@ async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.Kern
     return info
 
 
-async def install_hooks(requests: RequestTable, channels: Channels) -> None:
-    """Run `kernelbridge.guest` in a Python kernel; one that it does not fit is left as it was. Raises `BadFrame`."""
+async def until_listening(requests: RequestTable, heard: asyncio.Event) -> None:
+    """Make the kernel speak until its output is heard, by what it answers while a cell runs."""
+    while not heard.is_set() and await requests.ask("control", "kernel_info_request", {}) is not None:
+        pass
+
+
+async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
+    """Run `kernelbridge.guest` in a Python kernel, and say whether it is in it. Raises `BadFrame`.
+
+    A kernel that it does not fit is left as it was.
+    """
     reply = await requests.ask("shell", "execute_request", hooks_request(hooks_source()))
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
     elif reply is not None:
         channels.bound_output()  # its publisher loses nothing from here on
+        return True
+    return False

@@ -1,0 +1,117 @@
+"""What the newest cell has told, for a server that was not there: part of the program of `hooks.py`, which see.
+
+What a kernel publishes while nobody listens is lost, and so is the reply to a client that has gone. So both are kept
+until the next cell begins, and given upon a `kernelbridge_recall_request` on control.
+"""
+
+import json
+import threading
+from collections import deque
+
+KEPT = 1 << 20  # bytes of the newest messages
+DELIMITER = b"<IDS|MSG>"
+SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "error")
+RECALL_TIMEOUT = 30  # seconds that the publishing thread may take
+
+
+class Kept:
+    """Of one cell. Messages come from the publishing thread only."""
+
+    def __init__(self, cell):
+        self.cell = cell
+        self.messages = deque()  # (header, parent header, content, bytes of text or None)
+        self.size = 0
+        self.left_out = 0
+        self.reply = None
+        self.figures = {}
+
+    def add(self, frames, length):
+        at = frames.index(DELIMITER)
+        header, parent, content = frames[at + 2], frames[at + 3], frames[at + 5]
+        self.messages.append((header, parent, content, length))
+        self.size += len(header) + len(parent) + len(content)
+        while self.size > KEPT:
+            header, parent, content, length = self.messages.popleft()
+            self.size -= len(header) + len(parent) + len(content)
+            if length is None and json.loads(header)["msg_type"] in SHOWN:
+                length = len(content)
+            self.left_out += length or 0
+
+    def written(self):
+        messages = []
+        for header, parent, content, _ in self.messages:
+            header, parent = json.loads(header), json.loads(parent)
+            text = bytes(content).decode("utf-8", "replace")
+            messages.append((header["msg_type"], header["msg_id"], parent.get("msg_id", ""), text))
+        return {
+            "cell": self.cell,
+            "messages": messages,
+            "left_out": self.left_out,
+            "reply": self.reply,
+            "figures": self.figures,
+        }
+
+
+class Recollection:
+    """What a kernel remembers for the next server."""
+
+    kept = Kept(None)
+    asked = None  # what the cell waits for an answer to
+    length = None  # bytes of the text that is being published
+
+
+recollection = Recollection()
+
+
+class Publisher:
+    """Publishes at once; for the publishing thread."""
+
+    def __init__(self, send):
+        self.send_multipart = send
+
+
+def install_recall(kernel):
+    pub_thread, session = kernel.iopub_thread, kernel.session
+    really_send, init_metadata, finish_metadata = (
+        pub_thread._really_send,
+        kernel.init_metadata,
+        kernel.finish_metadata,
+    )
+    publisher = Publisher(really_send)
+
+    def send_and_keep(msg, *args, **kwargs):
+        try:
+            recollection.kept.add(msg, recollection.length)
+        except Exception:  # no message of this protocol, or the kernel's memory is full: it is sent all the same
+            pass
+        return really_send(msg, *args, **kwargs)
+
+    def begin(parent):
+        recollection.kept = Kept(parent["header"]["msg_id"])
+        return init_metadata(parent)
+
+    def finish(parent, metadata, reply_content):
+        metadata = finish_metadata(parent, metadata, reply_content)
+        kept = recollection.kept
+        if kept.cell == parent["header"]["msg_id"]:
+            names = ("status", "execution_count", "ename", "evalue", "traceback", "payload")
+            kept.figures = metadata.get("kernelbridge") or {}
+            kept.reply = {name: reply_content[name] for name in names if name in reply_content}
+        return metadata
+
+    def recall(stream, ident, parent):
+        found, done = {}, threading.Event()
+
+        def look():
+            # Between two messages: what is published behind the mark is not in the answer, all before it is.
+            found.update(recollection.kept.written(), asked=recollection.asked)
+            session.send(publisher, session.msg("kernelbridge_recalled", {}, parent=parent), ident=b"kernelbridge")
+            done.set()
+
+        pub_thread.schedule(look)
+        done.wait(RECALL_TIMEOUT)
+        session.send(stream, "kernelbridge_recall_reply", found, parent, ident=ident)
+
+    pub_thread._really_send = send_and_keep
+    kernel.init_metadata, kernel.finish_metadata = begin, finish
+    kernel.control_handlers["kernelbridge_recall_request"] = recall

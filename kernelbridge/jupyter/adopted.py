@@ -1,0 +1,256 @@
+"""A kernel that an earlier server started, which another one speaks to under the same routing id.
+
+    kernel = AdoptedKernel.adopt(process, identity, …)
+    await kernel.settle(timeout)                  # nothing runs in it: afterwards it is a kernel like any other
+    kernel.take_over(msg_id, done, listener, …)   # or: a cell runs in it, or has ended meanwhile
+
+A reply that the kernel sends while another server is there reaches that one. What it sent while none was, it recalls
+(`recall.py`), if our hooks are in it; otherwise that is lost, and said to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from kernelbridge.errors import KernelError
+from kernelbridge.jupyter import endings, recall, wire
+from kernelbridge.jupyter.channels import MAX_MESSAGE
+from kernelbridge.jupyter.connection import SocketDirectory
+from kernelbridge.jupyter.events import Listener
+from kernelbridge.jupyter.execution import FINAL, Execution, Outcome
+from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
+from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.jupyter.startup import until_heard, until_listening
+from kernelbridge.runtimes.base import Process
+
+log = structlog.get_logger(__name__)
+
+HELD = 16 << 20
+"""Bytes of output that may come before the kernel has recalled what came before them."""
+MARK_TIMEOUT = 10.0
+"""Seconds for the mark among its output, once it has answered."""
+LATE_IDLE = 1.0
+"""Seconds for the end of the output of a cell whose reply has come."""
+PARTLY_LOST = "kernelbridge: the server was restarted while the cell ran; {what}\n"
+
+
+class AdoptedKernel(Kernel):
+    """A kernel that runs already. Made by `adopt`."""
+
+    _held: list[wire.Message] | None = None
+    """What it published before it has recalled the rest; None when it is handed on at once."""
+    _held_bytes = 0
+    _marked: asyncio.Event
+    _identity: KernelIdentity
+    _missing: int | None = None
+    """Bytes of the running cell's output that are lost; None: all that it wrote before, or nobody knows how much."""
+
+    @classmethod
+    def adopt(
+        cls,
+        process: Process,
+        identity: KernelIdentity,
+        *,
+        sockets_host: Path,
+        sockets_inside: str,
+        on_late_output: Callable[[str], None],
+        max_output: int,
+        max_message: int = MAX_MESSAGE,
+        overflows: Overflows = NO_OVERFLOWS,
+    ) -> Self:
+        """Connect to it; for the arguments see `Kernel.start`. Raises `KernelError` if its sockets are gone.
+
+        One that has ended is no error: `died` says how.
+        """
+        directory = SocketDirectory(sockets_host, sockets_inside, identity.incarnation, key=identity.key)
+        directory.reopen()
+        try:
+            kernel = cls(
+                process,
+                identity.spec,
+                directory,
+                max_output=max_output,
+                max_message=max_message,
+                late=on_late_output,
+                overflows=overflows,
+                answers_interrupts=identity.answers_interrupts,
+            )
+        except BaseException:
+            directory.close()
+            raise
+        kernel._identity = identity
+        kernel._marked = asyncio.Event()
+        kernel._held = [] if identity.recalls else None
+        kernel.recalls, kernel._ready = identity.recalls, True
+        kernel.help.subshells = identity.subshells
+        kernel._connect(identity.routing_id.encode())
+        return kernel
+
+    async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
+        """See that it answers, while no cell runs in it. Raises `KernelError`; the caller then closes it."""
+        work = self._spawn(self._settle())
+        await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            why = f"it ended: {self.died.result()}" if self.died.done() else f"no answer within {timeout:g} s"
+            work.cancel()
+            raise KernelError("The kernel could not be taken over", why)
+        try:
+            work.result()
+        except wire.BadFrame as exc:
+            raise KernelError("The kernel could not be taken over", f"it sent {exc}") from exc
+        except KernelError as exc:  # it ended just then
+            raise KernelError("The kernel could not be taken over", exc.reason) from exc
+
+    async def _settle(self) -> None:
+        await until_heard(self._requests, self._iopub_seen)
+        if not self._identity.recalls:
+            return
+        recalled = await self._recalled()
+        messages, since = self._heard(recalled)
+        for message in (*recall.since_idle(messages, recalled.cell), *since):
+            self._table.on_iopub(message)
+
+    def take_over(
+        self,
+        msg_id: str,
+        done: Callable[[Outcome], None],
+        listener: Listener | None,
+        *,
+        asks: bool,
+        since: float,
+    ) -> Execution:
+        """Wait for the end of a cell that an earlier server has sent; see `Kernel.submit`.
+
+        `since` is when it was sent, in seconds since the epoch. `listener` is told of what comes from now on.
+        """
+
+        def ended(outcome: Outcome) -> None:
+            done(self._with_losses(outcome))
+
+        execution = self._table.add(msg_id, ended, listener, asks=asks)
+        execution.began -= max(0.0, time.time() - since)
+        execution.told = True  # by the server that sent it
+        if self.died.done():
+            self._table.end(execution, endings.process_ended(self.died.result()))
+        else:
+            self._spawn(self._follow(execution))
+        return execution
+
+    # -- what came before ---------------------------------------------------------
+
+    async def _follow(self, execution: Execution) -> None:
+        try:
+            if self._identity.recalls:
+                await until_listening(self._requests, self._iopub_seen)
+                self._catch_up(execution, await self._recalled())
+            await self._see_to_the_reply(execution)
+        except wire.BadFrame as exc:
+            self._break(f"it sent {exc}")
+        except KernelError:
+            return  # it has died, which ends the execution
+
+    async def _recalled(self) -> recall.Recalled:
+        """Ask what it recalls, and wait for the mark among its output. Raises `BadFrame`."""
+        self._marked.clear()
+        reply = await self._requests.ask("control", recall.REQUEST, {})
+        if reply is None:
+            raise KernelError("The kernel is dead", "it ended while it was taken over")
+        recalled = recall.read(reply)
+        if self._held is not None:
+            with contextlib.suppress(TimeoutError):  # one that lies may not send it
+                await asyncio.wait_for(self._marked.wait(), MARK_TIMEOUT)
+        return recalled
+
+    def _heard(self, recalled: recall.Recalled) -> tuple[list[wire.Message], list[wire.Message]]:
+        """Give all that was published, before the mark and behind it; from now on it is handed on at once."""
+        held, self._held = self._held or [], None
+        return recall.before_mark(held, recalled)
+
+    def _catch_up(self, execution: Execution, recalled: recall.Recalled) -> None:
+        if recalled.cell != execution.msg_id:
+            recalled = recall.Recalled()  # of another cell: ours has not begun
+        if self._held is None:
+            self._take_answers(recalled)
+            return
+        messages, since = self._heard(recalled)
+        self._missing = recalled.left_out
+        # It is for the result: nobody knows how much of it those who watch were told before.
+        listener, execution.listener = execution.listener, None
+        for message in messages:
+            self._table.on_iopub(message)
+        execution.listener = listener
+        self._take_answers(recalled)
+        for message in since:
+            self._table.on_iopub(message)
+
+    def _take_answers(self, recalled: recall.Recalled) -> None:
+        if (reply := recalled.reply_message()) is not None:
+            self._table.on_shell(reply)
+        if (question := recalled.question()) is not None:
+            self._table.on_stdin(question)
+
+    async def _see_to_the_reply(self, execution: Execution) -> None:
+        """End the execution if its reply, or its output's end, was sent to nobody."""
+        if execution.state in FINAL:
+            return
+        # Answered when the cell has ended, and after its reply.
+        await self._requests.ask("shell", "kernel_info_request", {})
+        if self.died.done() or execution.state in FINAL:
+            return
+        if execution.reply is None and self._identity.recalls:
+            recalled = await self._recalled()
+            if recalled.cell == execution.msg_id:
+                self._take_answers(recalled)
+        if execution.reply is None:
+            lost = endings.RESULT_LOST if not self._identity.recalls else endings.NEVER_RAN
+            self._table.end(execution, lost)
+        elif execution.state not in FINAL:
+            await asyncio.wait({self.died}, timeout=LATE_IDLE)
+            idle = wire.Message("status", "", execution.msg_id, b"{}", b'{"execution_state":"idle"}')
+            self._table.on_iopub(idle)
+
+    def _with_losses(self, outcome: Outcome) -> Outcome:
+        """Say in a result what of it is lost."""
+        if outcome.cause is None and not outcome.success and not self.died.done() and outcome.error in endings.UNKNOWN:
+            outcome = replace(outcome, state_preserved=True)
+        if self._missing == 0:
+            return outcome
+        what = "what it wrote before that is lost"
+        if self._missing is not None:
+            what = f"the first {self._missing} bytes that it wrote are lost"
+        left_out = outcome.truncated or {"bytes": 0, "kept": "tail", "at": 0}
+        left_out = {**left_out, "bytes": left_out["bytes"] + (self._missing or 0)}
+        return replace(outcome, truncated=left_out, late_output=PARTLY_LOST.format(what=what) + outcome.late_output)
+
+    def _disconnect(self) -> None:
+        held, self._held = self._held or [], None
+        super()._disconnect()
+        if not self._closing:  # it has died before it could say what came before
+            for message in held:
+                with contextlib.suppress(wire.BadFrame):
+                    super()._take("iopub", message)
+
+    def _take(self, channel: str, message: wire.Message) -> None:
+        if channel != "iopub" or self._held is None or self._fault is not None:
+            super()._take(channel, message)
+            return
+        self._iopub_seen.set()
+        self._held.append(message)
+        self._held_bytes += len(message.content)
+        if message.msg_type == recall.MARK:
+            self._marked.set()
+        if self._held_bytes > HELD:
+            log.warning("kernel_recollection_given_up", why="more was published meanwhile than is kept")
+            held, self._held = self._held, None
+            self._marked.set()
+            for each in held:
+                super()._take(channel, each)

@@ -1,0 +1,229 @@
+"""Kernels that one server leaves and another takes over, in all the states that a cell can be in meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.errors import KernelError
+from kernelbridge.jupyter.adopted import AdoptedKernel
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.identity import KernelIdentity
+from tests.unit.jupyter.conftest import PATIENCE, Notebook
+
+NewNotebook = Callable[..., Awaitable[Notebook]]
+
+
+def until(path: Path) -> str:
+    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)\n"
+
+
+async def there(path: Path) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not path.exists():  # noqa: ASYNC110 - the file system tells nobody
+            await asyncio.sleep(0.01)
+
+
+class Change:
+    """One kernel and the server after the next."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook = notebook
+        self.root = Path(notebook.sandbox.workspace_path)
+        self.identity: KernelIdentity
+        self.msg_id = ""
+        self.late: list[str] = []
+        self.adopted: AdoptedKernel
+
+    async def leave(self, code: str | None = None) -> None:
+        """Send a cell, wait until its first line has run, and leave the kernel."""
+        kernel = self.notebook.kernel
+        if code is not None:
+            begun = self.root / "begun"
+            cell = Cell(code=f"open({str(begun)!r}, 'w').close()\n{code}")
+            kernel.submit(cell, lambda outcome: pytest.fail(f"answered: {outcome}"), note=self._note)
+            await there(begun)
+        self.identity = kernel.identity
+        await kernel.leave()
+
+    def _note(self, msg_id: str) -> None:
+        self.msg_id = msg_id
+
+    def adopt(self) -> AdoptedKernel:
+        """Be the next server."""
+        adopted = AdoptedKernel.adopt(
+            self.notebook.sandbox.processes[-1],
+            self.identity,
+            sockets_host=Path(self.notebook.sandbox.sockets_path),
+            sockets_inside=self.notebook.sandbox.sockets_path,
+            on_late_output=self.late.append,
+            max_output=10 << 20,
+        )
+        self.notebook.kernel = self.adopted = adopted
+        return adopted
+
+    def take_over(self, **more: Any) -> asyncio.Future[Outcome]:
+        """Be the next server, and wait for the cell."""
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "since": 0.0} | more))
+        return done
+
+
+@pytest.fixture
+def change(new_notebook: NewNotebook) -> Callable[..., Awaitable[Change]]:
+    async def make(**settings: Any) -> Change:
+        return Change(await new_notebook(**settings))
+
+    return make
+
+
+NewChange = Callable[..., Awaitable[Change]]
+
+
+async def test_a_kernel_that_is_left_lives_on(change: NewChange) -> None:
+    case = await change()
+    await case.notebook.run("x = 1")
+    await case.leave()
+    kernel = case.adopt()
+    await kernel.settle(PATIENCE)
+    assert (await case.notebook.run("print(x)")).output == "1\n"
+    assert kernel.identity == case.identity
+
+
+async def test_each_line_of_a_cell_that_never_stops_writing_comes_once(change: NewChange) -> None:
+    case = await change()
+    go = case.root / "go"
+    await case.leave(f"import os\nn = 0\nwhile not os.path.exists({str(go)!r}):\n    print(n, flush=True); n += 1")
+    done = case.take_over()
+    async with asyncio.timeout(PATIENCE):
+        while case.adopted._held is not None:  # noqa: ASYNC110 - it has not caught up yet
+            await asyncio.sleep(0)
+    go.touch()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    lines = [int(line) for line in outcome.output.split()]
+    missing = 0 if outcome.truncated is None else outcome.truncated["bytes"]
+    first = lines[0]
+    assert lines == list(range(first, first + len(lines)))
+    assert missing == sum(len(f"{number}\n") for number in range(first))
+
+
+async def test_results_displays_and_errors_that_nobody_heard_are_in_the_result(change: NewChange) -> None:
+    case = await change()
+    over = case.root / "over"
+    await case.leave(
+        f"{until(case.root / 'go')}from IPython.display import display\n"
+        "import sys, threading\nhandle = display('first', display_id=True)\nhandle.update('second')\n"
+        f"print('said', file=sys.stderr)\nthreading.Timer(0.5, lambda: open({str(over)!r}, 'w').close()).start()\n1 / 0"
+    )
+    (case.root / "go").touch()
+    await there(over)
+    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    assert outcome.error == "ZeroDivisionError: division by zero"
+    assert outcome.output == "'second'\nsaid\n"
+    assert outcome.stderr == "said\n"
+    assert outcome.state_preserved
+    assert outcome.cpu_ms is not None
+
+
+async def test_what_threads_write_meanwhile_is_told_late(change: NewChange) -> None:
+    case = await change()
+    over = case.root / "over"
+    code = f"import threading\ndef tell():\n    print('meanwhile', flush=True)\n    open({str(over)!r}, 'w').close()\n"
+    await case.notebook.run(f"{code}threading.Timer(0.5, tell).start()\nprint('mine')")
+    await case.leave()
+    await there(over)
+    await case.adopt().settle(PATIENCE)
+    assert "".join(case.late) == "meanwhile\n"
+
+
+async def test_a_cell_that_never_reached_its_kernel_is_not_waited_for(change: NewChange) -> None:
+    case = await change()
+    await case.notebook.run("x = 1")
+    await case.leave()
+    case.msg_id = "never-sent_1"
+    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, None, True)
+    assert outcome.error is not None
+    assert outcome.error.startswith("NeverRan: ")
+    assert (await case.notebook.run("print(x)")).output == "1\n"
+
+
+async def test_a_kernel_without_our_hooks_gives_its_reply_and_the_loss_is_said(change: NewChange) -> None:
+    case = await change(hooks=False)
+    await case.leave(f"print('before', flush=True)\n{until(case.root / 'go')}print('after')\n42")
+    done = case.take_over()
+    kernel = case.notebook.kernel
+    async with asyncio.timeout(PATIENCE):
+        while not kernel._iopub_seen.is_set():
+            await kernel._requests.ask("control", "kernel_info_request", {})
+    (case.root / "go").touch()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert (outcome.success, outcome.output) == (True, "after\n42\n")
+    assert outcome.truncated == {"bytes": 0, "kept": "tail", "at": 0}
+    assert "what it wrote before that is lost" in outcome.late_output
+
+
+async def test_a_kernel_without_our_hooks_does_not_keep_a_result(change: NewChange) -> None:
+    case = await change(hooks=False)
+    over = case.root / "over"
+    timer = f"import threading; threading.Timer(0.5, lambda: open({str(over)!r}, 'w').close()).start()"
+    await case.leave(f"{until(case.root / 'go')}{timer}\nx = 5")
+    (case.root / "go").touch()
+    await there(over)
+    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    assert outcome.error is not None
+    assert outcome.error.startswith("ResultLost: ")
+    assert outcome.state_preserved
+    assert (await case.notebook.run("print(x)")).output == "5\n"
+
+
+async def test_one_that_has_died_says_how(change: NewChange) -> None:
+    case = await change()
+    await case.leave(f"print('x', flush=True)\n{until(case.root / 'go')}os._exit(3)")
+    (case.root / "go").touch()
+    await case.notebook.sandbox.processes[-1].wait()
+    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("kernel_died", 3, False)
+    assert "what it wrote before that is lost" in outcome.late_output
+
+
+async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewChange) -> None:
+    case = await change()
+    await case.leave()
+    await case.notebook.sandbox.processes[-1].kill()
+    with pytest.raises(KernelError, match="could not be taken over"):
+        await case.adopt().settle(PATIENCE)
+
+
+async def test_one_whose_sockets_are_gone_cannot_be_taken_over(change: NewChange) -> None:
+    case = await change()
+    await case.leave()
+    (Path(case.notebook.sandbox.sockets_path) / "k1" / "s-1").unlink()
+    with pytest.raises(KernelError, match="its socket s-1 vanished"):
+        case.adopt()
+
+
+LIES = {
+    "nonsense": "session.send(stream, 'kernelbridge_recall_reply', {'messages': 7}, parent, ident=ident)",
+    "a mark that never comes": "session.send(stream, 'kernelbridge_recall_reply', {}, parent, ident=ident)",
+    "too much": "session.send(stream, 'kernelbridge_recall_reply', {'cell': 'x' * 10**7}, parent, ident=ident)",
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+async def test_one_that_lies_about_what_it_told_harms_itself(
+    change: NewChange, lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelbridge.jupyter.adopted.MARK_TIMEOUT", 0.5)
+    case = await change()
+    await case.notebook.run(
+        "kernel = get_ipython().kernel\nsession = kernel.session\ndef lie(stream, ident, parent):\n"
+        f"    {lie}\nkernel.control_handlers['kernelbridge_recall_request'] = lie"
+    )
+    await case.leave(until(case.root / "go"))
+    done = case.take_over()
+    (case.root / "go").touch()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert outcome.cause == ("kernel_died" if not lie.count("{}") else None)
