@@ -9,7 +9,6 @@ Every value that was given is checked, also one that another overrides.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from kernelbridge import settings_kinds as kinds
 from kernelbridge.errors import ConfigError
+from kernelbridge.settings_environment import default_ca_bundle, default_data_dir, docker_host
 from kernelbridge.settings_kinds import Kind, Option
 from kernelbridge.settings_sources import Given, from_environment, from_file, from_flags
 
@@ -31,10 +31,6 @@ PLACES = "Files and logs"
 
 IMAGE_NAME: Final = kinds.text(
     "IMAGE", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
-)
-
-_ENGINE_ADDRESS: Final = re.compile(
-    r"(http\+)?unix://(/.*)?|((tcp|https?)://)?([\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}(/\S*)?", re.ASCII
 )
 
 
@@ -112,6 +108,23 @@ class Settings:
             "How long nothing may use a session until its sandbox is paused; the next message resumes it; 0 for never.",
         ),
     ] = 600.0
+
+    stop_timeout: Annotated[
+        float,
+        Option(
+            kinds.duration(),
+            SANDBOXES,
+            "How long a server that is told to stop waits for cells and commands that run; then they are ended.",
+        ),
+    ] = 10.0
+    keep_sandboxes: Annotated[
+        bool,
+        Option(
+            kinds.switch(),
+            SANDBOXES,
+            "Whether a server that is told to stop leaves its sandboxes, and the cells in them, to the next (docker).",
+        ),
+    ] = False
 
     memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
     cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0
@@ -304,45 +317,6 @@ def resolve(
     return settings
 
 
-def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path:
-    """Give the data directory of this user: of the system for root, else below XDG_DATA_HOME; raises `ConfigError`."""
-    if (os.geteuid() if uid is None else uid) == 0:
-        return Path("/var/lib/kernelbridge")
-    base = Path(environ.get("XDG_DATA_HOME") or "")
-    if not base.is_absolute():
-        try:
-            base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
-        except RuntimeError as exc:
-            raise ConfigError(
-                "There is no home directory to keep data in",
-                "this user has neither HOME nor an entry in /etc/passwd; give --data-dir (or KERNELBRIDGE_DATA_DIR)",
-            ) from exc
-    return base / "kernelbridge"
-
-
-def docker_host(environ: Mapping[str, str]) -> str | None:
-    """Give the engine's address that DOCKER_HOST names, if it does; raises `ConfigError` for one that cannot be."""
-    address = environ.get("DOCKER_HOST")
-    if not address or _ENGINE_ADDRESS.fullmatch(address):
-        return address or None
-    forms = "unix:///path/of/docker.sock or tcp://127.0.0.1:2375"
-    if address.startswith("ssh://"):
-        raise ConfigError(
-            f"DOCKER_HOST: {address!r} is not supported",
-            f"the engine must be on this machine: its containers mount directories of this server; expected {forms}",
-        )
-    raise ConfigError(
-        f"DOCKER_HOST: {address!r} is not the address of an engine",
-        f"expected {forms}; unset it to use the engine's usual socket",
-    )
-
-
-def default_ca_bundle(environ: Mapping[str, str]) -> Path | None:
-    """Give the bundle that OpenSSL's own variable names: set where a proxy intercepts TLS."""
-    named = environ.get("SSL_CERT_FILE")
-    return Path(named) if named and os.access(named, os.R_OK) and Path(named).is_file() else None
-
-
 def is_loopback(host: str) -> bool:
     """Whether only programs on this machine can reach a server that listens on `host`."""
     if host == "localhost":
@@ -390,6 +364,11 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['isolation']} is only valid with --runtime local",
             f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
+        )
+    if settings.keep_sandboxes and settings.runtime == "local":
+        raise ConfigError(
+            f"{sources['keep_sandboxes']} is not valid with --runtime local",
+            "a local sandbox ends with its server; leave it out, or take --runtime docker",
         )
     if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
         raise ConfigError(

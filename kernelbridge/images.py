@@ -24,11 +24,11 @@ from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
-from kernelbridge.config import docker_host
 from kernelbridge.errors import ImageError, RuntimeUnavailable
 from kernelbridge.image_base import AUTO, DEBIAN_BASE, DEBIAN_MIRROR, inspect, make_debian_base, pull, resolve_base
 from kernelbridge.image_context import Context, server_context, workspace_context
 from kernelbridge.image_progress import BuildSummary, Progress, one_line
+from kernelbridge.settings_environment import docker_host
 
 _DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 

@@ -22,6 +22,7 @@ from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import query
 from kernelbridge.server.access import refusal
+from kernelbridge.server.adoption import left_job
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket, turn_away
 from kernelbridge.server.pulse import Patience, Pulse
@@ -48,6 +49,22 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(eq=False)
+class _Ending:
+    """What becomes of sessions when the server ends."""
+
+    keep: bool
+    """They are left to the next server."""
+    hurry: asyncio.Event
+    """Set when nothing that runs is to be waited for."""
+
+    async def end_sessions(self, registry: Registry) -> None:
+        await (registry.leave() if self.keep else registry.aclose())
+
+    async def end_runtime(self, runtime: Runtime) -> None:
+        await runtime.aclose(keep=self.keep)
+
+
+@dataclass(eq=False)
 class Server:
     """What the routes need."""
 
@@ -56,6 +73,7 @@ class Server:
     transfers: Transfers
     warning: str | None
     patience: Patience
+    ending: _Ending
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[str | None] = field(default_factory=Counter)
     """How many connections each user has; only those who have one."""
@@ -99,9 +117,25 @@ class Server:
         """`GET /api/schema`: JSON Schema of every message."""
         return web.json_response(json_schema())
 
+    async def finish(self, runner: web.AppRunner) -> None:
+        """Take no new connection and no new work, and wait for what runs; clients can still interrupt it.
+
+        Before the runner's own clean-up, from which on nothing more is read.
+        """
+        for site in list(runner.sites):
+            await site.stop()
+        waits = [
+            asyncio.ensure_future(self.registry.finish(self.settings.stop_timeout, keep=self.ending.keep)),
+            asyncio.ensure_future(self.ending.hurry.wait()),
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
     async def _stop(self, _app: web.Application) -> None:
         """Answer what runs, then close every connection with 1001; a client that does not read is not waited for."""
-        await self.registry.aclose()
+        await self.ending.end_sessions(self.registry)
         loop = asyncio.get_running_loop()
         closing = {
             loop.create_task(connection.hang_up()): transport for connection, transport in self.connections.items()
@@ -161,18 +195,20 @@ async def running(
     *,
     on_progress: Callable[[str], None],
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
+    hurry: asyncio.Event | None = None,
 ) -> AsyncIterator[StartReport]:
-    """Serve while the context is open; on leaving it nothing is left behind. Raises `KernelBridgeError`."""
+    """Serve while the context is open; on leaving it nothing is left behind. Raises `KernelBridgeError`.
+
+    What runs then has `stop_timeout` to end, unless `hurry` is set; with `keep_sandboxes` it is left to the next.
+    """
     async with AsyncExitStack() as stack:
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
         executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
         runtime = await open_runtime(settings, instance=data.instance, on_progress=on_progress)
-        stack.push_async_callback(runtime.aclose)
-        reclaimed = await runtime.reclaim()
-        if reclaimed:
-            log.info("reclaimed", sandboxes=reclaimed, why="an earlier server did not stop in order")
-        await runtime.prepare()
+        # Whatever keeps it from starting costs no session.
+        ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
+        stack.push_async_callback(ending.end_runtime, runtime)
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
@@ -186,7 +222,9 @@ async def running(
             max_starts=settings.max_starts,
             on_use=None if retention is None else retention.use,
         )
-        stack.push_async_callback(registry.aclose)
+        stack.push_async_callback(ending.end_sessions, registry)
+        await registry.adopt(left_job)
+        await runtime.prepare()
         transfers = Transfers(
             functools.partial(
                 stored_files,
@@ -197,7 +235,7 @@ async def running(
             ),
             registry.using,
         )
-        server = Server(settings, registry, transfers, runtime.info.warning, patience)
+        server = Server(settings, registry, transfers, runtime.info.warning, patience, ending)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.abandon)
@@ -205,18 +243,20 @@ async def running(
         port = await _listen(runner, settings)
         if retention is not None:
             retention.start(registry)
+        stack.push_async_callback(server.finish, runner)
+        ending.keep = settings.keep_sandboxes and runtime.info.adopts
         yield _report(settings, runtime, port)
 
 
 async def serve(
     settings: Settings, *, on_progress: Callable[[str], None], on_started: Callable[[StartReport], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `KernelBridgeError` when the start fails."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT; the second of them ends what runs at once. Raises `KernelBridgeError`."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with running(settings, on_progress=on_progress) as report:
+    async with running(settings, on_progress=on_progress, hurry=hurry) as report:
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
+            loop.add_signal_handler(signum, lambda: hurry.set() if stop.is_set() else stop.set())
         on_started(report)
         await stop.wait()
         log.info("stopping")

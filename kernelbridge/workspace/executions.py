@@ -6,38 +6,36 @@ kernel's death costs only the cell that ran: those behind it go to its successor
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter.endings import KERNEL_RESTARTED, SESSION_CLOSED
-from kernelbridge.jupyter.events import Asked, CellEvent
+from kernelbridge.jupyter.endings import KERNEL_RESTARTED, SESSION_CLOSED, sandbox_lost_meanwhile
+from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import Execution, Outcome
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.workspace.budget import WaitingBudget, run_timeout
+from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
-from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, Job
+from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
 from kernelbridge.workspace.late import LateOutput, variables_lost
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
-from kernelbridge.workspace.memory import MemoryWatch
-from kernelbridge.workspace.prompts import Prompt, Prompts
+from kernelbridge.workspace.memory import CellDone, MemoryWatch
+from kernelbridge.workspace.prompts import END_OF_INPUT, Prompt, Prompts
+from kernelbridge.workspace.questions import Questions, then
+from kernelbridge.workspace.state import RunningCell
 from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.waiting import WaitingJobs
 
 T = TypeVar("T")
 
-WAITING_CHARACTERS = 32 << 20
-"""Length of the code that may wait in a session: requests are few or small."""
-END_OF_INPUT = "\x04"
-"""What a kernel takes for the end of its input."""
-QUESTIONS = 64
-"""Questions about code, and restarts, that may wait in a session."""
 
 Warmed = Callable[[KernelBridgeError | None], None]
 
@@ -53,13 +51,13 @@ class ExecutionLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
+        record: CellRecord,
         longest: float | None = None,
         input_timeout: float | None = None,
         graces: Graces = Graces(),  # noqa: B008 - it is frozen
         observer: Callable[[KernelEvent], None] | None = None,
     ) -> None:
-        self._budget = WaitingBudget("cells", requests=queue_limit, characters=WAITING_CHARACTERS)
-        self._questions = WaitingBudget("questions", requests=QUESTIONS, characters=WAITING_CHARACTERS)
+        self._waiting = WaitingJobs(requests=queue_limit)
         self._tasks = tasks
         self._memory = memory
         memory.serve(busy=lambda: self._running is not None, tell_later=self.tell)
@@ -75,13 +73,18 @@ class ExecutionLane:
             tasks=tasks,
             observer=observer,
         )
-        self._waiting: deque[Job] = deque()
+        self._questions = Questions(self._interpreter, tasks)
+        self._record = record
         self._warming: list[Warmed] = []
         self._running: Job | None = None
         self._execution: Execution | None = None
         self._since: float | None = None
         self._deadline: Deadline | None = None
         self._escalation: Escalation | None = None
+        self._left: RunningCell | None = None
+        """What an earlier server has sent, until the kernel that has it is taken over."""
+        self._quiet = asyncio.Event()
+        """Set when nothing runs, and nothing will."""
         self._lost: str | None = None
         """How the interpreter ended that earlier cells ran in, until that has been told."""
         self._late = LateOutput()
@@ -119,8 +122,7 @@ class ExecutionLane:
         timeout = run_timeout(job.timeout, self._longest)
         if timeout != job.timeout:
             job = replace(job, timeout=timeout)
-        self._budget.take(job.cell.code)
-        self._waiting.append(job)
+        self._waiting.put(job)
         self._pump()
 
     def warm(self, done: Warmed) -> None:
@@ -141,7 +143,7 @@ class ExecutionLane:
 
         While the interpreter starts, the first cell that waits for it is what is meant. Raises `LimitExceeded`.
         """
-        ended = self._end_waiting(NEVER_INTERRUPTED) if queued else None
+        ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
         kernel = self._interpreter.kernel
         if self._escalation is not None:
             self._escalation.join(report, ended)
@@ -149,7 +151,7 @@ class ExecutionLane:
             self._escalate(kernel, Ending("interrupted"), report, ended)
         else:
             if self._waiting and kernel is None:
-                ended = self._end_waiting(NEVER_INTERRUPTED, 1)
+                ended = self._waiting.end(NEVER_INTERRUPTED, 1)
             preserved = self._running is None and self._lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
@@ -160,12 +162,12 @@ class ExecutionLane:
         """
         self._check_open()
         self._questions.take("")
-        ended = self._end_waiting(NEVER_RESTARTED)
+        ended = self._waiting.end(NEVER_RESTARTED)
         if self._running is not None:
             ended += 1
         restarted = self._interpreter.restart()
         self._interpreter.end_pending(KERNEL_RESTARTED)
-        self._tasks.create(self._answer_question(_then(restarted, ended), done, ""))
+        self._questions.answer(then(restarted, ended), done)
 
     def question(
         self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
@@ -175,24 +177,7 @@ class ExecutionLane:
         Raises `LimitExceeded` or `KernelError`.
         """
         self._check_open()
-        self._questions.take(code)
-        self._tasks.create(self._answer_question(self._put(put), done, code))
-
-    async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
-        kernel = await self._interpreter.ready()
-        return await put(kernel.help)
-
-    async def _answer_question(
-        self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str
-    ) -> None:
-        answer: T | KernelBridgeError
-        try:
-            answer = await work
-        except KernelBridgeError as exc:
-            answer = exc
-        finally:
-            self._questions.release(code)
-        done(answer)
+        self._questions.ask(code, put, done)
 
     def reply_input(self, value: str, input_id: str | None) -> None:
         """Answer what the running cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
@@ -205,13 +190,40 @@ class ExecutionLane:
         if self._deadline is not None:
             self._deadline.go_on()
 
-    def end(self) -> None:
-        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
+    def adopt(
+        self, start: StartKernel | None, incarnation: int, lost: str | None, job: Job | None, cell: RunningCell | None
+    ) -> None:
+        """Go on with what an earlier server left: its interpreter, whose number was `incarnation`, and what runs in it.
+
+        `start` takes the interpreter over; without it there is none any more, and `lost` says how it ended.
+        """
+        self._lost = lost
+        if job is not None and cell is not None:
+            self._running, self._left, self._since = job, cell, cell.since
+        self._interpreter.adopt(start, incarnation)
+        if start is None:
+            self._lose_left()
+
+    def finish(self) -> asyncio.Event:
+        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
         self._closed = True
         self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
+        self._waiting.end(NEVER_CLOSED)
+        if self._running is None:
+            self._quiet.set()
+        return self._quiet
+
+    def end(self) -> None:
+        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
+        self.finish()
         self._interpreter.end()
         self._interpreter.end_pending(SESSION_CLOSED)
-        self._end_waiting(NEVER_CLOSED)
+        self._answer_left(Outcome.ended("session_closed", SESSION_CLOSED.error))
+
+    async def leave(self) -> None:
+        """Leave the kernel and what runs in it to another server, after `finish`. Whoever waits for it is not told."""
+        self._interpreter.end()
+        await self._interpreter.leave()
 
     async def aclose(self) -> None:
         """End the kernel, after `end`. Idempotent."""
@@ -223,17 +235,38 @@ class ExecutionLane:
     def interpreter_ready(self) -> None:
         """Go on with the cells that wait for it."""
         self._warmed(None)
+        self._take_over_left()
         self._pump()
 
     def interpreter_failed(self, error: KernelBridgeError) -> None:
         """Answer everybody who waits for it."""
+        self._answer_left(error)
         self._warmed(error)
-        self._end_waiting(error)
+        self._waiting.end(error)
 
     def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
         self._lost = how
+        self._lose_left()
         self._pump()
+
+    # -- what an earlier server left --------------------------------------------------
+
+    def _take_over_left(self) -> None:
+        left, self._left = self._left, None
+        kernel, job = self._interpreter.adopted, self._running
+        if left is not None and kernel is not None and job is not None:
+            begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, since=left.since)
+            self._follow(job, begin, None if job.timeout is None else max(0.0, left.since + job.timeout - time.time()))
+
+    def _lose_left(self) -> None:
+        self._answer_left(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
+
+    def _answer_left(self, answer: Outcome | KernelBridgeError) -> None:
+        if self._left is not None and self._running is not None:
+            job, self._running, self._left = self._running, None, None
+            job.answer(answer)
+            self._rest()
 
     # -- the queue ------------------------------------------------------------------
 
@@ -253,24 +286,27 @@ class ExecutionLane:
         if kernel is None:
             self._interpreter.need()
             return
-        job = self._waiting.popleft()
-        self._budget.release(job.cell.code)
-        self._run(kernel, job)
+        self._run(kernel, self._waiting.next())
 
     def _run(self, kernel: Kernel, job: Job) -> None:
-        self._running, self._since = job, time.time()
+        self._running, self._since = job, (since := time.time())
+        note = functools.partial(self._record.begins, job=job, since=since)
+        self._follow(job, functools.partial(kernel.submit, job.cell, note=note), job.timeout)
+
+    def _follow(self, job: Job, begin: Callable[[CellDone, Listener | None], Execution], timeout: float | None) -> None:
+        """Have a kernel begin to work on what runs now."""
         try:
             listener = self._listen if job.cell.allow_stdin else job.listener
-            done = self._memory.over_cell(located(self._finished, self._tasks))
-            execution = kernel.submit(job.cell, done, listener)
+            execution = begin(self._memory.over_cell(located(self._finished, self._tasks)), listener)
         except KernelBridgeError as exc:
             self._running = None
             job.answer(exc)
+            self._rest()
             return
         if self._running is job:
             self._execution = execution
-            if job.timeout is not None:
-                self._deadline = Deadline(job.timeout, self._end_overdue)
+            if timeout is not None:
+                self._deadline = Deadline(timeout, self._end_overdue)
 
     def _listen(self, event: CellEvent) -> None:
         """Listen to a cell that may ask: its clock stops while it waits."""
@@ -296,9 +332,16 @@ class ExecutionLane:
         if self._escalation is not None:
             outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
-            self._interpreter.leave()
+            self._interpreter.use_no_more()
         job.answer(self._with_news(outcome))
+        self._rest()
         self._pump()
+
+    def _rest(self) -> None:
+        """Note that nothing runs."""
+        self._record.ended()
+        if self._closed:
+            self._quiet.set()
 
     def _with_news(self, outcome: Outcome) -> Outcome:
         """Add what has happened since the last result."""
@@ -308,17 +351,8 @@ class ExecutionLane:
             late = variables_lost(self._lost) + late
             outcome = replace(outcome, state_preserved=False)
             self._lost = None
-        return replace(outcome, late_output=late) if late else outcome
-
-    def _end_waiting(self, answer: Outcome | KernelBridgeError, limit: int | None = None) -> int:
-        """Answer those that wait, the first `limit` of them, without running them; give how many."""
-        count = len(self._waiting) if limit is None else min(limit, len(self._waiting))
-        ended = [self._waiting.popleft() for _ in range(count)]
-        for job in ended:
-            self._budget.release(job.cell.code)
-        for job in ended:
-            job.answer(answer)
-        return count
+            self._record.loss_told()
+        return replace(outcome, late_output=outcome.late_output + late) if late else outcome
 
     # -- the end of what runs ---------------------------------------------------------
 
@@ -342,7 +376,8 @@ class ExecutionLane:
         if self._deadline is not None:
             self._deadline.cancel()
         if self._prompts.waiting is not None:
-            self._withdraw_question()
+            self._prompts.drop()
+            kernel.withdraw_question()
         restart = self._interpreter.restart
         self._escalation = Escalation(kernel, self._execution, ending, restart=restart, graces=self._graces)
         if report is not None:
@@ -361,13 +396,3 @@ class ExecutionLane:
         kernel = self._interpreter.kernel
         if kernel is not None and escalation.may_refuse():
             kernel.reply_input(END_OF_INPUT)
-
-    def _withdraw_question(self) -> None:
-        self._prompts.drop()
-        if (kernel := self._interpreter.kernel) is not None:
-            kernel.withdraw_question()
-
-
-async def _then(event: Awaitable[object], value: T) -> T:
-    await event
-    return value

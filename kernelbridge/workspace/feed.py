@@ -11,6 +11,7 @@ Who follows gets frames from the journal as fast as it reads; nobody else waits 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from kernelbridge.protocol.sessions import Resumed, SeqRange, SessionStatus, Sta
 from kernelbridge.workspace.journal import Entry, Journal
 from kernelbridge.workspace.tasks import TaskSet
 
+RESERVE = 1 << 20
+"""Numbers that are set aside at a time, for another server goes on behind them."""
 BATCH = 200
 """Entries that are replayed before others get their turn."""
 
@@ -64,13 +67,19 @@ class _Follower:
 class Feed:
     """Everything that one session tells."""
 
-    def __init__(self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet) -> None:
+    def __init__(
+        self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet, told: int = 0
+    ) -> None:
+        """`told`: an earlier server may have told events with numbers up to this one; they are lost."""
         self.session_id = session_id
         self.created = created
-        self._journal = Journal(size=journal_size, kept_size=kept_size)
+        self.on_reserved: Callable[[], object] = _nothing
+        """Called when what `reserve` gave is about to be reached."""
+        self._journal = Journal(size=journal_size, kept_size=kept_size, lost=told)
         self._tasks = tasks
-        self._numbers = count(1)
-        self._taken = 0
+        self._numbers = count(told + 1)
+        self._taken = told
+        self._reserved = sys.maxsize
         self._followers: dict[str, _Follower] = {}
         self._audience: dict[str, Listener] = {}
 
@@ -85,7 +94,14 @@ class Feed:
     def next_seq(self) -> int:
         """Take the number of the next event."""
         self._taken = next(self._numbers)
+        if self._taken >= self._reserved:
+            self.on_reserved()
         return self._taken
+
+    def reserve(self) -> int:
+        """Give a number that no event has or will have before `on_reserved` is called."""
+        self._reserved = self._taken + RESERVE
+        return self._reserved
 
     # -- telling ----------------------------------------------------------------
 
@@ -202,3 +218,7 @@ class Feed:
 
     def _follows(self, follower: _Follower) -> bool:
         return follower.listener.open and self._followers.get(follower.listener.id) is follower
+
+
+def _nothing() -> None:
+    """Note nothing: the session is not known to anybody else."""

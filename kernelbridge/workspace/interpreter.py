@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable
+from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
@@ -117,7 +118,26 @@ class Interpreter:
         self._do(self._machine.on(KernelEvent.RESTART))
         return waiter
 
-    def leave(self) -> None:
+    def adopt(self, start: StartKernel | None, incarnation: int) -> None:
+        """Take over what an earlier server started, by `start`; without it there is none any more."""
+        self._incarnation = incarnation
+        if start is not None:
+            self._machine.on(KernelEvent.ADOPT)
+            self._tasks.create(self._take_over(start, incarnation))
+
+    @property
+    def adopted(self) -> AdoptedKernel | None:
+        """The kernel, if an earlier server has started it; it may have ended."""
+        return self._kernel if isinstance(self._kernel, AdoptedKernel) else None
+
+    async def leave(self) -> None:
+        """Leave the kernel to another server, after `end` and when no task of its owner runs any more."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+        if self._kernel is not None:
+            await self._kernel.leave()
+
+    def use_no_more(self) -> None:
         """Use the kernel no more: one of its cells called `exit()`, and it is about to end."""
         kernel = self._kernel
         if kernel is not None and self._leaving is None:
@@ -177,6 +197,9 @@ class Interpreter:
             log.exception("kernel_start_failed")
             self._failed(KernelError("The kernel could not be started", f"{type(exc).__name__}: {exc}"))
             return
+        await self._began(kernel)
+
+    async def _began(self, kernel: Kernel) -> None:
         if self._closed:
             await kernel.aclose()
             return
@@ -185,6 +208,22 @@ class Interpreter:
         self._tasks.create(self._watch(kernel))
         self._answer_waiters(kernel)
         self._dependent.interpreter_ready()
+
+    async def _take_over(self, start: StartKernel, incarnation: int) -> None:
+        try:
+            kernel = await start(incarnation, self._late)
+        except Exception as exc:
+            if isinstance(exc, KernelBridgeError):
+                log.warning("kernel_not_taken_over", error=str(exc))
+            else:
+                log.exception("kernel_not_taken_over")
+            self._machine.on(KernelEvent.START_FAILED)
+            if not self._closed:
+                self._dependent.interpreter_gone("could not be taken over after a restart of the server")
+                if self._waiters:
+                    self.need()
+            return
+        await self._began(kernel)
 
     def _failed(self, error: KernelBridgeError) -> None:
         self._machine.on(KernelEvent.START_FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -30,6 +31,8 @@ class Job:
     """Seconds, the lane's own limit if None; its clock stands still while it waits for input."""
     report: Report | None = None
     """Told how it is ended, when its time is over."""
+    request_id: str | None = None
+    """That of the request, for a server that answers it in place of this one."""
 
     def answer(self, outcome: Outcome | KernelBridgeError) -> None:
         """Tell whoever asked."""
@@ -38,6 +41,19 @@ class Job:
         except Exception:
             # Whoever asked cannot take the answer; the cells behind it must run all the same.
             log.exception("answer_failed")
+
+
+class CellRecord(Protocol):
+    """What is told which cell runs, so that another server can know."""
+
+    def begins(self, msg_id: str, job: Job, since: float) -> None:
+        """Take note of a cell that is about to be sent, at `since`, in seconds since the epoch."""
+
+    def ended(self) -> None:
+        """Take note that it was answered."""
+
+    def loss_told(self) -> None:
+        """Take note that a result has told how the interpreter before ended."""
 
 
 def _never_ran(cause: str, why: str) -> Outcome:

@@ -40,17 +40,20 @@ class Entry:
 class Journal:
     """The bounded memory of a session's frames. Numbers grow from entry to entry."""
 
-    def __init__(self, *, size: int, kept_size: int) -> None:
-        """`size` bounds the latest entries, `kept_size` those that nobody got, but for the newest of them."""
+    def __init__(self, *, size: int, kept_size: int, lost: int = 0) -> None:
+        """`size` bounds the latest entries, `kept_size` those that nobody got, but for the newest of them.
+
+        Numbers up to `lost` are another journal's, which is gone.
+        """
         self._size = size
         self._kept_size = kept_size
         self._latest: deque[Entry] = deque()
         self._bytes = 0
         self._kept: list[Entry] = []
         self._kept_bytes = 0
-        self.last = 0
+        self.last = lost
         """The number of the latest entry."""
-        self.lost = 0
+        self.lost = lost
         """The largest number that is gone."""
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@
     <data>/workspaces/<id>/session.json   whose they are, and while it is open what it was opened with
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
+    <data>/state/<id>.…             what another server must know of an open session (`record.py`)
 
 `<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
 ever becomes a path. Everything above `files/` is closed to all but the server.
@@ -20,7 +21,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC, EPERM
 from pathlib import Path
@@ -75,7 +76,7 @@ class DataDirectory:
         """Make the directory if need be and lock it; raises `ConfigError` when that cannot be."""
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("workspaces", "run"):
+            for name in ("workspaces", "run", "state"):
                 (root / name).mkdir(mode=0o700, exist_ok=True)
             lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
@@ -96,6 +97,11 @@ class DataDirectory:
             os.close(lock_fd)
             raise
         return cls(root, instance, lock_fd)
+
+    @property
+    def state(self) -> Path:
+        """Where open sessions are noted for another server."""
+        return self.root / "state"
 
     def close(self) -> None:
         """Release the lock. Idempotent."""
@@ -209,6 +215,12 @@ class DataDirectory:
     def remove_sockets(self, key: SessionKey) -> None:
         """Remove what a sandbox left of its sockets. Idempotent; blocking."""
         remove_tree(self.paths(key).sockets)
+
+    def remove_other_sockets(self, keep: Collection[str]) -> None:
+        """Remove what earlier servers left of sockets, but for the workspaces `keep`; blocking."""
+        for path in (self.root / "run").iterdir():
+            if path.name not in keep:
+                remove_tree(path)
 
 
 def _hand_over(files: Path, uid: int, gid: int) -> None:

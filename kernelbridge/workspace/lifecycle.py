@@ -41,12 +41,14 @@ class WorkspaceEvent(Enum):
     LOST = "the sandbox ended by itself"
     CLOSE = "linger is over, or the server stops"
     DESTROYED = "the sandbox is gone"
+    ADOPT = "an earlier server's sandbox still runs"
 
 
 class WorkspaceAction(Enum):
     """What the supervisor must do after a transition."""
 
     START = "start the sandbox"
+    TAKE_OVER = "take the sandbox over"
     PAUSE = "pause the sandbox"
     RESUME = "resume the sandbox"
     NOTHING = "nothing"
@@ -72,12 +74,14 @@ class KernelEvent(Enum):
     START_FAILED = "it did not start"
     DIED = "it ended; its variables are lost"
     RESTART = "a new one is asked for, or this one cannot be interrupted"
+    ADOPT = "an earlier server's is taken over"
 
 
 class KernelAction(Enum):
     """What the execution lane must do after a transition."""
 
     START = "start a kernel"
+    TAKE_OVER = "connect to the kernel"
     KILL = "end the kernel"
     SUBMIT = "submit the first waiting cell"
     FAIL_WAITING = "end every waiting cell with the error"
@@ -105,6 +109,7 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
     MappingProxyType(
         {
             (_WS.ABSENT, _WE.NEED): Transition(_WS.STARTING, _WA.START),
+            (_WS.ABSENT, _WE.ADOPT): Transition(_WS.STARTING, _WA.TAKE_OVER),
             (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
             (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
@@ -144,6 +149,7 @@ _KS, _KE, _KA = KernelState, KernelEvent, KernelAction
 KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelAction]] = MappingProxyType(
     {
         (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
+        (_KS.ABSENT, _KE.ADOPT): Transition(_KS.STARTING, _KA.TAKE_OVER),
         (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
         (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
         (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),

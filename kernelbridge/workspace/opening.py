@@ -16,6 +16,8 @@ class Opening:
         self.choice: Choice = choose(Wish(), bounds)
         self.language: str | None = None
         """The kernel's, once the sandbox has run."""
+        self.facts: Facts | None = None
+        """What an adopted sandbox offers: its image may be another by now, or gone."""
 
     @property
     def ran(self) -> bool:
@@ -32,6 +34,10 @@ class Opening:
                 f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
                 " its files stay",
             )
+
+    def adopt(self, choice: Choice, facts: Facts | None) -> None:
+        """Take what an earlier server has opened the session with, and what its sandbox offers, if it is there."""
+        self.choice, self._ran, self.facts = choice, True, facts
 
     def check_kernel(self, facts: Facts) -> None:
         """Refuse a kernel that was asked for and is not in the image; without the default one, shells can still run."""

@@ -1,4 +1,4 @@
-"""Putting into a workspace's files what `pip install` needs (`pyenv.py` says what that is)."""
+"""Making a workspace's files, and putting into them what `pip install` needs (`pyenv.py` says what that is)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from concurrent.futures import Executor
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.runtimes.base import Sandbox
-from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.runtimes.facts import Facts
+from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
+from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.work import in_thread
+
+
+async def prepare_files(
+    data: DataDirectory, key: SessionKey, facts: Facts, settings: WorkspaceSettings, *, executor: Executor
+) -> WorkspaceFiles:
+    """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`."""
+    root = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, hand_over=True)
+    limits = FileLimits(settings.max_file, settings.max_upload)
+    return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=data.commits(key))
 
 
 async def prepare_python(

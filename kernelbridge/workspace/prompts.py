@@ -10,6 +10,8 @@ from kernelbridge.errors import BadRequest, NoInputWaiting
 from kernelbridge.jupyter.events import Asked
 from kernelbridge.workspace.feed import Listener
 
+END_OF_INPUT = "\x04"
+"""What a kernel takes for the end of its input."""
 MAX_VALUE = 1 << 20
 """Characters of one line of input."""
 

@@ -17,9 +17,12 @@ from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Wish, checked
 from kernelbridge.workspace.feed import Feed, Listener
+from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.workspace.record import left_sessions
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.starts import Starts
+from kernelbridge.workspace.state import RunningCell, SessionState
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.workspace import Workspace
 
@@ -47,6 +50,10 @@ class _Entry:
         if self.linger is not None:
             self.linger.cancel()
             self.linger = None
+
+
+JobOf = Callable[["Registry", Workspace, RunningCell], Job]
+"""Gives what stands for a cell that an earlier server has sent."""
 
 
 class Registry:
@@ -90,10 +97,10 @@ class Registry:
 
     def attach(self, key: SessionKey, connection_id: str) -> Workspace:
         """Find or make the workspace and note that the connection uses it. Raises `LimitExceeded`."""
-        if self._stopping:
-            raise SandboxError("The server is stopping", "connect again when it is back")
         entry = self._entries.get(key)
         if entry is None:
+            if self._stopping:
+                raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
             entry = self._entries[key] = _Entry(self._make(key))
@@ -103,10 +110,43 @@ class Registry:
         entry.workspace.pausing.touch()
         return entry.workspace
 
-    def _make(self, key: SessionKey) -> Workspace:
+    async def adopt(self, job_of: JobOf) -> None:
+        """Go on with the sessions that an earlier server has left, and remove what else it left.
+
+        Who has no connection after `linger` ends. What another kind of runtime has made is left to that. Raises
+        `SandboxError` or `RuntimeUnavailable`.
+        """
+        in_thread = asyncio.get_running_loop().run_in_executor
+        noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
+        left = [found for found in noted if found.state.runtime == self.runtime_name]
+        known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
+        sandboxes = await self._runtime.adopt(known)
+        reclaimed = await self._runtime.reclaim()
+        others = {found.key.workspace_id for found in noted if found.state.runtime != self.runtime_name}
+        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
+        for found in left:
+            sandbox = sandboxes.get(found.key.workspace_id)
+            session = found if sandbox is not None else found.without_sandbox()
+            workspace = self._make(session.key, session.state)
+            entry = self._entries[session.key] = _Entry(workspace)
+            self._on_use(session.key)
+            job = None if session.cell is None else job_of(self, workspace, session.cell)
+            workspace.adopt(session, sandbox, job)
+            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, session.key)
+        if noted or reclaimed:
+            log.info(
+                "earlier_server",
+                sessions=len(left),
+                sandboxes=len(sandboxes),
+                removed=reclaimed,
+                of_other_runtimes=len(others),
+            )
+
+    def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
         feed = Feed(
             key.session_id,
-            created=timestamp(),
+            created=timestamp() if state is None else state.created,
+            told=0 if state is None else state.seq,
             journal_size=self._settings.journal_size,
             kept_size=self._settings.max_output,
             tasks=self._tasks,
@@ -250,6 +290,26 @@ class Registry:
             if not entry.connections:
                 loop = asyncio.get_running_loop()
                 entry.linger = loop.call_later(self._linger, self._expire, key)
+
+    async def finish(self, seconds: float, *, keep: bool) -> None:
+        """Take no more work; give what runs `seconds` to end, with `keep` only what `leave` cannot leave."""
+        self._stopping = True
+        ends = [end for entry in self._entries.values() for end in entry.workspace.finish(seconds, keep=keep)]
+        waits = [asyncio.ensure_future(end.wait()) for end in ends if not end.is_set()]
+        try:
+            if waits:
+                await asyncio.wait(waits, timeout=seconds)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def leave(self) -> None:
+        """Leave every workspace to another server, after `finish`; those that are being closed are closed first."""
+        entries, self._entries = list(self._entries.values()), {}
+        for entry in entries:
+            entry.stay()
+        await asyncio.gather(*(entry.workspace.leave() for entry in entries))
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close every workspace; what runs is answered with cause `session_closed`. Idempotent."""

@@ -83,6 +83,19 @@ class StatusTeller:
             self._tell(*status)
         self._told = status
 
+    def sandbox_was_lost(self) -> None:
+        """Tell that the sandbox ended while no server was there."""
+        self._told = LOST
+        self._tell(*LOST)
+
+    def server_stops(self, seconds: float) -> None:
+        """Tell that the session ends with the server, after `seconds` at most."""
+        if self._told.status != "closed":
+            self._told = SessionStatus(
+                "closing", f"the server stops; what runs has {seconds:g} s to end", "session_closed"
+            )
+            self._tell(*self._told)
+
     def memory_ran_out(self) -> None:
         """Tell that something in the sandbox was killed for want of memory; the status stays as it is."""
         self._tell(self._told.status, "the session's memory ran out, and a process in it was killed", "out_of_memory")

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
 
+from kernelbridge.errors import KernelBridgeError
+
 log = structlog.get_logger(__name__)
+
+
+async def attempt(work: Awaitable[object], failed: Callable[..., object]) -> None:
+    """Do one step of several, whatever becomes of it; `failed` is called with `error`, and `exc_info` for a bug."""
+    try:
+        await work
+    except (KernelBridgeError, OSError) as exc:
+        failed(error=str(exc))
+    except Exception as exc:  # noqa: BLE001  a bug in one step must not keep the others from being taken
+        failed(error=repr(exc), exc_info=True)
 
 
 class TaskSet:

@@ -83,7 +83,9 @@ class TerminalLane:
         self._lost = False
         """Whether that has turned out to be wrong since, and nobody was told."""
         self._starting = asyncio.Lock()
-        self._closed = False
+        self._quiet = asyncio.Event()
+        """Set when nothing runs, and nothing will."""
+        self._finishing = self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -100,7 +102,7 @@ class TerminalLane:
 
         `listen` is called before that with its output, as it comes.
         """
-        if self._closed:
+        if self._closed or self._finishing:
             raise TerminalError("The session is closed", "send the request again to open it anew")
         self._budget.take(command)
         self._waiting.append(_Job(command, timeout, done, listen))
@@ -121,6 +123,18 @@ class TerminalLane:
             tell(Interruption("none", done=True, ended=ended))
         else:
             self._tasks.create(self._interrupt(job, tell, ended))
+
+    def finish(self) -> asyncio.Event:
+        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
+        self._finishing = True
+        self._end_waiting(_CLOSED)
+        if not self._draining:
+            self._quiet.set()
+        return self._quiet
+
+    def adopt(self, *, had_shell: bool) -> None:
+        """Take note whether there was a shell, which has ended with the server that earlier commands were sent to."""
+        self._lost = had_shell
 
     def end(self) -> None:
         """End every waiting command with cause `session_closed` and take no more. Idempotent; no I/O."""
@@ -157,6 +171,8 @@ class TerminalLane:
                     _answer(job, outcome)
         finally:
             self._draining = False
+            if self._finishing:
+                self._quiet.set()
 
     async def _interrupt(self, job: _Job, tell: Tell, ended: int) -> None:
         def told(step: Step, done: bool) -> None:  # noqa: FBT001 - a `StepDone`

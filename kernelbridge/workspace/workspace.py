@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TypeVar
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
-from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.errors import KernelBridgeError, SandboxError
+from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
 from kernelbridge.workspace.crowding import watch_crowding
 from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
-from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.workspace.interpreter import StartKernel
+from kernelbridge.workspace.job import Job
+from kernelbridge.workspace.launching import Launcher, taken_over
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.lifecycle import (
     WORKSPACE,
@@ -32,28 +33,23 @@ from kernelbridge.workspace.lifecycle import (
     WorkspaceState,
 )
 from kernelbridge.workspace.memory import MemoryWatch
+from kernelbridge.workspace.once import Once
 from kernelbridge.workspace.opening import Opening
 from kernelbridge.workspace.pausing import Pausing
-from kernelbridge.workspace.preparing import prepare_python
-from kernelbridge.workspace.pyenv import PythonEnvironment
+from kernelbridge.workspace.preparing import prepare_files, prepare_python
+from kernelbridge.workspace.record import LeftSession, Record
 from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.shell_exchange import Listen
-from kernelbridge.workspace.shell_start import start_shell
 from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.status import StatusTeller
-from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.tasks import TaskSet, attempt
 from kernelbridge.workspace.terminal import CommandDone, Tell, TerminalLane
 from kernelbridge.workspace.terminals import Terminals
+from kernelbridge.workspace.work import in_thread
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-LOSS_NOTICE = 3.0
-"""Seconds that the runtime has to say that a sandbox is gone, after a process could not be started in it."""
 
 
 class Workspace:
@@ -85,40 +81,42 @@ class Workspace:
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusTeller(feed.status)
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._changed)
-        self._deleting = False
+        self._deleting = self._left = False
         self._tasks = TaskSet()
         self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
-        self._spills = Spills(self._opened_files, executor, limit=settings.max_spill)
-        self._files: asyncio.Task[WorkspaceFiles] | None = None
+        self._files = Once(self._open_files)
+        self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
         self.files = SessionFiles(
-            data.paths(key).files, prepared=self._workspace_files, executor=executor, max_frame=settings.max_file
+            data.paths(key).files, prepared=self._files.get, executor=executor, max_frame=settings.max_file
         )
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
         self._clearing: asyncio.Task[None] | None = None
-        self._environment: PythonEnvironment | None = None
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
+        self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
+        self._launcher = Launcher(self, self._record, data.paths(key).sockets, settings, self._spills)
+        feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
-            self._start_kernel,
+            self._launcher.kernel,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
+            record=self._record,
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
         self._terminal = TerminalLane(
-            self._start_shell,
-            end_jobs=self._end_jobs,
+            self._launcher.shell,
+            end_jobs=self._launcher.end_jobs,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
         )
-        self._jobs_mark = secrets.token_hex(16)  # in the environment of all that terminal commands start
-        self.terminals = Terminals(self._in_sandbox, files_host=data.paths(key).sockets)
+        self.terminals = Terminals(self._launcher.in_sandbox, files_host=data.paths(key).sockets)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self.executions.state.value}>"
@@ -127,6 +125,11 @@ class Workspace:
     def state(self) -> WorkspaceState:
         """The sandbox's state."""
         return self._machine.state
+
+    @property
+    def kernel_name(self) -> str:
+        """The name of the session's kernelspec."""
+        return self.opening.choice.kernel
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -146,7 +149,7 @@ class Workspace:
         image = self.opening.choice.image
         self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT)
         if self.opening.choice.image != image:
-            self._files = None  # another image may have another user
+            self._files.forget()  # another image may have another user
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh
@@ -174,6 +177,53 @@ class Workspace:
             self.pausing.ended()
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
+
+    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None) -> None:
+        """Go on with what an earlier server left, before anybody uses the session.
+
+        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, if there is one.
+        """
+        state = left.state
+        self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
+        self._record.adopt(state)
+        self._terminal.adopt(had_shell=state.had_shell)
+        if sandbox is None:
+            self._status.sandbox_was_lost()
+        elif self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
+            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state.kernel))
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        start: StartKernel | None = None
+        if state.kernel is not None:
+            start = functools.partial(self._launcher.left_kernel, state.kernel, runs=job is not None)
+        self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
+
+    def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
+        """Take no more; give what is set when nothing runs any more that ends with the server.
+
+        With `keep`, that is what `leave` cannot leave: commands. Without, it is told that `seconds` are left.
+        """
+        cells, commands = self.executions.finish(), self._terminal.finish()
+        if keep:
+            return [commands]
+        self._status.server_stops(seconds)
+        return [cells, commands]
+
+    async def leave(self) -> None:
+        """Leave the sandbox, its kernel and the cell in it to another server; commands and terminals end."""
+        self._left = True
+        self.executions.finish()
+        if self._starting is not None:
+            await self._step("start", self._starting)
+        if self.pausing.asleep:
+            await self._step("resume", self.pausing.awake())  # or its shells could not be ended
+        self.pausing.ended()
+        await self._step("terminal", self._terminal.aclose())
+        await self._step("terminals", self.terminals.aclose())
+        await self._tasks.aclose()
+        await self._step("kernel", self.executions.leave())
+        await self.files.watcher.aclose()
+        self._record.leave()
+        self._log.info("workspace_left", cell=self.executions.running_since is not None)
 
     async def close(self) -> None:
         """Wait until it is closed; see `begin_close`."""
@@ -203,11 +253,11 @@ class Workspace:
             if self._clearing is not None:
                 await self._clearing
                 self._clearing = None
-            await self._workspace_files()
+            await self._files.get()
             choice = self.opening.choice
             if choice.kernel != DEFAULT_KERNEL:
                 self.opening.check_kernel(await self._runtime.prepare(choice.image))
-            sockets = await self._in_thread(self._data.prepare_sockets, self.key)
+            sockets = await in_thread(self._executor, self._data.prepare_sockets, self.key)
             spec = SandboxSpec(
                 workspace_id=self.key.workspace_id,
                 files=self._data.paths(self.key).files,
@@ -216,16 +266,37 @@ class Workspace:
                 image=choice.image,
             )
             try:
-                await self._in_thread(self._data.remember, self.key, choice.note())
+                await in_thread(self._executor, self._data.remember, self.key, choice.note())
                 async with self._starts.turn(self.key.principal):
                     sandbox = await self._create(spec)
             except BaseException:
-                await self._step("sockets", self._in_thread(self._data.remove_sockets, self.key))
+                await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
                 raise
         except BaseException:
             self._starting = None
             self._machine.on(WorkspaceEvent.START_FAILED)
             raise
+        self._began(sandbox)
+        self._record.opened(choice, sandbox)
+        self._log.info("sandbox_started", sandbox=sandbox.id)
+        return sandbox
+
+    async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
+        try:
+            wanted = lambda: self._machine.state is WorkspaceState.STARTING and not self._left  # noqa: E731
+            await taken_over(sandbox, kernel, wanted=wanted)
+            await self._prepare(sandbox)
+        except BaseException:
+            self._starting = None
+            self._machine.on(WorkspaceEvent.START_FAILED)
+            if not self._left:
+                self._clear(sandbox)
+            raise
+        self._began(sandbox)
+        self._log.info("sandbox_taken_over", sandbox=sandbox.id)
+        return sandbox
+
+    def _began(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._memory.watch(sandbox)
         self.opening.started(sandbox.facts)
@@ -234,33 +305,38 @@ class Workspace:
             self.pausing.began(sandbox)
         self._tasks.create(self._watch(sandbox))
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out))
-        self._log.info("sandbox_started", sandbox=sandbox.id)
-        return sandbox
 
     async def _create(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await self._runtime.create(spec)
         try:
-            environment = await prepare_python(
-                sandbox, await self._workspace_files(), executor=self._executor, tell=self.executions.tell
-            )
-            self._environment = replace(environment, env={**self.opening.choice.env, **environment.env})
+            await self._prepare(sandbox)
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
 
+    async def _prepare(self, sandbox: Sandbox) -> None:
+        files = await self._files.get()
+        environment = await prepare_python(sandbox, files, executor=self._executor, tell=self.executions.tell)
+        self._launcher.environment = replace(environment, env={**self.opening.choice.env, **environment.env})
+
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
         if self._machine.state not in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}:
             self._log.warning("sandbox_lost", sandbox=sandbox.id, status=str(status))
-        self._lose(sandbox)
+        self.lose(sandbox)
 
-    def _lose(self, sandbox: Sandbox) -> None:
+    def lose(self, sandbox: Sandbox) -> None:
+        """Take note that a sandbox has ended by itself, if that is not known yet."""
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
             self._sandbox = self._starting = None
             self.pausing.ended()
-            # The next start waits for this: both have the same name and directories.
-            self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
+            self._clear(sandbox)
+
+    def _clear(self, sandbox: Sandbox) -> None:
+        self._record.sandbox_lost()
+        # The next start waits for this: both have the same name and directories.
+        self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
 
     async def _give_up(self) -> None:
         """Destroy the sandbox, because what runs in it cannot be ended otherwise."""
@@ -270,6 +346,7 @@ class Workspace:
     async def _destroy(self) -> None:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         started = self._starting
+        self._record.remove()  # first of all: what is half destroyed must not be gone on with
         self._terminal.end()
         self.terminals.end()
         self.executions.end()
@@ -285,12 +362,12 @@ class Workspace:
             await self._clearing
         if self._predecessor is not None:
             await self._step("predecessor", self._predecessor.close())
-        await self._step("sockets", self._in_thread(self._data.remove_sockets, self.key))
+        await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
         try:
             if self._deleting:
-                self.files_deleted = await self._in_thread(self._data.delete_files, self.key)
+                self.files_deleted = await in_thread(self._executor, self._data.delete_files, self.key)
             elif self.opening.ran:
-                await self._step("note", self._in_thread(self._data.remember, self.key, None))
+                await self._step("note", in_thread(self._executor, self._data.remember, self.key, None))
         finally:
             self._deleting = False
             self._machine.on(WorkspaceEvent.DESTROYED)
@@ -300,100 +377,20 @@ class Workspace:
         await (await started).destroy()
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
-        try:
-            await work
-        except (KernelBridgeError, OSError) as exc:
-            self._log.warning("close_failed", part=name, error=str(exc))
-        except Exception:  # noqa: BLE001  a bug in one part must not keep the others from being closed
-            self._log.exception("close_failed", part=name)
+        await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
 
     def _busy(self) -> bool:
         return self.executions.busy or self._terminal.busy or self.terminals.busy
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
         self._status.changed(self._machine.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
+        if event is KernelEvent.DIED:
+            self._record.kernel_ended("ended")
 
     # -- what runs in it --------------------------------------------------------
-
-    async def _workspace_files(self) -> WorkspaceFiles:
-        if self._files is None or (self._files.done() and self._files.exception() is not None):
-            self._files = asyncio.get_running_loop().create_task(self._open_files())
-        return await asyncio.shield(self._files)
-
-    def _opened_files(self) -> WorkspaceFiles:
-        """Give the files, which whatever runs has opened before it ran."""
-        if self._files is None:
-            raise AssertionError("nothing has run yet")
-        return self._files.result()
 
     async def _open_files(self) -> WorkspaceFiles:
         if self._predecessor is not None and self._predecessor.deleting:
             await self._step("predecessor", self._predecessor.close())
-        facts = await self._runtime.prepare(self.opening.choice.image)
-        root = await self._in_thread(
-            functools.partial(self._data.prepare_files, self.key, facts.uid, facts.gid, hand_over=True)
-        )
-        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
-        return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=self._data.commits(self.key))
-
-    async def _start_kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
-        async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Kernel:
-            spec = sandbox.facts.kernelspec(self.opening.choice.kernel)
-            return await Kernel.start(
-                sandbox,
-                spec,
-                argv=environment.argv(spec, sandbox.facts),
-                env=environment.env,
-                sockets_host=self._data.paths(self.key).sockets,
-                incarnation=incarnation,
-                start_timeout=self._settings.start_timeout,
-                max_output=self._settings.max_output,
-                on_late_output=on_late_output,
-                overflows=self._spills.of("cell"),
-            )
-
-        return await self._in_sandbox(start)
-
-    async def _start_shell(self) -> Shell:
-        async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Shell:
-            return await start_shell(
-                sandbox,
-                commands_host=self._data.paths(self.key).sockets,
-                commands_inside=sandbox.sockets_path,
-                env=environment.env,
-                mark=self._jobs_mark,
-                max_output=self._settings.max_output,
-                overflow=functools.partial(self._spills.new, "command"),
-            )
-
-        return await self._in_sandbox(start)
-
-    async def _end_jobs(self, spare: int) -> None:
-        if self._sandbox is not None:
-            await self._sandbox.sweep(self._jobs_mark, spare=spare)
-
-    async def _in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
-        """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""
-        sandbox = await self.sandbox()
-        try:
-            return await start(sandbox, self._python(sandbox))
-        except RuntimeUnavailable:
-            raise  # nobody can say now whether the sandbox is gone
-        except SandboxError:
-            try:
-                await asyncio.wait_for(sandbox.wait(), LOSS_NOTICE)
-            except TimeoutError:
-                pass
-            else:
-                self._lose(sandbox)
-                sandbox = await self.sandbox()
-                return await start(sandbox, self._python(sandbox))
-            raise
-
-    def _python(self, sandbox: Sandbox) -> PythonEnvironment:
-        if self._environment is None:
-            raise AssertionError(f"sandbox {sandbox.id} has no python environment")
-        return self._environment
-
-    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, functools.partial(function, *args))
+        facts = self.opening.facts or await self._runtime.prepare(self.opening.choice.image)
+        return await prepare_files(self._data, self.key, facts, self._settings, executor=self._executor)

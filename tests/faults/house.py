@@ -53,7 +53,14 @@ class House:
         """The first: what runs go on to do after it, in other ways each time, says little."""
         self._complaints: list[object] = []
         self._runner.get_loop().set_exception_handler(lambda _loop, context: self._complaints.append(context))
-        self._flags = {"runtime": runtime, "port": "0", "data_dir": str(data_dir), "image": image, **flags}
+        self._flags = {
+            "runtime": runtime,
+            "port": "0",
+            "data_dir": str(data_dir),
+            "image": image,
+            "stop_timeout": "0",
+            **flags,
+        }
         self._data_dir = data_dir
         self._context: Any = None
         self._http: aiohttp.ClientSession | None = None
@@ -145,7 +152,7 @@ class House:
             await asyncio.wait(over)
         gc.collect()  # that is when a task complains of a failure that nobody has looked at
         assert self._complaints == []
-        assert list((self._data_dir / "run").iterdir()) == []
+        assert [path for name in ("run", "state") for path in (self._data_dir / name).iterdir()] == []
         assert self.containers() == []
 
     def containers(self) -> list[str]:

@@ -117,6 +117,7 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
                 "data_dir": str(tmp_path / "data"),
                 "image": workspace_image,
                 "linger": "0",
+                "stop_timeout": "0",
                 **flags,
             },
             {},

@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from kernelbridge.config import (
     OPTIONS,
     Settings,
-    default_ca_bundle,
-    default_data_dir,
     default_text,
-    docker_host,
     is_loopback,
     resolve,
 )
 from kernelbridge.errors import ConfigError
+from kernelbridge.settings_environment import default_ca_bundle, default_data_dir, docker_host
 from kernelbridge.settings_kinds import canonical_origin
 from kernelbridge.settings_sources import variable_name
 

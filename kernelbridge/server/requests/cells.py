@@ -36,14 +36,18 @@ async def execute(asker: Asker, message: ExecuteCode) -> None:
         allow_stdin=message.allow_stdin,
         stream=streamed,
     )
-    if streamed:
+    asker.workspace.executions.submit(job_of(asker, cell, message.timeout))
+
+
+def job_of(asker: Asker, cell: Cell, timeout: float | None) -> Job:
+    """Give a cell with the way back to whoever asked for it."""
+    request_id = None if asker.request_id is UNSET else asker.request_id
+    if cell.stream:
         told = CellEvents(asker)
         report = functools.partial(interpreter.report, asker)
-        job = Job(cell, told.answer, told, message.timeout, report)
-    else:
-        listener = functools.partial(_asked, asker) if cell.allow_stdin else None
-        job = Job(cell, functools.partial(_executed, asker), listener, message.timeout)
-    asker.workspace.executions.submit(job)
+        return Job(cell, told.answer, told, timeout, report, request_id=request_id)
+    listener = functools.partial(_asked, asker) if cell.allow_stdin else None
+    return Job(cell, functools.partial(_executed, asker), listener, timeout, request_id=request_id)
 
 
 def _asked(asker: Asker, event: CellEvent) -> None:

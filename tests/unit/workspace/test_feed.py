@@ -207,3 +207,31 @@ async def test_a_follower_that_leaves_is_forgotten(feed: Feed) -> None:
     follower.leave(feed)
     event(feed, asker, "c")
     assert follower.waiting == []
+
+
+async def test_numbers_go_on_behind_those_of_an_earlier_server(tasks: TaskSet) -> None:
+    feed = Feed("s", created="now", journal_size=1 << 20, kept_size=1 << 20, tasks=tasks, told=1000)
+    listener = StallingListener("a")
+    feed.follow(listener, 17, UNSET)
+    feed.status("ready", "it is")
+    resumed, status = await listener.take(2)
+    assert (resumed["from"], resumed["to"], resumed["lost"]) == (18, 1000, {"from": 18, "to": 1000})
+    assert "anew" not in resumed
+    assert status["seq"] == 1001
+
+
+async def test_a_reserve_is_asked_for_before_it_is_used_up(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelbridge.workspace.feed.RESERVE", 5)
+    noted: list[int] = []
+
+    def note() -> None:
+        noted.append(feed.reserve())
+
+    feed.on_reserved = note
+    for _ in range(10):  # nobody else knows the session yet
+        feed.next_seq()
+    assert noted == []
+    note()
+    for _ in range(20):
+        assert feed.next_seq() < noted[-1]
+    assert noted == [15, 20, 25, 30, 35]

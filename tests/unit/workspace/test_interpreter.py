@@ -37,6 +37,19 @@ class UnkillableProcess(HostProcess):
         await super().kill()
 
 
+class Unrecorded:
+    """Takes no note of cells: no other server comes."""
+
+    def begins(self, msg_id: str, job: Job, since: float) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+    def loss_told(self) -> None:
+        pass
+
+
 class Place:
     """A lane with its kernels."""
 
@@ -55,6 +68,7 @@ class Place:
             queue_limit=100,
             tasks=self.tasks,
             memory=MemoryWatch(lambda: None),
+            record=Unrecorded(),
             graces=GRACES,
         )
 

@@ -1,0 +1,217 @@
+"""What another server must know of each open session, on disk while it is open.
+
+    <data>/state/<id>.json   written anew when the session's sandbox or interpreter changes
+    <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
+
+Neither is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
+server can read them. One that cannot be written costs nothing while the server runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from msgspec import structs
+
+from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.workspace.choice import Choice
+from kernelbridge.workspace.job import Job
+from kernelbridge.workspace.layout import SessionKey
+from kernelbridge.workspace.state import (
+    VERSION,
+    ChoiceState,
+    RunningCell,
+    SandboxState,
+    SessionState,
+    read_cell,
+    read_session,
+    without_sandbox,
+    write_cell,
+    write_session,
+)
+
+log = structlog.get_logger(__name__)
+
+_SESSION, _CELL = ".json", ".cell"
+_NO_CELL = write_cell(None)
+MOST = 1 << 20
+"""Bytes of a file that is read: one is smaller, whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftSession:
+    """A session that was open when an earlier server ended."""
+
+    key: SessionKey
+    state: SessionState
+    cell: RunningCell | None
+    """What ran in its interpreter, or ended without an answer."""
+
+    def without_sandbox(self) -> LeftSession:
+        """Give what is left when the sandbox is gone."""
+        return replace(self, state=without_sandbox(self.state))
+
+
+class Record:
+    """The files of one session. Nothing here raises; what cannot be written is logged."""
+
+    def __init__(self, directory: Path, key: SessionKey, *, created: str, runtime: str, seq: Callable[[], int]) -> None:
+        """`seq` gives a number that no event will reach before this is written again."""
+        self._key = key
+        self._created = created
+        self._runtime = runtime
+        self._seq = seq
+        self._path = directory / f"{key.workspace_id}{_SESSION}"
+        self._cell_path = directory / f"{key.workspace_id}{_CELL}"
+        self._state: SessionState | None = None
+        self._cell_fd = -1
+        self._over = False
+
+    def adopt(self, state: SessionState) -> None:
+        """Go on with what an earlier server has noted; the cell is kept until it is answered."""
+        self._state = state
+        self._open_cell()
+        self.write()
+
+    def opened(self, choice: Choice, sandbox: Sandbox) -> None:
+        """Note that a sandbox runs, unless the session has ended meanwhile."""
+        if self._over:
+            return
+        earlier = self._state
+        self._state = SessionState(
+            version=VERSION,
+            principal=self._key.principal,
+            session_id=self._key.session_id,
+            created=self._created,
+            runtime=self._runtime,
+            seq=0,
+            choice=ChoiceState.of(choice),
+            sandbox=SandboxState(sandbox.id, sandbox.facts),
+            kernel=None,
+            had_shell=False,
+            incarnation=0 if earlier is None else earlier.incarnation,
+            lost=None if earlier is None else earlier.lost,
+        )
+        if self._cell_fd < 0:
+            self._open_cell()
+        self.write()
+
+    def sandbox_lost(self) -> None:
+        """Note that the sandbox has ended by itself."""
+        if self._state is not None:
+            self._state = without_sandbox(self._state)
+            self.write()
+
+    def kernel_started(self, identity: KernelIdentity) -> None:
+        """Note which kernel runs."""
+        self._change(kernel=identity, incarnation=identity.incarnation)
+
+    def kernel_ended(self, how: str) -> None:
+        """Note that it runs no more, which nobody has been told yet."""
+        self._change(kernel=None, lost=how)
+
+    def shell_started(self) -> None:
+        """Note that a shell runs, which another server cannot speak to."""
+        if self._state is not None and not self._state.had_shell:
+            self._change(had_shell=True)
+
+    def loss_told(self) -> None:
+        """Note that a result has told of the last interpreter's end."""
+        self._change(lost=None)
+
+    def begins(self, msg_id: str, job: Job, since: float) -> None:
+        """Note the cell that is about to be sent."""
+        cell = RunningCell(
+            msg_id, job.request_id, job.cell.stream, job.cell.allow_stdin, since=since, timeout=job.timeout
+        )
+        self._write_cell(write_cell(cell))
+
+    def ended(self) -> None:
+        """Note that it has been answered."""
+        self._write_cell(_NO_CELL)
+
+    def write(self) -> None:
+        """Write the session's file."""
+        if self._state is None:
+            return
+        self._state = structs.replace(self._state, seq=self._seq())
+        part = self._path.with_suffix(".part")
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(write_session(self._state))
+            part.replace(self._path)
+        except OSError as exc:
+            self._failed(exc)
+
+    def leave(self) -> None:
+        """Release what is held, and leave the files to another server. Idempotent."""
+        if self._cell_fd >= 0:
+            os.close(self._cell_fd)
+        self._cell_fd, self._state, self._over = -1, None, True
+
+    def remove(self) -> None:
+        """Forget the session: it is not to be gone on with. Idempotent."""
+        self.leave()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+            self._cell_path.unlink(missing_ok=True)
+
+    def _change(self, **changes: object) -> None:
+        if self._state is not None:
+            self._state = structs.replace(self._state, **changes)
+            self.write()
+
+    def _open_cell(self) -> None:
+        try:
+            self._cell_fd = os.open(self._cell_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            self._failed(exc)
+
+    def _write_cell(self, content: bytes) -> None:
+        if self._cell_fd < 0:
+            return
+        try:
+            os.pwrite(self._cell_fd, content, 0)
+        except OSError as exc:
+            self._failed(exc)
+
+    def _failed(self, exc: OSError) -> None:
+        log.warning("session_not_noted", workspace=self._key.workspace_id, error=exc.strerror)
+
+
+def left_sessions(directory: Path) -> Iterator[LeftSession]:
+    """Give the sessions that an earlier server has left. What cannot be read is removed, and logged; blocking."""
+    for path in sorted(directory.iterdir()):
+        if path.suffix != _SESSION:
+            continue
+        try:
+            session = _read_left(path)
+        except (OSError, ValueError) as exc:
+            log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))
+            path.unlink(missing_ok=True)
+            continue
+        yield session
+    known = {path.stem for path in directory.iterdir() if path.suffix == _SESSION}
+    for path in directory.iterdir():
+        if path.suffix != _SESSION and not (path.suffix == _CELL and path.stem in known):
+            path.unlink(missing_ok=True)
+
+
+def _read_left(path: Path) -> LeftSession:
+    state = read_session(_read(path))
+    key = SessionKey(state.principal, state.session_id)
+    if key.workspace_id != path.stem:
+        raise ValueError("it is another session's")
+    return LeftSession(key, state, read_cell(_read(path.with_suffix(_CELL))))
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST)

@@ -1,0 +1,1 @@
+"""What becomes of sessions when their server is killed or replaced."""

@@ -1,0 +1,187 @@
+"""Servers in processes of their own, that are killed or stopped, over data directories that stay."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import docker
+
+from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL
+from kernelbridge.workspace.layout import SessionKey
+from tests.integration.conftest import PATIENCE, Client, Frame
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """One `kernelbridge serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+
+    async def kill(self) -> None:
+        """SIGKILL it."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM it, and see that it ends in order."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            assert await self.process.wait() == 0, self.log.read_text()
+
+
+class House:
+    """One data directory, and the servers that follow each other over it."""
+
+    def __init__(self, runtime: str, image: str, data_dir: Path, http: aiohttp.ClientSession) -> None:
+        self.runtime = runtime
+        self.data_dir = data_dir
+        self._image = image
+        self._http = http
+        self._servers: list[Server] = []
+
+    async def serve(self, *flags: str, linger: str = "60s", **environ: str) -> Server:
+        """Start a server, and wait until it listens."""
+        log = self.data_dir.with_name(f"{self.data_dir.name}-{len(self._servers)}.log")
+        command = [sys.executable, "-m", "kernelbridge", "serve", "--port", "0", "--log-format", "json"]
+        command += ["--runtime", self.runtime, "--image", self._image, "--data-dir", str(self.data_dir)]
+        command += ["--linger", linger, *flags]
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("KERNELBRIDGE_")}
+        with log.open("wb") as said:
+            process = await asyncio.create_subprocess_exec(
+                *command, stderr=said, stdout=said, env={**mine, "PYTHONPATH": str(ROOT), **environ}
+            )
+        server = Server(process, "", log)
+        self._servers.append(server)
+        async with asyncio.timeout(PATIENCE):
+            while not server.url:
+                assert process.returncode is None, log.read_text()
+                for line in log.read_text().splitlines():
+                    with contextlib.suppress(ValueError):
+                        said_so = json.loads(line)
+                        if said_so.get("event") == "started":
+                            server.url = said_so["url"]
+                await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.02)  # a file tells nobody
+        return server
+
+    @asynccontextmanager
+    async def connect(self, server: Server, user: str = "u", *, streams: bool = False) -> AsyncIterator[Client]:
+        """Let a user in."""
+        query = f"?user_id={user}" + ("&stream=true" if streams else "")
+        async with self._http.ws_connect(server.url + query, max_msg_size=0) as ws:
+            client = Client(ws, {})
+            client.connected = await client.receive()
+            yield client
+
+    def files(self, session: str, user: str = "u") -> Path:
+        """Give the directory of a session's files."""
+        return self.data_dir / "workspaces" / SessionKey(user, session).workspace_id / "files"
+
+    def state(self, session: str, user: str = "u") -> Path:
+        """Give the file in which a session is noted."""
+        return self.data_dir / "state" / f"{SessionKey(user, session).workspace_id}.json"
+
+    @property
+    def instance(self) -> str:
+        """The label of its containers."""
+        return (self.data_dir / "instance").read_text(encoding="ascii").strip()
+
+    def containers(self, session: str | None = None, user: str = "u") -> list[str]:
+        """Give the ids of its containers, whatever their state."""
+        labels = [f"{INSTANCE_LABEL}={self.instance}"]
+        if session is not None:
+            labels.append(f"{WORKSPACE_LABEL}={SessionKey(user, session).workspace_id}")
+        with engine() as api:
+            return [row["Id"] for row in api.containers(all=True, filters={"label": labels})]
+
+    def left(self) -> list[str]:
+        """Name what is left of sessions but their files."""
+        found = [
+            f"{path.parent.name}/{path.name}" for name in ("run", "state") for path in (self.data_dir / name).iterdir()
+        ]
+        return found + (self.containers() if self.runtime == "docker" else [])
+
+    async def until_nothing_is_left(self) -> None:
+        """Wait for the end of every session."""
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(self.left):
+                await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)  # nobody tells
+
+    async def close(self) -> None:
+        """End what runs, and what it left."""
+        for server in self._servers:
+            if server.process.returncode is None:
+                await server.kill()
+        if self.runtime == "docker" and (self.data_dir / "instance").exists():
+            with engine() as api:
+                for container in self.containers():
+                    api.remove_container(container, force=True, v=True)
+
+
+@contextlib.contextmanager
+def engine() -> Any:
+    """Give the engine itself."""
+    client = docker.from_env(version="auto")
+    try:
+        yield client.api
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def house(runtime: str, image: str) -> AsyncIterator[House]:
+    """Give a house of its own, of which nothing is left behind."""
+    with tempfile.TemporaryDirectory(prefix="kb-") as home:
+        async with aiohttp.ClientSession() as http:
+            made = House(runtime, image, Path(home) / "data", http)
+            try:
+                yield made
+            finally:
+                await made.close()
+
+
+async def result(client: Client, request_id: str) -> Frame:
+    """Give the `execution_result` of a request."""
+    while True:
+        frame = await client.receive()
+        if frame["type"] == "execution_result" and frame.get("requestId") == request_id:
+            return frame
+
+
+async def resume(client: Client, session: str = "s", after: int = 0) -> Frame:
+    """Follow a session, and give `resumed`."""
+    await client.send(type="resume", sessionId=session, after=after, requestId="resume")
+    return await client.answer_to("resume")
+
+
+async def begin(client: Client, code: str, request_id: str, *, session: str = "s", **more: object) -> None:
+    """Send a cell and return when its first line has run; its output comes behind that."""
+    await client.shell("rm -f begun; mkfifo begun", session=session)
+    code = f"open('begun', 'w').close()\n{code}"
+    await client.send(type="execute_code", sessionId=session, code=code, requestId=request_id, **more)
+    await client.send(type="terminal_command", sessionId=session, command="cat begun", requestId="begun")
+    assert (await client.answer_to("begun"))["exitCode"] == 0
+
+
+def touch(files: Path, name: str) -> None:
+    """Make a file that a cell waits for."""
+    (files / name).touch()
+
+
+async def until_there(path: Path) -> None:
+    """Wait until a cell has made a file."""
+    async with asyncio.timeout(PATIENCE):
+        while not path.exists():  # noqa: ASYNC110 - the file system tells nobody
+            await asyncio.sleep(0.02)

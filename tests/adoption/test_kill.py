@@ -1,0 +1,350 @@
+"""A server is killed; the next one goes on with its sessions."""
+
+import asyncio
+import secrets
+
+import pytest
+
+from tests.adoption.house import House, begin, engine, result, resume, touch, until_there
+
+
+def until(file: str) -> str:
+    """Give code that waits for a file."""
+    return f"import os, time\nwhile not os.path.exists({file!r}): time.sleep(0.02)"
+
+
+TOLD_IN_THE_GAP = f"""print('before'); print(x)
+{until("gap")}
+print('gap')
+open('printed', 'w').close()
+{until("go")}
+print('after')
+x + 40"""
+
+
+async def test_variables_are_there_and_the_running_cell_is_answered(house: House) -> None:
+    sessions = [f"s{number}" for number in range(5)]
+    server = await house.serve()
+    async with house.connect(server) as client:
+        for number, session in enumerate(sessions):
+            assert (await client.run(f"x = {number}", session=session))["success"]
+        await begin(client, TOLD_IN_THE_GAP, "cell", session="s0")
+        await server.kill()
+    before = house.containers()
+    files = house.files("s0")
+    touch(files, "gap")
+    await until_there(files / "printed")
+    server = await house.serve(linger="8s")
+    async with house.connect(server) as client:
+        resumed = await resume(client, "s0", after=1)
+        assert resumed["lost"]["from"] == 2
+        touch(files, "go")
+        answer = await result(client, "cell")
+        assert answer["output"] == "before\n0\ngap\nafter\n40\n"
+        assert answer["success"]
+        assert "truncated" not in answer
+        assert "statePreserved" not in answer
+        for number, session in enumerate(sessions):
+            found = await client.run("print(x)", session=session)
+            assert found["output"] == f"{number}\n"
+            assert "lateOutput" not in found
+        assert sorted(house.containers()) == sorted(before)
+    await house.until_nothing_is_left()
+
+
+@pytest.mark.parametrize(("last", "error"), [("'end'", None), ("1 / 0", "ZeroDivisionError: division by zero")])
+async def test_a_cell_that_ended_while_no_server_was_there_is_answered(
+    house: House, last: str, error: str | None
+) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("import atexit, threading")
+        # The next cell of the main thread is never there to tell that this one is over: a thread is.
+        over = "threading.Timer(1, lambda: open('over', 'w').close()).start()"
+        await begin(client, f"print('before')\n{until('go')}\nprint('gap')\n{over}\n{last}", "cell")
+        await server.kill()
+    touch(house.files("s"), "go")
+    await until_there(house.files("s") / "over")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        answer = await result(client, "cell")
+        assert (answer["success"], answer["error"]) == (error is None, error)
+        assert answer["output"].startswith("before\ngap\n")
+        assert ("ZeroDivisionError" in answer.get("traceback", "")) == (error is not None)
+        assert answer["cpuMs"] > 0
+        again = await client.run("print('again')", requestId="again")
+        while again.get("requestId") != "again":
+            again = await client.receive()
+        assert (again["output"], again["executionCount"]) == ("again\n", answer["executionCount"] + 1)
+        assert again["seq"] > answer["seq"]
+
+
+async def test_output_that_is_forgotten_is_said_to_be_missing(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        code = f"{until('go')}\nfor i in range(40_000): print('%0100d' % i)\nopen('over', 'w').close()\nprint('end')"
+        await begin(client, code, "cell")
+        await server.kill()
+    touch(house.files("s"), "go")
+    await until_there(house.files("s") / "over")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        answer = await result(client, "cell")
+    assert answer["success"]
+    assert answer["output"].endswith("39999\nend\n")
+    whole = 40_000 * 101 + len("end\n")
+    assert answer["truncated"]["bytes"] + len(answer["output"]) == whole
+    assert len(answer["output"]) > 800_000
+    assert f"the first {answer['truncated']['bytes']} bytes" in answer["lateOutput"]
+
+
+async def test_a_streamed_cell_goes_on_being_told(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server, streams=True) as client:
+        await begin(client, f"print('one')\n{until('go')}\nprint('two')\n{until('end')}", "cell")
+        last = 0
+        while (frame := await client.receive()).get("text") != "one\n":
+            last = frame.get("seq", last)
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server, streams=True) as client:
+        resumed = await resume(client, after=frame["seq"])
+        assert (resumed["from"], resumed["lost"]["from"]) == (frame["seq"] + 1, frame["seq"] + 1)
+        touch(house.files("s"), "go")
+        while (told := await client.receive())["type"] != "execution_output":
+            pass
+        assert (told["text"], told["requestId"]) == ("two\n", "cell")
+        assert told["seq"] > resumed["lost"]["to"]
+        touch(house.files("s"), "end")
+        assert (await result(client, "cell"))["output"] == "one\ntwo\n"
+
+
+async def test_a_cell_that_asks_is_answered_by_another_server(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await begin(client, "print('hello', input('name? '))", "cell", allowStdin=True)
+        while (await client.receive())["type"] != "input_request":
+            pass
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        while (asked := await client.receive())["type"] != "input_request":
+            pass
+        assert asked["prompt"] == "name? "
+        await client.send(type="input_reply", sessionId="s", value="Ada", inputId=asked["inputId"])
+        assert "hello Ada\n" in (await result(client, "cell"))["output"]
+
+
+async def test_the_shell_and_all_that_it_started_is_ended_and_that_is_said(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("import subprocess; job = subprocess.Popen(['sleep', '1111'], start_new_session=True)")
+        await client.shell("export HERE=1; sleep 2222 & setsid sleep 3333 & (setsid sleep 4444 &)")
+        await client.send(type="open_terminal", sessionId="s", terminalId="t", rows=10, cols=40)
+        while (await client.receive())["type"] != "terminal_data":
+            pass
+        await client.send(type="terminal_input", sessionId="s", terminalId="t", data="setsid sleep 5555 & sleep 6666\n")
+        await client.send(type="terminal_command", sessionId="s", command="touch began; sleep 7777", requestId="c")
+        await until_there(house.files("s") / "began")
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        await client.send(
+            type="terminal_command",
+            sessionId="s",
+            command="echo [$HERE]; cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+            requestId="d",
+        )
+        answer = await client.answer_to("d")
+        assert answer["output"].startswith("[]\n")
+        assert answer["statePreserved"] is False
+        left = [number for number in range(1111, 8888, 1111) if f"sleep {number} " in answer["output"]]
+        assert left == [1111]
+        await client.send(type="session_info", sessionId="s", requestId="i")
+        assert (await client.answer_to("i"))["terminals"] == []
+
+
+async def test_a_paused_session_is_resumed_and_paused_again(house: House) -> None:
+    server = await house.serve("--idle-timeout", "1s")
+    async with house.connect(server, streams=True) as client:
+        await client.send(type="execute_code", sessionId="s", code="x = 1", requestId="a")
+        while (await client.receive()).get("status") != "paused":
+            pass
+        await server.kill()
+    server = await house.serve("--idle-timeout", "1s")
+    async with house.connect(server, streams=True) as client:
+        await resume(client)
+        while (await client.receive()).get("status") != "paused":
+            pass
+        await client.send(type="execute_code", sessionId="s", code="print(x)", requestId="b")
+        assert (await result(client, "b"))["output"] == "1\n"
+
+
+async def test_a_server_that_is_killed_again_costs_nothing_either(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await begin(client, f"print('one')\n{until('go')}\nprint(x)", "cell")
+        await server.kill()
+    for _ in range(2):
+        server = await house.serve()
+        await server.kill()
+    server = await house.serve()
+    seen = 0
+    async with house.connect(server) as client:
+        seen = (await resume(client))["to"]
+        await server.kill()
+    touch(house.files("s"), "go")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        assert (await resume(client, after=seen))["lost"]["from"] == seen + 1
+        assert (await result(client, "cell"))["output"] == "one\n1\n"
+
+
+async def test_a_time_limit_holds_over_the_end_of_a_server(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await begin(client, "import time; time.sleep(1000)", "cell", timeout=3)
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        answer = await result(client, "cell")
+        assert (answer["cause"], answer["statePreserved"]) == ("timeout", True)
+
+
+async def test_an_interpreter_outlives_its_image(house: House, workspace_image: str) -> None:
+    image = f"kb-test-{secrets.token_hex(4)}:latest"
+    with engine() as api:
+        api.tag(workspace_image, image.partition(":")[0], "latest")
+        try:
+            server = await house.serve("--allow-image", image)
+            async with house.connect(server) as client:
+                opened = await client.ask(type="open_session", sessionId="s", image=image)
+                assert opened["type"] == "session_ready"
+                await client.run("x = 1")
+                await server.kill()
+        finally:
+            api.remove_image(image)
+    server = await house.serve("--allow-image", image)
+    async with house.connect(server) as client:
+        assert (await client.run("print(x)"))["output"] == "1\n"
+        assert (await client.ask(type="save_file", sessionId="s", filename="a", content="x"))["success"]
+
+
+async def test_cells_that_waited_are_not_run(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 0")
+        await begin(client, until("go"), "cell")
+        await client.send(type="execute_code", sessionId="s", code="x += 1", requestId="queued")
+        await client.send(type="ping", requestId="p")
+        await client.answer_to("p")
+        await server.kill()
+    server = await house.serve()
+    touch(house.files("s"), "go")
+    async with house.connect(server) as client:
+        await resume(client)
+        await result(client, "cell")
+        await client.send(type="execute_code", sessionId="s", code="print(x)", requestId="x")
+        assert (await result(client, "x"))["output"] == "0\n"
+
+
+async def test_whose_sandbox_vanished_is_told(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await client.ask(type="save_file", sessionId="s", filename="kept", content="y")
+        await begin(client, until("go"), "cell")
+        await server.kill()
+    with engine() as api:
+        for container in house.containers():
+            api.remove_container(container, force=True)
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        status = await client.receive()
+        assert (status["status"], status["cause"]) == ("closed", "sandbox_lost")
+        assert (await result(client, "cell"))["cause"] == "sandbox_lost"
+        await client.send(
+            type="execute_code", sessionId="s", code="print(open('kept').read(), 'x' in globals())", requestId="n"
+        )
+        answer = await result(client, "n")
+        assert (answer["output"], answer["statePreserved"]) == ("y False\n", False)
+        assert "variables are lost" in answer["lateOutput"]
+
+
+async def test_a_kernel_that_died_meanwhile_is_said_to_have(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await begin(client, f"print('last words')\n{until('go')}\nopen('over', 'w').close()\nos._exit(7)", "cell")
+        await server.kill()
+    touch(house.files("s"), "go")
+    await until_there(house.files("s") / "over")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        answer = await result(client, "cell")
+        assert (answer["cause"], answer["exitCode"], answer["statePreserved"]) == ("kernel_died", 7, False)
+        await client.send(type="execute_code", sessionId="s", code="print('x')", requestId="n")
+        assert (await result(client, "n"))["output"] == "x\n"
+
+
+async def test_an_adopted_interpreter_is_like_any_other(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("name_of_mine = 1")
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        reply = await client.ask(type="complete", sessionId="s", code="name_of", cursor=7, requestId="q")
+        while reply.get("requestId") != "q":
+            reply = await client.receive()
+        assert "name_of_mine" in reply["matches"]
+        # An interrupt reaches it.
+        await begin(client, "import time; time.sleep(1000)", "a")
+        await client.send(type="interrupt", sessionId="s")
+        answer = await result(client, "a")
+        assert (answer["cause"], answer["error"].split(":")[0]) == ("interrupted", "KeyboardInterrupt")
+        # Files are watched.
+        await client.send(type="list_files", sessionId="s", watch=True, requestId="w")
+        await client.answer_to("w")
+        touch(house.files("s"), "new")
+        while (await client.receive())["type"] != "file_changed":
+            pass
+        # Its end is noticed while nothing runs.
+        await client.send(type="execute_code", sessionId="s", code="import os; os._exit(3)", requestId="x")
+        answer = await result(client, "x")
+        assert (answer["cause"], answer["exitCode"]) == ("kernel_died", 3)
+        await client.send(type="execute_code", sessionId="s", code="print('name_of_mine' in globals())", requestId="y")
+        assert (await result(client, "y"))["output"] == "False\n"
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.send(type="restart_kernel", sessionId="s", requestId="r")
+        assert (await client.answer_to("r"))["type"] == "kernel_restarted"
+        assert (await client.run("print(1)"))["output"] == "1\n"
+
+
+async def test_the_end_of_an_idle_adopted_interpreter_is_told(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("import os, threading\nwhile_away = 1\nprint(os.getpid())")
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server, streams=True) as client:
+        await resume(client)
+        await client.send(
+            type="terminal_command",
+            sessionId="s",
+            command="pkill -9 -f ipykernel || kill -9 $(pgrep python)",
+            requestId="k",
+        )
+        async with asyncio.timeout(20):
+            while (await client.receive()).get("cause") != "kernel_died":
+                pass

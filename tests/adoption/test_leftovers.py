@@ -1,0 +1,186 @@
+"""What a killed server leaves besides sessions to go on with is removed, and nothing else is touched."""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
+from kernelbridge.workspace.layout import SessionKey
+from tests.adoption import house as houses
+from tests.adoption.house import House, begin, engine, result, resume
+from tests.integration.conftest import PATIENCE
+
+
+def running(mark: str) -> bool:
+    """Whether a process of this machine was started with an argument."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"sleep\0{mark}\0".encode() == path.read_bytes():
+                return True
+    return False
+
+
+async def until(there: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not there():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
+@contextlib.contextmanager
+def stranger(image: str, labels: dict[str, str]) -> Iterator[str]:
+    """Have a container that is not the server's."""
+    with engine() as api:
+        made = api.create_container(image, ["sleep", "1000"], name=f"kb-test-{secrets.token_hex(4)}", labels=labels)[
+            "Id"
+        ]
+        api.start(made)
+        try:
+            yield made
+            assert api.inspect_container(made)["State"]["Running"]
+        finally:
+            api.remove_container(made, force=True)
+
+
+async def test_whom_nobody_returns_for_is_removed_after_linger(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1", session="a")
+        await begin(client, "import time; time.sleep(1000)", "cell", session="b")
+        await server.kill()
+    assert len(house.containers()) == 2
+    await house.serve(linger="1s")
+    await house.until_nothing_is_left()
+
+
+async def test_other_servers_and_other_containers_are_not_touched(house: House, workspace_image: str) -> None:
+    async with houses.house("docker", workspace_image) as other:
+        servers = [await each.serve() for each in (house, other)]
+        for number, (each, server) in enumerate(zip((house, other), servers, strict=True)):
+            async with each.connect(server) as client:
+                await client.run(f"x = {number}")
+        with stranger(workspace_image, {}), stranger(workspace_image, {INSTANCE_LABEL: "another"}):
+            before = other.containers()
+            await servers[0].kill()
+            server = await house.serve(linger="0")
+            await house.until_nothing_is_left()
+            assert other.containers() == before
+            async with other.connect(servers[1]) as client:
+                assert (await client.run("print(x)"))["output"] == "1\n"
+            await servers[1].kill()
+            await server.stop()
+            again = await other.serve()
+            async with other.connect(again) as client:
+                assert (await client.run("print(x)"))["output"] == "1\n"
+
+
+async def test_a_crash_during_a_start_or_an_end_leaves_nothing(house: House, workspace_image: str) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        for session in ("kept", "ending"):
+            await client.run("x = 1", session=session)
+        await server.kill()
+    house.state("ending").unlink()  # the first thing that is done to end a session
+    key = SessionKey("u", "starting")
+    labels = {INSTANCE_LABEL: house.instance, WORKSPACE_LABEL: key.workspace_id}
+    with engine() as api:
+        name = container_name(house.instance, key.workspace_id)
+        api.create_container(workspace_image, ["sleep", "1000"], name=name, labels=labels)
+    (house.data_dir / "run" / key.workspace_id).mkdir()
+    assert len(house.containers()) == 3
+    server = await house.serve()
+    assert house.containers() == house.containers("kept")
+    assert [path.name for path in (house.data_dir / "run").iterdir()] == [SessionKey("u", "kept").workspace_id]
+    async with house.connect(server) as client:
+        assert (await client.run("print(x)", session="kept"))["output"] == "1\n"
+        assert not (await client.run("print(x)", session="ending"))["success"]
+        await server.stop()
+    assert house.left() == []
+
+
+async def test_a_server_that_cannot_start_costs_no_session(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await begin(client, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint(x)", "cell")
+        await server.kill()
+    containers = house.containers()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(AssertionError, match="Cannot listen"):
+            await house.serve("--port", str(taken.getsockname()[1]))
+    with pytest.raises(AssertionError, match="does not answer"):
+        await house.serve(DOCKER_HOST="unix:///nowhere.sock")
+    assert house.containers() == containers
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        houses.touch(house.files("s"), "go")
+        assert (await result(client, "cell"))["output"] == "1\n"
+
+
+async def test_sessions_of_another_runtime_are_left_to_it(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1", session="away")
+        await server.kill()
+    house.runtime = "local"
+    server = await house.serve(linger="0")
+    async with house.connect(server) as client:
+        assert (await client.run("print(2)", session="here"))["output"] == "2\n"
+        await server.stop()
+    house.runtime = "docker"
+    server = await house.serve()
+    async with house.connect(server) as client:
+        assert (await client.run("print(x)", session="away"))["output"] == "1\n"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 999}', b"\xff\x00", None])
+async def test_a_damaged_note_costs_its_session_alone(house: House, damage: bytes | None) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        for session in ("whole", "damaged"):
+            await client.run("x = 1", session=session)
+        await server.kill()
+    if damage is None:  # another session's
+        house.state("damaged").write_bytes(house.state("whole").read_bytes())
+    else:
+        house.state("damaged").write_bytes(damage)
+    server = await house.serve()
+    assert house.containers("damaged") == []
+    async with house.connect(server) as client:
+        assert (await client.run("print(x)", session="whole"))["output"] == "1\n"
+        await client.send(type="resume", sessionId="damaged", requestId="r")
+        assert (await client.answer_to("r"))["code"] == "unknown_session"
+        assert not (await client.run("print(x)", session="damaged"))["success"]
+
+
+async def test_a_local_sandbox_ends_with_its_server_and_the_session_is_told(local_house: House) -> None:
+    house = local_house
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await client.ask(type="save_file", sessionId="s", filename="kept", content="y")
+        mark = str(10**9 + secrets.randbelow(10**9))
+        await begin(client, f"import subprocess; subprocess.run(['sleep', '{mark}'])", "cell")
+        await until(lambda: running(mark))
+        await server.kill()
+    await until(lambda: not running(mark))
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        status = await client.receive()
+        assert (status["status"], status["cause"]) == ("closed", "sandbox_lost")
+        assert (await result(client, "cell"))["cause"] == "sandbox_lost"
+        await client.send(
+            type="execute_code", sessionId="s", code="print(open('kept').read(), 'x' in globals())", requestId="n"
+        )
+        answer = await result(client, "n")
+        assert (answer["output"], answer["statePreserved"]) == ("y False\n", False)
+        await server.stop()
+    assert house.left() == []

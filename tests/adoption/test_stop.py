@@ -1,0 +1,136 @@
+"""A server is told to stop: it waits, ends what runs, and removes its sandboxes; or leaves them to the next server."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import aiohttp
+
+from tests.adoption.house import House, begin, result, resume, touch, until_there
+from tests.integration.conftest import PATIENCE, Client, Frame
+
+UNTIL_GO = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint('went')\n"
+
+
+async def test_a_cell_that_ends_in_time_is_answered_and_nothing_is_left(house: House) -> None:
+    server = await house.serve("--stop-timeout", "60s")
+    async with house.connect(server, streams=True) as client:
+        await begin(client, UNTIL_GO, "a")
+        await client.send(type="execute_code", sessionId="s", code="print('never')", requestId="b")
+        await client.send(type="ping", requestId="p")
+        await client.answer_to("p")
+        stopping = asyncio.create_task(server.stop())
+        frames = await until_closed(client, on_closing=lambda: touch(house.files("s"), "go"))
+        await stopping
+    (closing,) = [frame for frame in frames if frame.get("status") == "closing"]
+    assert "60 s" in closing["detail"]
+    results = {frame["requestId"]: frame for frame in frames if frame["type"] == "execution_result"}
+    assert results["b"]["cause"] == "session_closed"
+    assert (results["a"]["output"], results["a"]["success"]) == ("went\n", True)
+    assert frames.index(results["b"]) < frames.index(results["a"])
+    (refused,) = [frame for frame in frames if frame.get("requestId") == "new"]
+    assert "stopping" in refused["message"]
+    assert house.left() == []
+
+
+async def until_closed(client: Client, *, on_closing: Callable[[], None]) -> list[Frame]:
+    """Give all frames up to the close, which has code 1001; meanwhile ask for another session."""
+    frames = client.frames
+    while True:
+        message = await asyncio.wait_for(client.ws.receive(), PATIENCE)
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            assert client.ws.close_code == aiohttp.WSCloseCode.GOING_AWAY
+            return frames
+        frames.append(message.json())
+        if frames[-1].get("status") == "closing":
+            await client.send(type="execute_code", sessionId="new", code="1", requestId="new")
+        elif frames[-1].get("requestId") == "new":
+            on_closing()
+
+
+async def test_what_does_not_end_in_time_is_ended_and_nothing_is_left(house: House) -> None:
+    server = await house.serve("--stop-timeout", "1s")
+    async with house.connect(server) as client:
+        await begin(client, "import time; time.sleep(1000)", "a")
+        await client.send(type="terminal_command", sessionId="s", command="sleep 1000", requestId="t")
+        stopping = asyncio.create_task(server.stop())
+        assert (await client.answer_to("a"))["cause"] == "session_closed"
+        assert (await client.answer_to("t"))["cause"] == "session_closed"
+        await stopping
+    assert house.left() == []
+
+
+async def test_a_second_signal_waits_for_nothing(house: House) -> None:
+    server = await house.serve("--stop-timeout", "1h")
+    async with house.connect(server) as client:
+        await begin(client, "import time; time.sleep(1000)", "a")
+        await client.send(type="execute_code", sessionId="s", code="1", requestId="b")
+        server.process.send_signal(signal.SIGINT)
+        assert (await client.answer_to("b"))["cause"] == "session_closed"
+        await server.stop()
+        assert (await client.answer_to("a"))["cause"] == "session_closed"
+    assert house.left() == []
+
+
+async def test_what_runs_can_be_interrupted_meanwhile(house: House) -> None:
+    server = await house.serve("--stop-timeout", "1h")
+    async with house.connect(server) as client:
+        await begin(client, "import time; time.sleep(1000)", "a")
+        await client.send(type="execute_code", sessionId="s", code="1", requestId="b")
+        stopping = asyncio.create_task(server.stop())
+        assert (await client.answer_to("b"))["cause"] == "session_closed"
+        await client.send(type="interrupt", sessionId="s")
+        assert (await client.answer_to("a"))["cause"] == "interrupted"
+        await stopping
+    assert house.left() == []
+
+
+async def test_an_upgrade_costs_no_running_cell(house: House) -> None:
+    server = await house.serve("--keep-sandboxes")
+    async with house.connect(server) as client:
+        await client.run("x = 42")
+        await begin(client, f"print('old')\n{UNTIL_GO}print(x)", "a")
+        await client.send(type="execute_code", sessionId="s", code="x = 0", requestId="b")
+        stopping = asyncio.create_task(server.stop())
+        assert (await client.answer_to("b"))["cause"] == "session_closed"
+        await stopping
+    containers = house.containers()
+    for _ in range(2):  # and again, from a server that has taken it over itself
+        server = await house.serve("--keep-sandboxes")
+        async with house.connect(server) as client:
+            await resume(client)
+            await client.send(type="session_info", sessionId="s", requestId="i")
+            assert (await client.answer_to("i"))["runningSince"]
+        await server.stop()
+    server = await house.serve(linger="2s")
+    async with house.connect(server) as client:
+        await resume(client)
+        touch(house.files("s"), "go")
+        assert (await result(client, "a"))["output"] == "old\nwent\n42\n"
+        assert house.containers() == containers
+    await house.until_nothing_is_left()
+
+
+async def test_a_command_is_waited_for_and_the_shell_is_new_afterwards(house: House) -> None:
+    server = await house.serve("--keep-sandboxes", "--stop-timeout", "60s")
+    async with house.connect(server) as client:
+        await client.shell("export HERE=1")
+        await client.run("x = 1")
+        await client.send(
+            type="terminal_command",
+            sessionId="s",
+            command="touch began; until [ -e go ]; do sleep 0.02; done; echo done",
+            requestId="t",
+        )
+        await until_there(house.files("s") / "began")
+        stopping = asyncio.create_task(server.stop())
+        touch(house.files("s"), "go")
+        answer = await client.answer_to("t")
+        assert (answer["output"], answer.get("cause")) == ("done\n", None)
+        await stopping
+    server = await house.serve()
+    async with house.connect(server) as client:
+        answer = await client.shell("echo [$HERE]")
+        assert (answer["output"], answer["statePreserved"]) == ("[]\n", False)
+        assert "statePreserved" not in await client.shell("true")
+        assert (await client.run("print(x)"))["output"] == "1\n"

@@ -1,0 +1,186 @@
+"""What is noted of a session is read again by the next server, or said to be damaged."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+from msgspec import structs
+
+from kernelbridge.jupyter.execution import Cell
+from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.runtimes.base import Limits, Sandbox
+from kernelbridge.workspace.choice import Bounds, Choice
+from kernelbridge.workspace.job import Job
+from kernelbridge.workspace.layout import SessionKey
+from kernelbridge.workspace.record import LeftSession, Record, left_sessions
+from tests.unit.workspace.test_workspace_faults import FACTS
+
+KEY = SessionKey("Ada", "s")
+CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
+KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
+
+
+class Known:
+    """A sandbox, as far as it is noted."""
+
+    id = "box"
+    facts = FACTS
+
+
+SANDBOX = cast("Sandbox", Known())
+
+
+def ignore(_answer: object) -> None:
+    """Answer nobody."""
+
+
+def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
+    return Record(directory, key, created="then", runtime="docker", seq=seq)
+
+
+def only(directory: Path) -> LeftSession:
+    (left,) = left_sessions(directory)
+    return left
+
+
+def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.kernel_started(KERNEL)
+    record.shell_started()
+    job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
+    record.begins("msg_1", job, 12.5)
+    record.leave()
+    left = only(tmp_path)
+    assert left.key == KEY
+    assert left.state.kernel == KERNEL
+    assert left.state.had_shell
+    assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
+    assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
+        Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
+    )
+    known = left.state.left()
+    assert known is not None
+    assert (known.sandbox_id, known.facts) == ("box", FACTS)
+    assert left.cell is not None
+    assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 5.0)
+
+
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    earlier = os.umask(0)
+    try:
+        new(tmp_path).opened(CHOICE, SANDBOX)
+    finally:
+        os.umask(earlier)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    for code in ("x" * 10, "y"):
+        record.begins(code * 100, Job(Cell(code=code), ignore), 0)
+        record.ended()
+    assert only(tmp_path).cell is None
+    record.begins("short", Job(Cell(code=""), ignore), 0)
+    cell = only(tmp_path).cell
+    assert cell is not None
+    assert cell.msg_id == "short"
+
+
+def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.kernel_started(KERNEL)
+    record.kernel_ended("ended")
+    state = only(tmp_path).state
+    assert (state.kernel, state.lost, state.incarnation) == (None, "ended", 3)
+    record.sandbox_lost()
+    assert only(tmp_path).state.left() is None
+    record.opened(CHOICE, SANDBOX)
+    state = only(tmp_path).state
+    assert (state.lost, state.incarnation) == ("ended", 3)
+    record.loss_told()
+    assert only(tmp_path).state.lost is None
+
+
+def test_without_its_sandbox_an_interpreter_is_lost(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    assert only(tmp_path).without_sandbox().state.lost is None
+    record.kernel_started(KERNEL)
+    state = only(tmp_path).without_sandbox().state
+    assert (state.sandbox, state.kernel, state.lost) == (None, None, "ended with its sandbox")
+
+
+def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.remove()
+    record.kernel_ended("ended")
+    record.begins("m", Job(Cell(code=""), ignore), 0)
+    record.write()
+    record.opened(CHOICE, SANDBOX)  # by a start that was under way
+    assert list(tmp_path.iterdir()) == []
+    record.remove()
+
+
+def test_nothing_is_noted_before_there_is_a_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.write()
+    record.kernel_started(KERNEL)
+    record.begins("m", Job(Cell(code=""), ignore), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    record = new(tmp_path / "absent")
+    record.opened(CHOICE, SANDBOX)
+    record.begins("m", Job(Cell(code=""), ignore), 0)
+    record.ended()
+    record.remove()
+
+
+def damaged(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 1}), b"[" * 10**6, damaged({"version": 2})]
+)
+def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
+    other = SessionKey(None, "other")
+    for key in (KEY, other):
+        new(tmp_path, key).opened(CHOICE, SANDBOX)
+    (tmp_path / f"{KEY.workspace_id}.json").write_bytes(content)
+    assert only(tmp_path).key == other
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [other.workspace_id] * 2
+
+
+def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    path = tmp_path / f"{KEY.workspace_id}.json"
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    assert list(left_sessions(tmp_path)) == []
+
+
+def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    for suffix in (".json", ".cell"):
+        (tmp_path / f"{KEY.workspace_id}{suffix}").rename(tmp_path / f"{SessionKey('Eve', 's').workspace_id}{suffix}")
+    assert list(left_sessions(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    for name in ("0.part", "1.cell", f"{KEY.workspace_id}.part"):
+        (tmp_path / name).write_bytes(b"x")
+    assert only(tmp_path).key == KEY
+    assert len(list(tmp_path.iterdir())) == 2
