@@ -28,12 +28,18 @@ from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
 
+import structlog
+
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.handover import make_reserve
+from kernelbridge.workspace.shell_script import POSIX_KEYS
 
 _ID_DIGITS = 24
 _LABEL = "session.json"
+_DELETED = ".deleted-"
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class DataDirectory:
         self.instance = instance
         self._lock_fd = lock_fd
         self._making = Lock()
+        self._being_deleted: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Lock] = WeakValueDictionary()
 
     @classmethod
@@ -169,12 +176,29 @@ class DataDirectory:
     def delete_files(self, key: SessionKey) -> bool:
         """Remove all that is stored of a session, and say whether there was anything; blocking. Raises `FileError`."""
         home = self.paths(key).files.parent
-        found = home.is_dir()
+        # All of it at once: what is broken off, by the end of the server perhaps, must not be found half there.
+        deleted = home.with_name(f"{_DELETED}{secrets.token_hex(8)}")
+        self._being_deleted.add(deleted)
         try:
-            remove_tree(home)
+            home.rename(deleted)
+            remove_tree(deleted)
+        except FileNotFoundError:
+            return False
         except OSError as exc:
-            raise _failed("The session's files cannot be deleted", exc) from exc
-        return found
+            raise _failed("The session's files cannot all be deleted", exc) from exc
+        finally:
+            self._being_deleted.discard(deleted)
+        return True
+
+    def remove_deleted(self) -> None:
+        """Remove what deletions that were broken off have left; blocking."""
+        for path in (self.root / "workspaces").glob(f"{_DELETED}*"):
+            if path in self._being_deleted:
+                continue
+            try:
+                remove_tree(path)
+            except OSError as exc:
+                log.warning("deleted_files_left", path=str(path), error=str(exc))
 
     def stored(self, principal: str | None) -> list[str]:
         """Give the ids of a principal's sessions that have files; blocking."""
@@ -206,6 +230,8 @@ class DataDirectory:
             sockets.mkdir(mode=0o755)
             sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
             make_reserve(sockets)
+            name, target = POSIX_KEYS  # now: a shell may have to start where there is no room for it
+            (sockets / name).symlink_to(target)
         except OSError as exc:
             with contextlib.suppress(OSError):  # the first failure is the one to tell
                 self.remove_sockets(key)

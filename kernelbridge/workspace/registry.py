@@ -117,6 +117,7 @@ class Registry:
         `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
+        await in_thread(self._executor, self._data.remove_deleted)
         noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}

@@ -76,7 +76,8 @@ class Retention:
             await self._write()
 
     async def look(self, registry: Registry) -> None:
-        """Delete what has expired."""
+        """Delete what has expired, and what earlier deletions have left."""
+        await in_thread(self._executor, self._data.remove_deleted)
         keys = await in_thread(self._executor, self._data.sessions)
         self._count()
         in_use = {key.workspace_id for key in registry.in_use()}

@@ -70,7 +70,7 @@ exec "$3" -i
 """
 
 POSIX_KEYS = "sh", "/proc/self/fd/0"
-"""Name and target of the link to a shell's own standard input, beside the commands, while it starts."""
+"""Name and target of the link to a shell's own standard input, beside the commands."""
 
 _SHORT = 2048
 """Bytes that a POSIX shell reads sooner than it starts a program."""

@@ -95,9 +95,7 @@ class _Launch:
         argv, extra = shell_script.start(program, inside, screen.path, join(inside, path.name))
         screen.on_data = setup.receive_data  # it may speak before it is known to run
         files.enter_context(handed_over(path, script.encode()))
-        name, target = shell_script.POSIX_KEYS
-        files.callback((self.settings.commands / name).unlink, missing_ok=True)
-        _link(self.settings.commands, name, target)
+        _link(self.settings.commands, *shell_script.POSIX_KEYS)
         # Not a terminal of its own: see `shell_script`.
         process = await self.sandbox.exec(argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace)
         return Shell(self.sandbox, process, screen, self.settings), setup
@@ -107,6 +105,6 @@ def _link(directory: Path, name: str, target: str) -> None:
     try:
         (directory / name).symlink_to(target)
     except FileExistsError:
-        pass  # of an attempt that a killed server had begun
+        pass  # it was made with the directory, or for an earlier shell
     except OSError as exc:
         raise TerminalError("The workspace's shell did not start", f"it got no terminal: {exc.strerror}") from exc

@@ -1,5 +1,6 @@
 """The data directory: no name becomes a path, one server at a time."""
 
+import errno
 import json
 import os
 import stat
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.errors import ConfigError
+from kernelbridge.errors import ConfigError, FileError
+from kernelbridge.workspace import layout
 from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
 
 principals = st.none() | st.text()
@@ -71,7 +73,7 @@ def test_sockets_start_empty_and_enterable_whatever_the_umask(tmp_path: Path) ->
         sockets = data.prepare_sockets(key)
     finally:
         os.umask(previous)
-    assert [path.name for path in sockets.iterdir()] == ["reserve"]  # and not what was there before
+    assert sorted(path.name for path in sockets.iterdir()) == ["reserve", "sh"]  # and not what was there before
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o755
     data.remove_sockets(key)
     data.remove_sockets(key)
@@ -167,3 +169,23 @@ def test_a_file_of_the_servers_own_that_cannot_be_written_leaves_nothing(tmp_pat
     with pytest.raises(OSError, match="label"):
         write_atomically(tmp_path / "label", "x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["label"]
+
+
+def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_of_trouble(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    key = SessionKey("u", "a")
+    (data.prepare_files(key, *own()) / "x").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "remove_tree", full_of_trouble)
+        with pytest.raises(FileError, match="cannot all be deleted"):
+            data.delete_files(key)
+        data.remove_deleted()  # as little can be done
+    assert not data.has_files(key)
+    assert data.sessions() == []
+    assert list(data.prepare_files(key, *own()).iterdir()) == []
+    data.remove_deleted()
+    assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]
