@@ -39,7 +39,7 @@ import time
 
 PACKET = 4096
 KILL_SECONDS = 5.0
-MANY = 32
+PATIENT_SECONDS = 0.5
 OOM_SCORE = b"500"
 
 
@@ -222,20 +222,23 @@ class Agent:
 
     def kill(self, chosen):
         """SIGKILL until no chosen process is left: one may have been forking meanwhile. Say whether none is."""
+        if self.kill_until_gone(chosen, PATIENT_SECONDS):
+            return True
         # What forks without end is faster than any list of it, and where hundreds want to run we hardly get a turn.
         # One signal to all leaves nothing out, a process that is forking included. What a user had stopped goes on with
-        # the rest afterwards. Without a PID namespace, all would be more than ours.
-        held = self.alone and not self.stopped and sum(map(str.isdigit, os.listdir("/proc"))) > MANY
+        # the rest afterwards, and a shell in a terminal takes its program for stopped: so not before it has to be.
+        # Without a PID namespace, all would be more than ours.
+        held = self.alone and not self.stopped
         if held:
             to_all(signal.SIGSTOP)
         try:
-            return self.kill_until_gone(chosen)
+            return self.kill_until_gone(chosen, KILL_SECONDS)
         finally:
             if held:
                 to_all(signal.SIGCONT)
 
-    def kill_until_gone(self, chosen):
-        end = time.monotonic() + KILL_SECONDS
+    def kill_until_gone(self, chosen, seconds):
+        end = time.monotonic() + seconds
         while True:
             victims = [pid for pid, parent, session, _ in self.processes() if chosen(pid, parent, session)]
             for pid in victims:

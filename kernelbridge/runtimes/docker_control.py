@@ -41,10 +41,6 @@ IDLE = ("/bin/sh", "-c", _LOOP, "kernelbridge-idle")
 
 _SWEEP = r"""
 stopped=
-many() {
-    set -- /proc/[0-9]*
-    [ "$#" -gt 32 ] || crowded
-}
 stop_all() {
     if [ -z "$stopped" ]; then stopped=1; kill -STOP -1 2>/dev/null; fi
 }
@@ -70,7 +66,7 @@ sweep_marked() {
     go_on
 }
 sweep_session() {
-    if many; then stop_all; fi
+    if crowded; then stop_all; fi
     killed=0
     rounds=0
     while [ "$rounds" -lt 200 ]; do
@@ -86,7 +82,7 @@ sweep_session() {
         done
         if [ -z "$left" ]; then return "$killed"; fi
         rounds=$((rounds + 1))
-        if [ "$rounds" = 3 ]; then stop_all; fi
+        if [ "$rounds" = 20 ]; then stop_all; fi
     done
     return 1
 }
@@ -104,7 +100,7 @@ sweep_others() {
     return "$result"
 }
 sweep_mark() {
-    if many; then stop_all; fi
+    if crowded; then stop_all; fi
     once=' '
     others=' '
     rounds=0
@@ -145,7 +141,7 @@ sweep_mark() {
             blanks=$((blanks + 1))
         fi
         rounds=$((rounds + 1))
-        if [ "$rounds" = 3 ] && [ -n "$left" ]; then stop_all; fi
+        if [ "$rounds" = 20 ] && [ -n "$left" ]; then stop_all; fi
     done
     return 1
 }
@@ -153,7 +149,8 @@ sweep_mark() {
 """
 # `stop_all`: what forks without end is faster than any list of it, and where hundreds want to run this shell hardly
 # gets a turn. One signal to all leaves nothing out, a process that is forking included, and what stands still keeps
-# the room that another could take. What a user had stopped goes on with the rest afterwards.
+# the room that another could take. What a user had stopped goes on with the rest afterwards, and a shell in a terminal
+# takes its program for stopped: so it is done only where it has to be, in a full sandbox or after many rounds.
 # `crowded`: 0 for yes, 1 for no, 2 where there are no numbers to be had.
 # `sweep`: the leader first, or it would see its children die and end in its own way. Again until nothing of the session
 # is left, for a process may be forking while it is killed.

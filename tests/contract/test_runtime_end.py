@@ -143,3 +143,19 @@ async def test_the_runtime_says_what_it_is(runtime: Runtime) -> None:
     assert runtime.info.detail
     assert "\n" not in runtime.info.detail + runtime.info.isolation
     assert runtime.info.warning is None
+
+
+async def test_the_end_of_many_processes_stops_no_program_in_a_terminal(sandbox: Sandbox) -> None:
+    terminal = await sandbox.exec(["bash", "--norc", "-i"], tty=True)
+    await terminal.write(b"PS1=; sh -c 'echo be''gun; exec sleep 1000'\n")
+    await read_until(terminal, b"begun\r\n")
+    crowd = await start_python(
+        sandbox,
+        "import os, signal\nfor _ in range(40): os.fork() or signal.pause()\nprint('all', flush=True)\nsignal.pause()",
+    )
+    await read_until(crowd, b"all\n")
+    await crowd.aclose()
+    await terminal.write(b"\x03")
+    await terminal.write(b"jobs; echo do''ne\n")
+    assert b"Stopped" not in await read_until(terminal, b"done\r\n")
+    await terminal.aclose()
