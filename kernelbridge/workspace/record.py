@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 from msgspec import structs
 
+from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.workspace.choice import Choice
@@ -127,6 +128,8 @@ class Record:
 
     def begins(self, msg_id: str, job: Job, since: float) -> None:
         """Note the cell that is about to be sent."""
+        if self._cell_fd < 0 and self._state is not None:
+            self._open_cell()
         cell = RunningCell(
             msg_id, job.request_id, job.cell.stream, job.cell.allow_stdin, since=since, timeout=job.timeout
         )
@@ -187,13 +190,21 @@ class Record:
 
 
 def left_sessions(directory: Path) -> Iterator[LeftSession]:
-    """Give the sessions that an earlier server has left. What cannot be read is removed, and logged; blocking."""
+    """Give the sessions that an earlier server has left. What makes no sense is removed, and logged; blocking.
+
+    Raises `ConfigError` for what cannot be read.
+    """
     for path in sorted(directory.iterdir()):
         if path.suffix != _SESSION:
             continue
         try:
             session = _read_left(path)
-        except (OSError, ValueError) as exc:
+        except OSError as exc:  # no reason to throw away what may be sound
+            raise ConfigError(
+                f"The note of an open session, {path}, cannot be read",
+                f"{exc.strerror}; put that right, or remove the file: the session then begins anew, with its files",
+            ) from exc
+        except ValueError as exc:
             log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))
             path.unlink(missing_ok=True)
             continue
@@ -209,7 +220,11 @@ def _read_left(path: Path) -> LeftSession:
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it is another session's")
-    return LeftSession(key, state, read_cell(_read(path.with_suffix(_CELL))))
+    try:
+        cell = read_cell(_read(path.with_suffix(_CELL)))
+    except FileNotFoundError:  # it could not be made, which was logged
+        cell = None
+    return LeftSession(key, state, cell)
 
 
 def _read(path: Path) -> bytes:

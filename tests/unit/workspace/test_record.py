@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
+from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.execution import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Limits, Sandbox
@@ -184,3 +185,28 @@ def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     assert only(tmp_path).key == KEY
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_session_without_a_cells_file_is_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    (tmp_path / f"{KEY.workspace_id}.cell").unlink()
+    assert (only(tmp_path).key, only(tmp_path).cell) == (KEY, None)
+
+
+def test_a_note_that_cannot_be_read_is_kept_and_said(tmp_path: Path) -> None:
+    note = tmp_path / f"{KEY.workspace_id}.json"
+    note.mkdir()  # EISDIR, as good as EIO
+    with pytest.raises(ConfigError, match="remove the file"):
+        only(tmp_path)
+    assert note.exists()
+
+
+def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> None:
+    record = new(tmp_path / "later")
+    record.opened(CHOICE, SANDBOX)
+    (tmp_path / "later").mkdir()
+    record.write()
+    record.begins("msg_1", Job(Cell(code=""), ignore), 0)
+    cell = only(tmp_path / "later").cell
+    assert cell is not None
+    assert cell.msg_id == "msg_1"
