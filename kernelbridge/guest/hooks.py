@@ -127,7 +127,7 @@ def install_input(kernel):
             if not kernel._allow_stdin:
                 raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
             prompt = args[0] if args else kwargs.get("prompt", "")
-            recollection.asked = {"prompt": str(prompt), "password": name == "getpass"}
+            recollection.asked = {"prompt": kept_beginning(str(prompt)), "password": name == "getpass"}
             try:
                 return original(*args, **kwargs)
             finally:

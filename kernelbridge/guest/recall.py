@@ -11,6 +11,8 @@ from collections import deque
 KEPT = 1 << 20  # bytes of the newest messages
 DELIMITER = b"<IDS|MSG>"
 SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "error")
+KEPT_TEXT = 1 << 16  # characters of each text of a reply, and of a question
+CUT = " [shortened: the server was replaced meanwhile]"
 RECALL_TIMEOUT = 30  # seconds that the publishing thread may take
 
 
@@ -50,6 +52,35 @@ class Kept:
             "reply": self.reply,
             "figures": self.figures,
         }
+
+
+def kept_beginning(text):
+    """As much of a text as is kept."""
+    return text if len(text) <= KEPT_TEXT else text[:KEPT_TEXT] + CUT
+
+
+def kept_end(lines):
+    """As many of the last lines as are kept, whole or cut."""
+    left, kept = KEPT_TEXT, []
+    for line in reversed(lines):
+        if len(line) > left:
+            kept.append(CUT + line[len(line) - left :])
+            break
+        kept.append(line)
+        left -= len(line)
+    return kept[::-1]
+
+
+def kept_short(reply):
+    """A reply that fits into a recollection: the next server refuses one that is too large."""
+    kept = dict(reply)
+    if "evalue" in kept:
+        kept["evalue"] = kept_beginning(str(kept["evalue"]))
+    if "traceback" in kept:
+        kept["traceback"] = kept_end([str(line) for line in kept["traceback"]])
+    if len(repr(kept.get("payload"))) > KEPT_TEXT:
+        kept["payload"] = []
+    return kept
 
 
 class Recollection:
@@ -96,7 +127,7 @@ def install_recall(kernel):
         if kept.cell == parent["header"]["msg_id"]:
             names = ("status", "execution_count", "ename", "evalue", "traceback", "payload")
             kept.figures = metadata.get("kernelbridge") or {}
-            kept.reply = {name: reply_content[name] for name in names if name in reply_content}
+            kept.reply = kept_short({name: reply_content[name] for name in names if name in reply_content})
         return metadata
 
     def recall(stream, ident, parent):

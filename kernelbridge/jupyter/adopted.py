@@ -34,6 +34,8 @@ from kernelbridge.runtimes.base import Process
 
 log = structlog.get_logger(__name__)
 
+_OVERHEAD = 300
+"""Bytes that a message of nothing takes, about."""
 HELD = 16 << 20
 """Bytes of output that may come before the kernel has recalled what came before them."""
 MARK_TIMEOUT = 10.0
@@ -92,7 +94,9 @@ class AdoptedKernel(Kernel):
         kernel._held = [] if identity.recalls else None
         kernel.recalls, kernel._ready = identity.recalls, True
         kernel.help.subshells = identity.subshells
-        kernel._connect(identity.routing_id.encode())
+        channels = kernel._connect(identity.routing_id.encode())
+        if identity.recalls:
+            channels.bound_output()
         return kernel
 
     async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
@@ -245,7 +249,7 @@ class AdoptedKernel(Kernel):
             return
         self._iopub_seen.set()
         self._held.append(message)
-        self._held_bytes += len(message.content)
+        self._held_bytes += _weight(message)
         if message.msg_type == recall.MARK:
             self._marked.set()
         if self._held_bytes > HELD:
@@ -254,3 +258,9 @@ class AdoptedKernel(Kernel):
             self._marked.set()
             for each in held:
                 super()._take(channel, each)
+
+
+def _weight(message: wire.Message) -> int:
+    """Give about how many bytes a message takes while it is held."""
+    parts = (message.content, message.metadata, message.msg_type, message.msg_id, message.parent_id)
+    return _OVERHEAD + sum(map(len, parts))

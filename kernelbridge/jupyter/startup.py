@@ -123,8 +123,12 @@ async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.Kern
 
 async def until_listening(requests: RequestTable, heard: asyncio.Event) -> None:
     """Make the kernel speak until its output is heard, by what it answers while a cell runs."""
+    pause = 0.01
     while not heard.is_set() and await requests.ask("control", "kernel_info_request", {}) is not None:
-        pass
+        with contextlib.suppress(TimeoutError):  # it may answer and say nothing, as often as it is asked
+            async with asyncio.timeout(pause):
+                await heard.wait()
+        pause = min(2 * pause, 1.0)
 
 
 async def install_hooks(requests: RequestTable, channels: Channels) -> bool:

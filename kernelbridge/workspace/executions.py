@@ -249,6 +249,8 @@ class ExecutionLane:
         self._lost = how
         self._lose_left()
         self._pump()
+        if self._warming:
+            self._interpreter.need()
 
     # -- what an earlier server left --------------------------------------------------
 

@@ -28,6 +28,12 @@ def make_reserve(directory: Path) -> None:
         os.close(fd)
 
 
+def restore_reserve(directory: Path) -> None:
+    """Make the reserve if it is not there: a server that was killed may have used it. Blocking; raises `OSError`."""
+    with contextlib.suppress(FileExistsError):
+        make_reserve(directory)
+
+
 @contextlib.contextmanager
 def handed_over(path: Path, data: bytes) -> Iterator[None]:
     """Let a shell read `data` in the file `path` while the context is open. Raises `TerminalError`."""

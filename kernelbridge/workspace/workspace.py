@@ -19,6 +19,7 @@ from kernelbridge.workspace.crowding import watch_crowding
 from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.files import WorkspaceFiles
+from kernelbridge.workspace.handover import restore_reserve
 from kernelbridge.workspace.interpreter import StartKernel
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.launching import Launcher, taken_over
@@ -285,6 +286,8 @@ class Workspace:
         try:
             wanted = lambda: self._machine.state is WorkspaceState.STARTING and not self._left  # noqa: E731
             await taken_over(sandbox, kernel, wanted=wanted)
+            sockets = self._data.paths(self.key).sockets
+            await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
             await self._prepare(sandbox)
         except BaseException:
             self._starting = None

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter.adopted import AdoptedKernel
+from kernelbridge.jupyter.adopted import AdoptedKernel, _weight
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.jupyter.requests import RequestTable
+from kernelbridge.jupyter.startup import until_listening
+from kernelbridge.jupyter.wire import Message
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]
@@ -227,3 +230,55 @@ async def test_one_that_lies_about_what_it_told_harms_itself(
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
     assert outcome.cause == ("kernel_died" if not lie.count("{}") else None)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+async def test_an_error_of_megabytes_costs_no_interpreter(change: NewChange, runs: bool) -> None:  # noqa: FBT001
+    case = await change()
+    await case.notebook.run("x = 1")
+    code = "raise ValueError('y' * 3_000_000)"
+    if runs:
+        over = case.root / "over"
+        await case.leave(f"import atexit\ntry:\n    {code}\nfinally:\n    open({str(over)!r}, 'w').close()")
+        await there(over)
+        outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+        assert outcome.error is not None
+        assert outcome.error.startswith("ValueError: yyyy")
+    else:
+        await case.notebook.run(code)
+        await case.leave()
+        await case.adopt().settle(PATIENCE)
+    assert (await case.notebook.run("print(x)")).output == "1\n"
+
+
+async def test_what_an_adopted_kernel_writes_waits_in_it_and_not_here(change: NewChange) -> None:
+    case = await change()
+
+    def room() -> object:
+        channels = case.notebook.kernel._channels
+        assert channels is not None
+        return channels._channels["iopub"]._socket.rcvhwm
+
+    bound = room()
+    await case.leave()
+    await case.adopt().settle(PATIENCE)
+    assert room() == bound
+
+
+async def test_a_kernel_that_says_nothing_is_not_asked_in_a_loop() -> None:
+    class Mute:
+        asked = 0
+
+        async def ask(self, *_request: object) -> object:
+            self.asked += 1
+            return self
+
+    requests = Mute()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await until_listening(cast("RequestTable", requests), asyncio.Event())
+    assert 0 < requests.asked < 10
+
+
+def test_all_of_a_message_counts_that_is_held() -> None:
+    assert _weight(Message("stream", "m" * 1000, "p" * 1000, b"{" * 1000, b"}" * 1000)) > 4000

@@ -274,3 +274,20 @@ async def test_a_deadline_counts_only_while_its_clock_runs() -> None:
     never.stop()
     never.go_on()
     never.cancel()
+
+
+async def test_who_opens_a_session_while_its_kernel_is_not_taken_over_is_answered(new_place: NewPlace) -> None:
+    place = new_place()
+    begun, refuse = asyncio.Event(), asyncio.Event()
+
+    async def gone(_incarnation: int, _late: Callable[[str], None]) -> Kernel:
+        begun.set()
+        await refuse.wait()
+        raise KernelError("The kernel could not be taken over", "no answer")
+
+    place.lane.adopt(gone, 1, None, None, None)
+    await begun.wait()
+    ready: asyncio.Future[KernelBridgeError | None] = asyncio.get_running_loop().create_future()
+    place.lane.warm(ready.set_result)
+    refuse.set()
+    assert await asyncio.wait_for(ready, PATIENCE) is None
