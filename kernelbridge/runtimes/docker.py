@@ -30,7 +30,7 @@ import structlog
 from docker.errors import APIError
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import ExitStatus, Left, SandboxSpec
+from kernelbridge.runtimes.base import Left, SandboxSpec
 from kernelbridge.runtimes.docker_control import IDLE
 from kernelbridge.runtimes.docker_engine import (
     CALL_TIMEOUT,
@@ -43,7 +43,7 @@ from kernelbridge.runtimes.docker_engine import (
     probe_engine,
 )
 from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
-from kernelbridge.runtimes.docker_exit import exit_status
+from kernelbridge.runtimes.docker_exit import end_of
 from kernelbridge.runtimes.docker_image import WorkspaceImage
 from kernelbridge.runtimes.docker_info import runtime_info, start_problem
 from kernelbridge.runtimes.docker_removals import Removals
@@ -171,22 +171,12 @@ class DockerRuntime:
         adopted: dict[str, DockerSandbox] = {}
         for workspace_id, known in left.items():
             sandbox = self._sandboxes.get(known.sandbox_id)
-            if sandbox is not None and await self._runs(sandbox):
+            state = None if sandbox is None else await self._state_of(sandbox)
+            if sandbox is not None and state is not None and state.get("Running") and sandbox.alive:
                 adopted[workspace_id] = sandbox
             elif sandbox is not None:
                 self._dropped(sandbox)
         return adopted
-
-    async def _runs(self, sandbox: DockerSandbox) -> bool:
-        try:
-            found = await self._engine.call(
-                lambda api: api.inspect_container(sandbox.id), doing="inspecting a container"
-            )
-        except APIError as exc:
-            if exc.status_code == _NOT_FOUND:
-                return False
-            raise SandboxError("The engine's containers cannot be inspected", explain(exc)) from exc
-        return bool(found["State"].get("Running")) and sandbox.alive
 
     async def reclaim(self) -> int:
         """Remove the containers of earlier servers with the same instance; return how many."""
@@ -364,32 +354,42 @@ class DockerRuntime:
 
     async def _catch_up(self) -> None:
         """Learn what happened while the engine's events could not be followed."""
-        known = list(self._sandboxes.values())
         try:
-            rows = {row["Id"]: row for row in await self._listed(self._own_label)}
-            for sandbox in known:
-                if (row := rows.get(sandbox.id)) is None:
-                    sandbox.lost()
-                elif row["State"] in {"exited", "dead"}:
-                    sandbox.died(await self._how_it_died(sandbox))
-                else:
-                    sandbox.engine_returned(paused=row["State"] == "paused")
+            for sandbox in list(self._sandboxes.values()):
+                try:
+                    await self._look_at(sandbox)
+                except RuntimeUnavailable:
+                    raise
+                except SandboxError as exc:  # what is wrong with one is no reason not to look at the others
+                    log.warning("container_not_inspected", container=sandbox.id, reason=str(exc))
             for token in list(self._given_up):
                 await self._remove_launch(token)
         except SandboxError as exc:
             log.warning("docker_catch_up_failed", reason=str(exc))
             self._events.reconnect()
 
-    async def _how_it_died(self, sandbox: DockerSandbox) -> ExitStatus:
+    async def _look_at(self, sandbox: DockerSandbox) -> None:
+        # Not in a list of all: that may still call running what the engine has told the end of.
+        state = await self._state_of(sandbox)
+        if state is None:
+            sandbox.lost()
+        elif state["Status"] in {"exited", "dead"}:
+            sandbox.died(end_of(state))
+        else:
+            sandbox.engine_returned(paused=bool(state.get("Paused")))
+
+    async def _state_of(self, sandbox: DockerSandbox) -> dict[str, Any] | None:
+        """Give what the engine says of a container; None if it has none of that name. Raises `SandboxError`."""
         try:
-            state = (
-                await self._engine.call(lambda api: api.inspect_container(sandbox.id), doing="inspecting a container")
-            )["State"]
+            found = await self._engine.call(
+                lambda api: api.inspect_container(sandbox.id), doing="inspecting a container"
+            )
         except APIError as exc:
-            log.warning("container_not_inspected", container=sandbox.id, reason=explain(exc))
-            return ExitStatus()
-        status = exit_status(state["ExitCode"])
-        return replace(status, oom=bool(state.get("OOMKilled")) and status.signal is not None)
+            if exc.status_code == _NOT_FOUND:
+                return None
+            raise SandboxError("The engine's containers cannot be inspected", explain(exc)) from exc
+        state: dict[str, Any] = found["State"]
+        return state
 
 
 def _read_profile(path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from signal import SIGKILL
+from typing import Any
 
 from kernelbridge.runtimes.base import ExitStatus
 
@@ -23,6 +24,12 @@ def exit_status(code: int | None) -> ExitStatus:
     if code is not None and _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:
         return ExitStatus(signal=code - _SIGNAL_BASE)
     return ExitStatus(code=code)
+
+
+def end_of(state: Mapping[str, Any]) -> ExitStatus:
+    """Translate the engine's `State` of a container that has ended."""
+    status = exit_status(state["ExitCode"])
+    return replace(status, oom=bool(state.get("OOMKilled")) and status.signal is not None)
 
 
 @dataclass(slots=True)
