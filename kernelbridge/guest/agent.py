@@ -162,6 +162,11 @@ class Agent:
 
     def on_pause(self, id, fds):
         end = time.monotonic() + KILL_SECONDS
+        if self.alone:
+            # One signal to all leaves out no process that is just being forked, as any list may.
+            already = {pid for pid, _, _, state in self.processes() if state in b"Tt"}
+            to_all(signal.SIGSTOP)
+            self.stopped |= {pid for pid, *_ in self.processes()} - already
         while running := [pid for pid, _, _, state in self.processes() if state not in b"Tt"]:
             if time.monotonic() > end:
                 self.go_on()
