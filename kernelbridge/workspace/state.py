@@ -105,7 +105,7 @@ def without_sandbox(state: SessionState) -> SessionState:
 def _plain(value: Any) -> Any:
     if isinstance(value, MappingProxyType):
         return dict(value)
-    raise NotImplementedError(type(value))
+    raise NotImplementedError(type(value))  # how msgspec is told of a type that cannot be written
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
