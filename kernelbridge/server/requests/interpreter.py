@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from msgspec import UNSET
 
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.jupyter.events import Asked
-from kernelbridge.jupyter.help import Completion, Inspection, Judgement
+from kernelbridge.jupyter.help import Completion, Help, Inspection, Judgement
+from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.cells import (
     Complete,
     CompleteReply,
@@ -27,6 +29,8 @@ from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
 from kernelbridge.server.requests import commands
 from kernelbridge.workspace.interrupts import Progress
+
+T = TypeVar("T")
 
 
 def ask_for_input(asker: Asker, asked: Asked) -> None:
@@ -109,65 +113,62 @@ async def restart(asker: Asker, _message: RestartKernel) -> None:
 async def complete(asker: Asker, message: Complete) -> None:
     """Say how code could go on."""
 
-    def done(found: Completion | KernelBridgeError) -> None:
-        if isinstance(found, KernelBridgeError):
-            _fail(asker, found)
-            return
-        asker.answer(
-            CompleteReply(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                matches=found.matches,
-                cursor_start=found.start,
-                cursor_end=found.end,
-                metadata=found.metadata or UNSET,
-            )
+    def reply(found: Completion) -> CompleteReply:
+        return CompleteReply(
+            session_id=asker.session_id,
+            request_id=asker.request_id,
+            matches=found.matches,
+            cursor_start=found.start,
+            cursor_end=found.end,
+            metadata=found.metadata or UNSET,
         )
 
     cursor = _cursor(message)
-    asker.workspace.executions.question(message.code, lambda help_: help_.complete(message.code, cursor), done)
+    _question(asker, message.code, lambda help_: help_.complete(message.code, cursor), reply)
 
 
 async def inspect(asker: Asker, message: Inspect) -> None:
     """Say what is known of a name."""
 
-    def done(found: Inspection | KernelBridgeError) -> None:
-        if isinstance(found, KernelBridgeError):
-            _fail(asker, found)
-            return
-        asker.answer(
-            InspectReply(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                found=found.found,
-                text=found.text,
-                data=found.data or UNSET,
-            )
+    def reply(found: Inspection) -> InspectReply:
+        return InspectReply(
+            session_id=asker.session_id,
+            request_id=asker.request_id,
+            found=found.found,
+            text=found.text,
+            data=found.data or UNSET,
         )
 
     cursor = _cursor(message)
-    asker.workspace.executions.question(
-        message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), done
-    )
+    _question(asker, message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), reply)
 
 
 async def is_complete(asker: Asker, message: IsComplete) -> None:
     """Say whether code is ready to be run."""
 
-    def done(found: Judgement | KernelBridgeError) -> None:
-        if isinstance(found, KernelBridgeError):
-            _fail(asker, found)
-            return
-        asker.answer(
-            IsCompleteReply(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                status=found.status,
-                indent=found.indent if found.status == "incomplete" else UNSET,
-            )
+    def reply(found: Judgement) -> IsCompleteReply:
+        return IsCompleteReply(
+            session_id=asker.session_id,
+            request_id=asker.request_id,
+            status=found.status,
+            indent=found.indent if found.status == "incomplete" else UNSET,
         )
 
-    asker.workspace.executions.question(message.code, lambda help_: help_.is_complete(message.code), done)
+    _question(asker, message.code, lambda help_: help_.is_complete(message.code), reply)
+
+
+def _question(
+    asker: Asker, code: str, put: Callable[[Help], Awaitable[T]], reply: Callable[[T], ServerMessage]
+) -> None:
+    """Put a question about `code` and answer with what `reply` makes of what was found."""
+
+    def done(found: T | KernelBridgeError) -> None:
+        if isinstance(found, KernelBridgeError):
+            _fail(asker, found)
+        else:
+            asker.answer(reply(found))
+
+    asker.workspace.executions.question(code, put, done)
 
 
 def _cursor(message: Complete | Inspect) -> int:

@@ -12,13 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from kernelbridge.errors import LimitExceeded
-from kernelbridge.runtimes.base import Limits
 from kernelbridge.workspace.admission import SessionLimits
-from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
-from kernelbridge.workspace.settings import WorkspaceSettings
+from tests.unit.workspace.small import SMALL
 from tests.unit.workspace.test_workspace_faults import FaultyRuntime
 
 RETAIN = 1000.0
@@ -41,16 +39,7 @@ class House:
         self.registry = Registry(
             runtime=FaultyRuntime(),
             data=self.data,
-            settings=WorkspaceSettings(
-                bounds=Bounds(limits=Limits(), image=None),
-                queue_limit=3,
-                execution_timeout=None,
-                start_timeout=5,
-                max_output=1 << 20,
-                max_file=1 << 20,
-                max_spill=0,
-                journal_size=1 << 20,
-            ),
+            settings=SMALL,
             executor=self._executor,
             linger=0,
             limits=SessionLimits(1, 1),

@@ -11,16 +11,15 @@ import pytest
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.execution import Cell, Outcome
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.admission import SessionLimits
-from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell_exchange import CommandOutcome
 from tests.unit.unpaused import Unpaused
+from tests.unit.workspace.small import SMALL
 
 FACTS = Facts(
     uid=1000,
@@ -130,21 +129,11 @@ async def runtime() -> FaultyRuntime:
 @pytest.fixture
 async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Registry]:
     data = DataDirectory.open(tmp_path / "data")
-    settings = WorkspaceSettings(
-        bounds=Bounds(limits=Limits(), image=None),
-        queue_limit=3,
-        execution_timeout=None,
-        start_timeout=5,
-        max_output=1 << 20,
-        max_file=1 << 20,
-        max_spill=0,
-        journal_size=1 << 20,
-    )
     with ThreadPoolExecutor(2) as executor:
         made = Registry(
             runtime=runtime,
             data=data,
-            settings=settings,
+            settings=SMALL,
             executor=executor,
             linger=0,
             limits=SessionLimits(2, 2),

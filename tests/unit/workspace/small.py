@@ -1,0 +1,16 @@
+"""Settings of workspaces that hold little, for tests that fill them."""
+
+from kernelbridge.runtimes.base import Limits
+from kernelbridge.workspace.choice import Bounds
+from kernelbridge.workspace.settings import WorkspaceSettings
+
+SMALL = WorkspaceSettings(
+    bounds=Bounds(limits=Limits(), image=None),
+    queue_limit=3,
+    execution_timeout=None,
+    start_timeout=5,
+    max_output=1 << 20,
+    max_file=1 << 20,
+    max_spill=0,
+    journal_size=1 << 20,
+)
