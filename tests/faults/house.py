@@ -151,9 +151,11 @@ class House:
         while over := asyncio.all_tasks() - self._at_rest - {asyncio.current_task()}:
             await asyncio.wait(over)
         gc.collect()  # that is when a task complains of a failure that nobody has looked at
-        assert self._complaints == []
-        assert [path for name in ("run", "state") for path in (self._data_dir / name).iterdir()] == []
-        assert self.containers() == []
+        assert not self._complaints, self._complaints
+        left = [path for name in ("run", "state") for path in (self._data_dir / name).iterdir()]
+        assert not left, left
+        containers = self.containers()
+        assert not containers, containers
 
     def containers(self) -> list[str]:
         """Give the names of the server's containers."""

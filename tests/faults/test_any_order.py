@@ -30,7 +30,11 @@ FINAL = {
     "session_info_reply",
     "error",
 }
-CAUSES = {"interrupted", "kernel_died", "kernel_restarted", "session_closed", "sandbox_lost", "out_of_memory"}
+LOST = {"interrupted", "session_closed", "sandbox_lost", "out_of_memory"}
+CAUSES = {
+    "execution_result": {"kernel_died", "kernel_restarted", *LOST},
+    "terminal_output": {"shell_exited", *LOST},
+}
 STEPS = 25
 RUNS = int(os.environ.get("KERNELBRIDGE_FAULT_RUNS", "10"))
 GROWTH = 6
@@ -88,8 +92,8 @@ class Life(RuleBasedStateMachine):
             session = frame["sessionId"]
         assert frame["sessionId"] == session
         self.learn(guest.user, session, frame)
-        if "cause" in frame and frame["type"] in {"execution_result", "terminal_output"}:
-            assert frame["cause"] in CAUSES, frame
+        if "cause" in frame and frame["type"] in CAUSES:
+            assert frame["cause"] in CAUSES[frame["type"]], frame
         elif frame["type"] == "error":
             assert frame["code"] in {"kernel_failed", "sandbox_failed", "unknown_session"} or frame["retryable"], frame
         else:
