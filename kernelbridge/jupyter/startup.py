@@ -82,20 +82,23 @@ async def in_time(
     `fault` gives what it did wrong, if it was ended for that.
     """
     first: set[asyncio.Future[Any]] = {work, died}
-    await asyncio.wait(first, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    if died.done():
+    try:
+        await asyncio.wait(first, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if died.done():
+            status = died.result()
+            said = own_output.tail() or "it printed nothing; see that the image's kernel works"
+            reason = why_not_started(f"{fault() or 'its process ended'} ({status})", status, said)
+            raise KernelError("The kernel did not start", reason)
+        if not work.done():
+            raise KernelError(
+                "The kernel did not start",
+                why_not_started(f"it did not answer within {timeout:g} s", None, own_output.tail()),
+            )
+        await work
+    finally:
+        # What it would fail with from here on is of no interest: it is not to go on behind a start that is over.
         work.cancel()
-        await asyncio.gather(work, return_exceptions=True)  # whatever it failed with: this is why
-        status = died.result()
-        said = own_output.tail() or "it printed nothing; see that the image's kernel works"
-        reason = why_not_started(f"{fault() or 'its process ended'} ({status})", status, said)
-        raise KernelError("The kernel did not start", reason)
-    if not work.done():
-        raise KernelError(
-            "The kernel did not start",
-            why_not_started(f"it did not answer within {timeout:g} s", None, own_output.tail()),
-        )
-    await work
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:

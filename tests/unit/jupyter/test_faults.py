@@ -15,6 +15,7 @@ from kernelbridge.errors import KernelError
 from kernelbridge.jupyter.endings import SESSION_CLOSED
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
@@ -247,3 +248,19 @@ async def test_a_kernel_that_does_not_start(tmp_path: Path, argv: tuple[str, ...
     assert why in caught.value.reason
     assert list(Path(sandbox.sockets_path).iterdir()) == []
     assert all(process._ended.done() for process in sandbox.processes)
+
+
+async def test_a_start_that_is_given_up_leaves_no_work_behind() -> None:
+    loop = asyncio.get_running_loop()
+    answer, died = loop.create_future(), loop.create_future()
+
+    async def bring_up() -> None:
+        await asyncio.wait({answer})
+        raise KernelError("The kernel is dead", "its channels were closed under whoever brings it up")
+
+    work = asyncio.create_task(bring_up())
+    start = asyncio.create_task(in_time(work, died, PATIENCE, OwnOutput(), fault=lambda: None))
+    loop.call_soon(start.cancel)
+    await asyncio.wait({start})
+    assert start.cancelled()
+    assert work.cancelled()
