@@ -145,7 +145,7 @@ class ExecutionLane:
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
         kernel = self._interpreter.kernel
-        if self._escalation is not None:
+        if self._escalation is not None and not self._escalation.told:
             self._escalation.join(report, ended)
         elif self._running is not None and kernel is not None:
             self._escalate(kernel, Ending("interrupted"), report, ended)

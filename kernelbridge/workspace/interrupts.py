@@ -82,6 +82,8 @@ class Escalation:
         self._ended = asyncio.Event()
         self._given_up = False
         self._refused = 0
+        self.told = False
+        """Whether all who joined have been told the end; who joined now would never be."""
 
     def join(self, report: Report, ended: int | None = None) -> None:
         """Tell `report` of each step from now on; `ended` goes with the last. Raises `LimitExceeded`."""
@@ -141,7 +143,7 @@ class Escalation:
             await self._restart()
         except KernelBridgeError as exc:
             failure = exc
-            self._tell_all(lambda _: failure)
+            self._tell_all(lambda _: failure, last=True)
         else:
             self._step = "restart"
             self._tell(done=True, state_preserved=False)
@@ -171,8 +173,9 @@ class Escalation:
         return self._ended.is_set()
 
     def _tell(self, *, done: bool, state_preserved: bool | None = None) -> None:
-        self._tell_all(lambda ended: Progress(self._step, done, state_preserved, ended if done else None))
+        self._tell_all(lambda ended: Progress(self._step, done, state_preserved, ended if done else None), last=done)
 
-    def _tell_all(self, what: Callable[[int | None], Progress | KernelBridgeError]) -> None:
+    def _tell_all(self, what: Callable[[int | None], Progress | KernelBridgeError], *, last: bool) -> None:
+        self.told = last
         for report, ended in self._reports:
             report(what(ended))

@@ -101,8 +101,10 @@ class Life(RuleBasedStateMachine):
             assert {key: frame.get(key) for key in expected} == expected, frame
 
     def learn(self, user: str, session: str, frame: Frame) -> None:
-        """Note whether the variables are lost."""
-        if frame.get("statePreserved") is False or frame["type"] in {"kernel_restarted", "close_session_reply"}:
+        """Note whether the variables are lost. A shell has a state of its own, which it may lose alone."""
+        alone = frame["type"] == "terminal_output" and frame.get("cause") != "sandbox_lost"
+        lost = frame.get("statePreserved") is False and not alone
+        if lost or frame["type"] in {"kernel_restarted", "close_session_reply"}:
             self.known[user, session] = None
 
     async def answers(self, guest: Guest) -> None:

@@ -203,6 +203,18 @@ async def test_who_interrupts_is_told_when_no_other_interpreter_starts(new_place
     assert await place.restart() == 0
 
 
+async def test_an_interrupt_of_a_cell_that_has_just_been_ended_otherwise_is_answered(new_place: NewPlace) -> None:
+    place = new_place(faulty("never answers"))
+    done = place.send("x")
+    await until_ready(place)
+    first, restarted = asyncio.create_task(place.interrupt()), asyncio.create_task(place.restart())
+    second = asyncio.create_task(place.interrupt())
+    assert [step.done for step in await first] == [True]
+    assert await restarted == 1
+    assert (await done).cause == "kernel_restarted"
+    assert [(step.step, step.done) for step in await second] == [("none", True)]
+
+
 async def test_a_kernel_that_broke_the_protocol_and_cannot_be_killed_takes_its_sandbox_along(
     new_place: NewPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
