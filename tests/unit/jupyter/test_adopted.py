@@ -192,6 +192,21 @@ async def test_one_that_has_died_says_how(change: NewChange) -> None:
     assert "what it wrote before that is lost" in outcome.late_output
 
 
+async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) -> None:
+    case = await change()
+    await case.notebook.run(
+        "recollection = get_ipython().kernel.iopub_thread._really_send.__globals__['recollection']\n"
+        "def full(): raise MemoryError\nprint('x')"
+    )
+    await case.leave(f"print('before', flush=True)\nrecollection.kept.written = full\n{until(case.root / 'go')}")
+    done = case.take_over()
+    (case.root / "go").touch()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert outcome.success
+    assert outcome.truncated == {"bytes": 0, "kept": "tail", "at": 0}
+    assert "what it wrote before that is lost" in outcome.late_output
+
+
 async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewChange) -> None:
     case = await change()
     await case.leave()
