@@ -24,7 +24,7 @@ from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
 from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
-from kernelbridge.workspace.late import LateOutput, variables_lost
+from kernelbridge.workspace.late import News
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
 from kernelbridge.workspace.memory import CellDone, MemoryWatch
@@ -85,9 +85,7 @@ class ExecutionLane:
         """What an earlier server has sent, until the kernel that has it is taken over."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._lost: str | None = None
-        """How the interpreter ended that earlier cells ran in, until that has been told."""
-        self._late = LateOutput()
+        self._news = News(record.loss_told)
         self._closed = False
 
     @property
@@ -136,7 +134,7 @@ class ExecutionLane:
 
     def tell(self, text: str) -> None:
         """Put a text into the next result's late output."""
-        self._late.add(text)
+        self._news.add(text)
 
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
@@ -152,7 +150,7 @@ class ExecutionLane:
         else:
             if self._waiting and kernel is None:
                 ended = self._waiting.end(NEVER_INTERRUPTED, 1)
-            preserved = self._running is None and self._lost is None
+            preserved = self._running is None and self._news.lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
@@ -197,7 +195,7 @@ class ExecutionLane:
 
         `start` takes the interpreter over; without it there is none any more, and `lost` says how it ended.
         """
-        self._lost = lost
+        self._news.lost = lost
         if job is not None and cell is not None:
             self._running, self._left, self._since = job, cell, cell.since
         self._interpreter.adopt(start, incarnation)
@@ -246,7 +244,7 @@ class ExecutionLane:
 
     def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
-        self._lost = how
+        self._news.lost = how
         self._lose_left()
         self._pump()
         if self._warming:
@@ -335,7 +333,7 @@ class ExecutionLane:
             outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
             self._interpreter.use_no_more()
-        job.answer(self._with_news(outcome))
+        job.answer(self._news.into(outcome))
         self._rest()
         self._pump()
 
@@ -344,17 +342,6 @@ class ExecutionLane:
         self._record.ended()
         if self._closed:
             self._quiet.set()
-
-    def _with_news(self, outcome: Outcome) -> Outcome:
-        """Add what has happened since the last result."""
-        late = self._late.take()
-        ended_by_itself = outcome.cause is None or (outcome.cause == "out_of_memory" and outcome.state_preserved)
-        if self._lost is not None and ended_by_itself:
-            late = variables_lost(self._lost) + late
-            outcome = replace(outcome, state_preserved=False)
-            self._lost = None
-            self._record.loss_told()
-        return replace(outcome, late_output=outcome.late_output + late) if late else outcome
 
     # -- the end of what runs ---------------------------------------------------------
 
