@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,18 +129,18 @@ class AdoptedKernel(Kernel):
         listener: Listener | None,
         *,
         asks: bool,
-        since: float,
+        began: float,
     ) -> Execution:
         """Wait for the end of a cell that an earlier server has sent; see `Kernel.submit`.
 
-        `since` is when it was sent, in seconds since the epoch. `listener` is told of what comes from now on.
+        `began` is when it was sent, in monotonic seconds. `listener` is told of what comes from now on.
         """
 
         def ended(outcome: Outcome) -> None:
             done(self._with_losses(outcome))
 
         execution = self._table.add(msg_id, ended, listener, asks=asks)
-        execution.began -= max(0.0, time.time() - since)
+        execution.began = min(execution.began, began)
         execution.told = True  # by the server that sent it
         if self.died.done():
             self._table.end(execution, endings.process_ended(self.died.result()))

@@ -256,8 +256,10 @@ class ExecutionLane:
         left, self._left = self._left, None
         kernel, job = self._interpreter.adopted, self._running
         if left is not None and kernel is not None and job is not None:
-            begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, since=left.since)
-            self._follow(job, begin, None if job.timeout is None else max(0.0, left.since + job.timeout - time.time()))
+            begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, began=left.began)
+            self._follow(job, begin, left.left_at(time.monotonic()))
+            if self._deadline is not None:
+                self._deadline.go_on()  # until the cell asks again, if it still does
 
     def _lose_left(self) -> None:
         self._answer_left(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
@@ -290,7 +292,7 @@ class ExecutionLane:
 
     def _run(self, kernel: Kernel, job: Job) -> None:
         self._running, self._since = job, (since := time.time())
-        note = functools.partial(self._record.begins, job=job, since=since)
+        note = functools.partial(self._record.begins, job=job, since=since, began=time.monotonic())
         self._follow(job, functools.partial(kernel.submit, job.cell, note=note), job.timeout)
 
     def _follow(self, job: Job, begin: Callable[[CellDone, Listener | None], Execution], timeout: float | None) -> None:
@@ -306,7 +308,7 @@ class ExecutionLane:
         if self._running is job:
             self._execution = execution
             if timeout is not None:
-                self._deadline = Deadline(timeout, self._end_overdue)
+                self._deadline = Deadline(timeout, self._end_overdue, self._record.counts)
 
     def _listen(self, event: CellEvent) -> None:
         """Listen to a cell that may ask: its clock stops while it waits."""

@@ -70,7 +70,7 @@ class Change:
     def take_over(self, **more: Any) -> asyncio.Future[Outcome]:
         """Be the next server, and wait for the cell."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "since": 0.0} | more))
+        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "began": 0.0} | more))
         return done
 
 
