@@ -22,9 +22,10 @@ from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
-from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
+from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report, Reports
 from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
 from kernelbridge.workspace.late import News
+from kernelbridge.workspace.left import LeftCell
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
 from kernelbridge.workspace.memory import CellDone, MemoryWatch
@@ -35,7 +36,6 @@ from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.waiting import WaitingJobs
 
 T = TypeVar("T")
-
 
 Warmed = Callable[[KernelBridgeError | None], None]
 
@@ -81,7 +81,7 @@ class ExecutionLane:
         self._since: float | None = None
         self._deadline: Deadline | None = None
         self._escalation: Escalation | None = None
-        self._left: RunningCell | None = None
+        self._left: LeftCell | None = None
         """What an earlier server has sent, until the kernel that has it is taken over."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
@@ -139,14 +139,17 @@ class ExecutionLane:
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
 
-        While the interpreter starts, the first cell that waits for it is what is meant. Raises `LimitExceeded`.
+        While the interpreter starts, the first cell that waits for it is what is meant; while one is taken over, the
+        cell in it, as soon as that can be reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
         kernel = self._interpreter.kernel
         if self._escalation is not None:
-            self._escalation.join(report, ended)
+            self._escalation.reports.add(report, ended)
+        elif self._left is not None:
+            self._left.interrupts.add(report, ended)
         elif self._running is not None and kernel is not None:
-            self._escalate(kernel, Ending("interrupted"), report, ended)
+            self._escalate(kernel, Ending("interrupted"), Reports(report, ended))
         else:
             if self._waiting and kernel is None:
                 ended = self._waiting.end(NEVER_INTERRUPTED, 1)
@@ -197,7 +200,7 @@ class ExecutionLane:
         """
         self._news.lost = lost
         if job is not None and cell is not None:
-            self._running, self._left, self._since = job, cell, cell.since
+            self._running, self._left, self._since = job, LeftCell(job, cell), cell.since
         self._interpreter.adopt(start, incarnation)
         if start is None:
             self._lose_left()
@@ -236,6 +239,10 @@ class ExecutionLane:
         self._take_over_left()
         self._pump()
 
+    def interpreter_reached(self) -> None:
+        """Have what an earlier server's cell has told so far, before it is ended."""
+        self._take_over_left()
+
     def interpreter_failed(self, error: KernelBridgeError) -> None:
         """Answer everybody who waits for it."""
         self._answer_left(error)
@@ -254,20 +261,26 @@ class ExecutionLane:
 
     def _take_over_left(self) -> None:
         left, self._left = self._left, None
-        kernel, job = self._interpreter.adopted, self._running
-        if left is not None and kernel is not None and job is not None:
-            begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, began=left.began)
-            self._follow(job, begin, left.left_at(time.monotonic()))
-            if self._deadline is not None:
-                self._deadline.go_on()  # until the cell asks again, if it still does
+        kernel = self._interpreter.adopted
+        if left is None or kernel is None:
+            return
+        begin = functools.partial(kernel.take_over, left.cell.msg_id, asks=left.cell.asks, began=left.cell.began)
+        self._follow(left.job, begin, left.cell.left_at(time.monotonic()))
+        if self._deadline is not None:
+            self._deadline.go_on()  # until the cell asks again, if it still does
+        if self._execution is None:
+            left.never_interrupted()
+        elif left.interrupts:
+            self._escalate(kernel, Ending("interrupted"), left.interrupts)
 
     def _lose_left(self) -> None:
         self._answer_left(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
 
     def _answer_left(self, answer: Outcome | KernelBridgeError) -> None:
-        if self._left is not None and self._running is not None:
-            job, self._running, self._left = self._running, None, None
-            job.answer(answer)
+        left, self._left = self._left, None
+        if left is not None:
+            self._running = None
+            left.answer(answer)
             self._rest()
 
     # -- the queue ------------------------------------------------------------------
@@ -359,9 +372,9 @@ class ExecutionLane:
         kernel = self._interpreter.kernel
         # A kernel that has just died ends its cell by itself.
         if self._escalation is None and self._running is not None and kernel is not None:
-            self._escalate(kernel, Ending("timeout", error), self._running.report)
+            self._escalate(kernel, Ending("timeout", error), Reports(self._running.report))
 
-    def _escalate(self, kernel: Kernel, ending: Ending, report: Report | None, ended: int | None = None) -> None:
+    def _escalate(self, kernel: Kernel, ending: Ending, reports: Reports) -> None:
         if self._execution is None:
             raise AssertionError("nothing runs")
         if self._deadline is not None:
@@ -370,9 +383,7 @@ class ExecutionLane:
             self._prompts.drop()
             kernel.withdraw_question()
         restart = self._interpreter.restart
-        self._escalation = Escalation(kernel, self._execution, ending, restart=restart, graces=self._graces)
-        if report is not None:
-            self._escalation.join(report, ended)
+        self._escalation = Escalation(kernel, self._execution, ending, reports, restart=restart, graces=self._graces)
         self._tasks.create(self._go_as_far_as_it_takes(self._escalation))
 
     async def _go_as_far_as_it_takes(self, escalation: Escalation) -> None:
