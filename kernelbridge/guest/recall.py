@@ -29,29 +29,51 @@ class Kept:
 
     def add(self, frames, length):
         at = frames.index(DELIMITER)
-        header, parent, content = frames[at + 2], frames[at + 3], frames[at + 5]
-        self.messages.append((header, parent, content, length))
-        self.size += len(header) + len(parent) + len(content)
+        message = frames[at + 2], frames[at + 3], frames[at + 5], length
+        try:
+            self.messages.append(message)
+        except Exception:  # the kernel's memory is full
+            self.left_out += output_in(message)
+            return
+        self.size += size_of(message)
         while self.size > KEPT:
-            header, parent, content, length = self.messages.popleft()
-            self.size -= len(header) + len(parent) + len(content)
-            if length is None and json.loads(header)["msg_type"] in SHOWN:
-                length = len(content)
-            self.left_out += length or 0
+            message = self.messages.popleft()
+            self.size -= size_of(message)
+            self.left_out += output_in(message)
 
     def written(self):
-        messages = []
-        for header, parent, content, _ in self.messages:
-            header, parent = json.loads(header), json.loads(parent)
-            text = bytes(content).decode("utf-8", "replace")
-            messages.append((header["msg_type"], header["msg_id"], parent.get("msg_id", ""), text))
-        return {
-            "cell": self.cell,
-            "messages": messages,
-            "left_out": self.left_out,
-            "reply": self.reply,
-            "figures": self.figures,
-        }
+        messages, left_out = [], self.left_out
+        for message in self.messages:
+            try:
+                messages.append(as_text(message))
+            except Exception:  # nobody could have read it, or the kernel's memory is full
+                left_out += output_in(message)
+        return dict(self.known(), messages=messages, left_out=left_out)
+
+    def known(self):
+        return {"cell": self.cell, "reply": self.reply, "figures": self.figures}
+
+
+def size_of(message):
+    header, parent, content, _ = message
+    return len(header) + len(parent) + len(content)
+
+
+def output_in(message):
+    """Bytes of output in a message; in doubt all of it is."""
+    header, _, content, length = message
+    if length is not None:
+        return length
+    try:
+        return len(content) if json.loads(header)["msg_type"] in SHOWN else 0
+    except Exception:
+        return len(content)
+
+
+def as_text(message):
+    header, parent, content, _ = message
+    header, parent = json.loads(header), json.loads(parent)
+    return header["msg_type"], header["msg_id"], parent.get("msg_id", ""), bytes(content).decode("utf-8", "replace")
 
 
 def kept_beginning(text):
@@ -113,7 +135,7 @@ def install_recall(kernel):
     def send_and_keep(msg, *args, **kwargs):
         try:
             recollection.kept.add(msg, recollection.length)
-        except Exception:  # no message of this protocol, or the kernel's memory is full: it is sent all the same
+        except Exception:  # no message of this protocol: it is sent all the same
             pass
         return really_send(msg, *args, **kwargs)
 
@@ -131,17 +153,24 @@ def install_recall(kernel):
         return metadata
 
     def recall(stream, ident, parent):
-        found, done = {}, threading.Event()
+        done = threading.Event()
+        # What is missing is not known before the publishing thread has said it.
+        found = dict(recollection.kept.known(), left_out=None, asked=recollection.asked)
 
         def look():
             # Between two messages: what is published behind the mark is not in the answer, all before it is.
-            found.update(recollection.kept.written(), asked=recollection.asked)
-            session.send(publisher, session.msg("kernelbridge_recalled", {}, parent=parent), ident=b"kernelbridge")
-            done.set()
+            try:
+                found.update(recollection.kept.written(), asked=recollection.asked)
+            except Exception:  # the kernel's memory is full
+                pass
+            try:
+                session.send(publisher, session.msg("kernelbridge_recalled", {}, parent=parent), ident=b"kernelbridge")
+            finally:
+                done.set()
 
         pub_thread.schedule(look)
         done.wait(RECALL_TIMEOUT)
-        session.send(stream, "kernelbridge_recall_reply", found, parent, ident=ident)
+        session.send(stream, "kernelbridge_recall_reply", dict(found), parent, ident=ident)
 
     pub_thread._really_send = send_and_keep
     kernel.init_metadata, kernel.finish_metadata = begin, finish

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter import endings, recall, wire
+from kernelbridge.jupyter import beginning, endings, recall, wire
 from kernelbridge.jupyter.channels import MAX_MESSAGE
 from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.events import Listener
@@ -52,6 +52,8 @@ class AdoptedKernel(Kernel):
     """What it published before it has recalled the rest; None when it is handed on at once."""
     _held_bytes = 0
     _marked: asyncio.Event
+    _caught_up: asyncio.Future[None]
+    """Set when what the running cell wrote before is known, as far as it can be."""
     _identity: KernelIdentity
     _missing: int | None = None
     """Bytes of the running cell's output that are lost; None: all that it wrote before, or nobody knows how much."""
@@ -90,7 +92,7 @@ class AdoptedKernel(Kernel):
             directory.close()
             raise
         kernel._identity = identity
-        kernel._marked = asyncio.Event()
+        kernel._marked, kernel._caught_up = asyncio.Event(), asyncio.get_running_loop().create_future()
         kernel._held = [] if identity.recalls else None
         kernel.recalls, kernel._ready = identity.recalls, True
         kernel.help.subshells = identity.subshells
@@ -130,24 +132,32 @@ class AdoptedKernel(Kernel):
         listener: Listener | None,
         *,
         asks: bool,
-        since: float,
+        began: float,
     ) -> Execution:
         """Wait for the end of a cell that an earlier server has sent; see `Kernel.submit`.
 
-        `since` is when it was sent, in seconds since the epoch. `listener` is told of what comes from now on.
+        `began` is when it was sent, in monotonic seconds. `listener` is told of what comes from now on.
         """
 
         def ended(outcome: Outcome) -> None:
             done(self._with_losses(outcome))
 
         execution = self._table.add(msg_id, ended, listener, asks=asks)
-        execution.began -= max(0.0, time.time() - since)
+        execution.began = min(execution.began, began)
         execution.told = True  # by the server that sent it
+        if began + beginning.GRACE < time.monotonic():
+            execution.begun = began  # what the kernel said of it need not be waited for: an interrupt can reach it
         if self.died.done():
             self._table.end(execution, endings.process_ended(self.died.result()))
         else:
             self._spawn(self._follow(execution))
         return execution
+
+    async def catch_up(self, timeout: float) -> None:  # noqa: ASYNC109 - what is not told by then is lost, no error
+        """Wait until the cell that is taken over has all that it wrote before, if there is one and the kernel lives."""
+        if len(self._table):
+            ends: set[asyncio.Future[Any]] = {self._caught_up, self.died}
+            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
     # -- what came before ---------------------------------------------------------
 
@@ -156,6 +166,7 @@ class AdoptedKernel(Kernel):
             if self._identity.recalls:
                 await until_listening(self._requests, self._iopub_seen)
                 self._catch_up(execution, await self._recalled())
+            self._caught_up.set_result(None)
             await self._see_to_the_reply(execution)
         except wire.BadFrame as exc:
             self._break(f"it sent {exc}")

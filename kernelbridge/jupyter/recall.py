@@ -32,8 +32,8 @@ class Recalled(msgspec.Struct, frozen=True):
     """The `msg_id` of the newest cell's request."""
     messages: list[tuple[str, str, str, str]] = []
     """Type, id, parent's id and content of what was published since it began."""
-    left_out: int = 0
-    """Bytes of output that were published before those and are forgotten."""
+    left_out: int | None = 0
+    """Bytes of output that were published and are forgotten, most of them before those; None: nobody knows."""
     reply: msgspec.Raw = _NOTHING
     """Content of its reply, `null` while it runs."""
     figures: wire.Figures = wire.NO_FIGURES

@@ -22,9 +22,10 @@ from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.deadline import Deadline
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
-from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report
+from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report, Reports
 from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
-from kernelbridge.workspace.late import LateOutput, variables_lost
+from kernelbridge.workspace.late import News
+from kernelbridge.workspace.left import LeftCell
 from kernelbridge.workspace.lifecycle import KernelEvent, KernelState
 from kernelbridge.workspace.located import located
 from kernelbridge.workspace.memory import CellDone, MemoryWatch
@@ -35,7 +36,6 @@ from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.waiting import WaitingJobs
 
 T = TypeVar("T")
-
 
 Warmed = Callable[[KernelBridgeError | None], None]
 
@@ -81,13 +81,11 @@ class ExecutionLane:
         self._since: float | None = None
         self._deadline: Deadline | None = None
         self._escalation: Escalation | None = None
-        self._left: RunningCell | None = None
+        self._left: LeftCell | None = None
         """What an earlier server has sent, until the kernel that has it is taken over."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._lost: str | None = None
-        """How the interpreter ended that earlier cells ran in, until that has been told."""
-        self._late = LateOutput()
+        self._news = News(record.loss_told)
         self._closed = False
 
     @property
@@ -136,23 +134,26 @@ class ExecutionLane:
 
     def tell(self, text: str) -> None:
         """Put a text into the next result's late output."""
-        self._late.add(text)
+        self._news.add(text)
 
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
 
-        While the interpreter starts, the first cell that waits for it is what is meant. Raises `LimitExceeded`.
+        While the interpreter starts, the first cell that waits for it is what is meant; while one is taken over, the
+        cell in it, as soon as that can be reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
         kernel = self._interpreter.kernel
-        if self._escalation is not None and not self._escalation.told:
-            self._escalation.join(report, ended)
+        if self._escalation is not None and not self._escalation.reports.told:
+            self._escalation.reports.add(report, ended)
+        elif self._left is not None:
+            self._left.interrupts.add(report, ended)
         elif self._running is not None and kernel is not None:
-            self._escalate(kernel, Ending("interrupted"), report, ended)
+            self._escalate(kernel, Ending("interrupted"), Reports(report, ended))
         else:
             if self._waiting and kernel is None:
                 ended = self._waiting.end(NEVER_INTERRUPTED, 1)
-            preserved = self._running is None and self._lost is None
+            preserved = self._running is None and self._news.lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
@@ -197,9 +198,9 @@ class ExecutionLane:
 
         `start` takes the interpreter over; without it there is none any more, and `lost` says how it ended.
         """
-        self._lost = lost
+        self._news.lost = lost
         if job is not None and cell is not None:
-            self._running, self._left, self._since = job, cell, cell.since
+            self._running, self._left, self._since = job, LeftCell(job, cell), cell.since
         self._interpreter.adopt(start, incarnation)
         if start is None:
             self._lose_left()
@@ -238,6 +239,10 @@ class ExecutionLane:
         self._take_over_left()
         self._pump()
 
+    def interpreter_reached(self) -> None:
+        """Have what an earlier server's cell has told so far, before it is ended."""
+        self._take_over_left()
+
     def interpreter_failed(self, error: KernelBridgeError) -> None:
         """Answer everybody who waits for it."""
         self._answer_left(error)
@@ -246,7 +251,7 @@ class ExecutionLane:
 
     def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
-        self._lost = how
+        self._news.lost = how
         self._lose_left()
         self._pump()
         if self._warming:
@@ -256,18 +261,26 @@ class ExecutionLane:
 
     def _take_over_left(self) -> None:
         left, self._left = self._left, None
-        kernel, job = self._interpreter.adopted, self._running
-        if left is not None and kernel is not None and job is not None:
-            begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, since=left.since)
-            self._follow(job, begin, None if job.timeout is None else max(0.0, left.since + job.timeout - time.time()))
+        kernel = self._interpreter.adopted
+        if left is None or kernel is None:
+            return
+        begin = functools.partial(kernel.take_over, left.cell.msg_id, asks=left.cell.asks, began=left.cell.began)
+        self._follow(left.job, begin, left.cell.left_at(time.monotonic()))
+        if self._deadline is not None:
+            self._deadline.go_on()  # until the cell asks again, if it still does
+        if self._execution is None:
+            left.never_interrupted()
+        elif left.interrupts:
+            self._escalate(kernel, Ending("interrupted"), left.interrupts)
 
     def _lose_left(self) -> None:
         self._answer_left(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
 
     def _answer_left(self, answer: Outcome | KernelBridgeError) -> None:
-        if self._left is not None and self._running is not None:
-            job, self._running, self._left = self._running, None, None
-            job.answer(answer)
+        left, self._left = self._left, None
+        if left is not None:
+            self._running = None
+            left.answer(answer)
             self._rest()
 
     # -- the queue ------------------------------------------------------------------
@@ -292,7 +305,7 @@ class ExecutionLane:
 
     def _run(self, kernel: Kernel, job: Job) -> None:
         self._running, self._since = job, (since := time.time())
-        note = functools.partial(self._record.begins, job=job, since=since)
+        note = functools.partial(self._record.begins, job=job, since=since, began=time.monotonic())
         self._follow(job, functools.partial(kernel.submit, job.cell, note=note), job.timeout)
 
     def _follow(self, job: Job, begin: Callable[[CellDone, Listener | None], Execution], timeout: float | None) -> None:
@@ -308,7 +321,7 @@ class ExecutionLane:
         if self._running is job:
             self._execution = execution
             if timeout is not None:
-                self._deadline = Deadline(timeout, self._end_overdue)
+                self._deadline = Deadline(timeout, self._end_overdue, self._record.counts)
 
     def _listen(self, event: CellEvent) -> None:
         """Listen to a cell that may ask: its clock stops while it waits."""
@@ -335,7 +348,7 @@ class ExecutionLane:
             outcome = self._escalation.finished(outcome)
         if outcome.cause is None and not outcome.state_preserved:
             self._interpreter.use_no_more()
-        job.answer(self._with_news(outcome))
+        job.answer(self._news.into(outcome))
         self._rest()
         self._pump()
 
@@ -344,17 +357,6 @@ class ExecutionLane:
         self._record.ended()
         if self._closed:
             self._quiet.set()
-
-    def _with_news(self, outcome: Outcome) -> Outcome:
-        """Add what has happened since the last result."""
-        late = self._late.take()
-        ended_by_itself = outcome.cause is None or (outcome.cause == "out_of_memory" and outcome.state_preserved)
-        if self._lost is not None and ended_by_itself:
-            late = variables_lost(self._lost) + late
-            outcome = replace(outcome, state_preserved=False)
-            self._lost = None
-            self._record.loss_told()
-        return replace(outcome, late_output=outcome.late_output + late) if late else outcome
 
     # -- the end of what runs ---------------------------------------------------------
 
@@ -370,9 +372,9 @@ class ExecutionLane:
         kernel = self._interpreter.kernel
         # A kernel that has just died ends its cell by itself.
         if self._escalation is None and self._running is not None and kernel is not None:
-            self._escalate(kernel, Ending("timeout", error), self._running.report)
+            self._escalate(kernel, Ending("timeout", error), Reports(self._running.report))
 
-    def _escalate(self, kernel: Kernel, ending: Ending, report: Report | None, ended: int | None = None) -> None:
+    def _escalate(self, kernel: Kernel, ending: Ending, reports: Reports) -> None:
         if self._execution is None:
             raise AssertionError("nothing runs")
         if self._deadline is not None:
@@ -381,9 +383,7 @@ class ExecutionLane:
             self._prompts.drop()
             kernel.withdraw_question()
         restart = self._interpreter.restart
-        self._escalation = Escalation(kernel, self._execution, ending, restart=restart, graces=self._graces)
-        if report is not None:
-            self._escalation.join(report, ended)
+        self._escalation = Escalation(kernel, self._execution, ending, reports, restart=restart, graces=self._graces)
         self._tasks.create(self._go_as_far_as_it_takes(self._escalation))
 
     async def _go_as_far_as_it_takes(self, escalation: Escalation) -> None:

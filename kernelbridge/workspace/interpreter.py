@@ -13,7 +13,7 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable
 from kernelbridge.jupyter.adopted import AdoptedKernel
-from kernelbridge.jupyter.endings import Ended
+from kernelbridge.jupyter.endings import KERNEL_RESTARTED, Ended
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
@@ -27,6 +27,8 @@ EXIT_GRACE = 5.0
 """Seconds that a kernel has to end by itself after a cell called `exit()`."""
 ENGINE_PAUSE = 1.0
 """Seconds until an engine that did not answer is asked again to kill a kernel."""
+CATCH_UP = 2.0
+"""Seconds for a kernel that is to be ended to say what its cell has written so far, for the cell's result."""
 
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
 """Start incarnation n; the second argument takes late output."""
@@ -37,6 +39,10 @@ class Dependent(Protocol):
 
     def interpreter_ready(self) -> None:
         """Take the news that it can be used."""
+        ...
+
+    def interpreter_reached(self) -> None:
+        """Take the news that what an earlier server started can be reached, and will be ended for a restart."""
         ...
 
     def interpreter_failed(self, error: KernelBridgeError) -> None:
@@ -87,8 +93,8 @@ class Interpreter:
     @property
     def busy(self) -> bool:
         """Whether it starts, ends, or is waited for."""
-        on_its_way = self._machine.state in {KernelState.STARTING, KernelState.RESTARTING}
-        return on_its_way or self._leaving is not None or bool(self._waiters)
+        at_rest = self._machine.state in {KernelState.ABSENT, KernelState.READY, KernelState.DEAD}
+        return not at_rest or self._leaving is not None or bool(self._waiters)
 
     def need(self) -> None:
         """Start it if it does not run."""
@@ -204,8 +210,11 @@ class Interpreter:
             await kernel.aclose()
             return
         self._kernel = kernel
-        self._machine.on(KernelEvent.STARTED)
+        action = self._machine.on(KernelEvent.STARTED)
         self._tasks.create(self._watch(kernel))
+        if action is KernelAction.KILL:
+            await self._replace(kernel)
+            return
         self._answer_waiters(kernel)
         self._dependent.interpreter_ready()
 
@@ -217,13 +226,23 @@ class Interpreter:
                 log.warning("kernel_not_taken_over", error=str(exc))
             else:
                 log.exception("kernel_not_taken_over")
-            self._machine.on(KernelEvent.START_FAILED)
+            action = self._machine.on(KernelEvent.START_FAILED)
             if not self._closed:
+                self._do(action)
                 self._dependent.interpreter_gone("could not be taken over after a restart of the server")
                 if self._waiters:
                     self.need()
             return
         await self._began(kernel)
+
+    async def _replace(self, kernel: Kernel) -> None:
+        """End a kernel that has been taken over: a restart was asked for meanwhile."""
+        self._dependent.interpreter_reached()
+        if isinstance(kernel, AdoptedKernel):
+            await kernel.catch_up(CATCH_UP)
+        kernel.end_pending(KERNEL_RESTARTED)
+        if not kernel.died.done():
+            await self._kill(kernel)
 
     def _failed(self, error: KernelBridgeError) -> None:
         self._machine.on(KernelEvent.START_FAILED)

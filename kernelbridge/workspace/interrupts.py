@@ -38,6 +38,37 @@ class Progress:
 Report = Callable[[Progress | KernelBridgeError], None]
 
 
+class Reports:
+    """Who waits for the end of one cell, and is told of each step."""
+
+    def __init__(self, report: Report | None = None, ended: int | None = None) -> None:
+        """Begin with one, if there is one: see `add`."""
+        self._waiting = [] if report is None else [(report, ended)]
+        self.told = False
+        """Whether they have been told the last; who is added now would never be."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, report: Report, ended: int | None = None) -> None:
+        """Tell one more from now on; `ended` goes with the last step. Raises `LimitExceeded`."""
+        if len(self._waiting) >= MAX_REPORTS:
+            raise LimitExceeded("Too many interrupts are under way in this session", "wait for their answers")
+        self._waiting.append((report, ended))
+
+    def tell(self, step: Step, *, done: bool, state_preserved: bool | None = None) -> None:
+        """Tell of one step."""
+        self.told = done
+        for report, ended in self._waiting:
+            report(Progress(step, done, state_preserved, ended if done else None))
+
+    def fail(self, error: KernelBridgeError) -> None:
+        """Tell why there is no step any more."""
+        self.told = True
+        for report, _ in self._waiting:
+            report(error)
+
+
 @dataclass(frozen=True, slots=True)
 class Graces:
     """Seconds that each step has to work."""
@@ -68,6 +99,7 @@ class Escalation:
         kernel: Kernel,
         execution: Execution,
         ending: Ending,
+        reports: Reports,
         *,
         restart: Callable[[], Awaitable[object]],
         graces: Graces,
@@ -77,19 +109,12 @@ class Escalation:
         self._ending = ending
         self._restart = restart
         self._graces = graces
-        self._reports: list[tuple[Report, int | None]] = []
+        self.reports = reports
+        """Who is told of each step from now on."""
         self._step: Step = "sigint"
         self._ended = asyncio.Event()
         self._given_up = False
         self._refused = 0
-        self.told = False
-        """Whether all who joined have been told the end; who joined now would never be."""
-
-    def join(self, report: Report, ended: int | None = None) -> None:
-        """Tell `report` of each step from now on; `ended` goes with the last. Raises `LimitExceeded`."""
-        if len(self._reports) >= MAX_REPORTS:
-            raise LimitExceeded("Too many interrupts are under way in this session", "wait for their answers")
-        self._reports.append((report, ended))
 
     def finished(self, outcome: Outcome) -> Outcome:
         """Take the execution's end, tell it if that is what was wanted, and give its outcome with the cause."""
@@ -142,8 +167,7 @@ class Escalation:
         try:
             await self._restart()
         except KernelBridgeError as exc:
-            failure = exc
-            self._tell_all(lambda _: failure, last=True)
+            self.reports.fail(exc)
         else:
             self._step = "restart"
             self._tell(done=True, state_preserved=False)
@@ -173,9 +197,4 @@ class Escalation:
         return self._ended.is_set()
 
     def _tell(self, *, done: bool, state_preserved: bool | None = None) -> None:
-        self._tell_all(lambda ended: Progress(self._step, done, state_preserved, ended if done else None), last=done)
-
-    def _tell_all(self, what: Callable[[int | None], Progress | KernelBridgeError], *, last: bool) -> None:
-        self.told = last
-        for report, ended in self._reports:
-            report(what(ended))
+        self.reports.tell(self._step, done=done, state_preserved=state_preserved)

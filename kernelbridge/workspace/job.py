@@ -46,8 +46,11 @@ class Job:
 class CellRecord(Protocol):
     """What is told which cell runs, so that another server can know."""
 
-    def begins(self, msg_id: str, job: Job, since: float) -> None:
-        """Take note of a cell that is about to be sent, at `since`, in seconds since the epoch."""
+    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
+        """Take note of a cell that is about to be sent: `since` in seconds since the epoch, `began` in monotonic."""
+
+    def counts(self, left: float, now: float | None) -> None:
+        """Take note that so much of its time is left, monotonic `now`; None: and that it stands still."""
 
     def ended(self) -> None:
         """Take note that it was answered."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+from kernelbridge.jupyter.execution import Outcome
+
 LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""
 
 
-class LateOutput:
-    """What background threads wrote while no cell was theirs, and what the server has to say itself."""
+class News:
+    """What background threads wrote while no cell was theirs, what the server has to say itself, and what was lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss_told: Callable[[], None]) -> None:
+        """`loss_told` is called when a result tells what was lost."""
+        self.lost: str | None = None
+        """How the interpreter ended that earlier cells ran in, until that has been told."""
+        self._loss_told = loss_told
         self._pieces: list[str] = []
         self._size = 0
 
@@ -23,13 +32,14 @@ class LateOutput:
         if len(text) > room:
             self._pieces.append("\n[more output of background threads was left out here]\n")
 
-    def take(self) -> str:
-        """Give it, once."""
+    def into(self, outcome: Outcome) -> Outcome:
+        """Tell all of it in a result, once; what was lost only in that of a cell that ended by itself."""
         text = "".join(self._pieces)
         self._pieces, self._size = [], 0
-        return text
-
-
-def variables_lost(how: str) -> str:
-    """Give the line that tells a person how the interpreter ended that earlier cells ran in."""
-    return f"kernelbridge: the interpreter {how}; its variables are lost\n"
+        ended_by_itself = outcome.cause is None or (outcome.cause == "out_of_memory" and outcome.state_preserved)
+        if self.lost is not None and ended_by_itself:
+            text = f"kernelbridge: the interpreter {self.lost}; its variables are lost\n{text}"
+            outcome = replace(outcome, state_preserved=False)
+            self.lost = None
+            self._loss_told()
+        return replace(outcome, late_output=outcome.late_output + text) if text else outcome

@@ -64,6 +64,10 @@ class KernelState(Enum):
     READY = "ready"
     DEAD = "dead"
     RESTARTING = "restarting"
+    ADOPTING = "adopting"
+    """What an earlier server started is not reached yet."""
+    REPLACING = "replacing"
+    """The same, and a restart has been asked for."""
 
 
 class KernelEvent(Enum):
@@ -149,7 +153,14 @@ _KS, _KE, _KA = KernelState, KernelEvent, KernelAction
 KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelAction]] = MappingProxyType(
     {
         (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
-        (_KS.ABSENT, _KE.ADOPT): Transition(_KS.STARTING, _KA.TAKE_OVER),
+        (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.TAKE_OVER),
+        (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
+        (_KS.ADOPTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
+        # It is old, but cannot be ended before it is reached.
+        (_KS.ADOPTING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
+        (_KS.REPLACING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
+        (_KS.REPLACING, _KE.STARTED): Transition(_KS.RESTARTING, _KA.KILL),
+        (_KS.REPLACING, _KE.START_FAILED): Transition(_KS.RESTARTING, _KA.START),
         (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
         (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
         (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),

@@ -72,11 +72,12 @@ class Record:
         self._cell_path = directory / f"{key.workspace_id}{_CELL}"
         self._state: SessionState | None = None
         self._cell_fd = -1
+        self._cell: RunningCell | None = None
         self._over = False
 
-    def adopt(self, state: SessionState) -> None:
+    def adopt(self, state: SessionState, cell: RunningCell | None) -> None:
         """Go on with what an earlier server has noted; the cell is kept until it is answered."""
-        self._state = state
+        self._state, self._cell = state, cell
         self._open_cell()
         self.write()
 
@@ -126,17 +127,32 @@ class Record:
         """Note that a result has told of the last interpreter's end."""
         self._change(lost=None)
 
-    def begins(self, msg_id: str, job: Job, since: float) -> None:
+    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
         """Note the cell that is about to be sent."""
         if self._cell_fd < 0 and self._state is not None:
             self._open_cell()
-        cell = RunningCell(
-            msg_id, job.request_id, job.cell.stream, job.cell.allow_stdin, since=since, timeout=job.timeout
+        self._cell = RunningCell(
+            msg_id,
+            job.request_id,
+            job.cell.stream,
+            job.cell.allow_stdin,
+            since=since,
+            began=began,
+            timeout=job.timeout,
+            left=job.timeout,
+            counted=began,
         )
-        self._write_cell(write_cell(cell))
+        self._write_cell(write_cell(self._cell))
+
+    def counts(self, left: float, now: float | None) -> None:
+        """Note how much of its time is left, and whether that goes by."""
+        if self._cell is not None:
+            self._cell = structs.replace(self._cell, left=left, counted=now)
+            self._write_cell(write_cell(self._cell))
 
     def ended(self) -> None:
         """Note that it has been answered."""
+        self._cell = None
         self._write_cell(_NO_CELL)
 
     def write(self) -> None:

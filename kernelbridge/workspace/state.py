@@ -29,8 +29,20 @@ class RunningCell(msgspec.Struct, frozen=True):
     """Whether it may ask for input."""
     since: float
     """When it was sent, in seconds since the epoch."""
+    began: float
+    """The same in seconds of the clock that nobody sets: one for all servers, for no sandbox outlives its machine."""
     timeout: float | None
     """Seconds that it may run."""
+    left: float | None
+    """Seconds of them that were left at `counted`."""
+    counted: float | None
+    """In seconds of that clock; None while its time stands still, for it waits for input."""
+
+    def left_at(self, now: float) -> float | None:
+        """Give how many seconds it may still run; None: as long as it likes."""
+        if self.left is None or self.counted is None:
+            return self.left
+        return max(0.0, self.left - max(0.0, now - self.counted))
 
 
 class LimitsState(msgspec.Struct, frozen=True):

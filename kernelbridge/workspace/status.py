@@ -47,11 +47,13 @@ _BY_KERNEL: Mapping[KernelState, SessionStatus] = MappingProxyType(
     {
         KernelState.ABSENT: SessionStatus("ready", "the interpreter starts with the first cell"),
         KernelState.STARTING: SessionStatus("starting", "the interpreter starts"),
+        KernelState.ADOPTING: SessionStatus("starting", "an earlier server's interpreter is taken over"),
         KernelState.READY: SessionStatus("ready", "the interpreter is ready"),
         KernelState.DEAD: SessionStatus(
             "ready", "the interpreter ended and its variables are lost; the next cell starts another", "kernel_died"
         ),
         KernelState.RESTARTING: SessionStatus("restarting", "a new interpreter starts; variables are lost"),
+        KernelState.REPLACING: SessionStatus("restarting", "a new interpreter will start; variables are lost"),
     }
 )
 

@@ -186,7 +186,7 @@ class Workspace:
         """
         state = left.state
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
-        self._record.adopt(state)
+        self._record.adopt(state, left.cell)
         self._terminal.adopt(had_shell=state.had_shell)
         if sandbox is None:
             self._status.sandbox_was_lost()

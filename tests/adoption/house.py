@@ -175,6 +175,11 @@ async def begin(client: Client, code: str, request_id: str, *, session: str = "s
     assert (await client.answer_to("begun"))["exitCode"] == 0
 
 
+def until(file: str) -> str:
+    """Give code that waits for a file."""
+    return f"import os, time\nwhile not os.path.exists({file!r}): time.sleep(0.02)"
+
+
 def touch(files: Path, name: str) -> None:
     """Make a file that a cell waits for."""
     (files / name).touch()

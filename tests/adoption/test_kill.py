@@ -5,13 +5,7 @@ import secrets
 
 import pytest
 
-from tests.adoption.house import House, begin, engine, result, resume, touch, until_there
-
-
-def until(file: str) -> str:
-    """Give code that waits for a file."""
-    return f"import os, time\nwhile not os.path.exists({file!r}): time.sleep(0.02)"
-
+from tests.adoption.house import House, begin, engine, result, resume, touch, until, until_there
 
 TOLD_IN_THE_GAP = f"""print('before'); print(x)
 {until("gap")}
@@ -203,18 +197,6 @@ async def test_a_server_that_is_killed_again_costs_nothing_either(house: House) 
     async with house.connect(server) as client:
         assert (await resume(client, after=seen))["lost"]["from"] == seen + 1
         assert (await result(client, "cell"))["output"] == "one\n1\n"
-
-
-async def test_a_time_limit_holds_over_the_end_of_a_server(house: House) -> None:
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await begin(client, "import time; time.sleep(1000)", "cell", timeout=3)
-        await server.kill()
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await resume(client)
-        answer = await result(client, "cell")
-        assert (answer["cause"], answer["statePreserved"]) == ("timeout", True)
 
 
 async def test_an_interpreter_outlives_its_image(house: House, workspace_image: str) -> None:

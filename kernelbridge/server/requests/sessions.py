@@ -34,7 +34,7 @@ from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Client, PrincipalHandler, given
 from kernelbridge.workspace.choice import Wish
 from kernelbridge.workspace.layout import SessionKey
-from kernelbridge.workspace.lifecycle import WorkspaceState
+from kernelbridge.workspace.lifecycle import KernelState, WorkspaceState
 from kernelbridge.workspace.registry import Closed
 from kernelbridge.workspace.workspace import Workspace
 
@@ -217,8 +217,15 @@ def _state(workspace: Workspace) -> State:
     return _STATES.get(state) or cast("State", state.value)
 
 
+_KERNEL_STATES: Mapping[KernelState, KernelStateName] = MappingProxyType(
+    {KernelState.ADOPTING: "starting", KernelState.REPLACING: "restarting"}
+)
+"""The same of interpreters."""
+
+
 def _kernel_state(workspace: Workspace) -> KernelStateName:
-    return workspace.executions.state.value
+    state = workspace.executions.state
+    return _KERNEL_STATES.get(state) or cast("KernelStateName", state.value)
 
 
 HANDLERS: Mapping[type, PrincipalHandler] = {

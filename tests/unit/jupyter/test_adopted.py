@@ -70,7 +70,7 @@ class Change:
     def take_over(self, **more: Any) -> asyncio.Future[Outcome]:
         """Be the next server, and wait for the cell."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "since": 0.0} | more))
+        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "began": 0.0} | more))
         return done
 
 
@@ -189,6 +189,21 @@ async def test_one_that_has_died_says_how(change: NewChange) -> None:
     await case.notebook.sandbox.processes[-1].wait()
     outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("kernel_died", 3, False)
+    assert "what it wrote before that is lost" in outcome.late_output
+
+
+async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) -> None:
+    case = await change()
+    await case.notebook.run(
+        "recollection = get_ipython().kernel.iopub_thread._really_send.__globals__['recollection']\n"
+        "def full(): raise MemoryError\nprint('x')"
+    )
+    await case.leave(f"print('before', flush=True)\nrecollection.kept.written = full\n{until(case.root / 'go')}")
+    done = case.take_over()
+    (case.root / "go").touch()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert outcome.success
+    assert outcome.truncated == {"bytes": 0, "kept": "tail", "at": 0}
     assert "what it wrote before that is lost" in outcome.late_output
 
 

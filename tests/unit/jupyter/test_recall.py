@@ -1,8 +1,12 @@
 """What is recalled and what was heard make one whole."""
 
+from collections import deque
+from typing import Any
+
 import msgspec
 import pytest
 
+from kernelbridge.guest import recall as guest
 from kernelbridge.jupyter import recall, wire
 from kernelbridge.jupyter.recall import Recalled, before_mark, since_idle
 
@@ -67,3 +71,46 @@ def test_a_cell_that_runs_has_no_reply() -> None:
 def test_nonsense_is_refused(content: object) -> None:
     with pytest.raises(wire.BadFrame):
         recall.read(reply(content))
+
+
+Kept: Any = guest.Kept
+"""It has no types: it runs in the kernel."""
+
+
+class FullMemory(deque[object]):
+    """Has no room for one more message."""
+
+    def append(self, _message: object) -> None:
+        raise MemoryError
+
+
+def published(msg_type: str, content: bytes, header: bytes = b"") -> list[bytes]:
+    """Give the frames of a message; `header` replaces its own."""
+    header = header or msgspec.json.encode({"msg_type": msg_type, "msg_id": "m"})
+    return [b"topic", guest.DELIMITER, b"signature", header, b'{"msg_id":"cell"}', b"{}", content]
+
+
+def test_output_that_the_kernel_has_no_room_for_is_counted() -> None:
+    kept = Kept("cell")
+    kept.messages = FullMemory()
+    kept.add(published("stream", b'{"text":"abc"}'), 3)
+    kept.add(published("display_data", b"12345"), None)
+    kept.add(published("status", b"{}"), None)
+    assert (kept.written()["left_out"], kept.written()["messages"], kept.size) == (8, [], 0)
+
+
+def test_what_cannot_be_told_is_counted_and_the_rest_is_told() -> None:
+    kept = Kept("cell")
+    kept.add(published("stream", b'{"text":"abc"}'), 3)
+    kept.add(published("stream", b'{"text":"defg"}', header=b"{"), 4)
+    kept.add(published("", b"12345", header=b"\xff"), None)
+    told = recall.read(reply(kept.written()))
+    assert ([content for *_, content in told.messages], told.left_out) == (['{"text":"abc"}'], 9)
+
+
+def test_what_is_forgotten_is_counted_whatever_it_is() -> None:
+    kept = Kept("cell")
+    kept.add(published("display_data", b"12345", header=b"{"), None)
+    for _ in range(2):
+        kept.add(published("stream", b" " * guest.KEPT), 7)
+    assert (kept.left_out, kept.size, len(kept.messages)) == (5 + 7 + 7, 0, 0)

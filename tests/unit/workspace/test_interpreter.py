@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ class UnkillableProcess(HostProcess):
 class Unrecorded:
     """Takes no note of cells: no other server comes."""
 
-    def begins(self, msg_id: str, job: Job, since: float) -> None:
+    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
+        pass
+
+    def counts(self, left: float, now: float | None) -> None:
         pass
 
     def ended(self) -> None:
@@ -286,6 +290,22 @@ async def test_a_deadline_counts_only_while_its_clock_runs() -> None:
     never.stop()
     never.go_on()
     never.cancel()
+
+
+async def test_what_a_deadline_has_left_is_noted_when_its_clock_is_set() -> None:
+    noted: list[tuple[float, float | None]] = []
+    deadline = Deadline(100.0, pytest.fail, lambda left, now: noted.append((left, now)))
+    assert noted == []
+    before = time.monotonic()
+    deadline.go_on()
+    deadline.stop()
+    deadline.stop()
+    deadline.go_on()
+    deadline.cancel()
+    deadline.stop()
+    deadline.go_on()
+    assert [now is not None and before <= now <= time.monotonic() for _, now in noted] == [True, False, False, True]
+    assert all(99.0 < left <= 100.0 for left, _ in noted)
 
 
 async def test_who_opens_a_session_while_its_kernel_is_not_taken_over_is_answered(new_place: NewPlace) -> None:

@@ -55,7 +55,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     record.kernel_started(KERNEL)
     record.shell_started()
     job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
-    record.begins("msg_1", job, 12.5)
+    record.begins("msg_1", job, 12.5, 7.5)
     record.leave()
     left = only(tmp_path)
     assert left.key == KEY
@@ -69,7 +69,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
-    assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 5.0)
+    assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 7.5, 5.0, 5.0, 7.5)
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
@@ -86,13 +86,45 @@ def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     for code in ("x" * 10, "y"):
-        record.begins(code * 100, Job(Cell(code=code), ignore), 0)
+        record.begins(code * 100, Job(Cell(code=code), ignore), 0, 0)
         record.ended()
     assert only(tmp_path).cell is None
-    record.begins("short", Job(Cell(code=""), ignore), 0)
+    record.begins("short", Job(Cell(code=""), ignore), 0, 0)
     cell = only(tmp_path).cell
     assert cell is not None
     assert cell.msg_id == "short"
+
+
+def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.counts(1.0, 0.0)
+    assert only(tmp_path).cell is None
+    record.begins("msg_1", Job(Cell(code=""), ignore, timeout=5.0), 0, 100.0)
+
+    def left_at(now: float) -> float | None:
+        cell = only(tmp_path).cell
+        assert cell is not None
+        return cell.left_at(now)
+
+    assert [left_at(now) for now in (102.0, 106.0, 3.0)] == [3.0, 0.0, 5.0]
+    record.counts(3.0, None)
+    assert left_at(10_000.0) == 3.0
+    record.counts(3.0, 10_000.0)
+    assert left_at(10_001.0) == 2.0
+    session = only(tmp_path)
+    assert session.cell is not None
+    record.leave()
+    again = new(tmp_path)
+    again.adopt(session.state, session.cell)
+    again.counts(1.5, 20_000.0)
+    assert left_at(20_000.0) == 1.5
+    assert only(tmp_path).cell == structs.replace(session.cell, left=1.5, counted=20_000.0)
+    again.ended()
+    again.counts(1.0, 0.0)
+    assert only(tmp_path).cell is None
+    again.begins("msg_2", Job(Cell(code=""), ignore), 0, 0)
+    assert left_at(10.0) is None
 
 
 def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
@@ -125,7 +157,7 @@ def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
     record.opened(CHOICE, SANDBOX)
     record.remove()
     record.kernel_ended("ended")
-    record.begins("m", Job(Cell(code=""), ignore), 0)
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
     record.write()
     record.opened(CHOICE, SANDBOX)  # by a start that was under way
     assert list(tmp_path.iterdir()) == []
@@ -136,14 +168,14 @@ def test_nothing_is_noted_before_there_is_a_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.write()
     record.kernel_started(KERNEL)
-    record.begins("m", Job(Cell(code=""), ignore), 0)
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     record = new(tmp_path / "absent")
     record.opened(CHOICE, SANDBOX)
-    record.begins("m", Job(Cell(code=""), ignore), 0)
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
     record.ended()
     record.remove()
 
@@ -206,7 +238,7 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     record.opened(CHOICE, SANDBOX)
     (tmp_path / "later").mkdir()
     record.write()
-    record.begins("msg_1", Job(Cell(code=""), ignore), 0)
+    record.begins("msg_1", Job(Cell(code=""), ignore), 0, 0)
     cell = only(tmp_path / "later").cell
     assert cell is not None
     assert cell.msg_id == "msg_1"
