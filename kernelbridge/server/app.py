@@ -22,7 +22,7 @@ from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import query
 from kernelbridge.server.access import refusal
-from kernelbridge.server.adoption import left_job
+from kernelbridge.server.adoption import Absentees
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket, turn_away
 from kernelbridge.server.pulse import Patience, Pulse
@@ -223,7 +223,7 @@ async def running(
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
-        await registry.adopt(left_job)
+        await registry.adopt(Absentees())
         await runtime.prepare()
         transfers = Transfers(
             functools.partial(

@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
-from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.base import Runtime, Sandbox
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Wish, checked
 from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.record import left_sessions
+from kernelbridge.workspace.left_shells import TellLoss
+from kernelbridge.workspace.record import LeftSession, left_sessions
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.state import RunningCell, SessionState
@@ -52,8 +54,16 @@ class _Entry:
             self.linger = None
 
 
-JobOf = Callable[["Registry", Workspace, RunningCell], Job]
-"""Gives what stands for a cell that an earlier server has sent."""
+class Absentees(Protocol):
+    """Who asked for what an earlier server has started. They are gone, so whoever resumes the session gets it."""
+
+    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+        """Give what stands for the cell that runs."""
+        ...
+
+    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+        """Give what tells of the end of its shells."""
+        ...
 
 
 class Registry:
@@ -103,14 +113,13 @@ class Registry:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
-            entry = self._entries[key] = _Entry(self._make(key))
-            self._on_use(key)
+            entry = self._enter(key)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
         return entry.workspace
 
-    async def adopt(self, job_of: JobOf) -> None:
+    async def adopt(self, absentees: Absentees) -> None:
         """Go on with the sessions that an earlier server has left, and remove what else it left.
 
         Who has no connection after `linger` ends. What another kind of runtime has made is left to that. Raises
@@ -126,14 +135,8 @@ class Registry:
         others = {found.key.workspace_id for found in noted if found.state.runtime != self.runtime_name}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
         for found in left:
-            sandbox = sandboxes.get(found.key.workspace_id)
-            session = found if sandbox is not None else found.without_sandbox()
-            workspace = self._make(session.key, session.state)
-            entry = self._entries[session.key] = _Entry(workspace)
-            self._on_use(session.key)
-            job = None if session.cell is None else job_of(self, workspace, session.cell)
-            workspace.adopt(session, sandbox, job)
-            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, session.key)
+            entry = self._take_over(found, sandboxes.get(found.key.workspace_id), absentees)
+            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, found.key)
         if noted or reclaimed:
             log.info(
                 "earlier_server",
@@ -142,6 +145,19 @@ class Registry:
                 removed=reclaimed,
                 of_other_runtimes=len(others),
             )
+
+    def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
+        entry = self._entries[key] = _Entry(self._make(key, state))
+        self._on_use(key)
+        return entry
+
+    def _take_over(self, found: LeftSession, sandbox: Sandbox | None, absentees: Absentees) -> _Entry:
+        session = found if sandbox is not None else found.without_sandbox()
+        entry = self._enter(session.key, session.state)
+        workspace = entry.workspace
+        job = None if session.cell is None else absentees.job(self, workspace, session.cell)
+        workspace.adopt(session, sandbox, job, absentees.loss(self, workspace, session))
+        return entry
 
     def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
         feed = Feed(

@@ -70,6 +70,38 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
     assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 5.0)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.command_begins("r" * 100, streams=True)
+    record.command_ended()
+    record.terminals_are(["a", "b"])
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ("a", "b"))
+    record.command_begins("c", streams=False)
+    record.leave()
+    left = only(tmp_path)
+    assert left.command is not None
+    assert (left.command.request_id, left.command.streams) == ("c", False)
+    # What an earlier server has noted is kept until its end has been told, also when the sandbox is gone.
+    record = new(tmp_path)
+    record.adopt(left.without_sandbox().state)
+    left = only(tmp_path)
+    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
+    record.shells_told()
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.terminals_are(["a"])
+    record.opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.terminals == ()
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
