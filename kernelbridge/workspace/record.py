@@ -83,7 +83,7 @@ class Record:
 
     def adopt(self, state: SessionState) -> None:
         """Go on with what an earlier server has noted; the cell and the command are kept until they are answered."""
-        self._state = state
+        self._state = structs.replace(state, runtime=self._runtime)
         self._cell.open()
         self.write()
 
@@ -229,6 +229,11 @@ def left_sessions(directory: Path) -> Iterator[LeftSession]:
     for path in directory.iterdir():
         if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL} and path.stem in known):
             path.unlink(missing_ok=True)
+
+
+def left_in_sandboxes(directory: Path, runtime: str) -> int:
+    """Count the sessions whose sandboxes an earlier server has made with a runtime; otherwise as `left_sessions`."""
+    return sum(left.state.runtime == runtime and left.state.sandbox is not None for left in left_sessions(directory))
 
 
 def _read_left(path: Path) -> LeftSession:

@@ -91,6 +91,9 @@ class Registry:
         self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
+        self._elsewhere: dict[SessionKey, LeftSession] = {}
+        """Left by a server with another runtime, and not used since."""
+        self._absentees: Absentees | None = None
         self._held: Counter[SessionKey] = Counter()
         self._expiring: set[SessionKey] = set()
         self._on_use = on_use or (lambda _key: None)
@@ -113,7 +116,8 @@ class Registry:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
-            entry = self._enter(key)
+            left = self._elsewhere.pop(key, None)
+            entry = self._enter(key) if left is None else self._take_over(left, None)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -122,20 +126,22 @@ class Registry:
     async def adopt(self, absentees: Absentees) -> None:
         """Go on with the sessions that an earlier server has left, and remove what else it left.
 
-        Who has no connection after `linger` ends. What another kind of runtime has made is left to that. Raises
-        `SandboxError` or `RuntimeUnavailable`.
+        Who has no connection after `linger` ends. What another kind of runtime has made is left to that, until
+        somebody comes for it here: then its sandbox is given up. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
+        self._absentees = absentees
         await in_thread(self._executor, self._data.remove_deleted)
         noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        others = {found.key.workspace_id for found in noted if found.state.runtime != self.runtime_name}
+        self._elsewhere = {found.key: found for found in noted if found.state.runtime != self.runtime_name}
+        others = {key.workspace_id for key in self._elsewhere}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
         for found in left:
-            entry = self._take_over(found, sandboxes.get(found.key.workspace_id), absentees)
+            entry = self._take_over(found, sandboxes.get(found.key.workspace_id))
             entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, found.key)
         if noted or reclaimed:
             log.info(
@@ -151,12 +157,14 @@ class Registry:
         self._on_use(key)
         return entry
 
-    def _take_over(self, found: LeftSession, sandbox: Sandbox | None, absentees: Absentees) -> _Entry:
+    def _take_over(self, found: LeftSession, sandbox: Sandbox | None) -> _Entry:
+        if self._absentees is None:
+            raise AssertionError(found.key)
         session = found if sandbox is not None else found.without_sandbox()
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
-        job = None if session.cell is None else absentees.job(self, workspace, session.cell)
-        workspace.adopt(session, sandbox, job, absentees.loss(self, workspace, session))
+        job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
+        workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
         return entry
 
     def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
@@ -197,6 +205,10 @@ class Registry:
         entry = self._entries.get(key)
         return entry.workspace if entry is not None else None
 
+    def resumable(self, key: SessionKey) -> bool:
+        """Whether a session is open, or was left open by a server with another runtime."""
+        return key in self._entries or key in self._elsewhere
+
     def connections(self, key: SessionKey) -> int:
         """Say how many connections use a session."""
         entry = self._entries.get(key)
@@ -230,12 +242,12 @@ class Registry:
 
         `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status.
         """
-        was_open = key in self._entries
-        if was_open:
+        was_open = self.resumable(key)
+        if key in self._entries:
             self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
-        elif delete_files or key in self._closing:
-            # Of a session that is closing already, or that only has files.
+        elif was_open or delete_files or key in self._closing:
+            # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
@@ -244,6 +256,7 @@ class Registry:
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
+        self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
         workspace = self._closing[key] = self._make(key)
         workspace.begin_close(delete_files=delete_files)
         return workspace

@@ -69,7 +69,9 @@ class ChoiceState(msgspec.Struct, frozen=True):
     def choice(self, bounds: Bounds) -> Choice:
         """Give the choice again; what cannot be chosen is as the server has it now."""
         limits = replace(bounds.limits, memory=self.limits.memory, cpus=self.limits.cpus, pids=self.limits.pids)
-        return Choice(limits, self.image, self.kernel, MappingProxyType(self.env))
+        # It may have been made with a runtime that has no images, or be gone on with by one.
+        image = None if bounds.image is None else self.image or bounds.image
+        return Choice(limits, image, self.kernel, MappingProxyType(self.env))
 
 
 class SandboxState(msgspec.Struct, frozen=True):

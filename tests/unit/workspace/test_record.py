@@ -18,7 +18,7 @@ from kernelbridge.runtimes.base import Limits, Sandbox
 from kernelbridge.workspace.choice import Bounds, Choice
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import SessionKey
-from kernelbridge.workspace.record import LeftSession, Record, left_sessions
+from kernelbridge.workspace.record import LeftSession, Record, left_in_sandboxes, left_sessions
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
@@ -102,6 +102,28 @@ def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record.terminals_are(["a"])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
+
+
+def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
+    for number, runtime in enumerate(("docker", "docker", "local")):
+        key = SessionKey("Ada", f"s{number}")
+        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int)
+        record.opened(CHOICE, SANDBOX)
+    assert left_in_sandboxes(tmp_path, "docker") == 2
+    new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state)
+    assert left_in_sandboxes(tmp_path, "docker") == 1
+
+
+def only_of(directory: Path, session: str) -> LeftSession:
+    (left,) = [left for left in left_sessions(directory) if left.key.session_id == session]
+    return left
+
+
+def test_a_runtime_without_images_takes_its_own_place_for_one(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), None)).image is None
+    new(tmp_path).opened(Choice(Limits()), SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), "default")).image == "default"
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
