@@ -61,7 +61,8 @@ class Settings:
         Option(
             kinds.choice("auto", "docker", "local"),
             SANDBOXES,
-            "What makes sandboxes: docker, local (bubblewrap), or auto: docker if its engine answers, else local.",
+            "What makes sandboxes: docker, local (bubblewrap), or auto: docker if its engine answers, else local, "
+            "unless an earlier server has left sessions in containers.",
         ),
     ] = "auto"
     isolation: Annotated[

@@ -32,8 +32,8 @@ from kernelbridge.settings_environment import docker_host
 
 _DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 
-_ANSWER_TIMEOUT: Final = 10
-"""Seconds in which the engine has to answer at all."""
+_ANSWER_TIMEOUT: Final = 8
+"""Seconds in which the engine has to answer at all: a server that cannot start says so within ten."""
 
 _REGISTRY_TIMEOUT: Final = 60
 """Seconds in which the engine has to say whether a registry has an image: longer than its own patience with one."""
@@ -138,7 +138,8 @@ def ensure_image(
     Parameters and errors as in `build`.
     """
     with _engine() as engine:
-        found = inspect(engine, reference)
+        with _soon(engine):
+            found = inspect(engine, reference)
         if found is not None:
             return str(found["Id"])
         known = known_image(reference)
@@ -180,7 +181,7 @@ def _not_to_be_had(reference: str, reason: str) -> ImageError:
 
 def image_exists(reference: str) -> bool:
     """Whether the engine has an image; raises `RuntimeUnavailable` when it does not answer."""
-    with _engine() as engine:
+    with _engine() as engine, _soon(engine):
         return inspect(engine, reference) is not None
 
 
@@ -242,11 +243,22 @@ def _engine() -> Iterator[APIClient]:
         engine.timeout = _SILENCE_TIMEOUT
         yield engine
     except RequestException as exc:
-        raise RuntimeUnavailable("The Docker engine went silent", f"{where}: {one_line(str(exc))}") from exc
+        raise RuntimeUnavailable(
+            "The Docker engine went silent",
+            f"{where}: {one_line(str(exc))}; see whether `docker info` answers, and restart the engine if not",
+        ) from exc
     except DockerException as exc:
         raise ImageError("The Docker engine failed", one_line(str(exc))) from exc
     finally:
         engine.close()
+
+
+@contextmanager
+def _soon(engine: APIClient) -> Iterator[None]:
+    """Wait for answers only as long as a question needs that builds nothing and fetches nothing."""
+    engine.timeout = _ANSWER_TIMEOUT
+    yield
+    engine.timeout = _SILENCE_TIMEOUT
 
 
 def _why_unreachable(exc: Exception) -> str:

@@ -87,7 +87,8 @@ class TerminalOutput(Message, frozen=True, tag="terminal_output"):
     state_preserved: bool | UnsetType = UNSET
     """False when the shell's directory, variables and jobs were lost before or with this command."""
     hint: str | UnsetType = UNSET
-    """What to do instead, where the command cannot work here: a full-screen program needs `open_terminal`."""
+    """What to do instead, where the command cannot work here: a full-screen program needs `open_terminal`; or what
+    happened to it."""
     late_output: str | UnsetType = UNSET
     """What background jobs of earlier commands wrote since the last result."""
 
@@ -128,6 +129,6 @@ class TerminalClosed(Event, frozen=True, tag="terminal_closed", kw_only=True):
 
     terminal_id: str
     exit_code: int | UnsetType = UNSET
-    """Of its shell; 128 + n for an end by signal n."""
+    """Of its shell, if it is known; 128 + n for an end by signal n."""
     cause: Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
     """`too_slow`: it lives on, but this connection did not read its output; open it again to come back."""

@@ -74,6 +74,7 @@ class EventFollower:
         self._lock = threading.Lock()
         self._stream: EventStream | None = None
         self._delay = FIRST_DELAY
+        self._began = False
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
         self._thread.start()
 
@@ -89,8 +90,8 @@ class EventFollower:
         self.reconnect()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread; blocks."""
-        self._thread.join(seconds)
+        """Wait for the thread; blocks. One that has never been answered is left: there is nothing to hang up on yet."""
+        self._thread.join(seconds if self._began else 0.0)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -118,6 +119,7 @@ class EventFollower:
             if self._stopping.is_set():
                 return
             self._stream = stream
+        self._began = True
         try:
             self._delay = FIRST_DELAY
             self._loop.call_soon_threadsafe(self._on_connected)

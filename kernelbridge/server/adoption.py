@@ -1,16 +1,18 @@
-"""Who asked for a cell that an earlier server has sent: nobody who is there, so whoever resumes gets its answer."""
+"""Who asked for what an earlier server has started: nobody who is there, so whoever resumes gets the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import UNSET
-
 from kernelbridge.jupyter.execution import Cell
 from kernelbridge.protocol import ServerMessage
-from kernelbridge.server.client import Asker
+from kernelbridge.protocol.terminals import TerminalClosed
+from kernelbridge.server.client import Asker, encode, given
 from kernelbridge.server.requests.cells import job_of
+from kernelbridge.server.requests.commands import CommandEvents, answer_of
 from kernelbridge.workspace.job import Job
+from kernelbridge.workspace.left_shells import LossCause, TellLoss, lost_command
+from kernelbridge.workspace.record import LeftSession
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.state import RunningCell
 from kernelbridge.workspace.workspace import Workspace
@@ -53,9 +55,39 @@ class Absent:
         return lambda: None
 
 
-def left_job(registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
-    """Give what stands for a cell that an earlier server has sent; its code is not known and not needed."""
+class Absentees:
+    """Those connections, one for each session (`registry.Absentees`)."""
+
+    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+        """Give what stands for a cell that an earlier server has sent; its code is not known and not needed."""
+        asker = _asker(registry, workspace, cell.request_id)
+        return job_of(asker, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
+
+    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+        """Give what tells of the end of an earlier server's terminals and command."""
+
+        def tell(cause: LossCause) -> None:
+            for terminal_id in left.state.terminals:
+                _closed(_asker(registry, workspace, None), terminal_id, cause)
+            if left.command is not None:
+                asker = _asker(registry, workspace, left.command.request_id)
+                answer = CommandEvents(asker).answer if left.command.streams else answer_of(asker)
+                answer(lost_command(left.command, cause))
+
+        return tell
+
+
+def _asker(registry: Registry, workspace: Workspace, request_id: str | None) -> Asker:
     session = workspace.key
-    request_id = UNSET if cell.request_id is None else cell.request_id
-    asker = Asker(Absent(session.principal, registry), workspace, session.session_id, request_id)
-    return job_of(asker, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
+    return Asker(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
+
+
+def _closed(asker: Asker, terminal_id: str, cause: LossCause) -> None:
+    closed = TerminalClosed(
+        session_id=asker.session_id,
+        seq=asker.seq(),
+        terminal_id=terminal_id,
+        cause="exited" if cause == "shell_exited" else cause,
+    )
+    # Not as `Asker.answer` does: this one is for whoever follows the session, because its own connections are gone.
+    asker.workspace.feed.answer(asker.client, encode(closed), closed.seq)

@@ -22,7 +22,7 @@ from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import query
 from kernelbridge.server.access import refusal
-from kernelbridge.server.adoption import left_job
+from kernelbridge.server.adoption import Absentees
 from kernelbridge.server.choice import open_runtime
 from kernelbridge.server.connection import Connection, Socket, turn_away
 from kernelbridge.server.pulse import Patience, Pulse
@@ -31,6 +31,7 @@ from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.files import FileLimits
 from kernelbridge.workspace.layout import DataDirectory
+from kernelbridge.workspace.record import left_in_sandboxes
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
 from kernelbridge.workspace.session_files import stored_files
@@ -205,7 +206,12 @@ async def running(
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
         executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
-        runtime = await open_runtime(settings, instance=data.instance, on_progress=on_progress)
+        runtime = await open_runtime(
+            settings,
+            instance=data.instance,
+            on_progress=on_progress,
+            left_to_docker=lambda: left_in_sandboxes(data.state, "docker"),
+        )
         # Whatever keeps it from starting costs no session.
         ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
@@ -223,7 +229,7 @@ async def running(
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
-        await registry.adopt(left_job)
+        await registry.adopt(Absentees())
         await runtime.prepare()
         transfers = Transfers(
             functools.partial(

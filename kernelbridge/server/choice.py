@@ -14,11 +14,17 @@ from kernelbridge.runtimes.docker_engine import probe_engine
 from kernelbridge.runtimes.local import LocalRuntime
 
 
-async def open_runtime(settings: Settings, *, instance: str, on_progress: Callable[[str], None]) -> Runtime:
+async def open_runtime(
+    settings: Settings,
+    *,
+    instance: str,
+    on_progress: Callable[[str], None],
+    left_to_docker: Callable[[], int] = lambda: 0,
+) -> Runtime:
     """Choose and open the runtime; the workspace image is built if it is absent.
 
-    `auto` takes docker if its engine answers, else local. Raises `RuntimeUnavailable` that says what
-    to install, or `ImageError`.
+    `auto` takes docker if its engine answers, else local, but not over `left_to_docker`: the sessions that an earlier
+    server has left in containers; blocking. Raises `RuntimeUnavailable` that says what to install, or `ImageError`.
     """
     no_engine = ""
     if settings.runtime in {"auto", "docker"}:
@@ -27,6 +33,8 @@ async def open_runtime(settings: Settings, *, instance: str, on_progress: Callab
             return await _docker(settings, instance, on_progress)
         if settings.runtime == "docker":
             raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
+        if left := await asyncio.to_thread(left_to_docker):
+            raise RuntimeUnavailable("The Docker engine does not answer", _kept(engine.reason, left))
         no_engine = engine.reason
         on_progress(f"No Docker engine answers ({no_engine}): using the local runtime.")
     try:
@@ -41,6 +49,14 @@ async def open_runtime(settings: Settings, *, instance: str, on_progress: Callab
                 f"no Docker engine answers ({no_engine}); and for the local runtime: {exc.reason}",
             ) from exc
         raise
+
+
+def _kept(reason: str, left: int) -> str:
+    sessions = "1 session of an earlier server is" if left == 1 else f"{left} sessions of an earlier server are"
+    return (
+        f"{reason}. {sessions} in its containers, so the local runtime is not taken instead: start the server again"
+        " when the engine runs, or with --runtime local, which gives up the variables of those who come back to it"
+    )
 
 
 async def _docker(settings: Settings, instance: str, on_progress: Callable[[str], None]) -> Runtime:

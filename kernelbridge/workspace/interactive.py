@@ -134,6 +134,11 @@ class Terminal:
         state = "running" if self._running else "not running"
         return f"<Terminal {self.id} {state}, {len(self._viewers)} viewers, {self._input_size} bytes to type>"
 
+    @property
+    def seen(self) -> bool:
+        """Whether a connection shows it."""
+        return bool(self._viewers)
+
     # -- what is said to it ------------------------------------------------------
 
     def attach(self, viewer: Viewer) -> None:

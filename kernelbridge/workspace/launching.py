@@ -171,22 +171,32 @@ async def taken_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted:
     What leads to the terminals of its shells has ended with that server, so they are ended, too. An engine that does
     not answer is asked again while that is `wanted`.
     """
+    tried = False
     while True:
         try:
             # A pause may have been under way when that server ended.
             await sandbox.resume()
-            await _end_shells(sandbox, kernel)
+            problem = await _end_shells(sandbox, kernel)
+            # An engine that was killed meanwhile has passed nothing on, and did not say so.
+            await sandbox.resume()
         except RuntimeUnavailable as exc:
             if not wanted():
                 raise
             log.warning("sandbox_not_taken_over_yet", sandbox=sandbox.id, error=str(exc))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(sandbox.wait(), ENGINE_PAUSE)
-        else:
+            continue
+        if problem is None:
             return
+        if tried:
+            # No reason to lose the interpreter.
+            log.warning("shells_not_ended", sandbox=sandbox.id, error=str(problem))
+            return
+        tried = True  # once more: perhaps it was the engine that stood still, and goes on again
 
 
-async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> None:
+async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> SandboxError | None:
+    """End all but the kernel; give what kept it from that. Raises `RuntimeUnavailable`."""
     spare = 0 if kernel is None else (await sandbox.rejoin(kernel.process)).pid
     try:
         await sandbox.end_others(spare=spare)
@@ -196,4 +206,5 @@ async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> None:
     except RuntimeUnavailable:
         raise
     except SandboxError as exc:
-        log.warning("shells_not_ended", sandbox=sandbox.id, error=str(exc))  # no reason to lose the interpreter
+        return exc
+    return None

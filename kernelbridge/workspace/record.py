@@ -2,8 +2,9 @@
 
     <data>/state/<id>.json   written anew when the session's sandbox or interpreter changes
     <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
+    <data>/state/<id>.shell  the command that runs in the session's shell, likewise; made with the first command
 
-Neither is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
+None is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
 server can read them. One that cannot be written costs nothing while the server runs.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,23 +26,26 @@ from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.workspace.choice import Choice
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import SessionKey
+from kernelbridge.workspace.slot import Slot
 from kernelbridge.workspace.state import (
     VERSION,
     ChoiceState,
     RunningCell,
+    RunningCommand,
     SandboxState,
     SessionState,
-    read_cell,
+    T,
+    read_running,
     read_session,
     without_sandbox,
-    write_cell,
+    write_running,
     write_session,
 )
 
 log = structlog.get_logger(__name__)
 
-_SESSION, _CELL = ".json", ".cell"
-_NO_CELL = write_cell(None)
+_SESSION, _CELL, _SHELL = ".json", ".cell", ".shell"
+_NONE = write_running(None)
 MOST = 1 << 20
 """Bytes of a file that is read: one is smaller, whoever wrote it."""
 
@@ -53,6 +58,8 @@ class LeftSession:
     state: SessionState
     cell: RunningCell | None
     """What ran in its interpreter, or ended without an answer."""
+    command: RunningCommand | None = None
+    """What ran in its shell, likewise."""
 
     def without_sandbox(self) -> LeftSession:
         """Give what is left when the sandbox is gone."""
@@ -69,16 +76,16 @@ class Record:
         self._runtime = runtime
         self._seq = seq
         self._path = directory / f"{key.workspace_id}{_SESSION}"
-        self._cell_path = directory / f"{key.workspace_id}{_CELL}"
+        self._cell = Slot(self._path.with_suffix(_CELL), failed=self._failed)
+        self._command = Slot(self._path.with_suffix(_SHELL), failed=self._failed)
         self._state: SessionState | None = None
-        self._cell_fd = -1
-        self._cell: RunningCell | None = None
+        self._running: RunningCell | None = None
         self._over = False
 
     def adopt(self, state: SessionState, cell: RunningCell | None) -> None:
-        """Go on with what an earlier server has noted; the cell is kept until it is answered."""
-        self._state, self._cell = state, cell
-        self._open_cell()
+        """Go on with what an earlier server has noted; the cell and the command are kept until they are answered."""
+        self._state, self._running = structs.replace(state, runtime=self._runtime), cell
+        self._cell.open()
         self.write()
 
     def opened(self, choice: Choice, sandbox: Sandbox) -> None:
@@ -100,8 +107,7 @@ class Record:
             incarnation=0 if earlier is None else earlier.incarnation,
             lost=None if earlier is None else earlier.lost,
         )
-        if self._cell_fd < 0:
-            self._open_cell()
+        self._cell.open()
         self.write()
 
     def sandbox_lost(self) -> None:
@@ -129,9 +135,9 @@ class Record:
 
     def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
         """Note the cell that is about to be sent."""
-        if self._cell_fd < 0 and self._state is not None:
-            self._open_cell()
-        self._cell = RunningCell(
+        if self._state is not None:
+            self._cell.open()
+        self._running = RunningCell(
             msg_id,
             job.request_id,
             job.cell.stream,
@@ -142,18 +148,41 @@ class Record:
             left=job.timeout,
             counted=began,
         )
-        self._write_cell(write_cell(self._cell))
+        self._cell.write(write_running(self._running))
 
     def counts(self, left: float, now: float | None) -> None:
         """Note how much of its time is left, and whether that goes by."""
-        if self._cell is not None:
-            self._cell = structs.replace(self._cell, left=left, counted=now)
-            self._write_cell(write_cell(self._cell))
+        if self._running is not None:
+            self._running = structs.replace(self._running, left=left, counted=now)
+            self._cell.write(write_running(self._running))
 
     def ended(self) -> None:
         """Note that it has been answered."""
-        self._cell = None
-        self._write_cell(_NO_CELL)
+        self._running = None
+        self._cell.write(_NONE)
+
+    def command_begins(self, request_id: str | None, *, streams: bool) -> None:
+        """Note the command that is about to be given to the shell."""
+        if self._state is not None:
+            self._command.open()
+        self._command.write(write_running(RunningCommand(request_id, streams, time.time())))
+
+    def command_ended(self) -> None:
+        """Note that it has been answered."""
+        self._command.write(_NONE)
+
+    def terminals_are(self, names: Iterable[str]) -> None:
+        """Note which interactive terminals there are."""
+        found = tuple(names)
+        if self._state is not None and self._state.terminals != found:
+            self._change(terminals=found)
+
+    def shells_told(self) -> None:
+        """Note that the end of an earlier server's command and terminals has been told."""
+        if self._state is not None:
+            self._command.open()
+        self.command_ended()
+        self.terminals_are(())
 
     def write(self) -> None:
         """Write the session's file."""
@@ -171,35 +200,22 @@ class Record:
 
     def leave(self) -> None:
         """Release what is held, and leave the files to another server. Idempotent."""
-        if self._cell_fd >= 0:
-            os.close(self._cell_fd)
-        self._cell_fd, self._state, self._over = -1, None, True
+        self._cell.close()
+        self._command.close()
+        self._state, self._over = None, True
 
     def remove(self) -> None:
         """Forget the session: it is not to be gone on with. Idempotent."""
         self.leave()
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
-            self._cell_path.unlink(missing_ok=True)
+        self._cell.remove()
+        self._command.remove()
 
     def _change(self, **changes: object) -> None:
         if self._state is not None:
             self._state = structs.replace(self._state, **changes)
             self.write()
-
-    def _open_cell(self) -> None:
-        try:
-            self._cell_fd = os.open(self._cell_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            self._failed(exc)
-
-    def _write_cell(self, content: bytes) -> None:
-        if self._cell_fd < 0:
-            return
-        try:
-            os.pwrite(self._cell_fd, content, 0)
-        except OSError as exc:
-            self._failed(exc)
 
     def _failed(self, exc: OSError) -> None:
         log.warning("session_not_noted", workspace=self._key.workspace_id, error=exc.strerror)
@@ -227,8 +243,13 @@ def left_sessions(directory: Path) -> Iterator[LeftSession]:
         yield session
     known = {path.stem for path in directory.iterdir() if path.suffix == _SESSION}
     for path in directory.iterdir():
-        if path.suffix != _SESSION and not (path.suffix == _CELL and path.stem in known):
+        if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL} and path.stem in known):
             path.unlink(missing_ok=True)
+
+
+def left_in_sandboxes(directory: Path, runtime: str) -> int:
+    """Count the sessions whose sandboxes an earlier server has made with a runtime; otherwise as `left_sessions`."""
+    return sum(left.state.runtime == runtime and left.state.sandbox is not None for left in left_sessions(directory))
 
 
 def _read_left(path: Path) -> LeftSession:
@@ -236,11 +257,14 @@ def _read_left(path: Path) -> LeftSession:
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it is another session's")
+    return LeftSession(key, state, _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand))
+
+
+def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
     try:
-        cell = read_cell(_read(path.with_suffix(_CELL)))
-    except FileNotFoundError:  # it could not be made, which was logged
-        cell = None
-    return LeftSession(key, state, cell)
+        return read_running(_read(path.with_suffix(suffix)), kind)
+    except FileNotFoundError:  # there was none, or it could not be made, which was logged
+        return None
 
 
 def _read(path: Path) -> bytes:

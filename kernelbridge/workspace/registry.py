@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
-from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.base import Runtime, Sandbox
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Wish, checked
 from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.record import left_sessions
+from kernelbridge.workspace.left_shells import TellLoss
+from kernelbridge.workspace.record import LeftSession, left_sessions
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.state import RunningCell, SessionState
@@ -52,8 +54,16 @@ class _Entry:
             self.linger = None
 
 
-JobOf = Callable[["Registry", Workspace, RunningCell], Job]
-"""Gives what stands for a cell that an earlier server has sent."""
+class Absentees(Protocol):
+    """Who asked for what an earlier server has started. They are gone, so whoever resumes the session gets it."""
+
+    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+        """Give what stands for the cell that runs."""
+        ...
+
+    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+        """Give what tells of the end of its shells."""
+        ...
 
 
 class Registry:
@@ -81,6 +91,9 @@ class Registry:
         self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
+        self._elsewhere: dict[SessionKey, LeftSession] = {}
+        """Left by a server with another runtime, and not used since."""
+        self._absentees: Absentees | None = None
         self._held: Counter[SessionKey] = Counter()
         self._expiring: set[SessionKey] = set()
         self._on_use = on_use or (lambda _key: None)
@@ -103,37 +116,33 @@ class Registry:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
-            entry = self._entries[key] = _Entry(self._make(key))
-            self._on_use(key)
+            left = self._elsewhere.pop(key, None)
+            entry = self._enter(key) if left is None else self._take_over(left, None)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
         return entry.workspace
 
-    async def adopt(self, job_of: JobOf) -> None:
+    async def adopt(self, absentees: Absentees) -> None:
         """Go on with the sessions that an earlier server has left, and remove what else it left.
 
-        Who has no connection after `linger` ends. What another kind of runtime has made is left to that. Raises
-        `SandboxError` or `RuntimeUnavailable`.
+        Who has no connection after `linger` ends. What another kind of runtime has made is left to that, until
+        somebody comes for it here: then its sandbox is given up. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
+        self._absentees = absentees
         await in_thread(self._executor, self._data.remove_deleted)
         noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        others = {found.key.workspace_id for found in noted if found.state.runtime != self.runtime_name}
+        self._elsewhere = {found.key: found for found in noted if found.state.runtime != self.runtime_name}
+        others = {key.workspace_id for key in self._elsewhere}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
         for found in left:
-            sandbox = sandboxes.get(found.key.workspace_id)
-            session = found if sandbox is not None else found.without_sandbox()
-            workspace = self._make(session.key, session.state)
-            entry = self._entries[session.key] = _Entry(workspace)
-            self._on_use(session.key)
-            job = None if session.cell is None else job_of(self, workspace, session.cell)
-            workspace.adopt(session, sandbox, job)
-            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, session.key)
+            entry = self._take_over(found, sandboxes.get(found.key.workspace_id))
+            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, found.key)
         if noted or reclaimed:
             log.info(
                 "earlier_server",
@@ -142,6 +151,21 @@ class Registry:
                 removed=reclaimed,
                 of_other_runtimes=len(others),
             )
+
+    def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
+        entry = self._entries[key] = _Entry(self._make(key, state))
+        self._on_use(key)
+        return entry
+
+    def _take_over(self, found: LeftSession, sandbox: Sandbox | None) -> _Entry:
+        if self._absentees is None:
+            raise AssertionError(found.key)
+        session = found if sandbox is not None else found.without_sandbox()
+        entry = self._enter(session.key, session.state)
+        workspace = entry.workspace
+        job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
+        workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
+        return entry
 
     def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
         feed = Feed(
@@ -181,6 +205,10 @@ class Registry:
         entry = self._entries.get(key)
         return entry.workspace if entry is not None else None
 
+    def resumable(self, key: SessionKey) -> bool:
+        """Whether a session is open, or was left open by a server with another runtime."""
+        return key in self._entries or key in self._elsewhere
+
     def connections(self, key: SessionKey) -> int:
         """Say how many connections use a session."""
         entry = self._entries.get(key)
@@ -214,12 +242,12 @@ class Registry:
 
         `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status.
         """
-        was_open = key in self._entries
-        if was_open:
+        was_open = self.resumable(key)
+        if key in self._entries:
             self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
-        elif delete_files or key in self._closing:
-            # Of a session that is closing already, or that only has files.
+        elif was_open or delete_files or key in self._closing:
+            # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
@@ -228,6 +256,7 @@ class Registry:
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
+        self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
         workspace = self._closing[key] = self._make(key)
         workspace.begin_close(delete_files=delete_files)
         return workspace

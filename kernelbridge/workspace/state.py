@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -45,6 +45,17 @@ class RunningCell(msgspec.Struct, frozen=True):
         return max(0.0, self.left - max(0.0, now - self.counted))
 
 
+class RunningCommand(msgspec.Struct, frozen=True):
+    """A terminal command that was given to a shell and is not answered."""
+
+    request_id: str | None
+    """That of the `terminal_command`."""
+    streams: bool
+    """Whether its output is told as it comes."""
+    since: float
+    """When it was given, in seconds since the epoch."""
+
+
 class LimitsState(msgspec.Struct, frozen=True):
     """What its sandbox may use, as far as it can be chosen."""
 
@@ -70,7 +81,9 @@ class ChoiceState(msgspec.Struct, frozen=True):
     def choice(self, bounds: Bounds) -> Choice:
         """Give the choice again; what cannot be chosen is as the server has it now."""
         limits = replace(bounds.limits, memory=self.limits.memory, cpus=self.limits.cpus, pids=self.limits.pids)
-        return Choice(limits, self.image, self.kernel, MappingProxyType(self.env))
+        # It may have been made with a runtime that has no images, or be gone on with by one.
+        image = None if bounds.image is None else self.image or bounds.image
+        return Choice(limits, image, self.kernel, MappingProxyType(self.env))
 
 
 class SandboxState(msgspec.Struct, frozen=True):
@@ -102,6 +115,8 @@ class SessionState(msgspec.Struct, frozen=True):
     """Whether a shell was started in the sandbox."""
     lost: str | None
     """How the interpreter ended that earlier cells ran in, until a result has told that."""
+    terminals: tuple[str, ...] = ()
+    """The names of its interactive terminals."""
 
     def left(self) -> Left | None:
         """Give what the runtime must know to find the sandbox."""
@@ -122,8 +137,9 @@ def _plain(value: Any) -> Any:
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 _session = msgspec.json.Decoder(SessionState)
-_cell = msgspec.json.Decoder(RunningCell)
-_LENGTH = 4  # bytes of the length before a cell
+_LENGTH = 4  # bytes of the length before a cell or a command
+
+T = TypeVar("T", RunningCell, RunningCommand)
 
 
 def write_session(state: SessionState) -> bytes:
@@ -142,18 +158,18 @@ def read_session(content: bytes) -> SessionState:
     return state
 
 
-def write_cell(cell: RunningCell | None) -> bytes:
-    """Give what a cell's file begins with: whatever is behind that does not count."""
-    content = b"" if cell is None else _encoder.encode(cell)
+def write_running(run: RunningCell | RunningCommand | None) -> bytes:
+    """Give what the file of a cell or a command begins with: whatever is behind that does not count."""
+    content = b"" if run is None else _encoder.encode(run)
     return len(content).to_bytes(_LENGTH, "big") + content
 
 
-def read_cell(content: bytes) -> RunningCell | None:
-    """Read it, None if no cell ran; raises `ValueError` if it is damaged."""
+def read_running(content: bytes, kind: type[T]) -> T | None:
+    """Read it, None if none ran; raises `ValueError` if it is damaged."""
     length = int.from_bytes(content[:_LENGTH], "big")
     if not length:
         return None
     try:
-        return _cell.decode(content[_LENGTH : _LENGTH + length])
+        return msgspec.json.decode(content[_LENGTH : _LENGTH + length], type=kind)
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise ValueError(str(exc)) from exc

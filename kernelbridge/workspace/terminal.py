@@ -7,11 +7,12 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
-from kernelbridge.workspace.budget import WaitingBudget
+from kernelbridge.workspace.budget import WaitingBudget, run_timeout
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.shell import Shell, Step
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Listen
@@ -49,8 +50,21 @@ class _Job:
     timeout: float | None
     done: CommandDone
     listen: Listen | None = None
+    request_id: str | None = None
     interrupted: bool = False
     """Before it began."""
+
+
+class CommandRecord(Protocol):
+    """What is told which command runs, so that another server can know."""
+
+    def command_begins(self, request_id: str | None, *, streams: bool) -> None:
+        """Take note of a command that is about to be given to the shell."""
+        ...
+
+    def command_ended(self) -> None:
+        """Take note that it was answered."""
+        ...
 
 
 class TerminalLane:
@@ -65,14 +79,21 @@ class TerminalLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
+        record: CommandRecord,
+        longest: float | None,
     ) -> None:
-        """`end_jobs` ends all that any of its shells has started, but for the process that it is given."""
+        """`end_jobs` ends all that any of its shells has started, but for the process that it is given.
+
+        `longest`: seconds that a command may run; None: as long as it likes.
+        """
         self._start_shell = start_shell
         self._end_jobs = end_jobs
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
         self._memory = memory
+        self._record = record
+        self._longest = longest
         memory.serve(busy=lambda: self._running is not None)
         self._waiting: deque[_Job] = deque()
         self._running: _Job | None = None
@@ -97,15 +118,25 @@ class TerminalLane:
         """Whether a command runs or waits, or something is being started for the next one. Background jobs are not."""
         return self._draining or self._starting.locked() or (self._shell is not None and self._shell.busy)
 
-    def submit(self, command: str, timeout: float | None, done: CommandDone, listen: Listen | None = None) -> None:
+    def submit(
+        self,
+        command: str,
+        done: CommandDone,
+        *,
+        timeout: float | None = None,
+        listen: Listen | None = None,
+        request_id: str | None = None,
+    ) -> None:
         """Queue a command; `done` is called once, with its outcome or the error that kept it from running.
 
-        `listen` is called before that with its output, as it comes.
+        `listen` is called before that with its output, as it comes. `request_id` is for a server that answers it in
+        place of this one.
         """
         if self._closed or self._finishing:
             raise TerminalError("The session is closed", "send the request again to open it anew")
+        timeout = run_timeout(timeout, self._longest)
         self._budget.take(command)
-        self._waiting.append(_Job(command, timeout, done, listen))
+        self._waiting.append(_Job(command, timeout, done, listen, request_id))
         if not self._draining:
             self._draining = True
             self._tasks.create(self._drain())
@@ -169,6 +200,7 @@ class TerminalLane:
                 finally:
                     self._running = None
                     _answer(job, outcome)
+                    self._record.command_ended()
         finally:
             self._draining = False
             if self._finishing:
@@ -219,7 +251,7 @@ class TerminalLane:
             if _unwanted(job):
                 return _INTERRUPTED
             try:
-                outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+                outcome = await self._run_in(shell, job)
             except TerminalError:
                 # The command was not run: an earlier one had made the shell unusable. A new shell has not.
                 if fresh or self._closed:
@@ -228,7 +260,7 @@ class TerminalLane:
                 shell, _ = await self._living_shell()
                 if _unwanted(job):
                     return _INTERRUPTED
-                outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+                outcome = await self._run_in(shell, job)
                 outcome = replace(outcome, state_preserved=False)
             self._intact = shell.alive
             if self._lost:
@@ -243,6 +275,10 @@ class TerminalLane:
         except Exception as exc:
             log.exception("terminal_command_failed")
             return TerminalError("The terminal command could not be run", f"{type(exc).__name__}: {exc}")
+
+    async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
+        self._record.command_begins(job.request_id, streams=job.listen is not None)
+        return await shell.run(job.command, timeout=job.timeout, listen=job.listen)
 
     async def _living_shell(self) -> tuple[Shell, bool]:
         """Give the shell, and whether it was started just now."""

@@ -61,13 +61,19 @@ def _write_setup(path: Path, text: str) -> None:
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, *, files_host: Path) -> None:
-        """`files_host` is the directory that the sandbox sees as its `sockets_path`."""
+    def __init__(self, in_sandbox: InSandbox, *, files_host: Path, note: Callable[[list[str]], None]) -> None:
+        """`files_host` is the directory that the sandbox sees as its `sockets_path`.
+
+        `note` is told the names of those that another server would have to say the end of.
+        """
         self._in_sandbox = in_sandbox
         self._files_host = files_host
         self._open: dict[str, Terminal] = {}
         self._lives: dict[Terminal, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
+        self._note = note
+        self._unseen: list[str] = []
+        """Those that ended with the session's server, and nobody was told."""
         self._closed = False
 
     @property
@@ -104,6 +110,8 @@ class Terminals:
 
     def end(self) -> None:
         """Take note that the session ends: every terminal does, and no other is opened. Idempotent; no I/O."""
+        if not self._closed:
+            self._unseen = [terminal.id for terminal in self._open.values() if not terminal.seen]
         self._closed = True
         for terminal in list(self._lives):
             terminal.end("session_closed")
@@ -138,11 +146,14 @@ class Terminals:
         async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
             return sandbox, await start_shell(sandbox, size, mark, env=python.env, files_host=self._files_host)
 
-        return await self._in_sandbox(start)
+        started = await self._in_sandbox(start)
+        self._note(self.ids)
+        return started
 
     def _forget(self, terminal: Terminal) -> None:
         if self._open.get(terminal.id) is terminal:
             del self._open[terminal.id]
+            self._note([*self._open, *self._unseen])
 
     def _free_name(self) -> str:
         while (name := secrets.token_hex(4)) in self._open:

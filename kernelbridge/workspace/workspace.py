@@ -13,7 +13,6 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
 from kernelbridge.workspace.crowding import watch_crowding
 from kernelbridge.workspace.executions import ExecutionLane
@@ -24,6 +23,7 @@ from kernelbridge.workspace.interpreter import StartKernel
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.launching import Launcher, taken_over
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.workspace.left_shells import LeftShells, TellLoss
 from kernelbridge.workspace.lifecycle import (
     WORKSPACE,
     KernelEvent,
@@ -41,12 +41,11 @@ from kernelbridge.workspace.preparing import prepare_files, prepare_python
 from kernelbridge.workspace.record import LeftSession, Record
 from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell_exchange import Listen
 from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.status import StatusTeller
 from kernelbridge.workspace.tasks import TaskSet, attempt
-from kernelbridge.workspace.terminal import CommandDone, Tell, TerminalLane
+from kernelbridge.workspace.terminal import TerminalLane
 from kernelbridge.workspace.terminals import Terminals
 from kernelbridge.workspace.work import in_thread
 
@@ -109,15 +108,20 @@ class Workspace:
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
-        self._terminal = TerminalLane(
+        self.commands = TerminalLane(
             self._launcher.shell,
             end_jobs=self._launcher.end_jobs,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
+            record=self._record,
+            longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(self._launcher.in_sandbox, files_host=data.paths(key).sockets)
+        self.terminals = Terminals(
+            self._launcher.in_sandbox, files_host=data.paths(key).sockets, note=self._record.terminals_are
+        )
+        self._left_shells = LeftShells(self._record)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self.executions.state.value}>"
@@ -135,7 +139,7 @@ class Workspace:
     @property
     def queued(self) -> tuple[int, int]:
         """How many cells and how many terminal commands wait."""
-        return self.executions.waiting, self._terminal.waiting
+        return self.executions.waiting, self.commands.waiting
 
     @property
     def deleting(self) -> bool:
@@ -155,16 +159,6 @@ class Workspace:
         self.executions.warm(done)
         return fresh
 
-    def command(
-        self, command: str, done: CommandDone, *, timeout: float | None = None, listen: Listen | None = None
-    ) -> None:
-        """Queue a terminal command; `done` is called exactly once, and `listen` before that with its output."""
-        self._terminal.submit(command, run_timeout(timeout, self._settings.execution_timeout), done, listen)
-
-    def interrupt_command(self, tell: Tell, *, queued: bool, jobs: bool) -> None:
-        """End the running terminal command, with `queued` those that wait, with `jobs` all that any has started."""
-        self._terminal.interrupt(tell, queued=queued, jobs=jobs)
-
     def begin_close(self, *, delete_files: bool = False) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
 
@@ -179,15 +173,15 @@ class Workspace:
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None) -> None:
+    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> None:
         """Go on with what an earlier server left, before anybody uses the session.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, if there is one.
+        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
         """
         state = left.state
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
-        self._terminal.adopt(had_shell=state.had_shell)
+        self.commands.adopt(had_shell=state.had_shell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         elif self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
@@ -197,13 +191,14 @@ class Workspace:
         if state.kernel is not None:
             start = functools.partial(self._launcher.left_kernel, state.kernel, runs=job is not None)
         self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
+        self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
 
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
 
         With `keep`, that is what `leave` cannot leave: commands. Without, it is told that `seconds` are left.
         """
-        cells, commands = self.executions.finish(), self._terminal.finish()
+        cells, commands = self.executions.finish(), self.commands.finish()
         if keep:
             return [commands]
         self._status.server_stops(seconds)
@@ -212,13 +207,14 @@ class Workspace:
     async def leave(self) -> None:
         """Leave the sandbox, its kernel and the cell in it to another server; commands and terminals end."""
         self._left = True
+        self._left_shells.leave()
         self.executions.finish()
         if self._starting is not None:
             await self._step("start", self._starting)
         if self.pausing.asleep:
             await self._step("resume", self.pausing.awake())  # or its shells could not be ended
         self.pausing.ended()
-        await self._step("terminal", self._terminal.aclose())
+        await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
@@ -350,13 +346,13 @@ class Workspace:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         started = self._starting
         self._record.remove()  # first of all: what is half destroyed must not be gone on with
-        self._terminal.end()
+        self.commands.end()
         self.terminals.end()
         self.executions.end()
         if started is not None:
             # First of all: nothing in it can hold up the rest then.
             await self._step("sandbox", self._destroy_started(started))
-        await self._step("terminal", self._terminal.aclose())
+        await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
         await self._tasks.aclose()
@@ -383,10 +379,11 @@ class Workspace:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
 
     def _busy(self) -> bool:
-        return self.executions.busy or self._terminal.busy or self.terminals.busy
+        return self.executions.busy or self.commands.busy or self.terminals.busy
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
         self._status.changed(self._machine.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
+        self._left_shells.changed(event)
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
 

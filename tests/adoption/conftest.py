@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.adoption import house as houses
+from tests.faults.conftest import engine_home
+
+__all__ = ["engine_home"]
 
 
 @pytest.fixture

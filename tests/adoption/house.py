@@ -54,10 +54,29 @@ class House:
 
     async def serve(self, *flags: str, linger: str = "60s", **environ: str) -> Server:
         """Start a server, and wait until it listens."""
+        server = await self._launch(*flags, "--linger", linger, **environ)
+        async with asyncio.timeout(PATIENCE):
+            while not server.url:
+                assert server.process.returncode is None, server.log.read_text()
+                for line in server.log.read_text().splitlines():
+                    with contextlib.suppress(ValueError):
+                        said_so = json.loads(line)
+                        if said_so.get("event") == "started":
+                            server.url = said_so["url"]
+                await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.02)  # a file tells nobody
+        return server
+
+    async def cannot_serve(self, *flags: str, seconds: float = PATIENCE, **environ: str) -> str:
+        """Start a server that ends by itself, and not in order, within some time; give what it said."""
+        server = await self._launch(*flags, **environ)
+        async with asyncio.timeout(seconds):
+            assert await server.process.wait() == 1, server.log.read_text()
+        return server.log.read_text()
+
+    async def _launch(self, *flags: str, **environ: str) -> Server:
         log = self.data_dir.with_name(f"{self.data_dir.name}-{len(self._servers)}.log")
         command = [sys.executable, "-m", "kernelbridge", "serve", "--port", "0", "--log-format", "json"]
-        command += ["--runtime", self.runtime, "--image", self._image, "--data-dir", str(self.data_dir)]
-        command += ["--linger", linger, *flags]
+        command += ["--runtime", self.runtime, "--image", self._image, "--data-dir", str(self.data_dir), *flags]
         mine = {name: value for name, value in os.environ.items() if not name.startswith("KERNELBRIDGE_")}
         with log.open("wb") as said:
             process = await asyncio.create_subprocess_exec(
@@ -65,15 +84,6 @@ class House:
             )
         server = Server(process, "", log)
         self._servers.append(server)
-        async with asyncio.timeout(PATIENCE):
-            while not server.url:
-                assert process.returncode is None, log.read_text()
-                for line in log.read_text().splitlines():
-                    with contextlib.suppress(ValueError):
-                        said_so = json.loads(line)
-                        if said_so.get("event") == "started":
-                            server.url = said_so["url"]
-                await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.02)  # a file tells nobody
         return server
 
     @asynccontextmanager

@@ -140,6 +140,72 @@ async def test_sessions_of_another_runtime_are_left_to_it(house: House) -> None:
         assert (await client.run("print(x)", session="away"))["output"] == "1\n"
 
 
+async def test_whoever_comes_back_to_another_runtime_is_told_what_is_lost(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        opened = await client.ask(type="open_session", sessionId="s")
+        assert opened["image"]
+        await client.ask(type="save_file", sessionId="s", filename="kept", content="y")
+        await begin(client, "import time; time.sleep(1000)", "cell")
+        await client.run("x = 1", session="away")
+        await client.run("x = 1", session="closed")
+        await server.kill()
+    (container,) = house.containers("away")
+    house.runtime = "local"
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        status = await client.receive()
+        assert (status["status"], status["cause"]) == ("closed", "sandbox_lost")
+        assert (await result(client, "cell"))["cause"] == "sandbox_lost"
+        await client.send(
+            type="execute_code", sessionId="s", code="print(open('kept').read(), 'x' in globals())", requestId="n"
+        )
+        answer = await result(client, "n")
+        assert (answer["output"], answer["statePreserved"]) == ("y False\n", False)
+        await client.send(type="close_session", sessionId="closed", requestId="c")
+        assert (await client.answer_to("c"))["closed"]
+        await server.kill()
+    house.runtime = "docker"
+    server = await house.serve()
+    assert house.containers() == [container]
+    async with house.connect(server) as client:
+        await resume(client)  # and back: now it is the local sandbox that is gone
+        assert (await client.receive())["cause"] == "sandbox_lost"
+        assert (await client.run("print(x)", session="away"))["output"] == "1\n"
+        await client.send(type="execute_code", sessionId="s", code="print('new')", requestId="n")
+        assert (await result(client, "n"))["output"] == "new\n"
+        await client.send(type="resume", sessionId="closed", requestId="r")
+        assert (await client.answer_to("r"))["code"] == "unknown_session"
+        await server.stop()
+    assert house.left() == []
+
+
+async def test_auto_gives_up_no_containers(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await server.kill()
+    containers = house.containers()
+    house.runtime = "auto"
+    nowhere = "unix:///nowhere.sock"
+    said = await house.cannot_serve(DOCKER_HOST=nowhere)
+    assert "The Docker engine does not answer" in said
+    assert "start the Docker engine" in said
+    assert "1 session of an earlier server is in its containers" in said
+    assert "--runtime local" in said
+    assert house.containers() == containers
+    server = await house.serve()
+    async with house.connect(server) as client:
+        assert (await client.run("print(x)"))["output"] == "1\n"
+        await server.stop()
+    assert house.containers() == []
+    server = await house.serve(DOCKER_HOST=nowhere)  # there is nothing to give up
+    async with house.connect(server) as client:
+        assert (await client.run("print(2)"))["output"] == "2\n"
+        await server.stop()
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 999}', b"\xff\x00", None])
 async def test_a_damaged_note_costs_its_session_alone(house: House, damage: bytes | None) -> None:
     server = await house.serve()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec import structs
 
-from kernelbridge.workspace.state import read_cell, write_cell
+from kernelbridge.workspace.state import RunningCell, read_running, write_running
 from tests.adoption.house import House, begin, result, resume, touch, until
 
 
@@ -63,9 +63,9 @@ async def test_a_jump_of_the_clock_between_two_servers_changes_no_time_limit(hou
         await begin(client, f"{until('go')}\nprint('went')\n{until('never')}", "cell", timeout=12)
         await server.kill()
     note = house.state("s").with_suffix(".cell")
-    cell = read_cell(note.read_bytes())
+    cell = read_running(note.read_bytes(), RunningCell)
     assert cell is not None
-    note.write_bytes(write_cell(structs.replace(cell, since=cell.since + jump)))
+    note.write_bytes(write_running(structs.replace(cell, since=cell.since + jump)))
     server = await house.serve()
     async with house.connect(server) as client:
         await resume(client)

@@ -14,16 +14,25 @@ from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
 from kernelbridge.server.streaming import EventStream, LeftOut
 from kernelbridge.workspace.shell_exchange import CommandOutcome
-from kernelbridge.workspace.terminal import Interruption
+from kernelbridge.workspace.terminal import CommandDone, Interruption
 
 
 async def run(asker: Asker, message: TerminalCommand) -> None:
     """Queue a terminal command."""
-    if asker.client.streams if message.stream is None else message.stream:
-        told = CommandEvents(asker)
-        asker.workspace.command(message.command, told.answer, timeout=message.timeout, listen=told)
-    else:
-        asker.workspace.command(message.command, functools.partial(_ran, asker), timeout=message.timeout)
+    streams = asker.client.streams if message.stream is None else message.stream
+    told = CommandEvents(asker) if streams else None
+    asker.workspace.commands.submit(
+        message.command,
+        answer_of(asker) if told is None else told.answer,
+        timeout=message.timeout,
+        listen=told,
+        request_id=message.request_id,
+    )
+
+
+def answer_of(asker: Asker) -> CommandDone:
+    """Give what answers a command that is not streamed."""
+    return functools.partial(_ran, asker)
 
 
 async def interrupt(asker: Asker, message: Interrupt) -> None:
@@ -44,7 +53,7 @@ async def interrupt(asker: Asker, message: Interrupt) -> None:
             )
         )
 
-    asker.workspace.interrupt_command(tell, queued=message.queued, jobs=message.jobs)
+    asker.workspace.commands.interrupt(tell, queued=message.queued, jobs=message.jobs)
 
 
 def _ran(asker: Asker, outcome: CommandOutcome | KernelBridgeError) -> None:

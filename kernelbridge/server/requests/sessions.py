@@ -179,7 +179,7 @@ def _closed(client: Client, session_id: str, request_id: str | UnsetType, outcom
 async def resume(client: Client, message: Resume) -> None:
     """Give a connection what a session has told, and all that it tells from now on."""
     key = SessionKey(client.user_id, message.session_id)
-    if client.registry.find(key) is None:
+    if not client.registry.resumable(key):
         raise UnknownSession(
             "The session is not open",
             "it was closed, or never opened, so there is nothing to resume; any other request opens it,"

@@ -18,7 +18,7 @@ from kernelbridge.runtimes.base import Limits, Sandbox
 from kernelbridge.workspace.choice import Bounds, Choice
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import SessionKey
-from kernelbridge.workspace.record import LeftSession, Record, left_sessions
+from kernelbridge.workspace.record import LeftSession, Record, left_in_sandboxes, left_sessions
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
@@ -70,6 +70,60 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
     assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 7.5, 5.0, 5.0, 7.5)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.command_begins("r" * 100, streams=True)
+    record.command_ended()
+    record.terminals_are(["a", "b"])
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ("a", "b"))
+    record.command_begins("c", streams=False)
+    record.leave()
+    left = only(tmp_path)
+    assert left.command is not None
+    assert (left.command.request_id, left.command.streams) == ("c", False)
+    # What an earlier server has noted is kept until its end has been told, also when the sandbox is gone.
+    record = new(tmp_path)
+    record.adopt(left.without_sandbox().state, None)
+    left = only(tmp_path)
+    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
+    record.shells_told()
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.terminals_are(["a"])
+    record.opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.terminals == ()
+
+
+def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
+    for number, runtime in enumerate(("docker", "docker", "local")):
+        key = SessionKey("Ada", f"s{number}")
+        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int)
+        record.opened(CHOICE, SANDBOX)
+    assert left_in_sandboxes(tmp_path, "docker") == 2
+    new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
+    assert left_in_sandboxes(tmp_path, "docker") == 1
+
+
+def only_of(directory: Path, session: str) -> LeftSession:
+    (left,) = [left for left in left_sessions(directory) if left.key.session_id == session]
+    return left
+
+
+def test_a_runtime_without_images_takes_its_own_place_for_one(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), None)).image is None
+    new(tmp_path).opened(Choice(Limits()), SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), "default")).image == "default"
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:

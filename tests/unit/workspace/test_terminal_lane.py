@@ -6,7 +6,9 @@ import os
 import pytest
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.memory import MemoryWatch
+from kernelbridge.workspace.record import Record
 from kernelbridge.workspace.shell_exchange import CommandOutcome
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import TerminalLane
@@ -15,7 +17,7 @@ from tests.unit.workspace.conftest import Place
 
 async def run(lane: TerminalLane, command: str) -> CommandOutcome:
     done: asyncio.Future[CommandOutcome | KernelBridgeError] = asyncio.get_running_loop().create_future()
-    lane.submit(command, 20, done.set_result)
+    lane.submit(command, done.set_result, timeout=20)
     outcome = await done
     assert isinstance(outcome, CommandOutcome), outcome
     return outcome
@@ -37,6 +39,8 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
         queue_limit=10,
         tasks=tasks,
         memory=MemoryWatch(lambda: None),
+        record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
+        longest=None,
     )
     assert (await run(lane, "V=1")).state_preserved
     last = await run(lane, end)

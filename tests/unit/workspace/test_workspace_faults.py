@@ -151,7 +151,7 @@ async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
     workspace, cells, commands = registry.attach(KEY, "c"), Answers(), Answers()
     for _ in range(3):
         workspace.executions.submit(Job(Cell(code="1"), cells))
-    workspace.command("ls", commands)
+    workspace.commands.submit("ls", commands)
     await cells.wait(3)
     await commands.wait(1)
     assert all(isinstance(answer, RuntimeUnavailable) for answer in (*cells.all, *commands.all))
@@ -193,13 +193,13 @@ async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_r
 ) -> None:
     runtime.failing_destroys = 1
     first, answers = registry.attach(KEY, "c"), Answers()
-    first.command("ls", answers)
+    first.commands.submit("ls", answers)
     await answers.wait(1)
     registry.detach("c")
     await first.close()
     second = registry.attach(KEY, "d")
     assert second is not first
-    second.command("ls", answers)
+    second.commands.submit("ls", answers)
     await answers.wait(2)
     assert isinstance(answers.all[1], SandboxError)
 
