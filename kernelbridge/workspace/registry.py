@@ -82,7 +82,8 @@ class Registry:
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._held: Counter[SessionKey] = Counter()
-        self._expiring: set[SessionKey] = set()
+        self._only_files: set[SessionKey] = set()
+        """Of those that are being closed, the ones that were not open: they have no sandbox."""
         self._on_use = on_use or (lambda _key: None)
         self._tasks = TaskSet()
         self._stopping = False
@@ -102,7 +103,7 @@ class Registry:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
-            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
+            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             entry = self._entries[key] = _Entry(self._make(key))
             self._on_use(key)
         entry.stay()
@@ -228,6 +229,8 @@ class Registry:
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
+        if key not in self._closing:
+            self._only_files.add(key)
         workspace = self._closing[key] = self._make(key)
         workspace.begin_close(delete_files=delete_files)
         return workspace
@@ -274,11 +277,7 @@ class Registry:
         """
         if self._stopping or key in self.in_use():
             return False
-        self._expiring.add(key)  # it has no sandbox, so its user can have as many sessions as ever
-        try:
-            await self._close(key, self._end(key, delete_files=True))
-        finally:
-            self._expiring.discard(key)
+        await self._close(key, self._end(key, delete_files=True))
         return True
 
     def detach(self, connection_id: str) -> None:
@@ -328,6 +327,7 @@ class Registry:
         entry.stay()
         self._on_use(key)
         self._closing[key] = entry.workspace
+        self._only_files.discard(key)
         entry.workspace.begin_close(delete_files=delete_files)
         return entry.workspace
 
@@ -337,3 +337,4 @@ class Registry:
         finally:
             if self._closing.get(key) is workspace:
                 del self._closing[key]
+                self._only_files.discard(key)

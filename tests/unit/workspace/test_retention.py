@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from kernelbridge.errors import LimitExceeded
 from kernelbridge.runtimes.base import Limits
+from kernelbridge.server.adoption import Absent
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
@@ -328,3 +329,19 @@ async def test_a_server_that_stops_deletes_nothing_more(house: House) -> None:
     await house.registry.aclose()
     await house.look(after=RETAIN)
     assert house.stored == {A}
+
+
+async def test_what_only_has_files_takes_no_place_while_they_are_deleted(house: House) -> None:
+    """Or one user who deletes thousands that are not there would keep all others out."""
+    closed: asyncio.Queue[object] = asyncio.Queue()
+    nobody = Absent(None, house.registry)
+    house.registry.close(A, nobody, delete_files=True, done=closed.put_nowait)
+    house.registry.attach(B, "c")
+    # One that was open has a sandbox, until it is gone, however often it is closed.
+    for _ in range(2):
+        house.registry.close(B, nobody, delete_files=True, done=closed.put_nowait)
+        with pytest.raises(LimitExceeded):
+            house.registry.attach(A, "c")
+    for _ in range(3):
+        await closed.get()
+    house.registry.attach(A, "c")
