@@ -147,9 +147,7 @@ class Workspace:
 
         `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
         """
-        image = self.opening.choice.image
-        self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT)
-        if self.opening.choice.image != image:
+        if self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
@@ -254,6 +252,8 @@ class Workspace:
             if self._clearing is not None:
                 await self._clearing
                 self._clearing = None
+            if self.opening.keep_to_bounds():
+                self._files.forget()
             await self._files.get()
             choice = self.opening.choice
             if choice.kernel != DEFAULT_KERNEL:
