@@ -81,6 +81,8 @@ async def in_time(
 
     `fault` gives what it did wrong, if it was ended for that.
     """
+    # Who waits here may be cancelled, as by the end of the session: what it fails with then is nobody's news.
+    work.add_done_callback(lambda done: done.cancelled() or done.exception())
     first: set[asyncio.Future[Any]] = {work, died}
     await asyncio.wait(first, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     if died.done():
