@@ -210,12 +210,14 @@ class Registry:
         *,
         delete_files: bool,
         done: Callable[[Closed | KernelBridgeError], None],
-    ) -> None:
+    ) -> asyncio.Task[None] | None:
         """Close a session whoever uses it; what comes now opens it anew.
 
-        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status.
+        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status. What is
+        given, the end of one that only has files, has to be waited for: there is no limit to how many can be named.
         """
         was_open = key in self._entries
+        only_files = not was_open and key not in self._closing
         if was_open:
             self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
@@ -224,13 +226,16 @@ class Registry:
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
-            return
-        self._tasks.create(self._close_for(key, workspace, was_open=was_open, done=done))
+            return None
+        closing = self._tasks.create(self._close_for(key, workspace, was_open=was_open, delete=delete_files, done=done))
+        return closing if only_files else None
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
-        if key not in self._closing:
+        if (closing := self._closing.get(key)) is None:
             self._only_files.add(key)
+        elif closing.deleting or not delete_files:
+            return closing
         workspace = self._closing[key] = self._make(key)
         workspace.begin_close(delete_files=delete_files)
         return workspace
@@ -241,14 +246,15 @@ class Registry:
         workspace: Workspace,
         *,
         was_open: bool,
+        delete: bool,
         done: Callable[[Closed | KernelBridgeError], None],
     ) -> None:
         try:
             await self._close(key, workspace)
         except FileError as exc:
-            done(exc)
+            done(exc if delete else Closed(was_open=was_open, files_deleted=False))
         else:
-            done(Closed(was_open=was_open, files_deleted=workspace.files_deleted))
+            done(Closed(was_open=was_open, files_deleted=delete and workspace.files_deleted))
 
     # -- files that nobody uses -------------------------------------------------
 

@@ -342,6 +342,10 @@ async def test_what_only_has_files_takes_no_place_while_they_are_deleted(house: 
         house.registry.close(B, nobody, delete_files=True, done=closed.put_nowait)
         with pytest.raises(LimitExceeded):
             house.registry.attach(A, "c")
-    for _ in range(3):
+    closing = house.registry._closing[B]
+    for delete in (True, False) * 1000:
+        house.registry.close(B, nobody, delete_files=delete, done=closed.put_nowait)
+    assert house.registry._closing[B] is closing  # what is asked for again is not done again
+    for _ in range(2003):
         await closed.get()
     house.registry.attach(A, "c")
