@@ -70,6 +70,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def leaving(self) -> bool:
+        """Whether the container is to be removed, and perhaps is not yet."""
+        ...
+
+    @property
     def control(self) -> ControlChannel:
         """What sends signals."""
         ...
@@ -167,6 +172,8 @@ class DockerProcess:
         if self._swept or not self._around.alive:
             return
         self._killed = True
+        if self._around.leaving:
+            return  # it ends with the container, as soon as the engine removes that
         result = await self._around.control.sweep(self.pid)
         if result == OUTLIVED:
             raise outlived()

@@ -33,6 +33,7 @@ from kernelbridge.runtimes.local_agent import (
 )
 from kernelbridge.runtimes.local_launcher import Launched, memory_file
 from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
+from kernelbridge.runtimes.oom_notice import KillsSeen
 
 START_SECONDS = 30.0
 """How long the agent has to come up, or to start a process; a machine that needs longer is not usable."""
@@ -95,7 +96,7 @@ class LocalSandbox:
         self._why = "it has ended"
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._tell_oom: Callable[[], None] = lambda: None
-        self._told_kills = 0
+        self._kills = KillsSeen()
         self._notice = None if cgroup is None else cgroup.oom_notice()
         if self._notice is not None:
             self._loop.add_reader(self._notice.fd, self._on_memory)
@@ -327,7 +328,7 @@ class LocalSandbox:
             number: int | None = -returncode
         else:
             number = returncode - _SHELL_SIGNALLED if returncode > _SHELL_SIGNALLED else None
-        oom = number == signal.SIGKILL and self.oom_kills() > 0
+        oom = number == signal.SIGKILL and self.oom_kills() > self._kills.over(self._loop.time())
         return ExitStatus(signal=number, oom=oom) if number else ExitStatus(code=returncode)
 
     def _not_started(self, reason: str) -> SandboxError:
@@ -376,7 +377,7 @@ class LocalSandbox:
     def _process_status(self, ended: Ended, process: LocalProcess) -> ExitStatus:
         # A shell whose command was killed says so in its exit code; the kernel says for want of what.
         killed = ended.signal == signal.SIGKILL or ended.code == _SHELL_SIGNALLED + signal.SIGKILL
-        oom = killed and self.oom_kills() > process.ooms
+        oom = killed and self.oom_kills() > max(process.ooms, self._kills.over(self._loop.time()))
         if ended.signal is not None:
             return ExitStatus(signal=ended.signal, oom=oom)
         return ExitStatus(code=ended.code, oom=oom)
@@ -388,9 +389,7 @@ class LocalSandbox:
 
     def _look_at_memory(self, looks: int) -> None:
         """See whether something was killed: version 1 of the interface tells before it counts."""
-        kills = self.oom_kills()
-        if kills > self._told_kills:
-            self._told_kills = kills
+        if self._kills.seen(self.oom_kills(), self._loop.time()):
             self._tell_oom()
         elif looks and not self._ended.done():
             self._loop.call_later(_LOOK_SECONDS, self._look_at_memory, looks - 1)

@@ -12,6 +12,9 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
+EXPLAINS = 2.0
+"""Seconds for which a SIGKILL is put down to such an event that came before it."""
+
 
 class OomNotice:
     """A descriptor that becomes readable when there may be news. Made by `open_notice`."""
@@ -29,6 +32,25 @@ class OomNotice:
         """Release it. Idempotent."""
         closes, self._closes = self._closes, lambda: None
         closes()
+
+
+class KillsSeen:
+    """Tells the kills that may be why something ends now from those that are over: a count has no names; pure."""
+
+    def __init__(self) -> None:
+        self._over = self._latest = 0
+        self._since = 0.0
+
+    def seen(self, kills: int, now: float) -> bool:
+        """Take the count at a time in seconds; say whether it has grown."""
+        if kills <= self._latest:
+            return False
+        self._over, self._latest, self._since = self.over(now), kills, now
+        return True
+
+    def over(self, now: float) -> int:
+        """Count those seen so long ago that whatever ends now was not killed with them."""
+        return self._latest if now - self._since > EXPLAINS else self._over
 
 
 def open_notice(group: Path, version: int) -> OomNotice:

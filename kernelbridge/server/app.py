@@ -139,7 +139,8 @@ class Server:
         await self.ending.end_sessions(self.registry)
         loop = asyncio.get_running_loop()
         closing = {
-            loop.create_task(connection.hang_up()): transport for connection, transport in self.connections.items()
+            loop.create_task(connection.hang_up(GOODBYE)): transport
+            for connection, transport in self.connections.items()
         }
         if closing:
             _, stalled = await asyncio.wait(closing, timeout=GOODBYE)

@@ -39,12 +39,30 @@ class Socket(web.WebSocketResponse):
         super().__init__(max_msg_size=max_message, compress=False)
         self._request = request
         self._max_message = max_message
+        self._left = False
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
+        if self._left:
+            return False  # the connection ends when nobody reads from it any more
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
             await self._refuse_frame()
         return await super().close(code=code, message=message, drain=drain)
+
+    async def leave(self, code: int, reason: bytes, *, seconds: float) -> None:
+        """Say that this is the end, and give the client so long to close; whoever reads from it goes on reading.
+
+        To close at once, with something unread that it sent, would reset the connection: it might see nothing of this.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        self._left = True
+        with contextlib.suppress(ConnectionError):
+            await self.send_frame(struct.pack("!H", code) + reason, WSMsgType.CLOSE)
+            while self._request.transport is not None and loop.time() < deadline:
+                await asyncio.wait({loop.create_future()}, timeout=seconds / 100)
+        if self._request.transport is not None:
+            await super().close(code=code, message=reason)
 
     async def _refuse_frame(self) -> None:
         """Say why, then let the client close: what it still sends is discarded meanwhile.
@@ -90,6 +108,7 @@ class Connection:
         self._on_close: dict[object, Callable[[], None]] = {}
         self._reading = asyncio.Event()
         self._reading.set()
+        self._leaving = False
         self._log = log.bind(connection=self.id)
 
     async def run(self) -> None:
@@ -117,14 +136,15 @@ class Connection:
             await asyncio.wait([writer])
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
 
-    async def hang_up(self) -> None:
-        """Answer what is being handled, send what is waiting, then close with 1001.
+    async def hang_up(self, seconds: float) -> None:
+        """Answer what is being handled, send what is waiting, then close with 1001; the client has `seconds` for that.
 
         What the client sent and this server has not read is not carried out.
         """
         await self._reading.wait()
         await self._outbox.sent()
-        await self._ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
+        self._leaving = True
+        await self._ws.leave(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
 
     async def _write(self) -> None:
         await self._outbox.run()
@@ -134,6 +154,10 @@ class Connection:
 
     async def _read(self) -> None:
         async for message in self._ws:
+            if message.type is WSMsgType.ERROR:
+                return
+            if self._leaving:
+                continue
             if message.type is WSMsgType.TEXT:
                 self._reading.clear()
                 await self._handle(message.data)

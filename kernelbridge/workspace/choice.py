@@ -120,6 +120,16 @@ def choose(wish: Wish, bounds: Bounds) -> Choice:
     )
 
 
+def within(choice: Choice, bounds: Bounds) -> Choice:
+    """Give a choice that another server granted as far as this one does, which may grant less."""
+    most, has = bounds.limits, choice.limits
+    limits = replace(
+        has, memory=min(has.memory, most.memory), cpus=min(has.cpus, most.cpus), pids=min(has.pids, most.pids)
+    )
+    image = choice.image if choice.image in {bounds.image, *bounds.images} else bounds.image
+    return replace(choice, limits=limits, image=image)
+
+
 def _granted_image(image: str | None, bounds: Bounds) -> str | None:
     if image is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.facts import Facts
-from kernelbridge.workspace.choice import DEFAULT_KERNEL, Bounds, Choice, Wish, choose
+from kernelbridge.workspace.choice import DEFAULT_KERNEL, Bounds, Choice, Wish, choose, within
 
 
 class Opening:
@@ -24,8 +24,12 @@ class Opening:
         """Whether a sandbox has run with it."""
         return self._ran
 
-    def take(self, wish: Wish, *, starting: bool) -> None:
-        """Make it what a checked wish asks for; raises `SessionConflict` when it is fixed and something else."""
+    def take(self, wish: Wish, *, starting: bool) -> bool:
+        """Make it what a checked wish asks for; say whether that is another image.
+
+        Raises `SessionConflict` when it is fixed and something else.
+        """
+        image = self.choice.image
         if not (self._ran or starting):
             self.choice = choose(wish, self._bounds)
         elif (name := self.choice.differing(wish)) is not None:
@@ -34,10 +38,23 @@ class Opening:
                 f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
                 " its files stay",
             )
+        return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
         """Take what an earlier server has opened the session with, and what its sandbox offers, if it is there."""
         self.choice, self._ran, self.facts = choice, True, facts
+
+    def keep_to_bounds(self) -> bool:
+        """Before a sandbox is made: grant no more than this server does; say whether that is another image.
+
+        A sandbox that an earlier server made is used as it is, but no other is made like it.
+        """
+        image = self.choice.image
+        self.choice = within(self.choice, self._bounds)
+        if self.choice.image == image:
+            return False
+        self.facts = None
+        return True
 
     def check_kernel(self, facts: Facts) -> None:
         """Refuse a kernel that was asked for and is not in the image; without the default one, shells can still run."""

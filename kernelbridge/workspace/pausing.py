@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
 from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.workspace.idling import IdleClock
 from kernelbridge.workspace.lifecycle import Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
@@ -129,6 +129,8 @@ class Pausing:
         except KernelBridgeError as exc:
             log.warning("not_paused", sandbox=sandbox.id, error=str(exc))
             self._report(sandbox, WorkspaceEvent.PAUSE_FAILED)
+            if isinstance(exc, RuntimeUnavailable):
+                self._answer(exc)  # who waits has waited as long as for a resume; that is tried all the same
         else:
             self._report(sandbox, WorkspaceEvent.PAUSED)
 

@@ -95,7 +95,8 @@ class Registry:
         """Left by a server with another runtime, and not used since."""
         self._absentees: Absentees | None = None
         self._held: Counter[SessionKey] = Counter()
-        self._expiring: set[SessionKey] = set()
+        self._only_files: set[SessionKey] = set()
+        """Of those that are being closed, the ones that were not open: they have no sandbox."""
         self._on_use = on_use or (lambda _key: None)
         self._tasks = TaskSet()
         self._stopping = False
@@ -115,7 +116,7 @@ class Registry:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
-            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._expiring))
+            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             left = self._elsewhere.pop(key, None)
             entry = self._enter(key) if left is None else self._take_over(left, None)
         entry.stay()
@@ -237,12 +238,14 @@ class Registry:
         *,
         delete_files: bool,
         done: Callable[[Closed | KernelBridgeError], None],
-    ) -> None:
+    ) -> asyncio.Task[None] | None:
         """Close a session whoever uses it; what comes now opens it anew.
 
-        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status.
+        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status. What is
+        given, the end of one that only has files, has to be waited for: there is no limit to how many can be named.
         """
         was_open = self.resumable(key)
+        only_files = not was_open and key not in self._closing
         if key in self._entries:
             self._entries[key].workspace.feed.dismiss(listener)
             workspace = self._retire(key, delete_files=delete_files)
@@ -251,12 +254,17 @@ class Registry:
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
-            return
-        self._tasks.create(self._close_for(key, workspace, was_open=was_open, done=done))
+            return None
+        closing = self._tasks.create(self._close_for(key, workspace, was_open=was_open, delete=delete_files, done=done))
+        return closing if only_files else None
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
         self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
+        if (closing := self._closing.get(key)) is None:
+            self._only_files.add(key)
+        elif closing.deleting or not delete_files:
+            return closing
         workspace = self._closing[key] = self._make(key)
         workspace.begin_close(delete_files=delete_files)
         return workspace
@@ -267,14 +275,15 @@ class Registry:
         workspace: Workspace,
         *,
         was_open: bool,
+        delete: bool,
         done: Callable[[Closed | KernelBridgeError], None],
     ) -> None:
         try:
             await self._close(key, workspace)
         except FileError as exc:
-            done(exc)
+            done(exc if delete else Closed(was_open=was_open, files_deleted=False))
         else:
-            done(Closed(was_open=was_open, files_deleted=workspace.files_deleted))
+            done(Closed(was_open=was_open, files_deleted=delete and workspace.files_deleted))
 
     # -- files that nobody uses -------------------------------------------------
 
@@ -303,11 +312,7 @@ class Registry:
         """
         if self._stopping or key in self.in_use():
             return False
-        self._expiring.add(key)  # it has no sandbox, so its user can have as many sessions as ever
-        try:
-            await self._close(key, self._end(key, delete_files=True))
-        finally:
-            self._expiring.discard(key)
+        await self._close(key, self._end(key, delete_files=True))
         return True
 
     def detach(self, connection_id: str) -> None:
@@ -357,6 +362,7 @@ class Registry:
         entry.stay()
         self._on_use(key)
         self._closing[key] = entry.workspace
+        self._only_files.discard(key)
         entry.workspace.begin_close(delete_files=delete_files)
         return entry.workspace
 
@@ -366,3 +372,4 @@ class Registry:
         finally:
             if self._closing.get(key) is workspace:
                 del self._closing[key]
+                self._only_files.discard(key)

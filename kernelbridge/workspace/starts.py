@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.errors import RuntimeUnavailable, SandboxError
 from kernelbridge.workspace.admission import Rota
 
 
@@ -22,10 +22,15 @@ class Starts:
         return len(self._rota)
 
     @contextlib.asynccontextmanager
-    async def turn(self, user: str | None) -> AsyncIterator[None]:
-        """Wait for a turn and hold it. Raises `RuntimeUnavailable` when those before found that nothing answers."""
+    async def turn(self, user: str | None, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Wait for a turn and hold it. Raises `RuntimeUnavailable` when those before found that nothing answers.
+
+        Raises `SandboxError` if it is not `wanted` any more when it comes: nothing is made then to be removed at once.
+        """
         await self._wait(user)
         try:
+            if not wanted():
+                raise SandboxError("The session is closing", "send the request again to open it anew")
             yield
         except RuntimeUnavailable as exc:
             # Each would wait as long as this one did, one after the other, only to hear the same.

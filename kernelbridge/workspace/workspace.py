@@ -19,7 +19,6 @@ from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.files import WorkspaceFiles
 from kernelbridge.workspace.handover import restore_reserve
-from kernelbridge.workspace.interpreter import StartKernel
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.launching import Launcher, taken_over
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
@@ -151,9 +150,7 @@ class Workspace:
 
         `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
         """
-        image = self.opening.choice.image
-        self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT)
-        if self.opening.choice.image != image:
+        if self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
@@ -166,8 +163,7 @@ class Workspace:
         """
         if self._closing is None:
             self._deleting = delete_files
-            action = self._machine.on(WorkspaceEvent.CLOSE)
-            if action is not WorkspaceAction.DESTROY:
+            if (action := self._machine.on(WorkspaceEvent.CLOSE)) is not WorkspaceAction.DESTROY:
                 raise AssertionError(action)
             self.pausing.ended()
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
@@ -187,9 +183,8 @@ class Workspace:
         elif self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
             self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state.kernel))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
-        start: StartKernel | None = None
-        if state.kernel is not None:
-            start = functools.partial(self._launcher.left_kernel, state.kernel, runs=job is not None)
+        kernel, runs = state.kernel, job is not None
+        start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
         self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
         self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
 
@@ -250,6 +245,8 @@ class Workspace:
             if self._clearing is not None:
                 await self._clearing
                 self._clearing = None
+            if self.opening.keep_to_bounds():
+                self._files.forget()
             await self._files.get()
             choice = self.opening.choice
             if choice.kernel != DEFAULT_KERNEL:
@@ -264,7 +261,7 @@ class Workspace:
             )
             try:
                 await in_thread(self._executor, self._data.remember, self.key, choice.note())
-                async with self._starts.turn(self.key.principal):
+                async with self._starts.turn(self.key.principal, wanted=self._wanted):
                     sandbox = await self._create(spec)
             except BaseException:
                 await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
@@ -280,10 +277,8 @@ class Workspace:
 
     async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
         try:
-            wanted = lambda: self._machine.state is WorkspaceState.STARTING and not self._left  # noqa: E731
-            await taken_over(sandbox, kernel, wanted=wanted)
-            sockets = self._data.paths(self.key).sockets
-            await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
+            await taken_over(sandbox, kernel, wanted=self._wanted)
+            await self._step("reserve", in_thread(self._executor, restore_reserve, self._data.paths(self.key).sockets))
             await self._prepare(sandbox)
         except BaseException:
             self._starting = None
@@ -294,6 +289,10 @@ class Workspace:
         self._began(sandbox)
         self._log.info("sandbox_taken_over", sandbox=sandbox.id)
         return sandbox
+
+    def _wanted(self) -> bool:
+        """Whether anybody waits for the sandbox that is on its way."""
+        return self._machine.state is WorkspaceState.STARTING and not self._left
 
     def _began(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -373,7 +372,9 @@ class Workspace:
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
     async def _destroy_started(self, started: asyncio.Task[Sandbox]) -> None:
-        await (await started).destroy()
+        await asyncio.wait({started})
+        if started.exception() is None:
+            await started.result().destroy()
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))

@@ -260,6 +260,35 @@ async def test_whose_sandbox_vanished_is_told(house: House) -> None:
         assert "variables are lost" in answer["lateOutput"]
 
 
+async def test_another_sandbox_is_made_as_this_server_grants_it(house: House, workspace_image: str) -> None:
+    image = f"kb-test-{secrets.token_hex(4)}:latest"
+    with engine() as api:
+        api.tag(workspace_image, image.partition(":")[0], "latest")
+        try:
+            server = await house.serve("--allow-image", image)
+            async with house.connect(server) as client:
+                await client.ask(type="open_session", sessionId="s", image=image)
+                await client.run("x = 1")
+                await server.kill()
+            server = await house.serve("--memory", "256m")
+            async with house.connect(server) as client:
+                assert (await client.run("print(x)"))["output"] == "1\n"
+                (container,) = house.containers()
+                api.remove_container(container, force=True)
+                await resume(client)
+                while (await client.receive()).get("cause") != "sandbox_lost":
+                    pass
+                await client.send(type="execute_code", sessionId="s", code="1", requestId="n")
+                assert (await result(client, "n"))["success"]
+                await client.send(type="session_info", sessionId="s", requestId="i")
+                info = await client.answer_to("i")
+            assert (info["image"], info["limits"]["memory"]) == (workspace_image, 256 << 20)
+            (container,) = house.containers()
+            assert api.inspect_container(container)["HostConfig"]["Memory"] == 256 << 20
+        finally:
+            api.remove_image(image)
+
+
 async def test_a_kernel_that_died_meanwhile_is_said_to_have(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:

@@ -1,6 +1,7 @@
 """A server is told to stop: it waits, ends what runs, and removes its sandboxes; or leaves them to the next server."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 
@@ -70,6 +71,27 @@ async def test_a_second_signal_waits_for_nothing(house: House) -> None:
         await server.stop()
         assert (await client.answer_to("a"))["cause"] == "session_closed"
     assert house.left() == []
+
+
+async def test_who_goes_on_sending_hears_the_end_all_the_same(house: House) -> None:
+    """What nobody reads any more must not reset the connection before its client has read why it ends."""
+    server = await house.serve("--stop-timeout", "0")
+    async with house.connect(server) as client:
+        await begin(client, "import time; time.sleep(1000)", "a")
+        stopping = asyncio.create_task(server.stop())
+
+        async def go_on() -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await client.send(type="save_file", sessionId="s", filename="f", content="x" * 2000)
+                    await asyncio.sleep(0)
+
+        sending = asyncio.create_task(go_on())
+        while (message := await asyncio.wait_for(client.ws.receive(), PATIENCE)).type is aiohttp.WSMsgType.TEXT:
+            pass
+        assert (message.type, client.ws.close_code) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.GOING_AWAY)
+        await sending
+        await stopping
 
 
 async def test_what_runs_can_be_interrupted_meanwhile(house: House) -> None:

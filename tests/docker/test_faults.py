@@ -259,6 +259,24 @@ async def test_a_container_that_comes_too_late_is_removed(
         events.close()
 
 
+async def test_the_processes_of_a_container_that_is_not_removed_yet_are_not_waited_for(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    """An engine that answers nothing would be asked in vain for each, one after the other."""
+    sandbox = await wired.create(new_spec())
+    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(2)]
+    wired._engine.timeout = 0.5
+    wire.hold(b"")
+    with pytest.raises(RuntimeUnavailable):
+        await sandbox.destroy()
+    wired._engine.timeout = PATIENCE
+    async with asyncio.timeout(PATIENCE / 2):
+        for process in processes:
+            await process.aclose()
+        wire.release()
+        assert [await process.wait() for process in processes] == [KILLED, KILLED]
+
+
 async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
     await wired.prepare()
     wired._engine.timeout = 0.5

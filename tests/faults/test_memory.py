@@ -117,3 +117,12 @@ async def test_the_end_of_an_interpreter_is_not_told_to_a_command_beside_it(clie
     assert (await client.answer_to("go"))["success"]
     command = await client.answer_to("command")
     assert (command["output"], command["exitCode"], "cause" in command) == ("go\n", 0, False)
+
+
+async def test_an_interpreter_or_shell_that_dies_of_something_else_later(client: Client) -> None:
+    result = await client.run(f'subprocess.run("{HOG}", shell=True)\nimport os, time; time.sleep(3)')
+    assert (result["cause"], result["statePreserved"]) == ("out_of_memory", True)
+    command = await client.shell("kill -9 $$")
+    assert (command["cause"], command["exitCode"]) == ("shell_exited", 137)
+    died = await client.run("os.kill(os.getpid(), 9)")
+    assert (died["cause"], died["signal"]) == ("kernel_died", "SIGKILL")

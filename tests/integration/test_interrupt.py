@@ -263,6 +263,19 @@ async def test_a_streamed_cell_is_told_how_it_is_ended(client: Client) -> None:
     assert "x" not in (await client.run("print(1)"))
 
 
+async def test_a_session_that_ends_while_its_interpreter_is_replaced_answers_the_cell_once(client: Client) -> None:
+    await client.run("import time")
+    code = "while True:\n    try:\n        time.sleep(1000)\n    except KeyboardInterrupt:\n        pass"
+    await client.send(type="execute_code", sessionId="s", code=code, timeout=0.3, stream=True, requestId="t")
+    while (await client.receive()).get("step") != "kill":
+        pass
+    frames = [await client.ask(type="close_session", sessionId="s", requestId="c")]
+    while frames[-1].get("requestId") != "c":
+        frames.append(await client.receive())
+    finals = [(frame["type"], frame.get("cause")) for frame in frames if frame["type"] in {"execution_result", "error"}]
+    assert finals == [("execution_result", "timeout")]
+
+
 @pytest.mark.parametrize("silent", [True, False])
 async def test_silent_cells_and_cells_without_history(client: Client, silent: bool) -> None:  # noqa: FBT001 - pytest's
     await client.run("x = 1")

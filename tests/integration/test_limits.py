@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from tests.integration.conftest import PATIENCE, StartServer
+from tests.integration.conftest import PATIENCE, RunningServer, StartServer
 
 
 async def test_connections_of_one_user(start_server: StartServer) -> None:
@@ -41,6 +41,17 @@ async def test_sessions_in_all(start_server: StartServer) -> None:
         assert (await a.run("print(x)", session="1"))["output"] == "41\n"
         assert (await a.ask(type="close_session", sessionId="2"))["closed"]
         assert (await b.run("print(7)", session="1"))["output"] == "7\n"
+
+
+async def test_deletions_of_what_is_not_open_are_read_one_by_one(server: RunningServer) -> None:
+    """However many a client sends, the server holds one of them."""
+    async with server.connect("u") as client:
+        for number in range(50):
+            await client.send(type="close_session", sessionId=str(number), deleteFiles=True, requestId=str(number))
+            await client.send(type="ping", requestId=f"behind {number}")
+        for number in range(50):
+            assert (await client.receive())["requestId"] == str(number)
+            assert (await client.receive())["requestId"] == f"behind {number}"
 
 
 async def test_many_sessions_started_at_once_by_one_user_keep_another_waiting_for_one(

@@ -9,6 +9,7 @@ import pytest
 
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroups
+from kernelbridge.runtimes.oom_notice import EXPLAINS, KillsSeen
 
 LIMITS = Limits(memory=100 << 20, cpus=1.5, pids=50)
 
@@ -105,3 +106,16 @@ def test_leftovers_are_reclaimed_with_what_runs_in_them(real: Cgroups) -> None:
     assert later.release("alive", alive, kill=True)
     later.close()
     assert not any(entrance.parent.parent.exists() for entrance in alive.entrances)
+
+
+def test_kills_that_are_over_explain_no_later_end() -> None:
+    kills = KillsSeen()
+    assert not kills.seen(0, 10.0)
+    assert kills.seen(1, 20.0)
+    assert kills.over(20.0 + EXPLAINS) == 0
+    assert kills.seen(3, 21.0)
+    assert kills.over(21.0 + EXPLAINS) == 0
+    assert kills.over(21.1 + EXPLAINS) == 3
+    assert not kills.seen(3, 30.0)
+    assert kills.seen(4, 30.0)
+    assert kills.over(31.0) == 3

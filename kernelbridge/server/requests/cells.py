@@ -22,6 +22,7 @@ from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, Handler
 from kernelbridge.server.requests import interpreter
 from kernelbridge.server.streaming import EventStream, LeftOut
+from kernelbridge.workspace.interrupts import Progress
 from kernelbridge.workspace.job import Job
 
 
@@ -44,10 +45,16 @@ def job_of(asker: Asker, cell: Cell, timeout: float | None) -> Job:
     request_id = None if asker.request_id is UNSET else asker.request_id
     if cell.stream:
         told = CellEvents(asker)
-        report = functools.partial(interpreter.report, asker)
+        report = functools.partial(_step, asker)
         return Job(cell, told.answer, told, timeout, report, request_id=request_id)
     listener = functools.partial(_asked, asker) if cell.allow_stdin else None
     return Job(cell, functools.partial(_executed, asker), listener, timeout, request_id=request_id)
+
+
+def _step(asker: Asker, progress: Progress | KernelBridgeError) -> None:
+    """Tell of one step by which a cell is ended; not that no interpreter starts behind it: it was answered before."""
+    if isinstance(progress, Progress):
+        interpreter.report(asker, progress)
 
 
 def _asked(asker: Asker, event: CellEvent) -> None:

@@ -5,6 +5,7 @@ What is not open is not opened by asking for it, and another principal's session
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -159,7 +160,9 @@ async def close_session(client: Client, message: CloseSession) -> None:
     """End a session; messages that come meanwhile open it anew."""
     key = SessionKey(client.user_id, message.session_id)
     done = functools.partial(_closed, client, message.session_id, given(message.request_id))
-    client.registry.close(key, client, delete_files=message.delete_files, done=done)
+    ending = client.registry.close(key, client, delete_files=message.delete_files, done=done)
+    if ending is not None:
+        await asyncio.wait({ending})
 
 
 def _closed(client: Client, session_id: str, request_id: str | UnsetType, outcome: Closed | KernelBridgeError) -> None:

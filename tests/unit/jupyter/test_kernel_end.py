@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
+from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus, Process
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 from tests.unit.jupyter.test_faults import faulty
@@ -128,3 +130,25 @@ async def test_a_kernel_whose_status_is_lost_has_died_all_the_same(new_faulty: N
     assert not notebook.kernel.alive
     with pytest.raises(KernelError):
         notebook.send("x")
+
+
+async def test_a_start_that_is_given_up_complains_of_nothing() -> None:
+    """What it fails with then is not even in the log."""
+    loop = asyncio.get_running_loop()
+    complaints: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    fails = asyncio.Event()
+
+    async def bring_up() -> None:
+        await fails.wait()
+        raise KernelError("The kernel is dead", "the session was closed")
+
+    work, died = loop.create_task(bring_up()), loop.create_future()
+    starting = loop.create_task(in_time(work, died, PATIENCE, OwnOutput(), fault=lambda: None))
+    await asyncio.sleep(0)
+    starting.cancel()
+    fails.set()
+    await asyncio.wait({starting, work})
+    del starting, work
+    gc.collect()
+    assert complaints == []

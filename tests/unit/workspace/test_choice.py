@@ -7,7 +7,7 @@ import pytest
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.workspace.choice import Bounds, Wish, checked, choose
+from kernelbridge.workspace.choice import Bounds, Choice, Wish, checked, choose
 from kernelbridge.workspace.lifecycle import KernelState, WorkspaceState
 from kernelbridge.workspace.opening import Opening
 from kernelbridge.workspace.status import StatusTeller, session_status
@@ -93,6 +93,20 @@ def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() 
         with pytest.raises(SessionConflict):
             opening.take(wish, starting=False)
     assert opening.choice.kernel == "b"
+
+
+def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
+    opening = Opening(BOUNDS)
+    opening.adopt(Choice(Limits(memory=2 << 30, cpus=1.0, pids=512), "gone:1", "ir"), facts("ir"))
+    assert opening.choice.image == "gone:1"  # as long as that server's sandbox lives
+    assert opening.keep_to_bounds()
+    assert (opening.choice.image, opening.choice.kernel, opening.facts) == ("default:latest", "ir", None)
+    assert opening.choice.limits == Limits(memory=1 << 30, cpus=1.0, pids=256)
+    opening.adopt(Choice(Limits(memory=1 << 29), "other:1"), facts())
+    assert not opening.keep_to_bounds()
+    assert (opening.choice.image, opening.choice.limits.memory) == ("other:1", 1 << 29)
+    local = Opening(NO_IMAGES)
+    assert not local.keep_to_bounds()
 
 
 def test_a_kernel_that_is_not_there_is_refused_but_not_the_default_one() -> None:

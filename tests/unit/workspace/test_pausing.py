@@ -141,6 +141,19 @@ async def test_after_a_pause_that_failed_it_is_resumed_because_nobody_knows(plac
     await place.paused()  # tried again when it was idle as long again
 
 
+async def test_who_waits_for_a_pause_that_failed_is_told_that_the_engine_does_not_answer(place: Place) -> None:
+    """And does not wait as long again for the resume, which is tried all the same."""
+    await place.until(WorkspaceState.PAUSING)
+    message = asyncio.create_task(place.pausing.awake())
+    await place.until(WorkspaceState.RESUMING)
+    await place.sandbox.let("pause", RuntimeUnavailable("The engine does not answer"))
+    with pytest.raises(RuntimeUnavailable):
+        await answered(message)
+    message = asyncio.create_task(place.pausing.awake())
+    await place.sandbox.let("resume")
+    await answered(message)
+
+
 async def test_a_resume_that_failed_is_told_to_who_waits_and_tried_again_by_the_next(place: Place) -> None:
     await place.paused()
     messages = [asyncio.create_task(place.pausing.awake()) for _ in range(2)]

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kernelbridge.errors import LimitExceeded
+from kernelbridge.server.adoption import Absent
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
@@ -317,3 +318,23 @@ async def test_a_server_that_stops_deletes_nothing_more(house: House) -> None:
     await house.registry.aclose()
     await house.look(after=RETAIN)
     assert house.stored == {A}
+
+
+async def test_what_only_has_files_takes_no_place_while_they_are_deleted(house: House) -> None:
+    """Or one user who deletes thousands that are not there would keep all others out."""
+    closed: asyncio.Queue[object] = asyncio.Queue()
+    nobody = Absent(None, house.registry)
+    house.registry.close(A, nobody, delete_files=True, done=closed.put_nowait)
+    house.registry.attach(B, "c")
+    # One that was open has a sandbox, until it is gone, however often it is closed.
+    for _ in range(2):
+        house.registry.close(B, nobody, delete_files=True, done=closed.put_nowait)
+        with pytest.raises(LimitExceeded):
+            house.registry.attach(A, "c")
+    closing = house.registry._closing[B]
+    for delete in (True, False) * 1000:
+        house.registry.close(B, nobody, delete_files=delete, done=closed.put_nowait)
+    assert house.registry._closing[B] is closing  # what is asked for again is not done again
+    for _ in range(2003):
+        await closed.get()
+    house.registry.attach(A, "c")

@@ -188,6 +188,22 @@ async def test_a_close_during_the_start_answers_and_destroys_what_was_made(
     assert runtime.created == runtime.destroyed
 
 
+async def test_what_is_closed_while_it_waits_for_its_turn_is_not_made(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    runtime.gate.clear()
+    cells = Answers()
+    for session in ("first", "second"):
+        registry.attach(SessionKey("u", session), session).executions.submit(Job(Cell(code="1"), cells))
+    while not registry._starts.waiting:
+        await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0)
+    registry.detach("second")
+    await cells.wait(1)
+    runtime.gate.set()
+    await registry.aclose()
+    assert runtime.created == 1
+
+
 async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_returning(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
