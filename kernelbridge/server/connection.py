@@ -54,13 +54,10 @@ class Socket(web.WebSocketResponse):
 
         To close at once, with something unread that it sent, would reset the connection: it might see nothing of this.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
         self._left = True
         with contextlib.suppress(ConnectionError):
             await self.send_frame(struct.pack("!H", code) + reason, WSMsgType.CLOSE)
-            while self._request.transport is not None and loop.time() < deadline:
-                await asyncio.wait({loop.create_future()}, timeout=seconds / 100)
+            await self._gone(seconds)
         if self._request.transport is not None:
             await super().close(code=code, message=reason)
 
@@ -69,16 +66,17 @@ class Socket(web.WebSocketResponse):
 
         Closing at once, with its data unread, would reset the connection, and the client would see neither.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + LAST_WORDS
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.send_frame(dump(answers.frame_too_large(self._max_message)), WSMsgType.TEXT)
             await self.send_frame(struct.pack("!H", WSCloseCode.MESSAGE_TOO_BIG), WSMsgType.CLOSE)
-        except ConnectionError:
-            return
-        # aiohttp tells nobody that the connection is gone, so this is looked at.
+            await self._gone(LAST_WORDS)
+
+    async def _gone(self, seconds: float) -> None:
+        """Wait until the connection is gone, but not longer. aiohttp tells nobody, so this is looked at."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         while self._request.transport is not None and loop.time() < deadline:
-            await asyncio.wait({loop.create_future()}, timeout=LAST_WORDS / 100)
+            await asyncio.wait({loop.create_future()}, timeout=seconds / 100)
 
 
 async def turn_away(ws: Socket, limit: int) -> None:
