@@ -21,8 +21,10 @@ from kernelbridge.workspace.shell_marks import MarkState
 from kernelbridge.workspace.shell_screen import ScreenOnly
 from kernelbridge.workspace.shell_terminals import ShellTerminals
 
-_TAKE_TIMEOUT = 10.0
+TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
+_MOVE_TIMEOUT = 5.0
+"""Seconds of these for another terminal, which takes a tenth of one where the engine answers."""
 _STARVED_TIMEOUT = 2.0
 """Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
@@ -109,8 +111,9 @@ class Shell:
         file = contextlib.ExitStack()
         try:
             file.enter_context(handed_over(settings.commands / exchange.file, data))
-            await self._terminals.move()
-            await self._begin(exchange, len(data))
+            until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
+            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT))
+            await self._begin(exchange, len(data), until)
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -168,7 +171,7 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
-    async def _begin(self, exchange: Exchange, size: int) -> None:
+    async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
         program, path = self._settings.program, self._terminals.path
         try:
             await self._terminals.write(
@@ -177,7 +180,8 @@ class Shell:
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
-            await within(exchange.started, _STARVED_TIMEOUT if self._starved else _TAKE_TIMEOUT)
+            left = until - asyncio.get_running_loop().time()
+            await within(exchange.started, min(left, _STARVED_TIMEOUT) if self._starved else left)
         match exchange.marks.state:
             case _ if exchange.cause is not None:
                 return
