@@ -16,6 +16,7 @@ from typing import Any
 from docker.errors import APIError
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import SLEEPS_BETWEEN_FORKS
 from kernelbridge.runtimes.docker_attach import Attached, AttachStream, take_over
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
 
@@ -56,6 +57,15 @@ crowded() {
         return
     done
     return 2
+}
+starves() {
+    crowded || return 1
+    while read -r name value; do
+        if [ "$name" = SigBlk: ]; then
+            case $value in *@SLEEPS@) return 0 ;; esac
+        fi
+    done 2>/dev/null <"/proc/$1/status"
+    return 1
 }
 sweep() {
     sweep_session "$1"
@@ -146,7 +156,7 @@ sweep_mark() {
     return 1
 }
 .
-"""
+""".replace("@SLEEPS@", SLEEPS_BETWEEN_FORKS)
 # `stop_all`: what forks without end is faster than any list of it, and where hundreds want to run this shell hardly
 # gets a turn. One signal to all leaves nothing out, a process that is forking included, and what stands still keeps
 # the room that another could take. What a user had stopped goes on with the rest afterwards, and a shell in a terminal
@@ -205,6 +215,10 @@ class ControlChannel:
         """Say whether no, or hardly any, processes can be started; None if nobody knows."""
         answer = await self._ask("crowded")
         return answer == 0 if answer in {0, 1} else None
+
+    async def starves(self, pid: int) -> bool:
+        """Say whether that is so, and a bash sleeps until it tries again to start a process."""
+        return await self._ask(f"starves {pid}") == 0
 
     async def aclose(self) -> None:
         """Release the connection, one that is being made included. Idempotent."""

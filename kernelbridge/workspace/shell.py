@@ -136,6 +136,13 @@ class Shell:
             return False
         return await self._stop(exchange, "interrupted", tell)
 
+    def crowded(self) -> None:
+        """Take note that there is hardly any room for processes: see whether a command's shell waits for some."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.looked_at:
+            exchange.looked_at = True
+            self._watch(exchange, self._watch_silence)
+
     @property
     def pid(self) -> int:
         """Its process, as seen inside the sandbox."""
@@ -266,6 +273,15 @@ class Shell:
                 if exchange.screen.stalls and await self._sandbox.crowded() is not False:
                     await self._stop(exchange, "process_limit", _nobody)
                     return
+
+    async def _watch_silence(self, exchange: Exchange) -> None:
+        """End such a command where what its shell says of that goes elsewhere."""
+        with contextlib.suppress(SandboxError):
+            if await self._sandbox.starves(self._process.pid):
+                await within(exchange.ended, _STALL_PATIENCE)
+                if not exchange.ended.is_set() and await self._sandbox.starves(self._process.pid):
+                    await self._stop(exchange, "process_limit", _nobody)
+        exchange.looked_at = False
 
     async def _end_watchers(self) -> None:
         watchers, self._watchers = self._watchers, set()

@@ -116,6 +116,11 @@ class TerminalLane:
             self._draining = True
             self._tasks.create(self._drain())
 
+    def crowded(self) -> None:
+        """Take note that there is hardly any room for processes: the shell may wait for some, and say so to nobody."""
+        if self._shell is not None:
+            self._shell.crowded()
+
     def interrupt(self, tell: Tell, *, queued: bool, jobs: bool) -> None:
         """End the running command, and with `queued` those that wait; `tell` is called for each step.
 
