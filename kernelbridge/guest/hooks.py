@@ -15,7 +15,7 @@ figures     the CPU time of a cell, and whether memory ran out meanwhile, are in
 plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
 uncaught    errors of threads and finalisers show the source line too
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
-input       a program that asks for input is told what to do instead
+input       a program that asks for input is told what to do instead; a question goes out whole, whatever interrupts it
 debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
 interrupts  one that comes before the cell's first line waits for it, one behind its last ends nothing; a cell that
             awaits is ended by one
@@ -23,8 +23,10 @@ commands    `!command` reads end-of-file, and an interrupt of it is one of its c
 recall      what a cell tells while no server is there is kept for the next one
 """
 
+import contextlib
 import contextvars
 import os
+import signal
 import sys
 import threading
 import time
@@ -137,8 +139,31 @@ def install_input(kernel):
         ask.__doc__ = original.__doc__
         return ask
 
+    send_multipart = kernel.stdin_socket.send_multipart
+
+    def send_whole(*args, **kwargs):
+        with uninterrupted():
+            return send_multipart(*args, **kwargs)
+
+    kernel.stdin_socket.send_multipart = send_whole
     kernel.raw_input = refuse("input", kernel.raw_input)
     kernel.getpass = refuse("getpass", kernel.getpass)
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """Have an interrupt wait until a message is sent: cut between two of its frames it would spoil the next one too."""
+    if threading.current_thread() is not threading.main_thread():  # no signal comes there
+        yield
+        return
+    came = []
+    saved = signal.signal(signal.SIGINT, lambda *seen: came.append(seen))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, saved)
+    if came and callable(saved):
+        saved(*came[-1])
 
 
 def install_pager(kernel):
@@ -180,16 +205,19 @@ def install_interrupts(kernel):
 
     def hold(_signum, frame):
         held[0] = True
-        if inside(frame, callbacks):  # the user's, and may take long; IPython goes on after them
+        # In callbacks: the user's, and they may take long. IPython goes on after them, but not after its own loop.
+        if frame is not None and frame.f_code is not callbacks and inside(frame, callbacks):
             raise KeyboardInterrupt
 
     def pre_handler_hook():
         early[0] = held[0] = False
         depth[0] = 0
-        before_handler()
         if parent_of(kernel).get("header", {}).get("msg_type") == "execute_request":
             early[0] = True
-            signal.signal(signal.SIGINT, hold)
+            # In place of the original, which lets interrupts through: one between the two would lose the request.
+            kernel.saved_sigint_handler = signal.signal(signal.SIGINT, hold)
+        else:
+            before_handler()
 
     async def run_code_at_last(code_obj, *args, **kwargs):
         if early[0]:
@@ -238,10 +266,21 @@ def install_interrupts(kernel):
         finally:
             signal.signal(signal.SIGINT, saved)
 
+    never_stopped(kernel.iopub_thread.thread)
     kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
     shell.run_ast_nodes = run_nodes_and_no_more
     if hasattr(kernel, "_cancel_on_sigint"):
         kernel._cancel_on_sigint = cancel_on_sigint
+
+
+def never_stopped(thread):
+    """Let an interrupt that hits `is_alive` of a thread leave that alive.
+
+    Up to Python 3.12 it is taken for dead for ever then: what it should publish is sent by whoever writes, in the
+    middle of its own messages.
+    """
+    if hasattr(thread, "_is_stopped") and hasattr(thread, "_tstate_lock"):
+        thread.is_alive = lambda: thread._started.is_set() and not thread._is_stopped
 
 
 def install_commands(kernel):

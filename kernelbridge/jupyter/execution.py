@@ -18,14 +18,13 @@ from typing import Any
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.endings import Ended
-from kernelbridge.jupyter.events import Asked, Cleared, Displayed, Listener, Started, Updated, Wrote
+from kernelbridge.jupyter.events import Asked, Listener, Started, Wrote
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import Output
+from kernelbridge.jupyter.shown import DISPLAYS, OUTPUT, take_output
 
 _PROMPT_LIMIT = 1 << 15  # characters of a question; of a longer one, the end matters
 _ID_LIMIT = 128
-_DISPLAYS = frozenset({"display_data", "execute_result"})
-_OUTPUT = _DISPLAYS | {"stream", "update_display_data", "clear_output"}
 
 
 class State(Enum):
@@ -71,6 +70,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 """What is not in it changes nothing: a second reply, a second idle, anything after the end."""
 
 FINAL = frozenset({State.DONE, State.ENDED})
+HALVES = frozenset({State.REPLIED, State.IDLE})
+"""One of the two has come that make it DONE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class Execution:
 
     __slots__ = (
         *("asks", "began", "begun", "cause", "done", "failure", "figures", "listener", "msg_id", "on_begun", "output"),
-        *("reply", "state", "told", "waits"),
+        *("moves", "reply", "state", "told", "waits"),
     )
 
     def __init__(
@@ -161,6 +162,8 @@ class Execution:
         self.output = output
         self.reply: wire.ExecuteReply | None = None
         self.failure: wire.Failure | None = None
+        self.moves = 0
+        """Grows with each of its messages that may move it on."""
         self.figures = wire.NO_FIGURES
 
     def __repr__(self) -> str:
@@ -187,6 +190,8 @@ class ExecutionTable:
         self._clock = clock
         self._late = late
         self._pending: dict[str, Execution] = {}
+        self.on_half: Callable[[], object] = lambda: None
+        """Called when one half of an execution's end has come."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -235,10 +240,10 @@ class ExecutionTable:
             failure = wire.decode(message.content, wire.Failure)
             self._show_failure(execution)
             execution.failure = failure
-        elif message.msg_type in _OUTPUT:
+        elif message.msg_type in OUTPUT:
             _tell_start(execution)
             self._show_failure(execution)
-            _take_output(execution.output, message, execution.listener)
+            take_output(execution.output, message, execution.listener)
             self._move(execution, Event.OUTPUT)
         elif message.msg_type == "execute_input" and not execution.told:
             _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
@@ -260,6 +265,10 @@ class ExecutionTable:
         """Note that the running execution waits for input no more, and may ask again."""
         if self.running is not None:
             self.running.waits = False
+
+    def complete(self, execution: Execution) -> None:
+        """Take it that no more output of an execution comes that has its reply."""
+        self._move(execution, Event.IDLE)
 
     def end(self, execution: Execution, why: Ended) -> None:
         """End one pending execution from outside, with the output it has so far."""
@@ -297,9 +306,9 @@ class ExecutionTable:
             text = wire.decode(message.content, wire.Stream).text
         elif message.msg_type == "error":
             text = failure_text(wire.decode(message.content, wire.Failure), self._max_output)
-        elif message.msg_type in _DISPLAYS:
+        elif message.msg_type in DISPLAYS:
             output = Output(self._max_output)
-            _take_output(output, message)
+            take_output(output, message)
             text = output.render().output
         else:
             return
@@ -310,8 +319,12 @@ class ExecutionTable:
         state = TRANSITIONS.get((execution.state, event))
         if state is None:
             return
+        half = state in HALVES and state is not execution.state
         execution.state = state
-        if state in FINAL:
+        execution.moves += 1
+        if half:
+            self.on_half()
+        elif state in FINAL:
             self._begin(execution)
             if event is not Event.END and event is not Event.ABORTED:
                 _tell_start(execution)
@@ -323,6 +336,8 @@ class ExecutionTable:
             # Not when `busy` arrives: a kernel whose cell keeps the interpreter to itself sends that late.
             if self.running is not None:
                 self.running.began = max(self.running.began, now)
+                if self.running.state in HALVES:
+                    self.on_half()
             execution.done(_outcome(execution, duration_ms, self._max_output, why))
 
 
@@ -331,32 +346,6 @@ def _tell_start(execution: Execution, count: int | None = None) -> None:
     if not execution.told and execution.listener is not None:
         execution.told = True
         execution.listener(Started(count))
-
-
-def _take_output(output: Output, message: wire.Message, listener: Listener | None = None) -> None:
-    match message.msg_type:
-        case "stream":
-            stream = wire.decode(message.content, wire.Stream)
-            output.stream(stream.name, stream.text)
-            if listener is not None:
-                listener(Wrote("stderr" if stream.name == "stderr" else "stdout", stream.text))
-        case "display_data" | "execute_result" as kind:
-            display = wire.decode(message.content, wire.Display)
-            shown = display.data, display.metadata or {}, display.display_id
-            result = kind == "execute_result"
-            output.display("execute_result" if result else "display_data", *shown, len(message.content))
-            if listener is not None:
-                listener(Displayed(*shown, result, len(message.content)))
-        case "update_display_data":
-            display = wire.decode(message.content, wire.Display)
-            output.update(display.data, display.metadata or {}, display.display_id, len(message.content))
-            if listener is not None and display.display_id is not None:
-                listener(Updated(display.data, display.metadata or {}, display.display_id, len(message.content)))
-        case "clear_output":
-            wait = wire.decode(message.content, wire.ClearOutput).wait
-            output.clear(wait=wait)
-            if listener is not None:
-                listener(Cleared(wait))
 
 
 def _outcome(execution: Execution, duration_ms: float, max_output: int, why: Ended | None) -> Outcome:

@@ -33,9 +33,10 @@ from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
+from kernelbridge.jupyter.halves import Halves
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows
+from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_lost
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
@@ -86,6 +87,7 @@ class Kernel:
         self._intake = Intake(
             self._codec, limit=max_message, take=take, refuse=refuse, spawn=self._spawn, behind=overflows.behind
         )
+        self._halves = Halves(self._table, refuse=refuse, held=lambda: overflows.behind() is not None)
         self._answers_interrupts = answers_interrupts
         self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
         self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
@@ -333,13 +335,7 @@ class Kernel:
 
     def _lost(self, channel: str) -> None:
         if not self._exited.done() and not self._closing:
-            self._spawn(self._end_disconnected(channel))
-
-    async def _end_disconnected(self, channel: str) -> None:
-        """End a kernel that has closed a channel without exiting: it has gone mad, or sent too much."""
-        done, _ = await asyncio.wait({self._exited}, timeout=_LOST_GRACE)
-        if not done:
-            self._break(f"it closed its {channel} channel, or sent more in one message than is allowed")
+            self._spawn(refuse_lost(channel, self._exited, self._break, _LOST_GRACE))
 
     def _break(self, fault: str) -> None:
         """End a kernel that cannot be trusted any more."""
@@ -383,6 +379,7 @@ class Kernel:
                 self.died.set_result(status)
 
     def _disconnect(self) -> None:
+        self._halves.end()
         if self._channels is not None:
             self._channels.close()
 

@@ -86,6 +86,11 @@ class ExitStatus:
         return f"exit code {self.code}" if self.code is not None else "unknown status"
 
 
+SLEEPS_BETWEEN_FORKS = "04000"
+"""The end of `SigBlk` in /proc/PID/status of a bash that could not start a process and sleeps before it tries again: of
+all signals it holds SIGTERM back then, and at no other time that one alone."""
+
+
 class Process(Protocol):
     """A process in a sandbox. It leads its own session and process group."""
 
@@ -180,6 +185,10 @@ class Sandbox(Protocol):
 
     async def crowded(self) -> bool | None:
         """Say whether hardly any processes and threads can be started in it; None if nobody knows. `SandboxError`."""
+        ...
+
+    async def starves(self, pid: int) -> bool:
+        """Say whether it is crowded and `pid`, a bash, sleeps until it tries again to fork. Raises `SandboxError`."""
         ...
 
     def oom_kills(self) -> int:

@@ -10,14 +10,15 @@ It runs as the workspace's user, whose programs may lie in its name or stop it: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from docker.errors import APIError
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.base import SLEEPS_BETWEEN_FORKS
 from kernelbridge.runtimes.docker_attach import Attached, AttachStream, take_over
-from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
+from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
 
 OUTLIVED, LEADER_KILLED = 1, 3
 """Answers of the sweeps: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""
@@ -56,6 +57,15 @@ crowded() {
         return
     done
     return 2
+}
+starves() {
+    crowded || return 1
+    while read -r name value; do
+        if [ "$name" = SigBlk: ]; then
+            case $value in *@SLEEPS@) return 0 ;; esac
+        fi
+    done 2>/dev/null <"/proc/$1/status"
+    return 1
 }
 sweep() {
     sweep_session "$1"
@@ -146,7 +156,7 @@ sweep_mark() {
     return 1
 }
 .
-"""
+""".replace("@SLEEPS@", SLEEPS_BETWEEN_FORKS)
 # `stop_all`: what forks without end is faster than any list of it, and where hundreds want to run this shell hardly
 # gets a turn. One signal to all leaves nothing out, a process that is forking included, and what stands still keeps
 # the room that another could take. What a user had stopped goes on with the rest afterwards, and a shell in a terminal
@@ -206,6 +216,10 @@ class ControlChannel:
         answer = await self._ask("crowded")
         return answer == 0 if answer in {0, 1} else None
 
+    async def starves(self, pid: int) -> bool:
+        """Say whether that is so, and a bash sleeps until it tries again to start a process."""
+        return await self._ask(f"starves {pid}") == 0
+
     async def aclose(self) -> None:
         """Release the connection, one that is being made included. Idempotent."""
         self._closed = True
@@ -217,21 +231,44 @@ class ControlChannel:
         async with self._turn:
             try:
                 stream = await self._attached()
-                async with asyncio.timeout(self._engine.timeout):
-                    self._number += 1
-                    await stream.write(f'{command}\necho "kernelbridge-control {self._number} $?"\n.\n'.encode())
-                    return await self._answer(stream, b"%d " % self._number)
+                self._number += 1
+                return await self._in_time(self._told(stream, command, self._number))
             except BrokenPipeError:
                 return None
-            except TimeoutError as exc:
-                raise SandboxError(
-                    "Processes in the sandbox cannot be signalled",
-                    f"its idle process gave no answer within {self._engine.timeout:g} s; destroy the sandbox",
-                ) from exc
             except APIError as exc:
                 if exc.status_code in GONE and "paused" not in explain(exc):
                     return None
                 raise SandboxError("Processes in the sandbox cannot be signalled", explain(exc)) from exc
+
+    async def _in_time(self, told: Coroutine[Any, Any, int | None]) -> int | None:
+        """Wait for an answer. Raises `RuntimeUnavailable` if the engine gives none either, else `SandboxError`."""
+        doing, half = "signalling processes", self._engine.timeout / 2
+        answer = asyncio.ensure_future(told)
+        waiting: set[asyncio.Future[Any]] = {answer}
+        try:
+            await asyncio.wait({answer}, timeout=half)
+            if not answer.done():
+                # The stream leads through the engine: that may be frozen, which is no reason to give the sandbox up.
+                pong = asyncio.ensure_future(self._engine.call(lambda api: api.ping(), doing=doing))
+                waiting.add(pong)
+                await asyncio.wait({answer}, timeout=half)
+                if not answer.done():
+                    if not pong.done():
+                        raise no_answer(doing, self._engine.timeout)
+                    pong.result()
+                    raise SandboxError(
+                        "Processes in the sandbox cannot be signalled",
+                        f"its idle process gave no answer within {self._engine.timeout:g} s; destroy the sandbox",
+                    )
+            return answer.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _told(self, stream: AttachStream, command: str, number: int) -> int | None:
+        await stream.write(f'{command}\necho "kernelbridge-control {number} $?"\n.\n'.encode())
+        return await self._answer(stream, b"%d " % number)
 
     async def _attached(self) -> AttachStream:
         if self._stream is None or self._stream.ended:

@@ -155,6 +155,10 @@ class DockerSandbox:
         """Have its control group looked at, from inside."""
         return None if not self.alive else await self.control.is_crowded()
 
+    async def starves(self, pid: int) -> bool:
+        """Have the shell looked at, from inside."""
+        return self.alive and await self.control.starves(pid)
+
     def oom_kills(self) -> int:
         """Count the engine's out-of-memory events."""
         return self._oom_kills

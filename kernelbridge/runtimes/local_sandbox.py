@@ -181,6 +181,10 @@ class LocalSandbox:
         """Look at its control group."""
         return None if self._cgroup is None else self._cgroup.crowded()
 
+    async def starves(self, pid: int) -> bool:
+        """Look at the shell from outside."""
+        return self._cgroup is not None and self._cgroup.starves(pid)
+
     def oom_kills(self) -> int:
         """Count what the kernel says of its control group."""
         return self._cgroup.oom_kills() if self._cgroup is not None else 0

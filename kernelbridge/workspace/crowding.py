@@ -11,8 +11,13 @@ from kernelbridge.runtimes.base import Sandbox
 _LOOK_SECONDS = 2.0
 
 
-async def watch_crowding(sandbox: Sandbox, busy: Callable[[], bool], tell: Callable[[], None]) -> None:
-    """Call `tell` each time that a sandbox has become crowded while `busy`; returns when it has ended."""
+async def watch_crowding(
+    sandbox: Sandbox, busy: Callable[[], bool], tell: Callable[[], None], found: Callable[[], None]
+) -> None:
+    """Call `tell` each time that a sandbox has become crowded while `busy`, and `found` as long as it is.
+
+    Returns when it has ended.
+    """
     ended = asyncio.ensure_future(sandbox.wait())
     told = False
     try:
@@ -30,5 +35,7 @@ async def watch_crowding(sandbox: Sandbox, busy: Callable[[], bool], tell: Calla
             if crowded and not told:
                 tell()
             told = crowded
+            if crowded:
+                found()
     finally:
         ended.cancel()

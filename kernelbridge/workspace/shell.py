@@ -21,8 +21,10 @@ from kernelbridge.workspace.shell_marks import MarkState
 from kernelbridge.workspace.shell_screen import ScreenOnly
 from kernelbridge.workspace.shell_terminals import ShellTerminals
 
-_TAKE_TIMEOUT = 10.0
+TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
+_MOVE_TIMEOUT = 5.0
+"""Seconds of these for another terminal, which takes a tenth of one where the engine answers."""
 _STARVED_TIMEOUT = 2.0
 """Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
@@ -109,8 +111,9 @@ class Shell:
         file = contextlib.ExitStack()
         try:
             file.enter_context(handed_over(settings.commands / exchange.file, data))
-            await self._terminals.move()
-            await self._begin(exchange, len(data))
+            until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
+            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT))
+            await self._begin(exchange, len(data), until)
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -132,6 +135,13 @@ class Shell:
         if exchange is None or exchange.ended.is_set():
             return False
         return await self._stop(exchange, "interrupted", tell)
+
+    def crowded(self) -> None:
+        """Take note that there is hardly any room for processes: see whether a command's shell waits for some."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.looked_at:
+            exchange.looked_at = True
+            self._watch(exchange, self._watch_silence)
 
     @property
     def pid(self) -> int:
@@ -168,7 +178,7 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
-    async def _begin(self, exchange: Exchange, size: int) -> None:
+    async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
         program, path = self._settings.program, self._terminals.path
         try:
             await self._terminals.write(
@@ -177,7 +187,8 @@ class Shell:
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
-            await within(exchange.started, _STARVED_TIMEOUT if self._starved else _TAKE_TIMEOUT)
+            left = until - asyncio.get_running_loop().time()
+            await within(exchange.started, min(left, _STARVED_TIMEOUT) if self._starved else left)
         match exchange.marks.state:
             case _ if exchange.cause is not None:
                 return
@@ -262,6 +273,15 @@ class Shell:
                 if exchange.screen.stalls and await self._sandbox.crowded() is not False:
                     await self._stop(exchange, "process_limit", _nobody)
                     return
+
+    async def _watch_silence(self, exchange: Exchange) -> None:
+        """End such a command where what its shell says of that goes elsewhere."""
+        with contextlib.suppress(SandboxError):
+            if await self._sandbox.starves(self._process.pid):
+                await within(exchange.ended, _STALL_PATIENCE)
+                if not exchange.ended.is_set() and await self._sandbox.starves(self._process.pid):
+                    await self._stop(exchange, "process_limit", _nobody)
+        exchange.looked_at = False
 
     async def _end_watchers(self) -> None:
         watchers, self._watchers = self._watchers, set()

@@ -82,6 +82,8 @@ class Exchange:
         """Why it could not be killed."""
         self.pieces = 0
         """Grows with every piece of output."""
+        self.looked_at = False
+        """Somebody looks whether its shell waits until it may start a process."""
         self._stalled = False
         self._output = output
         self._listen = listen

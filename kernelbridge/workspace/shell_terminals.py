@@ -54,13 +54,19 @@ class ShellTerminals:
         if len(self._screens) <= _JOB_TERMINALS:
             # At once, not when the next command moves: until then nothing else would take it.
             self._screens[-1].on_data = self._late_taker()
-            self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
+            if self._opening is None:  # else the one is still on its way that the last `move` did not wait for
+                self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
 
-    async def move(self) -> None:
-        """Take the shell to the terminal that was opened since `leave`, if it was."""
-        opening, self._opening = self._opening, None
+    async def move(self, seconds: float) -> None:
+        """Take the shell to the terminal that was opened since `leave`, if it was; wait so long for it."""
+        opening = self._opening
         if opening is None:
             return
+        await asyncio.wait({opening}, timeout=seconds)
+        if not opening.done():
+            self._screens[-1].on_data = self._on_data
+            return  # the engine does not answer: then the terminal is shared until it does
+        self._opening = None
         try:
             screen = await opening
         except (TerminalError, SandboxError):

@@ -14,7 +14,7 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
 from kernelbridge.workspace.budget import WaitingBudget, run_timeout
 from kernelbridge.workspace.memory import MemoryWatch
-from kernelbridge.workspace.shell import Shell, Step
+from kernelbridge.workspace.shell import TAKE_TIMEOUT, Shell, Step
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Listen
 from kernelbridge.workspace.tasks import TaskSet
 
@@ -22,6 +22,10 @@ log = structlog.get_logger(__name__)
 
 WAITING_CHARACTERS = 8 << 20
 """Length of the commands that may wait in a session."""
+
+_PATIENCE = TAKE_TIMEOUT + 2.0
+"""Seconds that a command may wait for a shell that takes none to be ended, all in all: less than ten, for whoever
+waits for an engine that hangs is told within those."""
 
 CommandDone = Callable[[CommandOutcome | KernelBridgeError], None]
 
@@ -104,6 +108,8 @@ class TerminalLane:
         self._lost = False
         """Whether that has turned out to be wrong since, and nobody was told."""
         self._starting = asyncio.Lock()
+        self._dropping: asyncio.Task[KernelBridgeError | None] | None = None
+        """Ends the shell, maybe still when the command was answered that had it ended."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
         self._finishing = self._closed = False
@@ -141,6 +147,11 @@ class TerminalLane:
             self._draining = True
             self._tasks.create(self._drain())
 
+    def crowded(self) -> None:
+        """Take note that there is hardly any room for processes: the shell may wait for some, and say so to nobody."""
+        if self._shell is not None:
+            self._shell.crowded()
+
     def interrupt(self, tell: Tell, *, queued: bool, jobs: bool) -> None:
         """End the running command, and with `queued` those that wait; `tell` is called for each step.
 
@@ -175,6 +186,8 @@ class TerminalLane:
     async def aclose(self) -> None:
         """End the shell, and with it the running command, after `end`. Idempotent."""
         self.end()
+        if self._dropping is not None:
+            await asyncio.wait({self._dropping})
         shell, self._shell = self._shell, None
         if shell is not None:
             await shell.aclose()
@@ -218,7 +231,7 @@ class TerminalLane:
             tell(Interruption(step, done=True, state_preserved=shell is None or shell.alive, ended=ended))
         elif not shell.alive and not self._closed:
             try:
-                await self._living_shell()
+                await self._living_shell(self._until())
             except KernelBridgeError as exc:
                 log.warning("shell_not_restarted", error=str(exc))
             tell(Interruption("restart", done=True, state_preserved=False, ended=ended))
@@ -241,13 +254,14 @@ class TerminalLane:
             step = "kill"
             if shell is not None:
                 with contextlib.suppress(KernelBridgeError):
-                    await self._drop(shell)
+                    await self._drop(shell, self._until())
         preserved = before is self._shell and (before is None or before.alive)
         tell(Interruption(step, done=True, state_preserved=preserved, ended=ended))
 
     async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
+        until = self._until()
         try:
-            shell, fresh = await self._living_shell()
+            shell, fresh = await self._living_shell(until)
             if _unwanted(job):
                 return _INTERRUPTED
             try:
@@ -256,8 +270,9 @@ class TerminalLane:
                 # The command was not run: an earlier one had made the shell unusable. A new shell has not.
                 if fresh or self._closed:
                     raise
-                await self._drop(shell)
-                shell, _ = await self._living_shell()
+                self._lost = self._lost or self._intact
+                await self._drop(shell, until)
+                shell, _ = await self._living_shell(until)
                 if _unwanted(job):
                     return _INTERRUPTED
                 outcome = await self._run_in(shell, job)
@@ -280,14 +295,14 @@ class TerminalLane:
         self._record.command_begins(job.request_id, streams=job.listen is not None)
         return await shell.run(job.command, timeout=job.timeout, listen=job.listen)
 
-    async def _living_shell(self) -> tuple[Shell, bool]:
-        """Give the shell, and whether it was started just now."""
+    async def _living_shell(self, until: float) -> tuple[Shell, bool]:
+        """Give the shell, and whether it was started just now; for `until` see `_drop`."""
         async with self._starting:
             if self._shell is not None and self._shell.alive:
                 return self._shell, False
             if self._shell is not None:
                 self._lost = self._lost or self._intact
-                await self._drop(self._shell)
+                await self._drop(self._shell, until)
             shell = await self._start_shell()
             if self._closed:
                 await shell.aclose()
@@ -295,20 +310,36 @@ class TerminalLane:
             self._shell = shell
             return shell, True
 
-    async def _drop(self, shell: Shell) -> None:
+    def _until(self) -> float:
+        return asyncio.get_running_loop().time() + _PATIENCE
+
+    async def _drop(self, shell: Shell, until: float) -> None:
         """End a shell; if that cannot be done, its sandbox goes with it.
 
-        Raises `RuntimeUnavailable` when nobody can be asked to: the interpreter beside it must not pay for that.
+        Raises `RuntimeUnavailable` when nobody can be asked to: the interpreter beside it must not pay for that; and
+        when it is not done at the loop's time `until`: it goes on, and the next command waits for it in its turn.
         """
+        if self._dropping is None or self._dropping.done():
+            self._dropping = asyncio.get_running_loop().create_task(self._end_shell(shell))
+        dropping = self._dropping
+        await asyncio.wait({dropping}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+        if not dropping.done():
+            reason = "its shell takes none, and what makes sandboxes has not ended it yet; see whether it answers"
+            raise RuntimeUnavailable("The terminal command was not run", f"{reason}, and send it again")
+        if (failure := dropping.result()) is not None:
+            raise failure
+
+    async def _end_shell(self, shell: Shell) -> KernelBridgeError | None:
         try:
             await shell.aclose()
-        except RuntimeUnavailable:
-            raise  # it stays what it is, a shell that takes no command: the next one asks again
+        except RuntimeUnavailable as exc:
+            return exc  # it stays what it is, a shell that takes no command: the next one asks again
         except SandboxError as exc:
             log.warning("sandbox_given_up", why="its shell could not be ended", error=str(exc))
             await self._destroy_sandbox()
         if self._shell is shell:
             self._shell = None
+        return None
 
 
 def _unwanted(job: _Job) -> bool:

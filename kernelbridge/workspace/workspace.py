@@ -302,7 +302,7 @@ class Workspace:
         if self._machine.state is WorkspaceState.ACTIVE:
             self.pausing.began(sandbox)
         self._tasks.create(self._watch(sandbox))
-        self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out))
+        self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 
     async def _create(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await self._runtime.create(spec)

@@ -102,6 +102,31 @@ async def test_a_command_that_forks_until_nothing_more_can_be_started(server: Ru
         assert (await client.shell("kill -0 $(cat job)"))["exitCode"] == 0
 
 
+async def test_a_shell_that_complains_to_nobody_is_told_all_the_same(server: RunningServer, client: Client) -> None:
+    """Not when bash gives up, which is after fifteen seconds and without a cause."""
+    async with beside(server):
+        began = time.monotonic()
+        result = await timed(client, f"exec 2>/dev/null; {HOLDS}")
+        print(f"told after {time.monotonic() - began:.1f} s")
+        assert (result["cause"], result["statePreserved"]) == ("process_limit", True)
+        assert ROOM_ENDED in result["hint"]
+        await alive(client)
+
+
+async def test_a_command_in_a_full_sandbox_that_waits_for_something_else_goes_on(
+    server: RunningServer, client: Client
+) -> None:
+    await client.shell("mkfifo gate; for i in $(seq 400); do setsid -f sleep 1000 >/dev/null 2>&1 || break; done")
+    async with server.connect("u") as watcher:
+        await watcher.ask(type="open_session", sessionId="s")
+        await client.send(type="terminal_command", sessionId="s", command="read x <gate; echo got $x", requestId="c")
+        await status_with(watcher, "process_limit")
+        waited = await client.run("import time; time.sleep(6); open('gate', 'w').write('it\\n')", requestId="cell")
+        frames = [waited, await client.receive()]
+        assert {frame.get("output") for frame in frames} >= {"got it\n"}
+        assert all(frame.get("cause") is None for frame in frames)
+
+
 async def test_jobs_that_leave_no_room_can_be_ended(server: RunningServer, client: Client) -> None:
     async with beside(server):
         await client.shell("for i in $(seq 400); do setsid -f sleep 1000 >/dev/null 2>&1 || break; done; sleep 1000 &")

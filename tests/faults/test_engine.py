@@ -181,6 +181,30 @@ async def test_a_frozen_engine_costs_nothing_but_new_sessions(start: Start) -> N
         assert len(await asyncio.to_thread(containers, engine, "new")) == 1
 
 
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_commands_hear_of_a_frozen_engine_in_time(start: Start, *, asked_before: bool) -> None:
+    """Whatever has to be cleaned up behind them, and asked of the engine for that; only the shell is lost by it."""
+    engine, server = await start()
+    async with server.connect("u") as client:
+        await client.run("x = 41")
+        if asked_before:  # there is a stream to the idle process already, on which nothing comes any more
+            await client.ask(type="interrupt", sessionId="s", target="terminal", jobs=True)
+        await client.shell("cd /tmp; sleep 1000 &")  # and another terminal is opened for what comes next
+        engine.freeze()
+        try:
+            for _ in range(3):
+                async with asyncio.timeout(TOLD), steady_loop():
+                    frame = await client.shell("touch never")
+                assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
+        finally:
+            engine.thaw()
+        async with asyncio.timeout(SETTLED):
+            while (frame := await client.shell("pwd; ls /tmp"))["type"] == "error":
+                assert frame["code"] == "runtime_unavailable"
+        assert (frame["output"], frame["statePreserved"]) == ("/workspace\n", False)
+        assert (await client.run("print(x)"))["output"] == "41\n"
+
+
 async def test_a_session_that_returns_before_its_container_is_gone(start: Start) -> None:
     engine, server = await start()
     async with server.connect("u") as client:

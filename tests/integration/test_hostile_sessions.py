@@ -42,6 +42,26 @@ async def test_a_time_limit_holds_in_a_sandbox_that_takes_no_signal(start_server
         assert (await client.run("print('again')"))["output"] == "again\n"
 
 
+TAKE_REPLY_AWAY = """
+session = get_ipython().kernel.session
+send = session.send
+def send_others(stream, what, *more, **named):
+    return {'content': {'status': 'ok'}} if what == 'execute_reply' else send(stream, what, *more, **named)
+session.send = send_others
+print('so far')
+"""
+
+
+async def test_a_cell_that_takes_its_reply_away_is_told_soon_and_the_next_runs(server: RunningServer) -> None:
+    async with server.connect("u") as client:
+        await client.run("x = 1")
+        async with asyncio.timeout(30):  # five seconds where nothing else runs
+            frame = await client.run(TAKE_REPLY_AWAY)
+        assert (frame["output"], frame["cause"], frame["statePreserved"]) == ("so far\n", "kernel_died", False)
+        assert "gave no reply" in frame["error"]
+        assert (await client.run("print('again', 'x' in globals())"))["output"] == "again False\n"
+
+
 async def test_files_in_the_way_of_packages_cost_packages_only(server: RunningServer) -> None:
     async with server.connect("u") as client:
         assert (await client.shell("rm -rf ~/.local; echo mine > ~/.local"))["exitCode"] == 0

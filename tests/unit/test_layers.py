@@ -66,6 +66,7 @@ PURE = (
     "jupyter/output.py",
     "jupyter/recall.py",
     "jupyter/screen.py",
+    "jupyter/shown.py",
     "jupyter/wire.py",
     "protocol/",
     "quantities.py",

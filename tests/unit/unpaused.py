@@ -11,6 +11,9 @@ class Unpaused:
     async def crowded(self) -> bool | None:
         return False
 
+    async def starves(self, _pid: int) -> bool:
+        return False
+
     async def pause(self) -> None:
         raise NotImplementedError
 

@@ -165,6 +165,8 @@ class Kernel:
                 self.finish(identity, request)
             case "asks nonsense":
                 self.send(self.stdin, [identity], "input_request", request, {"prompt": 5})
+            case "never idle":
+                self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
             case "idle without a reply":
                 self.iopub_send("status", request, {"execution_state": "idle"})
             case "large messages":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter.endings import SESSION_CLOSED
 from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.halves import NO_REPLY
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus
@@ -89,6 +91,23 @@ async def test_an_aborted_cell_ends_with_its_reply(new_notebook: NewNotebook) ->
 async def test_output_after_the_reply_belongs_to_the_cell(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("output after the reply"))
     assert (await notebook.run("x")).output == "before the fault\nafter the reply\n"
+
+
+async def test_a_kernel_that_is_idle_and_does_not_reply_is_ended(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("idle without a reply"))
+    began = time.monotonic()
+    outcome = await notebook.run("x")
+    print(f"told after {time.monotonic() - began:.1f} s")
+    assert (outcome.output, outcome.cause, outcome.state_preserved) == ("before the fault\n", "kernel_died", False)
+    assert outcome.error == f"KernelDied: the kernel was ended because {NO_REPLY}; its variables are lost"
+    assert await died(notebook) == ExitStatus(signal=signal.SIGKILL)
+
+
+async def test_a_kernel_that_never_says_that_it_is_idle_is_believed_its_reply(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("never idle"))
+    for _ in range(2):
+        outcome = await notebook.run("x")
+        assert (outcome.success, outcome.output, outcome.state_preserved) == (True, "before the fault\n", True)
 
 
 async def test_the_session_can_be_closed_while_a_cell_runs(new_notebook: NewNotebook) -> None:

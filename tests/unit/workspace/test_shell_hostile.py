@@ -136,7 +136,7 @@ async def test_bash_survives(shell: Shell, place: Place, command: str) -> None:
 async def test_a_shell_made_useless_is_noticed(
     shell: Shell, place: Place, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr("kernelbridge.workspace.shell._TAKE_TIMEOUT", 2.0)
+    monkeypatch.setattr("kernelbridge.workspace.shell.TAKE_TIMEOUT", 2.0)
     outcome = await shell.run(command, timeout=20)
     assert outcome.cause is None, outcome
     await works(place, shell)
@@ -377,7 +377,7 @@ async def shell_of(process: DeafProcess, place: Place) -> Shell:
 
 
 async def test_a_shell_that_does_not_answer_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelbridge.workspace.shell._TAKE_TIMEOUT", 0.1)
+    monkeypatch.setattr("kernelbridge.workspace.shell.TAKE_TIMEOUT", 0.1)
     shell = await shell_of(DeafProcess(), place)
     with pytest.raises(TerminalError, match="took no command"):
         await shell.run("echo x", timeout=20)
