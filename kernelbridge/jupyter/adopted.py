@@ -105,17 +105,21 @@ class AdoptedKernel(Kernel):
     async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, with a text of its own
         """See that it answers, while no cell runs in it. Raises `KernelError`; the caller then closes it."""
         work = self._spawn(self._settle())
-        await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            why = f"it ended: {self.died.result()}" if self.died.done() else f"no answer within {timeout:g} s"
-            work.cancel()
-            raise KernelError("The kernel could not be taken over", why)
         try:
-            work.result()
-        except wire.BadFrame as exc:
-            raise KernelError("The kernel could not be taken over", f"it sent {exc}") from exc
-        except KernelError as exc:  # it ended just then
-            raise KernelError("The kernel could not be taken over", exc.reason) from exc
+            await asyncio.wait({work, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            failure = work.exception() if work.done() else KernelError("", self._no_answer(timeout))
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)  # what it fails with from here on is of no interest
+        if isinstance(failure, KernelError):  # or it ended just then
+            raise KernelError("The kernel could not be taken over", failure.reason) from failure
+        if isinstance(failure, wire.BadFrame):
+            raise KernelError("The kernel could not be taken over", f"it sent {failure}") from failure
+        if failure is not None:
+            raise failure
+
+    def _no_answer(self, timeout: float) -> str:
+        return f"it ended: {self.died.result()}" if self.died.done() else f"no answer within {timeout:g} s"
 
     async def _settle(self) -> None:
         await until_heard(self._requests, self._iopub_seen)

@@ -1,6 +1,8 @@
 """Kernels that one server leaves and another takes over, in all the states that a cell can be in meanwhile."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -213,6 +215,21 @@ async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewC
     await case.notebook.sandbox.processes[-1].kill()
     with pytest.raises(KernelError, match="could not be taken over"):
         await case.adopt().settle(PATIENCE)
+
+
+async def test_a_take_over_that_is_given_up_leaves_no_work_behind(change: NewChange) -> None:
+    place = await change()
+    await place.leave()
+    process = place.notebook.sandbox.processes[-1]
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        settling = asyncio.create_task(place.adopt().settle(PATIENCE))
+        asyncio.get_running_loop().call_soon(settling.cancel)
+        await asyncio.wait({settling})
+        assert settling.cancelled()
+        assert [task for task in asyncio.all_tasks() if "_settle" in repr(task.get_coro())] == []
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
 
 
 async def test_one_whose_sockets_are_gone_cannot_be_taken_over(change: NewChange) -> None:
