@@ -319,15 +319,21 @@ class TerminalLane:
         Raises `RuntimeUnavailable` when nobody can be asked to: the interpreter beside it must not pay for that; and
         when it is not done at the loop's time `until`: it goes on, and the next command waits for it in its turn.
         """
-        if self._dropping is None or self._dropping.done():
-            self._dropping = asyncio.get_running_loop().create_task(self._end_shell(shell))
-        dropping = self._dropping
-        await asyncio.wait({dropping}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
-        if not dropping.done():
-            reason = "its shell takes none, and what makes sandboxes has not ended it yet; see whether it answers"
-            raise RuntimeUnavailable("The terminal command was not run", f"{reason}, and send it again")
-        if (failure := dropping.result()) is not None:
-            raise failure
+        loop = asyncio.get_running_loop()
+        while True:
+            # That of an earlier command was begun when nobody could be asked to, which may be over: then once more.
+            joined = self._dropping is not None and not self._dropping.done()
+            if self._dropping is None or not joined:
+                self._dropping = loop.create_task(self._end_shell(shell))
+            dropping = self._dropping
+            await asyncio.wait({dropping}, timeout=max(0.0, until - loop.time()))
+            if not dropping.done():
+                reason = "its shell takes none, and what makes sandboxes has not ended it yet; see whether it answers"
+                raise RuntimeUnavailable("The terminal command was not run", f"{reason}, and send it again")
+            if (failure := dropping.result()) is None:
+                return
+            if not joined:
+                raise failure
 
     async def _end_shell(self, shell: Shell) -> KernelBridgeError | None:
         try:

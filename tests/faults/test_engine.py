@@ -199,8 +199,7 @@ async def test_commands_hear_of_a_frozen_engine_in_time(start: Start, *, asked_b
         finally:
             engine.thaw()
         async with asyncio.timeout(SETTLED):
-            while (frame := await client.shell("pwd; ls /tmp"))["type"] == "error":
-                assert frame["code"] == "runtime_unavailable"
+            frame = await client.shell("pwd; ls /tmp")
         assert (frame["output"], frame["statePreserved"]) == ("/workspace\n", False)
         assert (await client.run("print(x)"))["output"] == "41\n"
 
