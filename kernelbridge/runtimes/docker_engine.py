@@ -3,12 +3,17 @@
 The SDK is synchronous. Its calls run in a few threads of their own; a caller waits at most `timeout` seconds
 for the answer and gets `RuntimeUnavailable` otherwise. Answers that say no (`docker.errors.APIError`) pass through:
 only the caller knows what they mean.
+
+What somebody waits for may be several calls in a row, of several owners: a container is removed, then another made in
+its place. So that an engine that hangs costs them one time-out and not one each, it is asked for a sign of life before
+a call that follows one which was not answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,6 +35,11 @@ ClientFactory = Callable[..., docker.DockerClient]
 
 CALL_TIMEOUT = 8.0
 """Seconds for one call. A new session must hear of an engine that hangs within ten."""
+KNOCK_TIMEOUT = 1.0
+"""Seconds for a sign of life, which takes milliseconds: with the call that had no answer before, less than ten."""
+MISTRUST = 15.0
+"""Seconds after a call without an answer in which signs of life are asked for: who is slow with those, too, is not
+given up for ever."""
 THREADS = 8
 
 UNREACHABLE = (OSError, HTTPError, DockerException)
@@ -68,6 +78,9 @@ class Engine:
         self._client: docker.DockerClient | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self._running: set[Future[Any]] = set()
+        self._heard = self._missed = float("-inf")
+        """Times: of the latest answer, and of the latest call that was given up without any since it began."""
+        self._knock: Future[bool] | None = None
         self._calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -83,6 +96,8 @@ class Engine:
         # again, only kept open. To connect to a local socket takes microseconds.
         client.api.headers["Connection"] = "close"
         client.api.close()
+        # The SDK gives some requests no time-out, to attach to a container for one: their threads would outlive us all.
+        client.api.request = partial(client.api.request, timeout=client.api.timeout)  # type: ignore[method-assign]  # the one place they all pass
         return client
 
     async def call(
@@ -98,6 +113,10 @@ class Engine:
         """
         if self._client is None:
             raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
+        if self._silent and not await self._lives(self._client.api):
+            problem = no_answer(f"a sign of life before {doing}", min(KNOCK_TIMEOUT, self.timeout))
+            self._fail_queue(problem)
+            raise problem
         return await self._bounded(partial(job, self._client.api), doing=doing, discard=discard)
 
     async def join(self, ended: Callable[[], None]) -> None:
@@ -115,14 +134,43 @@ class Engine:
         if client is not None:
             _close_client(client)
 
+    @property
+    def _silent(self) -> bool:
+        """Whether it may hang, as far as is known."""
+        return self._heard < self._missed and time.monotonic() < self._missed + MISTRUST
+
+    async def _lives(self, api: APIClient) -> bool:
+        """Ask for a sign of life, once for all who want to know."""
+        limit = min(KNOCK_TIMEOUT, self.timeout)
+        if self._knock is None or self._knock.done():
+            self._knock = self._submitted(partial(_knock, api, limit))
+        knock = asyncio.wrap_future(self._knock)
+        await asyncio.wait({knock}, timeout=limit)
+        if not (knock.done() and knock.result()):
+            return False
+        self._heard = time.monotonic()
+        return True
+
+    def _submitted(self, job: Callable[[], T]) -> Future[T]:
+        """Have a thread do it; raises `RuntimeUnavailable` when there are no more."""
+        try:
+            future = self._pool.submit(_releasing, job)
+        except RuntimeError as exc:
+            raise RuntimeUnavailable("The Docker engine cannot be asked", "the runtime was closed") from exc
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def _listen(self, future: Future[Any]) -> None:
+        """Take note of an answer, also of one that nobody waits for any more; in the thread that got it."""
+        if not future.cancelled() and isinstance(future.exception(), APIError | None):
+            self._heard = time.monotonic()
+
     async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None) -> T:
         async with self._turn():
-            try:
-                future = self._pool.submit(_releasing, job)
-            except RuntimeError as exc:
-                raise RuntimeUnavailable("The Docker engine cannot be asked", "the runtime was closed") from exc
-            self._running.add(future)
-            future.add_done_callback(self._running.discard)
+            began = time.monotonic()
+            future = self._submitted(job)
+            future.add_done_callback(self._listen)
             taken = False
             try:
                 async with asyncio.timeout(self.timeout):
@@ -132,6 +180,8 @@ class Engine:
             except APIError:
                 raise
             except TimeoutError as exc:
+                if self._heard < began:
+                    self._missed = time.monotonic()
                 problem = no_answer(doing, self.timeout)
                 self._fail_queue(problem)
                 raise problem from exc
@@ -248,6 +298,17 @@ def _releasing(job: Callable[[], T]) -> T:
     except Exception as exc:
         release(exc)
         raise
+
+
+def _knock(api: APIClient, seconds: float) -> bool:
+    """Say whether the engine answers at all, whatever it says."""
+    try:
+        # Not `ping`: that has the time of a call, and this thread would outlast whoever asks.
+        api.get(f"{api.base_url}/_ping", timeout=seconds)
+    except UNREACHABLE as exc:
+        release(exc)
+        return False
+    return True
 
 
 def _close_client(client: docker.DockerClient) -> None:

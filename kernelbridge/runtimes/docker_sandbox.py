@@ -148,7 +148,8 @@ class DockerSandbox:
 
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
-        if self.alive and await self.control.sweep_marked(mark, spare) == OUTLIVED:
+        # What is being removed takes all of it along, as soon as the engine does that.
+        if self.alive and not self.leaving and await self.control.sweep_marked(mark, spare) == OUTLIVED:
             raise outlived()
 
     async def crowded(self) -> bool | None:

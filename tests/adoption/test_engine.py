@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from tests.adoption.house import House, begin, result, resume, touch
+from tests.adoption.house import House, begin, result, resume, touch, until_there
 from tests.docker.faulty_engine import CuttableWire, PrivateEngine, cuttable_wire
 from tests.integration.conftest import PATIENCE
 
 TOLD = 30.0
 """Seconds in which a server that cannot start has to end: ten are promised, on a machine that is not busy."""
+STOPPED = 20.0
+"""Seconds beyond its `stop_timeout` in which one has to end: twelve are promised, on a machine that is not busy."""
 UNTIL_GO = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint(x)"
 
 
@@ -158,3 +161,46 @@ async def test_a_server_is_stopped_while_its_engine_is_frozen_and_the_next_one_t
     wire.release()
     async with gone_on_with(house, containers):
         pass
+
+
+async def test_a_server_is_stopped_in_time_while_its_engine_is_frozen_and_the_next_one_removes_what_is_left(
+    engine_home: Path, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_timeout = 1.0
+    engine = await PrivateEngine.start(engine_home)
+    try:
+        monkeypatch.setenv("DOCKER_HOST", engine.address)
+        server = await house.serve("--stop-timeout", f"{stop_timeout:g}s", "--idle-timeout", "1s")
+        async with house.connect(server) as client:
+            await client.run("x = 1")
+            await client.run("x = 1", session="idle")
+            await client.send(type="session_info", sessionId="idle", requestId="i")
+            while (await client.answer_to("i"))["state"] != "paused":
+                await client.send(type="session_info", sessionId="idle", requestId="i")
+            await begin(client, "import time; time.sleep(1000)", "cell")
+            await client.send(
+                type="terminal_command", sessionId="s", command="touch began; sleep 1000", requestId="command"
+            )
+            await until_there(house.files("s") / "began")
+            containers = await asyncio.to_thread(house.containers)
+            assert len(containers) == 2
+            engine.freeze()
+            try:
+                async with asyncio.timeout(STOPPED + stop_timeout):
+                    stopping = asyncio.create_task(server.stop())
+                    for request_id in ("cell", "command"):
+                        assert (await client.answer_to(request_id))["cause"] == "session_closed"
+                    while (await client.ws.receive()).type is aiohttp.WSMsgType.TEXT:
+                        pass
+                    assert client.ws.close_code == aiohttp.WSCloseCode.GOING_AWAY
+                    await stopping
+            finally:
+                engine.thaw()
+        said = server.log.read_text()
+        for container in containers:
+            assert any("container_left_behind" in line and container in line for line in said.splitlines())
+        server = await house.serve()
+        await house.until_nothing_is_left()  # the engine may still be at what the first one had asked for
+        await server.stop()
+    finally:
+        await engine.stop()
