@@ -43,6 +43,7 @@ from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.status import StatusTeller
+from kernelbridge.workspace.succession import Departure
 from kernelbridge.workspace.tasks import TaskSet, attempt
 from kernelbridge.workspace.terminal import TerminalLane
 from kernelbridge.workspace.terminals import Terminals
@@ -92,6 +93,7 @@ class Workspace:
         self._sandbox: Sandbox | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self.departure = Departure()
         self._memory = MemoryWatch(self._status.memory_ran_out)
         self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
         self._launcher = Launcher(self, self._record, data.paths(key).sockets, settings, self._spills)
@@ -239,9 +241,7 @@ class Workspace:
 
     async def _start(self) -> Sandbox:
         try:
-            if self._predecessor is not None:
-                await self._step("predecessor", self._predecessor.close())
-                self._predecessor = None
+            await self._succeed()
             if self._clearing is not None:
                 await self._clearing
                 self._clearing = None
@@ -350,7 +350,7 @@ class Workspace:
         self.executions.end()
         if started is not None:
             # First of all: nothing in it can hold up the rest then.
-            await self._step("sandbox", self._destroy_started(started))
+            await self._step("sandbox", self.departure.destroy(started))
         await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
@@ -371,10 +371,10 @@ class Workspace:
             self._machine.on(WorkspaceEvent.DESTROYED)
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
-    async def _destroy_started(self, started: asyncio.Task[Sandbox]) -> None:
-        await asyncio.wait({started})
-        if started.exception() is None:
-            await started.result().destroy()
+    async def _succeed(self) -> None:
+        if self._predecessor is not None:
+            await self._predecessor.departure.over(self._predecessor.begin_close())
+            self._predecessor = None
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
@@ -392,6 +392,6 @@ class Workspace:
 
     async def _open_files(self) -> WorkspaceFiles:
         if self._predecessor is not None and self._predecessor.deleting:
-            await self._step("predecessor", self._predecessor.close())
+            await self._succeed()
         facts = self.opening.facts or await self._runtime.prepare(self.opening.choice.image)
         return await prepare_files(self._data, self.key, facts, self._settings, executor=self._executor)

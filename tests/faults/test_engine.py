@@ -218,6 +218,31 @@ async def test_a_session_that_returns_before_its_container_is_gone(start: Start)
         assert len(await asyncio.to_thread(containers, engine, "s")) == 1
 
 
+async def test_who_returns_to_a_session_that_is_just_being_closed_hears_of_a_frozen_engine_in_time(
+    start: Start,
+) -> None:
+    """Whatever else waits for the engine before, that of the old container's removal included."""
+    engine, server = await start()
+    async with server.connect("u") as client, server.connect("u") as closer:
+        await client.run("x = 41")
+        engine.freeze()
+        try:
+            async with asyncio.timeout(TOLD), steady_loop():
+                await closer.send(type="close_session", sessionId="s", requestId="close")
+                await closer.ask(type="ping")  # answered behind it: the session is being closed
+                frame = await client.run("1", requestId="returns")
+            assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
+            assert "restart the engine" in frame["error"]
+            async with asyncio.timeout(TOLD):  # and the next one sooner, but not before the engine was asked
+                frame = await client.run("1", requestId="again")
+            assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
+        finally:
+            engine.thaw()
+        async with asyncio.timeout(SETTLED):
+            assert (await client.run("print('x' in globals())", requestId="next"))["output"] == "False\n"
+        assert len(await asyncio.to_thread(containers, engine, "s")) == 1
+
+
 async def test_an_engine_that_is_killed_and_spares_its_containers(start: Start) -> None:
     engine, server = await start(live_restore=True)
     async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as new:
