@@ -28,7 +28,8 @@ may succeed later without being changed.
     │   ├── DirectoryNotEmpty  it is a directory with something in it
     │   ├── FileTooLarge       it is larger than the limit for this way of access
     │   ├── NotText            its bytes are not UTF-8
-    │   └── DiskFull           there is no room for it
+    │   ├── DiskFull           there is no room for it
+    │   └── FilesDeleted       all of the session's files were deleted meanwhile
     └── ConfigError            settings are wrong (never sent to a client)
 """
 
@@ -196,6 +197,13 @@ class DiskFull(FileError):
     """There is no room on the disk, or left in its quota."""
 
     code = "disk_full"
+    retryable = True
+
+
+class FilesDeleted(FileError):
+    """The session was closed and its files deleted while the request was under way."""
+
+    code = "files_deleted"
     retryable = True
 
 

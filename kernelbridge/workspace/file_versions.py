@@ -12,9 +12,9 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Lock
 
 from kernelbridge.errors import FileConflict, FileExists, IsDirectory
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.dirfd import Owner, PathRefusedError, mode_of, regular_file, rename_unless_exists
 from kernelbridge.workspace.file_names import IS_DIRECTORY, temporary_name
 from kernelbridge.workspace.work import Work
@@ -79,7 +79,7 @@ def digest(fd: int) -> Work[str]:
 class NewVersion:
     """The next content of one file. Use it with `new_version`; blocking, for one thread at a time."""
 
-    def __init__(self, directory: int, name: str, owner: Owner, commits: Lock) -> None:
+    def __init__(self, directory: int, name: str, owner: Owner, commits: Commits) -> None:
         self._directory = directory
         self._name = name
         self._owner = owner
@@ -145,7 +145,7 @@ class NewVersion:
 
 
 @contextlib.contextmanager
-def new_version(directory: int, name: str, owner: Owner, commits: Lock) -> Iterator[NewVersion]:
+def new_version(directory: int, name: str, owner: Owner, commits: Commits) -> Iterator[NewVersion]:
     """Begin a new version of the file `name` in an open directory; what is not committed leaves nothing.
 
     Raises `PathRefusedError` for a directory, and `OSError`.

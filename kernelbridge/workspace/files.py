@@ -8,11 +8,11 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 from kernelbridge.errors import BadRequest, FileConflict, FileError, FileTooLarge, NoSuchFile
 from kernelbridge.trees import emptying
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.dirfd import (
     NO_SUCH_FILE,
     Owner,
@@ -68,11 +68,11 @@ class WorkspaceFiles:
     kinds when it cannot be done; what was there is then as it was.
     """
 
-    def __init__(self, root: Path, *, uid: int, gid: int, limits: FileLimits, commits: Lock) -> None:
+    def __init__(self, root: Path, *, uid: int, gid: int, limits: FileLimits, commits: Commits) -> None:
         self.root = root
         self.owner = Owner(uid, gid)
         self.limits = limits
-        self._commits = commits
+        self.commits = commits
 
     def save(self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None) -> Saved:
         """Write a file, durably; its parents are made and an old version's permission bits are kept.
@@ -120,7 +120,7 @@ class WorkspaceFiles:
                 os.symlink(target, part, dir_fd=fd)
                 if os.geteuid() == 0:
                     os.chown(part, self.owner.uid, self.owner.gid, dir_fd=fd, follow_symlinks=False)
-                with self._commits:
+                with self.commits:
                     os.rename(part, name, src_dir_fd=fd, dst_dir_fd=fd)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ class WorkspaceFiles:
                 with self._directory(target[:-1]) as new:
                     if overwrite:
                         refuse_directory(mode_of(new, target[-1]))
-                    with self._commits:
+                    with self.commits:
                         rename = os.rename if overwrite else rename_unless_exists
                         rename(source[-1], target[-1], src_dir_fd=old, dst_dir_fd=new)
                     os.fsync(new)
@@ -158,19 +158,19 @@ class WorkspaceFiles:
             if mode is None:
                 raise PathRefusedError(NO_SUCH_FILE, NoSuchFile)
             if not stat.S_ISDIR(mode):
-                with self._commits:
+                with self.commits:
                     os.unlink(name, dir_fd=fd)
             elif recursive:
                 yield from self._delete_tree(fd, name)
             else:
-                with self._commits:
+                with self.commits:
                     os.rmdir(name, dir_fd=fd)
             os.fsync(fd)
 
     def _delete_tree(self, fd: int, name: str) -> Work[None]:
         """Take the whole away under its name first, so that nobody sees the half of it."""
         part = temporary_name()
-        with self._commits:
+        with self.commits:
             os.rename(name, part, src_dir_fd=fd, dst_dir_fd=fd)
         try:
             for left in reversed(range(_DELETIONS)):
@@ -245,7 +245,7 @@ class WorkspaceFiles:
 
     def new_version(self, fd: int, name: str) -> contextlib.AbstractContextManager[NewVersion]:
         """Begin a new version of the file `name` in an open directory; what is not committed leaves nothing."""
-        return new_version(fd, name, self.owner, self._commits)
+        return new_version(fd, name, self.owner, self.commits)
 
     def _directory(self, parts: list[str]) -> contextlib.AbstractContextManager[int]:
         return directory(self.root, parts, self.owner)

@@ -17,7 +17,7 @@ from kernelbridge.jupyter.endings import KERNEL_RESTARTED, Ended
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.workspace.lifecycle import KERNEL, KernelAction, KernelEvent, KernelState, Machine
-from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.tasks import TaskSet, attempt
 
 log = structlog.get_logger(__name__)
 
@@ -256,7 +256,8 @@ class Interpreter:
         if not self._closed and self._machine.state is KernelState.READY:  # and not on its way to a restart
             log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
         try:
-            await kernel.aclose()
+            # What it has started may outlive it in a sandbox that stands still, and ends with that.
+            await attempt(kernel.aclose(), lambda **why: log.warning("kernel_not_closed", **why))
         finally:
             self._kernel = None
             if self._leaving is not None:

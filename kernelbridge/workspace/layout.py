@@ -32,6 +32,7 @@ import structlog
 
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.handover import make_reserve
 from kernelbridge.workspace.shell_script import POSIX_KEYS
 
@@ -67,6 +68,14 @@ class WorkspacePaths:
     sockets: Path
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFiles:
+    """A session's files as they are stored now."""
+
+    root: Path
+    commits: Commits
+
+
 class DataDirectory:
     """The data directory of one running server; `close` releases it."""
 
@@ -75,8 +84,9 @@ class DataDirectory:
         self.instance = instance
         self._lock_fd = lock_fd
         self._making = Lock()
+        self._sharing = Lock()
         self._being_deleted: set[Path] = set()
-        self._commits: WeakValueDictionary[SessionKey, Lock] = WeakValueDictionary()
+        self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
 
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
@@ -123,18 +133,24 @@ class DataDirectory:
             sockets=self.root / "run" / key.workspace_id,
         )
 
-    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, hand_over: bool = False) -> Path:
+    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, hand_over: bool = False) -> StoredFiles:
         """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
 
         `hand_over` gives that user what there is already, if another image's user has it: while nothing runs there.
         """
-        try:
-            files = self._prepare_files(key, uid, gid)
-            if hand_over and os.geteuid() == 0 and files.stat().st_uid != uid:
-                _hand_over(files, uid, gid)
-        except OSError as exc:
-            raise _failed("The session's files cannot be prepared", exc) from exc
-        return files
+        while True:
+            commits = self._commits_of(key)
+            try:
+                files = self._prepare_files(key, uid, gid)
+                if hand_over and os.geteuid() == 0 and files.stat().st_uid != uid:
+                    _hand_over(files, uid, gid)
+            except OSError as exc:
+                if not commits.deleted:
+                    raise _failed("The session's files cannot be prepared", exc) from exc
+            else:
+                if not commits.deleted:
+                    return StoredFiles(files, commits)
+            # They were deleted at the same moment: who comes behind that makes them anew.
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
@@ -180,7 +196,8 @@ class DataDirectory:
         deleted = home.with_name(f"{_DELETED}{secrets.token_hex(8)}")
         self._being_deleted.add(deleted)
         try:
-            home.rename(deleted)
+            with self._commits_of(key).deletion():
+                home.rename(deleted)
             remove_tree(deleted)
         except FileNotFoundError:
             return False
@@ -218,9 +235,13 @@ class DataDirectory:
                 continue  # it is being made, or removed
         return found
 
-    def commits(self, key: SessionKey) -> Lock:
-        """Give the lock that is held while something takes its place among the session's files."""
-        return self._commits.setdefault(key, Lock())
+    def _commits_of(self, key: SessionKey) -> Commits:
+        """Give what all share that change the session's files as they are now; from any thread."""
+        with self._sharing:
+            commits = self._commits.get(key)
+            if commits is None or commits.deleted:
+                commits = self._commits[key] = Commits()
+            return commits
 
     def prepare_sockets(self, key: SessionKey) -> Path:
         """Make a directory for the sockets of a new sandbox, and what its shells read; blocking. Raises `FileError`."""

@@ -19,9 +19,9 @@ async def prepare_files(
     data: DataDirectory, key: SessionKey, facts: Facts, settings: WorkspaceSettings, *, executor: Executor
 ) -> WorkspaceFiles:
     """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`."""
-    root = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, hand_over=True)
+    stored = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, hand_over=True)
     limits = FileLimits(settings.max_file, settings.max_upload)
-    return WorkspaceFiles(root, uid=facts.uid, gid=facts.gid, limits=limits, commits=data.commits(key))
+    return WorkspaceFiles(stored.root, uid=facts.uid, gid=facts.gid, limits=limits, commits=stored.commits)
 
 
 async def prepare_python(

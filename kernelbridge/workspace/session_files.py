@@ -1,7 +1,7 @@
 """A session's files for everything asynchronous: requests, transfers, the workspace itself.
 
 They need no sandbox. What takes its place does so under the lock of the session's directory
-(`DataDirectory.commits`), so that conditions hold between requests and transfers.
+(`commits.py`), so that conditions hold between requests and transfers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
-from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.errors import BadRequest, FileError, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.workspace import file_reads
-from kernelbridge.workspace.file_names import directory_parts
+from kernelbridge.workspace.file_names import directory_parts, explained
 from kernelbridge.workspace.file_reads import Content, OpenFile
 from kernelbridge.workspace.file_transfers import Upload
 from kernelbridge.workspace.file_tree import Listing, listing
@@ -53,7 +52,8 @@ class SessionFiles:
             data = _decoded(content) if encoding == "base64" else content.encode()
             return (yield from files.saving(filename, data, mode, if_match))
 
-        return await in_turns(self._executor, work())
+        async with self._changing(files):
+            return await in_turns(self._executor, work())
 
     async def read(self, filename: str, *, encoding: Encoding, offset: int, length: int | None) -> Content:
         """See `file_reads.read`."""
@@ -82,17 +82,20 @@ class SessionFiles:
     async def delete(self, filename: str, *, recursive: bool) -> None:
         """See `WorkspaceFiles.delete`."""
         files = await self._prepared()
-        await in_turns(self._executor, files.deleting(filename, recursive=recursive))
+        async with self._changing(files):
+            await in_turns(self._executor, files.deleting(filename, recursive=recursive))
 
     async def rename(self, filename: str, new_filename: str, *, overwrite: bool) -> None:
         """See `WorkspaceFiles.rename`."""
         files = await self._prepared()
-        await in_thread(self._executor, files.rename, filename, new_filename, overwrite=overwrite)
+        async with self._changing(files):
+            await in_thread(self._executor, files.rename, filename, new_filename, overwrite=overwrite)
 
     async def mkdir(self, filename: str) -> None:
         """See `WorkspaceFiles.mkdir`."""
         files = await self._prepared()
-        await in_thread(self._executor, files.mkdir, filename)
+        async with self._changing(files):
+            await in_thread(self._executor, files.mkdir, filename)
 
     @contextlib.asynccontextmanager
     async def download(self, filename: str) -> AsyncIterator[Download]:
@@ -107,12 +110,25 @@ class SessionFiles:
     @contextlib.asynccontextmanager
     async def upload(self, filename: str, condition: Condition) -> AsyncIterator[Arrival]:
         """Begin to write a file in pieces; what is not committed leaves nothing."""
-        upload = Upload(await self._prepared(), filename, condition)
+        files = await self._prepared()
+        upload = Upload(files, filename, condition)
         try:
-            await in_turns(self._executor, upload.begin())
-            yield Arrival(upload, self._executor)
+            async with self._changing(files):
+                await in_turns(self._executor, upload.begin())
+                yield Arrival(upload, self._executor)
         finally:
             await in_thread(self._executor, upload.close)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, files: WorkspaceFiles) -> AsyncIterator[None]:
+        """Say of what fails because all the files have been deleted meanwhile that it does."""
+        try:
+            yield
+        except FileError as exc:
+            told = await in_thread(self._executor, files.commits.told, exc)
+            if told is exc:
+                raise
+            raise told from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +171,15 @@ def stored_files(
 
     async def prepared() -> WorkspaceFiles:
         facts = await runtime.prepare()
-        return await in_thread(executor, prepare, facts.uid, facts.gid, data.commits(key))
+        return await in_thread(executor, prepare, facts.uid, facts.gid)
 
-    def prepare(uid: int, gid: int, commits: Lock) -> WorkspaceFiles:
-        data.prepare_files(key, uid, gid)
-        found = root.stat()  # it may have been made for another image's user
+    def prepare(uid: int, gid: int) -> WorkspaceFiles:
+        commits = data.prepare_files(key, uid, gid).commits
+        try:
+            with explained("The session's files cannot be used"):
+                found = root.stat()  # it may have been made for another image's user
+        except FileError as exc:
+            raise commits.told(exc) from exc
         return WorkspaceFiles(root, uid=found.st_uid, gid=found.st_gid, limits=limits, commits=commits)
 
     return SessionFiles(root, prepared=prepared, executor=executor, max_frame=limits.frame)

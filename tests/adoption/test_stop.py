@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import secrets
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.adoption.house import House, begin, result, resume, touch, until_there
+from tests.contract.driving import on_host
+from tests.faults.slow_engine import late_answers
 from tests.integration.conftest import PATIENCE, Client, Frame
 
 UNTIL_GO = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint('went')\n"
@@ -34,8 +39,8 @@ async def test_a_cell_that_ends_in_time_is_answered_and_nothing_is_left(house: H
     assert house.left() == []
 
 
-async def until_closed(client: Client, *, on_closing: Callable[[], None]) -> list[Frame]:
-    """Give all frames up to the close, which has code 1001; meanwhile ask for another session."""
+async def until_closed(client: Client, *, on_closing: Callable[[], None] | None = None) -> list[Frame]:
+    """Give all frames up to the close, which has code 1001; who wants `closing` asks for another session then."""
     frames = client.frames
     while True:
         message = await asyncio.wait_for(client.ws.receive(), PATIENCE)
@@ -43,6 +48,8 @@ async def until_closed(client: Client, *, on_closing: Callable[[], None]) -> lis
             assert client.ws.close_code == aiohttp.WSCloseCode.GOING_AWAY
             return frames
         frames.append(message.json())
+        if on_closing is None:
+            continue
         if frames[-1].get("status") == "closing":
             await client.send(type="execute_code", sessionId="new", code="1", requestId="new")
         elif frames[-1].get("requestId") == "new":
@@ -109,12 +116,16 @@ async def test_what_runs_can_be_interrupted_meanwhile(house: House) -> None:
 
 async def test_an_upgrade_costs_no_running_cell(house: House) -> None:
     server = await house.serve("--keep-sandboxes")
-    async with house.connect(server) as client:
+    async with house.connect(server) as client, house.connect(server) as follower:
         await client.run("x = 42")
+        await resume(follower)
         await begin(client, f"print('old')\n{UNTIL_GO}print(x)", "a")
         await client.send(type="execute_code", sessionId="s", code="x = 0", requestId="b")
         stopping = asyncio.create_task(server.stop())
         assert (await client.answer_to("b"))["cause"] == "session_closed"
+        # The session goes on, and so nobody is told that it ends.
+        told = await until_closed(follower)
+        assert [frame["status"] for frame in told if frame["type"] == "session_status"] == ["starting", "ready"]
         await stopping
     containers = house.containers()
     for _ in range(2):  # and again, from a server that has taken it over itself
@@ -156,3 +167,53 @@ async def test_a_command_is_waited_for_and_the_shell_is_new_afterwards(house: Ho
         assert (answer["output"], answer["statePreserved"]) == ("[]\n", False)
         assert "statePreserved" not in await client.shell("true")
         assert (await client.run("print(x)"))["output"] == "1\n"
+
+
+@pytest.mark.parametrize("runtime", ["docker", "local"])
+async def test_a_paused_session_ends_in_time_and_nothing_is_left(
+    house: House, local_house: House, runtime: str
+) -> None:
+    """What stands still could neither end nor be ended: it must not use up, or outlive, the time that there is."""
+    where = house if runtime == "docker" else local_house
+    server = await where.serve("--idle-timeout", "300ms", "--stop-timeout", "1h")
+    async with where.connect(server, streams=True) as client:
+        mark = f"86{secrets.randbelow(10**9):09}"
+        await client.send(type="terminal_command", sessionId="s", command=f"sleep {mark} &", requestId="t")
+        code = f"import subprocess; child = subprocess.Popen(['sleep', '{mark}'])"
+        await client.send(type="execute_code", sessionId="s", code=code, requestId="a")
+        frames: list[Frame] = []
+        while not frames or frames[-1].get("status") != "paused":
+            frames.append(await client.receive())
+        assert {"t", "a"} <= {frame.get("requestId") for frame in frames}
+        assert len(on_host(mark)) == 2
+        client.frames.clear()
+        stopping = asyncio.create_task(server.stop())
+        told = await until_closed(client)
+        assert "closing" in [frame.get("status") for frame in told]
+        await stopping
+    assert where.left() == []
+    assert on_host(mark) == []
+
+
+@pytest.mark.parametrize("stop_timeout", ["60s", "0"])
+async def test_what_a_container_is_being_made_for_is_answered_and_nothing_is_left(
+    house: House, tmp_path: Path, stop_timeout: str
+) -> None:
+    async with late_answers(tmp_path / "engine.sock") as wire:
+        server = await house.serve("--stop-timeout", stop_timeout, DOCKER_HOST=f"unix://{wire.path}")
+        wire.delay(2.0, rb"POST /containers/create")
+        async with house.connect(server) as client:
+            await client.send(type="execute_code", sessionId="s", code="print(1)", requestId="a")
+            await client.send(type="terminal_command", sessionId="s", command="echo 1", requestId="t")
+            async with asyncio.timeout(PATIENCE):
+                while not await asyncio.to_thread(house.containers, "s"):
+                    pass
+            # It is there, and the server has not heard so yet.
+            stopping = asyncio.create_task(server.stop())
+            # The cell waits for an interpreter. The command is the shell's first: it has its time like any that runs.
+            assert (await client.answer_to("a"))["cause"] == "session_closed"
+            answer = await client.answer_to("t")
+            ended = ("", "session_closed") if stop_timeout == "0" else ("1\n", None)
+            assert (answer["output"], answer.get("cause")) == ended
+            await stopping
+    assert house.left() == []

@@ -51,6 +51,15 @@ class BareClient:
                 found: dict[str, object] = json.loads(data)
                 return found
 
+    async def until_a_message_begins(self) -> None:
+        """Answer pings until a message comes, and read no more of that than what tells it."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                kind, length = await self.reader.readexactly(2)
+                if kind & 0xF == TEXT:
+                    return
+                self.send(PONG, await self.reader.readexactly(length))
+
     async def next_ping(self) -> bytes:
         while True:
             kind, data = await self.frame()
@@ -131,28 +140,29 @@ async def test_whatever_comes_of_a_client_is_a_sign_of_life(start_server: StartS
 async def test_a_client_that_reads_a_backlog_slowly_lives_and_one_that_does_not_is_dropped(
     start_server: StartServer,
 ) -> None:
-    patience = Patience(ping=0.5, drop=1.5)
+    patience = Patience(ping=1, drop=4)
     server = await start_server(patience=patience)
     loop = asyncio.get_running_loop()
-    size = 4_000_000
-    async with bare_client(server, buffer=4096) as slow, bare_client(server, buffer=4096) as deaf:
-        slow.reader._limit = deaf.reader._limit = 1  # type: ignore[attr-defined]  # what is not asked for is not read
-        for client in (deaf, slow):
-            client.request(type="execute_code", sessionId="s", code="1")
-            await client.answer()  # while it lasts, pings are answered: a start may take longer than silence may
-        for client in (deaf, slow):
-            client.request(type="execute_code", sessionId="s", code=f"print('x' * {size})")
-        # It has the pings behind what it reads, and reads for far longer than a silent client is waited for.
-        read, began = 0, loop.time()
-        pause = 4 * patience.drop / (size / (1 << 15))
-        while read < size:
-            async with asyncio.timeout(PATIENCE):
-                data = await slow.reader.read(1 << 15)
-            assert data, "the one that reads was dropped"
-            read += len(data)
-            if loop.time() - began < 4 * patience.drop:
-                await asyncio.wait({loop.create_future()}, timeout=pause)
-        assert loop.time() - began > 2 * patience.drop
-        assert not slow.reader.at_eof()
-        deaf.reader._limit = 1 << 16  # type: ignore[attr-defined]
-        assert len(await deaf.rest()) < size
+    size = 8_000_000
+    async with server.connect("u") as owner:
+        # Started for one who answers pings whatever it waits for: a start may take longer than silence may.
+        assert (await owner.run("pass"))["success"]
+        async with bare_client(server, buffer=4096) as slow, bare_client(server, buffer=4096) as deaf:
+            slow.reader._limit = deaf.reader._limit = 1  # type: ignore[attr-defined]  # what is not asked for is not read
+            for client in (deaf, slow):
+                client.request(type="execute_code", sessionId="s", code=f"print('x' * {size})")
+                await client.until_a_message_begins()
+            # It has the pings behind what it reads, and reads for far longer than a silent client is waited for.
+            read, began = 0, loop.time()
+            pause = 2 * patience.drop / (size / (1 << 15))
+            while read < size:
+                async with asyncio.timeout(PATIENCE):
+                    data = await slow.reader.read(1 << 15)
+                assert data, "the one that reads was dropped"
+                read += len(data)
+                if loop.time() - began < 2 * patience.drop:
+                    await asyncio.wait({loop.create_future()}, timeout=pause)
+            assert loop.time() - began > 1.5 * patience.drop
+            assert not slow.reader.at_eof()
+            deaf.reader._limit = 1 << 16  # type: ignore[attr-defined]
+            assert len(await deaf.rest()) < size

@@ -43,6 +43,26 @@ async def test_sessions_in_all(start_server: StartServer) -> None:
         assert (await b.run("print(7)", session="1"))["output"] == "7\n"
 
 
+async def test_terminal_commands_that_wait(start_server: StartServer) -> None:
+    server = await start_server(queue_limit="3")
+    async with server.connect("u") as client, server.connect("u") as other:
+        await client.shell("mkfifo runs go")
+        await client.send(type="terminal_command", sessionId="s", command="echo yes >runs; cat go", requestId="runs")
+        assert (await other.run("print(open('runs').read())"))["success"]
+        for number in range(10):
+            await client.send(type="terminal_command", sessionId="s", command=f"echo {number}", requestId=str(number))
+        for number in range(3, 10):
+            refused = await client.receive()
+            assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "limit_exceeded", True)
+            assert (refused["sessionId"], refused["requestId"]) == ("s", str(number))
+            assert "limit is 3" in refused["error"]
+        # One past it is one for whoever asks; cells have a limit of their own, and nothing that was taken is lost.
+        assert (await other.shell("true"))["code"] == "limit_exceeded"
+        assert (await other.run("with open('go', 'w') as go: go.write('went')"))["success"]
+        assert [(await client.receive())["output"] for _ in range(4)] == ["went", "0\n", "1\n", "2\n"]
+        assert (await client.shell("echo again"))["output"] == "again\n"
+
+
 async def test_deletions_of_what_is_not_open_are_read_one_by_one(server: RunningServer) -> None:
     """However many a client sends, the server holds one of them."""
     async with server.connect("u") as client:

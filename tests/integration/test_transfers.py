@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from yarl import URL
 
 from kernelbridge.config import resolve
 from kernelbridge.server.app import running
+from kernelbridge.workspace.file_versions import Condition, NewVersion, Saved
 from kernelbridge.workspace.layout import SessionKey
 from tests.integration.conftest import RunningServer, StartServer
 
@@ -274,3 +276,73 @@ async def test_it_works_beside_a_running_session(server: RunningServer) -> None:
         assert (await client.run("open('sent').read()"))["output"] == "'by http'\n"
         await client.run("open('sent', 'a').write('!')")
         assert (root(server) / "sent").read_bytes() == b"by http!"
+
+
+async def deleted(server: RunningServer) -> None:
+    async with server.connect("u") as other:
+        assert (await other.ask(type="close_session", sessionId="s", deleteFiles=True))["filesDeleted"]
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_an_upload_to_a_session_whose_files_are_deleted_says_so(server: RunningServer, *, opened: bool) -> None:
+    go_on = asyncio.Event()
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"x" * (1 << 20)
+        await go_on.wait()
+        yield b"x" * (1 << 20)
+
+    async with server.connect("u") as client:
+        if opened:
+            assert (await client.run("1"))["success"]
+        sending = asyncio.create_task(fetch(server, "f", "PUT", data=content()))
+        await until(lambda: any(path.stat().st_size for path in root(server).glob("*.part")))
+        await deleted(server)
+        go_on.set()
+        refused = await sending
+        failure = await refused.json()
+        assert (refused.status, failure["code"], failure["retryable"]) == (409, "files_deleted", True)
+        assert failure["message"] == "The file 'f' was not saved"
+        assert "closed and its files were deleted" in failure["error"]
+        assert "send the request again" in failure["error"]
+        assert (await client.ask(type="list_sessions"))["sessions"] == []
+        assert (await fetch(server, "f", "PUT", data=b"again")).status == 201
+
+
+async def test_a_save_in_a_session_whose_files_are_deleted_says_so(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, begun, go_on = NewVersion.commit, threading.Event(), threading.Event()
+
+    def late(new: NewVersion, condition: Condition) -> Saved:
+        begun.set()
+        assert go_on.wait(20)
+        return commit(new, condition)
+
+    async with server.connect("u") as client:
+        # Made first: what comes into a session of which nothing is there is made by whoever comes.
+        assert (await client.ask(type="save_file", sessionId="s", filename="g", content="x"))["success"]
+        with monkeypatch.context() as patched:
+            patched.setattr(NewVersion, "commit", late)
+            await client.send(type="save_file", sessionId="s", filename="f", content="x", requestId="f")
+            assert await asyncio.to_thread(begun.wait, 20)
+            await deleted(server)
+            go_on.set()
+            answer = await client.answer_to("f")
+        assert (answer["success"], answer["code"]) == (False, "files_deleted")
+        assert answer["message"].startswith("The file 'f' was not saved: the session was closed and its files were")
+        assert (await client.ask(type="save_file", sessionId="s", filename="f", content="x"))["success"]
+
+
+async def test_whatever_happens_while_files_are_deleted_is_done_or_says_so(server: RunningServer) -> None:
+    async with server.connect("u") as client:
+        for turn in range(30):
+            await client.send(type="save_file", sessionId="s", filename="a/f", content="x" * 100_000, requestId="f")
+            sending = asyncio.create_task(fetch(server, "b/f", "PUT", data=b"x" * 100_000))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            async with server.connect("u") as other:
+                await other.ask(type="close_session", sessionId="s", deleteFiles=True)
+            saved, sent = await client.answer_to("f"), await sending
+            assert saved["success"] or saved["code"] == "files_deleted", saved
+            assert sent.ok or (await sent.json())["code"] == "files_deleted", await sent.json()

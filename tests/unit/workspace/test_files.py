@@ -4,11 +4,11 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from threading import Lock
 
 import pytest
 
 from kernelbridge.errors import BadRequest, FileError
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.file_names import relative_parts
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 
@@ -17,7 +17,7 @@ UID, GID = 1234, 4321
 
 @pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
+    return WorkspaceFiles(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def everything(root: Path) -> set[str]:

@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 
 import pytest
 
@@ -21,6 +20,7 @@ from kernelbridge.errors import (
     NotADirectory,
 )
 from kernelbridge.workspace import file_versions, syscalls
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.file_transfers import Upload
 from kernelbridge.workspace.file_versions import Condition
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
@@ -35,7 +35,7 @@ def sha(content: bytes) -> str:
 
 @pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(FRAME, 2 * FRAME), commits=Lock())
+    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(FRAME, 2 * FRAME), commits=Commits())
 
 
 # -- saving under conditions ----------------------------------------------------

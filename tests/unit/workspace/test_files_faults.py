@@ -5,12 +5,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
 
 import pytest
 
 from kernelbridge.errors import FileError
 from kernelbridge.trees import emptying
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.work import Work
 
@@ -47,7 +47,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def workspace(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
+    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def test_a_full_disk_leaves_the_old_file(tiny_disk: Path) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest, FileError
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.file_reads import read
 from kernelbridge.workspace.file_tree import Listing, listing
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
@@ -77,7 +77,7 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Lock())
+    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 @contextmanager
@@ -279,8 +279,9 @@ def test_a_bridge_that_is_not_root_is_told_what_it_may_not(root: Path, tmp_path:
     program = (
         "import os, sys; os.setgroups([]); os.setgid(4321); os.setuid(1234)\n"
         "from pathlib import Path; from kernelbridge.errors import FileError\n"
-        "from threading import Lock; from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
-        "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, limits=FileLimits(9, 9), commits=Lock())\n"
+        "from kernelbridge.workspace.commits import Commits\n"
+        "from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
+        "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, limits=FileLimits(9, 9), commits=Commits())\n"
         "files.save('open/file', b'mine')\n"
         "try: files.save('closed/file', b'mine')\n"
         "except FileError as exc: print(exc)\n"
@@ -366,9 +367,10 @@ def test_a_server_killed_in_mid_save_leaves_the_old_file(root: Path) -> None:
     (root / "main.py").write_bytes(b"old")
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from threading import Lock; from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
+        "from kernelbridge.workspace.commits import Commits\n"
+        "from kernelbridge.workspace.files import FileLimits, WorkspaceFiles\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Lock())"
+        "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Commits())"
         ".save('main.py', b'new')\n"
     )
     done = subprocess.run(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kernelbridge.errors import KernelBridgeError, KernelError, NoInputWaiting, SandboxError
 from kernelbridge.jupyter.events import Asked, CellEvent
@@ -36,6 +37,18 @@ class UnkillableProcess(HostProcess):
         if not self.destroyed:
             raise SandboxError("The process could not be ended", "the engine is away")
         await super().kill()
+
+
+class UnsweptProcess(HostProcess):
+    """What a kernel that exits with 7 has started cannot be ended at first: its sandbox is paused."""
+
+    paused = True
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self.paused and self._process.returncode == 7:
+            self.paused = False
+            raise SandboxError("Processes in the sandbox cannot be signalled", "container is paused")
 
 
 class Unrecorded:
@@ -227,6 +240,15 @@ async def test_a_kernel_that_broke_the_protocol_and_cannot_be_killed_takes_its_s
     outcome = await place.run("x")
     assert outcome.cause == "kernel_died"
     await asyncio.wait_for(place.destroyed.wait(), PATIENCE)
+
+
+async def test_a_dead_kernel_that_cannot_be_cleaned_up_after_is_followed_by_another(new_place: NewPlace) -> None:
+    place = new_place(PYTHON, UnsweptProcess)
+    with capture_logs() as logs:
+        assert (await place.run("import os; os._exit(7)")).cause == "kernel_died"
+        assert (await place.run("print(1)")).output == "1\n"
+    told = [entry["event"] for entry in logs]
+    assert (told.count("kernel_not_closed"), told.count("background_task_failed")) == (1, 0)
 
 
 async def test_a_watcher_that_is_cancelled_cancels_nothing_that_others_wait_for(new_place: NewPlace) -> None:

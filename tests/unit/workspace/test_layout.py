@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,9 +52,9 @@ def test_a_data_directory_that_cannot_be_made_says_what_to_do(tmp_path: Path) ->
 def test_files_belong_to_the_sandbox_and_the_rest_to_the_server(tmp_path: Path) -> None:
     data = DataDirectory.open(tmp_path / "data")
     key = SessionKey("user/../../etc", "s")
-    files = data.prepare_files(key, 1000, 100)
+    files = data.prepare_files(key, 1000, 100).root
     (files / "kept").write_text("x")
-    assert data.prepare_files(key, 1000, 100) == files
+    assert data.prepare_files(key, 1000, 100).root == files
     assert (files / "kept").exists()
     assert tmp_path / "data" in files.parents
     if os.geteuid() == 0:
@@ -123,7 +123,7 @@ def test_what_a_session_is_open_with_is_noted_until_it_is_closed(data: DataDirec
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     assert not data.delete_files(key)
-    files = data.prepare_files(key, *own())
+    files = data.prepare_files(key, *own()).root
     (files / "x").touch()
     assert data.has_files(key)
     assert data.delete_files(key)
@@ -131,12 +131,36 @@ def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
     assert list((data.root / "workspaces").iterdir()) == []
 
 
+def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SessionKey("u", "a")
+    write = layout._write_label
+    deleted: list[bool] = []
+
+    def deleted_just_now(home: Path, of: SessionKey, opened_with: Mapping[str, object] | None) -> None:
+        if not deleted:
+            deleted.append(data.delete_files(key))
+        write(home, of, opened_with)
+
+    monkeypatch.setattr(layout, "_write_label", deleted_just_now)
+    stored = data.prepare_files(key, *own())
+    assert deleted == [True]
+    assert (stored.root.is_dir(), stored.commits.deleted, data.stored("u")) == (True, False, ["a"])
+    # Who shares them shares their lock; and what takes its place too late does not do so in what comes after them.
+    assert data.prepare_files(key, *own()).commits is stored.commits
+    assert data.delete_files(key)
+    with pytest.raises(FileNotFoundError), stored.commits:
+        pass
+    assert data.prepare_files(key, *own()).commits is not stored.commits
+
+
 def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: DataDirectory, tmp_path: Path) -> None:
     """As root; any other user's server runs every image as itself."""
     key = SessionKey("u", "a")
     outside = tmp_path / "outside"
     outside.touch()
-    files = data.prepare_files(key, *own())
+    files = data.prepare_files(key, *own()).root
     (files / "link").symlink_to(outside)
     (files / "directory").mkdir()
     (files / "directory" / "file").touch()
@@ -157,7 +181,7 @@ def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> N
 
         def prepare(key: SessionKey = key, start: threading.Barrier = start) -> int:
             start.wait()
-            return data.prepare_files(key, *owner).stat().st_uid
+            return data.prepare_files(key, *owner).root.stat().st_uid
 
         with ThreadPoolExecutor(8) as pool:
             assert {future.result() for future in [pool.submit(prepare) for _ in range(8)]} == {owner[0]}
@@ -178,7 +202,7 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
         raise OSError(errno.EIO, "Input/output error")
 
     key = SessionKey("u", "a")
-    (data.prepare_files(key, *own()) / "x").touch()
+    (data.prepare_files(key, *own()).root / "x").touch()
     with monkeypatch.context() as patched:
         patched.setattr(layout, "remove_tree", full_of_trouble)
         with pytest.raises(FileError, match="cannot all be deleted"):
@@ -186,6 +210,6 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
         data.remove_deleted()  # as little can be done
     assert not data.has_files(key)
     assert data.sessions() == []
-    assert list(data.prepare_files(key, *own()).iterdir()) == []
+    assert list(data.prepare_files(key, *own()).root.iterdir()) == []
     data.remove_deleted()
     assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]

@@ -50,7 +50,7 @@ class House:
 
     def store(self, key: SessionKey) -> None:
         """Give a session a file."""
-        (self.data.prepare_files(key, os.getuid(), os.getgid()) / "file").touch()
+        (self.data.prepare_files(key, os.getuid(), os.getgid()).root / "file").touch()
 
     @property
     def stored(self) -> set[SessionKey]:

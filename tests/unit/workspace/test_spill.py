@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.workspace import spill as spill_module
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.spill import BACKLOG, KEPT, Spill, Spills
 
@@ -61,7 +62,7 @@ def executor() -> Iterator[Executor]:
 
 
 def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=threading.Lock())
+    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def spills(root: Path, executor: Executor, limit: int = LIMIT) -> Spills:
