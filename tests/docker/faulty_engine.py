@@ -152,6 +152,15 @@ class PrivateEngine:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    async def answered(self) -> None:
+        """Wait until it answers: on a busy machine some time after `thaw`."""
+
+        def ask() -> None:
+            with contextlib.closing(self.factory(timeout=PATIENCE)) as client:
+                client.ping()
+
+        await asyncio.to_thread(ask)
+
     async def kill(self) -> None:
         """End it, and its containerd, as a crash does; what runs in containers has parents of its own."""
         containerd = int((self._home / "exec/containerd/containerd.pid").read_text())

@@ -198,9 +198,10 @@ async def test_commands_hear_of_a_frozen_engine_in_time(start: Start, *, asked_b
                 assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
         finally:
             engine.thaw()
+        await engine.answered()
         async with asyncio.timeout(SETTLED):
             frame = await client.shell("pwd; ls /tmp")
-        assert (frame["output"], frame["statePreserved"]) == ("/workspace\n", False)
+        assert (frame.get("output"), frame.get("statePreserved")) == ("/workspace\n", False), frame
         assert (await client.run("print(x)"))["output"] == "41\n"
 
 
@@ -238,6 +239,7 @@ async def test_who_returns_to_a_session_that_is_just_being_closed_hears_of_a_fro
             assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
         finally:
             engine.thaw()
+        await engine.answered()
         async with asyncio.timeout(SETTLED):
             assert (await client.run("print('x' in globals())", requestId="next"))["output"] == "False\n"
         assert len(await asyncio.to_thread(containers, engine, "s")) == 1
