@@ -21,9 +21,9 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC, EPERM
+from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY, EPERM
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -38,7 +38,7 @@ from kernelbridge.workspace.shell_script import POSIX_KEYS
 
 _ID_DIGITS = 24
 _LABEL = "session.json"
-_DELETED = ".deleted-"
+_ASIDE = ".aside-"
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class DataDirectory:
         self._lock_fd = lock_fd
         self._making = Lock()
         self._sharing = Lock()
-        self._being_deleted: set[Path] = set()
+        self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
 
     @classmethod
@@ -155,33 +155,52 @@ class DataDirectory:
     def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
         home = files.parent
-        home.mkdir(mode=0o700, exist_ok=True)
-        try:
-            if not (home / _LABEL).exists():
-                _write_label(home, key, None)
-            # Nobody may see it before it is its owner's. The lock is every session's, and held for two calls.
-            with self._making, contextlib.suppress(FileExistsError):
-                files.mkdir(mode=0o755)
+        if not files.is_dir():
+            # All of it at once: nobody may see it before it is whole and its owner's, and nobody has to take it back.
+            with self._aside() as new:
+                new.mkdir(mode=0o700)
+                _write_label(new, key, None)
+                (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
-                    os.chown(files, uid, gid)
-        except BaseException:
-            self._take_back(home)
-            raise
+                    os.chown(new / "files", uid, gid)
+                self._place(new, home)
+        if not (home / _LABEL).exists():
+            _write_label(home, key, None)
         return files
 
-    def _take_back(self, home: Path) -> None:
-        """Remove a workspace's directory that has no files; another one's, too, that is being made at this moment."""
-        with self._making, contextlib.suppress(OSError):  # the failure under way is the one to tell
-            if not (home / "files").exists():
-                (home / _LABEL).unlink(missing_ok=True)
-                home.rmdir()
+    def _place(self, new: Path, home: Path) -> None:
+        """Give a workspace what it lacks of a new one, unless somebody was faster."""
+        with self._making:
+            try:
+                new.rename(home)
+            except OSError as exc:
+                if exc.errno not in {ENOTEMPTY, EEXIST}:
+                    raise
+                if not (home / "files").exists():
+                    (new / "files").rename(home / "files")
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """Give a name beside the workspaces that none of them has; what is left of it goes in the end."""
+        path = self.root / "workspaces" / f"{_ASIDE}{secrets.token_hex(8)}"
+        self._in_hand.add(path)
+        try:
+            yield path
+            remove_tree(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the failure under way is the one to tell
+                remove_tree(path)
+            raise
+        finally:
+            self._in_hand.discard(path)
 
     def remember(self, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
         """Note what the session is open with, None when it is closed; blocking. A session without files has no note."""
         home = self.paths(key).files.parent
         try:
-            if home.is_dir():
-                _write_label(home, key, opened_with)
+            _write_label(home, key, opened_with)
+        except FileNotFoundError:
+            return
         except OSError as exc:
             raise _failed("The session cannot be noted", exc) from exc
 
@@ -193,29 +212,24 @@ class DataDirectory:
         """Remove all that is stored of a session, and say whether there was anything; blocking. Raises `FileError`."""
         home = self.paths(key).files.parent
         # All of it at once: what is broken off, by the end of the server perhaps, must not be found half there.
-        deleted = home.with_name(f"{_DELETED}{secrets.token_hex(8)}")
-        self._being_deleted.add(deleted)
         try:
-            with self._commits_of(key).deletion():
+            with self._aside() as deleted, self._commits_of(key).deletion():
                 home.rename(deleted)
-            remove_tree(deleted)
         except FileNotFoundError:
             return False
         except OSError as exc:
             raise _failed("The session's files cannot all be deleted", exc) from exc
-        finally:
-            self._being_deleted.discard(deleted)
         return True
 
-    def remove_deleted(self) -> None:
-        """Remove what deletions that were broken off have left; blocking."""
-        for path in (self.root / "workspaces").glob(f"{_DELETED}*"):
-            if path in self._being_deleted:
+    def remove_left(self) -> None:
+        """Remove what was left of workspaces whose making or deletion was broken off; blocking."""
+        for path in (self.root / "workspaces").glob(f"{_ASIDE}*"):
+            if path in self._in_hand:
                 continue
             try:
                 remove_tree(path)
             except OSError as exc:
-                log.warning("deleted_files_left", path=str(path), error=str(exc))
+                log.warning("files_left", path=str(path), error=str(exc))
 
     def stored(self, principal: str | None) -> list[str]:
         """Give the ids of a principal's sessions that have files; blocking."""

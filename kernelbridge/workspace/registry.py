@@ -132,7 +132,7 @@ class Registry:
         """
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
-        await in_thread(self._executor, self._data.remove_deleted)
+        await in_thread(self._executor, self._data.remove_left)
         noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}

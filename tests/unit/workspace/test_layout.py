@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.errors import ConfigError, FileError
+from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.workspace import layout
 from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
 
@@ -135,15 +135,15 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = SessionKey("u", "a")
-    write = layout._write_label
+    place = DataDirectory._place
     deleted: list[bool] = []
 
-    def deleted_just_now(home: Path, of: SessionKey, opened_with: Mapping[str, object] | None) -> None:
+    def deleted_just_then(of: DataDirectory, new: Path, home: Path) -> None:
+        place(of, new, home)
         if not deleted:
             deleted.append(data.delete_files(key))
-        write(home, of, opened_with)
 
-    monkeypatch.setattr(layout, "_write_label", deleted_just_now)
+    monkeypatch.setattr(DataDirectory, "_place", deleted_just_then)
     stored = data.prepare_files(key, *own())
     assert deleted == [True]
     assert (stored.root.is_dir(), stored.commits.deleted, data.stored("u")) == (True, False, ["a"])
@@ -153,6 +153,52 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
     with pytest.raises(FileNotFoundError), stored.commits:
         pass
     assert data.prepare_files(key, *own()).commits is not stored.commits
+
+
+def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    done = threading.Event()
+
+    def prepare() -> None:
+        for _ in range(500):
+            data.prepare_files(key, *own())
+            data.remember(key, {"kernel": "x"})
+
+    def delete() -> None:
+        while not done.is_set():
+            data.delete_files(key)
+
+    with ThreadPoolExecutor(4) as pool:
+        deleting = pool.submit(delete)
+        try:
+            for preparing in [pool.submit(prepare) for _ in range(3)]:
+                preparing.result()
+        finally:
+            done.set()
+        deleting.result()
+    data.delete_files(key)
+    assert list((data.root / "workspaces").iterdir()) == []
+
+
+def test_what_somebody_took_out_of_a_workspace_is_made_again(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    home = data.prepare_files(key, *own()).root.parent
+    (home / "files").rmdir()
+    assert data.prepare_files(key, *own()).root.is_dir()
+    (home / "session.json").unlink()
+    data.prepare_files(key, *own())
+    assert data.stored("u") == ["a"]
+    assert [entry.name for entry in (data.root / "workspaces").iterdir()] == [key.workspace_id]
+
+
+def test_files_that_cannot_be_made_leave_nothing(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(layout, "write_atomically", full)
+    with pytest.raises(DiskFull):
+        data.prepare_files(SessionKey("u", "a"), *own())
+    assert list((data.root / "workspaces").iterdir()) == []
 
 
 def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: DataDirectory, tmp_path: Path) -> None:
@@ -207,9 +253,9 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
         patched.setattr(layout, "remove_tree", full_of_trouble)
         with pytest.raises(FileError, match="cannot all be deleted"):
             data.delete_files(key)
-        data.remove_deleted()  # as little can be done
+        data.remove_left()  # as little can be done
     assert not data.has_files(key)
     assert data.sessions() == []
     assert list(data.prepare_files(key, *own()).root.iterdir()) == []
-    data.remove_deleted()
+    data.remove_left()
     assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]
