@@ -34,6 +34,8 @@ class EngineEvent:
     exec_id: str = ""
     code: int | None = None
     """Exit code of what died; above 128 it stands for a signal."""
+    at: float | None = None
+    """When, in seconds of the engine's clock."""
 
 
 def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
@@ -43,6 +45,7 @@ def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
     if raw.get("Type") != "container" or action not in ACTIONS or not isinstance(container, str):
         return None
     attributes = actor.get("Attributes") or {}
+    nanoseconds = raw.get("timeNano")
     code = str(attributes.get("exitCode", ""))
     return EngineEvent(
         action=action,
@@ -50,6 +53,7 @@ def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
         labels=attributes,
         exec_id=attributes.get("execID", ""),
         code=int(code) if code.isdigit() else None,
+        at=nanoseconds / 1e9 if isinstance(nanoseconds, int) else None,
     )
 
 

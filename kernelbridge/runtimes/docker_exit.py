@@ -14,6 +14,9 @@ OOM_MEMORY = 2.0
 """Seconds for which a SIGKILL is put down to an out-of-memory event that came before it."""
 OOM_GRACE = 0.5
 """Seconds that a SIGKILL of unknown origin waits for such an event: they take different ways through the engine."""
+OOM_ECHO = 0.1
+"""Seconds between two such events, by the engine's clock, that are of one kill: each process that wants memory before
+there is some makes one. Measured on version 1 of control groups: up to 26 for two kills, most within 25 ms."""
 
 _SIGNAL_BASE = 128
 _LAST_SIGNAL = 64
@@ -30,6 +33,22 @@ def end_of(state: Mapping[str, Any]) -> ExitStatus:
     """Translate the engine's `State` of a container that has ended."""
     status = exit_status(state["ExitCode"])
     return replace(status, oom=bool(state.get("OOMKilled")) and status.signal is not None)
+
+
+class OomCount:
+    """Counts a container's kills for want of memory; pure."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+        self._last: float | None = None
+
+    def event(self, at: float | None) -> bool:
+        """Take an event, with the engine's time in seconds if it says so; tell whether it is of another kill."""
+        last, self._last = self._last, at
+        if last is not None and at is not None and abs(at - last) <= OOM_ECHO:
+            return False
+        self.kills += 1
+        return True
 
 
 @dataclass(slots=True)

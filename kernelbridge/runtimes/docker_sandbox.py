@@ -15,7 +15,7 @@ from kernelbridge.runtimes.docker_attach import Attached, start_exec
 from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker_events import EngineEvent
-from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
+from kernelbridge.runtimes.docker_exit import OomCount, OomWatch, exit_status
 from kernelbridge.runtimes.docker_pauses import Pauses, PauseTold
 from kernelbridge.runtimes.docker_process import DockerProcess, launch_command
 from kernelbridge.runtimes.docker_removals import Removals
@@ -48,7 +48,7 @@ class DockerSandbox:
         self._on_removed = on_removed
         self._removals = removals
         self._oom = OomWatch()
-        self._oom_kills = 0
+        self._oom_count = OomCount()
         self._tell_oom: Callable[[], None] = _nothing
         self._end: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._processes: dict[str, DockerProcess] = {}
@@ -161,8 +161,8 @@ class DockerSandbox:
         return self.alive and await self.control.starves(pid)
 
     def oom_kills(self) -> int:
-        """Count the engine's out-of-memory events."""
-        return self._oom_kills
+        """Count what the engine's out-of-memory events tell of."""
+        return self._oom_count.kills
 
     def watch_memory(self, tell: Callable[[], None]) -> None:
         """Call `tell` with each of them."""
@@ -239,9 +239,9 @@ class DockerSandbox:
         """Learn from the engine what happened in or to the container."""
         match event.action:
             case "oom":
-                self._oom_kills += 1
                 self._oom.reported()
-                self._tell_oom()
+                if self._oom_count.event(event.at):
+                    self._tell_oom()
             case "exec_die":
                 if (process := self._processes.get(event.exec_id)) is not None:
                     process.exited(event.code)

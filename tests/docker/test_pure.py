@@ -14,7 +14,7 @@ from kernelbridge.runtimes.base import ExitStatus, Limits
 from kernelbridge.runtimes.docker_attach import FrameDecoder
 from kernelbridge.runtimes.docker_engine import explain
 from kernelbridge.runtimes.docker_events import parse_event
-from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
+from kernelbridge.runtimes.docker_exit import OOM_ECHO, OomCount, OomWatch, exit_status
 from kernelbridge.runtimes.docker_seccomp import seccomp_profile
 from kernelbridge.runtimes.docker_spec import DEFAULT_PATH, DEFAULT_USER, Launch, container_name, image_facts
 
@@ -122,9 +122,10 @@ def test_frames_are_found_however_the_stream_is_cut(frames: list[tuple[int, byte
 
 def test_an_event_is_read() -> None:
     attributes = {"exitCode": "137", "execID": "e", "kernelbridge.launch": "t"}
-    event = parse_event({"Type": "container", "Action": "exec_die", "Actor": {"ID": "c", "Attributes": attributes}})
+    actor = {"ID": "c", "Attributes": attributes}
+    event = parse_event({"Type": "container", "Action": "exec_die", "Actor": actor, "timeNano": 2_500_000_000})
     assert event is not None
-    assert (event.action, event.container, event.exec_id, event.code) == ("exec_die", "c", "e", 137)
+    assert (event.action, event.container, event.exec_id, event.code, event.at) == ("exec_die", "c", "e", 137, 2.5)
     assert event.labels["kernelbridge.launch"] == "t"
 
 
@@ -145,7 +146,19 @@ def test_what_is_no_event_of_ours_is_passed_over(raw: dict[str, Any]) -> None:
 def test_a_strange_exit_code_is_no_code() -> None:
     event = parse_event({"Type": "container", "Action": "die", "Actor": {"ID": "c", "Attributes": {"exitCode": "x"}}})
     assert event is not None
-    assert event.code is None
+    assert (event.code, event.at) == (None, None)
+
+
+def test_many_events_of_one_kill_are_one_kill() -> None:
+    """Whoever wants memory while one is being killed makes another: also in the moment in which its cell has ended."""
+    count = OomCount()
+    told = [count.event(10.0 + OOM_ECHO * 0.9 * number) for number in range(25)]
+    assert (told, count.kills) == ([True] + 24 * [False], 1)
+    assert count.event(20.0)
+    assert count.event(5.0)  # the engine's clock was set
+    assert count.event(None)
+    assert count.event(None)
+    assert count.kills == 5
 
 
 @pytest.mark.parametrize(
