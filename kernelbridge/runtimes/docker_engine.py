@@ -81,6 +81,8 @@ class Engine:
         self._heard = self._missed = float("-inf")
         """Times: of the latest answer, and of the latest call that was given up without any since it began."""
         self._knock: Future[bool] | None = None
+        self._knocked = float("-inf")
+        """When that was asked."""
         self._calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -142,14 +144,18 @@ class Engine:
     async def _lives(self, api: APIClient) -> bool:
         """Ask for a sign of life, once for all who want to know."""
         limit = min(KNOCK_TIMEOUT, self.timeout)
-        if self._knock is None or self._knock.done():
-            self._knock = self._submitted(partial(_knock, api, limit))
-        knock = asyncio.wrap_future(self._knock)
-        await asyncio.wait({knock}, timeout=limit)
-        if not (knock.done() and knock.result()):
-            return False
-        self._heard = time.monotonic()
-        return True
+        asked = time.monotonic()
+        while True:
+            if self._knock is None or self._knock.done():
+                self._knock, self._knocked = self._submitted(partial(_knock, api, limit)), time.monotonic()
+            began, knock = self._knocked, asyncio.wrap_future(self._knock)
+            await asyncio.wait({knock}, timeout=asked + limit - time.monotonic())
+            if knock.done() and knock.result():
+                self._heard = time.monotonic()
+                return True
+            # What was asked for earlier may have failed just before the engine went on.
+            if began >= asked or not knock.done():
+                return False
 
     def _submitted(self, job: Callable[[], T]) -> Future[T]:
         """Have a thread do it; raises `RuntimeUnavailable` when there are no more."""

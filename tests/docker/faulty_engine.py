@@ -52,10 +52,14 @@ class CuttableWire:
         assert self._server is not None
         self._server.close()
         self.path.unlink(missing_ok=True)
-        for writer in self._writers:
-            writer.transport.abort()
+        self.drop()
         await asyncio.gather(*self._pumps)
         await self._server.wait_closed()
+
+    def drop(self) -> None:
+        """End every connection, and go on accepting."""
+        for writer in self._writers:
+            writer.transport.abort()
 
     def hold(self, request: bytes) -> None:
         """Keep back every request whose first line matches, until `release`; each is put into `held`."""

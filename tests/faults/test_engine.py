@@ -172,6 +172,7 @@ async def test_a_frozen_engine_costs_nothing_but_new_sessions(start: Start) -> N
                 assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
         finally:
             engine.thaw()
+        await engine.answered()
         assert "never" not in (await shell.shell("ls"))["output"]
         # What it could not be asked to remove is removed now, and what comes back starts anew.
         await until_gone(engine, "leaving")
