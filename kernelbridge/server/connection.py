@@ -98,7 +98,6 @@ class Connection:
         self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.streams = streams
-        self.open = True
         self.registry = registry
         self._ws = ws
         self._warning = warning
@@ -124,7 +123,6 @@ class Connection:
         try:
             await self._read()
         finally:
-            self.open = False
             self._outbox.close()
             for call in list(self._on_close.values()):
                 call()
@@ -204,6 +202,11 @@ class Connection:
         return asker
 
     # -- what handlers see (`client.Client`) -------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """False once it is gone; also once it was cut off, which its client may hear of much later."""
+        return not self._outbox.closed
 
     def workspace(self, session_id: str) -> Workspace:
         """Find or make a session of this connection's user, and use it."""

@@ -37,8 +37,11 @@ class Listener(Protocol):
 
     id: str
     streams: bool
-    open: bool
-    """False once it is gone."""
+
+    @property
+    def open(self) -> bool:
+        """False once it is gone: nothing reaches it any more."""
+        ...
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
         """Queue a frame that must arrive; `unsent` is called if the connection ends before it is sent."""
@@ -114,10 +117,11 @@ class Feed:
         given = bool(self._followers) or asker.open
         for follower in list(self._followers.values()):
             given &= self._give(follower, entry, unsent)
-        if asker.open and asker.id not in self._followers:
-            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
         if given:
             self._journal.delivered(entry)
+        # Last: if this is what the connection is cut off for, `unsent` is called at once.
+        if asker.open and asker.id not in self._followers:
+            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
 
     def event(self, asker: Listener, frame: bytes, seq: int, told: bytes | None = None) -> bool:
         """Send an event likewise, but leave it out where the asker reads too slowly, and say so.
