@@ -94,6 +94,11 @@ class Feed:
         """The number of the latest frame that was told."""
         return self._journal.last
 
+    def told(self, listener: Listener) -> int:
+        """Give the number up to which a connection has been given, or knows to be lost, what it should have."""
+        follower = self._followers.get(listener.id)
+        return follower.cursor if follower is not None and follower.behind else self._taken
+
     def next_seq(self) -> int:
         """Take the number of the next event."""
         self._taken = next(self._numbers)
