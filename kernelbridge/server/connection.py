@@ -41,6 +41,13 @@ class Socket(web.WebSocketResponse):
         self._max_message = max_message
         self._left = False
 
+    async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
+        """Send a frame. Raises `ConnectionError` also if the connection ends before the client has room for it."""
+        await super().send_frame(message, opcode, compress)
+        # Whoever waits for room is woken without an error when this server has dropped the connection.
+        if self._request.transport is None:
+            raise ConnectionResetError("the connection ended before the frame was taken")
+
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
         if self._left:
