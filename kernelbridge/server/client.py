@@ -80,17 +80,17 @@ class Asker:
     def answer(self, message: ServerMessage) -> None:
         """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
         self.workspace.pausing.touch()
-        frame = encode(message)
         if type(message) in PASSING:
-            self.client.put_frame(frame)
+            self.client.put_frame(self._passing(message))
             return
+        frame = encode(message)
         seq = getattr(message, "seq", UNSET)
         self.workspace.feed.answer(self.client, frame, None if seq is UNSET else seq)
 
     def event(self, message: Event) -> bool:
         """Send an event; False if it was left out, because the client reads too slowly."""
         if type(message) in PASSING:
-            return self.client.offer_frame(encode(message))
+            return self.client.offer_frame(self._passing(message))
         feed = self.workspace.feed
         if message.seq <= feed.last:  # numbered before something else was told
             message = structs.replace(message, seq=feed.next_seq())
@@ -99,6 +99,13 @@ class Asker:
             return feed.event(self.client, told, message.seq)
         # The journal and those who follow have what this client missed.
         return feed.event(self.client, encode(structs.replace(message, left_out=UNSET)), message.seq, told)
+
+    def _passing(self, message: Message) -> bytes:
+        """Write a frame for this connection alone, with a number that it may come back with."""
+        seq, told = getattr(message, "seq", UNSET), self.workspace.feed.told(self.client)
+        if seq is not UNSET and seq > told:  # it overtakes what the connection is still being given
+            message = structs.replace(message, seq=told)
+        return encode(message)
 
 
 Handler = Callable[[Asker, Any], Awaitable[None]]

@@ -41,6 +41,13 @@ class Socket(web.WebSocketResponse):
         self._max_message = max_message
         self._left = False
 
+    async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
+        """Send a frame. Raises `ConnectionError` also if the connection ends before the client has room for it."""
+        await super().send_frame(message, opcode, compress)
+        # Whoever waits for room is woken without an error when this server has dropped the connection.
+        if self._request.transport is None:
+            raise ConnectionResetError("the connection ended before the frame was taken")
+
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
         if self._left:
@@ -98,7 +105,6 @@ class Connection:
         self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.streams = streams
-        self.open = True
         self.registry = registry
         self._ws = ws
         self._warning = warning
@@ -124,7 +130,6 @@ class Connection:
         try:
             await self._read()
         finally:
-            self.open = False
             self._outbox.close()
             for call in list(self._on_close.values()):
                 call()
@@ -204,6 +209,11 @@ class Connection:
         return asker
 
     # -- what handlers see (`client.Client`) -------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """False once it is gone; also once it was cut off, which its client may hear of much later."""
+        return not self._outbox.closed
 
     def workspace(self, session_id: str) -> Workspace:
         """Find or make a session of this connection's user, and use it."""

@@ -47,10 +47,15 @@ class Outbox:
 
     def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
         """Queue a text frame that may be left out, unless too much waits already; say whether it was queued."""
-        if self._size > HIGH_WATER:
+        if self._closed or self._size > HIGH_WATER:
             return False
         self.put(frame, unsent)
-        return True
+        return not self._closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is sent: the client is gone, or was cut off."""
+        return self._closed
 
     @property
     def size(self) -> int:

@@ -37,8 +37,11 @@ class Listener(Protocol):
 
     id: str
     streams: bool
-    open: bool
-    """False once it is gone."""
+
+    @property
+    def open(self) -> bool:
+        """False once it is gone: nothing reaches it any more."""
+        ...
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
         """Queue a frame that must arrive; `unsent` is called if the connection ends before it is sent."""
@@ -91,6 +94,11 @@ class Feed:
         """The number of the latest frame that was told."""
         return self._journal.last
 
+    def told(self, listener: Listener) -> int:
+        """Give the number up to which a connection has been given, or knows to be lost, what it should have."""
+        follower = self._followers.get(listener.id)
+        return follower.cursor if follower is not None and follower.behind else self._taken
+
     def next_seq(self) -> int:
         """Take the number of the next event."""
         self._taken = next(self._numbers)
@@ -114,10 +122,11 @@ class Feed:
         given = bool(self._followers) or asker.open
         for follower in list(self._followers.values()):
             given &= self._give(follower, entry, unsent)
-        if asker.open and asker.id not in self._followers:
-            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
         if given:
             self._journal.delivered(entry)
+        # Last: if this is what the connection is cut off for, `unsent` is called at once.
+        if asker.open and asker.id not in self._followers:
+            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
 
     def event(self, asker: Listener, frame: bytes, seq: int, told: bytes | None = None) -> bool:
         """Send an event likewise, but leave it out where the asker reads too slowly, and say so.

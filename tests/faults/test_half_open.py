@@ -166,3 +166,23 @@ async def test_a_client_that_reads_a_backlog_slowly_lives_and_one_that_does_not_
             assert not slow.reader.at_eof()
             deaf.reader._limit = 1 << 16  # type: ignore[attr-defined]
             assert len(await deaf.rest()) < size
+
+
+async def test_a_large_result_that_a_vanished_client_did_not_take_is_there_when_it_comes_back(
+    start_server: StartServer,
+) -> None:
+    """Larger than the journal, and on its way when the server gave the connection up."""
+    server = await start_server(patience=Patience(ping=0.5, drop=2), linger="60s", max_output="64m", journal_size="1m")
+    async with server.connect("u") as other:
+        assert (await other.run("pass"))["success"]
+        async with bare_client(server, buffer=4096) as vanished, asyncio.timeout(PATIENCE):
+            vanished.reader._limit = 1  # type: ignore[attr-defined]  # what is not asked for is not read
+            vanished.request(type="execute_code", sessionId="s", code="print('z' * 8_000_000)", requestId="big")
+            await vanished.until_a_message_begins()
+            while (await other.ask(type="session_info", sessionId="s"))["connections"] > 1:
+                pass
+        await other.send(type="resume", sessionId="s")
+        await other.send(type="execute_code", sessionId="s", code="pass", requestId="end")
+        await other.answer_to("end")
+        found = {frame.get("requestId"): frame for frame in other.frames}
+        assert found["big"]["output"] == "z" * 8_000_000 + "\n"

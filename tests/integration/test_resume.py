@@ -1,6 +1,7 @@
 """Coming back: nothing that a session told is missing or twice, and what is gone is said to be."""
 
 import asyncio
+import itertools
 import re
 
 import pytest
@@ -140,6 +141,32 @@ async def until_request(client: Client, request_id: str) -> list[Frame]:
     while (frames[-1]["type"], frames[-1].get("requestId")) != ("execution_result", request_id):
         frames.append(await client.receive())
     return frames
+
+
+async def test_a_terminal_that_is_opened_meanwhile_costs_nothing_of_what_was_missed(start_server: StartServer) -> None:
+    """Its frames overtake what the connection is still being given, and then that is lost, too."""
+    lasting = await start_server(linger="60s", journal_size="16m")
+    async with lasting.connect("u") as client:
+        await client.send(type="open_terminal", sessionId="s", terminalId="t")
+        await until(client, "terminal_opened")
+        await client.send(type="execute_code", sessionId="s", code="for n in range(6000): display(n)", stream=True)
+        shown = {frame["seq"] for frame in await until(client, "execution_result") if frame["type"] == "display_data"}
+        assert len(shown) == 6000
+    seen: list[int] = []
+    after = 0
+    for more in itertools.cycle((0, 2000)):  # frames that come until the connection is lost again
+        async with lasting.connect("u") as client:
+            await client.send(type="resume", sessionId="s", after=after)
+            await client.send(type="open_terminal", sessionId="s", terminalId="t")
+            frames = await until(client, "terminal_opened")
+            while not (over := "execution_result" in {frame["type"] for frame in frames}) and len(frames) < more:
+                frames.append(await client.receive())
+        after = numbers(frames)[-1]
+        seen += [frame["seq"] for frame in frames if frame["type"] == "display_data"]
+        assert seen == sorted(number for number in shown if number <= after)
+        if over:
+            break
+    assert len(seen) == len(shown)
 
 
 async def test_numbers_of_a_session_that_was_closed_since_are_not_taken_for_its_own(lasting: RunningServer) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kernelbridge.server import outbox
-from tests.integration.conftest import RunningServer
+from tests.integration.conftest import RunningServer, StartServer
 
 UPGRADE = (
     "GET /ws?user_id=deaf HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -58,6 +58,26 @@ async def test_a_deaf_client_is_cut_off_and_the_others_are_served(
 
         # It reads at last: what was sent before, then the close frame that says why.
         assert b"answers were not read in time" in await loop.run_in_executor(None, drained)
+
+
+async def test_what_a_deaf_client_was_cut_off_from_is_there_when_it_comes_back(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot notice, for it reads nothing; so to the server it is still there when its answers come."""
+    lasting = await start_server(linger="60s", journal_size="100k", max_output="64m")
+    with deaf_client(lasting) as deaf:
+        big = b"".join(
+            frame(type="execute_code", sessionId="s", code="print('x' * 4_000_000)", requestId=f"{n}") for n in range(3)
+        )
+        async with lasting.connect("deaf") as other:
+            with monkeypatch.context() as lowered:
+                lowered.setattr(outbox, "LIMIT", 3 << 20)
+                await asyncio.get_running_loop().run_in_executor(None, deaf.sendall, big)
+                assert (await other.run("print('served')"))["output"] == "served\n"
+            await other.send(type="resume", sessionId="s")
+            await other.send(type="execute_code", sessionId="s", code="pass", requestId="end")
+            await other.answer_to("end")
+            assert {"0", "1", "2"} <= {told.get("requestId") for told in other.frames}
 
 
 @pytest.fixture
