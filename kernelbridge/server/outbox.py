@@ -64,14 +64,17 @@ class Outbox:
 
     async def room(self, level: int = HIGH_WATER) -> None:
         """Wait until at most `level` bytes are not sent yet, or the client is gone; by default, enough to be heard."""
-        if self._closed or self._size <= level:
+        if self._closed or (self._size <= level and self._next() is None):
             return
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
         self._waiting[waiter] = level
         try:
             await waiter
         finally:
             del self._waiting[waiter]
+            # One after the other, and whoever comes again is behind them: the first would else take all room each time.
+            loop.call_soon(self._wake_waiting)
 
     async def sent(self) -> None:
         """Wait until all that was put has been handed to the connection, or the client is gone."""
@@ -107,7 +110,11 @@ class Outbox:
         except ConnectionError:
             self.close()
 
+    def _next(self) -> asyncio.Future[None] | None:
+        """Give the first of those who have room now, woken already or not."""
+        return next((waiter for waiter, level in self._waiting.items() if self._size <= level), None)
+
     def _wake_waiting(self) -> None:
-        for waiter, level in self._waiting.items():
-            if not waiter.done() and (self._closed or self._size <= level):
+        for waiter in list(self._waiting) if self._closed else [self._next()]:
+            if waiter is not None and not waiter.done():
                 waiter.set_result(None)
