@@ -16,7 +16,7 @@ from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump, parse
 from kernelbridge.protocol.cells import InputReply
 from kernelbridge.protocol.codec import identify
-from kernelbridge.protocol.messages import Connected, Ping, Pong
+from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server import answers
 from kernelbridge.server.client import Asker, encode, given
 from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
@@ -183,19 +183,21 @@ class Connection:
 
     async def _request(self, message: SessionRequest | PrincipalRequest) -> None:
         session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
+        answer: Callable[[ErrorMessage], None] = self.send
         try:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message)
             else:
                 asker = await self._awake(message)
+                answer = asker.answer
                 if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(asker)
                 await HANDLERS[type(message)](asker, message)
         except KernelBridgeError as exc:
-            self.send(answers.error_message(exc, session_id, request_id))
+            answer(answers.error_message(exc, session_id, request_id))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
-            self.send(answers.internal_error(session_id, request_id))
+            answer(answers.internal_error(session_id, request_id))
 
     async def _awake(self, message: SessionRequest) -> Asker:
         """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""

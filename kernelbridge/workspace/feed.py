@@ -157,8 +157,9 @@ class Feed:
     # -- hearing ----------------------------------------------------------------
 
     def join(self, listener: Listener) -> None:
-        """Tell a connection of the session's status from now on."""
-        self._audience[listener.id] = listener
+        """Tell a connection of the session's status from now on, unless it is gone: nobody would take it out again."""
+        if listener.open:
+            self._audience[listener.id] = listener
 
     def leave(self, listener_id: str) -> None:
         """Forget a connection that is gone."""
@@ -218,7 +219,9 @@ class Feed:
                 await listener.room()
                 if not self._follows(follower):
                     return
-                if not listener.offer_frame(entry.with_seq(), partial(self._journal.keep, entry)):
+                # What nobody waits for takes no room from what somebody does.
+                unsent = partial(self._journal.keep, entry) if entry.kept else None
+                if not listener.offer_frame(entry.with_seq(), unsent):
                     break
                 follower.cursor = entry.seq
                 if all(other.cursor >= entry.seq for other in self._followers.values()):

@@ -139,7 +139,7 @@ class Watcher:
     async def aclose(self) -> None:
         """Watch for nobody any more, because the session is closed. Idempotent."""
         self._stop()
-        self._fail(FileError("The session's files are not watched any more", "the session was closed; watch them anew"))
+        self._fail(_no_more("the session was closed"))
         await self._tasks.aclose()
 
     def deliver(self) -> None:
@@ -193,9 +193,9 @@ class Watcher:
                     watch.add(changes.by_path, more=changes.more)
                 self.deliver()
                 pause = max(_TOGETHER, (loop.time() - start) * _SHARE)
-        except KernelBridgeError as exc:
+        except (KernelBridgeError, OSError) as exc:
             self._running = None  # it ends by itself, and must not be cancelled meanwhile
-            self._fail(exc)
+            self._fail(exc if isinstance(exc, KernelBridgeError) else _no_more(str(exc.strerror)))
 
     def _fail(self, error: KernelBridgeError) -> None:
         for watch in list(self._watches):
@@ -210,6 +210,10 @@ class Watcher:
             tree.close()
             raise
         return tree
+
+
+def _no_more(why: str) -> FileError:
+    return FileError("The session's files are not watched any more", f"{why}; watch them anew")
 
 
 async def _readable(fd: int) -> None:

@@ -45,6 +45,23 @@ async def until_resumed(client: Client) -> int:
     return last
 
 
+async def test_a_refusal_is_told_to_whoever_resumes(start_server: StartServer) -> None:
+    server = await start_server(queue_limit="1", linger="60s")
+    async with server.connect("u") as client:
+        await idle(client)
+        await client.shell("mkfifo gate")  # at which the first one waits
+        for request_id in ("runs", "waits", "refused"):
+            code = "open('gate').read()" if request_id == "runs" else "pass"
+            await client.send(type="execute_code", sessionId="s", code=code, requestId=request_id)
+        refused = await client.answer_to("refused")
+        async with server.connect("u") as back:
+            await back.ask(type="resume", sessionId="s", after=0)
+            told = await back.answer_to("refused")
+        assert told.pop("seq") > 0
+        assert told == refused
+        assert (refused["type"], refused["code"]) == ("error", "limit_exceeded")
+
+
 async def test_a_run_whose_client_left_is_told_to_whoever_resumes(lasting: RunningServer) -> None:
     async with lasting.connect("u") as client:
         await client.send(type="execute_code", sessionId="s", code=COUNTING % 60, stream=True, requestId="a")

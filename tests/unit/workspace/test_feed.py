@@ -126,6 +126,32 @@ async def test_what_was_on_its_way_when_a_connection_ended_is_kept(tasks: TaskSe
     assert frames[0]["lost"]["from"] == 1
 
 
+async def test_what_nobody_waits_for_takes_no_room_from_a_result_that_is_kept(tasks: TaskSet) -> None:
+    feed = make(tasks)
+    asker, back = StallingListener("asker"), StallingListener("back")
+    asker.open = False
+    answer(feed, asker, "x" * 300_000)
+    for number in range(5):
+        for _ in range(20):
+            event(feed, asker, "y" * 100_000)
+        follower = StallingListener(str(number))
+        feed.follow(follower, 1, UNSET)
+        await follower.take(2)
+        follower.leave(feed)
+    for _ in range(20):
+        event(feed, asker, "y" * 100_000)
+    feed.follow(back, 0, UNSET)
+    assert texts(await back.take(2)) == ["resumed", "x" * 300_000]
+
+
+async def test_who_is_gone_is_not_told_what_becomes_of_the_session(feed: Feed) -> None:
+    gone = StallingListener("gone")
+    gone.open = False
+    feed.join(gone)
+    feed.status("paused", "")
+    assert gone.waiting == []
+
+
 async def test_an_asker_that_reads_too_slowly_is_said_to_and_followers_miss_nothing(feed: Feed) -> None:
     asker, follower = StallingListener("asker", capacity=2), StallingListener("follower")
     feed.follow(follower, 0, UNSET)

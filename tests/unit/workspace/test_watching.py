@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from kernelbridge.errors import FileError, KernelBridgeError, LimitExceeded
 from kernelbridge.workspace import watching
-from kernelbridge.workspace.watch_tree import Change, WatchTree
+from kernelbridge.workspace.watch_tree import Change, Changes, WatchTree
 from kernelbridge.workspace.watching import Watch, Watcher
+from kernelbridge.workspace.work import Work
 
 
 class Told:
@@ -164,6 +166,30 @@ async def test_the_end_by_itself_is_told_with_its_reason_and_it_can_begin_anew(
         with pytest.raises(LimitExceeded):
             await begun(watcher, told)
     await begun(watcher, told)
+
+
+async def test_a_failure_of_the_system_is_told(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ExhaustedTree(WatchTree):
+        """A tree whose process has no descriptor left when something changes."""
+
+        def turn(self) -> Work[Changes]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    told = Told()
+    with monkeypatch.context() as patched:
+        patched.setattr(watching, "WatchTree", ExhaustedTree)
+        await begun(watcher, told)
+        (tmp_path / "files" / "a").touch()
+        await told.something()
+    assert [(type(error), error.reason) for error in told.errors] == [
+        (FileError, "Too many open files; watch them anew")
+    ]
+    await begun(watcher, told)
+    (tmp_path / "files" / "b").touch()
+    await told.something()
+    assert told.events == [({"b": "added"}, False)]
 
 
 async def test_the_end_of_the_session_is_told(watcher: Watcher) -> None:
