@@ -122,11 +122,17 @@ class AdoptedKernel(Kernel):
         return f"it ended: {self.died.result()}" if self.died.done() else f"no answer within {timeout:g} s"
 
     async def _settle(self) -> None:
-        await until_heard(self._requests, self._iopub_seen)
         if not self._identity.recalls:
+            await until_heard(self._requests, self._iopub_seen)
             return
+        # Not by what it answers between cells: what a cell has left in its loop may keep that busy for long.
+        await until_listening(self._requests, self._iopub_seen)
         recalled = await self._recalled()
+        if recalled.runs:  # and has been answered: it was being ended when that server did
+            await until_heard(self._requests, self._iopub_seen)
         messages, since = self._heard(recalled)
+        if recalled.runs:
+            messages, since = [*messages, *since], []
         for message in (*recall.since_idle(messages, recalled.cell), *since):
             self._table.on_iopub(message)
 

@@ -40,9 +40,14 @@ class Recalled(msgspec.Struct, frozen=True):
     asked: wire.InputRequest | None = None
     """What it waits for an answer to."""
 
+    @property
+    def runs(self) -> bool:
+        """Whether the cell has not been replied to."""
+        return self.cell is not None and bytes(self.reply) == bytes(_NOTHING)
+
     def reply_message(self) -> wire.Message | None:
         """Give the reply as if it had come on shell, but for the figures."""
-        if self.cell is None or bytes(self.reply) == bytes(_NOTHING):
+        if self.cell is None or self.runs:
             return None
         metadata = b'{"kernelbridge":%b}' % msgspec.json.encode(self.figures)
         return wire.Message("execute_reply", "", self.cell, metadata, bytes(self.reply))

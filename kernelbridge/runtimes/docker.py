@@ -179,12 +179,11 @@ class DockerRuntime:
         return adopted
 
     async def reclaim(self) -> int:
-        """Remove the containers of earlier servers with the same instance; return how many."""
+        """Remove the containers of earlier servers with the same instance; return how many. Some may stay at first."""
         found = await self._listed(self._own_label)
         stale = [row["Id"] for row in found if row["Id"] not in self._sandboxes]
-        for container_id in stale:
-            await self._remove(container_id)
-        return len(stale)
+        attempts = (self._removals.attempt(each, partial(self._remove, each)) for each in stale)
+        return sum(await asyncio.gather(*attempts))
 
     async def aclose(self, *, keep: bool = False) -> None:
         """Remove every container that it made, but for `keep`; end its threads. Idempotent.

@@ -29,6 +29,15 @@ class Removals:
         self._outstanding: set[str] = set()
         self._stopping = asyncio.Event()
 
+    async def attempt(self, name: str, remove: Callable[[], Awaitable[None]]) -> bool:
+        """Call `remove`, and have it called again as `insist` does if that fails; say whether it did not."""
+        try:
+            await remove()
+        except SandboxError as exc:
+            self.insist(name, remove, reason=exc)
+            return False
+        return True
+
     def insist(self, name: str, remove: Callable[[], Awaitable[None]], *, reason: SandboxError) -> None:
         """Have `remove` called until it raises no `SandboxError` any more. `name` says of what, and once is enough."""
         if name in self._outstanding:

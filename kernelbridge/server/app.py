@@ -16,11 +16,10 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.config import Settings
-from kernelbridge.errors import ConfigError
 from kernelbridge.protocol import json_schema
 from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
-from kernelbridge.server import query
+from kernelbridge.server import listening, query
 from kernelbridge.server.access import refusal
 from kernelbridge.server.adoption import Absentees
 from kernelbridge.server.choice import open_runtime
@@ -213,9 +212,11 @@ async def running(
             on_progress=on_progress,
             left_to_docker=lambda: left_in_sandboxes(data.state, "docker"),
         )
-        # Whatever keeps it from starting costs no session.
+        # Whatever keeps it from starting costs no session, and so comes before anything of one is taken over: nobody is
+        # there yet to hear what is told then, and no other server would tell it once more.
         ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
+        await runtime.prepare()
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
@@ -230,8 +231,6 @@ async def running(
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
-        await registry.adopt(Absentees())
-        await runtime.prepare()
         transfers = Transfers(
             functools.partial(
                 stored_files,
@@ -247,7 +246,9 @@ async def running(
         await runner.setup()
         stack.callback(server.abandon)
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings)
+        sockets = [stack.enter_context(sock) for sock in await listening.taken(settings.host, settings.port)]
+        await registry.adopt(Absentees())
+        port = await listening.opened(runner, sockets)
         if retention is not None:
             retention.start(registry)
         stack.push_async_callback(server.finish, runner)
@@ -267,20 +268,6 @@ async def serve(
         on_started(report)
         await stop.wait()
         log.info("stopping")
-
-
-async def _listen(runner: web.AppRunner, settings: Settings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
-    try:
-        await site.start()
-    except OSError as exc:
-        remedy = "stop what uses the port, or choose another with --port"
-        if isinstance(exc, PermissionError):
-            remedy = "ports below 1024 need privileges; choose another with --port"
-        raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}", f"{exc.strerror or exc}; {remedy}"
-        ) from exc
-    return int(runner.addresses[0][1])
 
 
 def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettings:

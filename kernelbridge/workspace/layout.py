@@ -280,8 +280,12 @@ class DataDirectory:
     def remove_other_sockets(self, keep: Collection[str]) -> None:
         """Remove what earlier servers left of sockets, but for the workspaces `keep`; blocking."""
         for path in (self.root / "run").iterdir():
-            if path.name not in keep:
+            if path.name in keep:
+                continue
+            try:
                 remove_tree(path)
+            except OSError as exc:
+                log.warning("sockets_left", path=str(path), error=str(exc))
 
 
 def _hand_over(files: Path, uid: int, gid: int) -> None:

@@ -12,8 +12,8 @@ import pytest
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from kernelbridge.workspace.layout import SessionKey
 from tests.adoption import house as houses
-from tests.adoption.house import House, begin, engine, result, resume
-from tests.integration.conftest import PATIENCE
+from tests.adoption.house import House, begin, engine, result, resume, until_there
+from tests.integration.conftest import PATIENCE, Frame
 
 
 def running(mark: str) -> bool:
@@ -109,11 +109,7 @@ async def test_a_server_that_cannot_start_costs_no_session(house: House) -> None
         await begin(client, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint(x)", "cell")
         await server.kill()
     containers = house.containers()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(AssertionError, match="Cannot listen"):
-            await house.serve("--port", str(taken.getsockname()[1]))
+    await cannot_listen(house)
     with pytest.raises(AssertionError, match="does not answer"):
         await house.serve(DOCKER_HOST="unix:///nowhere.sock")
     assert house.containers() == containers
@@ -122,6 +118,58 @@ async def test_a_server_that_cannot_start_costs_no_session(house: House) -> None
         await resume(client)
         houses.touch(house.files("s"), "go")
         assert (await result(client, "cell"))["output"] == "1\n"
+
+
+async def cannot_listen(house: House, linger: str = "60s") -> None:
+    """Start a server whose port is in use."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(AssertionError, match="Cannot listen"):
+            await house.serve("--port", str(taken.getsockname()[1]), linger=linger)
+
+
+@pytest.mark.parametrize("linger", ["60s", "0"])
+async def test_a_server_that_cannot_start_tells_nothing_and_ends_nothing(house: House, linger: str) -> None:
+    server = await house.serve()
+    files = house.files("s")
+    async with house.connect(server) as client:
+        await client.run("x = 1")
+        await begin(client, f"{houses.until('go')}\nprint(x)\nopen('over', 'w').close()", "cell")
+        await client.send(
+            type="terminal_command", sessionId="s", command="touch began; sleep 1000", requestId="command"
+        )
+        await until_there(files / "began")
+        await server.kill()
+    houses.touch(files, "go")
+    await until_there(files / "over")  # while no server is there
+    await cannot_listen(house, linger)
+    server = await house.serve()
+    answers: dict[str, Frame] = {}
+    async with house.connect(server) as client:
+        await resume(client)
+        while answers.keys() != {"cell", "command"}:
+            frame = await client.receive()
+            if frame["type"] in {"execution_result", "terminal_output"}:
+                answers[frame["requestId"]] = frame
+    assert answers["cell"]["output"] == "1\n"
+    assert answers["command"]["cause"] == "shell_exited"
+
+
+async def test_a_local_server_that_cannot_start_tells_nothing(local_house: House) -> None:
+    server = await local_house.serve()
+    async with local_house.connect(server) as client:
+        await client.run("x = 1")
+        await begin(client, "import time; time.sleep(1000)", "cell")
+        await server.kill()
+    await cannot_listen(local_house)
+    server = await local_house.serve()
+    async with local_house.connect(server) as client:
+        await resume(client)
+        assert (await result(client, "cell"))["cause"] == "sandbox_lost"
+        await client.send(type="execute_code", sessionId="s", code="print('x' in globals())", requestId="n")
+        answer = await result(client, "n")
+        assert (answer["output"], answer["statePreserved"]) == ("False\n", False)
 
 
 async def test_sessions_of_another_runtime_are_left_to_it(house: House) -> None:

@@ -5,9 +5,11 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
+from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes import docker_engine
@@ -122,6 +124,34 @@ async def test_reclaim_removes_what_an_earlier_server_left(
     assert await runtime.reclaim() == 0
     assert len(containers(runtime._instance)) == 1
     assert (await run(sandbox, "true")).status.code == 0
+
+
+async def test_what_the_engine_refuses_to_remove_costs_no_start_and_is_removed_later(
+    client: docker.DockerClient, workspace_image: str
+) -> None:
+    held: set[str] = set()
+
+    def factory(**options: Any) -> docker.DockerClient:
+        made = docker.from_env(**options)
+        really = made.api.remove_container
+
+        def remove(container: str, **how: Any) -> None:
+            if container in held:
+                raise APIError("driver failed to remove root filesystem: device or resource busy")
+            really(container, **how)
+
+        made.api.remove_container = remove  # type: ignore[method-assign, assignment]  # the fault
+        return made
+
+    async with docker_runtime(workspace_image, client_factory=factory) as runtime:
+        workspaces = [secrets.token_hex(8) for _ in range(3)]
+        held.add([leave(client, workspace_image, runtime._instance, workspace) for workspace in workspaces][1])
+        assert await runtime.reclaim() == 2
+        assert containers(runtime._instance) == [f"/{container_name(runtime._instance, workspaces[1])}"]
+        held.clear()
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(containers, runtime._instance):
+                pass
 
 
 def leave(client: docker.DockerClient, image: str, instance: str, workspace: str, *, named_by: str = "") -> str:

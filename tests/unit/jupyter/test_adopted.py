@@ -217,6 +217,24 @@ async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewC
         await case.adopt().settle(PATIENCE)
 
 
+async def test_one_whose_loop_is_kept_busy_while_nothing_runs_is_taken_over(change: NewChange) -> None:
+    case = await change()
+    go, busy = case.root / "go", case.root / "busy"
+    code = f"def keep():\n    import os, time\n    print('late', flush=True)\n    open({str(busy)!r}, 'w').close()\n"
+    code += f"    while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    await case.notebook.run(
+        f"{code}import asyncio\nx = 1\nasyncio.get_running_loop().call_later(0.5, keep)\nprint('mine')"
+    )
+    await case.leave()
+    await there(busy)
+    try:
+        await case.adopt().settle(5.0)
+    finally:
+        go.touch()
+    assert (await case.notebook.run("print(x)")).output == "1\n"
+    assert "".join(case.late) == "late\n"
+
+
 async def test_a_take_over_that_is_given_up_leaves_no_work_behind(change: NewChange) -> None:
     place = await change()
     await place.leave()

@@ -1,0 +1,69 @@
+"""The address that a server listens at: taken before it goes on with any session, opened when it can serve.
+
+A start that fails must not have told anything of a session: nobody was there to hear it, and no other server tells it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from errno import EADDRNOTAVAIL
+
+from aiohttp import web
+
+from kernelbridge.errors import ConfigError
+
+
+async def taken(host: str, port: int) -> list[socket.socket]:
+    """Take an address, at which nobody can connect yet; the caller closes what is given. Raises `ConfigError`."""
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as undo:
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            sockets = [sock for info in dict.fromkeys(found) if (sock := _bound(*info, undo=undo)) is not None]
+        except OSError as exc:
+            raise _refused(host, port, exc) from exc
+        if not sockets:
+            raise _refused(host, port, OSError(EADDRNOTAVAIL, "this machine has no such address"))
+        undo.pop_all()
+    return sockets
+
+
+async def opened(runner: web.AppRunner, sockets: Sequence[socket.socket]) -> int:
+    """Let clients in, and give the port. Raises `ConfigError`."""
+    for sock in sockets:
+        host, port = sock.getsockname()[:2]
+        try:
+            await web.SockSite(runner, sock).start()
+        except OSError as exc:
+            raise _refused(host, port, exc) from exc
+    return int(runner.addresses[0][1])
+
+
+def _bound(
+    family: int, kind: int, protocol: int, _name: str, address: tuple[object, ...], *, undo: contextlib.ExitStack
+) -> socket.socket | None:
+    """Give a socket of an address; None where the machine has none of its family, as of `localhost` without IPv6."""
+    try:
+        sock = undo.enter_context(socket.socket(family, kind, protocol))
+    except OSError:
+        return None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        if exc.errno != EADDRNOTAVAIL or family != socket.AF_INET6:
+            raise
+        return None
+    return sock
+
+
+def _refused(host: str, port: int, exc: OSError) -> ConfigError:
+    remedy = "stop what uses the port, or choose another with --port"
+    if isinstance(exc, PermissionError):
+        remedy = "ports below 1024 need privileges; choose another with --port"
+    return ConfigError(f"Cannot listen on {host}:{port}", f"{exc.strerror or exc}; {remedy}")
