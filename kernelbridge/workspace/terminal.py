@@ -209,11 +209,8 @@ class TerminalLane:
                 job = self._running = self._waiting.popleft()
                 self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
-                mark = self._memory.before_command()
                 try:
                     outcome = await self._run(job)
-                    if isinstance(outcome, CommandOutcome):
-                        outcome = await self._memory.over_command(outcome, mark)
                 finally:
                     self._running = None
                     _answer(job, outcome)
@@ -283,7 +280,6 @@ class TerminalLane:
                     return _INTERRUPTED
                 outcome = await self._run_in(shell, job)
                 outcome = replace(outcome, state_preserved=False)
-            self._intact = shell.alive
             if self._lost:
                 self._lost = False
                 outcome = replace(outcome, state_preserved=False)
@@ -311,7 +307,10 @@ class TerminalLane:
 
     async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
         self._record.command_begins(job.request_id, streams=job.listen is not None)
-        return await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+        mark = self._memory.before_command()  # not before: the sandbox may have been started for it
+        outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+        self._intact = outcome.state_preserved
+        return await self._memory.over_command(outcome, mark)
 
     async def _living_shell(self, until: float) -> tuple[Shell, bool]:
         """Give the shell, and whether it was started just now; for `until` see `_drop`."""
