@@ -304,11 +304,11 @@ class Shell:
             code = _SIGNALLED + signal.SIGINT  # before it began
         elif code is None and exchange.full_screen:
             code = _SIGNALLED + signal.SIGKILL
-        output, truncated = await exchange.text(farewell=left)
-        if marks.left_job:
-            self._terminals.leave()
-        notice, self.notice = self.notice, ""
         late, stalled = self._terminals.take_late(), cause == "process_limit"
+        if marks.left_job:
+            self._terminals.leave(bytes(marks.behind))
+        output, truncated = await exchange.text(farewell=left)
+        notice, self.notice = self.notice, ""
         if code == _NO_FORK:  # whose words may have been sent elsewhere
             with contextlib.suppress(SandboxError):
                 stalled = await self._sandbox.crowded() is not False

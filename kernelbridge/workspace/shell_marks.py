@@ -19,6 +19,8 @@ from enum import Enum, auto
 
 _CWD_LIMIT = 8192
 """Bytes; a longer directory name is not reported. `PWD` is a variable and may hold gigabytes."""
+_BEHIND_LIMIT = 1 << 20
+"""Bytes that are kept of what comes behind a command's end."""
 
 
 class MarkState(Enum):
@@ -53,6 +55,8 @@ class CommandMarks:
         """The working directory, once it has ended; None when the shell did not know."""
         self.left_job = False
         """Whether it left a background job that writes to the terminal."""
+        self.behind = bytearray()
+        """What the terminal said since it ended: what such a job writes, between further marks."""
 
     def receive_data(self, data: bytes) -> bytes:
         """Take what the terminal said and give what of it is the command's output."""
@@ -63,7 +67,9 @@ class CommandMarks:
         if self.state is MarkState.RUNNING:
             output, data = self._run(data)
         if self.state is MarkState.ENDING:
-            self._finish(data)
+            data = self._finish(data)
+        if self.state is MarkState.ENDED:
+            self.behind += data[: max(0, _BEHIND_LIMIT - len(self.behind))]
         return output
 
     def take_rest(self) -> bytes:
@@ -92,13 +98,13 @@ class CommandMarks:
         self._rest = data[cut:]
         return data[:cut], b""
 
-    def _finish(self, data: bytes) -> None:
+    def _finish(self, data: bytes) -> bytes:
         found = data.find(self._close)
         if found < 0:
             cut = max(0, len(data) - len(self._close) + 1)
             self._rest = data[cut:]
             self._keep(data[:cut])
-            return
+            return b""
         self._keep(data[:found])
         self.state = MarkState.ENDED
         status, _, rest = bytes(self._payload).partition(b";")
@@ -109,6 +115,7 @@ class CommandMarks:
         if cwd and self._payload_size <= _CWD_LIMIT:
             # The terminal writes a line feed as two characters.
             self.cwd = cwd.replace(b"\r\n", b"\n")
+        return data[found + len(self._close) :]
 
     def _keep(self, data: bytes) -> None:
         self._payload_size += len(data)

@@ -49,11 +49,15 @@ class ShellTerminals:
         """Type `data`; raises `BrokenPipeError` when the shell's terminal is gone."""
         await self._keys.write(data)
 
-    def leave(self) -> None:
-        """Leave the terminal to a background job, so that what it writes is not taken for the next command's."""
+    def leave(self, written: bytes) -> None:
+        """Leave the terminal to a background job, so that what it writes is not taken for the next command's.
+
+        `written` is what has come from there since the end of the command that started it.
+        """
         if len(self._screens) <= _JOB_TERMINALS:
             # At once, not when the next command moves: until then nothing else would take it.
-            self._screens[-1].on_data = self._late_taker()
+            self._screens[-1].on_data = take = self._late_taker()
+            take(written)
             if self._opening is None:  # else the one is still on its way that the last `move` did not wait for
                 self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
 

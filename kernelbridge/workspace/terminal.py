@@ -110,6 +110,8 @@ class TerminalLane:
         self._starting = asyncio.Lock()
         self._dropping: asyncio.Task[KernelBridgeError | None] | None = None
         """Ends the shell, maybe still when the command was answered that had it ended."""
+        self._ending_jobs: set[asyncio.Task[None]] = set()
+        """Those that end all that any command has started: none may begin meanwhile."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
         self._finishing = self._closed = False
@@ -160,7 +162,9 @@ class TerminalLane:
         ended = self._end_waiting(_INTERRUPTED) if queued else 0
         job = self._running or next(iter(self._waiting), None)  # none runs yet, but it is about to
         if jobs:
-            self._tasks.create(self._interrupt_all(job, tell, ended))
+            ending = self._tasks.create(self._interrupt_all(job, tell, ended))
+            self._ending_jobs.add(ending)
+            ending.add_done_callback(self._ending_jobs.discard)
         elif job is None:
             tell(Interruption("none", done=True, ended=ended))
         else:
@@ -205,11 +209,8 @@ class TerminalLane:
                 job = self._running = self._waiting.popleft()
                 self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
-                mark = self._memory.before_command()
                 try:
                     outcome = await self._run(job)
-                    if isinstance(outcome, CommandOutcome):
-                        outcome = await self._memory.over_command(outcome, mark)
                 finally:
                     self._running = None
                     _answer(job, outcome)
@@ -224,7 +225,8 @@ class TerminalLane:
             tell(Interruption(step, done, ended=ended))
 
         shell = self._shell
-        if shell is None or not await shell.interrupt(told):
+        # The shell may be at the next command already, which is not meant.
+        if shell is None or self._running is not job or not await shell.interrupt(told):
             # It has not begun, or it has just ended; in neither case is anything to be done.
             job.interrupted = True
             step: Step = "sigint" if self._running is job else "none"
@@ -261,6 +263,7 @@ class TerminalLane:
     async def _run(self, job: _Job) -> CommandOutcome | KernelBridgeError:
         until = self._until()
         try:
+            await self._jobs_ended(until)
             shell, fresh = await self._living_shell(until)
             if _unwanted(job):
                 return _INTERRUPTED
@@ -277,7 +280,6 @@ class TerminalLane:
                     return _INTERRUPTED
                 outcome = await self._run_in(shell, job)
                 outcome = replace(outcome, state_preserved=False)
-            self._intact = shell.alive
             if self._lost:
                 self._lost = False
                 outcome = replace(outcome, state_preserved=False)
@@ -291,9 +293,24 @@ class TerminalLane:
             log.exception("terminal_command_failed")
             return TerminalError("The terminal command could not be run", f"{type(exc).__name__}: {exc}")
 
+    async def _jobs_ended(self, until: float) -> None:
+        """Wait until no interrupt is under way that would end the next command's processes, too; `until` as in `_drop`.
+
+        Raises `RuntimeUnavailable`.
+        """
+        loop = asyncio.get_running_loop()
+        while self._ending_jobs:
+            _, ending = await asyncio.wait(self._ending_jobs, timeout=max(0.0, until - loop.time()))
+            if ending:
+                reason = "what earlier commands have left running is still being ended; send it again"
+                raise RuntimeUnavailable("The terminal command was not run", reason)
+
     async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
         self._record.command_begins(job.request_id, streams=job.listen is not None)
-        return await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+        mark = self._memory.before_command()  # not before: the sandbox may have been started for it
+        outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+        self._intact = outcome.state_preserved
+        return await self._memory.over_command(outcome, mark)
 
     async def _living_shell(self, until: float) -> tuple[Shell, bool]:
         """Give the shell, and whether it was started just now; for `until` see `_drop`."""

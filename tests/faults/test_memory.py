@@ -1,7 +1,7 @@
 """Memory that runs out: in the interpreter, in what a cell or a command starts, in the shell, in the background."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -71,6 +71,20 @@ async def test_what_a_command_started(client: Client, command: str) -> None:
     assert (result["cause"], result["statePreserved"]) == ("out_of_memory", True)
     assert "memory ran out" in result["hint"]
     await alive(client)
+
+
+async def test_what_the_first_command_of_a_sandbox_started(
+    server: RunningServer, lose_sandboxes: Callable[[RunningServer], Awaitable[object]]
+) -> None:
+    """The sandbox is started for it."""
+    async with server.connect("u") as client:
+        result = await client.shell(HOG)
+        assert (result.get("cause"), result["exitCode"]) == ("out_of_memory", 137)
+        await lose_sandboxes(server)
+        result = await client.shell(HOG)
+        assert (result.get("cause"), result["statePreserved"]) == ("out_of_memory", False)
+        result = await client.shell("echo on")
+        assert (result["output"], "cause" in result, "statePreserved" in result) == ("on\n", False, False)
 
 
 async def test_the_shell_itself(client: Client) -> None:

@@ -185,6 +185,22 @@ async def test_an_interrupt_ends_what_waits_too_if_asked(client: Client) -> None
     assert (await client.shell("echo sane"))["output"] == "sane\n"
 
 
+NEXT = "for i in $(seq 200); do sleep 0.001 || echo $?; done; echo whole"
+
+
+async def test_the_end_of_all_jobs_does_not_reach_the_next_command(client: Client) -> None:
+    for _ in range(5):
+        await client.shell("sleep 4646 >/dev/null 2>&1 &")
+        await started(client, "sh -c 'echo go; exec sleep 4747'")
+        await client.send(type="terminal_command", sessionId="s", command=NEXT, requestId="next")
+        await client.send(type="interrupt", sessionId="s", target="terminal", jobs=True, requestId="stop")
+        step = (await steps_of(client, "stop"))[-1]
+        assert (step["step"], step["statePreserved"]) == ("process_group", True)
+        assert (await result_of(client, "cmd"))["cause"] == "interrupted"
+        assert (await client.answer_to("next"))["output"] == "whole\n"
+        assert (await client.shell(everything("4646")))["output"] == "0\n"
+
+
 async def test_an_interrupt_of_nothing_hits_nothing(client: Client) -> None:
     for _ in range(3):
         await client.send(type="interrupt", sessionId="s", target="terminal", requestId="stop")

@@ -138,6 +138,19 @@ async def test_jobs_that_end_after_the_terminal_has_changed(shell: Shell, place:
 
 
 @every
+async def test_what_a_job_writes_while_its_command_ends_comes_late(shell: Shell) -> None:
+    """It writes on while the shell says that the command is over, and until somebody hears that."""
+    lines = "".join(f"{number}\n" for number in range(1, 20_001))
+    for _ in range(5):
+        outcome = await shell.run("exec 3>&2 2>/dev/null; seq 20000 & exec 2>&3 3>&-", timeout=20)
+        text = outcome.output
+        assert outcome.late_output == ""
+        while not text.endswith("\n20000\n"):
+            text += (await shell.run("true", timeout=20)).late_output
+        assert text == lines
+
+
+@every
 async def test_a_shell_calls_itself_by_its_name(shell: Shell, place: Place) -> None:
     outcome = await shell.run("no-such-program; echo $OLDPWD", timeout=20)
     assert Path(outcome.output.split(":")[0]).name in {"sh", "bash", "dash"}

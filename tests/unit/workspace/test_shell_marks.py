@@ -106,3 +106,12 @@ def test_an_endless_directory_name_costs_no_memory() -> None:
 def test_a_job_that_is_left_is_told(job: str, left: bool) -> None:  # noqa: FBT001 - as in the list
     marks, _ = feed([START, end(job=job)])
     assert (marks.state, marks.left_job, marks.cwd) == (MarkState.ENDED, left, b"/workspace")
+
+
+def test_what_comes_behind_the_end_is_kept_but_not_without_a_limit() -> None:
+    whole = START + b"out" + end(job="7") + b"late\r\n" + end() + b"later"
+    for cut in range(len(whole)):
+        marks, output = feed([whole[:cut], whole[cut:]])
+        assert (output, bytes(marks.behind)) == (b"out", b"late\r\n" + end() + b"later")
+    marks, _ = feed([START, end(job="7"), *[b"x" * 65536] * 100])
+    assert len(marks.behind) == 1 << 20

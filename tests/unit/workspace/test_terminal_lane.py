@@ -1,40 +1,58 @@
-"""The lane of terminal commands: what it tells of its shell."""
+"""The lane of terminal commands: what it tells of its shell, and what an interrupt of it reaches."""
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
+from kernelbridge.workspace import terminal
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.record import Record
 from kernelbridge.workspace.shell_exchange import CommandOutcome
 from kernelbridge.workspace.tasks import TaskSet
-from kernelbridge.workspace.terminal import TerminalLane
+from kernelbridge.workspace.terminal import Interruption, TerminalLane
 from tests.unit.workspace.conftest import Place
+
+Answer = CommandOutcome | KernelBridgeError
+
+
+def send(lane: TerminalLane, command: str) -> asyncio.Future[Answer]:
+    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    lane.submit(command, done.set_result, timeout=20)
+    return done
 
 
 async def run(lane: TerminalLane, command: str) -> CommandOutcome:
-    done: asyncio.Future[CommandOutcome | KernelBridgeError] = asyncio.get_running_loop().create_future()
-    lane.submit(command, done.set_result, timeout=20)
-    outcome = await done
+    outcome = await send(lane, command)
     assert isinstance(outcome, CommandOutcome), outcome
     return outcome
 
 
-async def _no_jobs(_spare: int) -> None:
-    pass
+class Jobs:
+    """Ends the jobs of a lane's commands when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
+
+    async def end(self, _spare: int) -> None:
+        self.begun.set()
+        await self.let.wait()
 
 
-@pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
-async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
-    """By the command that ended it, or by the next one if it ended between the two."""
-    os.mkfifo(place.home / "go")
+@pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
     tasks = TaskSet()
     lane = TerminalLane(
         place.shell,
-        end_jobs=_no_jobs,
+        end_jobs=jobs.end,
         destroy_sandbox=place.sandbox.destroy,
         queue_limit=10,
         tasks=tasks,
@@ -42,6 +60,15 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
         record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
         longest=None,
     )
+    yield lane
+    await lane.aclose()
+    await tasks.aclose()
+
+
+@pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
+async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane, end: str) -> None:
+    """By the command that ended it, or by the next one if it ended between the two."""
+    os.mkfifo(place.home / "go")
     assert (await run(lane, "V=1")).state_preserved
     last = await run(lane, end)
     assert last.state_preserved is (end != "exit 3")
@@ -53,5 +80,34 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, end: str) -> None:
     told = [await run(lane, "echo [$V]") for _ in range(2)]
     assert [outcome.output for outcome in told] == ["[]\n", "[]\n"]
     assert [outcome.state_preserved for outcome in told] == [not last.state_preserved, True]
-    await lane.aclose()
-    await tasks.aclose()
+
+
+async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
+    place: Place, lane: TerminalLane, jobs: Jobs
+) -> None:
+    """What ends them ends all that any command has started."""
+    told: list[Interruption] = []
+    await run(lane, "V=1")
+    lane.interrupt(told.append, queued=False, jobs=True)
+    following = send(lane, "echo $V >begun")
+    await jobs.begun.wait()
+    await (await place.shell()).run("echo x", timeout=20)  # takes longer than a command to begin
+    assert (following.done(), (place.home / "begun").exists(), told) == (False, False, [])
+    jobs.let.set()
+    outcome = await following
+    assert isinstance(outcome, CommandOutcome)
+    assert (outcome.state_preserved, (place.home / "begun").read_text()) == (True, "1\n")
+    assert [(step.step, step.done, step.state_preserved) for step in told] == [("process_group", True, True)]
+
+
+async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
+    lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes sandboxes may hang: that is told, and the shell is none the worse."""
+    monkeypatch.setattr(terminal, "_PATIENCE", 0.1)
+    await run(lane, "V=1")
+    lane.interrupt(lambda _: None, queued=False, jobs=True)
+    assert isinstance(await send(lane, "echo $V"), RuntimeUnavailable)
+    jobs.let.set()
+    outcome = await run(lane, "echo $V")
+    assert (outcome.output, outcome.state_preserved) == ("1\n", True)
