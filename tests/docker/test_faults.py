@@ -239,6 +239,33 @@ async def test_a_process_that_ends_while_the_engine_is_away(
         assert await lives.wait() == KILLED
 
 
+@sdk_leaves_sockets
+@pytest.mark.parametrize("tty", [False, True])
+async def test_what_became_of_a_process_is_asked_until_the_engine_answers(
+    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec, *, tty: bool
+) -> None:
+    """One that is back, and hangs, says nothing when it goes on."""
+    spec = new_spec()
+    sandbox = await wired.create(spec)
+    process = await sandbox.exec(["sh", "-c", "while [ ! -e end ]; do sleep 0.05; done; exit 5"], tty=tty)
+    await wire.cut()
+    if not tty:
+        of_this = {"event": "exec_die", "label": f"{INSTANCE_LABEL}={wired._instance}"}
+        events = EventStream(client.api, of_this)
+        (spec.files / "end").touch()
+        await asyncio.to_thread(next, iter(events))
+        events.close()
+    wired._engine.timeout = 0.5
+    wire.hold(rb"GET .*/exec/|POST .*/attach")
+    await wire.join()
+    async with asyncio.timeout(PATIENCE):
+        await wire.held.get()
+        await wired._background.settle()  # until nobody waits for an answer any more
+        wired._engine.timeout = PATIENCE
+        wire.release()
+        assert await process.wait() == (KILLED if tty else ExitStatus(code=5))
+
+
 @pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
 async def test_a_container_that_comes_too_late_is_removed(
     wire: CuttableWire, workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, request_line: bytes
