@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from docker.errors import APIError
 
-from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.errors import ImageError, RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.base import WORKSPACE_PATH, Limits
 from kernelbridge.runtimes.docker_engine import Engine, explain
 from kernelbridge.runtimes.docker_process import DockerProcess
@@ -48,6 +48,8 @@ class WorkspaceImage:
         self._user = own_user(os.geteuid(), os.getegid())
         self._facts: dict[str, Facts] = {}
         self._probing = asyncio.Lock()
+        self._unanswered: RuntimeUnavailable | None = None
+        """Of the latest try that the engine did not answer."""
 
     async def current(self) -> tuple[ImageFacts, Facts]:
         """Say what the name stands for now; raises `ImageError` when there is nothing usable."""
@@ -61,12 +63,7 @@ class WorkspaceImage:
                 raise self.absent() from exc
             raise ImageError(f"Workspace image {self.name!r} cannot be looked up", explain(exc)) from exc
         image = image_facts(inspected)
-        facts = self._facts.get(image.id)
-        if facts is None:
-            async with self._probing:
-                facts = self._facts.get(image.id) or await self._probe(image)
-                self._facts[image.id] = facts
-        return image, facts
+        return image, self._facts.get(image.id) or await self._tried(image)
 
     def absent(self) -> ImageError:
         """Say that the engine does not have the image, and what to do."""
@@ -74,6 +71,20 @@ class WorkspaceImage:
             f"Workspace image {self.name!r} is not there",
             "run `kernelbridge images build` for the default image, or `docker pull` for one of your own",
         )
+
+    async def _tried(self, image: ImageFacts) -> Facts:
+        unanswered = self._unanswered
+        async with self._probing:
+            if (problem := self._unanswered) is not None and problem is not unanswered:
+                # Each would wait as long as the one before, one after the other, only to hear the same.
+                raise RuntimeUnavailable(problem.message, problem.reason)
+            try:
+                facts = self._facts.get(image.id) or await self._probe(image)
+            except RuntimeUnavailable as exc:
+                self._unanswered = RuntimeUnavailable(exc.message, exc.reason)
+                raise
+            self._facts[image.id] = facts
+            return facts
 
     async def _probe(self, image: ImageFacts) -> Facts:
         facts = await self._ask(image, self._user or image.run_as)
@@ -98,6 +109,8 @@ class WorkspaceImage:
                 async with asyncio.timeout(PROBE_SECONDS):
                     said = await _read_all(probe)
                     status = await probe.wait()
+            except RuntimeUnavailable:
+                raise  # which says nothing of the image
             except SandboxError as exc:
                 raise SandboxError(exc.message, await sandbox.last_words() or exc.reason) from exc
             finally:

@@ -316,6 +316,22 @@ async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: Cutt
     await wired.prepare()
 
 
+@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/exec"])
+async def test_an_engine_that_hangs_while_an_image_is_tried_is_not_the_images_fault(
+    wire: CuttableWire, wired: DockerRuntime, request_line: bytes
+) -> None:
+    """And costs all who wait for the image one time-out, not one each."""
+    wired._engine.timeout = 0.5
+    wire.hold(request_line)
+    async with asyncio.timeout(PATIENCE):
+        results = await asyncio.gather(*(wired.prepare() for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {RuntimeUnavailable}
+    assert wire.held.qsize() == 1
+    wire.release()
+    wired._engine.timeout = PATIENCE
+    await wired.prepare()
+
+
 @sdk_leaves_sockets
 async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> None:
     nowhere = CuttableWire(tmp_path / "nowhere")
