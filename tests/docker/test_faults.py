@@ -304,6 +304,27 @@ async def test_the_processes_of_a_container_that_is_not_removed_yet_are_not_wait
         assert [await process.wait() for process in processes] == [KILLED, KILLED]
 
 
+async def test_signals_in_a_row_cost_one_time_out_of_an_engine_that_hangs(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    sandbox = await wired.create(new_spec())
+    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(3)]
+    await processes[0].signal(0)  # so that the stream to the idle process is there already
+    wired._engine.timeout = 0.5
+    wire.hold(b"")
+    with pytest.raises(RuntimeUnavailable, match="signalling processes took longer"):
+        await processes[0].kill()
+    for process in processes[1:]:
+        with pytest.raises(RuntimeUnavailable, match="sign of life"):
+            await process.kill()
+    wired._engine.timeout = PATIENCE
+    wire.release()
+    async with asyncio.timeout(PATIENCE):
+        for process in processes:
+            await process.kill()
+            assert await process.wait() == KILLED
+
+
 async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
     await wired.prepare()
     wired._engine.timeout = 0.5
