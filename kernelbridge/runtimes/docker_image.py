@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from docker.errors import APIError
 
@@ -15,6 +16,7 @@ from kernelbridge.runtimes.docker_engine import Engine, explain
 from kernelbridge.runtimes.docker_process import DockerProcess
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from kernelbridge.runtimes.docker_spec import DEFAULT_USER, ImageFacts, Launch, image_facts
+from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
 
 PROBE_SECONDS = 30.0
@@ -28,7 +30,7 @@ exit 127
 """
 _NO_PYTHON = 127
 
-Start = Callable[[Launch], Awaitable[DockerSandbox]]
+Start = Callable[[Launch], Coroutine[Any, Any, DockerSandbox]]
 
 
 def own_user(uid: int, gid: int) -> str | None:
@@ -39,10 +41,13 @@ def own_user(uid: int, gid: int) -> str | None:
 class WorkspaceImage:
     """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
 
-    def __init__(self, name: str, *, engine: Engine, launch: Callable[..., Launch], start: Start) -> None:
+    def __init__(
+        self, name: str, *, engine: Engine, background: Background, launch: Callable[..., Launch], start: Start
+    ) -> None:
         """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one."""
         self.name = name
         self._engine = engine
+        self._background = background
         self._launch = launch
         self._start = start
         self._user = own_user(os.geteuid(), os.getegid())
@@ -103,7 +108,10 @@ class WorkspaceImage:
         )
         unusable = f"Workspace image {self.name!r} cannot be used"
         try:
-            sandbox = await self._start(launch)
+            # A server that is told to stop while it starts cancels this: what the engine makes then has to be removed.
+            sandbox = await self._background.whole(
+                self._start(launch), undo=DockerSandbox.destroy, doing=f"trying the image {self.name}"
+            )
             try:
                 probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE])
                 async with asyncio.timeout(PROBE_SECONDS):
