@@ -88,6 +88,7 @@ class DockerRuntime:
         self._launch = partial(
             Launch, instance=instance, command=IDLE, seccomp=seccomp, userns_remap="userns" in about.security
         )
+        self._new_image = partial(WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch)
         self._default_image = image
         # As many as the operator allows.
         self._images: dict[str, WorkspaceImage] = {}
@@ -148,9 +149,7 @@ class DockerRuntime:
     def _image(self, name: str | None) -> WorkspaceImage:
         name = self._default_image if name is None else name
         if name not in self._images:
-            self._images[name] = WorkspaceImage(
-                name, engine=self._engine, launch=self._new_launch, start=partial(self._start, name)
-            )
+            self._images[name] = self._new_image(name, start=partial(self._start, name))
         return self._images[name]
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:

@@ -10,6 +10,7 @@ It runs as the workspace's user, whose programs may lie in its name or stop it: 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -24,6 +25,7 @@ OUTLIVED, LEADER_KILLED = 1, 3
 """Answers of the sweeps: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""
 
 _MARK = b"kernelbridge-control "
+_DOING = "signalling processes"
 _NOISE = 1 << 20
 """Bytes that may come before an answer: anyone in the sandbox can write to the shell's stdout."""
 
@@ -242,7 +244,8 @@ class ControlChannel:
 
     async def _in_time(self, told: Coroutine[Any, Any, int | None]) -> int | None:
         """Wait for an answer. Raises `RuntimeUnavailable` if the engine gives none either, else `SandboxError`."""
-        doing, half = "signalling processes", self._engine.timeout / 2
+        doing, half = _DOING, self._engine.timeout / 2
+        began = time.monotonic()
         answer = asyncio.ensure_future(told)
         waiting: set[asyncio.Future[Any]] = {answer}
         try:
@@ -254,6 +257,7 @@ class ControlChannel:
                 await asyncio.wait({answer}, timeout=half)
                 if not answer.done():
                     if not pong.done():
+                        self._engine.missed(began)
                         raise no_answer(doing, self._engine.timeout)
                     pong.result()
                     raise SandboxError(
@@ -287,6 +291,9 @@ class ControlChannel:
                 await stream.aclose()
             await stream.write(_SWEEP.encode())
             self._stream = stream
+        else:
+            # Else what is said on it costs another time-out, and is done when nobody wants it any more.
+            await self._engine.awake(_DOING)
         return self._stream
 
     async def _answer(self, stream: AttachStream, number: bytes) -> int | None:

@@ -113,13 +113,27 @@ class Engine:
 
         Raises `RuntimeUnavailable`, or what the engine answered as `docker.errors.APIError`.
         """
+        api = await self.awake(doing)
+        return await self._bounded(partial(job, api), doing=doing, discard=discard)
+
+    async def awake(self, doing: str) -> APIClient:
+        """See that it answers, if something was not answered before; for who speaks to it on a stream of their own.
+
+        Raises `RuntimeUnavailable`.
+        """
         if self._client is None:
             raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
-        if self._silent and not await self._lives(self._client.api):
+        api = self._client.api
+        if self._silent and not await self._lives(api):
             problem = no_answer(f"a sign of life before {doing}", min(KNOCK_TIMEOUT, self.timeout))
             self._fail_queue(problem)
             raise problem
-        return await self._bounded(partial(job, self._client.api), doing=doing, discard=discard)
+        return api
+
+    def missed(self, since: float) -> None:
+        """Take note of what was given up, and was asked or said on a stream at the monotonic time `since`."""
+        if self._heard < since:
+            self._missed = time.monotonic()
 
     async def join(self, ended: Callable[[], None]) -> None:
         """Wait, outside the event loop, for a thread of somebody else."""
@@ -186,8 +200,7 @@ class Engine:
             except APIError:
                 raise
             except TimeoutError as exc:
-                if self._heard < began:
-                    self._missed = time.monotonic()
+                self.missed(began)
                 problem = no_answer(doing, self.timeout)
                 self._fail_queue(problem)
                 raise problem from exc

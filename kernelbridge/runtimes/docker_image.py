@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from docker.errors import APIError
 
-from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.errors import ImageError, RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.base import WORKSPACE_PATH, Limits
 from kernelbridge.runtimes.docker_engine import Engine, explain
 from kernelbridge.runtimes.docker_process import DockerProcess
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from kernelbridge.runtimes.docker_spec import DEFAULT_USER, ImageFacts, Launch, image_facts
+from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
 
 PROBE_SECONDS = 30.0
@@ -28,7 +30,7 @@ exit 127
 """
 _NO_PYTHON = 127
 
-Start = Callable[[Launch], Awaitable[DockerSandbox]]
+Start = Callable[[Launch], Coroutine[Any, Any, DockerSandbox]]
 
 
 def own_user(uid: int, gid: int) -> str | None:
@@ -39,15 +41,20 @@ def own_user(uid: int, gid: int) -> str | None:
 class WorkspaceImage:
     """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
 
-    def __init__(self, name: str, *, engine: Engine, launch: Callable[..., Launch], start: Start) -> None:
+    def __init__(
+        self, name: str, *, engine: Engine, background: Background, launch: Callable[..., Launch], start: Start
+    ) -> None:
         """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one."""
         self.name = name
         self._engine = engine
+        self._background = background
         self._launch = launch
         self._start = start
         self._user = own_user(os.geteuid(), os.getegid())
         self._facts: dict[str, Facts] = {}
         self._probing = asyncio.Lock()
+        self._unanswered: RuntimeUnavailable | None = None
+        """Of the latest try that the engine did not answer."""
 
     async def current(self) -> tuple[ImageFacts, Facts]:
         """Say what the name stands for now; raises `ImageError` when there is nothing usable."""
@@ -61,12 +68,7 @@ class WorkspaceImage:
                 raise self.absent() from exc
             raise ImageError(f"Workspace image {self.name!r} cannot be looked up", explain(exc)) from exc
         image = image_facts(inspected)
-        facts = self._facts.get(image.id)
-        if facts is None:
-            async with self._probing:
-                facts = self._facts.get(image.id) or await self._probe(image)
-                self._facts[image.id] = facts
-        return image, facts
+        return image, self._facts.get(image.id) or await self._tried(image)
 
     def absent(self) -> ImageError:
         """Say that the engine does not have the image, and what to do."""
@@ -74,6 +76,20 @@ class WorkspaceImage:
             f"Workspace image {self.name!r} is not there",
             "run `kernelbridge images build` for the default image, or `docker pull` for one of your own",
         )
+
+    async def _tried(self, image: ImageFacts) -> Facts:
+        unanswered = self._unanswered
+        async with self._probing:
+            if (problem := self._unanswered) is not None and problem is not unanswered:
+                # Each would wait as long as the one before, one after the other, only to hear the same.
+                raise RuntimeUnavailable(problem.message, problem.reason)
+            try:
+                facts = self._facts.get(image.id) or await self._probe(image)
+            except RuntimeUnavailable as exc:
+                self._unanswered = RuntimeUnavailable(exc.message, exc.reason)
+                raise
+            self._facts[image.id] = facts
+            return facts
 
     async def _probe(self, image: ImageFacts) -> Facts:
         facts = await self._ask(image, self._user or image.run_as)
@@ -92,12 +108,17 @@ class WorkspaceImage:
         )
         unusable = f"Workspace image {self.name!r} cannot be used"
         try:
-            sandbox = await self._start(launch)
+            # A server that is told to stop while it starts cancels this: what the engine makes then has to be removed.
+            sandbox = await self._background.whole(
+                self._start(launch), undo=DockerSandbox.destroy, doing=f"trying the image {self.name}"
+            )
             try:
                 probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE])
                 async with asyncio.timeout(PROBE_SECONDS):
                     said = await _read_all(probe)
                     status = await probe.wait()
+            except RuntimeUnavailable:
+                raise  # which says nothing of the image
             except SandboxError as exc:
                 raise SandboxError(exc.message, await sandbox.last_words() or exc.reason) from exc
             finally:

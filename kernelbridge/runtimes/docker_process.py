@@ -28,6 +28,8 @@ _NOISE = 64 << 10
 """Bytes of other output (a warning of the image's loader, say) that are skipped before the script's own."""
 _DRAIN = 1.0
 """Seconds that the last output of a process may take after its container has ended."""
+_ASK_AGAIN = 1.0
+"""Seconds until an engine that did not answer is asked again what became of a process."""
 
 _LAUNCH = r"""
 set -f
@@ -103,6 +105,9 @@ class DockerProcess:
         self._judged = False
         self._killed = False
         self._swept = False
+        self._stranded = False
+        """Whether nothing leads to its terminal any more, should it have one and live."""
+        self._later: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = str(self._exit.result()) if self._exit.done() else "running"
@@ -220,22 +225,37 @@ class DockerProcess:
     def engine_returned(self) -> None:
         """Learn that the engine was away: what it said meanwhile was missed."""
         if self._stream.ended and not self._judged:
-            self._background.spawn(self._rejoin(), doing="asking how a process ended")
-
-    async def _rejoin(self) -> None:
-        await self._inspect()
-        if self._tty and not self._judged:
-            # It lives, but nothing leads to its terminal any more: whoever uses it has to have another.
-            await self.kill()
-            self.exited(_SIGNAL_BASE + signal.SIGKILL)
+            self._stranded = True
+            self._ask()
 
     def _stream_ended(self) -> None:
         if not self._started:
             return
         if self._exit.done():
             self._around.forget(self)
-        elif not self._judged:
-            self._background.spawn(self._inspect(), doing="asking how a process ended")
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Have the engine asked what became of it, until that answers."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if not self._judged:
+            self._background.spawn(self._asked(), doing="asking how a process ended")
+
+    async def _asked(self) -> None:
+        try:
+            await self._inspect()
+            if self._tty and self._stranded and not self._judged:
+                # It lives, but whoever uses it has to have another.
+                await self.kill()
+                self.exited(_SIGNAL_BASE + signal.SIGKILL)
+        except RuntimeUnavailable:
+            # An engine that hangs says nothing when it goes on, and what it has said while it was away is lost. By a
+            # timer, and not in a loop: whoever closes the runtime waits for all that was begun.
+            if self._around.alive and not self._around.leaving and not self._judged and self._later is None:
+                self._later = asyncio.get_running_loop().call_later(_ASK_AGAIN, self._ask)
 
     def _settle(self, status: ExitStatus) -> None:
         if not self._exit.done():
@@ -249,8 +269,6 @@ class DockerProcess:
         """Ask how it ended. If it has only closed its output, the engine's `exec_die` event will tell."""
         try:
             state = await self._engine.call(lambda api: api.exec_inspect(self.exec_id), doing="inspecting a process")
-        except RuntimeUnavailable:
-            return  # `engine_returned` will be called
         except APIError as exc:
             # The container was removed, which its own event tells; or this is another engine, which knows no exec.
             if exc.status_code not in GONE:

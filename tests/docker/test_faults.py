@@ -270,6 +270,33 @@ async def test_a_process_that_ends_while_the_engine_is_away(
         assert await lives.wait() == KILLED
 
 
+@sdk_leaves_sockets
+@pytest.mark.parametrize("tty", [False, True])
+async def test_what_became_of_a_process_is_asked_until_the_engine_answers(
+    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec, *, tty: bool
+) -> None:
+    """One that is back, and hangs, says nothing when it goes on."""
+    spec = new_spec()
+    sandbox = await wired.create(spec)
+    process = await sandbox.exec(["sh", "-c", "while [ ! -e end ]; do sleep 0.05; done; exit 5"], tty=tty)
+    await wire.cut()
+    if not tty:
+        of_this = {"event": "exec_die", "label": f"{INSTANCE_LABEL}={wired._instance}"}
+        events = EventStream(client.api, of_this)
+        (spec.files / "end").touch()
+        await asyncio.to_thread(next, iter(events))
+        events.close()
+    wired._engine.timeout = 0.5
+    wire.hold(rb"GET .*/exec/|POST .*/attach")
+    await wire.join()
+    async with asyncio.timeout(PATIENCE):
+        await wire.held.get()
+        await wired._background.settle()  # until nobody waits for an answer any more
+        wired._engine.timeout = PATIENCE
+        wire.release()
+        assert await process.wait() == (KILLED if tty else ExitStatus(code=5))
+
+
 @pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
 async def test_a_container_that_comes_too_late_is_removed(
     wire: CuttableWire, workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, request_line: bytes
@@ -306,6 +333,27 @@ async def test_the_processes_of_a_container_that_is_not_removed_yet_are_not_wait
             await process.aclose()
         wire.release()
         assert [await process.wait() for process in processes] == [KILLED, KILLED]
+
+
+async def test_signals_in_a_row_cost_one_time_out_of_an_engine_that_hangs(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    sandbox = await wired.create(new_spec())
+    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(3)]
+    await processes[0].signal(0)  # so that the stream to the idle process is there already
+    wired._engine.timeout = 0.5
+    wire.hold(b"")
+    with pytest.raises(RuntimeUnavailable, match="signalling processes took longer"):
+        await processes[0].kill()
+    for process in processes[1:]:
+        with pytest.raises(RuntimeUnavailable, match="sign of life"):
+            await process.kill()
+    wired._engine.timeout = PATIENCE
+    wire.release()
+    async with asyncio.timeout(PATIENCE):
+        for process in processes:
+            await process.kill()
+            assert await process.wait() == KILLED
 
 
 async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
@@ -347,6 +395,22 @@ async def test_who_asks_is_not_refused_for_a_question_that_was_asked_before(
     with pytest.raises(RuntimeUnavailable, match="sign of life"):
         await first
     await second
+
+
+@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/exec"])
+async def test_an_engine_that_hangs_while_an_image_is_tried_is_not_the_images_fault(
+    wire: CuttableWire, wired: DockerRuntime, request_line: bytes
+) -> None:
+    """And costs all who wait for the image one time-out, not one each."""
+    wired._engine.timeout = 0.5
+    wire.hold(request_line)
+    async with asyncio.timeout(PATIENCE):
+        results = await asyncio.gather(*(wired.prepare() for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {RuntimeUnavailable}
+    assert wire.held.qsize() == 1
+    wire.release()
+    wired._engine.timeout = PATIENCE
+    await wired.prepare()
 
 
 @sdk_leaves_sockets

@@ -1,6 +1,8 @@
+import asyncio
 import io
 import secrets
 import tarfile
+from pathlib import Path
 
 import docker
 import pytest
@@ -11,6 +13,7 @@ from kernelbridge.runtimes.docker_image import own_user
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec
+from tests.docker.faulty_engine import cuttable_wire
 
 
 async def test_an_absent_image_says_which_command_helps(new_spec: MakeSpec) -> None:
@@ -97,3 +100,20 @@ async def test_containers_of_a_server_that_is_not_root_run_as_the_server(
         ran = await run(sandbox, "sh", "-c", "id -u; id -g; touch ~/f && echo made")
         assert (ran.output, ran.status.code) == ("1234\n5678\nmade\n", 0)
     assert own_user(0, 0) is None
+
+
+@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
+async def test_who_stops_while_an_image_is_tried_leaves_no_container(
+    tmp_path: Path, workspace_image: str, request_line: bytes
+) -> None:
+    async with (
+        cuttable_wire(tmp_path / "wire") as wire,
+        docker_runtime(workspace_image, client_factory=wire.factory) as r,
+    ):
+        wire.hold(request_line)
+        preparing = asyncio.create_task(r.prepare())
+        await wire.held.get()
+        preparing.cancel()
+        wire.release()
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
