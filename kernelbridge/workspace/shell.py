@@ -79,8 +79,10 @@ class Shell:
 
     @property
     def alive(self) -> bool:
-        """Whether it can take another command."""
-        return self._usable and not self._over.is_set()
+        """Whether it can take another command, at once or when the one that runs has ended."""
+        exchange = self._exchange
+        lost = exchange is not None and exchange.ended.is_set() and not exchange.complete
+        return self._usable and not lost and not self._over.is_set()
 
     @property
     def busy(self) -> bool:

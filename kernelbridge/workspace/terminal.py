@@ -110,6 +110,8 @@ class TerminalLane:
         self._starting = asyncio.Lock()
         self._dropping: asyncio.Task[KernelBridgeError | None] | None = None
         """Ends the shell, maybe still when the command was answered that had it ended."""
+        self._interrupts = 0
+        """How many are under way."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
         self._finishing = self._closed = False
@@ -121,8 +123,9 @@ class TerminalLane:
 
     @property
     def busy(self) -> bool:
-        """Whether a command runs or waits, or something is being started for the next one. Background jobs are not."""
-        return self._draining or self._starting.locked() or (self._shell is not None and self._shell.busy)
+        """Whether a command runs, waits or is ended, or something is started for the next. Background jobs are not."""
+        under_way = self._draining or self._interrupts > 0 or self._starting.locked()
+        return under_way or (self._shell is not None and self._shell.busy)
 
     def submit(
         self,
@@ -159,12 +162,11 @@ class TerminalLane:
         """
         ended = self._end_waiting(_INTERRUPTED) if queued else 0
         job = self._running or next(iter(self._waiting), None)  # none runs yet, but it is about to
-        if jobs:
-            self._tasks.create(self._interrupt_all(job, tell, ended))
-        elif job is None:
+        if job is None and not jobs:
             tell(Interruption("none", done=True, ended=ended))
         else:
-            self._tasks.create(self._interrupt(job, tell, ended))
+            self._interrupts += 1
+            self._tasks.create(self._interrupt_to_the_end(job, tell, ended, jobs=jobs))
 
     def finish(self) -> asyncio.Event:
         """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
@@ -218,6 +220,26 @@ class TerminalLane:
             self._draining = False
             if self._finishing:
                 self._quiet.set()
+
+    async def _interrupt_to_the_end(self, job: _Job | None, tell: Tell, ended: int, *, jobs: bool) -> None:
+        told = False
+
+        def tell_once(interruption: Interruption) -> None:
+            nonlocal told
+            told = told or interruption.done
+            tell(interruption)
+
+        try:
+            if jobs:
+                await self._interrupt_all(job, tell_once, ended)
+            elif job is not None:
+                await self._interrupt(job, tell_once, ended)
+        finally:
+            self._interrupts -= 1
+            if not told:
+                # What kept it from the end is told by the command; or the session ends, and with it all of this.
+                alive = self._shell is not None and self._shell.alive and not self._closed
+                tell(Interruption("sigint" if alive else "kill", done=True, state_preserved=alive, ended=ended))
 
     async def _interrupt(self, job: _Job, tell: Tell, ended: int) -> None:
         def told(step: Step, done: bool) -> None:  # noqa: FBT001 - a `StepDone`
