@@ -86,8 +86,9 @@ class Workspace:
         self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
         self._files = Once(self._open_files)
         self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
+        paths = data.paths(key)
         self.files = SessionFiles(
-            data.paths(key).files, prepared=self._files.get, executor=executor, max_frame=settings.max_file
+            paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file
         )
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
@@ -96,7 +97,7 @@ class Workspace:
         self.departure = Departure()
         self._memory = MemoryWatch(self._status.memory_ran_out)
         self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
-        self._launcher = Launcher(self, self._record, data.paths(key).sockets, settings, self._spills)
+        self._launcher = Launcher(self, self._record, paths.sockets, settings, self._spills)
         feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
             self._launcher.kernel,
@@ -119,9 +120,7 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(
-            self._launcher.in_sandbox, files_host=data.paths(key).sockets, note=self._record.terminals_are
-        )
+        self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
         self._left_shells = LeftShells(self._record)
 
     def __repr__(self) -> str:
@@ -390,8 +389,11 @@ class Workspace:
 
     # -- what runs in it --------------------------------------------------------
 
-    async def _open_files(self) -> WorkspaceFiles:
+    async def _settled(self) -> None:
         if self._predecessor is not None and self._predecessor.deleting:
             await self._succeed()
+
+    async def _open_files(self) -> WorkspaceFiles:
+        await self._settled()
         facts = self.opening.facts or await self._runtime.prepare(self.opening.choice.image)
         return await prepare_files(self._data, self.key, facts, self._settings, executor=self._executor)
