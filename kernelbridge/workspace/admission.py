@@ -14,6 +14,8 @@ from typing import Generic, Protocol, TypeVar
 from kernelbridge.errors import LimitExceeded
 
 T = TypeVar("T")
+SUCCESSORS = 100
+"""Times that a session may be opened anew, and closed again, before its first end is over."""
 
 
 class _Key(Protocol):
@@ -42,6 +44,15 @@ class SessionLimits:
                 "Too many sessions are open on this server",
                 f"the limit is {self.in_all}; try again when others have ended, or ask its operator for more",
             )
+
+
+def check_successors(count: int) -> None:
+    """Raise `LimitExceeded` if a session has been opened anew too often while it is being closed."""
+    if count >= SUCCESSORS:
+        raise LimitExceeded(
+            "The session has been opened and closed too often while it is being closed",
+            "send it again when close_session has been answered",
+        )
 
 
 class Rota(Generic[T]):

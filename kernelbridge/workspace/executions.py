@@ -32,7 +32,7 @@ from kernelbridge.workspace.memory import CellDone, MemoryWatch
 from kernelbridge.workspace.prompts import END_OF_INPUT, Prompt, Prompts
 from kernelbridge.workspace.questions import Questions, then
 from kernelbridge.workspace.state import RunningCell
-from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.tasks import TaskSet, Wait
 from kernelbridge.workspace.waiting import WaitingJobs
 
 T = TypeVar("T")
@@ -193,10 +193,10 @@ class ExecutionLane:
 
     def adopt(
         self, start: StartKernel | None, incarnation: int, lost: str | None, job: Job | None, cell: RunningCell | None
-    ) -> None:
+    ) -> Wait:
         """Go on with what an earlier server left: its interpreter, whose number was `incarnation`, and what runs in it.
 
-        `start` takes the interpreter over; without it there is none any more, and `lost` says how it ended.
+        `start` takes it over, for which the result waits; without it there is none: `lost` says how it ended.
         """
         self._news.lost = lost
         if job is not None and cell is not None:
@@ -204,6 +204,7 @@ class ExecutionLane:
         self._interpreter.adopt(start, incarnation)
         if start is None:
             self._lose_left()
+        return self._interpreter.reached
 
     def finish(self) -> asyncio.Event:
         """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
@@ -260,8 +261,7 @@ class ExecutionLane:
     # -- what an earlier server left --------------------------------------------------
 
     def _take_over_left(self) -> None:
-        left, self._left = self._left, None
-        kernel = self._interpreter.adopted
+        left, self._left, kernel = self._left, None, self._interpreter.adopted
         if left is None or kernel is None:
             return
         begin = functools.partial(kernel.take_over, left.cell.msg_id, asks=left.cell.asks, began=left.cell.began)

@@ -77,6 +77,7 @@ class Interpreter:
         self._incarnation = 0
         self._waiters: list[asyncio.Future[Kernel]] = []
         self._leaving: asyncio.TimerHandle | None = None
+        self._taking_over: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -129,7 +130,14 @@ class Interpreter:
         self._incarnation = incarnation
         if start is not None:
             self._machine.on(KernelEvent.ADOPT)
-            self._tasks.create(self._take_over(start, incarnation))
+            self._taking_over = self._tasks.create(self._take_over(start, incarnation))
+
+    async def reached(self) -> None:
+        """Wait until what `adopt` takes over is there, and has told what came before; or cannot be had."""
+        if self._taking_over is not None:
+            await asyncio.wait({self._taking_over})
+        if self.adopted is not None:
+            await self.adopted.catch_up(CATCH_UP)
 
     @property
     def adopted(self) -> AdoptedKernel | None:

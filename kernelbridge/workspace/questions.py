@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.help import Help
 from kernelbridge.workspace.budget import WaitingBudget
 from kernelbridge.workspace.interpreter import Interpreter
@@ -56,6 +57,10 @@ class Questions:
             answer = await work
         except KernelBridgeError as exc:
             answer = exc
+        except asyncio.CancelledError:
+            # The session ends, perhaps in the same moment in which the interpreter has said so: whoever asked is told.
+            done(KernelError("The session is closed", "send the request again to open it anew"))
+            raise
         finally:
             self._budget.release(code)
         done(answer)

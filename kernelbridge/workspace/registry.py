@@ -15,7 +15,7 @@ import structlog
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime, Sandbox
-from kernelbridge.workspace.admission import SessionLimits
+from kernelbridge.workspace.admission import SessionLimits, check_successors
 from kernelbridge.workspace.choice import Wish, checked
 from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.job import Job
@@ -25,10 +25,14 @@ from kernelbridge.workspace.record import LeftSession, left_sessions
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.state import RunningCell, SessionState
-from kernelbridge.workspace.tasks import TaskSet
+from kernelbridge.workspace.tasks import TaskSet, Wait
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
+
+REACH = 5.0
+"""Seconds that what an earlier server left has to be taken over before anybody is let in: what a cell writes before
+that is told in its result and not as events, and who comes back at once should miss none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class _Entry:
         self.workspace = workspace
         self.connections: set[str] = set()
         self.linger: asyncio.TimerHandle | None = None
+        self.reached: Wait | None = None
+        """Waits until what an earlier server left is taken over."""
 
     def stay(self) -> None:
         if self.linger is not None:
@@ -91,6 +97,8 @@ class Registry:
         self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
+        self._successors: Counter[SessionKey] = Counter()
+        """How many have been opened anew behind those, and not all been closed yet."""
         self._elsewhere: dict[SessionKey, LeftSession] = {}
         """Left by a server with another runtime, and not used since."""
         self._absentees: Absentees | None = None
@@ -116,6 +124,7 @@ class Registry:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Those that are being closed still have their sandboxes.
+            check_successors(self._successors[key])
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             left = self._elsewhere.pop(key, None)
             entry = self._enter(key) if left is None else self._take_over(left, None)
@@ -141,9 +150,16 @@ class Registry:
         self._elsewhere = {found.key: found for found in noted if found.state.runtime != self.runtime_name}
         others = {key.workspace_id for key in self._elsewhere}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
-        for found in left:
-            entry = self._take_over(found, sandboxes.get(found.key.workspace_id))
-            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, found.key)
+        entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
+        waits = [asyncio.ensure_future(entry.reached()) for entry in entries.values() if entry.reached is not None]
+        try:
+            if waits:
+                await asyncio.wait(waits, timeout=REACH)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        for key, entry in entries.items():
+            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, key)
         if noted or reclaimed:
             log.info(
                 "earlier_server",
@@ -165,7 +181,7 @@ class Registry:
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
         job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
-        workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
+        entry.reached = workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
         return entry
 
     def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
@@ -177,6 +193,8 @@ class Registry:
             kept_size=self._settings.max_output,
             tasks=self._tasks,
         )
+        if (predecessor := self._closing.get(key)) is not None:
+            self._successors[key] += 1
         return Workspace(
             key,
             runtime=self._runtime,
@@ -186,7 +204,7 @@ class Registry:
             feed=feed,
             starts=self._starts,
             # A session that is just being closed is finished first; what comes now waits for that.
-            predecessor=self._closing.get(key),
+            predecessor=predecessor,
         )
 
     def open(
@@ -351,7 +369,10 @@ class Registry:
         self._stopping = True
         for key in list(self._entries):
             self._expire(key)
-        await asyncio.gather(*(workspace.close() for workspace in list(self._closing.values())), return_exceptions=True)
+        closed: set[Workspace] = set()
+        while closing := set(self._closing.values()) - closed:  # behind one that ends may be another
+            await asyncio.gather(*(workspace.close() for workspace in closing), return_exceptions=True)
+            closed |= closing
         await self._tasks.aclose()
 
     def _expire(self, key: SessionKey) -> None:
@@ -372,4 +393,5 @@ class Registry:
         finally:
             if self._closing.get(key) is workspace:
                 del self._closing[key]
+                self._successors.pop(key, None)
                 self._only_files.discard(key)

@@ -33,11 +33,19 @@ class SessionFiles:
     """The files of one session. Everything raises `BadRequest`, and `FileError` or one of its kinds."""
 
     def __init__(
-        self, root: Path, *, prepared: Callable[[], Awaitable[WorkspaceFiles]], executor: Executor, max_frame: int
+        self,
+        root: Path,
+        *,
+        prepared: Callable[[], Awaitable[WorkspaceFiles]],
+        settled: Callable[[], Awaitable[None]],
+        executor: Executor,
+        max_frame: int,
     ) -> None:
         self._root = root
         self._prepared = prepared
         """Makes the session's directory if there is none, and gives what changes files in it."""
+        self._settled = settled
+        """Waits while files are being deleted that are not this session's any more."""
         self._executor = executor
         self._max_frame = max_frame
         self.watcher = Watcher(root, executor)
@@ -57,6 +65,7 @@ class SessionFiles:
 
     async def read(self, filename: str, *, encoding: Encoding, offset: int, length: int | None) -> Content:
         """See `file_reads.read`."""
+        await self._settled()
         return await in_thread(
             self._executor,
             file_reads.read,
@@ -70,8 +79,7 @@ class SessionFiles:
 
     async def list(self, path: str, *, recursive: bool, hidden: bool) -> Listing:
         """See `file_tree.listing`; the workspace itself is made if need be."""
-        if not directory_parts(path, "path"):
-            await self._prepared()
+        await (self._settled() if directory_parts(path, "path") else self._prepared())
         return await in_turns(self._executor, listing(self._root, path, recursive=recursive, hidden=hidden))
 
     async def watch(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
@@ -182,7 +190,10 @@ def stored_files(
             raise commits.told(exc) from exc
         return WorkspaceFiles(root, uid=found.st_uid, gid=found.st_gid, limits=limits, commits=commits)
 
-    return SessionFiles(root, prepared=prepared, executor=executor, max_frame=limits.frame)
+    async def settled() -> None:
+        """Wait for nothing: who uses the files of a session that is not open has waited (`Registry.using`)."""
+
+    return SessionFiles(root, prepared=prepared, settled=settled, executor=executor, max_frame=limits.frame)
 
 
 def _decoded(content: str) -> bytes:

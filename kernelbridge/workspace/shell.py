@@ -79,8 +79,10 @@ class Shell:
 
     @property
     def alive(self) -> bool:
-        """Whether it can take another command."""
-        return self._usable and not self._over.is_set()
+        """Whether it can take another command, at once or when the one that runs has ended."""
+        exchange = self._exchange
+        lost = exchange is not None and exchange.ended.is_set() and not exchange.complete
+        return self._usable and not lost and not self._over.is_set()
 
     @property
     def busy(self) -> bool:
@@ -290,9 +292,11 @@ class Shell:
             await asyncio.wait({watcher})
 
     async def _outcome(self, exchange: Exchange) -> CommandOutcome:
-        if exchange.failure is not None:
-            raise exchange.failure
         marks = exchange.marks
+        if exchange.failure is not None:
+            if marks.left_job:  # the shell has moved all the same
+                self._terminals.leave(bytes(marks.behind))
+            raise exchange.failure
         code, cause, left = marks.status, exchange.cause, False
         if not exchange.complete and not exchange.killed:
             status = await self._status()

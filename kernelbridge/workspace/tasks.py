@@ -13,6 +13,10 @@ from kernelbridge.errors import KernelBridgeError
 log = structlog.get_logger(__name__)
 
 
+Wait = Callable[[], Awaitable[None]]
+"""Waits for something that was begun."""
+
+
 async def attempt(work: Awaitable[object], failed: Callable[..., object]) -> None:
     """Do one step of several, whatever becomes of it; `failed` is called with `error`, and `exc_info` for a bug."""
     try:

@@ -110,8 +110,8 @@ class TerminalLane:
         self._starting = asyncio.Lock()
         self._dropping: asyncio.Task[KernelBridgeError | None] | None = None
         """Ends the shell, maybe still when the command was answered that had it ended."""
-        self._ending_jobs: set[asyncio.Task[None]] = set()
-        """Those that end all that any command has started: none may begin meanwhile."""
+        self._interrupts: dict[asyncio.Task[None], bool] = {}
+        """Those under way, and whether they end all that any command has started: none may begin meanwhile."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
         self._finishing = self._closed = False
@@ -123,8 +123,9 @@ class TerminalLane:
 
     @property
     def busy(self) -> bool:
-        """Whether a command runs or waits, or something is being started for the next one. Background jobs are not."""
-        return self._draining or self._starting.locked() or (self._shell is not None and self._shell.busy)
+        """Whether a command runs, waits or is ended, or something is started for the next. Background jobs are not."""
+        under_way = self._draining or self._interrupts or self._starting.locked()
+        return bool(under_way or (self._shell is not None and self._shell.busy))
 
     def submit(
         self,
@@ -161,14 +162,12 @@ class TerminalLane:
         """
         ended = self._end_waiting(_INTERRUPTED) if queued else 0
         job = self._running or next(iter(self._waiting), None)  # none runs yet, but it is about to
-        if jobs:
-            ending = self._tasks.create(self._interrupt_all(job, tell, ended))
-            self._ending_jobs.add(ending)
-            ending.add_done_callback(self._ending_jobs.discard)
-        elif job is None:
+        if job is None and not jobs:
             tell(Interruption("none", done=True, ended=ended))
         else:
-            self._tasks.create(self._interrupt(job, tell, ended))
+            interrupting = self._tasks.create(self._interrupt_to_the_end(job, tell, ended, jobs=jobs))
+            self._interrupts[interrupting] = jobs
+            interrupting.add_done_callback(self._interrupts.pop)
 
     def finish(self) -> asyncio.Event:
         """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
@@ -219,6 +218,25 @@ class TerminalLane:
             self._draining = False
             if self._finishing:
                 self._quiet.set()
+
+    async def _interrupt_to_the_end(self, job: _Job | None, tell: Tell, ended: int, *, jobs: bool) -> None:
+        told = False
+
+        def tell_once(interruption: Interruption) -> None:
+            nonlocal told
+            told = told or interruption.done
+            tell(interruption)
+
+        try:
+            if jobs:
+                await self._interrupt_all(job, tell_once, ended)
+            elif job is not None:
+                await self._interrupt(job, tell_once, ended)
+        finally:
+            if not told:
+                # What kept it from the end is told by the command; or the session ends, and with it all of this.
+                alive = self._shell is not None and self._shell.alive and not self._closed
+                tell(Interruption("sigint" if alive else "kill", done=True, state_preserved=alive, ended=ended))
 
     async def _interrupt(self, job: _Job, tell: Tell, ended: int) -> None:
         def told(step: Step, done: bool) -> None:  # noqa: FBT001 - a `StepDone`
@@ -299,8 +317,8 @@ class TerminalLane:
         Raises `RuntimeUnavailable`.
         """
         loop = asyncio.get_running_loop()
-        while self._ending_jobs:
-            _, ending = await asyncio.wait(self._ending_jobs, timeout=max(0.0, until - loop.time()))
+        while interrupts := [task for task, jobs in self._interrupts.items() if jobs]:
+            _, ending = await asyncio.wait(interrupts, timeout=max(0.0, until - loop.time()))
             if ending:
                 reason = "what earlier commands have left running is still being ended; send it again"
                 raise RuntimeUnavailable("The terminal command was not run", reason)

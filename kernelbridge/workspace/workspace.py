@@ -44,7 +44,7 @@ from kernelbridge.workspace.spill import Spills
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.status import StatusTeller
 from kernelbridge.workspace.succession import Departure
-from kernelbridge.workspace.tasks import TaskSet, attempt
+from kernelbridge.workspace.tasks import TaskSet, Wait, attempt
 from kernelbridge.workspace.terminal import TerminalLane
 from kernelbridge.workspace.terminals import Terminals
 from kernelbridge.workspace.work import in_thread
@@ -86,8 +86,9 @@ class Workspace:
         self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
         self._files = Once(self._open_files)
         self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
+        paths = data.paths(key)
         self.files = SessionFiles(
-            data.paths(key).files, prepared=self._files.get, executor=executor, max_frame=settings.max_file
+            paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file
         )
         self._starting: asyncio.Task[Sandbox] | None = None
         self._sandbox: Sandbox | None = None
@@ -96,7 +97,7 @@ class Workspace:
         self.departure = Departure()
         self._memory = MemoryWatch(self._status.memory_ran_out)
         self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
-        self._launcher = Launcher(self, self._record, data.paths(key).sockets, settings, self._spills)
+        self._launcher = Launcher(self, self._record, paths.sockets, settings, self._spills)
         feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
             self._launcher.kernel,
@@ -119,9 +120,7 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(
-            self._launcher.in_sandbox, files_host=data.paths(key).sockets, note=self._record.terminals_are
-        )
+        self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
         self._left_shells = LeftShells(self._record)
 
     def __repr__(self) -> str:
@@ -171,8 +170,8 @@ class Workspace:
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> None:
-        """Go on with what an earlier server left, before anybody uses the session.
+    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
+        """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
         `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
         """
@@ -187,8 +186,9 @@ class Workspace:
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
-        self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
+        reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
         self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
+        return reached
 
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
@@ -390,8 +390,11 @@ class Workspace:
 
     # -- what runs in it --------------------------------------------------------
 
-    async def _open_files(self) -> WorkspaceFiles:
+    async def _settled(self) -> None:
         if self._predecessor is not None and self._predecessor.deleting:
             await self._succeed()
+
+    async def _open_files(self) -> WorkspaceFiles:
+        await self._settled()
         facts = self.opening.facts or await self._runtime.prepare(self.opening.choice.image)
         return await prepare_files(self._data, self.key, facts, self._settings, executor=self._executor)

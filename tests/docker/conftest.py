@@ -12,6 +12,7 @@ from kernelbridge.runtimes.base import Limits, SandboxSpec
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from tests.contract.docker_fixture import docker_runtime
+from tests.docker.faulty_engine import CuttableWire, cuttable_wire
 
 MakeSpec = Callable[..., SandboxSpec]
 MakeImage = Callable[..., str]
@@ -53,6 +54,18 @@ async def sandbox(runtime: DockerRuntime, new_spec: MakeSpec) -> AsyncIterator[D
     made = await runtime.create(new_spec())
     yield made
     await made.destroy()
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[CuttableWire]:
+    async with cuttable_wire(tmp_path / "wire") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def wired(wire: CuttableWire, workspace_image: str) -> AsyncIterator[DockerRuntime]:
+    async with docker_runtime(workspace_image, client_factory=wire.factory) as opened:
+        yield opened
 
 
 @pytest.fixture

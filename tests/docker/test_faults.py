@@ -1,10 +1,7 @@
 import asyncio
 import secrets
 import signal
-import socket
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -12,9 +9,8 @@ import pytest
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes import docker_engine
 from kernelbridge.runtimes.base import ExitStatus, SandboxSpec
-from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
+from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_attach import EventStream
 from kernelbridge.runtimes.docker_engine import THREADS
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
@@ -22,7 +18,7 @@ from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, c
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import descriptors, read_all, read_until, run, start_python
 from tests.docker.conftest import MakeSpec
-from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, cuttable_wire, sdk_leaves_sockets
+from tests.docker.faulty_engine import PATIENCE, CuttableWire, sdk_leaves_sockets
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
 LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
@@ -219,18 +215,6 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
 # -- an engine that goes away ---------------------------------------------------
 
 
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[CuttableWire]:
-    async with cuttable_wire(tmp_path / "wire") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def wired(wire: CuttableWire, workspace_image: str) -> AsyncIterator[DockerRuntime]:
-    async with docker_runtime(workspace_image, client_factory=wire.factory) as opened:
-        yield opened
-
-
 @sdk_leaves_sockets
 async def test_a_container_that_ends_while_the_engine_is_away(
     wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
@@ -295,166 +279,3 @@ async def test_what_became_of_a_process_is_asked_until_the_engine_answers(
         wired._engine.timeout = PATIENCE
         wire.release()
         assert await process.wait() == (KILLED if tty else ExitStatus(code=5))
-
-
-@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
-async def test_a_container_that_comes_too_late_is_removed(
-    wire: CuttableWire, workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, request_line: bytes
-) -> None:
-    async with docker_runtime(workspace_image, client_factory=wire.factory) as runtime:
-        await runtime.prepare()
-        of_this = {"event": "destroy", "label": f"{INSTANCE_LABEL}={runtime._instance}"}
-        events = EventStream(client.api, of_this)
-        destroyed = asyncio.create_task(asyncio.to_thread(next, iter(events)))
-        runtime._engine.timeout = 0.5
-        wire.hold(request_line)
-        with pytest.raises(RuntimeUnavailable, match=r"longer than 0\.5 s"):
-            await runtime.create(new_spec())
-        runtime._engine.timeout = PATIENCE
-        wire.release()
-        async with asyncio.timeout(PATIENCE):
-            assert (await destroyed)["Action"] == "destroy"
-        events.close()
-
-
-async def test_the_processes_of_a_container_that_is_not_removed_yet_are_not_waited_for(
-    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
-) -> None:
-    """An engine that answers nothing would be asked in vain for each, one after the other."""
-    sandbox = await wired.create(new_spec())
-    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(2)]
-    wired._engine.timeout = 0.5
-    wire.hold(b"")
-    with pytest.raises(RuntimeUnavailable):
-        await sandbox.destroy()
-    wired._engine.timeout = PATIENCE
-    async with asyncio.timeout(PATIENCE / 2):
-        for process in processes:
-            await process.aclose()
-        wire.release()
-        assert [await process.wait() for process in processes] == [KILLED, KILLED]
-
-
-async def test_signals_in_a_row_cost_one_time_out_of_an_engine_that_hangs(
-    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
-) -> None:
-    sandbox = await wired.create(new_spec())
-    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(3)]
-    await processes[0].signal(0)  # so that the stream to the idle process is there already
-    wired._engine.timeout = 0.5
-    wire.hold(b"")
-    with pytest.raises(RuntimeUnavailable, match="signalling processes took longer"):
-        await processes[0].kill()
-    for process in processes[1:]:
-        with pytest.raises(RuntimeUnavailable, match="sign of life"):
-            await process.kill()
-    wired._engine.timeout = PATIENCE
-    wire.release()
-    async with asyncio.timeout(PATIENCE):
-        for process in processes:
-            await process.kill()
-            assert await process.wait() == KILLED
-
-
-async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
-    await wired.prepare()
-    wired._engine.timeout = 0.5
-    wire.hold(rb"GET .*/images/")
-    async with asyncio.timeout(PATIENCE):
-        results = await asyncio.gather(*(wired.prepare() for _ in range(40)), return_exceptions=True)
-    assert {type(result) for result in results} == {RuntimeUnavailable}
-    wire.release()
-    wired._engine.timeout = PATIENCE
-    await wired.prepare()
-
-
-async def test_who_asks_is_not_refused_for_a_question_that_was_asked_before(
-    wire: CuttableWire, wired: DockerRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which may have failed just before the engine went on."""
-
-    async def next_knock() -> None:
-        async with asyncio.timeout(PATIENCE):
-            while b"_ping" not in await wire.held.get():
-                pass
-
-    monkeypatch.setattr(docker_engine, "KNOCK_TIMEOUT", PATIENCE)
-    await wired.prepare()
-    wired._engine.timeout = 0.5
-    wire.hold(rb"GET .*/(images/|_ping)")
-    with pytest.raises(RuntimeUnavailable, match=r"longer than 0\.5 s"):
-        await wired.prepare()
-    wired._engine.timeout = PATIENCE
-    first = asyncio.create_task(wired.prepare())
-    await next_knock()
-    second = asyncio.create_task(wired.prepare())
-    await a_hundred_turns()
-    wire.drop()
-    await next_knock()
-    wire.release()
-    with pytest.raises(RuntimeUnavailable, match="sign of life"):
-        await first
-    await second
-
-
-@pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/exec"])
-async def test_an_engine_that_hangs_while_an_image_is_tried_is_not_the_images_fault(
-    wire: CuttableWire, wired: DockerRuntime, request_line: bytes
-) -> None:
-    """And costs all who wait for the image one time-out, not one each."""
-    wired._engine.timeout = 0.5
-    wire.hold(request_line)
-    async with asyncio.timeout(PATIENCE):
-        results = await asyncio.gather(*(wired.prepare() for _ in range(5)), return_exceptions=True)
-    assert {type(result) for result in results} == {RuntimeUnavailable}
-    assert wire.held.qsize() == 1
-    wire.release()
-    wired._engine.timeout = PATIENCE
-    await wired.prepare()
-
-
-@sdk_leaves_sockets
-async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> None:
-    nowhere = CuttableWire(tmp_path / "nowhere")
-    info = await probe_engine(nowhere.factory)
-    assert not info.available
-    assert "start the Docker engine" in info.reason
-    with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
-        await DockerRuntime.open(image=workspace_image, instance="x", client_factory=nowhere.factory)
-
-
-async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFactory, workspace_image: str) -> None:
-    engine = await PrivateEngine.start(tmp_path_factory.mktemp("engine"))
-    try:
-        info = await probe_engine(engine.factory)
-        assert info.available
-        assert info.version in str(info)
-        runtime = await DockerRuntime.open(
-            image=workspace_image, instance="frozen", client_factory=engine.factory, call_timeout=5.0
-        )
-        engine.freeze()
-        preparing = asyncio.create_task(runtime.prepare())
-        await a_hundred_turns()
-        assert not preparing.done()
-        with pytest.raises(RuntimeUnavailable, match="longer than 5 s"):
-            await preparing
-        info = await probe_engine(engine.factory, timeout=0.5)
-        assert "longer than 0.5 s" in info.reason
-        async with asyncio.timeout(PATIENCE):
-            await runtime.aclose()
-    finally:
-        await engine.stop()
-
-
-async def a_hundred_turns() -> None:
-    """Go round the event loop."""
-    ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=ours)
-    echo_reader, echo_writer = await asyncio.open_connection(sock=theirs)
-    for _ in range(100):
-        writer.write(b"x")
-        echo_writer.write(await echo_reader.readexactly(1))
-        await reader.readexactly(1)
-    for end in (writer, echo_writer):
-        end.close()
-        await end.wait_closed()

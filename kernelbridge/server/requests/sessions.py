@@ -56,6 +56,7 @@ async def open_session(client: Client, message: OpenSession) -> None:
             _opened(asker, fresh, error)
 
     while (there := client.registry.find(key)) is not None and there.pausing.asleep:
+        client.registry.attach(key, client.id)  # now: the session may be about to end because nobody is there
         await there.pausing.awake()
     workspace, fresh = client.registry.open(key, client.id, _wish(message), opened)
     asker = Asker(client, workspace, message.session_id, given(message.request_id))

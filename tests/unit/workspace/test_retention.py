@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from kernelbridge.errors import LimitExceeded
+from kernelbridge.errors import LimitExceeded, NoSuchFile
 from kernelbridge.server.adoption import Absent
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
+from kernelbridge.workspace.work import in_thread
 from tests.unit.workspace.small import SMALL
 from tests.unit.workspace.test_workspace_faults import FaultyRuntime
 
@@ -30,18 +31,18 @@ class House:
 
     def __init__(self, root: Path, executor: ThreadPoolExecutor) -> None:
         self.now = 5.0
-        self._executor = executor
+        self.executor = executor
         self.data = DataDirectory.open(root)
         self.begin()
 
     def begin(self) -> None:
         """Start a server, or another one after the first has stopped or crashed."""
-        self.retention = Retention(self.data, self._executor, retain=RETAIN, monotonic=lambda: self.now)
+        self.retention = Retention(self.data, self.executor, retain=RETAIN, monotonic=lambda: self.now)
         self.registry = Registry(
             runtime=FaultyRuntime(),
             data=self.data,
             settings=SMALL,
-            executor=self._executor,
+            executor=self.executor,
             linger=0,
             limits=SessionLimits(1, 1),
             max_starts=1,
@@ -290,6 +291,28 @@ async def test_who_comes_while_files_expire_waits_and_has_new_ones(
     files = house.data.paths(A).files
     assert [entry.name for entry in files.iterdir()] == ["new"]
     assert house.stored == {A}
+
+
+async def test_who_reads_while_files_expire_waits_and_finds_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.store(A)
+    (house.data.paths(A).files / "directory").mkdir()
+    await house.look()
+    await house.look(after=RETAIN - 1)
+    deletion = SlowDeletion(monkeypatch)
+    looking = asyncio.create_task(house.look(after=1))
+    assert await asyncio.to_thread(deletion.begun.wait, 20)
+    files = house.registry.attach(A, "c").files
+    reading = asyncio.create_task(files.read("file", encoding="utf-8", offset=0, length=None))
+    listing = asyncio.create_task(files.list("directory", recursive=False, hidden=False))
+    await asyncio.sleep(0)
+    # The one thread that is free does one after the other: had they not waited, they would have found them.
+    await in_thread(house.executor, bool)
+    deletion.go_on()
+    await looking
+    for asked in (reading, listing):
+        with pytest.raises(NoSuchFile):
+            await asked
+    assert house.stored == set()
 
 
 async def test_one_that_is_opened_while_another_expires_is_spared(

@@ -47,10 +47,8 @@ def jobs() -> Jobs:
     return Jobs()
 
 
-@pytest.fixture
-async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
-    tasks = TaskSet()
-    lane = TerminalLane(
+def lane_of(place: Place, tasks: TaskSet, jobs: Jobs) -> TerminalLane:
+    return TerminalLane(
         place.shell,
         end_jobs=jobs.end,
         destroy_sandbox=place.sandbox.destroy,
@@ -60,9 +58,23 @@ async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
         record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
         longest=None,
     )
+
+
+@pytest.fixture
+async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs)
     yield lane
     await lane.aclose()
     await tasks.aclose()
+
+
+async def last_of(told: asyncio.Queue[Interruption]) -> Interruption:
+    """Give the last step of an interrupt."""
+    async with asyncio.timeout(20):
+        while not (step := await told.get()).done:
+            pass
+    return step
 
 
 @pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
@@ -111,3 +123,44 @@ async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
     jobs.let.set()
     outcome = await run(lane, "echo $V")
     assert (outcome.output, outcome.state_preserved) == ("1\n", True)
+
+
+@pytest.mark.parametrize("unasked", ["signal", "sweep"])
+async def test_an_interrupt_is_answered_when_nobody_can_be_asked_to_end_the_command(
+    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch, unasked: str
+) -> None:
+    """The command is answered with what was in the way; whoever wanted it ended waits for another answer."""
+
+    async def engine_hangs(*_of: object, **_more: object) -> None:
+        raise RuntimeUnavailable("The engine does not answer")
+
+    assert (await run(lane, "true")).state_preserved
+    begun = asyncio.Event()
+    command: asyncio.Future[CommandOutcome | KernelBridgeError] = asyncio.get_running_loop().create_future()
+    lane.submit("sh -c 'echo begun; exec sleep 60'", command.set_result, listen=lambda _text: begun.set())
+    await begun.wait()
+    told: asyncio.Queue[Interruption] = asyncio.Queue()
+    with monkeypatch.context() as patched:
+        patched.setattr(place.opened[-1]._process if unasked == "signal" else place.sandbox, unasked, engine_hangs)
+        lane.interrupt(told.put_nowait, queued=False, jobs=False)
+        last = await last_of(told)
+        assert isinstance(await command, RuntimeUnavailable)
+    # A shell that was never asked is lost with what runs in it.
+    assert (last.step, last.state_preserved) == (("restart", False) if unasked == "signal" else ("sigint", True))
+    assert (await run(lane, "true")).state_preserved is last.state_preserved
+
+
+async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(place: Place, jobs: Jobs) -> None:
+    """Or what ends processes would be frozen with them, and taken for stuck."""
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs)
+    told: asyncio.Queue[Interruption] = asyncio.Queue()
+    lane.interrupt(told.put_nowait, queued=False, jobs=True)
+    assert lane.busy
+    await jobs.begun.wait()
+    assert lane.busy
+    await lane.aclose()
+    await tasks.aclose()
+    assert told.get_nowait().done
+    assert told.empty()
+    assert not lane.busy

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError, LimitExceeded, RuntimeUnavailable, SandboxError
+from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.workspace.admission import SessionLimits
+from kernelbridge.server.adoption import Absent
+from kernelbridge.workspace.admission import SUCCESSORS, SessionLimits
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.registry import Registry
@@ -218,6 +219,39 @@ async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_r
     second.commands.submit("ls", answers)
     await answers.wait(2)
     assert isinstance(answers.all[1], SandboxError)
+
+
+async def test_a_question_right_before_the_close_is_answered(registry: Registry) -> None:
+    """Both come in one read from the connection: nothing has been started for the question yet."""
+    workspace = registry.attach(KEY, "c")
+    answers: asyncio.Queue[object] = asyncio.Queue()
+    closed: asyncio.Queue[object] = asyncio.Queue()
+    workspace.executions.question("x", lambda help_: help_.is_complete("x"), answers.put_nowait)
+    registry.close(KEY, Absent(None, registry), delete_files=False, done=closed.put_nowait)
+    async with asyncio.timeout(20):
+        await closed.get()
+    assert isinstance(answers.get_nowait(), KernelError)
+    assert answers.empty()
+
+
+async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_closed(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    runtime.gate.clear()
+    cells: Answers = Answers()
+    closed: asyncio.Queue[object] = asyncio.Queue()
+    turns = SUCCESSORS + 1
+    for turn in range(turns):
+        registry.attach(KEY, "c").executions.submit(Job(Cell(code="1"), cells))
+        registry.close(KEY, Absent(None, registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
+    with pytest.raises(LimitExceeded, match="too often"):
+        registry.attach(KEY, "c")
+    runtime.gate.set()
+    async with asyncio.timeout(20):
+        for _ in range(turns):
+            await closed.get()
+    assert len(cells.all) == turns
+    assert registry.attach(KEY, "c") is registry.find(KEY)
 
 
 async def test_an_asker_that_cannot_take_its_answer_holds_up_nobody(registry: Registry, runtime: FaultyRuntime) -> None:
