@@ -151,7 +151,7 @@ class ExecutionLane:
         elif self._running is not None and kernel is not None:
             self._escalate(kernel, Ending("interrupted"), Reports(report, ended))
         else:
-            if self._waiting and kernel is None:
+            if self._running is None and self._waiting and kernel is None:
                 ended = self._waiting.end(NEVER_INTERRUPTED, 1)
             preserved = self._running is None and self._news.lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))

@@ -107,15 +107,19 @@ class Shell:
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
         settings = self._settings
-        exchange = self._exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
+        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
         exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
         exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
-        file = contextlib.ExitStack()
+        # Before anything of it is begun: what cannot be handed over costs no shell.
+        with handed_over(settings.commands / exchange.file, data):
+            return await self._run(exchange, len(data), timeout)
+
+    async def _run(self, exchange: Exchange, size: int, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109  as above
+        self._exchange = exchange
         try:
-            file.enter_context(handed_over(settings.commands / exchange.file, data))
             until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
             await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT))
-            await self._begin(exchange, len(data), until)
+            await self._begin(exchange, size, until)
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -125,7 +129,6 @@ class Shell:
             self._exchange = None
             # Whatever the shell does now, its next output would not be the next command's.
             self._usable = self._usable and exchange.complete
-            file.close()
             await self._end_watchers()
 
     async def interrupt(self, tell: StepDone) -> bool:

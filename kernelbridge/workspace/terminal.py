@@ -289,7 +289,7 @@ class TerminalLane:
                 outcome = await self._run_in(shell, job)
             except TerminalError:
                 # The command was not run: an earlier one had made the shell unusable. A new shell has not.
-                if fresh or self._closed:
+                if fresh or self._closed or shell.alive:
                     raise
                 self._lost = self._lost or self._intact
                 await self._drop(shell, until)

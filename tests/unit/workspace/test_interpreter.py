@@ -232,6 +232,22 @@ async def test_an_interrupt_of_a_cell_that_has_just_been_ended_otherwise_is_answ
     assert [(step.step, step.done) for step in await second] == [("none", True)]
 
 
+async def test_an_interrupt_of_a_cell_whose_interpreter_has_just_died_leaves_the_next_one_alone(
+    new_place: NewPlace,
+) -> None:
+    place = new_place()
+    await place.run("import os, time")
+    dying = place.send("if os.fork() == 0: time.sleep(60)\nos._exit(1)")
+    following = place.send("print('following')")
+    while place.lane._interpreter.kernel is not None:
+        await asyncio.wait({dying}, timeout=0)
+    assert not dying.done()
+    (step,) = await place.interrupt()
+    assert (step.step, step.done) == ("none", True)
+    assert (await asyncio.wait_for(dying, PATIENCE)).cause == "kernel_died"
+    assert (await asyncio.wait_for(following, PATIENCE)).output == "following\n"
+
+
 async def test_a_kernel_that_broke_the_protocol_and_cannot_be_killed_takes_its_sandbox_along(
     new_place: NewPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """The lane of terminal commands: what it tells of its shell, and what an interrupt of it reaches."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
-from kernelbridge.workspace import terminal
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, TerminalError
+from kernelbridge.workspace import handover, terminal
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.record import Record
@@ -92,6 +94,22 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane
     told = [await run(lane, "echo [$V]") for _ in range(2)]
     assert [outcome.output for outcome in told] == ["[]\n", "[]\n"]
     assert [outcome.state_preserved for outcome in told] == [not last.state_preserved, True]
+
+
+async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
+    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await run(lane, "V=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(handover, "_write", full)
+        refused = await send(lane, "echo $V")
+    assert isinstance(refused, TerminalError)
+    assert "disk" in refused.reason
+    outcome = await run(lane, "echo $V")
+    assert (outcome.output, outcome.state_preserved, len(place.opened)) == ("1\n", True, 1)
 
 
 async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
