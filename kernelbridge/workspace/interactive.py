@@ -117,6 +117,8 @@ class Terminal:
         self._cause: Cause | None = None
         self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
         self._closers: list[Viewer] = []
+        self._replaced: list[Viewer] = []
+        """Views that were replaced before it was open: their requests are to be answered all the same."""
         self._replay = Replay()
         self._held: list[str] = []
         self._length = 0
@@ -143,6 +145,8 @@ class Terminal:
 
     def attach(self, viewer: Viewer) -> None:
         """Show it to a connection, in place of the view that this had before; what it showed last comes first."""
+        if not self._running and viewer.id in self._viewers:
+            self._replaced.append(self._viewers[viewer.id][0])
         self._detach(viewer.id)
         self._flush()
         self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
@@ -205,7 +209,7 @@ class Terminal:
         self._running = True
         if size == self._size:
             self._fits.set()
-        for number, (viewer, _) in enumerate(list(self._viewers.values())):
+        for number, viewer in enumerate([*self._replaced, *(viewer for viewer, _ in self._viewers.values())]):
             viewer.opened(self.id, self._size.rows, self._size.cols, reattached=number > 0)
         problem: KernelBridgeError | None = None
         status = ExitStatus()
@@ -251,8 +255,9 @@ class Terminal:
     def _not_started(self, error: KernelBridgeError) -> None:
         self._on_ending()
         ending = Ending(self._cause or "exited")
-        for viewer, forget in self._viewers.values():
+        for _, forget in self._viewers.values():
             forget()
+        for viewer in [*self._replaced, *(viewer for viewer, _ in self._viewers.values())]:
             if self._cause == "session_closed":
                 viewer.closed(self.id, ending)
             else:

@@ -106,6 +106,7 @@ class Watcher:
         self._owned: dict[str, Watch] = {}
         """One for each connection that has one."""
         self._again: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def join(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
         """Watch for somebody; everything that changes after this is told. Raises `LimitExceeded` and `FileError`.
@@ -116,6 +117,9 @@ class Watcher:
         async with self._changing:
             if self._running is None or (hidden and not self._hidden):
                 await self._start(hidden=hidden or self._hidden)
+            if self._closed:  # meanwhile
+                self._stop()
+                raise _no_more("the session was closed")
             self._watches.add(watch)
         return watch
 
@@ -138,6 +142,7 @@ class Watcher:
 
     async def aclose(self) -> None:
         """Watch for nobody any more, because the session is closed. Idempotent."""
+        self._closed = True
         self._stop()
         self._fail(_no_more("the session was closed"))
         await self._tasks.aclose()

@@ -228,6 +228,15 @@ async def test_what_is_no_utf8_is_replaced(client: Client) -> None:
 # -- several ---------------------------------------------------------------------
 
 
+async def test_who_opens_one_twice_before_it_is_open_is_answered_twice(client: Client) -> None:
+    for request_id in ("first", "second"):
+        await client.send(type="open_terminal", sessionId="s", terminalId="t", requestId=request_id)
+    opened = [await client.answer_to(request_id) for request_id in ("first", "second")]
+    assert [(frame["type"], frame["terminalId"]) for frame in opened] == 2 * [("terminal_opened", "t")]
+    await client.send(type="terminal_input", sessionId="s", terminalId="t", data="echo $((6 * 7))\r")
+    await Person(client, opened[1], "s").until("\n42\n")
+
+
 async def test_a_cell_a_command_and_a_terminal_run_at_the_same_time(client: Client) -> None:
     """Each waits for what comes after it: they could not end one after the other."""
     await client.shell("mkfifo one two")

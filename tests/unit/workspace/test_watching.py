@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -121,8 +122,9 @@ async def test_it_runs_while_somebody_watches(watcher: Watcher) -> None:
     assert inotify_descriptors() == before + 1
     second.end()
     second.end()
-    await watcher.aclose()
-    assert inotify_descriptors() == before
+    async with asyncio.timeout(20):
+        while inotify_descriptors() > before:
+            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0)
     third = await begun(watcher, Told())
     assert inotify_descriptors() == before + 1
     third.end()
@@ -190,6 +192,32 @@ async def test_a_failure_of_the_system_is_told(
     (tmp_path / "files" / "b").touch()
     await told.something()
     assert told.events == [({"b": "added"}, False)]
+
+
+async def test_who_begins_to_watch_while_the_session_ends_is_told(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    class LargeTree(WatchTree):
+        """A tree that takes long to look at."""
+
+        def start(self) -> Work[None]:
+            reached.set()
+            go_on.wait(20)
+            yield from super().start()
+
+    monkeypatch.setattr(watching, "WatchTree", LargeTree)
+    before = inotify_descriptors()
+    told = Told()
+    joining = asyncio.create_task(begun(watcher, told))
+    await asyncio.to_thread(reached.wait, 20)
+    await watcher.aclose()
+    go_on.set()
+    with pytest.raises(FileError, match="session was closed"):
+        await joining
+    while inotify_descriptors() > before:
+        await asyncio.wait({joining}, timeout=0)
 
 
 async def test_the_end_of_the_session_is_told(watcher: Watcher) -> None:
