@@ -344,10 +344,10 @@ class ExecutionLane:
             self._deadline.cancel()
             self._deadline = None
         self._prompts.drop()
+        if outcome.cause in {None, "interrupted"} and not outcome.state_preserved:
+            self._interpreter.use_no_more()
         if self._escalation is not None:
             outcome = self._escalation.finished(outcome)
-        if outcome.cause is None and not outcome.state_preserved:
-            self._interpreter.use_no_more()
         job.answer(self._news.into(outcome))
         self._rest()
         self._pump()

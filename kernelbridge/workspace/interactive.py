@@ -131,6 +131,8 @@ class Terminal:
         self._fits = asyncio.Event()
         self._fits.set()
         self._end_wanted = asyncio.Event()
+        self._all_gone = asyncio.Event()
+        """Set when nothing in it writes any more: what there is left fits into the viewers' backlogs."""
 
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
@@ -235,6 +237,7 @@ class Terminal:
                 await self._hang_up(process, exited)
             await process.kill()
             await sandbox.sweep(self._mark)
+            self._all_gone.set()
             await asyncio.wait({reader, exited}, timeout=_LAST_NEWS)
             return exited.result() if exited.done() else ExitStatus()
         finally:
@@ -361,21 +364,27 @@ class Terminal:
     async def _room(self) -> None:
         """Wait while a viewer has too much unread; detach the ones that take nothing."""
         full = [viewer for viewer, _ in self._viewers.values() if viewer.backlog > BACKLOG]
-        if not full:
+        if not full or self._all_gone.is_set():
             return
         loop = asyncio.get_running_loop()
         waits = {loop.create_task(viewer.room(BACKLOG)): viewer for viewer in full}
+        everybody, gone = (
+            loop.create_task(asyncio.wait(waits, timeout=PATIENCE)),
+            loop.create_task(self._all_gone.wait()),
+        )
         try:
-            _, waiting = await asyncio.wait(waits, timeout=PATIENCE)
-            for task in waiting:
+            await asyncio.wait({everybody, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not everybody.done():
+                return
+            for task in [task for task in waits if not task.done()]:
                 viewer = waits[task]
                 if self._shows(viewer):
                     self._detach(viewer.id)
                     viewer.closed(self.id, Ending("too_slow"))
         finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.wait(waits)
+            for each in (everybody, gone, *waits):
+                each.cancel()
+            await asyncio.wait({everybody, gone, *waits})
 
     def _shows(self, viewer: Viewer) -> bool:
         view = self._viewers.get(viewer.id)

@@ -232,6 +232,20 @@ async def test_an_interrupt_of_a_cell_that_has_just_been_ended_otherwise_is_answ
     assert [(step.step, step.done) for step in await second] == [("none", True)]
 
 
+async def test_a_cell_that_leaves_its_interpreter_and_is_interrupted_costs_the_next_one_nothing(
+    new_place: NewPlace,
+) -> None:
+    place = new_place()
+    begun = asyncio.Event()
+    leaving = place.send("exit()\nimport time\nprint('begun')\ntime.sleep(60)", lambda _event: begun.set(), stream=True)
+    following = place.send("print('following')")
+    await asyncio.wait_for(begun.wait(), PATIENCE)
+    await place.interrupt()
+    left = await asyncio.wait_for(leaving, PATIENCE)
+    assert (left.cause, left.state_preserved) == ("interrupted", False)
+    assert (await asyncio.wait_for(following, PATIENCE)).output == "following\n"
+
+
 async def test_an_interrupt_of_a_cell_whose_interpreter_has_just_died_leaves_the_next_one_alone(
     new_place: NewPlace,
 ) -> None:
