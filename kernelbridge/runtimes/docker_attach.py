@@ -64,9 +64,15 @@ class EventStream:
     """The engine's endless answer to `GET /events`. Iterated by one thread, hung up by any."""
 
     def __init__(self, api: APIClient, filters: dict[str, Any]) -> None:
+        """Ask for it; raises what the SDK does, also if the engine refuses, or a proxy before it."""
         stream: Any = api.events(filters=filters, decode=True)
         self._events: Iterator[Mapping[str, Any]] = iter(stream)
         self._response = stream._response  # noqa: SLF001 - the SDK offers no way to it
+        try:
+            self._response.raise_for_status()  # which the SDK does with the first event only
+        except BaseException:
+            self._response.close()
+            raise
         self._connection: socket.socket = self._response.raw._fp.fp.raw._sock  # noqa: SLF001 - as above
         # The time-out of a call would end it: there may be nothing to tell for hours.
         self._connection.settimeout(None)

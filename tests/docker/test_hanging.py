@@ -3,16 +3,19 @@
 import asyncio
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import docker
 import pytest
+from aiohttp import web
 
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.runtimes import docker_engine
 from kernelbridge.runtimes.base import ExitStatus
 from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
 from kernelbridge.runtimes.docker_attach import EventStream
+from kernelbridge.runtimes.docker_events import FIRST_DELAY, EventFollower
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime
 from tests.docker.conftest import MakeSpec
@@ -168,6 +171,39 @@ async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFa
             await runtime.aclose()
     finally:
         await engine.stop()
+
+
+async def test_an_engine_that_refuses_to_tell_its_events_is_asked_less_and_less(tmp_path: Path) -> None:
+    """It is not taken for one that does: all that may have been missed would be asked for each time."""
+    asked: asyncio.Queue[None] = asyncio.Queue()
+
+    async def version(_request: web.Request) -> web.Response:
+        return web.json_response({"ApiVersion": "1.41"})
+
+    async def events(_request: web.Request) -> web.Response:
+        asked.put_nowait(None)
+        return web.json_response({"message": "forbidden"}, status=403)
+
+    app = web.Application()
+    app.add_routes([web.get("/version", version), web.get("/v1.41/events", events)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "proxy")).start()
+    connected: list[None] = []
+    follower = EventFollower(
+        partial(docker.DockerClient, base_url=f"unix://{tmp_path / 'proxy'}", version="auto"),
+        label="x",
+        on_event=lambda _event: None,
+        on_connected=lambda: connected.append(None),
+    )
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(3):
+            await asked.get()
+    follower.stop()
+    await asyncio.to_thread(follower._thread.join)
+    await runner.cleanup()
+    assert connected == []
+    assert follower._delay > FIRST_DELAY
 
 
 async def a_hundred_turns() -> None:
