@@ -25,7 +25,7 @@ from kernelbridge.workspace.record import LeftSession, left_sessions
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.starts import Starts
 from kernelbridge.workspace.state import RunningCell, SessionState
-from kernelbridge.workspace.tasks import TaskSet, Wait
+from kernelbridge.workspace.tasks import TaskSet, Wait, all_within
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
@@ -151,13 +151,7 @@ class Registry:
         others = {key.workspace_id for key in self._elsewhere}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
         entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
-        waits = [asyncio.ensure_future(entry.reached()) for entry in entries.values() if entry.reached is not None]
-        try:
-            if waits:
-                await asyncio.wait(waits, timeout=REACH)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
             entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, key)
         if noted or reclaimed:
@@ -348,13 +342,7 @@ class Registry:
         """Take no more work; give what runs `seconds` to end, with `keep` only what `leave` cannot leave."""
         self._stopping = True
         ends = [end for entry in self._entries.values() for end in entry.workspace.finish(seconds, keep=keep)]
-        waits = [asyncio.ensure_future(end.wait()) for end in ends if not end.is_set()]
-        try:
-            if waits:
-                await asyncio.wait(waits, timeout=seconds)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await all_within([end.wait for end in ends if not end.is_set()], seconds)
 
     async def leave(self) -> None:
         """Leave every workspace to another server, after `finish`; those that are being closed are closed first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
@@ -13,7 +13,7 @@ from kernelbridge.errors import KernelBridgeError
 log = structlog.get_logger(__name__)
 
 
-Wait = Callable[[], Awaitable[None]]
+Wait = Callable[[], Awaitable[object]]
 """Waits for something that was begun."""
 
 
@@ -25,6 +25,17 @@ async def attempt(work: Awaitable[object], failed: Callable[..., object]) -> Non
         failed(error=str(exc))
     except Exception as exc:  # noqa: BLE001  a bug in one step must not keep the others from being taken
         failed(error=repr(exc), exc_info=True)
+
+
+async def all_within(waits: Iterable[Wait], seconds: float) -> None:
+    """Wait for all of them, but no longer than that."""
+    tasks = [asyncio.ensure_future(wait()) for wait in waits]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class TaskSet:
