@@ -118,8 +118,9 @@ class Shell:
         self._exchange = exchange
         try:
             until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
-            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT))
-            await self._begin(exchange, size, until)
+            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT), unless=exchange.ended)
+            if not exchange.complete:
+                await self._begin(exchange, size, until)
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -185,6 +186,7 @@ class Shell:
 
     async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
         program, path = self._settings.program, self._terminals.path
+        exchange.typed = True
         try:
             await self._terminals.write(
                 shell_script.run(program, exchange.nonce, exchange.limit, path, exchange.file, size=size)
@@ -217,6 +219,10 @@ class Shell:
             if exchange.ended.is_set():
                 return False
             exchange.cause = cause
+            if not exchange.typed:  # the shell waits for a terminal: a signal would only be about its prompt
+                exchange.give_up()
+                tell("sigint", True)  # noqa: FBT003 - the second of two
+                return True
             try:
                 await self._stop_by_steps(exchange, tell)
             except SandboxError as exc:

@@ -76,6 +76,8 @@ class Exchange:
         """Who ended it: `timeout`, `interrupted` or `process_limit`."""
         self.full_screen = False
         """It was ended because it is a full-screen program."""
+        self.typed = False
+        """The shell was told of it."""
         self.killed = False
         """It was killed with its shell."""
         self.failure: SandboxError | None = None
@@ -112,6 +114,11 @@ class Exchange:
     def lose(self) -> None:
         """Take it that no more comes, because the shell is gone."""
         self._take(self._decoder.decode(self.marks.take_rest()))
+        self._end()
+
+    def give_up(self) -> None:
+        """Take it that the shell will not be told of it."""
+        self.marks.state = MarkState.REFUSED
         self._end()
 
     def end_output(self) -> None:

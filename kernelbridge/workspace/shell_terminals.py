@@ -61,14 +61,20 @@ class ShellTerminals:
             if self._opening is None:  # else the one is still on its way that the last `move` did not wait for
                 self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
 
-    async def move(self, seconds: float) -> None:
-        """Take the shell to the terminal that was opened since `leave`, if it was; wait so long for it."""
+    async def move(self, seconds: float, *, unless: asyncio.Event) -> None:
+        """Take the shell to the terminal that was opened since `leave`, if it was.
+
+        Waits so long for it, `unless` that is not wanted any more.
+        """
         opening = self._opening
         if opening is None:
             return
-        await asyncio.wait({opening}, timeout=seconds)
+        unwanted = asyncio.ensure_future(unless.wait())
+        await asyncio.wait({opening, unwanted}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        unwanted.cancel()
         if not opening.done():
-            self._screens[-1].on_data = self._on_data
+            if not unless.is_set():
+                self._screens[-1].on_data = self._on_data
             return  # the engine does not answer: then the terminal is shared until it does
         self._opening = None
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,34 @@ async def test_an_interrupt_of_nothing_does_nothing(shell: Shell) -> None:
     assert not await shell.interrupt(heard.step)
     assert heard.steps == []
     assert (await shell.run("echo x", timeout=20)).output == "x\n"
+
+
+async def test_an_interrupt_of_a_command_that_waits_for_a_terminal_costs_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is opened slowly where there is hardly any room for processes."""
+    shell, opened, exec_ = await place.shell(grace=0.3), asyncio.Event(), place.sandbox.exec
+
+    async def slowly(*of: Any, **how: Any) -> Process:
+        await opened.wait()
+        return await exec_(*of, **how)
+
+    monkeypatch.setattr(place.sandbox, "exec", slowly)
+    await shell.run(f"A=1; sleep {UNUSUAL} &", timeout=20)
+    try:
+        heard = Heard()
+        running = asyncio.create_task(shell.run("echo not reached", timeout=None))
+        await asyncio.sleep(0)  # its turn: it goes on to the terminal
+        assert await shell.interrupt(heard.step)
+        outcome = await running
+    finally:
+        opened.set()
+    outcome = await running
+    assert heard.steps == [("sigint", True)]
+    assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("interrupted", 130, True)
+    assert outcome.output == outcome.late_output == ""
+    outcome = await shell.run("echo $A", timeout=20)
+    assert (outcome.output, outcome.late_output) == ("1\n", "")
 
 
 async def test_two_interrupts_of_one_command_are_one(place: Place) -> None:
