@@ -70,8 +70,10 @@ class ShellTerminals:
         if opening is None:
             return
         unwanted = asyncio.ensure_future(unless.wait())
-        await asyncio.wait({opening, unwanted}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        unwanted.cancel()
+        try:
+            await asyncio.wait({opening, unwanted}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unwanted.cancel()
         if not opening.done():
             if not unless.is_set():
                 self._screens[-1].on_data = self._on_data
