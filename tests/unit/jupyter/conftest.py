@@ -18,17 +18,24 @@ from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
+from tests.older_kernel import older_python
 from tests.unit.unpaused import Unpaused
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure; nothing takes long, but machines may."""
 
-PYTHON = KernelSpec(
-    name="python3",
-    argv=(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
-    language="python",
-    display_name="Python 3",
-)
+
+def python_spec(python: str) -> KernelSpec:
+    """Describe the ipykernel of an interpreter."""
+    return KernelSpec(
+        name="python3",
+        argv=(python, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+        language="python",
+        display_name="Python 3",
+    )
+
+
+PYTHON = python_spec(sys.executable)
 
 
 def _environment() -> dict[str, str]:
@@ -211,4 +218,18 @@ async def notebook(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[No
     """One kernel for all tests of a module, which leave it alive."""
     notebook = Notebook(HostSandbox(tmp_path_factory.mktemp("kernel")))
     yield await notebook.start()
+    await notebook.close()
+
+
+@pytest.fixture(scope="module", params=["ipykernel-7", "ipykernel-6"])
+def any_spec(request: pytest.FixtureRequest) -> KernelSpec:
+    """Each supported generation: ipykernel 7 with IPython 9, ipykernel 6.31 with IPython 8."""
+    return PYTHON if request.param == "ipykernel-7" else python_spec(older_python())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def any_notebook(any_spec: KernelSpec, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notebook]:
+    """One kernel of each supported generation for all tests of a module, which leave it alive."""
+    notebook = Notebook(HostSandbox(tmp_path_factory.mktemp("kernel")))
+    yield await notebook.start(any_spec)
     await notebook.close()
