@@ -22,7 +22,7 @@ def older_python() -> str:
         finished = home / "finished"
         if not finished.exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
             subprocess.run(install, check=True, env={**os.environ, "PIP_USER": "0"})
             site = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
             (site / "newer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")

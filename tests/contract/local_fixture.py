@@ -1,6 +1,7 @@
-"""A `LocalRuntime` for the contract suite."""
+"""A `LocalRuntime` for the contract suite, with an instance of its own."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from kernelbridge.runtimes.local import LocalRuntime
 
 @asynccontextmanager
 async def local_runtime(state_dir: Path) -> AsyncIterator[LocalRuntime]:
-    runtime = await asyncio.to_thread(LocalRuntime, instance="c0de0001", state_dir=state_dir)
+    runtime = await asyncio.to_thread(LocalRuntime, instance=secrets.token_hex(4), state_dir=state_dir)
     try:
         yield runtime
     finally:

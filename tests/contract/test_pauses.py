@@ -30,6 +30,11 @@ async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield local
 
 
+def mine(seconds: int) -> str:
+    """Seconds that nobody else sleeps on this machine: not the worker beside this one either."""
+    return f"{seconds}.{os.getpid()}"
+
+
 COUNT = """
 import mmap, os
 fd = os.open('count', os.O_RDWR | os.O_CREAT)
@@ -99,7 +104,7 @@ async def test_pausing_and_resuming_twice_is_no_error(sandbox: Sandbox) -> None:
 
 async def test_a_paused_sandbox_is_destroyed_without_being_resumed(make_sandbox: MakeSandbox) -> None:
     sandbox = await make_sandbox()
-    process = await sandbox.exec(["sleep", "98741"])
+    process = await sandbox.exec(["sleep", mine(98741)])
     await sandbox.pause()
     reading = asyncio.create_task(process.read())
     waiting = asyncio.create_task(run(sandbox, "true"))
@@ -111,7 +116,7 @@ async def test_a_paused_sandbox_is_destroyed_without_being_resumed(make_sandbox:
         with pytest.raises(SandboxError, match="gone"):
             await waiting
         await process.aclose()
-    assert on_host("98741") == []
+    assert on_host(mine(98741)) == []
     with pytest.raises(SandboxError, match="gone"):
         await sandbox.pause()
     await sandbox.resume()
@@ -120,14 +125,14 @@ async def test_a_paused_sandbox_is_destroyed_without_being_resumed(make_sandbox:
 async def test_a_sandbox_is_destroyed_while_it_is_being_paused(make_sandbox: MakeSandbox) -> None:
     for _ in range(3):
         sandbox = await make_sandbox()
-        await sandbox.exec(["sleep", "98742"])
+        await sandbox.exec(["sleep", mine(98742)])
         pausing = asyncio.create_task(sandbox.pause())
         async with asyncio.timeout(PATIENCE):
             await asyncio.sleep(0)  # it has begun
             await sandbox.destroy()
             await asyncio.wait({pausing})
         assert pausing.exception() is None or isinstance(pausing.exception(), SandboxError)
-        assert on_host("98742") == []
+        assert on_host(mine(98742)) == []
 
 
 FORKING = """
@@ -147,21 +152,22 @@ while True:
 
 async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, spec: SandboxSpec) -> None:
     """Each lives for a moment only: whoever stops what was found in a list is late."""
-    await read_until(await start_python(sandbox, FORKING), b"forking")
+    mark = f"forking-{spec.workspace_id}"
+    await read_until(await start_python(sandbox, f"{FORKING}# {mark}"), b"forking")
     await sandbox.pause()
     generation = (spec.files / "generation").read_text()
-    processes = on_host("generation")
+    processes = on_host(mark)
     for _ in range(20):
-        assert on_host("generation") == processes
+        assert on_host(mark) == processes
         assert (spec.files / "generation").read_text() == generation
     await sandbox.resume()
     await until(lambda: (spec.files / "generation").read_text() != generation)
 
 
 async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
-    stopped = await sandbox.exec(["sleep", "98743"])
+    stopped = await sandbox.exec(["sleep", mine(98743)])
     await stopped.signal(signal.SIGSTOP)
-    (pid,) = on_host("98743")
+    (pid,) = on_host(mine(98743))
     await until(lambda: state(pid) == "T")
     await sandbox.pause()
     await sandbox.resume()
@@ -184,8 +190,8 @@ async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) 
 
 
 async def test_a_process_that_is_killed_meanwhile_is_told_at_the_latest_afterwards(sandbox: Sandbox) -> None:
-    process = await sandbox.exec(["sleep", "98745"])
-    (pid,) = on_host("98745")
+    process = await sandbox.exec(["sleep", mine(98745)])
+    (pid,) = on_host(mine(98745))
     if os.geteuid() != 0:
         return
     await sandbox.pause()

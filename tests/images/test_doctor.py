@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from docker import APIClient
@@ -44,10 +46,19 @@ async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: st
     assert serves(rows)
 
 
-async def test_the_look_at_an_image_leaves_nothing_behind(engine: APIClient, workspace_image: str) -> None:
+async def test_the_look_at_an_image_leaves_nothing_behind(
+    engine: APIClient, workspace_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    async def noted(**options: Any) -> DockerRuntime:
+        looked.append(options["instance"])
+        return await DockerRuntime.open(**options)
+
+    monkeypatch.setattr("kernelbridge.doctor.DockerRuntime", SimpleNamespace(open=noted))
     await check_image(workspace_image)
-    instances = [row["Labels"].get(INSTANCE_LABEL, "") for row in engine.containers(all=True)]
-    assert not [instance for instance in instances if instance.startswith("doctor-")]
+    (instance,) = looked
+    assert engine.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"}) == []
 
 
 async def test_an_image_that_nobody_can_have_is_a_problem(tmp_path: Path) -> None:

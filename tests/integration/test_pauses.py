@@ -203,12 +203,14 @@ async def test_no_message_is_lost_at_the_moment_of_a_pause(start_server: StartSe
 async def test_without_isolation_it_is_all_the_same(start_server: StartServer) -> None:
     """There, and where control groups cannot be frozen, signals stop the processes, which these can see."""
     server = await start_server(idle_timeout=IDLE, isolation=False)
+    mark = os.getpid()
     async with streaming(server) as client:
-        await run(client, "import subprocess; x = 41; child = subprocess.Popen(['sleep', '98751'])")
-        await client.send(type="terminal_command", sessionId="s", command="y=42; sleep 98752 &")
+        await run(client, f"import subprocess; x = 41; child = subprocess.Popen(['sleep', '98751.{mark}'])")
+        await client.send(type="terminal_command", sessionId="s", command=f"y=42; sleep 98752.{mark} &")
         for _ in range(3):
             await paused(client)
-            assert {state(pid) for number in (98751, 98752) for pid in on_host(f"sleep\0{number}")} == {"T"}
+            children = [on_host(f"sleep\0{number}.{mark}") for number in (98751, 98752)]
+            assert [[state(pid) for pid in pids] for pids in children] == [["T"], ["T"]]
             frames = await run(client, "print(x, child.poll())")
             assert (statuses(frames), frames[-1]["output"]) == (["resumed"], "41 None\n")
             await paused(client)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from kernelbridge.runtimes.local import LocalRuntime
 from kernelbridge.runtimes.local_links import ShortLinks
 from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run, start_python
 
-INSTANCE = "10ca1001"
+INSTANCE = secrets.token_hex(4)
+"""Of this run alone: a runtime ends what others of its instance have left."""
 
 
 @pytest.fixture
