@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -41,7 +42,7 @@ def expectation(kind: type[msgspec.Struct], path: str, complaint: str) -> str:
 
     `complaint` is the text of the decoder's `ValidationError`, of which no word is passed on.
     """
-    expected = f"expected {_taken(_field(inspect.type_info(kind), path), path.rpartition('.')[2])}"
+    expected = f"expected {_taken(_field(_type_info(kind), path), path.rpartition('.')[2])}"
     got = _got(complaint)
     return expected if not got or got in expected else f"{expected}; got {got}"
 
@@ -50,6 +51,9 @@ def came(complaint: str) -> str:
     """Say what came in place of a message."""
     got = _got(complaint)
     return f"expected one JSON object; got {got}" if got else "expected one JSON object"
+
+
+_type_info = functools.cache(inspect.type_info)
 
 
 def _got(complaint: str) -> str:

@@ -128,6 +128,7 @@ def _unknown(frame: str | bytes | Raw, kind: type[Struct], prefix: str) -> Itera
             yield from _unknown(value, nested[name], f"{prefix}{name}.")
 
 
+@functools.cache
 def _known(kind: type[Struct]) -> list[str]:
     """Give the paths of all fields that a message may have."""
     found = list(kind.__struct_encode_fields__)
@@ -136,14 +137,17 @@ def _known(kind: type[Struct]) -> list[str]:
     return sorted(found)
 
 
-def _objects(kind: type[Struct]) -> Iterator[tuple[str, str, type[Struct]]]:
+@functools.cache
+def _objects(kind: type[Struct]) -> list[tuple[str, str, type[Struct]]]:
     """Give the fields of a message that are objects of the protocol's own: their names here and in the frame."""
     hints = get_type_hints(kind, include_extras=True)
-    for name, encoded in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True):
-        if isinstance(hints[name], types.UnionType):
-            for part in get_args(hints[name]):
-                if isinstance(part, type) and issubclass(part, Struct):
-                    yield name, encoded, part
+    return [
+        (name, encoded, part)
+        for name, encoded in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+        if isinstance(hints[name], types.UnionType)
+        for part in get_args(hints[name])
+        if isinstance(part, type) and issubclass(part, Struct)
+    ]
 
 
 def _lenient(kind: type[Struct]) -> type[Struct]:
