@@ -39,7 +39,7 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one(kind: str, given: 
     frame = {"type": kind, **needed(kind)}
     message, (warning,) = read(json.dumps({**frame, **given}))
     assert named in warning
-    limits = {"limits": {}} if "limits" in given else {}
+    limits: dict[str, Any] = {"limits": {}} if "limits" in given else {}
     assert message == parse(json.dumps({**frame, **limits}))
 
 
