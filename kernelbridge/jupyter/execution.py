@@ -122,6 +122,8 @@ class Outcome:
     """Whether the interpreter still has its variables."""
     late_output: str = ""
     """What background threads wrote while no cell was theirs."""
+    hint: str | None = None
+    """What to do instead, where the cell or a program in it failed for a reason that a sandbox gives."""
     overflow: Overflow | None = None
     """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
 

@@ -134,7 +134,9 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     seq: int | UnsetType = UNSET
     """Its place among the session's events, when the run was streamed."""
     stdout: str | UnsetType = UNSET
+    """As it was written; left out when it is the same as `output`."""
     stderr: str | UnsetType = UNSET
+    """As it was written; left out when it is empty."""
     results: list[Any] | UnsetType = UNSET
     """`MimeBundle`s."""
     traceback: str | UnsetType = UNSET
@@ -143,6 +145,9 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     cpu_ms: float | UnsetType = UNSET
     late_output: str | UnsetType = UNSET
     """What background threads of earlier executions wrote since the last result."""
+    hint: str | UnsetType = UNSET
+    """What to do instead, where the code or a program in it failed because a sandbox has no network, no terminal, or no
+    room for more processes."""
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
     exit_code: int | UnsetType = UNSET
