@@ -58,6 +58,8 @@ class BadRequest(KernelBridgeError):
     def __init__(self, message: str, reason: str = "", *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message, reason)
         self.field = field
+        self.warnings: tuple[str, ...] = ()
+        """What else is strange in the request: fields that the protocol does not have."""
         if code is not None:
             self.code = code
 

@@ -13,6 +13,7 @@ streams     output arrives in the order in which it was written, that of subproc
 threads     what a thread prints belongs to the cell that started the thread
 figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
 plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
+json        messages are strict JSON, whatever a bundle holds; nothing is warned of
 uncaught    errors of threads and finalisers show the source line too
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
 input       a program that asks for input is told what to do instead; a question goes out whole, whatever interrupts it
@@ -367,6 +368,7 @@ def install():
     parts = (install_names, install_lines, install_sources, install_streams, install_threads)
     parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
     parts += (install_debugger, install_interrupts, install_commands, install_recall)
+    parts += (install_json,)
     for part in parts:
         try:
             part(kernel)

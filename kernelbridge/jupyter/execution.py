@@ -20,7 +20,7 @@ from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.endings import Ended
 from kernelbridge.jupyter.events import Asked, Listener, Started, Wrote
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
-from kernelbridge.jupyter.output import Output
+from kernelbridge.jupyter.output import Output, text_form
 from kernelbridge.jupyter.shown import DISPLAYS, OUTPUT, take_output
 
 _PROMPT_LIMIT = 1 << 15  # characters of a question; of a longer one, the end matters
@@ -122,6 +122,8 @@ class Outcome:
     """Whether the interpreter still has its variables."""
     late_output: str = ""
     """What background threads wrote while no cell was theirs."""
+    hint: str | None = None
+    """What to do instead, where the cell or a program in it failed for a reason that a sandbox gives."""
     overflow: Overflow | None = None
     """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
 
@@ -307,9 +309,8 @@ class ExecutionTable:
         elif message.msg_type == "error":
             text = failure_text(wire.decode(message.content, wire.Failure), self._max_output)
         elif message.msg_type in DISPLAYS:
-            output = Output(self._max_output)
-            take_output(output, message)
-            text = output.render().output
+            # An image too: there is nothing else of it in a result.
+            text = text_form(wire.decode(message.content, wire.Display).data)
         else:
             return
         if text:

@@ -117,7 +117,8 @@ class Output:
             length = len(msgspec.json.encode({"type": kind, "data": data, "metadata": metadata}))
         self.update(data, metadata, display_id, length)
         self._screen.fresh_line()
-        text = _plain(data)
+        room = self._results_size + length + _RESULT_COST <= self._limit
+        text = beside_image(data) if room else text_form(data)
         bundle = Bundle(data, metadata, length)
         display = None
         if display_id is not None and self._places < _MAX_DISPLAYS:
@@ -128,7 +129,7 @@ class Output:
             self._kept.append_display(display)
         else:
             self._kept.append(text)
-        if self._results_size + length + _RESULT_COST > self._limit:
+        if not room:
             self._results_left_out += length
             return
         if display is not None:
@@ -149,15 +150,17 @@ class Output:
         display = self._displays.get(display_id) if display_id is not None else None
         if display is None or self._rendered is not None:
             return
-        self._kept.replace(display, _plain(data))
         if display.bundle is None:
+            self._kept.replace(display, text_form(data))
             return
         if length is None:
             length = len(msgspec.json.encode(data))
         size_now = self._results_size + display.results * (length - display.bundle.length)
         if size_now > self._limit:
+            self._kept.replace(display, text_form(data))
             self._results_left_out += display.results * length
             return
+        self._kept.replace(display, beside_image(data))
         self._results_size = size_now
         display.bundle.data, display.bundle.metadata, display.bundle.length = data, metadata, length
 
@@ -204,7 +207,8 @@ class Output:
         return self._rendered
 
 
-def _plain(data: dict[str, Any]) -> str:
+def text_form(data: dict[str, Any]) -> str:
+    """Give the text that stands for a MIME bundle, whole lines of it; empty if it has none."""
     text = data.get("text/plain", "")
     if isinstance(text, list):  # the notebook format allows a list of lines
         text = "".join(map(str, text))
@@ -212,3 +216,13 @@ def _plain(data: dict[str, Any]) -> str:
         return ""
     text = strip_ansi(text)
     return text if text.endswith("\n") else text + "\n"
+
+
+def beside_image(data: dict[str, Any]) -> str:
+    """Give the text that stands for a MIME bundle in `results`: none for an image, whose text only names it.
+
+    A figure may come as PDF.
+    """
+    if any(kind.startswith("image/") or kind == "application/pdf" for kind in data):
+        return ""
+    return text_form(data)

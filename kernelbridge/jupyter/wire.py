@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ MANY = 100_000
 MAX_HEADER = 1 << 16
 """Bytes of a header or parent header."""
 
+_DIGITS = 4000  # of a whole number; Python reads hardly more, and clients far fewer
 _PARTS = 5  # signature, header, parent header, metadata, content
 _NOTHING, _NULL = msgspec.Raw(b"{}"), msgspec.Raw(b"null")
 _T = TypeVar("_T")
@@ -315,8 +317,10 @@ def _decode(raw: bytes, kind: type) -> Any:
     decoder = _decoders[kind]
     try:
         return decoder.decode(raw)
-    except msgspec.ValidationError:
-        raise
+    except msgspec.ValidationError as exc:
+        if "out of range" not in str(exc):  # of a number: JSON knows no limit
+            raise
+        return decoder.decode(_repair(raw))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return decoder.decode(_repair(raw))
 
@@ -325,8 +329,19 @@ def _repair(raw: bytes) -> bytes:
     """Make strict JSON of what honest kernels send: `print` of an undecodable file name, NaN in a bundle."""
     if len(raw) > LARGE and (len(raw) > MENDABLE or not _is_simple(raw)):
         raise ValueError("it is neither strict JSON nor small enough to be mended")
-    value = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    value = json.loads(
+        raw.decode("utf-8", "replace"), parse_constant=lambda _: None, parse_float=_finite, parse_int=_readable
+    )
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _readable(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _DIGITS else None
 
 
 def _is_simple(raw: bytes) -> bool:
@@ -355,12 +370,21 @@ def _large_display(found: _LargeDisplay | None) -> Display:
     return Display(
         # Text is decoded, or it could not be shown; anything else goes on to the client as it is.
         {
-            name: msgspec.json.decode(part) if bytes(memoryview(part)[:1]) == b'"' else part
+            name: msgspec.json.decode(part) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
             for name, part in found.data.items()
         },
         msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
         msgspec.json.decode(_small(found.transient), type=dict[str, Any] | None),
     )
+
+
+def _unicode(part: msgspec.Raw) -> msgspec.Raw:
+    """See that what stays raw is UTF-8, which the decoder does not look at."""
+    try:
+        str(part, "utf-8")
+    except UnicodeDecodeError:
+        return msgspec.Raw(str(part, "utf-8", "replace").encode())
+    return part
 
 
 def _small(part: msgspec.Raw) -> msgspec.Raw:

@@ -45,6 +45,14 @@ class Message(Struct, frozen=True, rename="camel", tag_field="type"):
     """A frame: a JSON object whose `type` says which message it is."""
 
 
+class Request(Message, frozen=True, forbid_unknown_fields=True):
+    """A frame that a client sends. Unknown fields are told (`codec.read`)."""
+
+
+Warnings = list[str]
+"""In an answer: a sentence for each field of its request that the protocol does not have."""
+
+
 class Event(Message, frozen=True, kw_only=True):
     """What a server tells of a session while it happens."""
 

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from kernelbridge.protocol.base import Cause, Count, Event, Message, RequestId, Seconds, SessionId, Truncated
+from kernelbridge.protocol.base import (
+    Cause,
+    Count,
+    Event,
+    Message,
+    Request,
+    RequestId,
+    Seconds,
+    SessionId,
+    Truncated,
+    Warnings,
+)
 
 CellFilename = Annotated[
     str,
@@ -21,7 +32,7 @@ CellFilename = Annotated[
 # -- client to server ---------------------------------------------------------
 
 
-class ExecuteCode(Message, frozen=True, tag="execute_code"):
+class ExecuteCode(Request, frozen=True, tag="execute_code"):
     """Run `code` in the session's warm interpreter as a notebook cell would."""
 
     session_id: SessionId
@@ -40,7 +51,7 @@ class ExecuteCode(Message, frozen=True, tag="execute_code"):
     """Whether `input()` may ask with an `input_request`; otherwise it fails at once."""
 
 
-class InputReply(Message, frozen=True, tag="input_reply"):
+class InputReply(Request, frozen=True, tag="input_reply"):
     """Answer the session's waiting `input_request`."""
 
     session_id: SessionId
@@ -50,7 +61,7 @@ class InputReply(Message, frozen=True, tag="input_reply"):
     request_id: RequestId | None = None
 
 
-class Interrupt(Message, frozen=True, tag="interrupt"):
+class Interrupt(Request, frozen=True, tag="interrupt"):
     """Interrupt what runs."""
 
     session_id: SessionId
@@ -62,14 +73,14 @@ class Interrupt(Message, frozen=True, tag="interrupt"):
     request_id: RequestId | None = None
 
 
-class RestartKernel(Message, frozen=True, tag="restart_kernel"):
+class RestartKernel(Request, frozen=True, tag="restart_kernel"):
     """Give the session a new interpreter; every pending execution ends."""
 
     session_id: SessionId
     request_id: RequestId | None = None
 
 
-class Complete(Message, frozen=True, tag="complete"):
+class Complete(Request, frozen=True, tag="complete"):
     """Ask how `code` could go on at `cursor`."""
 
     session_id: SessionId
@@ -79,7 +90,7 @@ class Complete(Message, frozen=True, tag="complete"):
     request_id: RequestId | None = None
 
 
-class Inspect(Message, frozen=True, tag="inspect"):
+class Inspect(Request, frozen=True, tag="inspect"):
     """Ask what is known of the name at `cursor`."""
 
     session_id: SessionId
@@ -90,7 +101,7 @@ class Inspect(Message, frozen=True, tag="inspect"):
     request_id: RequestId | None = None
 
 
-class IsComplete(Message, frozen=True, tag="is_complete"):
+class IsComplete(Request, frozen=True, tag="is_complete"):
     """Ask whether `code` is ready to be run as it is."""
 
     session_id: SessionId
@@ -123,7 +134,9 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     seq: int | UnsetType = UNSET
     """Its place among the session's events, when the run was streamed."""
     stdout: str | UnsetType = UNSET
+    """As it was written; left out when it is the same as `output`."""
     stderr: str | UnsetType = UNSET
+    """As it was written; left out when it is empty."""
     results: list[Any] | UnsetType = UNSET
     """`MimeBundle`s."""
     traceback: str | UnsetType = UNSET
@@ -132,6 +145,9 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     cpu_ms: float | UnsetType = UNSET
     late_output: str | UnsetType = UNSET
     """What background threads of earlier executions wrote since the last result."""
+    hint: str | UnsetType = UNSET
+    """What to do instead, where the code or a program in it failed because a sandbox has no network, no terminal, or no
+    room for more processes."""
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
     exit_code: int | UnsetType = UNSET
@@ -140,6 +156,7 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     """The signal that ended the kernel, e.g. `SIGSEGV`."""
     state_preserved: bool | UnsetType = UNSET
     """False when the interpreter's variables were lost before or during this run."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class ExecutionStarted(Event, frozen=True, tag="execution_started", kw_only=True):
@@ -207,6 +224,7 @@ class Interrupted(Event, frozen=True, tag="interrupted", kw_only=True):
     """With `done`: whether the interpreter, or the shell, still has its state."""
     ended: int | UnsetType = UNSET
     """With `done`: how many waiting requests were ended, when `queued` asked for that."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class KernelRestarted(Event, frozen=True, tag="kernel_restarted", kw_only=True):
@@ -215,6 +233,7 @@ class KernelRestarted(Event, frozen=True, tag="kernel_restarted", kw_only=True):
     cause: Literal["requested", "interrupted"]
     ended: int
     """How many pending executions were ended by it."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class CompleteReply(Message, frozen=True, tag="complete_reply", kw_only=True):
@@ -227,6 +246,7 @@ class CompleteReply(Message, frozen=True, tag="complete_reply", kw_only=True):
     """The matches replace `code[cursorStart:cursorEnd]`, in characters."""
     cursor_end: int
     metadata: dict[str, Any] | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 class InspectReply(Message, frozen=True, tag="inspect_reply", kw_only=True):
@@ -239,6 +259,7 @@ class InspectReply(Message, frozen=True, tag="inspect_reply", kw_only=True):
     """Plain text; empty when nothing was found."""
     data: dict[str, Any] | UnsetType = UNSET
     """A MIME bundle, as the kernel gave it."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class IsCompleteReply(Message, frozen=True, tag="is_complete_reply", kw_only=True):
@@ -249,3 +270,4 @@ class IsCompleteReply(Message, frozen=True, tag="is_complete_reply", kw_only=Tru
     status: Literal["complete", "incomplete", "invalid", "unknown"]
     indent: str | UnsetType = UNSET
     """What the next line should begin with, when `incomplete`."""
+    warnings: Warnings | UnsetType = UNSET

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from kernelbridge.protocol.base import Count, Event, Message, RequestId, SessionId
+from kernelbridge.protocol.base import Count, Event, Message, Request, RequestId, SessionId, Warnings
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="64 lower-case hexadecimal digits")]
 Encoding = Literal["utf-8", "base64"]
@@ -14,7 +14,7 @@ Encoding = Literal["utf-8", "base64"]
 # -- client to server ---------------------------------------------------------
 
 
-class SaveFile(Message, frozen=True, tag="save_file"):
+class SaveFile(Request, frozen=True, tag="save_file"):
     """Write a workspace file; parent directories are made."""
 
     session_id: SessionId
@@ -29,7 +29,7 @@ class SaveFile(Message, frozen=True, tag="save_file"):
     """Save only if the file's present content has this sha256."""
 
 
-class ReadFile(Message, frozen=True, tag="read_file"):
+class ReadFile(Request, frozen=True, tag="read_file"):
     """Read a workspace file, or a part of it."""
 
     session_id: SessionId
@@ -43,7 +43,7 @@ class ReadFile(Message, frozen=True, tag="read_file"):
     request_id: RequestId | None = None
 
 
-class ListFiles(Message, frozen=True, tag="list_files"):
+class ListFiles(Request, frozen=True, tag="list_files"):
     """List a directory."""
 
     session_id: SessionId
@@ -57,7 +57,7 @@ class ListFiles(Message, frozen=True, tag="list_files"):
     request_id: RequestId | None = None
 
 
-class DeleteFile(Message, frozen=True, tag="delete_file"):
+class DeleteFile(Request, frozen=True, tag="delete_file"):
     """Delete a file, or an empty directory; with `recursive` a directory and all in it."""
 
     session_id: SessionId
@@ -66,7 +66,7 @@ class DeleteFile(Message, frozen=True, tag="delete_file"):
     request_id: RequestId | None = None
 
 
-class RenameFile(Message, frozen=True, tag="rename_file"):
+class RenameFile(Request, frozen=True, tag="rename_file"):
     """Give a file or directory another name; the new name's parent directories are made."""
 
     session_id: SessionId
@@ -77,7 +77,7 @@ class RenameFile(Message, frozen=True, tag="rename_file"):
     request_id: RequestId | None = None
 
 
-class MakeDirectory(Message, frozen=True, tag="make_directory"):
+class MakeDirectory(Request, frozen=True, tag="make_directory"):
     """Make a directory and its parents; one that exists is fine."""
 
     session_id: SessionId
@@ -104,6 +104,7 @@ class SaveResult(Message, frozen=True, tag="save_result"):
     """On failure, the same codes as in `error`."""
     seq: int | UnsetType = UNSET
     """Its place among the session's events, on a connection that follows the session or streams."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
@@ -121,6 +122,7 @@ class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
     """Of the whole file, when `content` is all of it."""
     session_id: str
     request_id: str | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -144,6 +146,7 @@ class FileList(Message, frozen=True, tag="file_list", kw_only=True):
     """Whether there are more than the server lists at once."""
     session_id: str
     request_id: str | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
@@ -159,6 +162,7 @@ class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
     request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     """Its place among the session's events, on a connection that follows the session or streams."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class FileChange(Struct, frozen=True, rename="camel"):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from msgspec import UNSET, UnsetType
 
 from kernelbridge.protocol import cells, files, sessions, terminals
-from kernelbridge.protocol.base import PROTOCOL_VERSION, Message, RequestId
+from kernelbridge.protocol.base import PROTOCOL_VERSION, Message, Request, RequestId, Warnings
 
 
-class Ping(Message, frozen=True, tag="ping"):
+class Ping(Request, frozen=True, tag="ping"):
     """Ask for a `pong`."""
 
     request_id: RequestId | None = None
@@ -43,6 +43,7 @@ class ErrorMessage(Message, frozen=True, tag="error"):
     request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     """Its place among the session's events, on a connection that follows the session or streams."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class Pong(Message, frozen=True, tag="pong"):
@@ -50,6 +51,7 @@ class Pong(Message, frozen=True, tag="pong"):
 
     timestamp: str
     request_id: str | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 SessionRequest = (

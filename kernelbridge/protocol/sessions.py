@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from kernelbridge.protocol.base import Cause, Count, Event, Message, RequestId, SessionId
+from kernelbridge.protocol.base import Cause, Count, Event, Message, Request, RequestId, SessionId, Warnings
 
 ImageName = Annotated[
     str,
@@ -30,7 +30,7 @@ KernelStateName = Literal["absent", "starting", "ready", "dead", "restarting"]
 Status = Literal["starting", "ready", "paused", "resumed", "restarting", "closing", "closed"]
 
 
-class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True):
+class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """What a session may use, at most what the server grants."""
 
     memory: Count | None = None
@@ -43,7 +43,7 @@ class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True):
 # -- client to server ---------------------------------------------------------
 
 
-class OpenSession(Message, frozen=True, tag="open_session", kw_only=True):
+class OpenSession(Request, frozen=True, tag="open_session", kw_only=True):
     """Start the session's sandbox and interpreter, with a choice of what they are."""
 
     session_id: SessionId
@@ -58,20 +58,20 @@ class OpenSession(Message, frozen=True, tag="open_session", kw_only=True):
     request_id: RequestId | None = None
 
 
-class SessionInfo(Message, frozen=True, tag="session_info"):
+class SessionInfo(Request, frozen=True, tag="session_info"):
     """Ask what a session is and does; opens none."""
 
     session_id: SessionId
     request_id: RequestId | None = None
 
 
-class ListSessions(Message, frozen=True, tag="list_sessions"):
+class ListSessions(Request, frozen=True, tag="list_sessions"):
     """Ask for the sessions of this connection's user."""
 
     request_id: RequestId | None = None
 
 
-class CloseSession(Message, frozen=True, tag="close_session"):
+class CloseSession(Request, frozen=True, tag="close_session"):
     """End what runs in a session and its sandbox; the next request of the session opens it anew."""
 
     session_id: SessionId
@@ -79,7 +79,7 @@ class CloseSession(Message, frozen=True, tag="close_session"):
     request_id: RequestId | None = None
 
 
-class Resume(Message, frozen=True, tag="resume"):
+class Resume(Request, frozen=True, tag="resume"):
     """Get what a session has told since `after`, and then all that it tells."""
 
     session_id: SessionId
@@ -119,6 +119,7 @@ class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
     """When the session was opened; another time means that it was closed in between."""
     last_seq: int
     """The number of the session's latest event."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=True):
@@ -150,6 +151,7 @@ class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=T
     """Whether a cell waits for an `input_reply`."""
     last_seq: int | UnsetType = UNSET
     created: str | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 class SessionEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -170,6 +172,7 @@ class ListSessionsReply(Message, frozen=True, tag="list_sessions_reply", kw_only
     sessions: list[SessionEntry]
     truncated: bool
     """Whether there are more than the server lists at once."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class CloseSessionReply(Message, frozen=True, tag="close_session_reply", kw_only=True):
@@ -181,6 +184,7 @@ class CloseSessionReply(Message, frozen=True, tag="close_session_reply", kw_only
     """Whether it was open."""
     files_deleted: bool
     """Whether it had files, and they are gone."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class SeqRange(Struct, frozen=True):
@@ -205,6 +209,7 @@ class Resumed(Message, frozen=True, tag="resumed", kw_only=True):
     """True when the session never reached `after`: it was closed and opened again, and is told from its beginning."""
     created: str
     """When the session was opened."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class SessionStatus(Event, frozen=True, tag="session_status", kw_only=True):

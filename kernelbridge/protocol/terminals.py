@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from kernelbridge.protocol.base import Cause, Event, Message, RequestId, Seconds, SessionId, Truncated
+from kernelbridge.protocol.base import (
+    Cause,
+    Event,
+    Message,
+    Request,
+    RequestId,
+    Seconds,
+    SessionId,
+    Truncated,
+    Warnings,
+)
 
 TerminalId = Annotated[
     str,
@@ -17,7 +27,7 @@ Cells = Annotated[int, Meta(ge=1, le=1000, description="Rows or columns, 1 to 10
 # -- client to server ---------------------------------------------------------
 
 
-class TerminalCommand(Message, frozen=True, tag="terminal_command"):
+class TerminalCommand(Request, frozen=True, tag="terminal_command"):
     """Run `command` in the session's persistent shell."""
 
     session_id: SessionId
@@ -29,7 +39,7 @@ class TerminalCommand(Message, frozen=True, tag="terminal_command"):
     """Longest run; the server's default when absent."""
 
 
-class OpenTerminal(Message, frozen=True, tag="open_terminal"):
+class OpenTerminal(Request, frozen=True, tag="open_terminal"):
     """Open an interactive terminal, or come back to one that is open."""
 
     session_id: SessionId
@@ -40,7 +50,7 @@ class OpenTerminal(Message, frozen=True, tag="open_terminal"):
     request_id: RequestId | None = None
 
 
-class TerminalInput(Message, frozen=True, tag="terminal_input"):
+class TerminalInput(Request, frozen=True, tag="terminal_input"):
     """Type `data` into a terminal."""
 
     session_id: SessionId
@@ -49,7 +59,7 @@ class TerminalInput(Message, frozen=True, tag="terminal_input"):
     request_id: RequestId | None = None
 
 
-class TerminalResize(Message, frozen=True, tag="terminal_resize"):
+class TerminalResize(Request, frozen=True, tag="terminal_resize"):
     """Set the size of a terminal."""
 
     session_id: SessionId
@@ -59,7 +69,7 @@ class TerminalResize(Message, frozen=True, tag="terminal_resize"):
     request_id: RequestId | None = None
 
 
-class CloseTerminal(Message, frozen=True, tag="close_terminal"):
+class CloseTerminal(Request, frozen=True, tag="close_terminal"):
     """End a terminal and every process in it."""
 
     session_id: SessionId
@@ -91,6 +101,7 @@ class TerminalOutput(Message, frozen=True, tag="terminal_output"):
     happened to it."""
     late_output: str | UnsetType = UNSET
     """What background jobs of earlier commands wrote since the last result."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class TerminalChunk(Event, frozen=True, tag="terminal_chunk", kw_only=True):
@@ -110,6 +121,7 @@ class TerminalOpened(Event, frozen=True, tag="terminal_opened", kw_only=True):
     cols: int
     reattached: bool
     """Whether it was open before; what it showed last follows as `terminal_data` with `replay`."""
+    warnings: Warnings | UnsetType = UNSET
 
 
 class TerminalData(Event, frozen=True, tag="terminal_data", kw_only=True):
@@ -132,3 +144,4 @@ class TerminalClosed(Event, frozen=True, tag="terminal_closed", kw_only=True):
     """Of its shell, if it is known; 128 + n for an end by signal n."""
     cause: Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
     """`too_slow`: it lives on, but this connection did not read its output; open it again to come back."""
+    warnings: Warnings | UnsetType = UNSET

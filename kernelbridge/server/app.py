@@ -82,7 +82,7 @@ class Server:
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
-        user_id, streams = query.user_id(request), _streams(request)
+        user_id, streams, strict = query.user_id(request), _flag(request, "stream"), _flag(request, "strict")
         ws = Socket(request, max_message=self.settings.max_message)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
@@ -95,7 +95,9 @@ class Server:
             log.warning("connection_refused", user_id=user_id, limit=limit)
             await turn_away(ws, limit)
             return ws
-        connection = Connection(ws, user_id=user_id, streams=streams, registry=self.registry, warning=self.warning)
+        connection = Connection(
+            ws, user_id=user_id, streams=streams, strict=strict, registry=self.registry, warning=self.warning
+        )
         self.connections[connection] = transport
         self.users[user_id] += 1
         try:
@@ -183,10 +185,10 @@ def _drop(transport: asyncio.Transport) -> None:
         transport.abort()
 
 
-def _streams(request: web.Request) -> bool:
-    value = request.query.get("stream", "false")
+def _flag(request: web.Request, name: str) -> bool:
+    value = request.query.get(name, "false")
     if value not in {"true", "false"}:
-        raise web.HTTPBadRequest(text="stream must be true or false.\n")
+        raise web.HTTPBadRequest(text=f"{name} must be true or false.\n")
     return value == "true"
 
 

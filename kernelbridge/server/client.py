@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 from msgspec import UNSET, UnsetType, structs
 
 from kernelbridge.protocol import ServerMessage, SessionRequest, dump
 from kernelbridge.protocol.base import Event, Message
-from kernelbridge.protocol.cells import CompleteReply, InspectReply, IsCompleteReply
+from kernelbridge.protocol.cells import CompleteReply, InspectReply, Interrupted, IsCompleteReply
 from kernelbridge.protocol.files import FileChanged, FileContent, FileList
 from kernelbridge.protocol.terminals import TerminalClosed, TerminalData, TerminalOpened
 from kernelbridge.server import answers
@@ -67,11 +67,14 @@ class Asker:
     workspace: Workspace
     session_id: str
     request_id: str | UnsetType
+    warnings: list[str] = field(default_factory=list)
+    """Of the request; told by its final answer, and emptied then."""
 
     @classmethod
-    def of(cls, client: Client, request: SessionRequest) -> Asker:
+    def of(cls, client: Client, request: SessionRequest, warnings: list[str]) -> Asker:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
-        return cls(client, client.workspace(request.session_id), request.session_id, given(request.request_id))
+        workspace = client.workspace(request.session_id)
+        return cls(client, workspace, request.session_id, given(request.request_id), warnings)
 
     def seq(self) -> int:
         """Give the number of the session's next event."""
@@ -80,6 +83,8 @@ class Asker:
     def answer(self, message: ServerMessage) -> None:
         """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
         self.workspace.pausing.touch()
+        if self.warnings and is_final(message):
+            message, self.warnings = warned(message, self.warnings), []
         if type(message) in PASSING:
             self.client.put_frame(self._passing(message))
             return
@@ -111,8 +116,21 @@ class Asker:
 Handler = Callable[[Asker, Any], Awaitable[None]]
 """Does what a request asks; `Any` is the request's own type, which the table of handlers is keyed by."""
 
-PrincipalHandler = Callable[[Client, Any], Awaitable[None]]
-"""Likewise for a request about the principal's sessions, which opens none by itself."""
+PrincipalHandler = Callable[[Client, Any, list[str]], Awaitable[None]]
+"""Likewise for a request about the principal's sessions, which opens none by itself; the last are its warnings."""
+
+
+def is_final(message: ServerMessage) -> bool:
+    """Whether a message ends the answer to a request, and may say what was strange in it."""
+    return hasattr(message, "warnings") and not (isinstance(message, Interrupted) and not message.done)
+
+
+T = TypeVar("T", bound="ServerMessage")
+
+
+def warned(message: T, warnings: list[str]) -> T:
+    """Give an answer with the warnings of its request, if there are any."""
+    return structs.replace(message, warnings=warnings) if warnings else message
 
 
 def given(request_id: str | None) -> str | UnsetType:

@@ -13,12 +13,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
 from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded
-from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump, parse
+from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump
 from kernelbridge.protocol.cells import InputReply
-from kernelbridge.protocol.codec import identify
+from kernelbridge.protocol.codec import identify, read
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server import answers
-from kernelbridge.server.client import Asker, encode, given
+from kernelbridge.server.client import Asker, encode, given, warned
 from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX
 from kernelbridge.server.requests.interpreter import remind
@@ -100,13 +100,22 @@ class Connection:
     """Serves one client until it leaves."""
 
     def __init__(
-        self, ws: Socket, *, user_id: str | None, streams: bool, registry: Registry, warning: str | None
+        self,
+        ws: Socket,
+        *,
+        user_id: str | None,
+        streams: bool,
+        strict: bool,
+        registry: Registry,
+        warning: str | None,
     ) -> None:
+        """`strict`: requests with fields that the protocol does not have are refused."""
         self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.streams = streams
         self.registry = registry
         self._ws = ws
+        self._strict = strict
         self._warning = warning
         self._outbox = Outbox(ws)
         self._on_close: dict[object, Callable[[], None]] = {}
@@ -171,24 +180,29 @@ class Connection:
 
     async def _handle(self, frame: str) -> None:
         try:
-            message = parse(frame)
+            message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:
             session_id, request_id = identify(frame)
-            self.send(answers.error_message(exc, session_id, given(request_id)))
+            self.send(warned(answers.error_message(exc, session_id, given(request_id)), list(exc.warnings)))
             return
         if isinstance(message, Ping):
-            self.send(Pong(timestamp=answers.timestamp(), request_id=given(message.request_id)))
+            pong = Pong(timestamp=answers.timestamp(), request_id=given(message.request_id))
+            self.send(warned(pong, warnings))
             return
-        await self._request(message)
+        await self._request(message, warnings)
 
-    async def _request(self, message: SessionRequest | PrincipalRequest) -> None:
+    async def _request(self, message: SessionRequest | PrincipalRequest, warnings: list[str]) -> None:
         session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
-        answer: Callable[[ErrorMessage], None] = self.send
+
+        def refuse(error: ErrorMessage) -> None:
+            self.send(warned(error, warnings))
+
+        answer: Callable[[ErrorMessage], None] = refuse
         try:
             if isinstance(message, PrincipalRequest):
-                await PRINCIPAL_HANDLERS[type(message)](self, message)
+                await PRINCIPAL_HANDLERS[type(message)](self, message, warnings)
             else:
-                asker = await self._awake(message)
+                asker = await self._awake(message, warnings)
                 answer = asker.answer
                 if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(asker)
@@ -199,15 +213,15 @@ class Connection:
             self._log.exception("message_failed", type=type(message).__name__)
             answer(answers.internal_error(session_id, request_id))
 
-    async def _awake(self, message: SessionRequest) -> Asker:
+    async def _awake(self, message: SessionRequest, warnings: list[str]) -> Asker:
         """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""
-        asker = Asker.of(self, message)
+        asker = Asker.of(self, message, warnings)
         while (pausing := asker.workspace.pausing).asleep:
             pausing.wake()
             if type(message) in WITHOUT_SANDBOX:
                 break
             await pausing.awake()
-            asker = Asker.of(self, message)  # it may have been closed meanwhile
+            asker = Asker.of(self, message, warnings)  # it may have been closed meanwhile
         return asker
 
     # -- what handlers see (`client.Client`) -------------------------------------

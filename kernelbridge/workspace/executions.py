@@ -21,6 +21,7 @@ from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.budget import run_timeout
 from kernelbridge.workspace.deadline import Deadline
+from kernelbridge.workspace.hints import cell_hint
 from kernelbridge.workspace.interpreter import Interpreter, StartKernel
 from kernelbridge.workspace.interrupts import Ending, Escalation, Graces, Progress, Report, Reports
 from kernelbridge.workspace.job import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
@@ -348,6 +349,8 @@ class ExecutionLane:
             self._interpreter.use_no_more()
         if self._escalation is not None:
             outcome = self._escalation.finished(outcome)
+        if (hint := cell_hint(outcome)) is not None:
+            outcome = replace(outcome, hint=hint)
         job.answer(self._news.into(outcome))
         self._rest()
         self._pump()

@@ -171,16 +171,25 @@ class Feed:
         if not listener.streams:
             self._audience.pop(listener.id, None)
 
-    def follow(self, listener: Listener, after: int, request_id: str | UnsetType) -> None:
+    def follow(
+        self, listener: Listener, after: int, request_id: str | UnsetType, warnings: list[str] | UnsetType = UNSET
+    ) -> None:
         """Send `resumed`, then what is kept after `after`, then everything as it is told."""
         anew = after > self._taken
         follower = _Follower(listener, cursor=0 if anew else after, told_lost=0)
         self._followers[listener.id] = follower
         self.join(listener)
-        listener.put_frame(dump(self._resumed(follower, request_id, anew=anew)))
+        listener.put_frame(dump(self._resumed(follower, request_id, warnings, anew=anew)))
         self._tasks.create(self._catch_up(follower))
 
-    def _resumed(self, follower: _Follower, request_id: str | UnsetType = UNSET, *, anew: bool = False) -> Resumed:
+    def _resumed(
+        self,
+        follower: _Follower,
+        request_id: str | UnsetType = UNSET,
+        warnings: list[str] | UnsetType = UNSET,
+        *,
+        anew: bool = False,
+    ) -> Resumed:
         after = max(follower.cursor, follower.told_lost)
         lost: SeqRange | UnsetType = UNSET
         if self._journal.lost > after:
@@ -194,6 +203,7 @@ class Feed:
             lost=lost,
             anew=anew or UNSET,
             created=self.created,
+            warnings=warnings,
         )
 
     def _give(self, follower: _Follower, entry: Entry, unsent: Callable[[], None] | None = None) -> bool:

@@ -1,25 +1,11 @@
-r"""Programs that want what a command here has not, a whole terminal or a network, and what to do instead; pure.
-
-They are known by what they write.
-"""
+r"""Commands that want what a command here has not, a whole terminal above all: known by what they write; pure."""
 
 from __future__ import annotations
 
 import re
 
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM
-
-TERMINAL_HINT = (
-    "this program wants a terminal with a person at its keys: start it in one from open_terminal, or use"
-    " one that only prints (`cat` for a pager, `top -b`, `git commit -m`)"
-)
-
-NETWORK_HINT = (
-    "a workspace has no network: send files into it (save_file; for pip, wheels), or use an image that has the package"
-)
-
-PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
+from kernelbridge.workspace.hints import LOOKED_AT, PROCESS_HINT, TERMINAL_HINT, failure_hint
 
 _OVERLAP = 24
 """Characters of a sequence that may be cut by the end of a piece."""
@@ -28,30 +14,8 @@ _SEQUENCE = re.compile(
     # The cursor put somewhere on the screen; not into its corner, as those do who only clear it before they go on.
     r"|\x1b\[(?!0*1?;0*1?H)[0-9]+;[0-9]+H"
 )
-_REFUSALS = re.compile(
-    r"terminal is not fully functional"  # less
-    r"|failed tty get"  # top
-    r"|[Ee]rror opening terminal"  # whatever uses curses: nano, htop, watch
-    r"|open terminal failed"  # tmux
-    r"|[Mm]ust be (?:connected to|run (?:from|in|on)) a terminal"  # screen
-    r"|(?:[Ii]nput|stdin|[Ss]tandard input) is not (?:from )?a (?:terminal|TTY|tty)"  # vim, nano, docker
-    r"|the input device is not a TTY"  # docker
-    r"|a terminal is required"  # sudo
-    r"|/dev/tty: No such device or address"
-    r"|open /dev/tty\b"
-)
-_UNREACHED = re.compile(
-    r"\(from versions: none\)"  # pip
-    r"|[Cc]ould not resolve (?:host|proxy)"  # curl, git, ssh
-    r"|Could not resolve '"  # apt
-    r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # whatever asks the C library
-    r"|unable to resolve host"  # wget
-    r"|Network is unreachable"
-)
 _STALL = "fork: retry: "
 """What bash says when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
-_LOOKED_AT = 4000
-"""Characters at the end of the output: who gives up says so last."""
 
 
 class ScreenWatch:
@@ -86,13 +50,8 @@ def hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, st
     """
     if full_screen:
         return TERMINAL_HINT
-    if stalled or wants_processes(late[-_LOOKED_AT:]):
+    if stalled or wants_processes(late[-LOOKED_AT:]):
         return PROCESS_HINT
     if exit_code in {0, None}:
         return None
-    end = output[-_LOOKED_AT:]
-    if wants_processes(end):
-        return PROCESS_HINT
-    if _REFUSALS.search(end) is not None:
-        return TERMINAL_HINT
-    return NETWORK_HINT if _UNREACHED.search(end) is not None else None
+    return failure_hint(output[-LOOKED_AT:])

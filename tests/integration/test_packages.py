@@ -133,3 +133,18 @@ async def test_packages_in_an_image_with_a_virtual_environment(venv_image: str, 
         gone = await client.shell("pip uninstall -y kbdemo")
         assert "Successfully uninstalled kbdemo-2.0" in gone["output"]
         assert (await client.shell("python3 -c 'import kbdemo'"))["exitCode"] == 1
+
+
+async def test_cells_get_that_hint_too(client: Client) -> None:
+    install = "pip install --retries 0 kb-no-such-package-anywhere"
+    for code in (
+        f"%{install}",
+        f"!{install}",
+        f"import subprocess, sys\n_ = subprocess.run([sys.executable, *'-m {install}'.split()])",
+        "import urllib.request; urllib.request.urlopen('https://example.org')",
+        "import socket; socket.create_connection(('192.0.2.1', 80))",
+    ):
+        frame = await client.run(code)
+        assert frame.get("hint", "").startswith("a workspace has no network"), (code, frame)
+    assert "hint" not in await client.run("print('resolved')")
+    assert "hint" not in await client.run("1/0")

@@ -79,6 +79,7 @@ PURE = (
     "workspace/admission.py",
     "workspace/budget.py",
     "workspace/choice.py",
+    "workspace/hints.py",
     "workspace/idling.py",
     "workspace/journal.py",
     "workspace/late.py",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from kernelbridge.errors import KernelBridgeError, UnknownSession
 from kernelbridge.protocol.base import timestamp
@@ -32,7 +32,7 @@ from kernelbridge.protocol.sessions import (
 )
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.server import answers
-from kernelbridge.server.client import Asker, Client, PrincipalHandler, given
+from kernelbridge.server.client import Asker, Client, PrincipalHandler, given, warned
 from kernelbridge.workspace.choice import Wish
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.lifecycle import KernelState, WorkspaceState
@@ -43,7 +43,7 @@ LISTED = 1000
 """Sessions that one `list_sessions_reply` holds."""
 
 
-async def open_session(client: Client, message: OpenSession) -> None:
+async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
     """Start the sandbox and the interpreter; messages that come meanwhile wait for them."""
     key = SessionKey(client.user_id, message.session_id)
     asker: Asker | None = None
@@ -59,7 +59,7 @@ async def open_session(client: Client, message: OpenSession) -> None:
         client.registry.attach(key, client.id)  # now: the session may be about to end because nobody is there
         await there.pausing.awake()
     workspace, fresh = client.registry.open(key, client.id, _wish(message), opened)
-    asker = Asker(client, workspace, message.session_id, given(message.request_id))
+    asker = Asker(client, workspace, message.session_id, given(message.request_id), warnings)
     if early:
         _opened(asker, fresh, early[0])
 
@@ -87,13 +87,14 @@ def _opened(asker: Asker, fresh: bool, error: KernelBridgeError | None) -> None:
     workspace.feed.join(asker.client)
 
 
-async def session_info(client: Client, message: SessionInfo) -> None:
+async def session_info(client: Client, message: SessionInfo, warnings: list[str]) -> None:
     """Tell of one session."""
     registry = client.registry
     key = SessionKey(client.user_id, message.session_id)
     stored = await registry.has_files(key)
     workspace = registry.find(key)
     request_id = given(message.request_id)
+    told = warnings or UNSET
     if workspace is None:
         client.send(
             SessionInfoReply(
@@ -103,6 +104,7 @@ async def session_info(client: Client, message: SessionInfo) -> None:
                 kernel_state="absent",
                 stored=stored,
                 runtime=registry.runtime_name,
+                warnings=told,
             )
         )
         return
@@ -129,11 +131,12 @@ async def session_info(client: Client, message: SessionInfo) -> None:
             waiting_input=workspace.executions.prompt is not None,
             last_seq=workspace.feed.last,
             created=workspace.feed.created,
+            warnings=told,
         )
     )
 
 
-async def list_sessions(client: Client, message: ListSessions) -> None:
+async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
     """Tell of all sessions of the connection's user: the open ones, and those with files."""
     stored = set(await client.registry.stored(client.user_id))
     live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.user_id)}
@@ -143,6 +146,7 @@ async def list_sessions(client: Client, message: ListSessions) -> None:
             request_id=given(message.request_id),
             sessions=[_entry(name, live.get(name), stored=name in stored) for name in names[:LISTED]],
             truncated=len(names) > LISTED,
+            warnings=warnings or UNSET,
         )
     )
 
@@ -157,30 +161,32 @@ def _entry(session_id: str, workspace: Workspace | None, *, stored: bool) -> Ses
     )
 
 
-async def close_session(client: Client, message: CloseSession) -> None:
+async def close_session(client: Client, message: CloseSession, warnings: list[str]) -> None:
     """End a session; messages that come meanwhile open it anew."""
     key = SessionKey(client.user_id, message.session_id)
-    done = functools.partial(_closed, client, message.session_id, given(message.request_id))
+    done = functools.partial(_closed, client, message, warnings)
     ending = client.registry.close(key, client, delete_files=message.delete_files, done=done)
     if ending is not None:
         await asyncio.wait({ending})
 
 
-def _closed(client: Client, session_id: str, request_id: str | UnsetType, outcome: Closed | KernelBridgeError) -> None:
+def _closed(client: Client, message: CloseSession, warnings: list[str], outcome: Closed | KernelBridgeError) -> None:
+    request_id = given(message.request_id)
     if isinstance(outcome, KernelBridgeError):
-        client.send(answers.error_message(outcome, session_id, request_id))
+        client.send(warned(answers.error_message(outcome, message.session_id, request_id), warnings))
         return
     client.send(
         CloseSessionReply(
-            session_id=session_id,
+            session_id=message.session_id,
             request_id=request_id,
             closed=outcome.was_open,
             files_deleted=outcome.files_deleted,
+            warnings=warnings or UNSET,
         )
     )
 
 
-async def resume(client: Client, message: Resume) -> None:
+async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     """Give a connection what a session has told, and all that it tells from now on."""
     key = SessionKey(client.user_id, message.session_id)
     if not client.registry.resumable(key):
@@ -191,7 +197,7 @@ async def resume(client: Client, message: Resume) -> None:
         )
     workspace = client.registry.attach(key, client.id)
     workspace.pausing.wake()
-    workspace.feed.follow(client, message.after, given(message.request_id))
+    workspace.feed.follow(client, message.after, given(message.request_id), warnings or UNSET)
 
 
 def _wish(message: OpenSession) -> Wish:

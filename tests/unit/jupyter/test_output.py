@@ -371,3 +371,48 @@ def test_what_is_too_much_again_begins_again() -> None:
             output.stream("stdout", letter * 9000 + "\n")
     assert output.render().overflow is collected
     assert collected.text == ("b" * 9000 + "\n") * 100
+
+
+IMAGES = ["image/png", "image/jpeg", "image/gif", "image/svg+xml", "image/webp", "application/pdf"]
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("how", ["display_data", "execute_result"])
+def test_the_text_that_names_an_image_is_not_shown_beside_it(how: Any, kind: str) -> None:
+    output = Output(BIG)
+    output.stream("stdout", "before\n")
+    figure = {"text/plain": "<Figure size 640x480>", kind: "AAAA"}
+    output.display(how, figure, {})
+    output.stream("stdout", "after\n")
+    rendered = output.render()
+    assert rendered.output == "before\nafter\n"
+    assert rendered.results == [{"type": how, "data": figure, "metadata": {}}]
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/json", "text/latex", "application/vnd.plotly.v1+json"])
+def test_the_text_of_what_is_no_image_is_shown(kind: str) -> None:
+    output = Output(BIG)
+    output.display("display_data", {"text/plain": "a table", kind: "…"}, {})
+    assert output.render().output == "a table\n"
+
+
+def test_an_update_that_brings_or_takes_an_image_takes_or_brings_the_text() -> None:
+    image = {"text/plain": "<Figure>", "image/png": "AAAA"}
+    output = Output(BIG)
+    output.display("display_data", bundle("waiting"), {}, "d")
+    output.stream("stdout", "x\n")
+    output.update(image, {}, "d")
+    output.display("display_data", image, {}, "e")
+    output.update(bundle("no figure"), {}, "e")
+    assert output.render().output == "x\nno figure\n"
+
+
+def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
+    image = {"text/plain": "<Figure>", "image/png": "A" * 5_000}
+    output = Output(1_000)
+    output.display("display_data", image, {})
+    output.display("display_data", bundle("small"), {}, "d")
+    output.update(image, {}, "d")
+    rendered = output.render()
+    assert rendered.output == "<Figure>\n<Figure>\n"
+    assert [result["data"] for result in rendered.results] == [bundle("small")]

@@ -1,6 +1,7 @@
 """Thirty malformed frames get a clear error each; ten thousand more never break the parser."""
 
 import json
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -110,13 +111,83 @@ def test_a_name_of_the_wrong_form_is_told_the_right_one(kind: str, field: str, e
         parse(json.dumps({**given, field: "/\n"}))
 
 
-def test_unknown_fields_are_left_alone() -> None:
-    assert parse('{"type":"ping","future":[1,{"a":null}]}') == Ping()
+@pytest.mark.parametrize(
+    ("kind", "field", "least", "most", "beyond"),
+    [
+        ("execute_code", "sessionId", "a", "a" * 128, ["", "a" * 129]),
+        ("execute_code", "requestId", "", "r" * 256, ["r" * 257]),
+        ("execute_code", "timeout", 5e-324, 7 * 86400, [0, 0.0, -1, 7 * 86400 + 0.01]),
+        ("execute_code", "filename", "f", "f" * 1024, ["", "f" * 1025]),
+        ("terminal_command", "timeout", 5e-324, 7 * 86400, [0, 0.0, -1, 7 * 86400 + 0.01]),
+        ("complete", "cursor", 0, 2**53 - 1, [-1, 2**53]),
+        ("inspect", "cursor", 0, 2**53 - 1, [-1, 2**53]),
+        ("inspect", "detail", 0, 1, [-1, 2]),
+        ("open_terminal", "rows", 1, 1000, [0, 1001]),
+        ("open_terminal", "cols", 1, 1000, [0, 1001]),
+        ("terminal_resize", "rows", 1, 1000, [0, 1001]),
+        ("terminal_resize", "cols", 1, 1000, [0, 1001]),
+        ("open_terminal", "terminalId", "t", "t" * 64, ["", "t" * 65]),
+        ("read_file", "offset", 0, 2**53 - 1, [-1, 2**53]),
+        ("read_file", "length", 0, 2**53 - 1, [-1, 2**53]),
+        ("save_file", "ifMatch", "0" * 64, "f" * 64, ["0" * 63, "0" * 65]),
+        ("open_session", "image", "i", "i" * 512, ["", "i" * 513]),
+        ("open_session", "kernel", "k", "k" * 128, ["", "k" * 129]),
+        ("open_session", "limits", {"memory": 0}, {"memory": 2**53 - 1}, [{"memory": -1}, {"memory": 2**53}]),
+        ("open_session", "limits", {"pids": 0}, {"pids": 2**53 - 1}, [{"pids": -1}, {"pids": 2**53}]),
+        ("resume", "after", 0, 2**53 - 1, [-1, 2**53]),
+    ],
+)
+def test_bounds_are_where_they_are_declared(kind: str, field: str, least: Any, most: Any, beyond: list[Any]) -> None:
+    frame = {"type": kind, **needed(kind)}
+    for value in (least, most):
+        parse(json.dumps({**frame, field: value}))
+    for value in beyond:
+        with pytest.raises(BadRequest) as caught:
+            parse(json.dumps({**frame, field: value}))
+        assert caught.value.code == "invalid_field"
+
+
+PROGRAMMERS_WORDS = re.compile(
+    r"[|`]|\b(float|int|str|bool|dict|array|NoneType|regex|enum|Object|Input|codec|Expected|JSON is malformed)\b"
+)
+"""What only those understand who know the decoder, or Python."""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("timeout", "1", "expected a number of more than 0 and at most 604800, or null; got text"),
+        ("timeout", 0, "expected a number of more than 0 and at most 604800, or null"),
+        ("timeout", [], "expected a number of more than 0 and at most 604800, or null; got a list"),
+        ("stream", "true", "expected true or false, or null; got text"),
+        ("silent", None, "expected true or false; got null"),
+        ("silent", 0, "expected true or false; got a number"),
+        ("code", 5, "expected text; got a number"),
+        ("code", {}, "expected text; got an object"),
+        ("requestId", "r" * 257, "expected text of at most 256 characters, or null"),
+        ("filename", "", "expected a name of 1-1024 characters without control characters, or null"),
+        ("cursor", 1.5, "expected a whole number from 0 to 9007199254740991, or null; got a number"),
+        ("detail", 2, "expected 0 or 1"),
+        ("target", "x", "expected 'execution' or 'terminal'"),
+        ("env", {"a": 1}, "expected an object whose values are text, or null"),
+        ("env", 1, "expected an object whose values are text, or null; got a number"),
+        ("limits", {"cpus": "2"}, "expected a number, or null; got text"),
+        ("limits", 2, "expected an object, or null; got a number"),
+        ("mode", "truncate", "expected 'append' or 'create' or 'overwrite', or null"),
+    ],
+)
+def test_what_a_field_takes_is_said_in_peoples_words(field: str, value: object, reason: str) -> None:
+    kind = next(name for name, kind in kinds.items() if field in kind.__struct_encode_fields__)
+    with pytest.raises(BadRequest) as caught:
+        parse(json.dumps({"type": kind, **needed(kind), field: value}))
+    assert caught.value.reason == reason
 
 
 def test_a_refused_frame_still_tells_whose_it_was() -> None:
     assert identify('{"type":"nope","sessionId":"s","requestId":"r"}') == ("s", "r")
     assert identify('{"sessionId":7,"requestId":[]}') == (None, None)
+    assert identify('{"sessionId":"' + "s" * 128 + '","requestId":"' + "r" * 256 + '"}') == ("s" * 128, "r" * 256)
+    assert identify('{"sessionId":"' + "s" * 129 + '","requestId":"' + "r" * 257 + '"}') == (None, None)
     assert identify("{") == (None, None)
     assert identify("[1]") == (None, None)
 
@@ -176,6 +247,7 @@ def test_no_frame_breaks_the_parser(frame: str) -> None:
         explained = exc.message, exc.reason
         identify(frame)
         assert all(explained)
+        assert PROGRAMMERS_WORDS.search(" ".join(explained)) is None
     else:
         assert type(message) in kinds.values()
         session_id = getattr(message, "session_id", None)

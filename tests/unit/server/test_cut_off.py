@@ -40,7 +40,9 @@ class Back:
 
 def deaf() -> Connection:
     """Give a connection whose client takes nothing: it is not run."""
-    return Connection(cast("Socket", None), user_id=None, streams=False, registry=cast("Registry", None), warning=None)
+    return Connection(
+        cast("Socket", None), user_id=None, streams=False, strict=False, registry=cast("Registry", None), warning=None
+    )
 
 
 def cut_off(connection: Connection) -> None:

@@ -37,5 +37,5 @@ async def test_who_opens_a_paused_session_uses_it_from_then_on() -> None:
     registry = UnresumableSessions()
     client = cast("Client", SimpleNamespace(id="c", user_id="u", registry=registry))
     with pytest.raises(SandboxError):
-        await open_session(client, OpenSession(session_id="s"))
+        await open_session(client, OpenSession(session_id="s"), [])
     assert registry.there_meanwhile == {"c"}

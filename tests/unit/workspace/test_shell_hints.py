@@ -2,7 +2,8 @@
 
 import pytest
 
-from kernelbridge.workspace.shell_hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT, ScreenWatch, hint
+from kernelbridge.workspace.hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT
+from kernelbridge.workspace.shell_hints import ScreenWatch, hint
 
 
 def say(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
