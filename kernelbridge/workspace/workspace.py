@@ -316,7 +316,7 @@ class Workspace:
     async def _prepare(self, sandbox: Sandbox) -> None:
         files = await self._files.get()
         environment = await prepare_python(sandbox, files, executor=self._executor, tell=self.executions.tell)
-        self._launcher.environment = replace(environment, env={**self.opening.choice.env, **environment.env})
+        self._launcher.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
