@@ -36,7 +36,8 @@ class Socket(web.WebSocketResponse):
     """A WebSocket that explains an oversized frame before it closes with 1009, so that the client can read both."""
 
     def __init__(self, request: web.Request, *, max_message: int) -> None:
-        super().__init__(max_msg_size=max_message, compress=False)
+        # aiohttp refuses what has as many bytes as this.
+        super().__init__(max_msg_size=max_message + 1, compress=False)
         self._request = request
         self._max_message = max_message
         self._left = False

@@ -75,11 +75,6 @@ class Choice:
     kernel: str = DEFAULT_KERNEL
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
-    def note(self) -> dict[str, object]:
-        """Give what a server must know to go on with the session, as JSON."""
-        limits = {"memory": self.limits.memory, "cpus": self.limits.cpus, "pids": self.limits.pids}
-        return {"image": self.image, "kernel": self.kernel, "env": dict(self.env), "limits": limits}
-
     def differing(self, wish: Wish) -> str | None:
         """Name the first field in which `wish` asks for something else, or None."""
         pairs = (

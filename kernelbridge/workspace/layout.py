@@ -3,7 +3,7 @@
     <data>/instance                 this server's id, made once
     <data>/lock                     held while a server uses the directory
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
-    <data>/workspaces/<id>/session.json   whose they are, and while it is open what it was opened with
+    <data>/workspaces/<id>/session.json   whose they are
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`record.py`)
@@ -21,7 +21,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY, EPERM
 from pathlib import Path
@@ -159,13 +159,13 @@ class DataDirectory:
             # All of it at once: nobody may see it before it is whole and its owner's, and nobody has to take it back.
             with self._aside() as new:
                 new.mkdir(mode=0o700)
-                _write_label(new, key, None)
+                _write_label(new, key)
                 (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
                 self._place(new, home)
         if not (home / _LABEL).exists():
-            _write_label(home, key, None)
+            _write_label(home, key)
         return files
 
     def _place(self, new: Path, home: Path) -> None:
@@ -194,16 +194,6 @@ class DataDirectory:
         finally:
             self._in_hand.discard(path)
 
-    def remember(self, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
-        """Note what the session is open with, None when it is closed; blocking. A session without files has no note."""
-        home = self.paths(key).files.parent
-        try:
-            _write_label(home, key, opened_with)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise _failed("The session cannot be noted", exc) from exc
-
     def has_files(self, key: SessionKey) -> bool:
         """Whether the session's files directory exists."""
         return self.paths(key).files.is_dir()
@@ -230,6 +220,16 @@ class DataDirectory:
                 remove_tree(path)
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
+
+    def forget_choices(self) -> None:
+        """Take out of the labels what earlier versions noted there, secrets of the environment perhaps; blocking."""
+        for path in (self.root / "workspaces").glob(f"*/{_LABEL}"):
+            try:
+                label = json.loads(path.read_text(encoding="utf-8"))
+                if "open" in label:
+                    _write_label(path.parent, SessionKey(label["principal"], label["sessionId"]))
+            except (OSError, ValueError, KeyError, TypeError) as exc:
+                log.warning("label_not_read", path=str(path), error=str(exc))
 
     def stored(self, principal: str | None) -> list[str]:
         """Give the ids of a principal's sessions that have files; blocking."""
@@ -296,11 +296,8 @@ def _hand_over(files: Path, uid: int, gid: int) -> None:
         raise OSError(EPERM, " ".join(done.stderr.split())[-500:] or "chown failed")
 
 
-def _write_label(home: Path, key: SessionKey, opened_with: Mapping[str, object] | None) -> None:
-    label: dict[str, object] = {"principal": key.principal, "sessionId": key.session_id}
-    if opened_with is not None:
-        label["open"] = opened_with
-    write_atomically(home / _LABEL, json.dumps(label))
+def _write_label(home: Path, key: SessionKey) -> None:
+    write_atomically(home / _LABEL, json.dumps({"principal": key.principal, "sessionId": key.session_id}))
 
 
 def _failed(message: str, exc: OSError) -> FileError:

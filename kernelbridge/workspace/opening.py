@@ -19,11 +19,6 @@ class Opening:
         self.facts: Facts | None = None
         """What an adopted sandbox offers: its image may be another by now, or gone."""
 
-    @property
-    def ran(self) -> bool:
-        """Whether a sandbox has run with it."""
-        return self._ran
-
     def take(self, wish: Wish, *, starting: bool) -> bool:
         """Make it what a checked wish asks for; say whether that is another image.
 

@@ -61,6 +61,9 @@ def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
     env = {
         # Files of tools that nobody wants to find among their own.
         "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108  the sandbox's own tmpfs
+        # Python knows byte code by its source's second and size: a module that is saved twice within a second would
+        # stay what it was at first. This holds whoever writes it. What pip installs is compiled all the same.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's python refuses `--user` without it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",

@@ -142,6 +142,7 @@ class Registry:
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
         await in_thread(self._executor, self._data.remove_left)
+        await in_thread(self._executor, self._data.forget_choices)
         noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
@@ -263,6 +264,8 @@ class Registry:
             workspace = self._retire(key, delete_files=delete_files)
         elif was_open or delete_files or key in self._closing:
             # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
+            if key in self._closing:
+                self._closing[key].feed.dismiss(listener)
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))

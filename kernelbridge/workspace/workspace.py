@@ -260,7 +260,6 @@ class Workspace:
                 image=choice.image,
             )
             try:
-                await in_thread(self._executor, self._data.remember, self.key, choice.note())
                 async with self._starts.turn(self.key.principal, wanted=self._wanted):
                     sandbox = await self._create(spec)
             except BaseException:
@@ -316,7 +315,7 @@ class Workspace:
     async def _prepare(self, sandbox: Sandbox) -> None:
         files = await self._files.get()
         environment = await prepare_python(sandbox, files, executor=self._executor, tell=self.executions.tell)
-        self._launcher.environment = replace(environment, env={**self.opening.choice.env, **environment.env})
+        self._launcher.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
 
     async def _watch(self, sandbox: Sandbox) -> None:
         status = await sandbox.wait()
@@ -364,8 +363,6 @@ class Workspace:
         try:
             if self._deleting:
                 self.files_deleted = await in_thread(self._executor, self._data.delete_files, self.key)
-            elif self.opening.ran:
-                await self._step("note", in_thread(self._executor, self._data.remember, self.key, None))
         finally:
             self._deleting = False
             self._machine.on(WorkspaceEvent.DESTROYED)

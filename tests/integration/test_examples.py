@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,34 @@ async def test_curl(server: RunningServer, block: Curls, tmp_path: Path) -> None
         expected = re.sub(r'("size": )[0-9]+', r"\1…", shown).split("…")
         pattern = ".*".join(map(re.escape, expected))
         assert not shown or re.fullmatch(pattern, out.decode().strip(), re.DOTALL), f"{command}\n{out.decode()}"
+
+
+@pytest.mark.parametrize("runtime_name", ["local"])
+async def test_the_programs_of_the_readme(server: RunningServer, tmp_path: Path) -> None:
+    """As they stand there, but for the port; an error that comes instead of an answer is told."""
+    readme = (PAGES.parent / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    program = program.replace("ws://localhost:8001/ws", server.url)
+
+    async def run(text: str) -> tuple[int | None, str, str]:
+        (tmp_path / "hello.py").write_text(text)
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(tmp_path / "hello.py"), stdout=pipe, stderr=pipe
+        )
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    code, shown, told = await run(program)
+    assert (code, told) == (0, "")
+    assert "\n42\n" in shown
+    code, shown, told = await run(program.replace("my-workspace", "my/workspace"))
+    assert code == 1
+    assert told == "The field 'sessionId' is wrong: expected 1-128 characters of letters, digits, '.', '_', '-'\n"
+    large = program.replace("print(x + 1)", "print('x' * 9_000_000)")
+    code, shown, told = await run(large)
+    assert (code, told) == (0, "")
+    assert "x" * 9_000_000 in shown
 
 
 def test_there_are_conversations() -> None:

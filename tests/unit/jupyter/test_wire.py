@@ -154,3 +154,29 @@ def test_a_display_id_that_is_not_text_is_none() -> None:
     assert wire.decode(b'{"data":{},"transient":{"display_id":7}}', wire.Display).display_id is None
     assert wire.decode(b'{"data":{},"transient":null}', wire.Display).display_id is None
     assert wire.decode(b'{"data":{},"transient":{"display_id":"d"}}', wire.Display).display_id == "d"
+
+
+def test_a_header_may_be_as_large_as_is_said_and_no_larger() -> None:
+    def sized(size: int) -> bytes:
+        header = b'{"msg_id":"m","msg_type":"x"}'
+        return header[:-1] + b" " * (size - len(header)) + b"}"
+
+    codec = Codec(KEY, "s")
+    for header, parent in ((wire.MAX_HEADER, 40), (40, wire.MAX_HEADER)):
+        parts = [sized(header), sized(parent), b"{}", b"{}"]
+        assert codec.parse([wire.DELIMITER, codec.sign(parts), *parts]).parent_id == "m"
+    for header, parent in ((wire.MAX_HEADER + 1, 40), (40, wire.MAX_HEADER + 1)):
+        parts = [sized(header), sized(parent), b"{}", b"{}"]
+        with pytest.raises(BadFrame, match="header of more than"):
+            codec.parse([wire.DELIMITER, codec.sign(parts), *parts])
+
+
+def test_numbers_that_no_program_reads_become_null() -> None:
+    display = wire.decode(b'{"data":{"x":[1e999,-1e999,' + b"1" * 5000 + b",123]}}", wire.Display)
+    assert display.data == {"x": [None, None, None, 123]}
+
+
+def test_large_bundles_that_are_not_unicode_are_mended() -> None:
+    filler = b'"' + b"x" * wire.LARGE + b'"'
+    display = wire.decode(b'{"data":{"x":["a\xffb",' + filler + b"]}}", wire.Display)
+    assert json.loads(msgspec.json.encode(display.data))["x"][0] == "a\ufffdb"

@@ -26,6 +26,8 @@ class StallingListener:
         self.read: list[dict[str, Any]] = []
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+        self.stalls = asyncio.Event()
+        """Set when the feed waits for it."""
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
         self.waiting.append((frame, unsent))
@@ -40,6 +42,7 @@ class StallingListener:
     async def room(self) -> None:
         while self.open and len(self.waiting) >= self.capacity:
             self._room.clear()
+            self.stalls.set()
             await self._room.wait()
 
     async def take(self, number: int) -> list[dict[str, Any]]:
@@ -261,3 +264,20 @@ async def test_a_reserve_is_asked_for_before_it_is_used_up(feed: Feed, monkeypat
     for _ in range(20):
         assert feed.next_seq() < noted[-1]
     assert noted == [15, 20, 25, 30, 35]
+
+
+async def test_a_kept_answer_is_kept_until_the_slowest_follower_has_it(tasks: TaskSet) -> None:
+    feed = make(tasks, size=1)  # nothing stays in the journal but what is kept
+    gone, quick, slow = (StallingListener(name, capacity=1) for name in ("gone", "quick", "slow"))
+    gone.open = False
+    answer(feed, gone, "first")
+    for follower in (quick, slow):
+        feed.follow(follower, 0, UNSET)
+        await asyncio.wait_for(follower.stalls.wait(), PATIENCE)
+    answer(feed, gone, "second")
+    assert texts(await quick.take(3)) == ["resumed", "first", "second"]
+    assert texts(await slow.take(3)) == ["resumed", "first", "second"]
+    late = StallingListener("late")
+    feed.follow(late, 0, UNSET)
+    (resumed,) = await late.take(1)
+    assert resumed["lost"] == {"from": 1, "to": 2}, "everybody had it, so it was kept no longer"

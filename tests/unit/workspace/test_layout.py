@@ -107,17 +107,18 @@ def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataD
     assert data.stored("nobody") == []
 
 
-def test_what_a_session_is_open_with_is_noted_until_it_is_closed(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
-    data.remember(key, {"kernel": "x"})
-    assert list((data.root / "workspaces").iterdir()) == []
-    data.prepare_files(key, *own())
-    data.remember(key, {"kernel": "x"})
-    (label,) = (data.root / "workspaces").glob("*/session.json")
-    assert json.loads(label.read_text())["open"] == {"kernel": "x"}
-    data.remember(key, None)
+def test_what_earlier_versions_noted_of_an_open_session_is_taken_out(data: DataDirectory) -> None:
+    """Its environment was in the label, which is there for ever; nothing else may be lost of that."""
+    for name in ("a", "b"):
+        data.prepare_files(SessionKey("u", name), *own())
+    label = data.root / "workspaces" / SessionKey("u", "a").workspace_id / "session.json"
+    label.write_text(json.dumps({"principal": "u", "sessionId": "a", "open": {"env": {"TOKEN": "secret"}}}))
+    (data.root / "workspaces" / "broken").mkdir()
+    (data.root / "workspaces" / "broken" / "session.json").write_text('{"open": {}}')
+    assert sorted(data.stored("u")) == ["a", "b"]
+    data.forget_choices()
     assert json.loads(label.read_text()) == {"principal": "u", "sessionId": "a"}
-    assert data.stored("u") == ["a"]
+    assert sorted(data.stored("u")) == ["a", "b"]
 
 
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
@@ -162,7 +163,6 @@ def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) 
     def prepare() -> None:
         for _ in range(500):
             data.prepare_files(key, *own())
-            data.remember(key, {"kernel": "x"})
 
     def delete() -> None:
         while not done.is_set():

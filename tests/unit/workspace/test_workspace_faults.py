@@ -270,3 +270,44 @@ async def test_a_server_that_stops_takes_no_more_sessions(registry: Registry) ->
     await registry.aclose()
     with pytest.raises(SandboxError, match="stopping"):
         registry.attach(KEY, "c")
+
+
+class Told:
+    """A connection that remembers what it is told."""
+
+    streams = False
+    open = True
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.frames: list[bytes] = []
+
+    def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
+        del unsent
+        self.frames.append(frame)
+
+    def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:
+        self.put_frame(frame, unsent)
+        return True
+
+    async def room(self) -> None:
+        return
+
+
+async def test_who_closes_a_session_that_is_closing_already_gets_the_reply_alone(registry: Registry) -> None:
+    first, second, third = Told("first"), Told("second"), Told("third")
+    workspace = registry.attach(KEY, "first")
+    cells = Answers()
+    workspace.executions.submit(Job(Cell(code="1"), cells))
+    await cells.wait(1)
+    for listener in (first, second, third):
+        registry.attach(KEY, listener.id)
+        workspace.feed.join(listener)
+    closed = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    registry.close(KEY, first, delete_files=False, done=closed[0].set_result)
+    before = len(second.frames)
+    registry.close(KEY, second, delete_files=False, done=closed[1].set_result)
+    await asyncio.wait_for(asyncio.gather(*closed), 20)
+    assert first.frames == []
+    assert second.frames[before:] == []
+    assert b'"status":"closed"' in third.frames[-1]
