@@ -36,6 +36,7 @@ CELLS = 1 << 18
 
 _PLAIN = 1 << 16  # characters without control characters that are looked through at once
 _PIECE = 1 << 11  # characters that are drawn before `draw` yields: a millisecond or two, whatever they are
+_STRIPPED = 1 << 13  # characters from which sequences are taken at once
 _HELD = 1 << 12  # characters of an escape sequence whose end has not come; a longer one is left out as it comes
 _TAB = 8
 _MARKS = 32  # characters of one cell: a letter and the marks that combine with it
@@ -97,6 +98,16 @@ def render_terminal(text: str) -> str:
     return "".join(drawn(text))
 
 
+def stripped(text: str) -> Iterator[str]:
+    """Give the parts of `text` without its escape sequences: `strip_ansi` for text of any length, to be laid down."""
+    if "\x1b" not in text and "\x9b" not in text:
+        yield text
+        return
+    sequences = _Sequences(_ANY_ESCAPE)
+    for start in range(0, len(text), _STRIPPED):
+        yield sequences.take(text[start : start + _STRIPPED])
+
+
 def drawn(text: str) -> Iterator[str]:
     """Draw `text`; gives its final parts as they are drawn, some of them empty, so that it can be laid down there."""
     if not has_control(text):
@@ -117,6 +128,58 @@ def has_control(text: str) -> bool:
     if text.isascii():  # several times faster than the expression, and the usual case
         return len(text.encode().translate(None, _CONTROL_BYTES)) != len(text)
     return _CONTROL.search(text) is not None
+
+
+class _Sequences:
+    """Leaves escape sequences out of text that comes in pieces."""
+
+    def __init__(self, left_out: re.Pattern[str]) -> None:
+        """`left_out` are those that go; the others stay."""
+        self._left_out = left_out
+        self._held = ""
+        """The beginning of one whose end has not come."""
+        self._rest: re.Pattern[str] | None = None
+        """What the rest of one consists of that is too long to be held."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next piece may begin inside of one."""
+        return bool(self._held) or self._rest is not None
+
+    def take(self, text: str) -> str:
+        """Give what there is now of the text without them."""
+        if self._held:
+            text, self._held = self._held + text, ""
+        if self._rest is not None:
+            text = self._skip(text, self._rest)
+        if "\x1b" not in text and "\x9b" not in text:
+            return text
+        # Only the last one can be unfinished, or one whose end begins with an escape at the end of the text.
+        if (unfinished := _UNFINISHED.search(text, max(0, text.rfind("\x1b", 0, -1)))) is not None:
+            text, self._held = text[: unfinished.start()], unfinished[0]
+            if len(self._held) > _HELD:
+                self._give_up()
+        return self._left_out.sub("", text)
+
+    def _give_up(self) -> None:
+        string = self._held[0] == "\x1b" and self._held[1] in "]PX^_"
+        self._rest = _STRING_REST if string else _CSI_REST
+        self._held = "\x1b" if string and self._held.endswith("\x1b") else ""
+
+    def _skip(self, text: str, rest: re.Pattern[str]) -> str:
+        """Give what is behind the rest of a long one."""
+        end = 0 if (found := rest.match(text)) is None else found.end()
+        if end == len(text):
+            return ""
+        if rest is _STRING_REST and text[end] == "\x1b":
+            if end + 1 == len(text):
+                self._held = "\x1b"
+                return ""
+            end += 2 if text[end + 1] == "\\" else 0
+        elif text[end] == "\x07" or (rest is _CSI_REST and "@" <= text[end] <= "~"):
+            end += 1
+        self._rest = None
+        return text[end:]
 
 
 _Row = str | list[str]
@@ -141,10 +204,9 @@ class Screen:
         self._block = ""
         """What is being drawn, the first part of what waits, and how far that has come."""
         self._block_at = 0
-        self._held = ""
-        """What has no meaning before more has come: the beginning of an escape sequence, or of a line's end."""
-        self._skips: re.Pattern[str] | None = None
-        """What the rest of a sequence consists of that is too long to be held."""
+        self._sequences = _Sequences(_INVISIBLE)
+        self._return = ""
+        """A carriage return that may be the beginning of a line's end."""
         self._plain: list[str] = []
         """What is on the screen while nothing but text has come: the cursor is at its end."""
         self._plain_length = 0
@@ -175,7 +237,11 @@ class Screen:
     @property
     def _at_end(self) -> bool:
         """Whether nothing but text has come, and all of it is drawn."""
-        return self._rows is None and not (self._waiting or self._block or self._held or self._skips)
+        return self._rows is None and not (self.behind or self._inside)
+
+    @property
+    def _inside(self) -> bool:
+        return bool(self._return) or self._sequences.inside
 
     @property
     def behind(self) -> bool:
@@ -193,7 +259,7 @@ class Screen:
                 self._draw_piece(piece)
             else:
                 block = self._next_block()
-                if not (self._held or self._skips or has_control(block)) and self._turn_plain(block):
+                if not (self._inside or has_control(block)) and self._turn_plain(block):
                     self._add_plain(block)
                 else:
                     self._block = block
@@ -278,7 +344,10 @@ class Screen:
     # -- everything else -------------------------------------------------------------
 
     def _draw_piece(self, text: str) -> None:
-        text = self._visible(text)
+        text = self._return + self._sequences.take(text)
+        self._return = ""
+        if text.endswith("\r"):
+            text, self._return = text[:-1], "\r"
         if "\r\n" in text:
             text = text.replace("\r\n", "\n")
         if self._rows is None and "\x1b" in text and not has_control(seen := _ERASED_NOTHING.sub("", text)):
@@ -299,44 +368,6 @@ class Screen:
                     self._move(int(token["first"] or 0), token["second"], token["final"])
         if self._written > CELLS:
             self._bound_cells()
-
-    def _visible(self, text: str) -> str:
-        """Leave out sequences that have no effect here, and hold back what may have one when more has come."""
-        if self._held:
-            text, self._held = self._held + text, ""
-        if self._skips is not None:
-            text = self._skip(text)
-        if "\x1b" in text or "\x9b" in text:
-            # Only the last sequence can be unfinished, or one whose end begins with an escape at the end.
-            if (unfinished := _UNFINISHED.search(text, max(0, text.rfind("\x1b", 0, -1)))) is not None:
-                text, self._held = text[: unfinished.start()], unfinished[0]
-                self._bound_held()
-            text = _INVISIBLE.sub("", text)
-        if text.endswith("\r") and not self._held:
-            text, self._held = text[:-1], "\r"
-        return text
-
-    def _bound_held(self) -> None:
-        if len(self._held) > _HELD:
-            in_string = self._held[1] in "]PX^_" and self._held[0] == "\x1b"
-            self._skips = _STRING_REST if in_string else _CSI_REST
-            self._held = "\x1b" if in_string and self._held.endswith("\x1b") else ""
-
-    def _skip(self, text: str) -> str:
-        """Leave out the rest of a long sequence; gives what is behind it."""
-        rest = self._skips
-        end = 0 if rest is None or (found := rest.match(text)) is None else found.end()
-        if end == len(text):
-            return ""
-        if rest is _STRING_REST and text[end] == "\x1b":
-            if end + 1 == len(text):
-                self._held = "\x1b"
-                return ""
-            end += 2 if text[end + 1] == "\\" else 0
-        elif text[end] == "\x07" or (rest is _CSI_REST and "@" <= text[end] <= "~"):
-            end += 1
-        self._skips = None
-        return text[end:]
 
     def _write(self, text: str) -> None:
         row, col = self._row(), self._col

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernelbridge.text import HEIGHT, WIDTH, Screen, TerminalDecoder, render_terminal, strip_ansi
+from kernelbridge.text import HEIGHT, WIDTH, Screen, TerminalDecoder, render_terminal, strip_ansi, stripped
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,14 @@ def test_stripping_leaves_all_but_the_escapes() -> None:
     assert strip_ansi("nothing\r\n") == "nothing\r\n"
 
 
+@pytest.mark.parametrize(
+    "sequence", ["\x1b]0;" + "t" * 20_000 + "\x07", "\x1b]0;" + "t" * 20_000 + "\x1b\\", "\x1b[" + "1;" * 10_000 + "m"]
+)
+def test_sequences_of_any_length_are_left_out(sequence: str) -> None:
+    text = "a" * 2040 + sequence + "b\n"
+    assert render_terminal(text) == "".join(stripped(text)) == "a" * 2040 + "b\n"
+
+
 _PIECES = st.lists(
     st.one_of(
         st.text(max_size=8),
@@ -137,7 +145,7 @@ _ON_A_SCREEN = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(_ON_A_SCREEN)
 def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: list[str]) -> None:
     emulator = pyte.Screen(WIDTH, HEIGHT)
