@@ -276,7 +276,7 @@ class AdoptedKernel(Kernel):
     def _disconnect(self) -> None:
         held, self._held = self._held or [], None
         super()._disconnect()
-        if not self._closing:  # it has died before it could say what came before
+        if not self._closing and self._fault is None:  # it has died before it could say what came before
             for message in held:
                 with contextlib.suppress(wire.BadFrame):
                     self._table.on_iopub(message)

@@ -10,7 +10,7 @@ pending id: a kernel that forges messages harms itself. Each execution ends exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -126,6 +126,14 @@ class Outcome:
     """What to do instead, where the cell or a program in it failed for a reason that a sandbox gives."""
     overflow: Overflow | None = None
     """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """Those of its long texts that are written as JSON already, by their names here."""
+
+    @property
+    def texts(self) -> dict[str, str | list[dict[str, Any]] | None]:
+        """What may be long, by name."""
+        names = ("output", "stdout", "stderr", "results", "traceback")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def ended(cls, cause: str, error: str) -> Outcome:
