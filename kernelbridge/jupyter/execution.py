@@ -133,7 +133,8 @@ class Outcome:
     def texts(self) -> dict[str, str | list[dict[str, Any]] | None]:
         """What may be long, by name."""
         names = ("output", "stdout", "stderr", "results", "traceback")
-        return {name: getattr(self, name) for name in names}
+        # No text twice; see `answers.execution_result`.
+        return {name: getattr(self, name) for name in names if name != "stdout" or self.stdout != self.output}
 
     @classmethod
     def ended(cls, cause: str, error: str) -> Outcome:

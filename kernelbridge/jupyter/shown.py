@@ -7,6 +7,7 @@ from collections.abc import Generator
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Updated, Wrote
 from kernelbridge.jupyter.output import Output, plain_text
+from kernelbridge.protocol import texts
 
 DISPLAYS = frozenset({"display_data", "execute_result"})
 OUTPUT = DISPLAYS | {"stream", "update_display_data", "clear_output"}
@@ -26,18 +27,21 @@ def taking_output(
         case "display_data" | "execute_result" as kind:
             display = yield from wire.decoding(message.content, wire.Display)
             text = yield from text_of(display)
-            shown = display.data, display.metadata or {}, display.display_id
+            # Its long texts are written once, and not in one go with every frame that they are in.
+            data = yield from texts.bundle(display.data)
+            shown = data, display.metadata or {}, display.display_id
             result = kind == "execute_result"
             output.display("execute_result" if result else "display_data", *shown, len(message.content), text=text)
             if listener is not None:
                 listener(Displayed(*shown, result, len(message.content)))
         case "update_display_data":
             display = yield from wire.decoding(message.content, wire.Display)
-            shown = display.data, display.metadata or {}, display.display_id
             text = yield from text_of(display)
+            data = yield from texts.bundle(display.data)
+            shown = data, display.metadata or {}, display.display_id
             output.update(*shown, len(message.content), text=text)
             if listener is not None and display.display_id is not None:
-                listener(Updated(display.data, display.metadata or {}, display.display_id, len(message.content)))
+                listener(Updated(data, display.metadata or {}, display.display_id, len(message.content)))
         case "clear_output":
             wait = wire.decode(message.content, wire.ClearOutput).wait
             output.clear(wait=wait)

@@ -46,16 +46,21 @@ def written(fields: Mapping[str, str | list[dict[str, Any]] | None]) -> Generato
     return found
 
 
+def bundle(data: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
+    """Write the long texts of a MIME bundle; yields often. Gives the bundle with them as what an encoder puts in."""
+    found = data
+    for name, part in data.items():
+        if isinstance(part, str) and long(part):
+            found = {**found, name: (yield from _text(part))}
+    return found
+
+
 def _is_long(result: dict[str, Any]) -> bool:
     return any(len(part) > LONG for part in result.get("data", {}).values() if isinstance(part, str))
 
 
 def _bundle(result: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
-    data = result["data"]
-    if _is_long(result):
-        data = {}
-        for name, part in result["data"].items():
-            data[name] = (yield from _text(part)) if isinstance(part, str) and long(part) else part
+    data = yield from bundle(result["data"])
     try:
         return msgspec.Raw(_encoder.encode({**result, "data": data}))  # type: ignore[return-value] # goes in as it is
     except UnicodeError:
