@@ -1,39 +1,71 @@
 r"""What a terminal would have shown, as plain text.
 
-Programs write for a terminal: colours, progress bars that overwrite their line, text
+Programs write for a terminal: colours, progress bars that overwrite their lines, text
 taken back. A client of the documented protocol gets text, so this draws the output on a
-small screen and reads it back. Pure, linear in time, and the result is never longer than the input.
+screen and reads it back: `Screen` as it comes, in pieces of any size, `render_terminal` at once. Pure.
 
-Understood: `\n`, `\r`, `\b`, CSI `A` (up, within the last `_SCREEN_ROWS` lines), `C`, `D`, `G` (along
-the line, never beyond its end), `J` and `K` (erase). Every other control sequence and
-control character is invisible and goes; tabs stay. One character is one column: the width of East
-Asian and combining characters is not looked at.
+Understood: `\n`, `\r`, `\b`, tabs; CSI `A` to `H`, `a`, `d`, `e`, `f`, `` ` `` and ESC `D`, `E`, `M` (moves); CSI `J`,
+`K`, `X` (erase), `@`, `P` (insert and delete characters); CSI `s`, `u` and ESC `7`, `8` (the cursor is kept and put
+back). Every other control sequence and control character is invisible and goes. The screen is `HEIGHT` lines
+high and `WIDTH` columns wide where a program asks for its edge; lines are as long as they are written, and do not wrap.
+
+Each character costs a bounded amount of work, whatever was written before it, and `Screen.draw` yields after a few
+thousand of them at most: whoever has others to serve lays the work down there (`turns.py`).
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 
-_SCREEN_ROWS = 64
-"""Lines the cursor can go back up to; older ones are final, as in a terminal's scrollback."""
+HEIGHT = 24
+WIDTH = 80
+REACH = 64
+"""Lines that the cursor can go back up, at the least; older ones are final, as in a terminal's scrollback."""
+COLUMNS = 256
+"""A column that a program names is taken as it is up to here; beyond that it means the screen's edge.
 
-_KEPT_COLUMN = 512
-"""Where the cursor stays when its line is erased under it. A bound, so that erasing costs no more than it says."""
+Also the bound of what erasing, inserting and deleting characters costs.
+"""
+CELLS = 1 << 18
+"""Characters that the cursor can reach. Of more, the oldest are final: within a line, too, when that is so long."""
 
+_PLAIN = 1 << 16  # characters without control characters that are looked through at once
+_PIECE = 1 << 11  # characters that are drawn before `draw` yields: a millisecond or two, whatever they are
+_STRIPPED = 1 << 13  # characters from which sequences are taken at once
+_HELD = 1 << 12  # characters of an escape sequence whose end has not come; a longer one is left out as it comes
+_TAB = 8
+_MARKS = 32  # characters of one cell: a letter and the marks that combine with it
+_WIDE = frozenset("WF")
+_NO_WIDTH = frozenset({"Mn", "Me", "Cf"})
+
+_STRING = r"\x1b[\]PX^_]"  # OSC, DCS, SOS, PM, APC: a string with its terminator
 _ESCAPE = (
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: cursor, colour, modes
-    r"|\x1b[\]PX^_][^\x07\x18\x1a\x1b\n]*(?:\x07|\x1b\\)?"  # OSC, DCS, SOS, PM, APC: a string with its terminator
+    rf"|{_STRING}[^\x07\x18\x1a\x1b\n]*(?:\x07|\x1b\\)?"
     r"|\x1b[ -/]+[0-~]?"  # character sets and the like
     r"|\x1b[0-Z\\^-~]?"  # a single function
 )
 # Each alternative consumes disjoint text and none can fail late, so that no input makes the scan go back.
 _ANY_ESCAPE = re.compile(_ESCAPE)
-_CURSOR = re.compile(r"(?:\x1b\[|\x9b)([0-9]{0,9})[0-9;]*([ACDGJK])")
+_MOVE = r"(?:\x1b\[|\x9b)(?P<first>[0-9]{0,9})(?:;(?P<second>[0-9]{0,9}))?[0-9;]*(?P<final>[@-HJKPXadefsu`])"
+_FUNCTION = r"\x1b(?P<function>[78DEM])"
+_INVISIBLE = re.compile(rf"(?!(?:\x1b\[|\x9b)[0-9;]*[@-HJKPXadefsu`]|\x1b[78DEM])(?:{_ESCAPE})")
+_UNFINISHED = re.compile(rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|{_STRING}[^\x07\x18\x1a\x1b\n]*\x1b?|\x1b[ -/]*)\Z")
+_CSI_REST = re.compile(r"[0-?]*[ -/]*")
+_STRING_REST = re.compile(r"[^\x07\x18\x1a\x1b\n]*")
+_ERASED_NOTHING = re.compile(r"\x1b\[0?[JK]")  # at the end of the text, as `grep --color` has it everywhere
+# Of one column each: Latin, Greek, Cyrillic, and what progress bars are made of. All else is looked at one by one.
+_SIMPLE = re.compile(
+    r"[\x20-\x7e\xa1-\xac\xae-\u02ff\u0370-\u0482\u048a-\u052f\u2010-\u2027\u2190-\u22ff\u2500-\u25fc\u2800-\u28ff]*"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONTROL_BYTES = bytes((*range(9), *range(11, 32), 127))
-_TOKEN = re.compile(rf"(?P<text>[^\x00-\x08\x0a-\x1f\x7f-\x9f]+)|(?P<escape>{_ESCAPE})|(?P<control>[\n\r\b])")
+_TOKEN = re.compile(rf"(?P<text>[^\x00-\x1f\x7f-\x9f]+)|(?P<control>\n+|\r+|\x08+|\t)|{_MOVE}|{_FUNCTION}")
 
 
 class TerminalDecoder:
@@ -63,24 +95,32 @@ def strip_ansi(text: str) -> str:
 
 def render_terminal(text: str) -> str:
     r"""Give the text that a terminal would show for `text`, lines ended by `\n`."""
+    return "".join(drawn(text))
+
+
+def stripped(text: str) -> Iterator[str]:
+    """Give the parts of `text` without its escape sequences: `strip_ansi` for text of any length, to be laid down."""
+    if "\x1b" not in text and "\x9b" not in text:
+        yield text
+        return
+    sequences = _Sequences(_ANY_ESCAPE)
+    for start in range(0, len(text), _STRIPPED):
+        yield sequences.take(text[start : start + _STRIPPED])
+
+
+def drawn(text: str) -> Iterator[str]:
+    """Draw `text`; gives its final parts as they are drawn, some of them empty, so that it can be laid down there."""
     if not has_control(text):
-        return text
-    if "\r\n" in text:
-        text = text.replace("\r\n", "\n")
-    if "\x1b" in text or "\x9b" in text:
-        text = _ANY_ESCAPE.sub(_keep_cursor, text)
-    if not has_control(text):
-        return text
-    screen = _Screen()
-    for token in _TOKEN.finditer(text):
-        match token.lastgroup:
-            case "text":
-                screen.write(token[0])
-            case "control":
-                screen.control(token[0])
-            case _:
-                screen.escape(token[0])
-    return screen.text()
+        yield text
+        return
+    parts: list[str] = []
+    screen = Screen(parts.append)
+    screen.feed(text)
+    for _ in screen.draw():
+        yield "".join(parts)
+        parts.clear()
+    screen.finish()
+    yield "".join(parts)
 
 
 def has_control(text: str) -> bool:
@@ -90,74 +130,480 @@ def has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def _keep_cursor(match: re.Match[str]) -> str:
-    """Drop what is invisible, colour above all: most coloured text then needs no screen."""
-    return match[0] if _CURSOR.fullmatch(match[0]) else ""
+class _Sequences:
+    """Leaves escape sequences out of text that comes in pieces."""
+
+    def __init__(self, left_out: re.Pattern[str]) -> None:
+        """`left_out` are those that go; the others stay."""
+        self._left_out = left_out
+        self._held = ""
+        """The beginning of one whose end has not come."""
+        self._rest: re.Pattern[str] | None = None
+        """What the rest of one consists of that is too long to be held."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next piece may begin inside of one."""
+        return bool(self._held) or self._rest is not None
+
+    def take(self, text: str) -> str:
+        """Give what there is now of the text without them."""
+        if self._held:
+            text, self._held = self._held + text, ""
+        if self._rest is not None:
+            text = self._skip(text, self._rest)
+        if "\x1b" not in text and "\x9b" not in text:
+            return text
+        # Only the last one can be unfinished, or one whose end begins with an escape at the end of the text.
+        if (unfinished := _UNFINISHED.search(text, max(0, text.rfind("\x1b", 0, -1)))) is not None:
+            text, self._held = text[: unfinished.start()], unfinished[0]
+            if len(self._held) > _HELD:
+                self._give_up()
+        return self._left_out.sub("", text)
+
+    def _give_up(self) -> None:
+        string = self._held[0] == "\x1b" and self._held[1] in "]PX^_"
+        self._rest = _STRING_REST if string else _CSI_REST
+        self._held = "\x1b" if string and self._held.endswith("\x1b") else ""
+
+    def _skip(self, text: str, rest: re.Pattern[str]) -> str:
+        """Give what is behind the rest of a long one."""
+        end = 0 if (found := rest.match(text)) is None else found.end()
+        if end == len(text):
+            return ""
+        if rest is _STRING_REST and text[end] == "\x1b":
+            if end + 1 == len(text):
+                self._held = "\x1b"
+                return ""
+            end += 2 if text[end + 1] == "\\" else 0
+        elif text[end] == "\x07" or (rest is _CSI_REST and "@" <= text[end] <= "~"):
+            end += 1
+        self._rest = None
+        return text[end:]
 
 
-class _Screen:
-    """The lines the cursor can still reach, and the final text above them."""
+_Row = str | list[str]
+"""A line: a text while it is only read, its cells once it is written to. A cell is a character, with the marks that
+combine with it; it is empty where the one before it, a tab or a wide character, takes its place."""
 
-    def __init__(self) -> None:
-        self._final: list[str] = []
-        self._rows: list[list[str]] = [[]]
+
+class Screen:
+    """Draws text as it comes, and hands on what the cursor has left behind.
+
+    `settled` takes the text that is final, in order. What `feed` takes is drawn by `draw`, `finish` or `fresh_line`.
+    """
+
+    def __init__(self, settled: Callable[[str], None]) -> None:
+        self._settled = settled
+        self.clear()
+
+    def clear(self) -> None:
+        """Start with an empty screen."""
+        self._waiting: deque[str] = deque()
+        self._waiting_at = 0
+        self._block = ""
+        """What is being drawn, the first part of what waits, and how far that has come."""
+        self._block_at = 0
+        self._sequences = _Sequences(_INVISIBLE)
+        self._return = ""
+        """A carriage return that may be the beginning of a line's end."""
+        self._plain: list[str] = []
+        """What is on the screen while nothing but text has come: the cursor is at its end."""
+        self._plain_length = 0
+        self._rows: list[_Row] | None = None
+        """What is on the screen once something else has come; `_plain` is empty then."""
+        self._top = 0
+        """The row that is the screen's first line; those above it can be seen in a larger terminal."""
         self._at = 0
         self._col = 0
+        """Where the cursor is: maybe below the last row, or behind its row's end."""
+        self._kept = (0, 0)
+        self._written = 0
+        """The number of cells, at most."""
+        self._fresh = True
 
-    def write(self, text: str) -> None:
-        row = self._rows[self._at]
-        if self._col > len(row):
-            row.extend(" " * (self._col - len(row)))
-        end = self._col + len(text)
-        row[self._col : end] = text
-        self._col = end
+    # -- what a program writes ----------------------------------------------------
 
-    def control(self, char: str) -> None:
-        if char == "\b":
-            self._col = max(0, self._col - 1)
+    def feed(self, text: str, *, plain: bool = False) -> None:
+        """Take what a program wrote; `plain` says that it is known to have no control characters."""
+        if not text:
             return
-        self._col = 0
-        if char == "\n":
-            self._at += 1
-            if self._at == len(self._rows):
-                self._rows.append([])
-                # In blocks, because taking a list's first element moves all others.
-                if self._at >= 2 * _SCREEN_ROWS:
-                    self._final.extend("".join(row) for row in islice(self._rows, _SCREEN_ROWS))
-                    del self._rows[:_SCREEN_ROWS]
-                    self._at -= _SCREEN_ROWS
-
-    def escape(self, sequence: str) -> None:
-        found = _CURSOR.fullmatch(sequence)
-        if found is None:
-            return
-        number = int(found[1] or 0)
-        row = self._rows[self._at]
-        match found[2]:
-            case "A":
-                self._at = max(0, self._at - max(1, number))
-                self._col = min(self._col, len(self._rows[self._at]))
-            case "C":
-                self._col = max(self._col, min(len(row), self._col + max(1, number)))
-            case "D":
-                self._col = max(0, self._col - max(1, number))
-            case "G":
-                self._col = min(max(1, number) - 1, max(len(row), self._col))
-            case "J" if number == 0:
-                del row[self._col :]
-                del self._rows[self._at + 1 :]
-            case "K":
-                self._erase(row, number)
-
-    def _erase(self, row: list[str], number: int) -> None:
-        if number == 0:
-            del row[self._col :]
-        elif number == 1:
-            end = min(self._col + 1, len(row), _KEPT_COLUMN)
-            row[:end] = " " * end
+        # Text alone, the usual case, is done with at once.
+        if self._at_end and len(text) <= CELLS and (plain or not has_control(text)):
+            self._add_plain(text)
         else:
-            row.clear()
-            self._col = min(self._col, _KEPT_COLUMN)
+            self._waiting.append(text)
 
-    def text(self) -> str:
-        return "\n".join([*self._final, *("".join(row) for row in self._rows)])
+    @property
+    def _at_end(self) -> bool:
+        """Whether nothing but text has come, and all of it is drawn."""
+        return self._rows is None and not (self.behind or self._inside)
+
+    @property
+    def _inside(self) -> bool:
+        return bool(self._return) or self._sequences.inside
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was fed that is not drawn yet."""
+        return bool(self._waiting or self._block)
+
+    def draw(self) -> Iterator[None]:
+        """Draw what was fed; yields often, and may be given up there for another `draw`."""
+        while self.behind:
+            if self._block:
+                start, self._block_at = self._block_at, self._block_at + _PIECE
+                piece = self._block[start : self._block_at]
+                if self._block_at >= len(self._block):
+                    self._block, self._block_at = "", 0
+                self._draw_piece(piece)
+            else:
+                block = self._next_block()
+                if not (self._inside or has_control(block)) and self._turn_plain(block):
+                    self._add_plain(block)
+                else:
+                    self._block = block
+                    continue
+            yield
+
+    def finish(self) -> None:
+        """Draw what was fed and hand on all that there is. The cursor is on an empty screen then."""
+        for _ in self.draw():
+            pass
+        text = "".join(self._plain) if self._rows is None else "\n".join(map(_text, self._rows))
+        fresh = self._fresh
+        self.clear()
+        self._fresh = fresh
+        self._settle(text)
+
+    def fresh_line(self) -> None:
+        """Hand on all that there is and end the line if something is on it."""
+        self.finish()
+        if not self._fresh:
+            self._settle("\n")
+
+    def pending(self) -> str:
+        """Give what was not handed on, where nothing but text has come."""
+        return "".join(self._plain)
+
+    def _settle(self, text: str) -> None:
+        if text:
+            self._fresh = text.endswith("\n")
+            self._settled(text)
+
+    def _next_block(self) -> str:
+        text, start = self._waiting[0], self._waiting_at
+        if start + _PLAIN < len(text):
+            self._waiting_at += _PLAIN
+            return text[start : self._waiting_at]
+        self._waiting.popleft()
+        self._waiting_at = 0
+        return text[start:]
+
+    # -- text alone ---------------------------------------------------------------
+
+    def _add_plain(self, text: str) -> None:
+        self._plain.append(text)
+        self._plain_length += len(text)
+        if self._plain_length >= CELLS:
+            text = "".join(self._plain)
+            cut = _final(text)
+            self._plain = [text[cut:]]
+            self._plain_length = len(text) - cut
+            self._settle(text[:cut])
+
+    def _turn_plain(self, text: str) -> bool:
+        """See that text alone can be added; False where the cursor is elsewhere, or that would cost too much."""
+        rows = self._rows
+        if rows is None:
+            return True
+        if self._at != len(rows) - 1 or self._col != _columns(rows[-1]):
+            return False
+        if sum(map(len, rows)) > 4 * len(text):
+            return False
+        self._plain = ["\n".join(map(_text, rows))]
+        self._plain_length = len(self._plain[0])
+        self._rows = None
+        return True
+
+    def _lines(self) -> list[_Row]:
+        """Give the rows; text alone becomes rows."""
+        if self._rows is None:
+            text = "".join(self._plain)
+            self._plain.clear()
+            self._rows = [*text.split("\n")]
+            self._at = len(self._rows) - 1
+            self._rows[-1] = last = _cells(text[text.rfind("\n") + 1 :])
+            self._col = len(last)
+            self._top, self._kept = 0, (0, 0)
+            self._written = self._plain_length
+            self._plain_length = 0
+            self._scroll()
+        return self._rows
+
+    # -- everything else -------------------------------------------------------------
+
+    def _draw_piece(self, text: str) -> None:
+        text = self._return + self._sequences.take(text)
+        self._return = ""
+        if text.endswith("\r"):
+            text, self._return = text[:-1], "\r"
+        if "\r\n" in text:
+            text = text.replace("\r\n", "\n")
+        if self._rows is None and "\x1b" in text and not has_control(seen := _ERASED_NOTHING.sub("", text)):
+            text = seen
+        if not has_control(text) and self._turn_plain(text):
+            self._add_plain(text)
+            return
+        self._lines()
+        for token in _TOKEN.finditer(text):
+            match token.lastgroup:
+                case "text":
+                    self._write(token[0])
+                case "control":
+                    self._control(token[0])
+                case "function":
+                    self._function(token["function"])
+                case _:
+                    self._move(int(token["first"] or 0), token["second"], token["final"])
+        if self._written > CELLS:
+            self._bound_cells()
+
+    def _write(self, text: str) -> None:
+        row, col = self._row(), self._col
+        cells: str | list[str] = text
+        if not text.isascii() and _SIMPLE.fullmatch(text) is None:
+            cells = _cells(text, row, col)
+        if col > len(row):
+            self._written += col - len(row)
+            row.extend([" "] * (col - len(row)))
+        elif col < len(row):
+            _separate(row, col)
+            _separate(row, col + len(cells))
+        self._col = col + len(cells)
+        row[col : self._col] = cells
+        self._written += len(cells)
+
+    def _control(self, chars: str) -> None:
+        match chars[0]:
+            case "\n":
+                self._down(len(chars))
+                self._col = 0
+            case "\r":
+                self._col = 0
+            case "\b":
+                self._col = max(0, self._col - len(chars))
+            case _:
+                row, stop = self._row(), (self._col // _TAB + 1) * _TAB
+                if self._col >= len(row):
+                    row.extend([" "] * (self._col - len(row)))
+                    row.extend(["\t"] + [""] * (stop - self._col - 1))
+                    self._written += _TAB
+                self._col = stop
+
+    def _function(self, name: str) -> None:
+        match name:
+            case "7":
+                self._kept = self._at, self._col
+            case "8":
+                self._put(*self._kept)
+            case "M":
+                self._put(self._at - 1, self._col)
+            case _:
+                self._down(1)
+                self._put(self._at, 0 if name == "E" else self._col)
+
+    def _move(self, number: int, second: str | None, final: str) -> None:
+        count = max(1, number)
+        match final:
+            case "C" | "a":
+                self._col = max(self._col, self._column(self._col + count))
+            case "D":
+                self._col = max(0, self._col - count)
+            case "G" | "`":
+                self._col = self._column(count - 1)
+            case "H" | "f":
+                self._put(self._top + min(count, HEIGHT) - 1, 0)
+                self._col = self._column(max(1, int(second or 0)) - 1)
+            case "A" | "B" | "E" | "F" | "d" | "e":
+                at = self._top - 1 if final == "d" else self._at
+                self._put(at - count if final in "AF" else at + count, 0 if final in "EF" else self._col)
+            case "s" | "u":
+                self._function("7" if final == "s" else "8")
+            case "J":
+                self._erase_lines(number)
+            case _ if self._at < len(self._lines()):
+                self._edit(self._row(), number, final)
+
+    # -- the cursor -------------------------------------------------------------------
+
+    def _put(self, at: int, col: int) -> None:
+        """Put the cursor on a line that it can reach, and not farther along than it may be there."""
+        rows = self._lines()
+        self._at = max(0, len(rows) - REACH, min(at, max(len(rows), self._top + HEIGHT) - 1))
+        self._col = min(col, max(COLUMNS, len(rows[self._at]) if self._at < len(rows) else 0))
+
+    def _column(self, wanted: int) -> int:
+        rows = self._lines()
+        length = len(rows[self._at]) if self._at < len(rows) else 0
+        return wanted if wanted < max(COLUMNS, length + 1) else max(length, WIDTH - 1)
+
+    def _down(self, lines: int) -> None:
+        self._at += lines
+        self._until(self._at)
+        self._scroll()
+
+    def _row(self) -> list[str]:
+        """Give the cells of the cursor's line."""
+        rows = self._until(self._at)
+        row = rows[self._at]
+        if isinstance(row, str):
+            rows[self._at] = row = _cells(row)
+        return row
+
+    def _until(self, at: int) -> list[_Row]:
+        rows = self._lines()
+        if at >= len(rows):
+            rows.extend([""] * (at + 1 - len(rows)))
+        return rows
+
+    def _scroll(self) -> None:
+        rows = self._lines()
+        self._top = max(self._top, len(rows) - HEIGHT)
+        # Many at a time, because to take a list's first element moves all others.
+        if len(rows) >= 2 * REACH:
+            self._settle_rows(len(rows) - REACH)
+
+    def _settle_rows(self, number: int) -> None:
+        rows = self._lines()
+        self._settle("\n".join(map(_text, islice(rows, number))) + "\n")
+        del rows[:number]
+        self._at -= number
+        self._top = max(0, self._top - number)
+        self._kept = max(0, self._kept[0] - number), self._kept[1]
+
+    def _bound_cells(self) -> None:
+        rows = self._lines()
+        total, first = sum(map(len, rows)), 0
+        while total > CELLS // 2 and first < min(self._at, len(rows) - 1):
+            total -= len(rows[first])
+            first += 1
+        if first:
+            self._settle_rows(first)
+        if total > CELLS // 2 and self._at == 0 and self._col == len(rows[0]):
+            # One long line: its beginning is final, although `\r` could go back to it.
+            total -= len(rows[0])
+            self._settle(_text(rows[0]))
+            rows[0] = []
+            self._col = 0
+        self._written = total
+
+    # -- erasing ----------------------------------------------------------------------
+
+    def _erase_lines(self, number: int) -> None:
+        rows = self._lines()
+        match number:
+            case 0:
+                del rows[self._at + 1 :]
+                if self._at < len(rows):
+                    self._edit(self._row(), 0, "K")
+            case 1:
+                for at in range(self._top, min(self._at, len(rows))):
+                    rows[at] = ""
+                if self._at < len(rows):
+                    self._edit(self._row(), 1, "K")
+            case 2 | 3:
+                del rows[self._top :]
+                rows.extend([""] * (not rows))
+
+    def _edit(self, row: list[str], number: int, final: str) -> None:
+        col, count = self._col, min(max(1, number), COLUMNS)
+        if final == "K" and number == 0:
+            _separate(row, col)
+            del row[col:]
+        elif final == "K" and number == 1:
+            end = min(col + 1, len(row), COLUMNS)
+            _separate(row, end)
+            row[:end] = [" "] * end
+        elif final == "K":
+            if number == 2:  # noqa: PLR2004 - the whole line
+                row.clear()
+                self._col = min(col, COLUMNS)
+        elif col < len(row) <= col + COLUMNS:
+            length, end = len(row), min(col + count, len(row))
+            _separate(row, col)
+            if final == "@":
+                row[col:col] = [" "] * count
+                del row[max(COLUMNS, length) :]
+                self._written += count
+            else:
+                _separate(row, end)
+                row[col:end] = [" "] * (end - col) if final == "X" else []
+
+
+def _text(row: _Row) -> str:
+    return row if isinstance(row, str) else "".join(row)
+
+
+def _columns(row: _Row) -> int:
+    return len(row) if isinstance(row, list) or (row.isascii() and "\t" not in row) else len(_cells(row))
+
+
+def _cells(text: str, row: list[str] | None = None, col: int = 0) -> list[str]:
+    """Give the cells of a text that begins at column `col` of `row`, where its first marks belong to."""
+    if (text.isascii() and "\t" not in text) or _SIMPLE.fullmatch(text) is not None:
+        return list(text)
+    cells: list[str] = []
+    for char in text:
+        if char == "\t":
+            end = (col + len(cells)) // _TAB * _TAB + _TAB - col
+            cells.append(char)
+            cells.extend([""] * (end - len(cells)))
+        elif unicodedata.category(char) in _NO_WIDTH and _add_mark(row, cells, col, char):
+            continue
+        else:
+            cells.append(char)
+            if unicodedata.east_asian_width(char) in _WIDE:
+                cells.append("")
+    return cells
+
+
+def _add_mark(row: list[str] | None, cells: list[str], col: int, char: str) -> bool:
+    """Add a character without a width to the one before it; False if there is none."""
+    if not cells:
+        if row is None or not 0 < col <= len(row):
+            return False
+        cells, at = row, col - 1
+    else:
+        at = len(cells) - 1
+    while at and not cells[at]:
+        at -= 1
+    if len(cells[at]) < _MARKS:
+        cells[at] += char
+    return True
+
+
+def _separate(row: list[str], col: int) -> None:
+    """See that no character lies on both sides of a column: one that does is blank."""
+    if col >= len(row) or row[col]:
+        return
+    start = end = col
+    while start and not row[start]:
+        start -= 1
+    while end < len(row) and not row[end]:
+        end += 1
+    row[start:end] = [" "] * (end - start)
+
+
+def _final(text: str) -> int:
+    """Give where the lines begin that the cursor can still reach."""
+    at = len(text)
+    for _ in range(REACH):
+        at = text.rfind("\n", 0, at)
+        if at < 0:
+            break
+    first = len(text) - CELLS // 2
+    if at < first:
+        at = text.find("\n", first)
+        return len(text) if at < 0 else at + 1
+    return at + 1

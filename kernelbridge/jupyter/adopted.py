@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.startup import until_heard, until_listening
 from kernelbridge.runtimes.base import Process
+from kernelbridge.turns import turns
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +95,7 @@ class AdoptedKernel(Kernel):
         kernel._identity = identity
         kernel._marked, kernel._caught_up = asyncio.Event(), asyncio.get_running_loop().create_future()
         kernel._held = [] if identity.recalls else None
-        kernel._halves.held = lambda: kernel._held is not None or overflows.behind() is not None
+        kernel._halves.held = lambda: kernel._held is not None or kernel._intake.held
         kernel.recalls, kernel._ready = identity.recalls, True
         kernel.help.subshells = identity.subshells
         channels = kernel._connect(identity.routing_id.encode())
@@ -133,8 +134,8 @@ class AdoptedKernel(Kernel):
         messages, since = self._heard(recalled)
         if recalled.runs:
             messages, since = [*messages, *since], []
-        for message in (*recall.since_idle(messages, recalled.cell), *since):
-            self._table.on_iopub(message)
+        await self._publish([*recall.since_idle(messages, recalled.cell), *since])
+        await self._hand_on()
 
     def take_over(
         self,
@@ -176,7 +177,7 @@ class AdoptedKernel(Kernel):
         try:
             if self._identity.recalls:
                 await until_listening(self._requests, self._iopub_seen)
-                self._catch_up(execution, await self._recalled())
+                await self._catch_up(execution, await self._recalled())
             self._caught_up.set_result(None)
             await self._see_to_the_reply(execution)
         except wire.BadFrame as exc:
@@ -197,11 +198,25 @@ class AdoptedKernel(Kernel):
         return recalled
 
     def _heard(self, recalled: recall.Recalled) -> tuple[list[wire.Message], list[wire.Message]]:
-        """Give all that was published, before the mark and behind it; from now on it is handed on at once."""
-        held, self._held = self._held or [], None
+        """Give all that was published, before the mark and behind it; `_hand_on` is to follow."""
+        held = self._held or []
+        if self._held is not None:
+            self._held, self._held_bytes = [], 0
         return recall.before_mark(held, recalled)
 
-    def _catch_up(self, execution: Execution, recalled: recall.Recalled) -> None:
+    async def _publish(self, messages: Sequence[wire.Message]) -> None:
+        """Take messages of iopub in turns with what else there is to do. Raises `BadFrame`."""
+        for message in messages:
+            await turns().run(self._table.taking_iopub(message))
+
+    async def _hand_on(self) -> None:
+        """Take what has come meanwhile; from then on it is taken at once. Raises `BadFrame`."""
+        while self._held:
+            held, self._held = self._held, []
+            await self._publish(held)
+        self._held = None
+
+    async def _catch_up(self, execution: Execution, recalled: recall.Recalled) -> None:
         if recalled.cell != execution.msg_id:
             recalled = recall.Recalled()  # of another cell: ours has not begun
         if self._held is None:
@@ -211,12 +226,13 @@ class AdoptedKernel(Kernel):
         self._missing = recalled.left_out
         # It is for the result: nobody knows how much of it those who watch were told before.
         listener, execution.listener = execution.listener, None
-        for message in messages:
-            self._table.on_iopub(message)
-        execution.listener = listener
+        try:
+            await self._publish(messages)
+        finally:
+            execution.listener = listener
         self._take_answers(recalled)
-        for message in since:
-            self._table.on_iopub(message)
+        await self._publish(since)
+        await self._hand_on()
 
     def _take_answers(self, recalled: recall.Recalled) -> None:
         if (reply := recalled.reply_message()) is not None:
@@ -260,14 +276,14 @@ class AdoptedKernel(Kernel):
     def _disconnect(self) -> None:
         held, self._held = self._held or [], None
         super()._disconnect()
-        if not self._closing:  # it has died before it could say what came before
+        if not self._closing and self._fault is None:  # it has died before it could say what came before
             for message in held:
                 with contextlib.suppress(wire.BadFrame):
-                    super()._take("iopub", message)
+                    self._table.on_iopub(message)
 
-    def _take(self, channel: str, message: wire.Message) -> None:
+    def _take(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
         if channel != "iopub" or self._held is None or self._fault is not None:
-            super()._take(channel, message)
+            yield from super()._take(channel, message)
             return
         self._iopub_seen.set()
         self._held.append(message)
@@ -279,7 +295,7 @@ class AdoptedKernel(Kernel):
             held, self._held = self._held, None
             self._marked.set()
             for each in held:
-                super()._take(channel, each)
+                yield from super()._take(channel, each)
 
 
 def _weight(message: wire.Message) -> int:

@@ -10,18 +10,18 @@ pending id: a kernel that forges messages harms itself. Each execution ends exac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.endings import Ended
-from kernelbridge.jupyter.events import Asked, Listener, Started, Wrote
+from kernelbridge.jupyter.events import Asked, Listener, Started
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
-from kernelbridge.jupyter.output import Output, text_form
-from kernelbridge.jupyter.shown import DISPLAYS, OUTPUT, take_output
+from kernelbridge.jupyter.output import Output
+from kernelbridge.jupyter.shown import DISPLAYS, OUTPUT, taking_output, text_of, writing
 
 _PROMPT_LIMIT = 1 << 15  # characters of a question; of a longer one, the end matters
 _ID_LIMIT = 128
@@ -126,6 +126,15 @@ class Outcome:
     """What to do instead, where the cell or a program in it failed for a reason that a sandbox gives."""
     overflow: Overflow | None = None
     """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """Those of its long texts that are written as JSON already, by their names here."""
+
+    @property
+    def texts(self) -> dict[str, str | list[dict[str, Any]] | None]:
+        """What may be long, by name."""
+        names = ("output", "stdout", "stderr", "results", "traceback")
+        # No text twice; see `answers.execution_result`.
+        return {name: getattr(self, name) for name in names if name != "stdout" or self.stdout != self.output}
 
     @classmethod
     def ended(cls, cause: str, error: str) -> Outcome:
@@ -133,12 +142,20 @@ class Outcome:
         return cls(success=False, error=error, cause=cause, state_preserved=False)
 
 
+class _Failed(NamedTuple):
+    """An error that the kernel has told of."""
+
+    failure: wire.Failure
+    traceback: str
+    """As plain text."""
+
+
 class Execution:
     """One entry of the table; the table alone changes it, but for `cause`."""
 
     __slots__ = (
         *("asks", "began", "begun", "cause", "done", "failure", "figures", "listener", "msg_id", "on_begun", "output"),
-        *("moves", "reply", "state", "told", "waits"),
+        *("moves", "reply", "state", "told", "traceback", "waits"),
     )
 
     def __init__(
@@ -163,7 +180,9 @@ class Execution:
         """Whether `Started` was told, or nobody wants to hear it."""
         self.output = output
         self.reply: wire.ExecuteReply | None = None
-        self.failure: wire.Failure | None = None
+        self.failure: _Failed | None = None
+        self.traceback = ""
+        """That of the reply, as plain text."""
         self.moves = 0
         """Grows with each of its messages that may move it on."""
         self.figures = wire.NO_FIGURES
@@ -217,35 +236,52 @@ class ExecutionTable:
         return execution
 
     def on_shell(self, message: wire.Message) -> None:
-        """Take a message of the shell channel; raises `BadFrame`."""
+        """Take a message of the shell channel, whole; raises `BadFrame`."""
+        for _ in self.taking_shell(message):
+            pass
+
+    def on_iopub(self, message: wire.Message) -> None:
+        """Take a message of the iopub channel, whole; raises `BadFrame`."""
+        for _ in self.taking_iopub(message):
+            pass
+
+    def taking_shell(self, message: wire.Message) -> Generator[None, None, None]:
+        """Take a message of the shell channel; yields often. Raises `BadFrame`."""
         execution = self._pending.get(message.parent_id)
         if execution is None or message.msg_type != "execute_reply":
             return
-        reply = wire.decode(message.content, wire.ExecuteReply)
+        reply = yield from wire.decoding(message.content, wire.ExecuteReply)
         event = Event.ABORTED if reply.status in {"aborted", "abort"} else Event.REPLY
         if (execution.state, event) not in TRANSITIONS:
             return
-        execution.reply = reply
+        traceback = yield from plain_traceback(reply.traceback or [], self._max_output)
+        figures = wire.NO_FIGURES
         if b'"kernelbridge"' in message.metadata:
-            execution.figures = wire.decode(message.metadata, wire.ReplyMetadata).kernelbridge
+            figures = (yield from wire.decoding(message.metadata, wire.ReplyMetadata)).kernelbridge
+        if execution.state is State.IDLE or event is Event.ABORTED:
+            yield from self._ending(execution, reply)
+        if (execution.state, event) not in TRANSITIONS:
+            return  # it has been ended meanwhile
+        execution.reply, execution.figures, execution.traceback = reply, figures, traceback
         self._move(execution, event)
 
-    def on_iopub(self, message: wire.Message) -> None:
-        """Take a message of the iopub channel; raises `BadFrame`."""
+    def taking_iopub(self, message: wire.Message) -> Generator[None, None, None]:
+        """Take a message of the iopub channel; yields often. Raises `BadFrame`."""
         execution = self._pending.get(message.parent_id)
         if message.msg_type == "status":
             if execution is not None:
-                self._on_status(execution, message)
+                yield from self._taking_status(execution, message)
         elif execution is None:
-            self._on_late(message)
+            yield from self._taking_late(message)
         elif message.msg_type == "error":
-            failure = wire.decode(message.content, wire.Failure)
-            self._show_failure(execution)
-            execution.failure = failure
+            failure = yield from wire.decoding(message.content, wire.Failure)
+            yield from self._showing_failure(execution)
+            traceback = yield from plain_traceback(failure.traceback or [], self._max_output)
+            execution.failure = _Failed(failure, traceback)
         elif message.msg_type in OUTPUT:
             _tell_start(execution)
-            self._show_failure(execution)
-            take_output(execution.output, message, execution.listener)
+            yield from self._showing_failure(execution)
+            yield from self._while_pending(execution, taking_output(execution.output, message, execution.listener))
             self._move(execution, Event.OUTPUT)
         elif message.msg_type == "execute_input" and not execution.told:
             _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
@@ -282,9 +318,11 @@ class ExecutionTable:
         while self._pending:
             self.end(next(iter(self._pending.values())), why)
 
-    def _on_status(self, execution: Execution, message: wire.Message) -> None:
+    def _taking_status(self, execution: Execution, message: wire.Message) -> Generator[None, None, None]:
         status = wire.decode(message.content, wire.Status).execution_state
         if status == "idle":
+            if execution.state is State.REPLIED and execution.reply is not None:
+                yield from self._ending(execution, execution.reply)
             self._move(execution, Event.IDLE)
         self._begin(execution)
 
@@ -294,23 +332,35 @@ class ExecutionTable:
             if execution.on_begun is not None:
                 execution.on_begun()
 
-    def _show_failure(self, execution: Execution) -> None:
-        """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
-        failure, execution.failure = execution.failure, None
-        if failure is not None:
-            text = failure_text(failure, self._max_output)
-            execution.output.stream("stderr", text)
-            if execution.listener is not None:
-                execution.listener(Wrote("stderr", text))
+    def _while_pending(self, execution: Execution, work: Iterator[None]) -> Generator[None, None, None]:
+        """Do something for an execution, unless it is ended meanwhile: nobody must be told of it then."""
+        for _ in work:
+            yield
+            if execution.state in FINAL:
+                return
 
-    def _on_late(self, message: wire.Message) -> None:
+    def _ending(self, execution: Execution, reply: wire.ExecuteReply) -> Generator[None, None, None]:
+        """Put the output together, before the last half of its end is taken note of; yields often."""
+        if reply.status == "ok":
+            yield from self._showing_failure(execution)
+        yield from self._while_pending(execution, execution.output.ending())
+
+    def _showing_failure(self, execution: Execution) -> Generator[None, None, None]:
+        """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
+        failed, execution.failure = execution.failure, None
+        if failed is not None:
+            text = failure_text(*failed)
+            yield from self._while_pending(execution, writing(execution.output, "stderr", text, execution.listener))
+
+    def _taking_late(self, message: wire.Message) -> Generator[None, None, None]:
         if message.msg_type == "stream":
-            text = wire.decode(message.content, wire.Stream).text
+            text = (yield from wire.decoding(message.content, wire.Stream)).text
         elif message.msg_type == "error":
-            text = failure_text(wire.decode(message.content, wire.Failure), self._max_output)
+            failure = yield from wire.decoding(message.content, wire.Failure)
+            text = failure_text(failure, (yield from plain_traceback(failure.traceback or [], self._max_output)))
         elif message.msg_type in DISPLAYS:
             # An image too: there is nothing else of it in a result.
-            text = text_form(wire.decode(message.content, wire.Display).data)
+            text = yield from text_of((yield from wire.decoding(message.content, wire.Display)))
         else:
             return
         if text:
@@ -330,7 +380,8 @@ class ExecutionTable:
             if event is not Event.END and event is not Event.ABORTED:
                 _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
-                self._show_failure(execution)
+                for _ in self._showing_failure(execution):
+                    pass
             del self._pending[execution.msg_id]
             now = self._clock()
             duration_ms = (now - execution.began) * 1000
@@ -339,7 +390,7 @@ class ExecutionTable:
                 self.running.began = max(self.running.began, now)
                 if self.running.state in HALVES:
                     self.on_half()
-            execution.done(_outcome(execution, duration_ms, self._max_output, why))
+            execution.done(_outcome(execution, duration_ms, why))
 
 
 def _tell_start(execution: Execution, count: int | None = None) -> None:
@@ -349,20 +400,18 @@ def _tell_start(execution: Execution, count: int | None = None) -> None:
         execution.listener(Started(count))
 
 
-def _outcome(execution: Execution, duration_ms: float, max_output: int, why: Ended | None) -> Outcome:
+def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Outcome:
     rendered = execution.output.render()
     reply = execution.reply
     done = execution.state is State.DONE and reply is not None
     success = done and reply is not None and reply.status == "ok"
     error = "" if why is None else why.error
-    traceback = None
+    traceback = ""
     if done and not success and reply is not None:
-        failure = execution.failure
-        if reply.ename or failure is None:
-            lines = reply.traceback or (failure.traceback if failure is not None else None)
-            failure = wire.Failure(reply.ename or "", reply.evalue, lines)
+        failure, traceback = execution.failure or (wire.Failure("", None, None), "")
+        if reply.ename or execution.failure is None:
+            failure, traceback = wire.Failure(reply.ename or "", reply.evalue), execution.traceback or traceback
         error = describe(failure, aborted=reply.status != "error")
-        traceback = plain_traceback(failure.traceback or [], max_output) or None
     return Outcome(
         success=success,
         output=rendered.output,
@@ -370,7 +419,7 @@ def _outcome(execution: Execution, duration_ms: float, max_output: int, why: End
         stdout=rendered.stdout,
         stderr=rendered.stderr,
         results=rendered.results,
-        traceback=traceback,
+        traceback=traceback or None,
         execution_count=reply.execution_count if reply is not None else None,
         duration_ms=duration_ms,
         cpu_ms=execution.figures.cpu_ms,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import BoundedText
-from kernelbridge.text import strip_ansi
+from kernelbridge.text import strip_ansi, stripped
 
 _MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
+_READ = 1 << 16  # characters of a name or message that are looked at
 _SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
 _NO_PROCESS = re.compile(
     r"fork: (?:retry: )?Resource temporarily unavailable"  # bash, git, perl, make
@@ -24,8 +26,8 @@ def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
     """Give `<Name>: <message>` on one line."""
     if aborted and not failure.ename:
         return "Aborted: the kernel skipped the cell because one before it had failed"
-    name = " ".join(strip_ansi(failure.ename or "Error").split())
-    message = strip_ansi(failure.evalue or "")
+    name = " ".join(strip_ansi((failure.ename or "Error")[:_READ]).split())
+    message = strip_ansi((failure.evalue or "")[:_READ])
     if name in _SYNTAX_ERRORS:
         message = _PLACE.sub("", message)
     message = " ".join(part.strip() for part in message.splitlines() if part.strip())
@@ -38,13 +40,18 @@ def wants_processes(text: str) -> bool:
     return _NO_PROCESS.search(text) is not None
 
 
-def failure_text(failure: wire.Failure, limit: int) -> str:
+def failure_text(failure: wire.Failure, traceback: str) -> str:
     """Give a traceback, or the error's line if it has none, for a terminal."""
-    return (plain_traceback(failure.traceback or [], limit) or describe(failure)).rstrip("\n") + "\n"
+    return (traceback or describe(failure)).rstrip("\n") + "\n"
 
 
-def plain_traceback(lines: list[str], limit: int) -> str:
-    """Join a traceback's parts to plain text of at most `limit` bytes."""
+def plain_traceback(lines: list[str], limit: int) -> Generator[None, None, str]:
+    """Join a traceback's parts to plain text of at most `limit` bytes; yields often."""
     kept = BoundedText(limit)
-    kept.append(strip_ansi("\n".join(lines)))
+    for number, line in enumerate(lines):
+        if number:
+            kept.append("\n")
+        for part in stripped(line):
+            kept.append(part)
+            yield
     return kept.text()

@@ -1,13 +1,18 @@
-"""From a kernel's frames to messages: the signature of a large one is checked off the event loop."""
+"""From a kernel's frames to messages: the signature of a large one is checked off the event loop.
+
+What a message says is taken in turns with what else there is to do (`turns.py`), and the next one of its channel is
+read when all of it has been taken.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.turns import turns
 
 _IN_THREAD = 1 << 20  # bytes of a message that would keep everybody waiting
 
@@ -43,7 +48,8 @@ async def refuse_lost(channel: str, exited: asyncio.Task[Any], refuse: Callable[
 class Intake:
     """Verifies the messages of one kernel, and hands them over in the order of their channel.
 
-    `take` is called with channel and message, and may raise `BadFrame`; `refuse` with what the kernel did wrong.
+    `take` is called with channel and message; what it gives does the taking, yields often, and may raise `BadFrame`.
+    `refuse` is called with what the kernel did wrong.
     `spawn` runs what takes longer, until the kernel's end. A message has at most `limit` bytes. While `behind` gives
     a future that is not done, no more output is read.
     """
@@ -53,7 +59,7 @@ class Intake:
         codec: wire.Codec,
         *,
         limit: int,
-        take: Callable[[str, wire.Message], None],
+        take: Callable[[str, wire.Message], Generator[None, None, None]],
         refuse: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         behind: Callable[[], asyncio.Future[None] | None],
@@ -64,6 +70,12 @@ class Intake:
         self._refuse = refuse
         self._spawn = spawn
         self._behind = behind
+        self._under_way = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether output waits that has not been taken yet."""
+        return self._under_way > 0 or self._behind() is not None
 
     def received(self, channel: str, frames: list[bytes]) -> asyncio.Future[None] | None:
         """Take the frames of one message; see `channels.Received`."""
@@ -74,17 +86,31 @@ class Intake:
         if size > _IN_THREAD:
             return self._spawn(self._take_large(channel, frames))
         try:
-            self._take(channel, self._codec.parse(frames))
+            message = self._codec.parse(frames)
         except wire.BadFrame as exc:
             self._refuse(f"it sent {exc}")
-        return self._behind() if channel == "iopub" else None
+            return None
+        later = turns().begin(self._taking(channel, message))
+        return later or (self._behind() if channel == "iopub" else None)
+
+    def _taking(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
+        self._under_way += 1
+        try:
+            yield from self._take(channel, message)
+        except wire.BadFrame as exc:
+            self._refuse(f"it sent {exc}")
+        finally:
+            self._under_way -= 1
 
     async def _take_large(self, channel: str, frames: list[bytes]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._take(channel, await loop.run_in_executor(None, self._codec.parse, frames))
+            message = await loop.run_in_executor(None, self._codec.parse, frames)
         except wire.BadFrame as exc:
             self._refuse(f"it sent {exc}")
+            return
+        frames.clear()  # they may be large, and what is in them is in the message
+        await turns().run(self._taking(channel, message))
         later = self._behind() if channel == "iopub" else None
         if later is not None:
             await asyncio.shield(later)

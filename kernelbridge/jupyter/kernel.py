@@ -19,7 +19,7 @@ import contextlib
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,7 +87,7 @@ class Kernel:
         self._intake = Intake(
             self._codec, limit=max_message, take=take, refuse=refuse, spawn=self._spawn, behind=overflows.behind
         )
-        self._halves = Halves(self._table, refuse=refuse, held=lambda: overflows.behind() is not None)
+        self._halves = Halves(self._table, refuse=refuse, held=lambda: self._intake.held)
         self._answers_interrupts = answers_interrupts
         self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
         self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
@@ -314,17 +314,17 @@ class Kernel:
 
     # -- what the kernel sends ------------------------------------------------------
 
-    def _take(self, channel: str, message: wire.Message) -> None:
-        """Take a message of a channel; raises `BadFrame`."""
+    def _take(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
+        """Take a message of a channel; yields often. Raises `BadFrame`."""
         if self._fault is not None:
             return  # it was read before the channels were closed
         if channel == "iopub":
             self._iopub_seen.set()
-            self._table.on_iopub(message)
+            yield from self._table.taking_iopub(message)
         elif channel == "stdin":
             self._table.on_stdin(message)
         elif not self._requests.take(channel, message) and channel == "shell":
-            self._table.on_shell(message)
+            yield from self._table.taking_shell(message)
 
     def _on_late(self, text: str) -> None:
         # Before the first cell it is the kernel's own: a library's warning at start, say.

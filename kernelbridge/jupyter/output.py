@@ -4,20 +4,20 @@
 view of stdout, stderr and the text of results), the raw `stdout` and `stderr`, and the MIME
 bundles. Every part is bounded: past the limit head and tail are kept, the
 number of bytes between them is counted, and something else takes all of `output`. Work is linear in what arrives,
-however it is cut. While one stream is all there is and `output` looks just like it, the two are kept as one.
+however it is cut; what takes long yields often: `draw`, `ending`, `plain_text`. While one stream is all there is and
+`output` looks just like it, the two are kept as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
-from kernelbridge.jupyter.screen import Screen
-from kernelbridge.text import has_control, strip_ansi
+from kernelbridge.text import Screen, has_control, stripped
 
 ResultType = Literal["execute_result", "display_data"]
 
@@ -76,14 +76,19 @@ class Output:
         if self._clear_next:
             self._clear()
         name = "stderr" if name == "stderr" else "stdout"
+        plain = not has_control(text)
         if self._only is not None:
-            if self._only in {"", name} and not has_control(text):
+            if self._only in {"", name} and plain:
                 self._only = name
             else:
                 self._keep_apart()
         if self._only is None:
             (self._stderr if name == "stderr" else self._stdout).append(text)
-        self._screen.feed(text)
+        self._screen.feed(text, plain=plain)
+
+    def draw(self) -> Iterator[None]:
+        """Draw what `stream` took; what is not drawn is when something else comes."""
+        return self._screen.draw()
 
     def _keep_apart(self) -> None:
         """Keep the streams apart from here on: the terminal's view is about to differ from the one there is."""
@@ -103,8 +108,10 @@ class Output:
         metadata: dict[str, Any],
         display_id: str | None = None,
         length: int | None = None,
+        *,
+        text: str | None = None,
     ) -> None:
-        """Take a result or display; `length` is its size in bytes where the caller knows it.
+        """Take a result or display; its size in bytes and its `plain_text`, where the caller knows them.
 
         One with the id of an earlier one replaces that too, as IPython's `DisplayHandle.display` has it.
         """
@@ -113,12 +120,13 @@ class Output:
         if self._clear_next:
             self._clear()
         self._keep_apart()
-        if length is None:
-            length = len(msgspec.json.encode({"type": kind, "data": data, "metadata": metadata}))
-        self.update(data, metadata, display_id, length)
+        length = _length({"type": kind, "data": data, "metadata": metadata}) if length is None else length
+        text = "".join(plain_text(data)) if text is None else text
+        self.update(data, metadata, display_id, length, text=text)
         self._screen.fresh_line()
         room = self._results_size + length + _RESULT_COST <= self._limit
-        text = beside_image(data) if room else text_form(data)
+        if room and _is_image(data):
+            text = ""
         bundle = Bundle(data, metadata, length)
         display = None
         if display_id is not None and self._places < _MAX_DISPLAYS:
@@ -144,23 +152,29 @@ class Output:
         self._results.append((kind, bundle))
 
     def update(
-        self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None, length: int | None = None
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        display_id: str | None,
+        length: int | None = None,
+        *,
+        text: str | None = None,
     ) -> None:
         """Take an `update_display_data`; one whose display is not of this execution changes nothing."""
         display = self._displays.get(display_id) if display_id is not None else None
         if display is None or self._rendered is not None:
             return
+        text = "".join(plain_text(data)) if text is None else text
         if display.bundle is None:
-            self._kept.replace(display, text_form(data))
+            self._kept.replace(display, text)
             return
-        if length is None:
-            length = len(msgspec.json.encode(data))
+        length = _length(data) if length is None else length
         size_now = self._results_size + display.results * (length - display.bundle.length)
         if size_now > self._limit:
-            self._kept.replace(display, text_form(data))
+            self._kept.replace(display, text)
             self._results_left_out += display.results * length
             return
-        self._kept.replace(display, beside_image(data))
+        self._kept.replace(display, "" if _is_image(data) else text)
         self._results_size = size_now
         display.bundle.data, display.bundle.metadata, display.bundle.length = data, metadata, length
 
@@ -182,16 +196,34 @@ class Output:
 
     def render(self) -> Rendered:
         """End the output and give all of it, as often as it is asked for; what comes afterwards changes nothing."""
+        for _ in self.ending():
+            pass
+        if self._rendered is None:
+            raise AssertionError("it has ended")
+        return self._rendered
+
+    def ending(self) -> Iterator[None]:
+        """End the output, as `render` does, and yield between what takes long. May be given up for `render`."""
         if self._rendered is not None:
-            return self._rendered
+            return
+        yield from self._screen.draw()
         self._screen.finish()
-        output = self._kept.text()
         if self._only == "stdout":
             self._stdout = self._kept
         elif self._only == "stderr":
             self._stderr = self._kept
-        stdout = output if self._stdout is self._kept else self._stdout.text()
-        stderr = output if self._stderr is self._kept else self._stderr.text()
+        texts = [self._kept.text()]
+        for kept in (self._stdout, self._stderr):
+            yield
+            texts.append(texts[0] if kept is self._kept else kept.text())
+        yield
+        if not self._ended():  # by `render`
+            self._rendered = self._end(*texts)
+
+    def _ended(self) -> bool:
+        return self._rendered is not None
+
+    def _end(self, output: str, stdout: str, stderr: str) -> Rendered:
         truncated = None
         if self._kept.left_out or self._stdout.left_out or self._stderr.left_out or self._results_left_out:
             truncated = {
@@ -203,26 +235,28 @@ class Output:
                 "results": self._results_left_out,
             }
         results = [{"type": kind, "data": bundle.data, "metadata": bundle.metadata} for kind, bundle in self._results]
-        self._rendered = Rendered(output, stdout, stderr, results, truncated, self._kept.spilled())
-        return self._rendered
+        return Rendered(output, stdout, stderr, results, truncated, self._kept.spilled())
 
 
-def text_form(data: dict[str, Any]) -> str:
-    """Give the text that stands for a MIME bundle, whole lines of it; empty if it has none."""
+def _length(tree: Any) -> int:
+    return len(msgspec.json.encode(tree))
+
+
+def plain_text(data: dict[str, Any]) -> Iterator[str]:
+    """Give the parts of the text that a terminal shows for a bundle; it ends its line."""
     text = data.get("text/plain", "")
     if isinstance(text, list):  # the notebook format allows a list of lines
         text = "".join(map(str, text))
     if not isinstance(text, str) or not text:
-        return ""
-    text = strip_ansi(text)
-    return text if text.endswith("\n") else text + "\n"
+        return
+    last = ""
+    for part in stripped(text):
+        yield part
+        last = part or last
+    if not last.endswith("\n"):
+        yield "\n"
 
 
-def beside_image(data: dict[str, Any]) -> str:
-    """Give the text that stands for a MIME bundle in `results`: none for an image, whose text only names it.
-
-    A figure may come as PDF.
-    """
-    if any(kind.startswith("image/") or kind == "application/pdf" for kind in data):
-        return ""
-    return text_form(data)
+def _is_image(data: dict[str, Any]) -> bool:
+    """Whether a MIME bundle in `results` has an image, whose text only names it. A figure may come as PDF."""
+    return any(kind.startswith("image/") or kind == "application/pdf" for kind in data)

@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import json
 import math
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -36,6 +37,9 @@ MANY = 100_000
 """Values that larger content may be decoded into: each `[],` of a hostile message costs twenty times its bytes."""
 MAX_HEADER = 1 << 16
 """Bytes of a header or parent header."""
+_PART = 1 << 18  # bytes of a JSON string that are decoded at once
+_LONGEST_ESCAPE = 12  # bytes: a surrogate pair
+_LONGEST_EVALUE = 1 << 16  # bytes of a large failure's message that are read: what is told of it is much less
 
 _DIGITS = 4000  # of a whole number; Python reads hardly more, and clients far fewer
 _PARTS = 5  # signature, header, parent header, metadata, content
@@ -199,11 +203,16 @@ class _LargeDisplay(msgspec.Struct, frozen=True):
     transient: msgspec.Raw = _NOTHING
 
 
+class _LargeStream(msgspec.Struct, frozen=True):
+    name: str
+    text: msgspec.Raw
+
+
 class _LargeFailure(msgspec.Struct, frozen=True):
     status: str = "error"
     execution_count: int | None = None
-    ename: str | None = None
-    evalue: str | None = None
+    ename: msgspec.Raw = _NULL
+    evalue: msgspec.Raw = _NULL
     traceback: msgspec.Raw = _NULL
     payload: msgspec.Raw = _NULL
 
@@ -215,7 +224,8 @@ _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     for kind in (
         *(Status, Stream, Display, ClearOutput, Failure, InputRequest),
         *(ExecuteInput, ExecuteReply, ExpressionReply, ReplyMetadata),
-        *(KernelInfo, SubshellReply, CompleteReply, InspectReply, IsCompleteReply, _LargeDisplay, _LargeFailure),
+        *(KernelInfo, SubshellReply, CompleteReply, InspectReply, IsCompleteReply),
+        *(_LargeStream, _LargeDisplay, _LargeFailure),
     )
 }
 
@@ -303,8 +313,19 @@ def decode(raw: bytes, kind: type[_T]) -> _T:
 
     What is larger than `LARGE` costs little more than its bytes: parts of it may be left out, or stay raw.
     """
+    work = decoding(raw, kind)
+    while True:
+        try:
+            next(work)
+        except StopIteration as exc:
+            value: _T = exc.value
+            return value
+
+
+def decoding(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
+    """Decode likewise; yields between what takes long, and returns the result."""
     try:
-        value = _decode_large(raw, kind) if len(raw) > LARGE else _decode(raw, kind)
+        value = (yield from _decode_large(raw, kind)) if len(raw) > LARGE else _decode(raw, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadFrame(f"a {kind.__name__} message that cannot be read: {exc}") from exc
     if isinstance(value, Display):
@@ -349,12 +370,15 @@ def _is_simple(raw: bytes) -> bool:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MANY
 
 
-def _decode_large(raw: bytes, kind: type) -> Any:
+def _decode_large(raw: bytes, kind: type) -> Generator[None, None, Any]:
     try:
+        if kind is Stream:
+            stream = yield from _decode_raw(raw, _LargeStream)
+            return Stream(stream.name, (yield from _text(stream.text)) or "")
         if kind is Display:
-            return _large_display(_decode(raw, _LargeDisplay) if raw.count(b'":') <= MANY else None)
+            return (yield from _large_display(raw))
         if kind is ExecuteReply or kind is Failure:
-            return _large_failure(_decode(raw, _LargeFailure), kind, parts=raw.count(b'",'))
+            return (yield from _large_failure((yield from _decode_raw(raw, _LargeFailure)), kind))
         return _decode(b"" if kind is ExpressionReply or kind is KernelInfo else raw, kind)
     except (msgspec.DecodeError, ValueError):
         if kind is Stream:
@@ -364,15 +388,59 @@ def _decode_large(raw: bytes, kind: type) -> Any:
         raise
 
 
-def _large_display(found: _LargeDisplay | None) -> Display:
-    if found is None:
+def _decode_raw(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
+    """Decode the outer level of something large; what is no strict JSON is mended if it is small enough."""
+    decoder = _decoders[kind]
+    try:
+        value: _T = decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        yield
+        value = decoder.decode(_repair(raw))
+    yield
+    return value
+
+
+def _text(raw: msgspec.Raw) -> Generator[None, None, str | None]:
+    """Decode a string, or null, part by part; raises `msgspec.DecodeError`, or `ValueError` for anything else."""
+    data = memoryview(raw)
+    if len(data) <= _PART:
+        return msgspec.json.decode(raw, type=str | None)
+    if bytes(data[:1]) != b'"':
+        raise ValueError("it is not a text")
+    parts: list[str] = []
+    at, end = 1, len(data) - 1
+    while at < end:
+        part, at = _first_part(data, at, end)
+        parts.append(part)
+        yield
+    return "".join(parts)
+
+
+def _first_part(data: memoryview, at: int, end: int) -> tuple[str, int]:
+    """Decode the next part of a string's inside, and say where the one behind it begins."""
+    last = min(at + _PART, end)
+    for cut in range(last, max(last - _LONGEST_ESCAPE, at), -1):
+        try:
+            return msgspec.json.decode(b'"%b"' % bytes(data[at:cut]), type=str), cut
+        except (msgspec.DecodeError, UnicodeDecodeError):  # in the middle of a character or an escape, or it is wrong
+            if last == end:
+                raise
+    raise ValueError("it is not a text")
+
+
+def _large_display(raw: bytes) -> Generator[None, None, Display]:
+    if raw.count(b'":') > MANY:
         raise ValueError("it has too many parts")
-    return Display(
+    yield
+    found = yield from _decode_raw(raw, _LargeDisplay)
+    data: dict[str, Any] = {}
+    for name, part in found.data.items():
         # Text is decoded, or it could not be shown; anything else goes on to the client as it is.
-        {
-            name: msgspec.json.decode(part) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
-            for name, part in found.data.items()
-        },
+        data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
+    return Display(
+        data,
         msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
         msgspec.json.decode(_small(found.transient), type=dict[str, Any] | None),
     )
@@ -393,16 +461,32 @@ def _small(part: msgspec.Raw) -> msgspec.Raw:
     return part
 
 
-def _large_failure(found: _LargeFailure, kind: type, *, parts: int) -> ExecuteReply | Failure:
-    traceback = None
-    if parts <= MANY:
-        traceback = msgspec.json.decode(found.traceback, type=list[str] | None)
+def _large_failure(found: _LargeFailure, kind: type) -> Generator[None, None, ExecuteReply | Failure]:
+    ename, evalue = _beginning(found.ename), _beginning(found.evalue)
+    traceback: list[str] | None = None
+    if bytes(found.traceback).count(b'",') <= MANY:
+        yield
+        lines = msgspec.json.decode(found.traceback, type=list[msgspec.Raw] | None)
+        yield
+        for line in lines or ():
+            traceback = traceback or []
+            traceback.append((yield from _text(line)) or "")
     if kind is Failure:
-        return Failure(found.ename or "", found.evalue, traceback)
+        return Failure(ename or "", evalue, traceback)
     payload = None
     if len(memoryview(found.payload)) <= LARGE:
         payload = msgspec.json.decode(found.payload, type=list[dict[str, Any]] | None)
-    return ExecuteReply(found.status, found.execution_count, found.ename, found.evalue, traceback, payload)
+    return ExecuteReply(found.status, found.execution_count, ename, evalue, traceback, payload)
+
+
+def _beginning(raw: msgspec.Raw) -> str | None:
+    """Decode a string, or null; of a long one only the beginning."""
+    data = memoryview(raw)
+    if len(data) <= _LONGEST_EVALUE:
+        return msgspec.json.decode(raw, type=str | None)
+    if bytes(data[:1]) != b'"':
+        raise ValueError("it is not a text")
+    return _first_part(data[: _LONGEST_EVALUE + 1], 1, len(data))[0]
 
 
 def check_depth(tree: Any) -> None:

@@ -30,17 +30,17 @@ def execution_result(
     """Answer `execute_code`; for a streamed one with its `seq` and the bytes that its events left out."""
     return ExecutionResult(
         success=outcome.success,
-        output=outcome.output,
+        output=outcome.json.get("output", outcome.output),
         error=outcome.error,
         timestamp=timestamp(),
         session_id=session_id,
         request_id=request_id,
         seq=seq,
         # No text twice: a large one would fill half of a frame with its copy.
-        stdout=UNSET if outcome.stdout == outcome.output else outcome.stdout,
-        stderr=outcome.stderr or UNSET,
-        results=outcome.results,
-        traceback=outcome.traceback or UNSET,
+        stdout=UNSET if outcome.stdout == outcome.output else outcome.json.get("stdout", outcome.stdout),
+        stderr=outcome.json.get("stderr", outcome.stderr) or UNSET,
+        results=outcome.json.get("results", outcome.results),
+        traceback=outcome.json.get("traceback", outcome.traceback) or UNSET,
         execution_count=UNSET if outcome.execution_count is None else outcome.execution_count,
         duration_ms=round(outcome.duration_ms, 3),
         cpu_ms=UNSET if outcome.cpu_ms is None else round(outcome.cpu_ms, 3),
@@ -64,7 +64,7 @@ def terminal_output(
 ) -> TerminalOutput:
     """Answer `terminal_command`; for a streamed one as above."""
     return TerminalOutput(
-        output=outcome.output,
+        output=outcome.json.get("output", outcome.output),
         session_id=session_id,
         request_id=request_id,
         seq=seq,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -268,6 +269,9 @@ async def serve(
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, lambda: hurry.set() if stop.is_set() else stop.set())
         on_started(report)
+        # What is there now stays: it need not be looked through again with every collection.
+        gc.collect()
+        gc.freeze()
         await stop.wait()
         log.info("stopping")
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.protocol import texts
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.turns import turns
 from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.handover import handed_over
 from kernelbridge.workspace.shell_exchange import CommandOutcome, Exchange, Listen, bounded_output, within
@@ -317,17 +319,19 @@ class Shell:
             code = _SIGNALLED + signal.SIGINT  # before it began
         elif code is None and exchange.full_screen:
             code = _SIGNALLED + signal.SIGKILL
-        late, stalled = self._terminals.take_late(), cause == "process_limit"
+        written, stalled = self._terminals.take_late(), cause == "process_limit"
         if marks.left_job:
             self._terminals.leave(bytes(marks.behind))
         output, truncated = await exchange.text(farewell=left)
+        late = await turns().run(written)
         notice, self.notice = self.notice, ""
+        output = notice + output
         if code == _NO_FORK:  # whose words may have been sent elsewhere
             with contextlib.suppress(SandboxError):
                 stalled = await self._sandbox.crowded() is not False
         self._starved = stalled
         return CommandOutcome(
-            output=notice + output,
+            output=output,
             exit_code=code,
             cwd=None if marks.cwd is None else marks.cwd.decode("utf-8", "replace"),
             duration_ms=exchange.duration_ms,
@@ -336,6 +340,7 @@ class Shell:
             state_preserved=exchange.complete,
             hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
             late_output=late,
+            json=await turns().run(texts.written({"output": output})),
         )
 
     async def _status(self) -> ExitStatus:

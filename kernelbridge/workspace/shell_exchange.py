@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import BoundedText, Overflow
-from kernelbridge.text import TerminalDecoder, render_terminal
+from kernelbridge.text import TerminalDecoder, drawn
+from kernelbridge.turns import turns
 from kernelbridge.workspace.shell_hints import ScreenWatch
 from kernelbridge.workspace.shell_marks import CommandMarks, MarkState
 
-_LARGE = 1 << 18
-"""Characters of output that are drawn in a thread, because the event loop would notice."""
-_FAREWELL = re.compile(r"(?:^|(?<=\n))exit\n(?!.*^exit$)", re.DOTALL | re.MULTILINE)
+_FAREWELL = "exit\n"
 """What bash itself says when it ends: the last such line."""
 _LEAST_LIMIT = 10**17
 """Limits have 18 digits: such a number means nothing else, and fits 63 bits."""
@@ -50,6 +48,8 @@ class CommandOutcome:
     """What to do instead of a command that cannot work here."""
     late_output: str = ""
     """What background jobs of earlier commands wrote since the last outcome."""
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """Those of its long texts that are written as JSON already, by their names here."""
 
 
 class Exchange:
@@ -130,18 +130,15 @@ class Exchange:
         output = self._output
         text, left_out, at = output.text(), output.left_out, output.head_length()
         overflow = output.spilled()
-        if len(text) > _LARGE:
-            drawn, split = await asyncio.to_thread(_draw, text, at, cut=left_out > 0)
-        else:
-            drawn, split = _draw(text, at, cut=left_out > 0)
+        shown, split = await turns().run(_draw(text, at if left_out else 0))
         if farewell:
-            drawn = _FAREWELL.sub("", drawn, count=1)
+            shown = _without_farewell(shown)
         if not left_out:
-            return drawn, None
+            return shown, None
         truncated: dict[str, Any] = {"bytes": left_out, "kept": "head and tail", "at": split}
         if overflow is not None and (where := await overflow.finish()).path is not None:
             truncated |= {"file": where.path, "fileComplete": where.complete}
-        return drawn, truncated
+        return shown, truncated
 
     def _take(self, text: str) -> None:
         if not text:
@@ -179,8 +176,20 @@ async def within(event: asyncio.Event, seconds: float | None) -> bool:
     return event.is_set()
 
 
-def _draw(text: str, at: int, *, cut: bool) -> tuple[str, int]:
-    if not cut:
-        return render_terminal(text), 0
-    first = render_terminal(text[:at])
-    return first + render_terminal(text[at:]), len(first)
+def _draw(text: str, at: int) -> Generator[None, None, tuple[str, int]]:
+    """Draw what is before `at`, and then what is behind it; gives that, and where the second begins. Yields often."""
+    parts: list[str] = []
+    split = 0
+    for piece in (text[:at], text[at:]):
+        split = sum(map(len, parts))
+        for part in drawn(piece):
+            parts.append(part)
+            yield
+    return "".join(parts), split
+
+
+def _without_farewell(text: str) -> str:
+    at = text.rfind("\n" + _FAREWELL) + 1
+    if at or text.startswith(_FAREWELL):
+        return text[:at] + text[at + len(_FAREWELL) :]
+    return text

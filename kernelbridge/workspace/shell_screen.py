@@ -74,6 +74,7 @@ class ScreenOnly:
         # Always: a background job must not stand still for want of a reader.
         while data := await self._holder.read():
             self.on_data(data)
+            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
         # An engine that is away ends the stream, and may have it go on when it is back.
         if not (await self._holder.wait()).lost:  # with its sandbox, that is: the shell's own end tells that
             self.on_lost()

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.runtimes.base import Sandbox
-from kernelbridge.text import TerminalDecoder, render_terminal
+from kernelbridge.text import TerminalDecoder, drawn
+from kernelbridge.turns import Work
 from kernelbridge.workspace import shell_script
 from kernelbridge.workspace.shell_screen import ScreenOnly
 
@@ -91,13 +92,13 @@ class ShellTerminals:
         with contextlib.suppress(BrokenPipeError):
             await self._keys.write(shell_script.move(screen.path))
 
-    def take_late(self) -> str:
-        """Give what jobs have written since this was last asked, as a terminal shows it."""
+    def take_late(self) -> Work[str]:
+        """Give what jobs have written since this was last asked, to be drawn as a terminal shows it."""
         late, size = "".join(self._late), self._late_size
         self._late, self._late_size = [], 0
         if size > _LATE_LIMIT:
             late += "\n[more output of background jobs was left out here]\n"
-        return render_terminal(late)
+        return _drawn(late)
 
     async def drain(self, seconds: float) -> None:
         """End the one that the shell writes on, and wait for what was written before to arrive."""
@@ -124,3 +125,11 @@ class ShellTerminals:
             self._late.append(text)
 
         return take
+
+
+def _drawn(text: str) -> Work[str]:
+    parts: list[str] = []
+    for part in drawn(text):
+        parts.append(part)
+        yield part
+    return "".join(parts)

@@ -1,11 +1,11 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-                              [resume] [--runtime docker|local]
+                              [resume] [lag] [--runtime docker|local] [--only TEXT] [--runs N]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
-over the same kind of sockets.
+over the same kind of sockets. `--only` and `--runs` are for `lag`, whose runtime is local if none is given.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.keys import bench_keys
+from tests.benchmarks.lag import RUNS, bench_lag
 from tests.benchmarks.raw import RawClient
 from tests.benchmarks.resume import FLAGS as RESUME_FLAGS
 from tests.benchmarks.resume import bench_resume
@@ -45,6 +46,11 @@ class Server:
     data: Path
     runtime: str
     pid: int
+    probe: Path
+    """Where `lag_server` writes."""
+    runs: int = RUNS
+    only: str = ""
+    """What the name of a case must have in it to be run."""
 
     def sockets(self, session: str) -> Path:
         """Give the host's socket directory of a session without a user."""
@@ -52,17 +58,18 @@ class Server:
 
 
 @contextmanager
-def serving(runtime: str, *flags: str) -> Iterator[Server]:
-    """Start a server; stop it in order."""
+def serving(runtime: str, *flags: str, probed: bool = False) -> Iterator[Server]:
+    """Start a server, `probed` for `lag`; stop it in order."""
     with tempfile.TemporaryDirectory(prefix="kb-bench-") as directory, socket.socket() as probe:
         Path(directory).chmod(0o755)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        data = Path(directory) / "data"
+        data, probe_file = Path(directory) / "data", Path(directory) / "probe"
+        module = ("tests.benchmarks.lag_server", str(probe_file)) if probed else ("kernelbridge",)
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "kernelbridge", "serve", "--runtime", runtime, "--port", str(port)),
+                *(sys.executable, "-m", *module, "serve", "--runtime", runtime, "--port", str(port)),
                 *("--data-dir", str(data), "--linger", "0", "--log-level", "warning", *flags),
             ],
             stdout=subprocess.PIPE,
@@ -75,7 +82,7 @@ def serving(runtime: str, *flags: str) -> Iterator[Server]:
                     break
             else:
                 raise RuntimeError("the server did not start")
-            yield Server(f"ws://127.0.0.1:{port}/ws", data, runtime, process.pid)
+            yield Server(f"ws://127.0.0.1:{port}/ws", data, runtime, process.pid, probe_file)
         finally:
             process.terminate()
             process.communicate()
@@ -215,6 +222,7 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "save": bench_save,
     "transfer": lambda server: bench_transfer(server.url, server.pid),
     "resume": lambda server: bench_resume(server.url, server.runtime),
+    "lag": lambda server: bench_lag(server.url, server.pid, server.probe, server.runs, server.only),
 }
 FLAGS = {"resume": RESUME_FLAGS}
 """Of the server, where a benchmark needs some."""
@@ -224,12 +232,15 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all by default")
-    parser.add_argument("--runtime", default="docker", choices=["docker", "local"])
+    parser.add_argument("--runtime", choices=["docker", "local"], help="docker, but local for lag")
+    parser.add_argument("--only", default="", help="of lag: the cases with this in their name")
+    parser.add_argument("--runs", type=int, default=RUNS, help="of lag: how often each case runs")
     arguments = parser.parse_args()
     for name in arguments.names or BENCHMARKS:
-        print(f"{name} ({arguments.runtime})")
-        with serving(arguments.runtime, *FLAGS.get(name, ())) as server:
-            BENCHMARKS[name](server)
+        runtime = arguments.runtime or ("local" if name == "lag" else "docker")
+        print(f"{name} ({runtime})")
+        with serving(runtime, *FLAGS.get(name, ()), probed=name == "lag") as server:
+            BENCHMARKS[name](replace(server, only=arguments.only, runs=arguments.runs))
 
 
 if __name__ == "__main__":

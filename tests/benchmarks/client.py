@@ -51,6 +51,11 @@ class WebSocketClient:
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next text frame; pings are answered."""
+        frame: dict[str, Any] = json.loads(self.receive_raw())
+        return frame
+
+    def receive_raw(self) -> bytes:
+        """Wait for the next text frame and give its JSON; pings are answered."""
         while True:
             opcode, length = self._exactly(2)
             length &= 0x7F
@@ -60,8 +65,7 @@ class WebSocketClient:
                 length = struct.unpack("!Q", self._exactly(8))[0]
             data = self._exactly(length)
             if opcode == 0x81:
-                frame: dict[str, Any] = json.loads(data)
-                return frame
+                return data
             if opcode == 0x89:
                 self._socket.sendall(struct.pack("!BB", 0x8A, 0x80 | length) + bytes(4) + data)
             if opcode & 0x0F == 8:
@@ -72,8 +76,14 @@ class WebSocketClient:
         self._socket.close()
 
     def _exactly(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._more(size - len(self._buffer))
+        if len(self._buffer) < size:
+            parts, missing = [self._buffer], size - len(self._buffer)
+            while missing > 0:
+                self._buffer = b""
+                self._more(missing)
+                parts.append(self._buffer)
+                missing -= len(self._buffer)
+            self._buffer = b"".join(parts)
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 

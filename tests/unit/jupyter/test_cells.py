@@ -392,3 +392,27 @@ async def test_an_interrupt_reaches_the_cell_and_its_subprocesses(notebook: Note
         assert (outcome.success, outcome.cause, outcome.error) == (False, "interrupted", "KeyboardInterrupt")
     outcome = await notebook.run(dedent(_NO_SLEEPER))
     assert outcome.output == "none left\n"
+
+
+async def test_bars_are_drawn_in_place_though_their_pieces_come_one_by_one(any_notebook: Notebook) -> None:
+    """A terminal's rows were forgotten with every message, and the cursor could not go down."""
+    code = """
+        import sys
+        for piece in ["one wait\\ntwo wait\\n", "\\x1b[2", "A\\rone done", "\\x1b[1B\\rtwo done", "\\x1b[1B\\rall\\n"]:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    """
+    assert (await any_notebook.run(dedent(code))).output == "one done\ntwo done\nall\n"
+
+
+async def test_what_is_drawn_in_turns_keeps_its_place(notebook: Notebook) -> None:
+    """Drawing this takes many turns of the loop; what comes behind it waits."""
+    code = """
+        print('first')
+        print('ab\\b\\b' * 100_000, end='')
+        display('shown')
+        print('last')
+    """
+    outcome = await notebook.run(dedent(code))
+    assert outcome.output == "first\nab\n'shown'\nlast\n"
+    assert outcome.stdout == "first\n" + "ab\b\b" * 100_000 + "last\n"

@@ -215,3 +215,15 @@ async def test_a_directory_for_commands_that_is_gone_is_named(place: Place, tmp_
     with pytest.raises(TerminalError, match="could not be handed over: No such file or directory"):
         await shell.run("echo x", timeout=20)
     (tmp_path / "elsewhere").rename(place.commands)
+
+
+async def test_bars_are_drawn_in_place(shell: Shell) -> None:
+    command = r"printf 'one wait\ntwo wait\n\033[2A\rone done\033[1B\rtwo done\033[1B\rall\n'"
+    assert await say(shell, command) == "one done\ntwo done\nall\n"
+
+
+async def test_a_shells_last_word_alone_is_left_out_whatever_else_says_it(place: Place) -> None:
+    """Looking for it was quadratic in the number of lines that say the same."""
+    shell = await place.shell()
+    outcome = await shell.run("yes exit | head -n 200000; exit", timeout=60)
+    assert (outcome.output, outcome.cause) == ("exit\n" * 200_000, "shell_exited")

@@ -1,0 +1,81 @@
+"""Long texts of an answer, written as JSON part by part before the answer is, because a frame is written in one go.
+
+answer(outcome, json=(yield from written({"output": outcome.output, "results": outcome.results})))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import msgspec
+
+LONG = 1 << 18
+"""Characters of a text that is written beforehand."""
+MANY = 64
+"""Likewise, items of a list."""
+
+_PART = 1 << 16  # characters that are written at once: a millisecond, whatever they are
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_encoder = msgspec.json.Encoder()
+
+
+def long(value: object) -> bool:
+    """Whether a text, or a list of bundles, is to be written beforehand."""
+    if isinstance(value, str):
+        return len(value) > LONG
+    return isinstance(value, list) and (len(value) > MANY or any(map(_is_long, value)))
+
+
+def written(fields: Mapping[str, str | list[dict[str, Any]] | None]) -> Generator[None, None, dict[str, Any]]:
+    """Write those of the fields that are long; yields often. Gives them as what an encoder puts in as it is."""
+    found: dict[str, Any] = {}
+    known: dict[int, msgspec.Raw] = {}
+    for name, value in fields.items():
+        if isinstance(value, str) and long(value):
+            if id(value) not in known:  # one text may be two fields
+                known[id(value)] = yield from _text(value)
+            found[name] = known[id(value)]
+        elif isinstance(value, list) and long(value):
+            items = []
+            for item in value:
+                items.append((yield from _bundle(item)))
+                yield
+            found[name] = items
+    return found
+
+
+def bundle(data: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
+    """Write the long texts of a MIME bundle; yields often. Gives the bundle with them as what an encoder puts in."""
+    found = data
+    for name, part in data.items():
+        if isinstance(part, str) and long(part):
+            found = {**found, name: (yield from _text(part))}
+    return found
+
+
+def _is_long(result: dict[str, Any]) -> bool:
+    return any(len(part) > LONG for part in result.get("data", {}).values() if isinstance(part, str))
+
+
+def _bundle(result: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
+    data = yield from bundle(result["data"])
+    try:
+        return msgspec.Raw(_encoder.encode({**result, "data": data}))  # type: ignore[return-value] # goes in as it is
+    except UnicodeError:
+        return {**result, "data": data}  # whoever writes the frame sees to that
+
+
+def _text(text: str) -> Generator[None, None, msgspec.Raw]:
+    parts = [b'"']
+    for start in range(0, len(text), _PART):
+        part = text[start : start + _PART]
+        try:
+            data = _encoder.encode(part)
+        except UnicodeError:
+            data = _encoder.encode(_SURROGATES.sub("\ufffd", part))
+        parts.append(data[1:-1])
+        yield
+    parts.append(b'"')
+    return msgspec.Raw(b"".join(parts))
