@@ -235,7 +235,12 @@ def _settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
     memory, pids = str(limits.memory), str(limits.pids + _MONITORS)
     table = {
         # Memory first: with swap may not be less than without. A kernel that counts no swap has no such file.
-        ("memory", 1): [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
+        # Version 1 counts socket buffers, but not in that, and only if they have a limit; version 2 counts them in it.
+        ("memory", 1): [
+            ("memory.limit_in_bytes", memory),
+            ("memory.memsw.limit_in_bytes", memory),
+            ("memory.kmem.tcp.limit_in_bytes", str(limits.socket_buffers)),
+        ],
         ("memory", 2): [("memory.max", memory), ("memory.swap.max", "0")],
         ("pids", 1): [("pids.max", pids)],
         ("pids", 2): [("pids.max", pids)],

@@ -9,6 +9,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 │   ├── docker_pauses    whether it stands still
 │   └── docker_exit      what its exit means: code, signal, out of memory
 ├── docker_info      what the runtime says of itself
+├── docker_sockets   the limit of socket buffers, which engines do not set
 ├── docker_removals  what the engine did not remove when it was asked to
 ├── docker_events    the thread that follows the engine's event stream
 ├── docker_attach    the byte streams of execs
@@ -45,10 +46,10 @@ from kernelbridge.runtimes.docker_engine import (
 from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker_exit import end_of
 from kernelbridge.runtimes.docker_image import WorkspaceImage
-from kernelbridge.runtimes.docker_info import runtime_info, start_problem
+from kernelbridge.runtimes.docker_info import mounts_terminals, runtime_info, start_problem
 from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_seccomp import seccomp_profile
+from kernelbridge.runtimes.docker_sockets import limit_socket_buffers
 from kernelbridge.runtimes.docker_spec import (
     INSTANCE_LABEL,
     LAUNCH_LABEL,
@@ -58,6 +59,7 @@ from kernelbridge.runtimes.docker_spec import (
 )
 from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import Facts
+from kernelbridge.runtimes.seccomp import docker_profile
 
 __all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
 
@@ -77,6 +79,7 @@ class DockerRuntime:
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus
+        self._old_cgroups = about.cgroup_version == "1"
         self._background = Background()
         self._removals = Removals(self._background)
         self._sandboxes: dict[str, DockerSandbox] = {}
@@ -86,7 +89,12 @@ class DockerRuntime:
         self._released = False
         self._connected = asyncio.Event()
         self._launch = partial(
-            Launch, instance=instance, command=IDLE, seccomp=seccomp, userns_remap="userns" in about.security
+            Launch,
+            instance=instance,
+            command=IDLE,
+            seccomp=seccomp,
+            userns_remap="userns" in about.security,
+            own_terminals=mounts_terminals(about),
         )
         self._new_image = partial(WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch)
         self._default_image = image
@@ -114,7 +122,7 @@ class DockerRuntime:
         `profile_file` is a seccomp profile to use in place of kernelbridge's own.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
-        profile = seccomp_profile() if profile_file is None else _read_profile(profile_file)
+        profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
         try:
             about = await engine.open()
@@ -236,6 +244,8 @@ class DockerRuntime:
             sandbox = await self._make(launch)
             container_id = sandbox.id
             await self._engine.call(lambda api: api.start(container_id), doing="starting a container")
+            if self._old_cgroups:
+                await asyncio.to_thread(limit_socket_buffers, container_id, launch.limits.socket_buffers)
         except (RuntimeUnavailable, APIError) as exc:
             if sandbox is not None:
                 self._dropped(sandbox)

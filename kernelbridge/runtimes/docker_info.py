@@ -25,6 +25,14 @@ def runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
     )
 
 
+def mounts_terminals(about: EngineInfo) -> bool:
+    """Whether the engine can mount a devpts for a container that the container may use.
+
+    Under SELinux a volume of this kind has no label that a container may touch.
+    """
+    return not {"selinux", "rootless"} & set(about.security)
+
+
 def start_problem(reason: str) -> str:
     """Give what the engine says of a failed start, with what to do where that is known."""
     lower = reason.lower()

@@ -10,7 +10,7 @@ from docker.api import APIClient
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.runtimes.base import NO_MEMORY, NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, start_exec
 from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
@@ -111,6 +111,7 @@ class DockerSandbox:
             exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=tty
         )
         self._processes[exec_id] = process
+        kills = self._oom_count.kills
         try:
             await process.start(attached, argv, rows=rows, cols=cols)
         except RuntimeUnavailable:
@@ -121,6 +122,8 @@ class DockerSandbox:
             # The engine's own helper says many things when it was not given a thread.
             if NO_ROOM not in exc.reason and await self.crowded():
                 raise SandboxError(exc.message, NO_ROOM) from exc
+            if self._oom_count.kills > kills:
+                raise SandboxError(exc.message, NO_MEMORY) from exc
             raise
         except BaseException:
             self.forget(process)

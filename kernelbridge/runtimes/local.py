@@ -4,7 +4,7 @@ LocalRuntime         makes sandboxes; this module
   local_host         what of this machine a sandbox sees
   local_bubblewrap   whether bubblewrap works here, and what to do where it does not
   local_mounts       pure: bubblewrap's arguments, the launching script
-  local_seccomp      pure: the system-call filter
+  seccomp            pure: the system-call filter, for both runtimes
   local_launcher     starts a process tree
   cgroups            memory, process and CPU limits
 LocalSandbox         one process tree          (local_sandbox)
@@ -31,10 +31,11 @@ from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroup, Cgroups
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
 from kernelbridge.runtimes.local_host import read_host
-from kernelbridge.runtimes.local_launcher import AgentLimits, Launched, launch_bare, launch_isolated
+from kernelbridge.runtimes.local_launcher import Launched, launch_bare, launch_isolated
 from kernelbridge.runtimes.local_links import ShortLinks
 from kernelbridge.runtimes.local_sandbox import LocalSandbox
-from kernelbridge.runtimes.local_seccomp import seccomp_filter
+from kernelbridge.runtimes.processors import thread_counts
+from kernelbridge.runtimes.seccomp import bpf_filter
 
 _PROBE_BYTES = 1 << 20
 _PROBE_SECONDS = 60.0
@@ -77,7 +78,7 @@ class LocalRuntime:
             host = replace(host, uid=os.geteuid(), gid=os.getegid(), env=env)
         self._host = host
         self._cgroups = Cgroups.find(instance)
-        self._seccomp = seccomp_filter(host.machine) if isolation else None
+        self._seccomp = bpf_filter(host.machine) if isolation else None
         self._sandboxes: set[LocalSandbox] = set()
         self._counter = itertools.count(1)
         self._links = ShortLinks(state_dir / "local-links")
@@ -132,6 +133,7 @@ class LocalRuntime:
             if not path.is_dir():
                 raise SandboxError("The sandbox could not be started", f"{path} is not a directory")
         places = self._places(spec)
+        counts = thread_counts(spec.limits.cpus, facts.env)
         cgroup: Cgroup | None = None
         try:
             if self._cgroups.usable:
@@ -145,7 +147,7 @@ class LocalRuntime:
         sandbox = LocalSandbox(
             name,
             launched,
-            msgspec.structs.replace(facts, env={**facts.env, "HOME": places.workspace}),
+            msgspec.structs.replace(facts, env={**facts.env, **counts, "HOME": places.workspace}),
             workspace_path=places.workspace,
             sockets_path=places.sockets,
             isolated=self._isolation,
@@ -164,11 +166,11 @@ class LocalRuntime:
     def _launch(self, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
         namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
-        rlimits = AgentLimits(
-            nofile=limits.nofile,
-            nproc=limits.pids if namespaced else None,
-            data=None if "memory" in limited else limits.memory,
-        )
+        rlimits = limits.rlimits
+        if namespaced:
+            rlimits["nproc"] = limits.pids
+        if "memory" not in limited:
+            rlimits["data"] = limits.memory
         entrances = cgroup.entrances if cgroup is not None else []
         if not self._isolation:
             return launch_bare(self._host, rlimits, cgroups=entrances)
