@@ -106,6 +106,10 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     image: str | None = None
     """What to make it of; None for the runtime's default."""
+    uid: int | None = None
+    """Who runs in it, where `Facts.any_uid` allows that; None for the user of the facts. The files belong to it."""
+    etc: Path | None = None
+    """Host directory whose files `passwd` and `group` become those of /etc; only for a runtime with images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,8 @@ class RuntimeInfo:
     """Whether sandboxes are made of images."""
     adopts: bool = False
     """Whether sandboxes outlive the server, and the next one can take them over."""
+    own_uids: bool = False
+    """Whether each sandbox has a user id of its own, so that it shares no limit of the kernel's with others."""
     cpus: int | None = None
     """Processors of the machine that sandboxes run on, where no sandbox can be promised more."""
 

@@ -19,6 +19,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import msgspec
 import structlog
 from docker.errors import APIError
 
@@ -74,8 +76,18 @@ _NOT_FOUND = 404
 class DockerRuntime:
     """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
 
-    def __init__(self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp: str | None) -> None:
-        self.info = runtime_info(about, image)
+    def __init__(
+        self,
+        engine: Engine,
+        about: EngineInfo,
+        *,
+        image: str,
+        instance: str,
+        seccomp: str | None,
+        own_uid: int | None,
+    ) -> None:
+        own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
+        self.info = runtime_info(about, image, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus
@@ -96,7 +108,9 @@ class DockerRuntime:
             userns_remap="userns" in about.security,
             own_terminals=mounts_terminals(about),
         )
-        self._new_image = partial(WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch)
+        self._new_image = partial(
+            WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch, any_uid=own_uid
+        )
         self._default_image = image
         # As many as the operator allows.
         self._images: dict[str, WorkspaceImage] = {}
@@ -116,10 +130,12 @@ class DockerRuntime:
         client_factory: ClientFactory = docker.from_env,
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
+        own_uid: int | None = None,
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
-        `profile_file` is a seccomp profile to use in place of kernelbridge's own.
+        `profile_file` is a seccomp profile to use in place of kernelbridge's own. `own_uid` is one of the user ids
+        that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
@@ -133,7 +149,12 @@ class DockerRuntime:
             await engine.aclose()
             raise
         runtime = cls(
-            engine, about, image=image, instance=instance, seccomp=profile if "seccomp" in about.security else None
+            engine,
+            about,
+            image=image,
+            instance=instance,
+            seccomp=profile if "seccomp" in about.security else None,
+            own_uid=own_uid,
         )
         try:
             async with asyncio.timeout(call_timeout):
@@ -225,6 +246,8 @@ class DockerRuntime:
     async def _create(self, spec: SandboxSpec) -> DockerSandbox:
         workspace_image = self._image(spec.image)
         image, facts = await workspace_image.current()
+        if spec.uid is not None:
+            facts = msgspec.structs.replace(facts, uid=spec.uid)
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,

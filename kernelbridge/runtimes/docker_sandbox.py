@@ -80,23 +80,26 @@ class DockerSandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        user: str = "",
     ) -> DockerProcess:
-        """Start a process as the container's user; raises `SandboxError`."""
+        """Start a process as the container's user, or as `user` (`uid:gid`); raises `SandboxError`."""
         await self.pauses.until_running()
         if self._end.done():
             raise SandboxError("The sandbox is gone", str(self._end.result()))
         return await self._background.whole(
-            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols),
+            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols, user=user),
             undo=DockerProcess.aclose,
             doing="starting a program",
         )
 
     async def _exec(
-        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int
+        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int, user: str
     ) -> DockerProcess:
         def start(api: APIClient) -> tuple[str, Attached]:
             command = launch_command(argv, tty=tty)
-            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd)["Id"]
+            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd, user=user)[
+                "Id"
+            ]
             return exec_id, start_exec(api, exec_id, tty=tty)
 
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,8 @@ DEFAULT_USER = "1000:100"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The engine's own PATH for an image without one."""
 HOSTNAME = "workspace"
+ETC_FILES = ("passwd", "group")
+"""Those of `SandboxSpec.etc`."""
 
 _LOG_OPTIONS = {"max-size": "1m", "max-file": "1"}
 
@@ -141,9 +144,13 @@ class Launch:
 def workspace_mounts(spec: SandboxSpec) -> tuple[Mapping[str, Any], ...]:
     """Bind mounts of a workspace. `Mount` objects, because the engine refuses a source that is not there."""
     pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
-    return tuple(
-        {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False} for source, target in pairs
-    )
+    own = [_bind(source, target, read_only=False) for source, target in pairs]
+    etc = [] if spec.etc is None else [_bind(spec.etc / name, f"/etc/{name}", read_only=True) for name in ETC_FILES]
+    return (*own, *etc)
+
+
+def _bind(source: Path, target: str, *, read_only: bool) -> Mapping[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
 def _host_config(launch: Launch) -> dict[str, Any]:

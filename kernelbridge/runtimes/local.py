@@ -30,7 +30,7 @@ from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Left, Limit
 from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroup, Cgroups
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
-from kernelbridge.runtimes.local_host import read_host
+from kernelbridge.runtimes.local_host import Host, read_host
 from kernelbridge.runtimes.local_launcher import Launched, launch_bare, launch_isolated
 from kernelbridge.runtimes.local_links import ShortLinks
 from kernelbridge.runtimes.local_sandbox import LocalSandbox
@@ -57,12 +57,19 @@ class LocalRuntime:
     """Makes local sandboxes; see `base.Runtime`. Construct it in a thread: it tries bubblewrap out, which blocks.
 
     `isolation=False` runs code as the server's own user, with all its rights. `instance` names this server
-    among those on the machine; `state_dir` is its own directory. Raises `RuntimeUnavailable` where
+    among those on the machine; `state_dir` is its own directory; with `own_uid`, sandboxes may be given other user ids
+    (`SandboxSpec.uid`). Raises `RuntimeUnavailable` where
     bubblewrap cannot make sandboxes, and `ImageError` where the python cannot be shown to one.
     """
 
     def __init__(
-        self, *, instance: str, state_dir: Path, isolation: bool = True, bubblewrap: BubblewrapInfo | None = None
+        self,
+        *,
+        instance: str,
+        state_dir: Path,
+        isolation: bool = True,
+        bubblewrap: BubblewrapInfo | None = None,
+        own_uid: int | None = None,
     ) -> None:
         self._isolation = isolation
         self._state_dir = state_dir
@@ -77,6 +84,7 @@ class LocalRuntime:
             env = {name: value for name, value in host.env.items() if name not in names}
             host = replace(host, uid=os.geteuid(), gid=os.getegid(), env=env)
         self._host = host
+        self._own_uids = isolation and host.root and own_uid is not None
         self._cgroups = Cgroups.find(instance)
         self._seccomp = bpf_filter(host.machine) if isolation else None
         self._sandboxes: set[LocalSandbox] = set()
@@ -138,7 +146,8 @@ class LocalRuntime:
         try:
             if self._cgroups.usable:
                 cgroup = self._cgroups.create(name, spec.limits)
-            launched = self._launch(spec, cgroup)
+            host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
+            launched = self._launch(host, spec, cgroup)
         except BaseException as exc:
             self._release(name, cgroup, places)
             if isinstance(exc, OSError):
@@ -147,7 +156,7 @@ class LocalRuntime:
         sandbox = LocalSandbox(
             name,
             launched,
-            msgspec.structs.replace(facts, env={**facts.env, **counts, "HOME": places.workspace}),
+            msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
             workspace_path=places.workspace,
             sockets_path=places.sockets,
             isolated=self._isolation,
@@ -163,7 +172,7 @@ class LocalRuntime:
             raise
         return sandbox
 
-    def _launch(self, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
+    def _launch(self, host: Host, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
         namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
         rlimits = limits.rlimits
@@ -173,9 +182,9 @@ class LocalRuntime:
             rlimits["data"] = limits.memory
         entrances = cgroup.entrances if cgroup is not None else []
         if not self._isolation:
-            return launch_bare(self._host, rlimits, cgroups=entrances)
+            return launch_bare(host, rlimits, cgroups=entrances)
         return launch_isolated(
-            self._host,
+            host,
             self._bwrap,
             limits,
             rlimits,
@@ -226,7 +235,8 @@ class LocalRuntime:
             raise ImageError("The workspace's python gives no facts", f"no end after {_PROBE_SECONDS:.0f} s") from exc
         finally:
             shutil.rmtree(home, ignore_errors=True)
-        return parse_probe(output, host.env)
+        # Its user database is made for each sandbox.
+        return msgspec.structs.replace(parse_probe(output, host.env), passwd="", group="", any_uid=self._own_uids)
 
     def _describe(self, version: str | None) -> RuntimeInfo:
         python = self._host.python_executable
@@ -241,7 +251,9 @@ class LocalRuntime:
         limited = [name for name in CONTROLLERS if name in self._cgroups.controllers]
         parts = [
             "own user, pid, network (loopback only), ipc, uts and mount namespaces",
-            f"user {self._host.uid}:{self._host.gid} without capabilities",
+            "a user of its own without capabilities"
+            if self._own_uids
+            else f"user {self._host.uid}:{self._host.gid} without capabilities",
             "read-only system",
             "system-call filter" if self._seccomp else f"no system-call filter for {self._host.machine}",
         ]
@@ -250,7 +262,12 @@ class LocalRuntime:
         parts += [f"no cgroup limit for {', '.join(lacking)}"] if lacking else []
         if "memory" not in limited:
             parts.append("memory limited for each process alone (RLIMIT_DATA)")
-        return RuntimeInfo(name="local", detail=f"bubblewrap {version}; python {python}", isolation="; ".join(parts))
+        return RuntimeInfo(
+            name="local",
+            detail=f"bubblewrap {version}; python {python}",
+            isolation="; ".join(parts),
+            own_uids=self._own_uids,
+        )
 
 
 async def _output(sandbox: LocalSandbox, argv: list[str]) -> bytes:
