@@ -159,7 +159,8 @@ class WorkspaceImage:
         """Whether the image's python and kernels can be used by a user that the image does not know."""
         said, status = await _run_probe(sandbox, f"{self._any_uid}:{facts.gid}")
         with contextlib.suppress(ImageError):
-            if status.code == 0 and parse_probe(_last_line(said), facts.env).kernelspecs == facts.kernelspecs:
+            found = parse_probe(_last_line(said), facts.env)
+            if status.code == 0 and (found.python, found.kernelspecs) == (facts.python, facts.kernelspecs):
                 return True
         log.warning("image_needs_its_own_user", image=self.name, uid=facts.uid)
         return False
