@@ -6,6 +6,7 @@ LocalRuntime         makes sandboxes; this module
   local_mounts       pure: bubblewrap's arguments, the launching script
   seccomp            pure: the system-call filter, for both runtimes
   local_launcher     starts a process tree
+  local_terminals    limits its terminals, where the server is not root
   cgroups            memory, process and CPU limits
 LocalSandbox         one process tree          (local_sandbox)
   AgentLink          talks to its first process (local_agent, guest/agent.py)
@@ -167,6 +168,8 @@ class LocalRuntime:
         self._sandboxes.add(sandbox)
         try:
             await sandbox.until_ready()
+            if self._isolation and not self._host.root:
+                await sandbox.limit_terminals(spec.limits.ptys)
         except BaseException:
             await sandbox.destroy()
             raise

@@ -121,8 +121,13 @@ def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
 def stage_terminals(stage: str, ptys: int) -> tuple[list[str], str]:
     """Give the shell commands that mount a devpts for `ptys` terminals below `stage`, and where it is then."""
     path = f"{stage}/terminals"
-    options = f"newinstance,max={ptys},ptmxmode=0666,mode=0620"
+    options = f"newinstance,{terminal_options(ptys)}"
     return [f"mkdir {shlex.quote(path)}", f"mount -t devpts -o {options} devpts {shlex.quote(path)}"], path
+
+
+def terminal_options(ptys: int) -> str:
+    """Give the mount options of a devpts for `ptys` terminals."""
+    return f"max={ptys},ptmxmode=0666,mode=0620"
 
 
 def stage_mounts(mounts: Sequence[Mount], stage: str) -> tuple[list[str], list[Mount]]:

@@ -1,6 +1,7 @@
 """What only the local runtime promises: how it ends, what it shows, and how it is without isolation."""
 
 import asyncio
+import json
 import os
 import secrets
 import select
@@ -17,6 +18,7 @@ from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
 from kernelbridge.runtimes.cgroups import Cgroups
 from kernelbridge.runtimes.local import LocalRuntime
 from kernelbridge.runtimes.local_links import ShortLinks
+from kernelbridge.runtimes.local_terminals import limit_terminals
 from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
@@ -62,6 +64,24 @@ async def on_exit(pid: int) -> None:
 
 
 # -- isolation ------------------------------------------------------------------
+
+
+def test_terminals_can_be_limited_from_outside() -> None:
+    """As it is done where the server is not root: bubblewrap has mounted them, and its maker may change that."""
+    status, told = os.pipe()
+    command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--json-status-fd", str(told), "--", "sh", "-c", "read _; cat /proc/mounts"]
+    pipe = subprocess.PIPE
+    with (
+        os.fdopen(status, "rb") as said,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=[told], text=True) as sandbox,
+    ):
+        os.close(told)
+        assert limit_terminals(json.loads(said.readline())["child-pid"], 3) is None
+        mounts, _ = sandbox.communicate("go\n", timeout=PATIENCE)
+    on_top = [line.split()[3] for line in mounts.splitlines() if " /dev/pts devpts " in line][-1]
+    assert on_top.endswith(",max=3")
+    assert "No such file or directory: '/proc/4194305/ns/mnt'" in (limit_terminals(2**22 + 1, 3) or "")
 
 
 async def test_it_shows_little_of_this_machine(runtime: LocalRuntime, tmp_path: Path) -> None:
