@@ -215,9 +215,32 @@ SOCKETS = """if 1:
 """
 
 
-async def test_unread_data_of_sockets_counts(make_sandbox: MakeSandbox) -> None:
+DATAGRAMS = """if 1:
+    import socket
+    held, total = [], 0
+    for _ in range(400):
+        receiver, sender = socket.socket(type=socket.SOCK_DGRAM), socket.socket(type=socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 30)
+        receiver.bind(('127.0.0.1', 0))
+        sender.setblocking(False)
+        held += [receiver, sender]
+        for _ in range(100):
+            sender.sendto(bytes(60_000), receiver.getsockname())
+    for receiver in held[::2]:
+        receiver.setblocking(False)
+        try:
+            while piece := receiver.recv(1 << 16):
+                total += len(piece)
+        except BlockingIOError:
+            pass
+    print(total >> 20, flush=True)
+"""
+
+
+@pytest.mark.parametrize("program", [SOCKETS, DATAGRAMS], ids=["tcp", "udp"])
+async def test_unread_data_of_sockets_counts(make_sandbox: MakeSandbox, program: str) -> None:
     sandbox = await make_sandbox(memory=64 * MIB)
-    process = await start_python(sandbox, SOCKETS)
+    process = await start_python(sandbox, program)
     output = await read_all(process)
     status = await process.wait()
     await process.aclose()
