@@ -94,6 +94,14 @@ class Settings:
             default_text="none",
         ),
     ] = ()
+    uid_range: Annotated[
+        tuple[int, int] | None,
+        Option(
+            kinds.uid_range(),
+            SANDBOXES,
+            "User ids, of which each session has one of its own, where the server is root; off: that of the image.",
+        ),
+    ] = (2_000_000, 2_065_535)
     start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
     linger: Annotated[
         float,
@@ -130,6 +138,9 @@ class Settings:
     memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
     cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0
     pids: Annotated[int, Option(kinds.integer("COUNT", 32), WORKSPACE, "Processes and threads.")] = 256
+    ptys: Annotated[
+        int, Option(kinds.integer("COUNT", 8), WORKSPACE, "Terminals (PTYs), those of open_terminal included.")
+    ] = 24
     execution_timeout: Annotated[
         float | None,
         Option(

@@ -72,7 +72,9 @@ async def examine(settings: Settings) -> list[Row]:
     if engine is not None and engine.available:
         rows.append(await _guarded("image", check_image(settings.image)))
         rows.append(judge_limits(settings.memory, settings.cpus, engine))
-        rows.append(judge_user(os.geteuid()))
+    if docker or settings.isolation:
+        rows.append(judge_user(os.geteuid(), settings.uid_range))
+        rows.append(judge_terminals(settings.ptys, settings.max_sessions))
     if docker:
         rows += [Row(check, Status.OK, "not needed: docker is used") for check in ("bubblewrap", "python")]
     else:
@@ -132,11 +134,33 @@ def judge_limits(memory: int, cpus: float, engine: EngineInfo) -> Row:
     return Row("limits", Status.OK, found)
 
 
-def judge_user(uid: int) -> Row:
-    """Say who runs in the containers: with this user, the server shares files and sockets."""
-    if uid == 0:
-        return Row("user", Status.OK, f"root: containers run as their image's user, uid {SANDBOX_UID} if it names none")
-    return Row("user", Status.OK, f"containers run as uid {uid}, as this server does")
+def judge_user(uid: int, uid_range: tuple[int, int] | None) -> Row:
+    """Say who runs in the sandboxes, and what sessions share for it: with this user, the server shares files."""
+    shared = "sessions share what the kernel counts for each user (inotify instances, queued signals, pipe buffers)"
+    if uid:
+        return Row("user", Status.OK, f"sandboxes run as uid {uid}, as this server does: {shared}")
+    if uid_range is None:
+        return Row(
+            "user",
+            Status.WARNING,
+            f"root: sandboxes run as their image's user, uid {SANDBOX_UID} if it names none: {shared}",
+            "drop --uid-range off, unless an image needs its own user",
+        )
+    first, last = uid_range
+    return Row("user", Status.OK, f"root: each session has a user id of its own, of {first} to {last}")
+
+
+def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/kernel/pty")) -> Row:
+    """Compare the terminals that all sessions may have with what the machine has; `settings` has its numbers."""
+    try:
+        most, kept = (int((settings / name).read_text(encoding="ascii")) for name in ("max", "reserve"))
+    except (OSError, ValueError) as exc:
+        return Row("terminals", Status.WARNING, f"the machine does not say how many it has: {exc}")
+    found = f"--ptys {ptys}, at most {sessions} sessions; the machine has {most}, {kept} of them in reserve"
+    if ptys * sessions > most - kept:
+        remedy = f"`sysctl -w kernel.pty.max={ptys * sessions + kept}`, or use less --ptys or --max-sessions"
+        return Row("terminals", Status.WARNING, found, remedy)
+    return Row("terminals", Status.OK, found)
 
 
 async def check_image(reference: str) -> Row:

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 from kernelbridge.quantities import format_duration, format_size, parse_duration, parse_size
 
+_LEAST_UID, _LARGEST_UID = 1001, 0x7FFFFFFF
+"""What a sandbox's user may have: below are the machine's own users, above what some programs take for negative."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -139,6 +142,24 @@ def duration(least: float = 0.0, *, unlimited: bool = False) -> Kind:
     if unlimited:
         expected += "; 0 means no limit"
     return Kind("DURATION", expected, read, write, native=(str, int, float))
+
+
+def uid_range() -> Kind:
+    """Take the first and the last of some user ids; `off` is read as `None`."""
+
+    def read(value: str) -> tuple[int, int] | None:
+        if value == "off":
+            return None
+        found = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", value, re.ASCII)
+        if found is None or not _LEAST_UID <= int(found[1]) < int(found[2]) <= _LARGEST_UID:
+            raise ValueError(value)
+        return int(found[1]), int(found[2])
+
+    def write(value: object) -> str:
+        return "off" if value is None else "{}-{}".format(*value) if isinstance(value, tuple) else str(value)
+
+    expected = f"a range such as 2000000-2065535, from {_LEAST_UID} to {_LARGEST_UID}, or off"
+    return Kind("FIRST-LAST|off", expected, read, write)
 
 
 def switch() -> Kind:

@@ -1,6 +1,6 @@
 """The first process of a local sandbox: starts, signals and reaps all others for the bridge.
 
-    python -I -S agent.py '{"control": FD, "keep": [FD], "nofile": N, "nproc": N|null, "data": N|null}'
+    python -I -S agent.py '{"control": FD, "keep": [FD], "limits": {"nofile": N, …}}'
 
 `control` is one end of an AF_UNIX SOCK_SEQPACKET pair; a packet is one JSON object. From the bridge:
 
@@ -313,9 +313,12 @@ def become(body, output, tty, report, alone):
             os.dup2(output, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        # Python ignores these two, and what is ignored stays so in the program.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        # What is ignored stays so in the program: two by Python, and whatever the server was started with (`nohup`, `&`).
+        for number in range(1, signal.NSIG):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                pass  # SIGKILL, SIGSTOP, and two that belong to the C library
         prefer_as_victim()
         step = "cwd"
         os.chdir(body["cwd"])
@@ -368,12 +371,8 @@ def main():
     for fd in config["keep"]:
         os.set_inheritable(fd, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_NOFILE, config["nofile"])
-    if config["nproc"] is not None:
-        limit(resource.RLIMIT_NPROC, config["nproc"])
-    if config["data"] is not None:
-        limit(resource.RLIMIT_DATA, config["data"])
+    for name, value in config["limits"].items():
+        limit(getattr(resource, "RLIMIT_" + name.upper()), value)
     if os.getpid() != 1:
         adopt_orphans()
     agent = Agent(config)

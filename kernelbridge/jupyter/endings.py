@@ -20,6 +20,12 @@ class Ended(NamedTuple):
     """The signal that ended it, e.g. `SIGSEGV`."""
 
 
+BUS_ERROR = (
+    "it used memory of a mapped file that could not be had: /dev/shm, /tmp or the session's disk is full, or the file"
+    " was cut short meanwhile"
+)
+"""What SIGBUS mostly means."""
+
 _CLOSED = "SessionClosed: the session was closed while the cell ran"
 _RESTARTED = "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost"
 
@@ -53,12 +59,17 @@ def sandbox_lost_meanwhile() -> Ended:
 def kernel_died(how: str, *, code: int | None, signal: int | None) -> Ended:
     """Say that the kernel's process has ended, and how, in words and numbers."""
     name = None if signal is None else signal_name(signal)
+    if signal == signals.SIGBUS:
+        how += f": {BUS_ERROR}"
     return Ended("kernel_died", f"KernelDied: the kernel ended ({how}); its variables are lost", code, name)
 
 
 def out_of_memory() -> Ended:
     """Say that the kernel was killed for want of memory."""
-    error = "OutOfMemory: the kernel used more memory than the session may; its variables are lost"
+    error = (
+        "OutOfMemory: the kernel used more memory than the session may, in which files in /dev/shm and /tmp count;"
+        " its variables are lost"
+    )
     return Ended("out_of_memory", error, signal=signal_name(signals.SIGKILL))
 
 

@@ -25,8 +25,34 @@ NO_ROOM = (
 )
 """Why a program cannot be started in a sandbox, and what to do."""
 
+NO_MEMORY = (
+    "it has reached its limit of memory, in which files in /dev/shm and /tmp count: end programs or remove files there;"
+    " close_session frees all of it"
+)
+"""Why a program cannot be started in a sandbox, and what to do."""
+
 SOCKETS_PATH = "/run/kernelbridge"
 """Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
+
+
+HIDDEN_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+"""What tells too much of the machine, and is empty in a sandbox."""
+
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""What sets up the machine, and can only be read in a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +66,31 @@ class Limits:
     nofile: int = 4096
     tmp: int = 256 << 20
     """Bytes of the tmpfs at /tmp."""
+    ptys: int = 24
+    """Terminals (PTYs); 100 sessions then leave some of the 4096 that a machine usually has."""
+
+    @property
+    def rlimits(self) -> dict[str, int]:
+        """Limits of each process, named as in setrlimit(2) without `RLIMIT_`; some count all processes of a user."""
+        return {
+            "core": 0,
+            "memlock": 8 << 20,
+            "msgqueue": 819_200,
+            "nice": 0,
+            "nofile": self.nofile,
+            "rtprio": 0,
+            "sigpending": 4096,
+        }
+
+    @property
+    def shm(self) -> int:
+        """Bytes of the tmpfs at /dev/shm. What is in it counts in `memory`."""
+        return self.memory
+
+    @property
+    def socket_buffers(self) -> int:
+        """Bytes of socket buffers, where they are not counted in `memory` (cgroup version 1)."""
+        return max(8 << 20, self.memory // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +106,10 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     image: str | None = None
     """What to make it of; None for the runtime's default."""
+    uid: int | None = None
+    """Who runs in it, where `Facts.any_uid` allows that; None for the user of the facts. The files belong to it."""
+    etc: Path | None = None
+    """Host directory whose files `passwd` and `group` become those of /etc; only for a runtime with images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +299,8 @@ class RuntimeInfo:
     """Whether sandboxes are made of images."""
     adopts: bool = False
     """Whether sandboxes outlive the server, and the next one can take them over."""
+    own_uids: bool = False
+    """Whether each sandbox has a user id of its own, so that it shares no limit of the kernel's with others."""
     cpus: int | None = None
     """Processors of the machine that sandboxes run on, where no sandbox can be promised more."""
 

@@ -178,7 +178,7 @@ class Cgroups:
             for path in dict.fromkeys(directories.values()):
                 path.mkdir()
             for key, controller in self._controllers.items():
-                for file, value in _settings(key, controller.version, limits):
+                for file, value in settings(key, controller.version, limits):
                     target = directories[key] / file
                     if target.exists() or file in _REQUIRED:
                         target.write_text(value, encoding="ascii")
@@ -230,12 +230,18 @@ _REMOVED = frozenset({errno.ENOENT, errno.ENODEV})
 _REQUIRED = frozenset({"memory.limit_in_bytes", "memory.max", "pids.max", "cpu.cfs_quota_us", "cpu.max"})
 
 
-def _settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
+def settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
+    """Give what is written for a controller, in order: (file, value). What a kernel has no file for is left out."""
     quota = str(max(1000, int(limits.cpus * _PERIOD)))
     memory, pids = str(limits.memory), str(limits.pids + _MONITORS)
     table = {
         # Memory first: with swap may not be less than without. A kernel that counts no swap has no such file.
-        ("memory", 1): [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
+        # Version 1 counts socket buffers, but not in that, and only if they have a limit; version 2 counts them in it.
+        ("memory", 1): [
+            ("memory.limit_in_bytes", memory),
+            ("memory.memsw.limit_in_bytes", memory),
+            ("memory.kmem.tcp.limit_in_bytes", str(limits.socket_buffers)),
+        ],
         ("memory", 2): [("memory.max", memory), ("memory.swap.max", "0")],
         ("pids", 1): [("pids.max", pids)],
         ("pids", 2): [("pids.max", pids)],

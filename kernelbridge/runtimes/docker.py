@@ -9,6 +9,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 │   ├── docker_pauses    whether it stands still
 │   └── docker_exit      what its exit means: code, signal, out of memory
 ├── docker_info      what the runtime says of itself
+├── docker_sockets   the limit of socket buffers, which engines do not set
 ├── docker_removals  what the engine did not remove when it was asked to
 ├── docker_events    the thread that follows the engine's event stream
 ├── docker_attach    the byte streams of execs
@@ -18,6 +19,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import msgspec
 import structlog
 from docker.errors import APIError
 
@@ -45,10 +48,10 @@ from kernelbridge.runtimes.docker_engine import (
 from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker_exit import end_of
 from kernelbridge.runtimes.docker_image import WorkspaceImage
-from kernelbridge.runtimes.docker_info import runtime_info, start_problem
+from kernelbridge.runtimes.docker_info import mounts_terminals, runtime_info, start_problem
 from kernelbridge.runtimes.docker_removals import Removals
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_seccomp import seccomp_profile
+from kernelbridge.runtimes.docker_sockets import limit_socket_buffers
 from kernelbridge.runtimes.docker_spec import (
     INSTANCE_LABEL,
     LAUNCH_LABEL,
@@ -58,6 +61,7 @@ from kernelbridge.runtimes.docker_spec import (
 )
 from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import Facts
+from kernelbridge.runtimes.seccomp import docker_profile
 
 __all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
 
@@ -72,11 +76,22 @@ _NOT_FOUND = 404
 class DockerRuntime:
     """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
 
-    def __init__(self, engine: Engine, about: EngineInfo, *, image: str, instance: str, seccomp: str | None) -> None:
-        self.info = runtime_info(about, image)
+    def __init__(
+        self,
+        engine: Engine,
+        about: EngineInfo,
+        *,
+        image: str,
+        instance: str,
+        seccomp: str | None,
+        own_uid: int | None,
+    ) -> None:
+        own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
+        self.info = runtime_info(about, image, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus
+        self._old_cgroups = about.cgroup_version == "1"
         self._background = Background()
         self._removals = Removals(self._background)
         self._sandboxes: dict[str, DockerSandbox] = {}
@@ -86,9 +101,16 @@ class DockerRuntime:
         self._released = False
         self._connected = asyncio.Event()
         self._launch = partial(
-            Launch, instance=instance, command=IDLE, seccomp=seccomp, userns_remap="userns" in about.security
+            Launch,
+            instance=instance,
+            command=IDLE,
+            seccomp=seccomp,
+            userns_remap="userns" in about.security,
+            own_terminals=mounts_terminals(about),
         )
-        self._new_image = partial(WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch)
+        self._new_image = partial(
+            WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch, any_uid=own_uid
+        )
         self._default_image = image
         # As many as the operator allows.
         self._images: dict[str, WorkspaceImage] = {}
@@ -108,13 +130,15 @@ class DockerRuntime:
         client_factory: ClientFactory = docker.from_env,
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
+        own_uid: int | None = None,
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
-        `profile_file` is a seccomp profile to use in place of kernelbridge's own.
+        `profile_file` is a seccomp profile to use in place of kernelbridge's own. `own_uid` is one of the user ids
+        that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
-        profile = seccomp_profile() if profile_file is None else _read_profile(profile_file)
+        profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
         try:
             about = await engine.open()
@@ -125,7 +149,12 @@ class DockerRuntime:
             await engine.aclose()
             raise
         runtime = cls(
-            engine, about, image=image, instance=instance, seccomp=profile if "seccomp" in about.security else None
+            engine,
+            about,
+            image=image,
+            instance=instance,
+            seccomp=profile if "seccomp" in about.security else None,
+            own_uid=own_uid,
         )
         try:
             async with asyncio.timeout(call_timeout):
@@ -217,6 +246,8 @@ class DockerRuntime:
     async def _create(self, spec: SandboxSpec) -> DockerSandbox:
         workspace_image = self._image(spec.image)
         image, facts = await workspace_image.current()
+        if spec.uid is not None:
+            facts = msgspec.structs.replace(facts, uid=spec.uid)
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,
@@ -236,6 +267,8 @@ class DockerRuntime:
             sandbox = await self._make(launch)
             container_id = sandbox.id
             await self._engine.call(lambda api: api.start(container_id), doing="starting a container")
+            if self._old_cgroups:
+                await asyncio.to_thread(limit_socket_buffers, container_id, launch.limits.socket_buffers)
         except (RuntimeUnavailable, APIError) as exc:
             if sandbox is not None:
                 self._dropped(sandbox)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+import structlog
 from docker.errors import APIError
 
 from kernelbridge.errors import ImageError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Limits
 from kernelbridge.runtimes.docker_engine import Engine, explain
 from kernelbridge.runtimes.docker_process import DockerProcess
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
 from kernelbridge.runtimes.docker_spec import DEFAULT_USER, ImageFacts, Launch, image_facts
 from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
+
+log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 30.0
 """How long an image's python may take to say what it is, from a cold disk."""
@@ -42,9 +47,20 @@ class WorkspaceImage:
     """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
 
     def __init__(
-        self, name: str, *, engine: Engine, background: Background, launch: Callable[..., Launch], start: Start
+        self,
+        name: str,
+        *,
+        engine: Engine,
+        background: Background,
+        launch: Callable[..., Launch],
+        start: Start,
+        any_uid: int | None,
     ) -> None:
-        """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one."""
+        """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one.
+
+        `any_uid` is a user id to try the image with, if its sandboxes shall have others than its own.
+        """
+        self._any_uid = any_uid
         self.name = name
         self._engine = engine
         self._background = background
@@ -113,10 +129,11 @@ class WorkspaceImage:
                 self._start(launch), undo=DockerSandbox.destroy, doing=f"trying the image {self.name}"
             )
             try:
-                probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE])
                 async with asyncio.timeout(PROBE_SECONDS):
-                    said = await _read_all(probe)
-                    status = await probe.wait()
+                    said, status = await _run_probe(sandbox, "")
+                    facts = None if status.code else _facts(said, image)
+                    if facts is not None and self._any_uid and facts.uid:
+                        facts = msgspec.structs.replace(facts, any_uid=await self._serves_any(sandbox, facts))
             except RuntimeUnavailable:
                 raise  # which says nothing of the image
             except SandboxError as exc:
@@ -134,8 +151,33 @@ class WorkspaceImage:
         if status.code != 0:
             tail = " ".join(said.decode("utf-8", "replace").split())[-500:]
             raise ImageError(unusable, f"its python failed with {status}: {tail}")
-        # A warning may come before the answer, which is the last line.
-        return parse_probe(said.strip().rpartition(b"\n")[2], image.sandbox_env)
+        if facts is None:
+            raise AssertionError(status)
+        return facts
+
+    async def _serves_any(self, sandbox: DockerSandbox, facts: Facts) -> bool:
+        """Whether the image's python and kernels can be used by a user that the image does not know."""
+        said, status = await _run_probe(sandbox, f"{self._any_uid}:{facts.gid}")
+        with contextlib.suppress(ImageError):
+            found = parse_probe(_last_line(said), facts.env)
+            if status.code == 0 and (found.python, found.kernelspecs) == (facts.python, facts.kernelspecs):
+                return True
+        log.warning("image_needs_its_own_user", image=self.name, uid=facts.uid)
+        return False
+
+
+def _facts(said: bytes, image: ImageFacts) -> Facts:
+    return parse_probe(_last_line(said), image.sandbox_env)
+
+
+def _last_line(said: bytes) -> bytes:
+    """Give the answer: a warning may come before it."""
+    return said.strip().rpartition(b"\n")[2]
+
+
+async def _run_probe(sandbox: DockerSandbox, user: str) -> tuple[bytes, ExitStatus]:
+    probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE], user=user)
+    return await _read_all(probe), await probe.wait()
 
 
 async def _read_all(process: DockerProcess) -> bytes:

@@ -6,7 +6,7 @@ from kernelbridge.runtimes.base import RuntimeInfo
 from kernelbridge.runtimes.docker_engine import EngineInfo
 
 
-def runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
+def runtime_info(about: EngineInfo, image: str, *, own_uids: bool) -> RuntimeInfo:
     """Describe a runtime over this engine with this image."""
     warning = None
     if "seccomp" not in about.security:
@@ -16,13 +16,22 @@ def runtime_info(about: EngineInfo, image: str) -> RuntimeInfo:
         detail=f"{about}, image {image}",
         isolation=(
             "a container for each workspace: no network but loopback, no capabilities, read-only root, "
-            "a user without privileges, limits on memory, CPU and processes"
+            f"{'a user of its own' if own_uids else 'a user'} without privileges, limits on memory, CPU and processes"
         ),
         warning=warning,
         images=True,
         adopts=True,
+        own_uids=own_uids,
         cpus=about.cpus or None,
     )
+
+
+def mounts_terminals(about: EngineInfo) -> bool:
+    """Whether the engine can mount a devpts for a container that the container may use.
+
+    Under SELinux a volume of this kind has no label that a container may touch.
+    """
+    return not {"selinux", "rootless"} & set(about.security)
 
 
 def start_problem(reason: str) -> str:

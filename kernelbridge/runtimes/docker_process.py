@@ -15,12 +15,13 @@ from typing import Protocol
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import NO_ROOM, ExitStatus
+from kernelbridge.runtimes.base import NO_MEMORY, NO_ROOM, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, AttachStream
 from kernelbridge.runtimes.docker_control import LEADER_KILLED, OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
 from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
 from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.terminals import no_terminals
 
 _MARK = b"kernelbridge-exec "
 _SIGNAL_BASE = 128
@@ -304,8 +305,10 @@ def _pid(said: bytes, program: str) -> int:
 
 def _why_not(said: str) -> str:
     lower = said.lower()
+    if "/dev/ptmx" in lower and "no space left" in lower:
+        return no_terminals()
     if "resource temporarily unavailable" in lower or "cannot fork" in lower:
         return NO_ROOM
     if "cannot allocate memory" in lower:
-        return "it has reached its limit of memory"
+        return NO_MEMORY
     return said[:500] or "it has ended"

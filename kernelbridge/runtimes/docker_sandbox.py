@@ -10,7 +10,7 @@ from docker.api import APIClient
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.runtimes.base import NO_MEMORY, NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
 from kernelbridge.runtimes.docker_attach import Attached, start_exec
 from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
 from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
@@ -80,23 +80,26 @@ class DockerSandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        user: str = "",
     ) -> DockerProcess:
-        """Start a process as the container's user; raises `SandboxError`."""
+        """Start a process as the container's user, or as `user` (`uid:gid`); raises `SandboxError`."""
         await self.pauses.until_running()
         if self._end.done():
             raise SandboxError("The sandbox is gone", str(self._end.result()))
         return await self._background.whole(
-            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols),
+            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols, user=user),
             undo=DockerProcess.aclose,
             doing="starting a program",
         )
 
     async def _exec(
-        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int
+        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int, user: str
     ) -> DockerProcess:
         def start(api: APIClient) -> tuple[str, Attached]:
             command = launch_command(argv, tty=tty)
-            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd)["Id"]
+            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd, user=user)[
+                "Id"
+            ]
             return exec_id, start_exec(api, exec_id, tty=tty)
 
         try:
@@ -111,6 +114,7 @@ class DockerSandbox:
             exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=tty
         )
         self._processes[exec_id] = process
+        kills = self._oom_count.kills
         try:
             await process.start(attached, argv, rows=rows, cols=cols)
         except RuntimeUnavailable:
@@ -121,6 +125,8 @@ class DockerSandbox:
             # The engine's own helper says many things when it was not given a thread.
             if NO_ROOM not in exc.reason and await self.crowded():
                 raise SandboxError(exc.message, NO_ROOM) from exc
+            if self._oom_count.kills > kills:
+                raise SandboxError(exc.message, NO_MEMORY) from exc
             raise
         except BaseException:
             self.forget(process)

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from kernelbridge import __version__
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Limits, SandboxSpec
+from kernelbridge.runtimes.base import (
+    HIDDEN_PATHS,
+    READ_ONLY_PATHS,
+    SOCKETS_PATH,
+    WORKSPACE_PATH,
+    Limits,
+    SandboxSpec,
+)
+from kernelbridge.runtimes.processors import thread_counts
 
 VERSION_LABEL = "kernelbridge"
 INSTANCE_LABEL = "kernelbridge.instance"
@@ -26,7 +35,8 @@ DEFAULT_USER = "1000:100"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The engine's own PATH for an image without one."""
 HOSTNAME = "workspace"
-SHM_BYTES = 64 << 20
+ETC_FILES = ("passwd", "group")
+"""Those of `SandboxSpec.etc`."""
 
 _LOG_OPTIONS = {"max-size": "1m", "max-file": "1"}
 
@@ -96,11 +106,17 @@ class Launch:
     """A seccomp profile (JSON text) in place of the engine's default one."""
     userns_remap: bool = False
     """The engine maps users to others by default; bind-mounted files then belong to nobody inside."""
+    own_terminals: bool = True
+    """Whether the sandbox may have a file system of terminals (devpts) that the engine mounts for it."""
 
     @property
     def name(self) -> str:
         """The container's name."""
         return container_name(self.instance, self.workspace_id)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return {**thread_counts(self.limits.cpus, self.image.env), "HOME": WORKSPACE_PATH}
 
     def container(self) -> dict[str, Any]:
         """Give the body of `POST /containers/create`."""
@@ -112,7 +128,7 @@ class Launch:
             "Hostname": HOSTNAME,
             "WorkingDir": WORKSPACE_PATH,
             "OpenStdin": True,
-            "Env": [f"HOME={WORKSPACE_PATH}"],
+            "Env": [f"{name}={value}" for name, value in self._env.items()],
             "Labels": {
                 VERSION_LABEL: __version__,
                 INSTANCE_LABEL: self.instance,
@@ -128,9 +144,13 @@ class Launch:
 def workspace_mounts(spec: SandboxSpec) -> tuple[Mapping[str, Any], ...]:
     """Bind mounts of a workspace. `Mount` objects, because the engine refuses a source that is not there."""
     pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
-    return tuple(
-        {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False} for source, target in pairs
-    )
+    own = [_bind(source, target, read_only=False) for source, target in pairs]
+    etc = [] if spec.etc is None else [_bind(spec.etc / name, f"/etc/{name}", read_only=True) for name in ETC_FILES]
+    return (*own, *etc)
+
+
+def _bind(source: Path, target: str, *, read_only: bool) -> Mapping[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
 def _host_config(launch: Launch) -> dict[str, Any]:
@@ -150,13 +170,12 @@ def _host_config(launch: Launch) -> dict[str, Any]:
         "MemorySwap": limits.memory,  # of memory and swap together: no swap
         "NanoCpus": int(limits.cpus * 1e9),
         "PidsLimit": limits.pids,
-        "Ulimits": [
-            {"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile},
-            {"Name": "core", "Soft": 0, "Hard": 0},
-        ],
-        "ShmSize": min(SHM_BYTES, limits.memory),
+        "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.rlimits.items()],
+        "ShmSize": limits.shm,
         "Tmpfs": _tmpfs(launch),
-        "Mounts": list(launch.mounts),
+        "Mounts": [*launch.mounts, *([_terminals(launch)] if launch.own_terminals else [])],
+        "MaskedPaths": list(HIDDEN_PATHS),
+        "ReadonlyPaths": list(READ_ONLY_PATHS),
         "LogConfig": {"Type": "json-file", "Config": dict(_LOG_OPTIONS)},
         "RestartPolicy": {"Name": "no"},
     }
@@ -174,4 +193,17 @@ def _tmpfs(launch: Launch) -> dict[str, str]:
         **{path: small for path in launch.image.volumes if path.rstrip("/") not in mounted},
         **dict.fromkeys(launch.tmpfs, small),
         "/tmp": f"rw,exec,nosuid,nodev,size={size},mode=1777",  # noqa: S108 - as above
+    }
+
+
+def _terminals(launch: Launch) -> dict[str, Any]:
+    """Mount a devpts with a limit. The one that an engine mounts has none, and the machine's terminals are few."""
+    options = f"newinstance,max={launch.limits.ptys},ptmxmode=0666,mode=0620,gid=5"
+    labels = {INSTANCE_LABEL: launch.instance, WORKSPACE_LABEL: launch.workspace_id}
+    driver = {"Name": "local", "Options": {"type": "devpts", "device": "devpts", "o": options}}
+    # Without a name the engine removes it with the container.
+    return {
+        "Type": "volume",
+        "Target": "/dev/pts",
+        "VolumeOptions": {"NoCopy": True, "Labels": labels, "DriverConfig": driver},
     }

@@ -47,6 +47,9 @@ class ProbeResult(msgspec.Struct, frozen=True):
     kernelspecs: tuple[KernelSpec, ...]
     shell: str
     """`/bin/bash` where the image has it, else `/bin/sh`."""
+    passwd: str = ""
+    group: str = ""
+    """The image's /etc/passwd and /etc/group."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -59,6 +62,11 @@ class Facts(msgspec.Struct, frozen=True):
     python: PythonFacts
     kernelspecs: Mapping[str, KernelSpec]
     shell: str
+    passwd: str = ""
+    group: str = ""
+    """The image's own /etc/passwd and /etc/group; empty where the runtime makes them."""
+    any_uid: bool = False
+    """Whether a sandbox may have another user id than `uid`."""
 
     def kernelspec(self, name: str = "python3") -> KernelSpec:
         """Give the named kernelspec; raises `ImageError` that lists what there is."""
@@ -96,6 +104,13 @@ if "python3" not in specs:
         specs["python3"] = {"name": "python3", "language": "python", "display_name": "Python 3",
             "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
 venv = sys.prefix != sys.base_prefix
+
+def text(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read(1 << 16)
+    except OSError:
+        return ""
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(),
     "python": {
@@ -106,6 +121,7 @@ print(json.dumps({
     },
     "kernelspecs": list(specs.values()),
     "shell": "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh",
+    "passwd": text("/etc/passwd"), "group": text("/etc/group"),
 }))
 """
 
@@ -129,4 +145,6 @@ def parse_probe(output: bytes, env: Mapping[str, str]) -> Facts:
         python=probe.python,
         kernelspecs=MappingProxyType({spec.name: spec for spec in probe.kernelspecs}),
         shell=probe.shell,
+        passwd=probe.passwd,
+        group=probe.group,
     )

@@ -4,8 +4,9 @@ LocalRuntime         makes sandboxes; this module
   local_host         what of this machine a sandbox sees
   local_bubblewrap   whether bubblewrap works here, and what to do where it does not
   local_mounts       pure: bubblewrap's arguments, the launching script
-  local_seccomp      pure: the system-call filter
+  seccomp            pure: the system-call filter, for both runtimes
   local_launcher     starts a process tree
+  local_terminals    limits its terminals, where the server is not root
   cgroups            memory, process and CPU limits
 LocalSandbox         one process tree          (local_sandbox)
   AgentLink          talks to its first process (local_agent, guest/agent.py)
@@ -30,11 +31,12 @@ from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Left, Limit
 from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroup, Cgroups
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
-from kernelbridge.runtimes.local_host import read_host
-from kernelbridge.runtimes.local_launcher import AgentLimits, Launched, launch_bare, launch_isolated
+from kernelbridge.runtimes.local_host import Host, read_host
+from kernelbridge.runtimes.local_launcher import Launched, launch_bare, launch_isolated
 from kernelbridge.runtimes.local_links import ShortLinks
 from kernelbridge.runtimes.local_sandbox import LocalSandbox
-from kernelbridge.runtimes.local_seccomp import seccomp_filter
+from kernelbridge.runtimes.processors import thread_counts
+from kernelbridge.runtimes.seccomp import bpf_filter
 
 _PROBE_BYTES = 1 << 20
 _PROBE_SECONDS = 60.0
@@ -56,12 +58,19 @@ class LocalRuntime:
     """Makes local sandboxes; see `base.Runtime`. Construct it in a thread: it tries bubblewrap out, which blocks.
 
     `isolation=False` runs code as the server's own user, with all its rights. `instance` names this server
-    among those on the machine; `state_dir` is its own directory. Raises `RuntimeUnavailable` where
+    among those on the machine; `state_dir` is its own directory; with `own_uid`, sandboxes may be given other user ids
+    (`SandboxSpec.uid`). Raises `RuntimeUnavailable` where
     bubblewrap cannot make sandboxes, and `ImageError` where the python cannot be shown to one.
     """
 
     def __init__(
-        self, *, instance: str, state_dir: Path, isolation: bool = True, bubblewrap: BubblewrapInfo | None = None
+        self,
+        *,
+        instance: str,
+        state_dir: Path,
+        isolation: bool = True,
+        bubblewrap: BubblewrapInfo | None = None,
+        own_uid: int | None = None,
     ) -> None:
         self._isolation = isolation
         self._state_dir = state_dir
@@ -76,8 +85,9 @@ class LocalRuntime:
             env = {name: value for name, value in host.env.items() if name not in names}
             host = replace(host, uid=os.geteuid(), gid=os.getegid(), env=env)
         self._host = host
+        self._own_uids = isolation and host.root and own_uid is not None
         self._cgroups = Cgroups.find(instance)
-        self._seccomp = seccomp_filter(host.machine) if isolation else None
+        self._seccomp = bpf_filter(host.machine) if isolation else None
         self._sandboxes: set[LocalSandbox] = set()
         self._counter = itertools.count(1)
         self._links = ShortLinks(state_dir / "local-links")
@@ -132,11 +142,13 @@ class LocalRuntime:
             if not path.is_dir():
                 raise SandboxError("The sandbox could not be started", f"{path} is not a directory")
         places = self._places(spec)
+        counts = thread_counts(spec.limits.cpus, facts.env)
         cgroup: Cgroup | None = None
         try:
             if self._cgroups.usable:
                 cgroup = self._cgroups.create(name, spec.limits)
-            launched = self._launch(spec, cgroup)
+            host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
+            launched = self._launch(host, spec, cgroup)
         except BaseException as exc:
             self._release(name, cgroup, places)
             if isinstance(exc, OSError):
@@ -145,7 +157,7 @@ class LocalRuntime:
         sandbox = LocalSandbox(
             name,
             launched,
-            msgspec.structs.replace(facts, env={**facts.env, "HOME": places.workspace}),
+            msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
             workspace_path=places.workspace,
             sockets_path=places.sockets,
             isolated=self._isolation,
@@ -156,24 +168,26 @@ class LocalRuntime:
         self._sandboxes.add(sandbox)
         try:
             await sandbox.until_ready()
+            if self._isolation and not self._host.root:
+                await sandbox.limit_terminals(spec.limits.ptys)
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
 
-    def _launch(self, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
+    def _launch(self, host: Host, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
         namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
-        rlimits = AgentLimits(
-            nofile=limits.nofile,
-            nproc=limits.pids if namespaced else None,
-            data=None if "memory" in limited else limits.memory,
-        )
+        rlimits = limits.rlimits
+        if namespaced:
+            rlimits["nproc"] = limits.pids
+        if "memory" not in limited:
+            rlimits["data"] = limits.memory
         entrances = cgroup.entrances if cgroup is not None else []
         if not self._isolation:
-            return launch_bare(self._host, rlimits, cgroups=entrances)
+            return launch_bare(host, rlimits, cgroups=entrances)
         return launch_isolated(
-            self._host,
+            host,
             self._bwrap,
             limits,
             rlimits,
@@ -224,7 +238,8 @@ class LocalRuntime:
             raise ImageError("The workspace's python gives no facts", f"no end after {_PROBE_SECONDS:.0f} s") from exc
         finally:
             shutil.rmtree(home, ignore_errors=True)
-        return parse_probe(output, host.env)
+        # Its user database is made for each sandbox.
+        return msgspec.structs.replace(parse_probe(output, host.env), passwd="", group="", any_uid=self._own_uids)
 
     def _describe(self, version: str | None) -> RuntimeInfo:
         python = self._host.python_executable
@@ -239,7 +254,9 @@ class LocalRuntime:
         limited = [name for name in CONTROLLERS if name in self._cgroups.controllers]
         parts = [
             "own user, pid, network (loopback only), ipc, uts and mount namespaces",
-            f"user {self._host.uid}:{self._host.gid} without capabilities",
+            "a user of its own without capabilities"
+            if self._own_uids
+            else f"user {self._host.uid}:{self._host.gid} without capabilities",
             "read-only system",
             "system-call filter" if self._seccomp else f"no system-call filter for {self._host.machine}",
         ]
@@ -248,7 +265,12 @@ class LocalRuntime:
         parts += [f"no cgroup limit for {', '.join(lacking)}"] if lacking else []
         if "memory" not in limited:
             parts.append("memory limited for each process alone (RLIMIT_DATA)")
-        return RuntimeInfo(name="local", detail=f"bubblewrap {version}; python {python}", isolation="; ".join(parts))
+        return RuntimeInfo(
+            name="local",
+            detail=f"bubblewrap {version}; python {python}",
+            isolation="; ".join(parts),
+            own_uids=self._own_uids,
+        )
 
 
 async def _output(sandbox: LocalSandbox, argv: list[str]) -> bytes:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH
+from kernelbridge.runtimes.base import HIDDEN_PATHS, READ_ONLY_PATHS, SOCKETS_PATH, WORKSPACE_PATH
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
 _ETC = (
@@ -57,6 +57,15 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcFiles:
+    """What this machine's /proc has of what a sandbox may not see, or not change."""
+
+    hidden_files: tuple[str, ...] = ()
+    hidden_directories: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """This machine, as far as a sandbox sees it."""
 
@@ -75,6 +84,7 @@ class Host:
     python_executable: str
     env: Mapping[str, str]
     """The environment of a sandbox."""
+    proc: ProcFiles = ProcFiles()
 
 
 def read_host() -> Host:
@@ -92,6 +102,17 @@ def read_host() -> Host:
         python=tuple(Mount(os.path.realpath(path), path) for path in python),
         python_executable=sys.executable,
         env=_environment(extra),
+        proc=_proc_files(),
+    )
+
+
+def _proc_files() -> ProcFiles:
+    # A sandbox has a /proc of its own, and no /sys.
+    hidden = [Path(path) for path in HIDDEN_PATHS if path.startswith("/proc/")]
+    return ProcFiles(
+        hidden_files=tuple(str(path) for path in hidden if path.is_file()),
+        hidden_directories=tuple(str(path) for path in hidden if path.is_dir()),
+        read_only=tuple(path for path in READ_ONLY_PATHS if Path(path).exists()),
     )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
@@ -39,20 +39,11 @@ class Launched:
         return os.pread(self.stderr, limit, max(0, size - limit)).decode("utf-8", "replace").strip()
 
 
-@dataclass(frozen=True, slots=True)
-class AgentLimits:
-    """What the agent limits for itself and all it starts, as `setrlimit` does it."""
-
-    nofile: int
-    nproc: int | None = None
-    data: int | None = None
-
-
 def launch_isolated(
     host: Host,
     bwrap: str,
     limits: Limits,
-    rlimits: AgentLimits,
+    rlimits: Mapping[str, int],
     seccomp: bytes | None,
     *,
     files: Path,
@@ -61,16 +52,20 @@ def launch_isolated(
 ) -> Launched:
     """Start the agent in bubblewrap. It must be called in a thread that lives as long as the sandbox shall.
 
+    `rlimits` are what the agent limits for itself and all it starts: see `Limits.rlimits`.
     Raises `SandboxError` or OSError; blocking, a few milliseconds.
     """
     shown = mounts.sandbox_mounts(host, str(files), str(sockets))
     staging: list[str] = []
+    terminals: str | None = None
     if host.root:
         existing = [stage for stage in mounts.STAGES if Path(stage).is_dir() and not Path(stage).is_symlink()]
         stage = mounts.choose_stage([*shown, *host.system], existing)
         if stage is None:
             raise SandboxError("The sandbox could not be started", f"none of {', '.join(mounts.STAGES)} is a directory")
         staging, shown = mounts.stage_mounts(shown, stage)
+        mounting, terminals = mounts.stage_terminals(stage, limits.ptys)
+        staging += mounting
     with _Inheritance() as inherited:
         etc = mounts.etc_files(host.uid, host.gid, shell=host.env["SHELL"])
         prepared = mounts.InheritedFiles(
@@ -82,7 +77,9 @@ def launch_isolated(
             status=inherited.status,
             seccomp=None if seccomp is None else inherited.file("seccomp", seccomp),
         )
-        arguments = mounts.bwrap_arguments(host, shown, prepared, tmp=limits.tmp, disable_userns=seccomp is None)
+        arguments = mounts.bwrap_arguments(
+            host, shown, prepared, limits, terminals=terminals, disable_userns=seccomp is None
+        )
         args_fd = inherited.file("args", "".join(f"{word}\0" for word in arguments).encode())
         agent = _agent_command(host, mounts.AGENT_PATH, rlimits, inherited.control, keep=[])
         command = [*mounts.drop_root(host), bwrap, "--args", str(args_fd), "--", *agent]
@@ -90,7 +87,7 @@ def launch_isolated(
         return inherited.start([*mounts.own_mount_namespace(host), _SHELL, "-c", script])
 
 
-def launch_bare(host: Host, rlimits: AgentLimits, *, cgroups: Sequence[Path] = ()) -> Launched:
+def launch_bare(host: Host, rlimits: Mapping[str, int], *, cgroups: Sequence[Path] = ()) -> Launched:
     """Start the agent without isolation, as the server's own user; otherwise like `launch_isolated`."""
     with _Inheritance() as inherited:
         path = inherited.file("agent", agent_source())
@@ -110,14 +107,8 @@ def agent_source() -> bytes:
     return resources("kernelbridge.guest").joinpath("agent.py").read_bytes()
 
 
-def _agent_command(host: Host, path: str, rlimits: AgentLimits, control: int, keep: Sequence[int]) -> list[str]:
-    config = {
-        "control": control,
-        "keep": keep,
-        "nofile": rlimits.nofile,
-        "nproc": rlimits.nproc,
-        "data": rlimits.data,
-    }
+def _agent_command(host: Host, path: str, rlimits: Mapping[str, int], control: int, keep: Sequence[int]) -> list[str]:
+    config = {"control": control, "keep": keep, "limits": dict(rlimits)}
     return [host.python_executable, "-I", "-S", path, json.dumps(config)]
 
 

@@ -13,11 +13,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH
-from kernelbridge.runtimes.local_host import Host, Mount
+from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.local_host import Host, Mount, ProcFiles
 
 AGENT_PATH = "/run/kernelbridge-agent.py"
-SHM_BYTES = 64 << 20
 STAGES = ("/mnt", "/media", "/srv", "/opt", "/run", "/home")
 """Directories that every Linux has; one of them becomes the staging directory, in a private mount namespace."""
 
@@ -50,9 +49,18 @@ def etc_files(uid: int, gid: int, home: str = WORKSPACE_PATH, shell: str = "/bin
 
 
 def bwrap_arguments(
-    host: Host, mounts: Sequence[Mount], files: InheritedFiles, *, tmp: int, disable_userns: bool = False
+    host: Host,
+    mounts: Sequence[Mount],
+    files: InheritedFiles,
+    limits: Limits,
+    *,
+    terminals: str | None = None,
+    disable_userns: bool = False,
 ) -> list[str]:
-    """Describe one sandbox; `mounts` are the python's prefixes and the workspace's two directories."""
+    """Describe one sandbox; `mounts` are the python's prefixes and the workspace's two directories.
+
+    `terminals` is where a devpts with a limit has been mounted for it; None lets bubblewrap mount one without.
+    """
     arguments = [
         *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
         "--unshare-cgroup-try",
@@ -70,9 +78,11 @@ def bwrap_arguments(
         arguments += ["--ro-bind", mount.source, mount.target]
     for target, path in host.links:
         arguments += ["--symlink", target, path]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
-    arguments += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  the sandbox's own
-    arguments += ["--perms", "1777", "--size", str(tmp), "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
+    arguments += [*_proc(host.proc), "--dev", "/dev"]
+    if terminals is not None:
+        arguments += ["--dev-bind", terminals, "/dev/pts"]
+    arguments += ["--perms", "1777", "--size", str(limits.shm), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  the sandbox's own
+    arguments += ["--perms", "1777", "--size", str(limits.tmp), "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
     arguments += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108  the sandbox's own
     for fd, path in (
         (files.passwd, "/etc/passwd"),
@@ -88,6 +98,17 @@ def bwrap_arguments(
     return arguments
 
 
+def _proc(files: ProcFiles) -> list[str]:
+    arguments = ["--proc", "/proc"]
+    for path in files.read_only:
+        arguments += ["--ro-bind", path, path]
+    for path in files.hidden_files:
+        arguments += ["--ro-bind", "/dev/null", path]
+    for path in files.hidden_directories:
+        arguments += ["--perms", "0555", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
+    return arguments
+
+
 def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
     """Give what a sandbox sees beside the system; `files` and `sockets` are host directories."""
     return [
@@ -95,6 +116,18 @@ def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
         Mount(files, WORKSPACE_PATH, writable=True),
         Mount(sockets, SOCKETS_PATH, writable=True),
     ]
+
+
+def stage_terminals(stage: str, ptys: int) -> tuple[list[str], str]:
+    """Give the shell commands that mount a devpts for `ptys` terminals below `stage`, and where it is then."""
+    path = f"{stage}/terminals"
+    options = f"newinstance,{terminal_options(ptys)}"
+    return [f"mkdir {shlex.quote(path)}", f"mount -t devpts -o {options} devpts {shlex.quote(path)}"], path
+
+
+def terminal_options(ptys: int) -> str:
+    """Give the mount options of a devpts for `ptys` terminals."""
+    return f"max={ptys},ptmxmode=0666,mode=0620"
 
 
 def stage_mounts(mounts: Sequence[Mount], stage: str) -> tuple[list[str], list[Mount]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import NO_ROOM, ExitStatus
 from kernelbridge.runtimes.local_agent import Refused
+from kernelbridge.runtimes.terminals import no_terminals
 
 _CHUNK = 1 << 16
 _TIOCSPTLCK = 0x40045431
@@ -31,10 +32,17 @@ _STEPS = {
 def open_terminal(ptmx: int, rows: int, cols: int, *, uid: int, gid: int) -> tuple[int, int]:
     """Open a terminal in the sandbox's own devpts; give (master, slave), which the caller closes.
 
+    Raises `SandboxError` where there is none left.
+
     The master is opened here, so that only the bridge decides whether reading it blocks.
     """
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-    master = os.open(f"/proc/self/fd/{ptmx}", flags | os.O_NONBLOCK)
+    try:
+        master = os.open(f"/proc/self/fd/{ptmx}", flags | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        raise SandboxError("A terminal cannot be opened in the sandbox", no_terminals()) from exc
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         set_size(master, rows, cols)

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+import structlog
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.base import ExitStatus
@@ -33,7 +34,10 @@ from kernelbridge.runtimes.local_agent import (
 )
 from kernelbridge.runtimes.local_launcher import Launched, memory_file
 from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
+from kernelbridge.runtimes.local_terminals import limit_terminals
 from kernelbridge.runtimes.oom_notice import KillsSeen
+
+log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
 """How long the agent has to come up, or to start a process; a machine that needs longer is not usable."""
@@ -93,6 +97,9 @@ class LocalSandbox:
         self._running.set()
         self._printed = ""
         self._pidfd = -1
+        self._said = b""
+        self._child: asyncio.Future[int] = self._loop.create_future()
+        """The pid of its first process, or 0 if that is not told."""
         self._why = "it has ended"
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._tell_oom: Callable[[], None] = lambda: None
@@ -116,6 +123,17 @@ class LocalSandbox:
             raise self._not_started(f"no answer within {START_SECONDS:.0f} seconds") from exc
         if not ready:
             raise self._not_started(str(await self.wait()))
+
+    async def limit_terminals(self, ptys: int) -> None:
+        """Limit its terminals; before anything is started in it. Where that cannot be, it is logged."""
+        problem: str | None = "its first process is not known"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                pid = await asyncio.shield(self._child)
+            if pid:
+                problem = await asyncio.to_thread(limit_terminals, pid, ptys)
+        if problem:
+            log.warning("terminals_not_limited", sandbox=self.id, reason=problem)
 
     # -- the contract -----------------------------------------------------------
 
@@ -298,15 +316,23 @@ class LocalSandbox:
         self._finish(self._launched.popen.wait())
 
     def _note_child(self, data: bytes) -> None:
-        line, _, _ = data.partition(b"\n")
+        if self._child.done():
+            return
+        self._said += data  # it comes in pieces
+        line, newline, _ = self._said.partition(b"\n")
+        if not newline:
+            return
         with contextlib.suppress(msgspec.MsgspecError):
             pid = msgspec.json.decode(line, type=_ChildPid).pid
+            self._child.set_result(pid)
             if pid and self._pidfd < 0 and hasattr(os, "pidfd_open"):
                 with contextlib.suppress(ProcessLookupError):
                     self._pidfd = os.pidfd_open(pid)
 
     def _finish(self, returncode: int) -> None:
         self._link.close()
+        if not self._child.done():
+            self._child.set_result(0)
         status = self._exit_status(returncode)
         error = SandboxError("The sandbox is gone", f"{self._why} ({status})")
         for process in list(self._processes.values()):

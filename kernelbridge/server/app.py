@@ -220,6 +220,8 @@ async def running(
         ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
         await runtime.prepare()
+        if settings.uid_range is not None and runtime.info.own_uids:
+            await asyncio.to_thread(data.give_uids, *settings.uid_range)
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
@@ -285,6 +287,7 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
                 # The machine has no more to grant.
                 cpus=min(settings.cpus, runtime.info.cpus or settings.cpus),
                 pids=settings.pids,
+                ptys=settings.ptys,
             ),
             image=settings.image if images else None,
             images=frozenset(settings.allow_image) if images else frozenset(),

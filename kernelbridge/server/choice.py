@@ -40,7 +40,11 @@ async def open_runtime(
     try:
         # In a thread: it tries bubblewrap out, which takes a moment.
         return await asyncio.to_thread(
-            LocalRuntime, isolation=settings.isolation, instance=instance, state_dir=settings.data_dir / "local"
+            LocalRuntime,
+            isolation=settings.isolation,
+            instance=instance,
+            state_dir=settings.data_dir / "local",
+            own_uid=_own_uid(settings),
         )
     except RuntimeUnavailable as exc:
         if no_engine:
@@ -69,4 +73,10 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
         mirror=settings.images_mirror,
         progress=on_progress,
     )
-    return await DockerRuntime.open(image=settings.image, instance=instance, profile_file=settings.seccomp_profile)
+    return await DockerRuntime.open(
+        image=settings.image, instance=instance, profile_file=settings.seccomp_profile, own_uid=_own_uid(settings)
+    )
+
+
+def _own_uid(settings: Settings) -> int | None:
+    return None if settings.uid_range is None else settings.uid_range[1]

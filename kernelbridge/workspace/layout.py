@@ -3,6 +3,7 @@
     <data>/instance                 this server's id, made once
     <data>/lock                     held while a server uses the directory
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
+    <data>/workspaces/<id>/passwd, group  of its sandbox, which has a user of its own
     <data>/workspaces/<id>/session.json   whose they are
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
@@ -20,10 +21,9 @@ import hashlib
 import json
 import os
 import secrets
-import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY, EPERM
+from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -33,8 +33,11 @@ import structlog
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.commits import Commits
+from kernelbridge.workspace.giving import giving
 from kernelbridge.workspace.handover import make_reserve
 from kernelbridge.workspace.shell_script import POSIX_KEYS
+from kernelbridge.workspace.uids import Uids
+from kernelbridge.workspace.work import Work
 
 _ID_DIGITS = 24
 _LABEL = "session.json"
@@ -74,6 +77,9 @@ class StoredFiles:
 
     root: Path
     commits: Commits
+    uid: int
+    gid: int
+    """Whose they are, or shall be once they have been handed over."""
 
 
 class DataDirectory:
@@ -87,6 +93,7 @@ class DataDirectory:
         self._sharing = Lock()
         self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
+        self._uids: Uids | None = None
 
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
@@ -133,24 +140,56 @@ class DataDirectory:
             sockets=self.root / "run" / key.workspace_id,
         )
 
-    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, hand_over: bool = False) -> StoredFiles:
+    def give_uids(self, first: int, last: int) -> None:
+        """Give each session a user id of its own from now on, from `first` to `last`; blocking."""
+        taken: dict[int, str] = {}
+        for home in (self.root / "workspaces").iterdir():
+            with contextlib.suppress(OSError):  # it is being made, or removed
+                if not home.name.startswith(_ASIDE):
+                    taken[(home / "files").lstat().st_uid] = home.name
+        self._uids = Uids(first, last, instance=self.instance, taken=taken)
+
+    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, own_uid: bool = False) -> StoredFiles:
         """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
 
-        `hand_over` gives that user what there is already, if another image's user has it: while nothing runs there.
+        That user has an id of the session's own with `own_uid`, if there are any (`give_uids`), else `uid`. What is
+        there already may belong to another one: see `handing_over`.
         """
+        if own_uid and self._uids is not None:
+            uid = self._uids.of(key.workspace_id)
         while True:
             commits = self._commits_of(key)
             try:
                 files = self._prepare_files(key, uid, gid)
-                if hand_over and os.geteuid() == 0 and files.stat().st_uid != uid:
-                    _hand_over(files, uid, gid)
             except OSError as exc:
                 if not commits.deleted:
                     raise _failed("The session's files cannot be prepared", exc) from exc
             else:
                 if not commits.deleted:
-                    return StoredFiles(files, commits)
+                    return StoredFiles(files, commits, uid, gid)
             # They were deleted at the same moment: who comes behind that makes them anew.
+
+    def handing_over(self, stored: StoredFiles) -> Work[None]:
+        """Give all files to the sandbox's user if another one has them, in pieces; only while nothing runs there.
+
+        Raises `FileError`.
+        """
+        try:
+            if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
+                yield from giving(stored.root, stored.uid, stored.gid)
+        except OSError as exc:
+            raise _failed("The session's files cannot be prepared", exc) from exc
+
+    def prepare_etc(self, key: SessionKey, files: Mapping[str, str]) -> Path:
+        """Write what a sandbox gets in its /etc, and say where; blocking. Raises `FileError`."""
+        home = self.paths(key).files.parent
+        try:
+            for name, content in files.items():
+                write_atomically(home / name, content)
+                (home / name).chmod(0o644)
+        except OSError as exc:
+            raise _failed("The session's user cannot be prepared", exc) from exc
+        return home
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
         files = self.paths(key).files
@@ -209,6 +248,8 @@ class DataDirectory:
             return False
         except OSError as exc:
             raise _failed("The session's files cannot all be deleted", exc) from exc
+        if self._uids is not None:
+            self._uids.release(key.workspace_id)
         return True
 
     def remove_left(self) -> None:
@@ -286,14 +327,6 @@ class DataDirectory:
                 remove_tree(path)
             except OSError as exc:
                 log.warning("sockets_left", path=str(path), error=str(exc))
-
-
-def _hand_over(files: Path, uid: int, gid: int) -> None:
-    # The program takes trees of any depth, and changes links themselves.
-    command = ["chown", "--recursive", "-P", "--no-dereference", "--", f"{uid}:{gid}", str(files)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - no part is a client's
-    if done.returncode != 0:
-        raise OSError(EPERM, " ".join(done.stderr.split())[-500:] or "chown failed")
 
 
 def _write_label(home: Path, key: SessionKey) -> None:

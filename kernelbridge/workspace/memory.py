@@ -21,7 +21,7 @@ GRACE = 0.5
 OFTEN = 1.0
 """Seconds between two notices at least: what is started again is killed again."""
 NOTICE = "kernelbridge: the session's memory ran out, and a process in it was killed\n"
-HINT = "The session's memory ran out, and a process in it was killed."
+HINT = "The session's memory ran out, and a process in it was killed. Files in /dev/shm and /tmp count as memory."
 _KILLED = 128 + 9
 
 CellDone = Callable[[Outcome], None]

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from pathlib import Path
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.files import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
 from kernelbridge.workspace.pyenv import PythonEnvironment, python_environment
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.work import in_thread
+from kernelbridge.workspace.work import in_thread, in_turns
 
 
 async def prepare_files(
-    data: DataDirectory, key: SessionKey, facts: Facts, settings: WorkspaceSettings, *, executor: Executor
+    data: DataDirectory,
+    key: SessionKey,
+    facts: Facts,
+    settings: WorkspaceSettings,
+    *,
+    own_uid: bool,
+    executor: Executor,
 ) -> WorkspaceFiles:
-    """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`."""
-    stored = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, hand_over=True)
+    """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`.
+
+    With `own_uid` that is one of the session's own.
+    """
+    stored = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, own_uid=own_uid)
+    await in_turns(executor, data.handing_over(stored))
     limits = FileLimits(settings.max_file, settings.max_upload)
-    return WorkspaceFiles(stored.root, uid=facts.uid, gid=facts.gid, limits=limits, commits=stored.commits)
+    return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)
+
+
+async def prepare_user(
+    data: DataDirectory, key: SessionKey, facts: Facts, files: WorkspaceFiles, *, executor: Executor
+) -> tuple[int | None, Path | None]:
+    """Give `SandboxSpec.uid` and `etc` for a sandbox over these files, in which its user has a name."""
+    if not facts.any_uid:
+        return None, None
+    uid = files.owner.uid
+    if not facts.passwd:
+        return uid, None
+    etc = {"passwd": passwd(facts, uid), "group": group(facts)}
+    return uid, await in_thread(executor, data.prepare_etc, key, etc)
 
 
 async def prepare_python(

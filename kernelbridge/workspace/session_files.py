@@ -17,6 +17,7 @@ from pathlib import Path
 from kernelbridge.errors import BadRequest, FileError, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace import file_reads
 from kernelbridge.workspace.file_names import directory_parts, explained
 from kernelbridge.workspace.file_reads import Content, OpenFile
@@ -179,10 +180,10 @@ def stored_files(
 
     async def prepared() -> WorkspaceFiles:
         facts = await runtime.prepare()
-        return await in_thread(executor, prepare, facts.uid, facts.gid)
+        return await in_thread(executor, prepare, facts)
 
-    def prepare(uid: int, gid: int) -> WorkspaceFiles:
-        commits = data.prepare_files(key, uid, gid).commits
+    def prepare(facts: Facts) -> WorkspaceFiles:
+        commits = data.prepare_files(key, facts.uid, facts.gid, own_uid=facts.any_uid).commits
         try:
             with explained("The session's files cannot be used"):
                 found = root.stat()  # it may have been made for another image's user

@@ -3,7 +3,9 @@ r"""Commands that want what a command here has not, a whole terminal above all: 
 from __future__ import annotations
 
 import re
+import signal
 
+from kernelbridge.jupyter.endings import BUS_ERROR
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.workspace.hints import LOOKED_AT, PROCESS_HINT, TERMINAL_HINT, failure_hint
 
@@ -14,6 +16,8 @@ _SEQUENCE = re.compile(
     # The cursor put somewhere on the screen; not into its corner, as those do who only clear it before they go on.
     r"|\x1b\[(?!0*1?;0*1?H)[0-9]+;[0-9]+H"
 )
+BUS_HINT = f"a program was ended by SIGBUS: {BUS_ERROR}"
+_BUS_ERROR = 128 + signal.SIGBUS
 _STALL = "fork: retry: "
 """What bash says when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
 
@@ -54,4 +58,6 @@ def hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, st
         return PROCESS_HINT
     if exit_code in {0, None}:
         return None
+    if exit_code == _BUS_ERROR:
+        return BUS_HINT
     return failure_hint(output[-LOOKED_AT:])

@@ -36,7 +36,7 @@ from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.once import Once
 from kernelbridge.workspace.opening import Opening
 from kernelbridge.workspace.pausing import Pausing
-from kernelbridge.workspace.preparing import prepare_files, prepare_python
+from kernelbridge.workspace.preparing import prepare_files, prepare_python, prepare_user
 from kernelbridge.workspace.record import LeftSession, Record
 from kernelbridge.workspace.session_files import SessionFiles
 from kernelbridge.workspace.settings import WorkspaceSettings
@@ -247,10 +247,12 @@ class Workspace:
                 self._clearing = None
             if self.opening.keep_to_bounds():
                 self._files.forget()
-            await self._files.get()
+            files = await self._files.get()
             choice = self.opening.choice
+            facts = await self._runtime.prepare(choice.image)
             if choice.kernel != DEFAULT_KERNEL:
-                self.opening.check_kernel(await self._runtime.prepare(choice.image))
+                self.opening.check_kernel(facts)
+            uid, etc = await prepare_user(self._data, self.key, facts, files, executor=self._executor)
             sockets = await in_thread(self._executor, self._data.prepare_sockets, self.key)
             spec = SandboxSpec(
                 workspace_id=self.key.workspace_id,
@@ -258,6 +260,8 @@ class Workspace:
                 sockets=sockets,
                 limits=choice.limits,
                 image=choice.image,
+                uid=uid,
+                etc=etc,
             )
             try:
                 async with self._starts.turn(self.key.principal, wanted=self._wanted):
@@ -393,5 +397,10 @@ class Workspace:
 
     async def _open_files(self) -> WorkspaceFiles:
         await self._settled()
-        facts = self.opening.facts or await self._runtime.prepare(self.opening.choice.image)
-        return await prepare_files(self._data, self.key, facts, self._settings, executor=self._executor)
+        # What was adopted runs, and keeps its user.
+        adopted = self.opening.facts
+        facts = adopted or await self._runtime.prepare(self.opening.choice.image)
+        own_uid = adopted is None and facts.any_uid
+        return await prepare_files(
+            self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
+        )

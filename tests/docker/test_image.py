@@ -1,5 +1,6 @@
 import asyncio
 import io
+import os
 import secrets
 import tarfile
 from pathlib import Path
@@ -117,3 +118,25 @@ async def test_who_stops_while_an_image_is_tried_leaves_no_container(
         wire.release()
         with pytest.raises(asyncio.CancelledError):
             await preparing
+
+
+async def test_an_image_that_only_its_own_user_can_run_keeps_it(
+    client: docker.DockerClient, workspace_image: str, derived_image: MakeImage
+) -> None:
+    closed = "mkdir -m 700 /own && cp $(readlink -f $(command -v python3)) /own/python3 && chown -R 1234:55 /own"
+    base = f"kernelbridge-test-{secrets.token_hex(4)}"
+    container = client.api.create_container(workspace_image, ["sh", "-c", closed], user="root", entrypoint=[])["Id"]
+    client.api.start(container)
+    assert client.api.wait(container)["StatusCode"] == 0
+    changes = 'ENV PATH="/own:/usr/local/bin:/usr/bin:/bin"\nUSER 1234:55'
+    client.api.commit(container, base, "latest", changes=changes)
+    client.api.remove_container(container)
+    try:
+        async with docker_runtime(f"{base}:latest", own_uid=2_000_000) as runtime:
+            facts = await runtime.prepare()
+            assert (facts.uid, facts.gid, facts.any_uid) == (1234, 55, False)
+        async with docker_runtime(derived_image("USER 1234:55"), own_uid=2_000_000) as runtime:
+            facts = await runtime.prepare()
+            assert (facts.uid, facts.gid, facts.any_uid) == (1234, 55, os.geteuid() == 0)
+    finally:
+        client.api.remove_image(f"{base}:latest", force=True)

@@ -31,6 +31,7 @@ async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: st
         "image",
         "limits",
         "user",
+        "terminals",
         "bubblewrap",
         "python",
         "data",

@@ -1,6 +1,7 @@
 """What only the local runtime promises: how it ends, what it shows, and how it is without isolation."""
 
 import asyncio
+import json
 import os
 import secrets
 import select
@@ -17,7 +18,8 @@ from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
 from kernelbridge.runtimes.cgroups import Cgroups
 from kernelbridge.runtimes.local import LocalRuntime
 from kernelbridge.runtimes.local_links import ShortLinks
-from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run, start_python
+from kernelbridge.runtimes.local_terminals import limit_terminals
+from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
 """Of this run alone: a runtime ends what others of its instance have left."""
@@ -64,37 +66,22 @@ async def on_exit(pid: int) -> None:
 # -- isolation ------------------------------------------------------------------
 
 
-async def test_calls_that_the_filter_refuses(runtime: LocalRuntime, tmp_path: Path) -> None:
-    sandbox, _ = await make(runtime, tmp_path)
-    program = """if 1:
-        import ctypes, errno, socket, fcntl
-        libc = ctypes.CDLL(None, use_errno=True)
-        def call(name, *args):
-            ctypes.set_errno(0)
-            result = getattr(libc, name)(*args)
-            print(name, 'done' if result >= 0 else errno.errorcode[ctypes.get_errno()])
-        call('unshare', 0x10000000)
-        call('setns', 0, 0)
-        call('mount', b'none', b'/tmp', b'tmpfs', 0, None)
-        call('ptrace', 0, 0, 0, 0)
-        call('syscall', 425, 8, ctypes.create_string_buffer(200))
-        for family in (17, 38, 40):
-            try:
-                socket.socket(family, socket.SOCK_DGRAM)
-                print('socket', family)
-            except OSError as exc:
-                print(family, errno.errorcode[exc.errno])
-        try:
-            fcntl.ioctl(0, 0x5412, b'x')
-        except OSError as exc:
-            print('TIOCSTI', errno.errorcode[exc.errno])
-    """
-    process = await start_python(sandbox, program, tty=True)
-    output = await read_until(process, b"TIOCSTI EPERM")
-    await process.aclose()
-    expected = ["unshare", "setns", "mount", "ptrace", "syscall"]
-    assert output.decode().splitlines()[:5] == [f"{name} EPERM" for name in expected]
-    assert output.decode().splitlines()[5:8] == [f"{family} EAFNOSUPPORT" for family in (17, 38, 40)]
+def test_terminals_can_be_limited_from_outside() -> None:
+    """As it is done where the server is not root: bubblewrap has mounted them, and its maker may change that."""
+    status, told = os.pipe()
+    command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--json-status-fd", str(told), "--", "sh", "-c", "read _; cat /proc/mounts"]
+    pipe = subprocess.PIPE
+    with (
+        os.fdopen(status, "rb") as said,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=[told], text=True) as sandbox,
+    ):
+        os.close(told)
+        assert limit_terminals(json.loads(said.readline())["child-pid"], 3) is None
+        mounts, _ = sandbox.communicate("go\n", timeout=PATIENCE)
+    on_top = [line.split()[3] for line in mounts.splitlines() if " /dev/pts devpts " in line][-1]
+    assert on_top.endswith(",max=3")
+    assert "No such file or directory: '/proc/4194305/ns/mnt'" in (limit_terminals(2**22 + 1, 3) or "")
 
 
 async def test_it_shows_little_of_this_machine(runtime: LocalRuntime, tmp_path: Path) -> None:

@@ -323,3 +323,28 @@ def test_what_is_no_address_of_an_engine(address: str) -> None:
 
 def test_an_engine_elsewhere_is_not_supported() -> None:
     assert "the engine must be on this machine" in refusal(environ={"DOCKER_HOST": "ssh://ada@engine.example"})
+
+
+@pytest.mark.parametrize("runtime", ["local", "docker", "auto"])
+def test_only_containers_can_be_kept(runtime: str) -> None:
+    flags = {"runtime": runtime, "keep_sandboxes": True}
+    if runtime == "local":
+        with pytest.raises(ConfigError, match="--keep-sandboxes is not valid with --runtime local"):
+            resolve(flags, {})
+    else:
+        assert resolve(flags, {}).keep_sandboxes
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("off", None), ("1001-1002", (1001, 1002)), ("2000000-2147483647", (2000000, 2147483647))]
+)
+def test_a_range_of_user_ids(written: str, value: tuple[int, int] | None) -> None:
+    assert resolve({"uid_range": written}, {}).uid_range == value
+
+
+@pytest.mark.parametrize(
+    "written", ["0-100", "1000-2000", "5000", "5000-4000", "5000-5000", "2000-2147483648", "no", "-"]
+)
+def test_what_is_no_range_of_user_ids(written: str) -> None:
+    with pytest.raises(ConfigError, match="--uid-range"):
+        resolve({"uid_range": written}, {})

@@ -24,6 +24,7 @@ from kernelbridge.doctor import (
     examine,
     judge_engine,
     judge_limits,
+    judge_terminals,
     judge_user,
     serves,
 )
@@ -181,11 +182,30 @@ def test_limits_that_the_machine_does_not_have() -> None:
     assert judge_limits(8 << 30, 1.0, ENGINE).status is Status.WARNING
 
 
-@pytest.mark.parametrize("uid", [0, 1000, 1234])
-def test_any_user_will_do(uid: int) -> None:
-    row = judge_user(uid)
-    assert row.status is Status.OK
-    assert f"containers run as uid {uid}" in row.found or uid == 0
+def test_who_runs_in_sandboxes_and_what_they_share() -> None:
+    own = judge_user(0, (2_000_000, 2_065_535))
+    assert (own.status, own.found) == (
+        Status.OK,
+        "root: each session has a user id of its own, of 2000000 to 2065535",
+    )
+    one = judge_user(0, None)
+    assert one.status is Status.WARNING
+    assert "inotify" in one.found
+    assert "--uid-range" in one.fix
+    for uid in (1000, 1234):
+        row = judge_user(uid, (2_000_000, 2_065_535))
+        assert row.status is Status.OK
+        assert row.found.startswith(f"sandboxes run as uid {uid}, as this server does: sessions share")
+
+
+def test_terminals_that_the_machine_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "max").write_text("4096\n")
+    (tmp_path / "reserve").write_text("1024\n")
+    assert judge_terminals(24, 128, tmp_path).status is Status.OK
+    row = judge_terminals(24, 129, tmp_path)
+    assert row.status is Status.WARNING
+    assert "kernel.pty.max=4120" in row.fix
+    assert judge_terminals(24, 1, tmp_path / "absent").status is Status.WARNING
 
 
 def test_an_engine_that_docker_host_names() -> None:
@@ -213,7 +233,16 @@ async def test_without_an_engine_auto_looks_at_the_local_runtime(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
     rows = await examine(Settings(data_dir=tmp_path, port=0))
-    assert [row.check for row in rows] == ["engine", "bubblewrap", "python", "data", "disk", "port"]
+    assert [row.check for row in rows] == [
+        "engine",
+        "user",
+        "terminals",
+        "bubblewrap",
+        "python",
+        "data",
+        "disk",
+        "port",
+    ]
     assert rows[0].status is Status.WARNING
     assert "not needed" not in rows[1].found
 

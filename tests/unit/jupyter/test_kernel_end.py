@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
+from kernelbridge.jupyter.endings import process_ended
 from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus, Process
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
@@ -152,3 +154,12 @@ async def test_a_start_that_is_given_up_complains_of_nothing() -> None:
     del starting, work
     gc.collect()
     assert complaints == []
+
+
+def test_a_bus_error_is_told_with_what_it_means() -> None:
+    """Nothing else says why: the memory of a mapped file could not be had."""
+    ended = process_ended(ExitStatus(signal=signal.SIGBUS))
+    assert (ended.cause, ended.signal) == ("kernel_died", "SIGBUS")
+    assert "/dev/shm" in ended.error
+    assert "/dev/shm" in process_ended(ExitStatus(signal=signal.SIGKILL, oom=True)).error
+    assert "/dev/shm" not in process_ended(ExitStatus(signal=signal.SIGSEGV)).error

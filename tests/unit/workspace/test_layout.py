@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.workspace import layout
 from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
+from kernelbridge.workspace.work import finish
 
 principals = st.none() | st.text()
 
@@ -210,9 +211,9 @@ def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: Dat
     (files / "link").symlink_to(outside)
     (files / "directory").mkdir()
     (files / "directory" / "file").touch()
-    data.prepare_files(key, 4321, 4322)
+    stored = data.prepare_files(key, 4321, 4322)
     assert files.stat().st_uid == os.getuid()
-    data.prepare_files(key, 4321, 4322, hand_over=True)
+    finish(data.handing_over(stored))
     expected = (4321, 4322) if os.geteuid() == 0 else own()
     for path in (files, files / "link", files / "directory", files / "directory" / "file"):
         assert (path.lstat().st_uid, path.lstat().st_gid) == expected

@@ -3,7 +3,7 @@
 import pytest
 
 from kernelbridge.workspace.hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT
-from kernelbridge.workspace.shell_hints import ScreenWatch, hint
+from kernelbridge.workspace.shell_hints import BUS_HINT, ScreenWatch, hint
 
 
 def say(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
@@ -101,3 +101,9 @@ def test_what_fails_for_want_of_processes_is_told_what_to_do(said: str) -> None:
     assert hint("", said, 0, full_screen=False, stalled=False) == PROCESS_HINT
     assert hint("", "", None, full_screen=False, stalled=True) == PROCESS_HINT
     assert say("cat: x: Resource temporarily unavailable\n", 1, full_screen=False) is None
+
+
+def test_a_bus_error_is_told_with_its_cause() -> None:
+    assert say("Bus error\n", 128 + 7, full_screen=False) == BUS_HINT
+    assert "/dev/shm" in BUS_HINT
+    assert say("", 128 + 11, full_screen=False) is None

@@ -2,6 +2,7 @@
 
 import shlex
 
+from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.local_host import Host, Mount, read_host
 from kernelbridge.runtimes.local_mounts import (
     InheritedFiles,
@@ -30,7 +31,9 @@ FILES = InheritedFiles(agent=10, passwd=11, group=12, hosts=13, nsswitch=14, sta
 
 
 def arguments() -> list[str]:
-    return bwrap_arguments(HOST, sandbox_mounts(HOST, "/data/f", "/data/s"), FILES, tmp=1 << 20)
+    return bwrap_arguments(
+        HOST, sandbox_mounts(HOST, "/data/f", "/data/s"), FILES, Limits(), terminals="/mnt/terminals"
+    )
 
 
 def position(*words: str) -> int:
@@ -49,7 +52,11 @@ def test_every_namespace_is_its_own() -> None:
 def test_only_the_workspace_and_its_sockets_are_writable() -> None:
     given = arguments()
     writable = [tuple(given[i + 1 : i + 3]) for i, word in enumerate(given) if word in {"--bind", "--dev-bind"}]
-    assert writable == [("/data/f", "/workspace"), ("/data/s", "/run/kernelbridge")]
+    assert writable == [
+        ("/mnt/terminals", "/dev/pts"),
+        ("/data/f", "/workspace"),
+        ("/data/s", "/run/kernelbridge"),
+    ]
 
 
 def test_a_mount_over_a_directory_comes_after_it() -> None:
@@ -67,7 +74,7 @@ def test_every_tmpfs_has_a_size() -> None:
 
 def test_without_a_filter_user_namespaces_are_closed_otherwise() -> None:
     unfiltered = InheritedFiles(agent=10, passwd=11, group=12, hosts=13, nsswitch=14, status=15, seccomp=None)
-    given = bwrap_arguments(HOST, [], unfiltered, tmp=1, disable_userns=True)
+    given = bwrap_arguments(HOST, [], unfiltered, Limits(), disable_userns=True)
     assert "--disable-userns" in given
     assert "--seccomp" not in given
 
