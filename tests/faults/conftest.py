@@ -18,12 +18,24 @@ from tests.integration.conftest import (
     Frame,
     RunningServer,
     client,
+    pytest_generate_tests,
     runtime_name,
     server,
+    share_server,
+    shared_servers,
     start_server,
 )
 
-__all__ = ["client", "engine_home", "runtime_name", "server", "start_server"]
+__all__ = [
+    "client",
+    "engine_home",
+    "pytest_generate_tests",
+    "runtime_name",
+    "server",
+    "share_server",
+    "shared_servers",
+    "start_server",
+]
 
 Remove = Callable[[RunningServer], None]
 

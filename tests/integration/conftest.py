@@ -1,97 +1,50 @@
 """A real server on a free port, over each runtime, and a client as small as the page allows."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from kernelbridge.config import Settings, resolve
+from kernelbridge.config import resolve
 from kernelbridge.server.app import running
 from kernelbridge.server.pulse import Patience
 from tests.docker.faulty_engine import CuttableWire, cuttable_wire
+from tests.integration.driving import PATIENCE, Client, Frame, RunningServer
+from tests.integration.shared import SharedServer, clear
 
-PATIENCE = 60.0
-"""Seconds that a test waits for a frame before it fails."""
-
-Frame = dict[str, Any]
-
-
-@dataclass
-class Client:
-    """One WebSocket; remembers frames that nobody asked for yet."""
-
-    ws: aiohttp.ClientWebSocketResponse
-    connected: Frame
-    frames: list[Frame] = field(default_factory=list)
-
-    async def send(self, **message: object) -> None:
-        await self.ws.send_str(json.dumps(message))
-
-    async def receive(self) -> Frame:
-        """Give the next frame."""
-        if self.frames:
-            return self.frames.pop(0)
-        return await self._read()
-
-    async def ask(self, **message: object) -> Frame:
-        """Send and give the next frame: for one request at a time."""
-        await self.send(**message)
-        return await self.receive()
-
-    async def answer_to(self, request_id: str) -> Frame:
-        """Give the frame with this requestId; others wait their turn."""
-        for frame in self.frames:
-            if frame.get("requestId") == request_id:
-                self.frames.remove(frame)
-                return frame
-        while (frame := await self._read()).get("requestId") != request_id:
-            self.frames.append(frame)
-        return frame
-
-    async def run(self, code: str, *, session: str = "s", **more: object) -> Frame:
-        """Execute a cell and give its answer."""
-        return await self.ask(type="execute_code", sessionId=session, code=code, **more)
-
-    async def shell(self, command: str, *, session: str = "s", **more: object) -> Frame:
-        """Run a terminal command and give its answer."""
-        return await self.ask(type="terminal_command", sessionId=session, command=command, **more)
-
-    async def _read(self) -> Frame:
-        message = await asyncio.wait_for(self.ws.receive(), PATIENCE)
-        assert message.type is aiohttp.WSMsgType.TEXT, message
-        frame = json.loads(message.data)
-        assert isinstance(frame, dict)
-        return frame
-
-
-@dataclass
-class RunningServer:
-    """Where it listens and how to connect."""
-
-    url: str
-    data_dir: Path
-    runtime: str
-    http: aiohttp.ClientSession
-
-    @asynccontextmanager
-    async def connect(self, user_id: str | None = None, **options: Any) -> AsyncIterator[Client]:
-        query = "" if user_id is None else f"?user_id={user_id}"
-        async with self.http.ws_connect(self.url + query, max_msg_size=0, **options) as ws:
-            client = Client(ws, {})
-            client.connected = await client.receive()
-            yield client
-
+__all__ = ["PATIENCE", "Client", "Frame", "RunningServer", "StartServer", "on_both_runtimes"]
 
 StartServer = Callable[..., Awaitable[RunningServer]]
 
+on_both_runtimes = pytest.mark.parametrize("runtime_name", ["docker", "local"], indirect=True)
+"""For tests that a runtime could spoil, in a module whose others run on one."""
 
-@pytest.fixture(params=["docker", "local"])
+
+def flags_of(runtime: str, data_dir: Path, image: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Give all flags of a server of the tests: `flags`, and what each has."""
+    return {
+        "runtime": runtime,
+        "port": "0",
+        "data_dir": str(data_dir),
+        "image": image,
+        "linger": "0",
+        "stop_timeout": "0",
+        **flags,
+    }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on the runtimes in `RUNTIMES` of its module, unless it names its own."""
+    if "runtime_name" in metafunc.fixturenames and not any(
+        "runtime_name" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        metafunc.parametrize("runtime_name", getattr(metafunc.module, "RUNTIMES", ("docker", "local")), indirect=True)
+
+
+@pytest.fixture
 def runtime_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -110,18 +63,7 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
     stops: list[Callable[[], Awaitable[object]]] = []
 
     async def start(patience: Patience = Patience(), **flags: str | bool) -> RunningServer:  # noqa: B008 - frozen
-        settings: Settings = resolve(
-            {
-                "runtime": runtime_name,
-                "port": "0",
-                "data_dir": str(tmp_path / "data"),
-                "image": workspace_image,
-                "linger": "0",
-                "stop_timeout": "0",
-                **flags,
-            },
-            {},
-        )
+        settings = resolve(flags_of(runtime_name, tmp_path / "data", workspace_image, flags), {})
         context = running(settings, on_progress=lambda _line: None, patience=patience)
         report = await context.__aenter__()
         stops.append(lambda: context.__aexit__(None, None, None))
@@ -134,9 +76,53 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
         await stop()
 
 
+@pytest.fixture(scope="module")
+def shared_servers() -> Iterator[dict[Any, SharedServer]]:
+    """The servers that the tests of a module share, by their runtime and flags."""
+    servers: dict[Any, SharedServer] = {}
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
 @pytest.fixture
-async def server(start_server: StartServer) -> RunningServer:
-    return await start_server()
+async def share_server(
+    runtime_name: str,
+    workspace_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_servers: dict[Any, SharedServer],
+) -> AsyncIterator[StartServer]:
+    """Give servers with flags of the test's choice that other tests of its module use, too, before it and after it.
+
+    None has any session when the test begins, and all that it makes are closed and deleted when it is over.
+    """
+    used: dict[Any, RunningServer] = {}
+
+    async def share(**flags: str | bool) -> RunningServer:
+        key = (runtime_name, *sorted(flags.items()))
+        if key not in shared_servers:
+            data = tmp_path_factory.mktemp("shared") / "data"
+            shared_servers[key] = await asyncio.to_thread(
+                SharedServer, flags_of(runtime_name, data, workspace_image, flags)
+            )
+        shared = shared_servers[key]
+        used[key] = RunningServer(shared.url, shared.data_dir, runtime_name, aiohttp.ClientSession())
+        return used[key]
+
+    yield share
+    for key, server in used.items():
+        try:
+            await clear(server)
+        except BaseException:
+            await asyncio.to_thread(shared_servers.pop(key).stop)  # the next test gets another
+            raise
+        finally:
+            await server.http.close()
+
+
+@pytest.fixture
+async def server(share_server: StartServer) -> RunningServer:
+    return await share_server()
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 import asyncio
 
-from tests.integration.conftest import Client, RunningServer, StartServer
+from tests.integration.conftest import Client, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 async def test_fifty_pipelined_cells_answer_in_order_and_an_error_aborts_nothing(client: Client) -> None:
@@ -48,6 +51,7 @@ async def test_a_saved_file_is_there_for_the_message_behind_it(client: Client) -
     assert results == [f"{number}\n" for number in range(10)]
 
 
+@on_both_runtimes
 async def test_twenty_thousand_flushed_prints_arrive_complete_and_in_order(client: Client) -> None:
     frame = await client.run("for i in range(20_000): print(i, flush=True)")
     assert frame["output"] == "".join(f"{i}\n" for i in range(20_000))
@@ -116,6 +120,7 @@ async def test_await_magics_and_shell_escapes_work(client: Client) -> None:
     assert frame["output"].startswith("awaited\nescaped\n")
 
 
+@on_both_runtimes
 async def test_late_output_of_threads_reaches_the_session(client: Client) -> None:
     await client.run(
         "import threading\ngo, done = threading.Event(), threading.Event()\n"
@@ -127,6 +132,7 @@ async def test_late_output_of_threads_reaches_the_session(client: Client) -> Non
     assert (frame["output"], seen) == ("now\n", "late\n")
 
 
+@on_both_runtimes
 async def test_a_dead_kernel_costs_its_cell_and_nothing_else(client: Client) -> None:
     await client.run("x = 1; open('f', 'w').write('kept')")
     await client.shell("export Y=kept; cd /tmp")
@@ -149,6 +155,7 @@ async def test_exit_in_a_cell_is_answered_and_the_next_cell_runs(client: Client)
     assert (await client.run("print('x' in globals())"))["output"] == "False\n"
 
 
+@on_both_runtimes
 async def test_a_time_limit_interrupts_and_keeps_the_variables(start_server: StartServer) -> None:
     server = await start_server(execution_timeout="1s")
     async with server.connect() as client:
@@ -161,6 +168,7 @@ async def test_a_time_limit_interrupts_and_keeps_the_variables(start_server: Sta
         )
 
 
+@on_both_runtimes
 async def test_a_cell_that_swallows_the_interrupt_loses_its_kernel(start_server: StartServer) -> None:
     server = await start_server(execution_timeout="500ms")
     async with server.connect() as client:
@@ -173,6 +181,7 @@ async def test_a_cell_that_swallows_the_interrupt_loses_its_kernel(start_server:
         assert (await client.run("print('again')"))["output"] == "again\n"
 
 
+@on_both_runtimes
 async def test_out_of_memory_is_told(start_server: StartServer) -> None:
     server = await start_server(memory="192m")
     async with server.connect() as client:

@@ -2,7 +2,10 @@
 
 import pytest
 
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 async def until(client: Client, kind: str) -> tuple[list[Frame], Frame]:
@@ -49,6 +52,7 @@ async def test_a_streamed_command_tells_its_output_and_then_its_result(client: C
     assert first["seq"] < chunks[-1]["seq"] < result["seq"]
 
 
+@on_both_runtimes
 async def test_chunks_hold_all_output_and_no_marks(client: Client) -> None:
     await client.shell("true")
     await client.send(type="terminal_command", sessionId="s", command="seq 200000; echo ü | head -c 1", stream=True)
@@ -96,6 +100,7 @@ async def test_output_that_is_too_long_is_in_a_file(start_server: StartServer) -
         assert cell["output"] == (await client.shell("seq 100000 > o; sha256sum o"))["output"].split()[0] + "\n"
 
 
+@on_both_runtimes
 async def test_a_time_limit_ends_the_command_and_all_it_started(client: Client) -> None:
     await client.shell("cd /tmp; sleep 4000 & V=1")
     daemon = "import os, sys, time; os.fork() and sys.exit(); os.setsid(); os.fork() and sys.exit(); time.sleep(4444)"
@@ -108,6 +113,7 @@ async def test_a_time_limit_ends_the_command_and_all_it_started(client: Client) 
     assert (await client.shell("echo $V; kill %1 2>/dev/null || kill $!"))["output"].startswith("1\n")
 
 
+@on_both_runtimes
 async def test_what_ignores_signals_is_killed_and_the_shell_lives(client: Client) -> None:
     result = await client.shell(
         """V=1; cd /tmp; sh -c 'trap "" INT QUIT TERM; while :; do :; done'; echo no""", timeout=1
@@ -116,6 +122,7 @@ async def test_what_ignores_signals_is_killed_and_the_shell_lives(client: Client
     assert (await client.shell("echo $V"))["output"] == "1\n"
 
 
+@on_both_runtimes
 async def test_a_shell_that_ignores_signals_itself_is_replaced(client: Client) -> None:
     result = await client.shell("V=1; setsid sleep 4545 & trap '' INT QUIT TERM HUP; while :; do :; done", timeout=1)
     assert (result["cause"], result["statePreserved"]) == ("timeout", False)
@@ -154,6 +161,7 @@ async def test_an_interrupt_ends_the_command_and_the_next_one_runs(client: Clien
     assert (await client.answer_to("next"))["output"] == "next 1 /tmp\n"
 
 
+@on_both_runtimes
 async def test_an_interrupt_goes_as_far_as_it_has_to(client: Client) -> None:
     await started(client, """sh -c 'trap "" INT; echo go; while :; do :; done'; echo no""")
     await client.send(type="interrupt", sessionId="s", target="terminal", requestId="stop")
@@ -188,6 +196,7 @@ async def test_an_interrupt_ends_what_waits_too_if_asked(client: Client) -> None
 NEXT = "for i in $(seq 200); do sleep 0.001 || echo $?; done; echo whole"
 
 
+@on_both_runtimes
 async def test_the_end_of_all_jobs_does_not_reach_the_next_command(client: Client) -> None:
     for _ in range(5):
         await client.shell("sleep 4646 >/dev/null 2>&1 &")
@@ -296,6 +305,7 @@ async def test_what_a_background_job_writes_between_two_commands_is_told(client:
     assert late == "late\n"
 
 
+@on_both_runtimes
 async def test_a_job_with_its_own_session_lives_on_when_its_command_ended_by_itself(client: Client) -> None:
     await client.shell("setsid sleep 5151 & true")
     assert (await client.shell("exit 3"))["exitCode"] == 3

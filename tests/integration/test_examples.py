@@ -12,6 +12,9 @@ import kernelbridge
 from tests.integration.conftest import RunningServer
 from tests.integration.conversations import Conversation, Curls, conversations, curls, mismatch
 
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
+
 PAGES = Path(kernelbridge.__file__).parent.parent / "docs"
 FOUND = tuple(conversations(PAGES))
 CURLS = tuple(curls(PAGES))

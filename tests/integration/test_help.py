@@ -2,8 +2,11 @@
 
 import asyncio
 
-from tests.integration.conftest import Client, Frame
+from tests.integration.conftest import Client, Frame, on_both_runtimes
 from tests.integration.test_interrupt import interrupt, started
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 async def ask(client: Client, kind: str, code: str, **more: object) -> Frame:
@@ -82,6 +85,7 @@ async def test_a_cell_that_keeps_the_interpreter_makes_it_busy(client: Client) -
     assert (await ask(client, "is_complete", "1"))["status"] == "complete"
 
 
+@on_both_runtimes
 async def test_help_starts_the_interpreter_and_survives_its_death(client: Client) -> None:
     assert (await ask(client, "is_complete", "1"))["status"] == "complete"
     await client.run("import os, threading")

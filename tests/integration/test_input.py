@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any
 
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 async def start(client: Client, code: str, *, session: str = "s", request_id: str = "cell", **more: Any) -> None:
@@ -21,6 +24,7 @@ async def reply(client: Client, value: str, *, session: str = "s", **more: Any) 
     await client.send(type="input_reply", sessionId=session, value=value, **more)
 
 
+@on_both_runtimes
 async def test_input_getpass_and_a_debugger_are_answered(client: Client) -> None:
     code = "import getpass\nname = input('name? ')\nword = getpass.getpass('word? ')\nprint(name, word)"
     await start(client, code)
@@ -98,8 +102,8 @@ async def test_prompts_of_several_sessions_do_not_mix(server: RunningServer) -> 
             assert (await client.answer_to(session))["output"] == f"for {number}\n"
 
 
-async def test_another_connection_is_told_and_answers_when_the_asker_is_gone(start_server: StartServer) -> None:
-    server = await start_server(linger="60s")
+async def test_another_connection_is_told_and_answers_when_the_asker_is_gone(share_server: StartServer) -> None:
+    server = await share_server(linger="60s")
     async with server.connect("ann") as stays:
         await stays.run("x = 1")
         async with server.connect("ann") as leaves:
@@ -118,8 +122,8 @@ async def test_another_connection_is_told_and_answers_when_the_asker_is_gone(sta
         assert (await stays.run("print(x)"))["output"] == "me\n"
 
 
-async def test_a_cell_that_asks_when_its_asker_is_gone_asks_the_next_that_comes(start_server: StartServer) -> None:
-    server = await start_server(linger="60s")
+async def test_a_cell_that_asks_when_its_asker_is_gone_asks_the_next_that_comes(share_server: StartServer) -> None:
+    server = await share_server(linger="60s")
     async with server.connect("ann") as stays:
         await stays.shell("mkfifo gone")
         async with server.connect("ann") as leaves:
@@ -176,6 +180,7 @@ async def test_a_question_that_nobody_answers_ends_the_cell(start_server: StartS
         assert (await client.run("print(x)"))["output"] == "7\n"
 
 
+@on_both_runtimes
 async def test_an_interrupt_ends_a_cell_that_waits_and_a_debugger_too(client: Client) -> None:
     await client.run("x = 7")
     # A debugger may end with the interrupt and let the cell go on; one that asks again is told that there is no more.

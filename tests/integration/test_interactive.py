@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Client, Frame, RunningServer
+from tests.integration.conftest import Client, Frame, RunningServer, on_both_runtimes
 from tests.integration.emulator import UP, Person
 from tests.integration.test_lifecycle import containers
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 DAEMON = """import os, sys
 if os.fork() == 0:
@@ -27,6 +30,7 @@ os.wait()
 # -- the shell -------------------------------------------------------------------
 
 
+@on_both_runtimes
 async def test_a_terminal_is_a_shell_in_the_workspace(client: Client) -> None:
     person = await Person.open(client, requestId="open")
     assert person.opened == {
@@ -48,6 +52,7 @@ async def test_a_terminal_is_a_shell_in_the_workspace(client: Client) -> None:
     assert numbers == sorted(set(numbers))
 
 
+@on_both_runtimes
 async def test_its_python_is_the_sessions(client: Client) -> None:
     mine = await client.run("import sys; print(sys.prefix, flush=True)")
     person = await Person.open(client, cols=200)
@@ -57,6 +62,7 @@ async def test_its_python_is_the_sessions(client: Client) -> None:
     await person.until("pip 2")
 
 
+@on_both_runtimes
 async def test_the_users_own_file_is_read_and_jobs_can_be_controlled(client: Client) -> None:
     await client.ask(
         type="save_file", sessionId="s", filename=".bashrc", content="PS1='mine$ '; alias hi='echo hi there'\n"
@@ -84,6 +90,7 @@ async def test_exit_ends_it_with_its_code(client: Client) -> None:
     assert error["code"] == "unknown_terminal"
 
 
+@on_both_runtimes
 async def test_a_shell_that_was_killed_says_by_what(client: Client) -> None:
     person = await Person.open(client)
     await person.type("kill -9 $$\r")
@@ -151,6 +158,7 @@ async def test_less_pages_and_quits(client: Client) -> None:
     await person.prompt()
 
 
+@on_both_runtimes
 async def test_a_new_size_is_told_and_signalled(client: Client) -> None:
     program = (
         "import os, signal as s; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGWINCH}); print('rea' + 'dy', flush=True);"
@@ -167,6 +175,7 @@ async def test_a_new_size_is_told_and_signalled(client: Client) -> None:
     await person.until("\n33 111\n")
 
 
+@on_both_runtimes
 async def test_control_c_interrupts_and_control_d_ends(client: Client) -> None:
     person = await Person.open(client)
     await person.type("sh -c 'echo sta''rted; exec cat'\r")
@@ -192,6 +201,7 @@ async def test_what_is_typed_before_it_is_open_is_not_lost(client: Client) -> No
     assert (await client.shell("cat log"))["output"] == "".join(f"n{number}\n" for number in range(50))
 
 
+@on_both_runtimes
 async def test_a_large_paste_is_complete_and_holds_up_nobody(client: Client) -> None:
     person = await Person.open(client, terminalId="pasting")
     await person.type("stty -echo; cat >pasted; sha256sum pasted; wc -c <pasted\r")
@@ -294,6 +304,7 @@ async def test_a_terminal_is_its_principals_alone(server: RunningServer, message
 # -- the end ---------------------------------------------------------------------
 
 
+@on_both_runtimes
 async def test_closing_kills_everything_that_was_started_in_it(client: Client) -> None:
     await client.ask(type="save_file", sessionId="s", filename="daemon.py", content=DAEMON)
     person = await Person.open(client, requestId="open")
@@ -323,6 +334,7 @@ def children(program: str) -> list[int]:
     return found
 
 
+@on_both_runtimes
 async def test_the_loss_of_the_sandbox_ends_it(client: Client, runtime_name: str, server: RunningServer) -> None:
     person = await Person.open(client)
     await person.prompt()

@@ -8,9 +8,12 @@ import pytest
 
 from kernelbridge.workspace import interactive
 from kernelbridge.workspace.replay import LIMIT
-from tests.integration.conftest import Frame, RunningServer, StartServer
+from tests.integration.conftest import Frame, RunningServer, StartServer, on_both_runtimes
 from tests.integration.emulator import Person
 from tests.integration.test_slow_clients import deaf_client, frame
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 COUNT = "n=0; while [ $n -lt {count} ]; do n=$((n+1)); echo \"<$n>\"; done; echo fini''shed\r"
 COUNT_WITH_A_BREAK = (
@@ -20,8 +23,8 @@ COUNT_WITH_A_BREAK = (
 
 
 @pytest.fixture
-async def lingering(start_server: StartServer) -> RunningServer:
-    return await start_server(linger="60s")
+async def lingering(share_server: StartServer) -> RunningServer:
+    return await share_server(linger="60s")
 
 
 def shown(frames: list[Frame]) -> list[int]:
@@ -29,6 +32,7 @@ def shown(frames: list[Frame]) -> list[int]:
     return [int(number) for number in re.findall(r"<(\d+)>\r\n", text)]
 
 
+@on_both_runtimes
 async def test_a_terminal_outlives_its_connection(lingering: RunningServer) -> None:
     async with lingering.connect("u") as client:
         person = await Person.open(client, terminalId="mine")

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 async def started(client: Client, code: str, begin: str = "open('mark', 'w').close()\n") -> None:
@@ -27,6 +30,7 @@ async def no_process_left(client: Client, pattern: str) -> object:
     return (await client.shell(f"! grep -qas '{pattern}' /proc/[0-9]*/cmdline"))["exitCode"] == 0
 
 
+@on_both_runtimes
 async def test_an_interrupt_ends_the_cell_and_its_subprocesses(client: Client) -> None:
     await client.run("import subprocess, time, asyncio, os; x = 7")
     for code in (
@@ -49,6 +53,7 @@ async def test_an_interrupt_ends_the_cell_and_its_subprocesses(client: Client) -
     assert (result["output"], "cause" in result) == ("7\n", False)
 
 
+@on_both_runtimes
 async def test_one_that_ignores_it_loses_its_interpreter_step_by_step(client: Client) -> None:
     await client.run("import os, time; x = 1")
     await client.shell("y=kept")
@@ -177,6 +182,7 @@ async def test_another_connection_interrupts_and_other_sessions_run_on(server: R
 # -- restart ----------------------------------------------------------------------
 
 
+@on_both_runtimes
 async def test_a_restart_ends_what_runs_and_waits_and_nothing_else(client: Client) -> None:
     await client.run("import time; x = 1")
     await client.shell("y=kept; echo data > file")
@@ -263,6 +269,7 @@ async def test_a_streamed_cell_is_told_how_it_is_ended(client: Client) -> None:
     assert "x" not in (await client.run("print(1)"))
 
 
+@on_both_runtimes
 async def test_a_session_that_ends_while_its_interpreter_is_replaced_answers_the_cell_once(client: Client) -> None:
     await client.run("import time")
     code = "while True:\n    try:\n        time.sleep(1000)\n    except KeyboardInterrupt:\n        pass"

@@ -8,6 +8,9 @@ import aiohttp
 
 from tests.integration.conftest import PATIENCE, RunningServer, StartServer
 
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
+
 
 async def test_connections_of_one_user(start_server: StartServer) -> None:
     server = await start_server(max_connections_per_user="2")

@@ -73,8 +73,8 @@ REQUESTS: dict[str, tuple[str, Frame]] = {
 """Every kind of request, and its answer."""
 
 
-async def test_any_message_resumes_a_paused_session_and_is_answered(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_any_message_resumes_a_paused_session_and_is_answered(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "x = 41")
         await client.send(type="terminal_command", sessionId="s", command="y=42")
@@ -97,8 +97,8 @@ async def test_any_message_resumes_a_paused_session_and_is_answered(start_server
         assert frames[-1]["output"] == "False saved while it was paused\n"
 
 
-async def test_session_info_tells_of_a_pause_and_does_not_end_it(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_session_info_tells_of_a_pause_and_does_not_end_it(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "x = 1")
         await paused(client)
@@ -113,8 +113,8 @@ async def test_session_info_tells_of_a_pause_and_does_not_end_it(start_server: S
         assert (frames[-1].get("statePreserved"), frames[-1].get("cause")) == (None, None)
 
 
-async def test_what_runs_is_not_idle(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_what_runs_is_not_idle(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "import time")
         await paused(client)
@@ -125,8 +125,8 @@ async def test_what_runs_is_not_idle(start_server: StartServer) -> None:
         await paused(client)
 
 
-async def test_a_cell_that_waits_for_input_is_not_idle(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_a_cell_that_waits_for_input_is_not_idle(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await client.send(type="execute_code", sessionId="s", code="print(input())", allowStdin=True)
         await until(client, lambda frame: frame["type"] == "input_request")
@@ -138,8 +138,8 @@ async def test_a_cell_that_waits_for_input_is_not_idle(start_server: StartServer
         await paused(client)
 
 
-async def test_a_live_terminal_is_not_idle(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_a_live_terminal_is_not_idle(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         async with server.connect("u") as viewer:
             await viewer.ask(type="open_terminal", sessionId="s", terminalId="t")
@@ -151,8 +151,8 @@ async def test_a_live_terminal_is_not_idle(start_server: StartServer) -> None:
         await paused(client)
 
 
-async def test_what_runs_in_the_background_stands_still_and_goes_on(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_what_runs_in_the_background_stands_still_and_goes_on(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await client.send(
             type="terminal_command",
@@ -220,8 +220,8 @@ async def test_without_isolation_it_is_all_the_same(start_server: StartServer) -
             assert (first, "Running" in job) == ("42", True)
 
 
-async def test_a_paused_session_can_be_closed(start_server: StartServer) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_a_paused_session_can_be_closed(share_server: StartServer) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "x = 1")
         await paused(client)
@@ -246,10 +246,10 @@ async def test_a_session_that_nobody_uses_ends_paused_or_not(start_server: Start
             await asyncio.sleep(0)
 
 
-async def test_an_interpreter_that_is_killed_meanwhile_is_replaced(start_server: StartServer) -> None:
+async def test_an_interpreter_that_is_killed_meanwhile_is_replaced(share_server: StartServer) -> None:
     if os.geteuid() != 0:
         return
-    server = await start_server(idle_timeout=IDLE)
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "import ctypes; ctypes.CDLL(None).prctl(15, b'kb-victim'); x = 1")
         (pid,) = [pid for pid in on_host("ipykernel") if name(pid) == "kb-victim"]
@@ -309,8 +309,8 @@ async def test_a_container_paused_behind_the_server(start_server: StartServer, e
 
 
 @pytest.mark.parametrize("runtime_name", ["docker"])
-async def test_a_container_removed_while_it_is_paused(start_server: StartServer, engine: docker.DockerClient) -> None:
-    server = await start_server(idle_timeout=IDLE)
+async def test_a_container_removed_while_it_is_paused(share_server: StartServer, engine: docker.DockerClient) -> None:
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "open('f', 'w').write('kept')")
         await paused(client)
@@ -323,9 +323,9 @@ async def test_a_container_removed_while_it_is_paused(start_server: StartServer,
 @sdk_leaves_sockets
 @pytest.mark.parametrize("runtime_name", ["docker"])
 async def test_an_engine_that_hangs_is_told_and_the_session_goes_on_when_it_answers(
-    engine_wire: CuttableWire, start_server: StartServer
+    engine_wire: CuttableWire, share_server: StartServer
 ) -> None:
-    server = await start_server(idle_timeout=IDLE)
+    server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "x = 41")
         await client.send(type="terminal_command", sessionId="s", command="y=42")

@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 COUNTING = "import time\nfor n in range(%d):\n    print(n, flush=True); time.sleep(0.02)"
 
@@ -28,9 +31,9 @@ def numbers(frames: list[Frame]) -> list[int]:
 
 
 @pytest.fixture
-async def lasting(start_server: StartServer) -> RunningServer:
+async def lasting(share_server: StartServer) -> RunningServer:
     """A server whose sessions outlive their connections."""
-    return await start_server(linger="60s")
+    return await share_server(linger="60s")
 
 
 async def idle(client: Client) -> None:
@@ -77,6 +80,7 @@ async def test_a_run_whose_client_left_is_told_to_whoever_resumes(lasting: Runni
     assert {frame.get("requestId") for frame in missed if frame["type"].startswith("execution")} == {"a"}
 
 
+@on_both_runtimes
 async def test_a_result_that_nobody_was_there_for_is_delivered(lasting: RunningServer) -> None:
     """Of a plain client, which asked for no events: the whole answer is in its result."""
     async with lasting.connect("u") as client:
@@ -95,6 +99,7 @@ async def test_a_result_that_nobody_was_there_for_is_delivered(lasting: RunningS
         assert answers["a"]["seq"] > 0
 
 
+@on_both_runtimes
 async def test_two_who_resume_get_everything_each(lasting: RunningServer) -> None:
     async with lasting.connect("u") as first, lasting.connect("u") as second, lasting.connect("u") as asking:
         await asking.run("pass")

@@ -110,9 +110,9 @@ async def test_what_the_server_does_not_grant_is_refused_by_name(
 
 
 async def test_a_kernel_that_the_image_lacks_is_refused_with_those_it_has(client: Client) -> None:
-    frame = await refused(client, kernel="ir")
+    frame = await refused(client, kernel="nobody-has-it")
     assert (frame["code"], frame["retryable"]) == ("invalid_field", False)
-    assert "'ir'" in frame["message"]
+    assert "'nobody-has-it'" in frame["message"]
     assert "python3" in frame["error"]
     # Not even a cell runs in another interpreter than the one that was asked for.
     assert (await client.run("print(1)"))["code"] == "invalid_field"

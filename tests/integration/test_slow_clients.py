@@ -12,6 +12,9 @@ import pytest
 from kernelbridge.server import outbox
 from tests.integration.conftest import RunningServer, StartServer
 
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
+
 UPGRADE = (
     "GET /ws?user_id=deaf HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 DOCUMENTED = {"success", "output", "error", "timestamp", "sessionId"}
 
@@ -36,6 +39,7 @@ def text_of(frames: list[Frame], *streams: str) -> str:
     )
 
 
+@on_both_runtimes
 async def test_events_come_in_order_and_the_result_is_the_last(client: Client) -> None:
     code = (
         "import sys\nprint('one')\nprint('two', file=sys.stderr)\n"
@@ -92,6 +96,7 @@ async def test_a_line_arrives_while_the_cell_is_blocked(client: Client) -> None:
     assert (await client.answer_to("shell"))["exitCode"] == 0
 
 
+@on_both_runtimes
 async def test_output_of_a_subprocess_arrives_while_it_is_blocked(client: Client) -> None:
     code = "import subprocess\n_ = subprocess.run('mkfifo go2; echo waiting; cat go2', shell=True)"
     await client.send(type="execute_code", sessionId="s", code=code, stream=True, requestId="cell")
@@ -124,6 +129,7 @@ async def test_a_failure_is_in_the_result_behind_the_output(client: Client) -> N
     assert (await watch(client, "a b", stream=True))[-1]["error"] == "SyntaxError: invalid syntax"
 
 
+@on_both_runtimes
 async def test_a_cell_whose_kernel_dies_ends_its_stream(client: Client) -> None:
     # What it says in its very last moment can die with it: so it lives until that has been seen.
     code = "import os\nprint('last', flush=True)\nwhile not os.path.exists('go'): pass\nos._exit(1)"

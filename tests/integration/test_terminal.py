@@ -1,8 +1,12 @@
 """The persistent shell through the whole server."""
 
-from tests.integration.conftest import Client
+from tests.integration.conftest import Client, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
+@on_both_runtimes
 async def test_directory_variables_and_functions_last(client: Client) -> None:
     await client.shell("mkdir -p a/b && cd a/b && export V=1 && f() { echo f$V; }")
     frame = await client.shell("pwd; f")
@@ -40,6 +44,7 @@ async def test_a_shell_made_unusable_is_replaced_before_the_next_command(client:
     assert (frame["output"], frame["statePreserved"]) == ("here\n", False)
 
 
+@on_both_runtimes
 async def test_the_shell_and_the_kernel_share_python_and_files(client: Client) -> None:
     frame = await client.shell("python3 -c 'import sys; print(sys.prefix)'; echo from shell > f")
     cell = await client.run("import sys; print(sys.prefix); print(open('f').read(), end='')")

@@ -18,11 +18,16 @@ from kernelbridge.config import resolve
 from kernelbridge.server.app import running
 from kernelbridge.workspace.file_versions import Condition, NewVersion, Saved
 from kernelbridge.workspace.layout import SessionKey
-from tests.integration.conftest import RunningServer, StartServer
+from tests.integration.conftest import RunningServer, StartServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 
 def address(server: RunningServer, path: str, *, session: str = "s", user: str = "u") -> URL:
     base = server.url.replace("ws://", "http://").removesuffix("/ws")
+    if user.isalnum():
+        server.users.add(user)
     return URL(f"{base}/api/sessions/{session}/files/{path}?user_id={user}", encoded=True)
 
 
@@ -52,6 +57,7 @@ async def fetch(server: RunningServer, path: str, method: str = "GET", **options
     return response
 
 
+@on_both_runtimes
 async def test_what_was_sent_is_what_comes_back(server: RunningServer) -> None:
     content = bytes(range(256)) * 10_000
     sent = await fetch(server, "a/b%20%C3%BC", "PUT", data=content)
@@ -268,6 +274,7 @@ async def test_too_many_transfers_at_once(server: RunningServer) -> None:
     assert (await fetch(server, "f")).status == 404
 
 
+@on_both_runtimes
 async def test_it_works_beside_a_running_session(server: RunningServer) -> None:
     async with server.connect("u") as client:
         await client.run("open('made', 'w').write('by a cell')")

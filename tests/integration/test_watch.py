@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Client, RunningServer
+from tests.integration.conftest import Client, RunningServer, on_both_runtimes
+
+RUNTIMES = ("local",)
+"""Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
 Changes = dict[str, str]
 
@@ -41,6 +44,7 @@ async def save(client: Client, name: str, content: str = "x") -> None:
     assert (await client.ask(type="save_file", sessionId="s", filename=name, content=content))["success"]
 
 
+@on_both_runtimes
 async def test_whoever_changes_a_file_the_watcher_is_told(client: Client, actor: Client) -> None:
     await watch(client)
     await save(actor, "a")
