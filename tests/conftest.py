@@ -2,21 +2,35 @@
 
 import fcntl
 import os
+import re
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from kernelbridge.images import ensure_image
+
+# The same examples in each run, and as many as take a second; `--hypothesis-profile thorough` looks for new ones.
+# How long an example takes says something of the machine only.
+settings.register_profile(
+    "quick", max_examples=200, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=10_000, derandomize=False)
+settings.load_profile("quick")
 
 DEFAULT_IMAGE = "kernelbridge-workspace:latest"
 
 LONGEST_FIRST = ("faults", "adoption", "integration", "docker", "contract", "images", "local", "unit")
 """Directories in the order in which they are run: what takes longest must not be alone at the end."""
-DIVIDED_BY = ("runtime_name", "runtime", "any_spec")
-"""Parameters of fixtures whose values make parts of a module that workers may run at the same time."""
+PARTS = re.compile(r"\b(docker|local|ipykernel-\d)\b")
+"""Parameters that make parts of a module that may run at the same time: the runtime, the generation of kernels."""
+TOGETHER = {"tests/faults/test_engine.py": "private engine", "tests/adoption/test_engine.py": "private engine"}
+"""Modules that are not to run at the same time, or that share what is costly to make."""
 
 
 def pytest_configure() -> None:
@@ -24,13 +38,9 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module on one worker (`pytest -n`), which makes the module's fixtures once."""
+    """Begin with what takes longest."""
     items.sort(key=_turn)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _turn(item: pytest.Item) -> int:
@@ -38,9 +48,28 @@ def _turn(item: pytest.Item) -> int:
     return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
-def _group(item: pytest.Item) -> str:
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return ":".join((item.nodeid.partition("::")[0], *(str(params[name]) for name in DIVIDED_BY if name in params)))
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no annotations
+    """Keeps the tests of a module on one worker (`pytest -n`), which makes the module's fixtures once.
+
+    Not by pytest-xdist's own groups: they are told by names of tests changed behind pytest's back, which it no longer
+    lets happen since 9.2; all tests were spread then, and nothing said so.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """Name what a test belongs to: all of that runs on one worker."""
+    module, _, test = nodeid.partition("::")
+    part = PARTS.search(test.partition("[")[2])
+    return TOGETHER.get(module) or (module if part is None else f"{module}:{part[0]}")
+
+
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is switched off
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    """Divide the tests among the workers as we do it, whatever `--dist` says."""
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")

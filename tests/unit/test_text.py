@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pyte
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.text import HEIGHT, WIDTH, Screen, TerminalDecoder, render_terminal, strip_ansi, stripped
@@ -145,7 +145,6 @@ _ON_A_SCREEN = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(_ON_A_SCREEN)
 def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: list[str]) -> None:
     emulator = pyte.Screen(WIDTH, HEIGHT)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
@@ -232,7 +232,6 @@ almost_right = st.sampled_from(sorted(kinds)).flatmap(
 )
 
 
-@settings(max_examples=10_000, deadline=None)
 @given(
     st.text()
     | near_messages.map(json.dumps)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
@@ -252,7 +252,6 @@ class Walk(Place):
             await asyncio.sleep(0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([Walk.message, Walk.succeed, Walk.fail, Walk.somebody, Walk.idle]), max_size=30))
 def test_no_message_waits_for_ever_and_none_passes_while_it_stands_still(steps: list[Callable[[Walk], None]]) -> None:
     async def walk() -> None:
