@@ -35,6 +35,7 @@ _REFUSALS = re.compile(
     r"|open terminal failed"  # tmux
     r"|[Mm]ust be (?:connected to|run (?:from|in|on)) a terminal"  # screen
     r"|(?:[Ii]nput|stdin|[Ss]tandard input) is not (?:from )?a (?:terminal|TTY|tty)"  # vim, nano, docker
+    r"|Vim: Error reading input, exiting"  # all that is left of vim's complaints where it could clear the screen
     r"|the input device is not a TTY"  # docker
     r"|a terminal is required"  # sudo
     r"|/dev/tty: No such device or address"

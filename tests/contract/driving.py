@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
 
-PATIENCE = 60
+PATIENCE = 120
 """Seconds after which something that should have happened is taken as never happening."""
 
 

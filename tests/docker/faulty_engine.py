@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-PATIENCE = 60
+PATIENCE = 120
 READ_SIZE = 64 << 10
 
 # Where the engine's socket is missing, the SDK drops the one that it could not connect instead of closing it.

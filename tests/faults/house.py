@@ -23,7 +23,7 @@ from kernelbridge.workspace.layout import SessionKey
 T = TypeVar("T")
 Frame = dict[str, Any]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something that should have happened is taken as never happening."""
 
 

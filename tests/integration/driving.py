@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that a test waits for a frame before it fails."""
 
 Frame = dict[str, Any]

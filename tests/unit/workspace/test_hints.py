@@ -63,6 +63,17 @@ def test_the_other_reasons_are_told_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "Vim: Warning: Input is not from a terminal\nVim: Error reading input, exiting...\nVim: Finished.\n",
+        "\n" * 20 + "Vim: Error reading input, exiting...\nVim: Finished.\n",
+    ],
+)
+def test_a_program_that_misses_its_terminal_is_known_by_the_last_that_it_says(said: str) -> None:
+    assert failure_hint(said) == TERMINAL_HINT
+
+
+@pytest.mark.parametrize(
     "outcome",
     [
         Outcome(success=True),
