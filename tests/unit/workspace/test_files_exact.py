@@ -102,6 +102,7 @@ def test_appends_at_the_same_time_are_all_there(files: WorkspaceFiles, root: Pat
     for thread in threads:
         thread.join()
     lines = (root / "log").read_bytes().splitlines()
+    assert done, "each round has one that was first"
     assert sorted(lines) == sorted(letter * 10 for letter in done)
 
 
