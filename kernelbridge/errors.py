@@ -78,6 +78,12 @@ class TooMuchBuffered(LimitExceeded):
     code = "too_much_buffered"
 
 
+HOLDS_TOO_MUCH = (
+    "the server holds too much for its clients (--max-buffered), and most of it for this user; read answers as they"
+    " come, and finish one message before the next"
+)
+
+
 class SessionConflict(KernelBridgeError):
     """The session is open, and is not what was asked for."""
 

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _HOST = re.compile(r"(?P<host>\[[0-9A-Za-z:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(?P<port>[0-9]*))?", re.ASCII)
 """`uri-host [":" port]` of RFC 9110, which may be any name."""
 _TARGET = re.compile(r"[\x21\x22\x24-\x7e]+")
@@ -41,8 +41,10 @@ class Headers(Protocol):
         ...
 
 
-def malformed(method: str, target: str, hosts: Sequence[str]) -> str | None:
-    """Say what of a request's target and Host RFC 9112 forbids, or None. Such a request is answered with 400."""
+def malformed(method: str, target: str, version: tuple[int, int], hosts: Sequence[str]) -> str | None:
+    """Say what of a request's first line and Host RFC 9112 forbids, or None. Such a request is answered with 400."""
+    if version < (1, 0):
+        return "the request line has no version"
     if len(hosts) != 1:
         return f"a request has one Host header, and this one has {len(hosts) or 'none'}"
     if not _is_host(hosts[0]):
@@ -59,7 +61,7 @@ def _wrong_target(method: str, target: str, host: str) -> str | None:
         parts = urlsplit(target)
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.netloc or not _is_host(parts.netloc):
+    if parts.scheme not in {"http", "https"} or not _is_host(parts.netloc):
         return f"the target {target[:200]!r} is neither a path nor a URL"
     if parts.netloc.lower() != host.lower():
         return f"the target names the host {parts.netloc!r}, and the Host header {host!r}"
@@ -120,7 +122,7 @@ def _is_key(key: str) -> bool:
 
 def _is_host(host: str) -> bool:
     found = _HOST.fullmatch(host)
-    if found is None or int(found["port"] or 0) >= _PORTS:
+    if found is None or not found["host"] or int(found["port"] or 0) >= _PORTS:
         return False
     return not found["host"].startswith("[") or _is_ipv6(found["host"])
 

@@ -203,7 +203,7 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        status, error, reason = 400, "bad_request", malformed(request.method, request.raw_path, hosts)
+        status, error, reason = 400, "bad_request", malformed(request.method, request.raw_path, request.version, hosts)
         if reason is None:
             status, error, reason = 403, "forbidden", refusal(hosts, origins, self.settings.allow_origin)
         if reason is not None:

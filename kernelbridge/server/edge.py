@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from kernelbridge.errors import TooMuchBuffered
+from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
 from kernelbridge.server.buffers import Buffers
 from kernelbridge.server.inbox import Inbox
 
@@ -195,12 +195,6 @@ class Counted:
             self._ended = True
             self._task.cancel()
         self._edge.holding.incoming(0)
-
-
-HOLDS_TOO_MUCH = (
-    "the server holds too much for its clients (--max-buffered), and most of it for you; read answers as they come,"
-    " finish one message before the next, and try again"
-)
 
 
 class Site(web.BaseSite):

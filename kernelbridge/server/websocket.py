@@ -13,11 +13,11 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
-from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded, TooMuchBuffered
+from kernelbridge.errors import LimitExceeded
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.messages import ErrorMessage
 from kernelbridge.server import answers
-from kernelbridge.server.edge import HOLDS_TOO_MUCH, Edge
+from kernelbridge.server.edge import Edge
 from kernelbridge.server.frames import Violation
 from kernelbridge.server.inbox import Inbox
 
@@ -87,8 +87,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
     def end(self) -> None:
         """End the connection because the server holds too much for it."""
-        error = TooMuchBuffered("The connection is closed", HOLDS_TOO_MUCH)
-        self._cut_off(error, WSCloseCode.TRY_AGAIN_LATER, b"too much is buffered")
+        self._cut_off(answers.too_much_buffered(), WSCloseCode.TRY_AGAIN_LATER, b"too much is buffered")
 
     async def said(self) -> None:
         """Wait until whoever was cut off has been told, or does not listen."""
@@ -96,26 +95,21 @@ class Socket(web.WebSocketResponse[Literal[False]]):
             await asyncio.wait([self._farewell])
 
     def _overdue(self) -> None:
-        error = BadRequest(
-            "The message was not finished in time",
-            f"a message must be complete within {self._message_timeout:g} s (--message-timeout); the connection is"
-            " closed. Send large files by HTTP",
-            code="message_timeout",
-        )
+        error = answers.message_timeout(self._message_timeout)
         self._cut_off(error, WSCloseCode.POLICY_VIOLATION, b"the message was not finished in time")
 
-    def _cut_off(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
+    def _cut_off(self, error: ErrorMessage, code: int, reason: bytes) -> None:
         """Forget what it sent and what it has not read, tell it, and close."""
         if self.left:
             return
         self.left = True
         self.inbox.drop()
         self.on_end()
-        log.warning("connection_ended", code=error.code, user_id=self.holding.user)
+        log.warning("connection_ended", code=int(code), reason=reason.decode(), user_id=self.holding.user)
         self._farewell = asyncio.get_running_loop().create_task(self._tell_and_close(error, code, reason))
 
-    async def _tell_and_close(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
-        await self._say(answers.error_message(error, None, UNSET), code, reason, LAST_WORDS)
+    async def _tell_and_close(self, error: ErrorMessage, code: int, reason: bytes) -> None:
+        await self._say(error, code, reason, LAST_WORDS)
         transport = self._request.transport
         if transport is not None:
             transport.abort()
