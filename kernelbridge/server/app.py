@@ -209,7 +209,7 @@ class Server:
         if reason is not None:
             log.warning("request_refused", reason=reason, path=request.path)
             return web.json_response({"error": error, "reason": reason}, status=status)
-        with Edge.of(request).handling():
+        with Edge.of(request).handling(request):
             return await handler(request)
 
 

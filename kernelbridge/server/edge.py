@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
@@ -53,7 +54,7 @@ class Edge(web.RequestHandler):
         self.holding = buffers.open(end=self._end, drop=self._drop)
         self.ender: Ender | None = None
         self._inbox: Inbox | None = None
-        self._handling = False
+        self._handling: web.Request | None = None
         self._heads = 0
         """Bytes of requests that no handler has begun with."""
         self._reading_paused_by_flow = False
@@ -67,14 +68,14 @@ class Edge(web.RequestHandler):
         return request.protocol
 
     @contextlib.contextmanager
-    def handling(self) -> Iterator[None]:
+    def handling(self, request: web.Request) -> Iterator[None]:
         """Note that a request is being handled: what comes now is its body, or its WebSocket."""
-        self._handling = True
+        self._handling = request
         self._count_heads(0)
         try:
             yield
         finally:
-            self._handling = False
+            self._handling = None
 
     # -- aiohttp's protocol --------------------------------------------------------
 
@@ -86,8 +87,13 @@ class Edge(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
         super().data_received(data)
-        if not self._handling:
+        if self._handling is None:
             self._count_heads(self._heads + len(data))
+        elif self._inbox is None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            # What came breaks HTTP, and aiohttp answers that in its turn; whoever reads a body would wait for more.
+            reason = self._messages[-1][0].message
+            if not self._handling.content.is_eof():
+                self._handling.content.set_exception(web.RequestPayloadError(reason))
 
     def pause_reading(self) -> None:
         """Read nothing for a while: aiohttp has enough."""
@@ -152,7 +158,7 @@ class Edge(web.RequestHandler):
         if self.ender is not None:
             self.ender.end()
         elif self.transport is not None:
-            if not self._handling:
+            if self._handling is None:
                 self.transport.write(_BUSY)
             self.transport.close()
 

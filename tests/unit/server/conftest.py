@@ -48,6 +48,18 @@ class Client:
         await self.send(**message)
         return await self.receive()
 
+    async def answer_to(self, request_id: str) -> Frame:
+        """Give the next frame with this requestId; those before it are remembered."""
+        return await self.until(requestId=request_id)
+
+    async def run(self, code: str, *, session: str = "s", **more: object) -> Frame:
+        """Execute a cell and give the next frame."""
+        return await self.ask(type="execute_code", sessionId=session, code=code, **more)
+
+    async def shell(self, command: str, *, session: str = "s", **more: object) -> Frame:
+        """Run a terminal command and give the next frame."""
+        return await self.ask(type="terminal_command", sessionId=session, command=command, **more)
+
     async def until(self, **wanted: object) -> Frame:
         """Give the next frame with these fields; those before it are remembered."""
         while not wanted.items() <= (frame := await self.receive()).items():
