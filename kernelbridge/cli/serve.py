@@ -27,8 +27,9 @@ def serve(settings: Settings) -> int:
 
     The first message of a session starts its sandbox. Without the workspace image (docker), it is built first.
     """
-    from kernelbridge.server import app  # noqa: PLC0415 - loads the whole server: not for --help
+    from kernelbridge.server import allocator, app  # noqa: PLC0415 - loads the whole server: not for --help
 
+    allocator.return_large_blocks()
     log.configure(settings.log_format, settings.log_level)
     on_progress, on_started, on_stopping = _announcements(settings)
     # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.

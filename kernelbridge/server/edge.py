@@ -86,6 +86,9 @@ class Edge(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
+        if self._inbox is not None and self._inbox.dropping:
+            self._inbox.feed_data(data)  # also when aiohttp takes nothing any more, because the server stops
+            return
         super().data_received(data)
         if self._handling is None:
             self._count_heads(self._heads + len(data))
@@ -154,10 +157,11 @@ class Edge(web.RequestHandler):
             self.holding.incoming(size)
 
     def _end(self) -> None:
-        log.warning("too_much_buffered", user_id=self.holding.user if isinstance(self.holding.user, str) else None)
         if self.ender is not None:
             self.ender.end()
-        elif self.transport is not None:
+            return
+        log.warning("connection_ended", reason="too much is buffered")
+        if self.transport is not None:
             if self._handling is None:
                 self.transport.write(_BUSY)
             self.transport.close()
@@ -193,6 +197,7 @@ class Counted:
 
     def end(self) -> None:
         """End the transfer; with an answer, if none has begun."""
+        log.warning("transfer_ended", reason="too much is buffered", user_id=self._user)
         transport = self._request.transport
         if self._request.writer.output_size:
             if transport is not None:

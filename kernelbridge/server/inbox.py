@@ -64,7 +64,8 @@ class Inbox:
         """What came and is not cut into messages yet."""
         self._waiting = 0
         """Bytes of whole messages that are not handled yet."""
-        self._dropping = False
+        self.dropping = False
+        """Whether only the client's close is waited for."""
         self._held_back = False
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -88,6 +89,9 @@ class Inbox:
         """Note that the client is gone."""
         self._stop()
         self.over.set()
+        # At once: what belongs to a connection is in cycles, which the garbage collector finds much later.
+        self._frames.drop()
+        self._rest = b""
         if self._reader is not None:
             self._reader.feed_eof()
 
@@ -105,7 +109,7 @@ class Inbox:
 
     def drop(self) -> None:
         """Forget the unfinished message, and hand on no more; only the client's close is waited for."""
-        self._dropping = True
+        self.dropping = True
         self._frames.drop()
         self._stop()
         self._go_on()
@@ -114,11 +118,11 @@ class Inbox:
         """Cut what came, as far as enough does not wait already and no other client has to wait long for its turn."""
         self._turn = None
         more = False
-        if self._rest and (self._waiting <= ENOUGH or self._dropping):
+        if self._rest and (self._waiting <= ENOUGH or self.dropping):
             taken = self._frames.take(self._rest)
             self._rest = self._rest[taken.used :]
             more = taken.more
-            if not self._dropping:
+            if not self.dropping:
                 self._waiting += taken.size + taken.messages * OVERHEAD
                 for whole in taken.whole:
                     self._give(bytes(whole))
@@ -129,7 +133,7 @@ class Inbox:
         if more:
             self._turn = self._loop.call_soon(self._go_on)
         # An incomplete header is no reason: the rest of it has to come.
-        self._hold(more or (self._waiting > ENOUGH and bool(self._rest) and not self._dropping))
+        self._hold(more or (self._waiting > ENOUGH and bool(self._rest) and not self.dropping))
         self._watch()
         self._count()
 
@@ -141,8 +145,8 @@ class Inbox:
         self.violation = violation
         if violation.code != WSCloseCode.MESSAGE_TOO_BIG:
             self._rest = b""
-        if not self._dropping:  # else the connection is ending already
-            self._dropping = True
+        if not self.dropping:  # else the connection is ending already
+            self.dropping = True
             self._frames.drop()
             self._give(_FORBIDDEN)
 
@@ -155,7 +159,7 @@ class Inbox:
     def _watch(self) -> None:
         """Have a look at the unfinished message when its time is over."""
         unfinished = self._frames.unfinished or bool(self._rest)
-        if not unfinished or self._dropping:
+        if not unfinished or self.dropping:
             self._cancel_timer()
         elif self._timer is None or self._timed != self._frames.started:
             self._cancel_timer()

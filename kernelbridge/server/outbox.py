@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -122,8 +123,15 @@ class Outbox:
                 self._empty.set()
                 if not self._frames and not self._closed:
                     await self._wake.wait()
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError) as exc:
+            # Its traceback is in a cycle with the task, and would hold the frame until garbage is collected.
+            traceback.clear_frames(exc.__traceback__)
+            frame = b""
+            if isinstance(exc, asyncio.CancelledError):
+                raise
             self.close()
+        finally:
+            self._sending = None
 
     def _next(self) -> asyncio.Future[None] | None:
         """Give the first of those who have room now, woken already or not."""

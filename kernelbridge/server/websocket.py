@@ -72,14 +72,15 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         return await super().close(code=code, message=message, drain=drain)
 
     async def leave(self, code: int, reason: bytes, *, seconds: float) -> None:
-        """Say that this is the end, and give the client so long to close; whoever reads from it goes on reading.
+        """Say that this is the end, and give the client so long to close. What it sent and nobody has read is dropped.
 
         To close at once, with something unread that it sent, would reset the connection: it might see nothing of this.
         """
         self.left = True
+        self.inbox.drop()
         await self._say(None, code, reason, seconds)
         if self._request.transport is not None:
-            await super().close(code=code, message=reason)
+            self._request.transport.close()
 
     async def no_text(self) -> None:
         """End the connection of a client that sent a text message which is none."""
