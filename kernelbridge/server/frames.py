@@ -10,9 +10,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from aiohttp import WSCloseCode
-
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+PROTOCOL_ERROR, MESSAGE_TOO_BIG = 1002, 1009
 FRAMES_AT_ONCE = 500
 """After how many frames `take` rests: they may have only six bytes each, and the event loop has others to serve."""
 
@@ -28,7 +27,8 @@ _OWN_CLOSE_CODES = range(3000, 5000)
 class Violation(NamedTuple):
     """What the client did that ends the connection."""
 
-    code: WSCloseCode
+    code: int
+    """With which it is closed."""
     reason: str
 
 
@@ -131,7 +131,7 @@ class Frames:
             whole.append(data if (run, at) == (0, len(data)) else data[run:at])
         if self._dropping:
             whole, size, messages = [], 0, 0
-        if violation is not None and violation.code == WSCloseCode.MESSAGE_TOO_BIG:
+        if violation is not None and violation.code == MESSAGE_TOO_BIG:
             at = self._skip(data, at)
         return Taken(whole, size, messages, at, more, closes, violation)
 
@@ -166,7 +166,7 @@ class Frames:
         first, second = data[at], data[at + 1]
         fin, opcode, length = bool(first & 0x80), first & 0x0F, second & 0x7F
         if (reason := self._wrong(first, second)) is not None:
-            return Violation(WSCloseCode.PROTOCOL_ERROR, reason)
+            return Violation(PROTOCOL_ERROR, reason)
         start = at + 2
         if length > _SHORT:
             width, form = (2, "!H") if length == _SHORT + 1 else (8, "!Q")
@@ -176,9 +176,9 @@ class Frames:
             start += width
         if not opcode & _CONTROL and not self._dropping:
             if length > self._max_message - self._payload:
-                return Violation(WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {self._max_message} bytes")
+                return Violation(MESSAGE_TOO_BIG, f"a message has at most {self._max_message} bytes")
             if len(self._message) > 2 * self._max_message + _SPARE:
-                return Violation(WSCloseCode.MESSAGE_TOO_BIG, "the message is in too many fragments")
+                return Violation(MESSAGE_TOO_BIG, "the message is in too many fragments")
         start += 4
         return _Header(fin, opcode, length, start) if len(data) >= start else None
 
@@ -205,8 +205,8 @@ def _wrong_close(frame: bytes) -> Violation | None:
     if not payload:
         return None
     if len(payload) == 1:
-        return Violation(WSCloseCode.PROTOCOL_ERROR, "half a close code")
+        return Violation(PROTOCOL_ERROR, "half a close code")
     code = (payload[0] ^ mask[0]) << 8 | payload[1] ^ mask[1]
     if code in _CLOSE_CODES or code in _OWN_CLOSE_CODES:
         return None
-    return Violation(WSCloseCode.PROTOCOL_ERROR, f"nobody may send the close code {code}")
+    return Violation(PROTOCOL_ERROR, f"nobody may send the close code {code}")

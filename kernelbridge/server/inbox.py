@@ -10,10 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from aiohttp import WSCloseCode
-
 from kernelbridge.server.buffers import Holding
-from kernelbridge.server.frames import Frames, Violation
+from kernelbridge.server.frames import MESSAGE_TOO_BIG, Frames, Violation
 
 ENOUGH = 96 << 10
 """Bytes of whole messages that wait to be handled, above which the next ones are left where they are. Less than what
@@ -78,7 +76,7 @@ class Inbox:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Take what came; see `aiohttp.web.RequestHandler.set_parser`."""
-        if self.violation is not None and self.violation.code != WSCloseCode.MESSAGE_TOO_BIG:
+        if self.violation is not None and self.violation.code != MESSAGE_TOO_BIG:
             return False, b""  # nobody knows where the next frame begins
         self._rest = self._rest + data if self._rest else data
         if self._turn is None:
@@ -143,7 +141,7 @@ class Inbox:
 
     def _violated(self, violation: Violation) -> None:
         self.violation = violation
-        if violation.code != WSCloseCode.MESSAGE_TOO_BIG:
+        if violation.code != MESSAGE_TOO_BIG:
             self._rest = b""
         if not self.dropping:  # else the connection is ending already
             self.dropping = True

@@ -122,7 +122,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         """
         self.left = True
         self.inbox.drop()
-        log.warning("connection_ended", code=int(violation.code), reason=violation.reason)
+        log.warning("connection_ended", code=violation.code, reason=violation.reason)
         error = None
         if violation.code == WSCloseCode.MESSAGE_TOO_BIG:
             error = answers.frame_too_large(self._max_message)
