@@ -123,10 +123,10 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self.left = True
         self.inbox.drop()
         log.warning("connection_ended", code=violation.code, reason=violation.reason)
-        error = None
         if violation.code == WSCloseCode.MESSAGE_TOO_BIG:
-            error = answers.frame_too_large(self._max_message)
-        await self._say(error, violation.code, violation.reason.encode(), LAST_WORDS)
+            await self._say(answers.frame_too_large(self._max_message), violation.code, b"", LAST_WORDS)
+        else:
+            await self._say(None, violation.code, violation.reason.encode(), LAST_WORDS)
 
     async def _say(self, error: ErrorMessage | None, code: int, reason: bytes, seconds: float) -> None:
         """Send an error and a close, and wait until the client has gone or closed, but not longer than that."""

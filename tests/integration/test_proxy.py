@@ -96,7 +96,7 @@ async def start_proxied(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable
             http = await stack.enter_async_context(
                 aiohttp.ClientSession(headers={"Host": f"app.example.org:{port}", "Origin": origin})
             )
-            return Proxied(f"ws://127.0.0.1:{port}/ws", data, "local", http, origin)
+            return Proxied(f"ws://127.0.0.1:{port}/ws", data, "local", http, origin=origin)
 
         yield start
 

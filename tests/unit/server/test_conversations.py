@@ -74,12 +74,16 @@ async def test_an_interrupt_ends_a_cell_and_is_answered(client: Client) -> None:
 
 
 async def test_help(client: Client) -> None:
-    completed = await client.ask(type="complete", sessionId="s", code="impor", cursor=5)
+    complete = {"type": "complete", "sessionId": "s", "code": "impor", "cursor": 5}
+    while (completed := await client.ask(**complete))["type"] == "error":
+        assert (
+            completed["code"] == "busy"
+        )  # a loaded machine loads its completer for longer than a client is kept waiting
     assert (completed["type"], "import" in completed["matches"]) == ("complete_reply", True)
     inspected = await client.ask(type="inspect", sessionId="s", code="len", cursor=3)
     assert (inspected["type"], inspected["found"]) == ("inspect_reply", True)
-    complete = await client.ask(type="is_complete", sessionId="s", code="for x in y:")
-    assert (complete["type"], complete["status"]) == ("is_complete_reply", "incomplete")
+    judged = await client.ask(type="is_complete", sessionId="s", code="for x in y:")
+    assert (judged["type"], judged["status"]) == ("is_complete_reply", "incomplete")
 
 
 async def test_a_command_plain_and_streamed(client: Client) -> None:
