@@ -89,7 +89,7 @@ class DockerRuntime:
         own_uid: int | None,
     ) -> None:
         own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
-        self.info = runtime_info(about, image, own_uids=own_uid is not None)
+        self.info = runtime_info(about, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus

@@ -39,6 +39,8 @@ from kernelbridge.workspace.shell_script import POSIX_KEYS
 from kernelbridge.workspace.uids import Uids
 from kernelbridge.workspace.work import Work
 
+EXHAUSTED = 64 << 20
+"""Bytes free on the data directory's file system below which nothing can be expected to work."""
 _ID_DIGITS = 24
 _LABEL = "session.json"
 _ASIDE = ".aside-"

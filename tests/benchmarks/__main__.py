@@ -1,7 +1,7 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-                              [resume] [lag] [--runtime docker|local] [--only TEXT] [--runs N]
+                              [resume] [lag] [memory] [--runtime docker|local] [--only TEXT] [--runs N]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
@@ -29,6 +29,7 @@ from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.keys import bench_keys
 from tests.benchmarks.lag import RUNS, bench_lag
+from tests.benchmarks.memory import bench_memory
 from tests.benchmarks.raw import RawClient
 from tests.benchmarks.resume import FLAGS as RESUME_FLAGS
 from tests.benchmarks.resume import bench_resume
@@ -223,8 +224,9 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "transfer": lambda server: bench_transfer(server.url, server.pid),
     "resume": lambda server: bench_resume(server.url, server.runtime),
     "lag": lambda server: bench_lag(server.url, server.pid, server.probe, server.runs, server.only),
+    "memory": lambda server: bench_memory(server.url, server.pid),
 }
-FLAGS = {"resume": RESUME_FLAGS}
+FLAGS = {"resume": RESUME_FLAGS, "memory": ("--log-level", "error")}
 """Of the server, where a benchmark needs some."""
 
 

@@ -75,6 +75,7 @@ PURE = (
     "runtimes/seccomp.py",
     "server/access.py",
     "server/conditional.py",
+    "server/frames.py",
     "settings_kinds.py",
     "text.py",
     "workspace/admission.py",
