@@ -295,6 +295,9 @@ class Kernel:
         self._directory.secure()
         channels = self._connect(routing_id or self._routing_id)
         info = await until_heard(self._requests, self._iopub_seen)
+        if info is None:
+            await asyncio.wait({self.died})
+            return
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
             self.recalls = await install_hooks(self._requests, channels)
