@@ -222,7 +222,11 @@ class Kernel:
         if self._table.running is not running:
             return
         if self._answers_interrupts:
-            await self._requests.ask("control", "interrupt_request", {})
+            answer = self._requests.begin("control", "interrupt_request", {})
+            try:
+                await asyncio.wait({answer})
+            finally:  # one that ignores them must not be asked too much to be asked again
+                self._requests.forget([answer])
         else:
             await self._process.signal(signal.SIGINT)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import startup
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
+from kernelbridge.jupyter.requests import LIMIT
 from kernelbridge.runtimes.facts import KernelSpec
-from tests.unit.jupyter.conftest import Notebook
+from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]
 
@@ -76,3 +79,18 @@ async def test_the_answers_of_requests_that_were_sent_besides_are_nobodys(new_no
     for _ in range(3):
         assert (await notebook.run("x")).output == "before the fault\n"
     assert len(notebook.kernel._requests) == 0
+
+
+async def test_interrupts_that_a_kernel_ignores_do_not_fill_its_table(new_notebook: NewNotebook) -> None:
+    spec = structs.replace(faulty("deaf on control, never answers"), interrupt_mode="message")
+    notebook = await new_notebook(spec)
+    notebook.send("x")
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(LIMIT + 1):
+            ask = asyncio.create_task(notebook.kernel.interrupt())
+            while len(notebook.kernel._requests) == 0:
+                assert not ask.done()
+                await asyncio.sleep(0)  # until it is sent
+            ask.cancel()
+            await asyncio.wait({ask})
+            assert len(notebook.kernel._requests) == 0
