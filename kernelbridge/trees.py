@@ -90,7 +90,7 @@ def _is_directory(name: str, parent: int) -> bool:
         return False
 
 
-def _remove(how: Callable[..., None], name: str, parent: int) -> None:
+def _remove(how: Callable[..., object], name: str, parent: int) -> None:
     with contextlib.suppress(FileNotFoundError):  # somebody else was faster
         how(name, dir_fd=parent)
 
