@@ -110,6 +110,10 @@ class Settings:
             kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
         ),
     ] = 15.0
+    max_linger: Annotated[
+        float,
+        Option(kinds.duration(), SANDBOXES, "Longest linger that open_session may ask for, where that is shorter."),
+    ] = 3600.0
     idle_timeout: Annotated[
         float | None,
         Option(

@@ -176,8 +176,7 @@ async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
 
 
 async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) -> None:
-    if not sandbox.facts.shell.endswith("bash"):
-        return
+    assert sandbox.facts.shell.endswith("bash")  # others have no jobs to speak of
     shell = await sandbox.exec(["bash", "--norc", "-i"], tty=True, env={"PS1": "$ "})
     await shell.write(b"sleep 98744 & echo sta''rted\n")
     await read_until(shell, b"started")
@@ -192,10 +191,8 @@ async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) 
 async def test_a_process_that_is_killed_meanwhile_is_told_at_the_latest_afterwards(sandbox: Sandbox) -> None:
     process = await sandbox.exec(["sleep", mine(98745)])
     (pid,) = on_host(mine(98745))
-    if os.geteuid() != 0:
-        return
     await sandbox.pause()
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)  # of another user in a container: needs root
     await sandbox.resume()
     async with asyncio.timeout(PATIENCE):
         assert (await process.wait()).signal == signal.SIGKILL

@@ -247,14 +247,12 @@ async def test_a_session_that_nobody_uses_ends_paused_or_not(start_server: Start
 
 
 async def test_an_interpreter_that_is_killed_meanwhile_is_replaced(share_server: StartServer) -> None:
-    if os.geteuid() != 0:
-        return
     server = await share_server(idle_timeout=IDLE)
     async with streaming(server) as client:
         await run(client, "import ctypes; ctypes.CDLL(None).prctl(15, b'kb-victim'); x = 1")
         (pid,) = [pid for pid in on_host("ipykernel") if name(pid) == "kb-victim"]
         await paused(client)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # of another user in a container: needs root
         frame = (await run(client, "print('x' in globals())"))[-1]
         if frame.get("cause") == "kernel_died":  # it was sent before the death was noticed, and says so
             frame = (await run(client, "print('x' in globals())"))[-1]

@@ -81,6 +81,7 @@ PURE = (
     "workspace/admission.py",
     "workspace/budget.py",
     "workspace/choice.py",
+    "workspace/closing.py",
     "workspace/hints.py",
     "workspace/idling.py",
     "workspace/journal.py",
