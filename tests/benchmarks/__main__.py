@@ -1,12 +1,7 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-<<<<<<< HEAD
-                              [resume] [lag] [memory] [--runtime docker|local] [--only TEXT] [--runs N]
-=======
-                              [resume] [lag] [starts] [--runtime docker|local] [--only TEXT] [--runs N]
-                              [--count N] [--load N]
->>>>>>> life
+                              [resume] [lag] [memory] [starts] [--runtime docker|local] [--only TEXT] [--runs N]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
