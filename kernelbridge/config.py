@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from kernelbridge import settings_kinds as kinds
 from kernelbridge.errors import ConfigError
+from kernelbridge.quantities import format_size
 from kernelbridge.settings_environment import default_ca_bundle, default_data_dir, docker_host
 from kernelbridge.settings_kinds import Kind, Option
 from kernelbridge.settings_sources import Given, from_environment, from_file, from_flags
@@ -109,6 +110,10 @@ class Settings:
             kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
         ),
     ] = 15.0
+    max_linger: Annotated[
+        float,
+        Option(kinds.duration(), SANDBOXES, "Longest linger that open_session may ask for, where that is shorter."),
+    ] = 3600.0
     idle_timeout: Annotated[
         float | None,
         Option(
@@ -204,6 +209,23 @@ class Settings:
             "WebSockets that one user may have at a time; another is told why and closed with 1013.",
         ),
     ] = 250
+    max_buffered: Annotated[
+        int,
+        Option(
+            kinds.size(1 << 20),
+            SERVER,
+            "Unfinished messages and unread answers that are held for all clients together; whoever has most of it is "
+            "told and closed with 1013.",
+        ),
+    ] = 256 << 20
+    message_timeout: Annotated[
+        float,
+        Option(
+            kinds.duration(0.1),
+            SERVER,
+            "How long a client may take to send one message; it is told and closed with 1008.",
+        ),
+    ] = 60.0
     max_starts: Annotated[
         int,
         Option(kinds.integer("COUNT", 1), SERVER, "Sandboxes that are made at a time; others wait, users in turn."),
@@ -381,6 +403,13 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['keep_sandboxes']} is not valid with --runtime local",
             "a local sandbox ends with its server; leave it out, or take --runtime docker",
+        )
+    if settings.max_buffered < settings.max_message:
+        setting = "max_buffered" if "max_buffered" in sources else "max_message"
+        raise ConfigError(
+            f"{sources[setting]}: max_buffered must be at least max_message",
+            f"one message may have {format_size(settings.max_message)}, and {format_size(settings.max_buffered)} are "
+            "for the messages of all clients",
         )
     if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
         raise ConfigError(

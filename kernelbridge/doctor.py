@@ -31,13 +31,12 @@ from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local_host import read_host
+from kernelbridge.workspace.layout import EXHAUSTED
 
 SANDBOX_UID = 1000
 """Who runs in a container whose image names no user of its own."""
 SCARCE = 2 << 30
 """Bytes free below which a file system is worth a warning."""
-EXHAUSTED = 64 << 20
-"""Bytes free below which nothing can be expected to work."""
 
 
 class Status(StrEnum):

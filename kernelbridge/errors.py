@@ -8,6 +8,7 @@ may succeed later without being changed.
     KernelBridgeError
     ├── BadRequest             the client's message is wrong; it names the field
     ├── LimitExceeded          a limit of the server was reached
+    │   └── TooMuchBuffered    the server holds too much for its clients, and most for this one
     ├── SessionConflict        the session is open, and is not what was asked for
     ├── UnknownSession         no such session is open
     ├── SandboxError           the sandbox could not be made or was lost
@@ -69,6 +70,18 @@ class LimitExceeded(KernelBridgeError):
 
     code = "limit_exceeded"
     retryable = True
+
+
+class TooMuchBuffered(LimitExceeded):
+    """The server holds too much for its clients, and most of it for this one."""
+
+    code = "too_much_buffered"
+
+
+HOLDS_TOO_MUCH = (
+    "the server holds too much for its clients (--max-buffered), and most of it for this user; read answers as they"
+    " come, and finish one message before the next"
+)
 
 
 class SessionConflict(KernelBridgeError):

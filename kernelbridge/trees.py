@@ -7,12 +7,16 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Generator
-from errno import EBUSY
+from errno import EBUSY, EEXIST, ENOTEMPTY
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEPS = 200_000
 """Names after which somebody must be refilling it."""
+_ROUNDS = 100
+"""Times that a directory may be found filled again, for the same reason."""
+_FILLED = frozenset({ENOTEMPTY, EEXIST})
+_REFILLED = "it is filled as fast as it is emptied"
 _PIECE = 100
 """Names between two rests."""
 
@@ -21,18 +25,21 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all that is in it; raises `OSError`, but not for one that does not exist.
 
     A directory inside another is first moved up into the first, so neither the stack nor the number of
-    descriptors grows with the depth.
+    descriptors grows with the depth. What somebody adds meanwhile, who had it open, is removed with the rest.
     """
     try:
         top = os.open(path, _DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        for _ in emptying(top):
-            pass
+        for _ in range(_ROUNDS):
+            for _ in emptying(top):
+                pass
+            if _rmdir(path):
+                return
     finally:
         os.close(top)
-    path.rmdir()
+    raise OSError(EBUSY, _REFILLED)
 
 
 def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
@@ -42,7 +49,7 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
         for name in names:
             steps += 1
             if steps > limit:
-                raise OSError(EBUSY, "it is filled as fast as it is emptied")
+                raise OSError(EBUSY, _REFILLED)
             if steps % _PIECE == 0:
                 yield
             if not _is_directory(name, top):
@@ -61,7 +68,7 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
                         _remove(os.unlink, entry, inner)
             finally:
                 os.close(inner)
-            _remove(os.rmdir, name, top)
+            _remove(_rmdir, name, top)
 
 
 def _unlock(name: str, parent: int) -> None:
@@ -83,6 +90,17 @@ def _is_directory(name: str, parent: int) -> bool:
         return False
 
 
-def _remove(how: Callable[..., None], name: str, parent: int) -> None:
+def _remove(how: Callable[..., object], name: str, parent: int) -> None:
     with contextlib.suppress(FileNotFoundError):  # somebody else was faster
         how(name, dir_fd=parent)
+
+
+def _rmdir(path: str | Path, *, dir_fd: int | None = None) -> bool:
+    """Remove a directory; False if somebody has filled it again."""
+    try:
+        os.rmdir(path, dir_fd=dir_fd)
+    except OSError as exc:
+        if exc.errno not in _FILLED:
+            raise
+        return False
+    return True

@@ -27,16 +27,18 @@ def serve(settings: Settings) -> int:
 
     The first message of a session starts its sandbox. Without the workspace image (docker), it is built first.
     """
-    from kernelbridge.server import app  # noqa: PLC0415 - loads the whole server: not for --help
+    from kernelbridge.server import allocator, app  # noqa: PLC0415 - loads the whole server: not for --help
 
+    allocator.return_large_blocks()
     log.configure(settings.log_format, settings.log_level)
-    on_progress, on_started = _announcements(settings)
+    on_progress, on_started, on_stopping = _announcements(settings)
     # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.
     # A shell starts what runs in the background with SIGINT ignored: then neither would do anything.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
+    serving = app.serve(settings, on_progress=on_progress, on_started=on_started, on_stopping=on_stopping)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_stoppable(app.serve(settings, on_progress=on_progress, on_started=on_started)))
+        runner.run(_stoppable(serving))
     return 0
 
 
@@ -51,11 +53,13 @@ async def _stoppable(serving: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-def _announcements(settings: Settings) -> tuple[Callable[[str], None], Callable[[StartReport], None]]:
-    """Say how progress and the start are told: to a person on the screen, to a machine in its log."""
+def _announcements(
+    settings: Settings,
+) -> tuple[Callable[[str], None], Callable[[StartReport], None], Callable[[str], None]]:
+    """Say how progress, the start and the stop are told: to a person on the screen, to a machine in its log."""
     if settings.log_format == "console":
         console = screen.output()
-        return console.print, lambda report: screen.write_started(console, report)
+        return console.print, lambda report: screen.write_started(console, report), screen.errors().print
     logger = structlog.get_logger(__name__)
 
     def started(report: StartReport) -> None:
@@ -70,7 +74,11 @@ def _announcements(settings: Settings) -> tuple[Callable[[str], None], Callable[
             warning=report.warning,
         )
 
-    return lambda line: logger.info("progress", line=line), started
+    return (
+        lambda line: logger.info("progress", line=line),
+        started,
+        lambda line: logger.info("stopping", detail=line),
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

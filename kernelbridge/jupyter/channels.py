@@ -201,12 +201,20 @@ class _Channel:
 
     def read_on(self) -> None:
         """See that what has been received is read."""
-        if not self._closed and not self._held and _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
+        if self._closed or self._held:
+            return
+        events = _option(self._socket, zmq.EVENTS)
+        if events & zmq.POLLIN:
             self._schedule()
+        if events & zmq.POLLOUT and self._unsent:
+            self._loop.call_soon(self._send_on)  # having asked may have taken the signal that there is room
 
-    def _signalled(self) -> None:
+    def _send_on(self) -> None:
         if self._unsent and not self._closed:
             self._flush()
+
+    def _signalled(self) -> None:
+        self._send_on()
         if not self._scheduled and not self._held:
             self._read()
 
@@ -243,8 +251,7 @@ class _Channel:
                 self.quiet.set()
             elif not self._held:
                 self._schedule()
-            if self._unsent and not self._closed:
-                self._flush()  # reading may have taken the signal that there is room
+            self._send_on()  # reading may have taken the signal that there is room
 
     def _hold(self, later: asyncio.Future[None]) -> None:
         """Read no further before `later`; `quiet` stays unset meanwhile."""

@@ -1,8 +1,8 @@
 """The table of a kernel's executions (pure).
 
 An execution is one `execute_request`. It is DONE when both its shell reply and its iopub `idle`
-have arrived, in whichever order, because output may follow the reply; an aborted one never ran and
-is DONE with the reply alone. `TRANSITIONS` is the whole machine; the documentation draws it.
+have arrived, in whichever order, because output may follow the reply. `TRANSITIONS` is the whole machine;
+the documentation draws it.
 
 Replies count only from the shell channel, output only from iopub, and both only for a
 pending id: a kernel that forges messages harms itself. Each execution ends exactly once.
@@ -37,7 +37,7 @@ class State(Enum):
     IDLE = "idle"
     """Idle has arrived, the reply has not."""
     DONE = "done"
-    """Both have arrived, or it was aborted."""
+    """Both have arrived."""
     ENDED = "ended"
     """Ended from outside: its kernel died, or its session was closed."""
 
@@ -46,8 +46,6 @@ class Event(Enum):
     """What moves an execution on."""
 
     REPLY = "reply"
-    ABORTED = "aborted"
-    """A reply with status `aborted`: the kernel skipped it."""
     IDLE = "idle"
     OUTPUT = "output"
     END = "end"
@@ -56,14 +54,12 @@ class Event(Enum):
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SENT, Event.OUTPUT): State.SENT,
     (State.SENT, Event.REPLY): State.REPLIED,
-    (State.SENT, Event.ABORTED): State.DONE,
     (State.SENT, Event.IDLE): State.IDLE,
     (State.SENT, Event.END): State.ENDED,
     (State.REPLIED, Event.OUTPUT): State.REPLIED,
     (State.REPLIED, Event.IDLE): State.DONE,
     (State.REPLIED, Event.END): State.ENDED,
     (State.IDLE, Event.REPLY): State.DONE,
-    (State.IDLE, Event.ABORTED): State.DONE,
     (State.IDLE, Event.OUTPUT): State.IDLE,
     (State.IDLE, Event.END): State.ENDED,
 }
@@ -155,7 +151,7 @@ class Execution:
 
     __slots__ = (
         *("asks", "began", "begun", "cause", "done", "failure", "figures", "listener", "msg_id", "on_begun", "output"),
-        *("moves", "reply", "state", "told", "traceback", "waits"),
+        *("moves", "ran", "reply", "state", "told", "traceback", "waits"),
     )
 
     def __init__(
@@ -183,6 +179,8 @@ class Execution:
         self.failure: _Failed | None = None
         self.traceback = ""
         """That of the reply, as plain text."""
+        self.ran = False
+        """Whether the kernel has told anything of it but its status and its reply."""
         self.moves = 0
         """Grows with each of its messages that may move it on."""
         self.figures = wire.NO_FIGURES
@@ -251,19 +249,18 @@ class ExecutionTable:
         if execution is None or message.msg_type != "execute_reply":
             return
         reply = yield from wire.decoding(message.content, wire.ExecuteReply)
-        event = Event.ABORTED if reply.status in {"aborted", "abort"} else Event.REPLY
-        if (execution.state, event) not in TRANSITIONS:
+        if (execution.state, Event.REPLY) not in TRANSITIONS:
             return
         traceback = yield from plain_traceback(reply.traceback or [], self._max_output)
         figures = wire.NO_FIGURES
         if b'"kernelbridge"' in message.metadata:
             figures = (yield from wire.decoding(message.metadata, wire.ReplyMetadata)).kernelbridge
-        if execution.state is State.IDLE or event is Event.ABORTED:
+        if execution.state is State.IDLE:
             yield from self._ending(execution, reply)
-        if (execution.state, event) not in TRANSITIONS:
+        if (execution.state, Event.REPLY) not in TRANSITIONS:
             return  # it has been ended meanwhile
         execution.reply, execution.figures, execution.traceback = reply, figures, traceback
-        self._move(execution, event)
+        self._move(execution, Event.REPLY)
 
     def taking_iopub(self, message: wire.Message) -> Generator[None, None, None]:
         """Take a message of the iopub channel; yields often. Raises `BadFrame`."""
@@ -275,16 +272,20 @@ class ExecutionTable:
             yield from self._taking_late(message)
         elif message.msg_type == "error":
             failure = yield from wire.decoding(message.content, wire.Failure)
+            execution.ran = True
             yield from self._showing_failure(execution)
             traceback = yield from plain_traceback(failure.traceback or [], self._max_output)
             execution.failure = _Failed(failure, traceback)
         elif message.msg_type in OUTPUT:
+            execution.ran = True
             _tell_start(execution)
             yield from self._showing_failure(execution)
             yield from self._while_pending(execution, taking_output(execution.output, message, execution.listener))
             self._move(execution, Event.OUTPUT)
-        elif message.msg_type == "execute_input" and not execution.told:
-            _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
+        elif message.msg_type == "execute_input":
+            execution.ran = True
+            if not execution.told:
+                _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
 
     def on_stdin(self, message: wire.Message) -> None:
         """Take a message of stdin: a question of the running execution, one at a time. Raises `BadFrame`."""
@@ -377,7 +378,7 @@ class ExecutionTable:
             self.on_half()
         elif state in FINAL:
             self._begin(execution)
-            if event is not Event.END and event is not Event.ABORTED:
+            if event is not Event.END and not _skipped(execution):
                 _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
                 for _ in self._showing_failure(execution):
@@ -411,7 +412,7 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         failure, traceback = execution.failure or (wire.Failure("", None, None), "")
         if reply.ename or execution.failure is None:
             failure, traceback = wire.Failure(reply.ename or "", reply.evalue), execution.traceback or traceback
-        error = describe(failure, aborted=reply.status != "error")
+        error = describe(failure, unsaid=_unsaid(execution))
     return Outcome(
         success=success,
         output=rendered.output,
@@ -431,6 +432,26 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         state_preserved=done and not _leaves(reply),
         overflow=rendered.overflow,
     )
+
+
+def _skipped(execution: Execution) -> bool:
+    """Whether the kernel says that it did not run it, because one before it had failed.
+
+    With the same status some kernels answer a cell that they broke off because of an interrupt.
+    """
+    reply = execution.reply
+    return reply is not None and reply.status not in {"ok", "error"} and not execution.ran and execution.cause is None
+
+
+def _unsaid(execution: Execution) -> str:
+    """Give the error of one whose kernel says only that it failed."""
+    if execution.cause is not None:
+        return "Interrupted: the kernel broke the cell off"
+    if _skipped(execution):
+        return "Aborted: the kernel skipped the cell because one before it had failed"
+    if execution.reply is not None and execution.reply.status != "error":
+        return "Aborted: the kernel broke the cell off"
+    return "Error"
 
 
 def _leaves(reply: wire.ExecuteReply | None) -> bool:

@@ -22,10 +22,10 @@ _NO_PROCESS = re.compile(
 _PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
 
 
-def describe(failure: wire.Failure, *, aborted: bool = False) -> str:
-    """Give `<Name>: <message>` on one line."""
-    if aborted and not failure.ename:
-        return "Aborted: the kernel skipped the cell because one before it had failed"
+def describe(failure: wire.Failure, *, unsaid: str = "Error") -> str:
+    """Give `<Name>: <message>` on one line; `unsaid` if the kernel gives neither."""
+    if not failure.ename and not failure.evalue:
+        return unsaid
     name = " ".join(strip_ansi((failure.ename or "Error")[:_READ]).split())
     message = strip_ansi((failure.evalue or "")[:_READ])
     if name in _SYNTAX_ERRORS:

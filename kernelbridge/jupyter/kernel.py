@@ -222,7 +222,11 @@ class Kernel:
         if self._table.running is not running:
             return
         if self._answers_interrupts:
-            await self._requests.ask("control", "interrupt_request", {})
+            answer = self._requests.begin("control", "interrupt_request", {})
+            try:
+                await asyncio.wait({answer})
+            finally:  # one that ignores them must not be asked too much to be asked again
+                self._requests.forget([answer])
         else:
             await self._process.signal(signal.SIGINT)
 
@@ -295,6 +299,9 @@ class Kernel:
         self._directory.secure()
         channels = self._connect(routing_id or self._routing_id)
         info = await until_heard(self._requests, self._iopub_seen)
+        if info is None:
+            await asyncio.wait({self.died})
+            return
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
             self.recalls = await install_hooks(self._requests, channels)

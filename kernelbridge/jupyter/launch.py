@@ -43,9 +43,12 @@ def hooks_source() -> str:
 def hooks_request(source: str) -> dict[str, Any]:
     """Give the content of the `execute_request` that runs `source`.
 
-    It is an expression beside an empty cell: IPython wraps the streams while a cell runs.
+    It is an expression beside an empty cell: IPython wraps the streams while a cell runs. Where it ran already it
+    does nothing: a request without an answer is sent again.
     """
-    run = f"exec(compile({source!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
+    program = f"exec(compile({source!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
+    once = "seen.get('ran') or seen.update(ran=True)"
+    run = f"(lambda seen: {once} or {program})(get_ipython().kernel.__dict__.setdefault('_kernelbridge', {{}}))"
     beside = {"code": "", "silent": True, "store_history": False, "allow_stdin": False}
     return {**beside, "user_expressions": {"hooks": run}}
 

@@ -7,7 +7,7 @@ its answer has come, whether or not somebody still waits for that, because until
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ LIMIT = 64
 """Unanswered requests of one kernel."""
 MAX_BYTES = 32 << 20
 """Their size together; one that is alone may be as large as a frame."""
+FIRST_REPEAT = 0.25
+"""Seconds until a request that may have been dropped is sent again; twice as many before each further time."""
+LAST_REPEAT = 4.0
+"""Most of those seconds."""
 
 Send = Callable[[str, list[bytes]], None]
 """Send frames on a channel; raises `KernelError` if the kernel is dead."""
@@ -78,6 +82,31 @@ class RequestTable:
         answer = self.begin(channel, msg_type, content, subshell=subshell)
         await asyncio.wait({answer}, timeout=timeout)
         return answer.result() if answer.done() else None
+
+    async def ask_until_answered(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+        """Ask again and again until one of the requests is answered; None when the kernel ends before that.
+
+        For a kernel that starts, which may drop what it is asked, and for questions that may be answered twice: the
+        requests that were sent besides are forgotten, and whatever answers those is nobody's.
+        """
+        asked: list[asyncio.Future[wire.Message | None]] = []
+        pause = FIRST_REPEAT
+        try:
+            while True:
+                asked.append(self.begin(channel, msg_type, content))
+                done, _ = await asyncio.wait(asked, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if done:
+                    return done.pop().result()
+                pause = min(2 * pause, LAST_REPEAT)
+        finally:
+            self.forget(asked)
+
+    def forget(self, answers: Collection[asyncio.Future[wire.Message | None]]) -> None:
+        """Wait no more for requests: the kernel has dropped them, or nobody needs their answers."""
+        for msg_id, request in list(self._pending.items()):
+            if request.answer in answers:
+                del self._pending[msg_id]
+                self._size -= request.size
 
     def take(self, channel: str, message: wire.Message) -> bool:
         """Take a message if it answers a request: right id, on the channel of the request, of the right type."""

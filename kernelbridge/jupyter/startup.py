@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 _BIND_POLL = 0.005
 _TAIL = 4096
+_DROPPED_AFTER = 2.0
+"""Seconds until a request without an answer is looked into."""
 
 
 class OwnOutput:
@@ -108,20 +110,23 @@ async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitSta
         await asyncio.wait({exited}, timeout=_BIND_POLL)
 
 
-async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.KernelInfo:
+async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.KernelInfo | None:
     """Make the kernel speak until its output is heard: a subscription takes effect some time after connect.
 
-    Gives what it says of itself. Raises `BadFrame`.
+    Return what it says of itself, None if it ends before that. Raises `BadFrame`.
+
+    It is asked on shell: some kernels answer nothing but a shutdown on control, and others drop what reaches that
+    before they have come up. All of them serve shell last.
     """
-    info = wire.KernelInfo()
-    channel = "control"
-    while (reply := await requests.ask(channel, "kernel_info_request", {})) is not None:
-        if channel == "control":
-            info = wire.decode(reply.content, wire.KernelInfo)
-        elif heard.is_set():
-            break
-        channel = "shell"
-    return info
+    pause = 0.01
+    while (reply := await requests.ask_until_answered("shell", "kernel_info_request", {})) is not None:
+        with contextlib.suppress(TimeoutError):  # it may answer and say nothing, as often as it is asked
+            async with asyncio.timeout(pause):
+                await heard.wait()
+        if heard.is_set():
+            return wire.decode(reply.content, wire.KernelInfo)
+        pause = min(2 * pause, 1.0)
+    return None
 
 
 async def until_listening(requests: RequestTable, heard: asyncio.Event) -> None:
@@ -139,7 +144,7 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
 
     A kernel that it does not fit is left as it was.
     """
-    reply = await requests.ask("shell", "execute_request", hooks_request(hooks_source()))
+    reply = await _ask_in_order(requests, "execute_request", hooks_request(hooks_source()))
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
@@ -147,3 +152,19 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
         channels.bound_output()  # its publisher loses nothing from here on
         return True
     return False
+
+
+async def _ask_in_order(requests: RequestTable, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+    """Ask on shell what may take long, and again if it was dropped; None when the kernel ends before it answers.
+
+    Requests of one channel are answered in order: one was dropped if another that was sent later has its answer.
+    """
+    while True:
+        answer = requests.begin("shell", msg_type, content)
+        await asyncio.wait({answer}, timeout=_DROPPED_AFTER)
+        if not answer.done():
+            await requests.ask_until_answered("shell", "kernel_info_request", {})
+        if answer.done():
+            return answer.result()
+        log.warning("kernel_dropped_request", request=msg_type)
+        requests.forget([answer])

@@ -107,7 +107,7 @@ class ClearOutput(msgspec.Struct, frozen=True, gc=False):
 class Failure(msgspec.Struct, frozen=True):
     """Content of `error`."""
 
-    ename: str
+    ename: str | None = None
     evalue: str | None = None
     traceback: list[str] | None = None
 

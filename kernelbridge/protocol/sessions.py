@@ -25,6 +25,7 @@ KernelName = Annotated[
     ),
 ]
 
+Linger = Annotated[float, Meta(ge=0, le=366 * 86400, description="Seconds, 0 or more")]
 State = Literal["absent", "starting", "active", "paused", "closing"]
 KernelStateName = Literal["absent", "starting", "ready", "dead", "restarting"]
 Status = Literal["starting", "ready", "paused", "resumed", "restarting", "closing", "closed"]
@@ -55,6 +56,10 @@ class OpenSession(Request, frozen=True, tag="open_session", kw_only=True):
     """Environment variables for the interpreter, the shell and the terminals."""
     limits: LimitsChoice | None = None
     """The server's own when absent."""
+    linger: Linger | None = None
+    """Seconds that the session lives on after its last connection; the server's own when absent."""
+    keep_while_running: bool | None = None
+    """Whether it lives on while a cell or a command runs, whoever is connected."""
     request_id: RequestId | None = None
 
 
@@ -113,6 +118,10 @@ class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
     kernel: str
     language: str
     limits: LimitsInEffect
+    linger: float
+    """Seconds that the session lives on after its last connection."""
+    keep_while_running: bool
+    """Whether it also lives on while a cell or a command runs."""
     fresh: bool
     """Whether the interpreter was started for this: false when it ran already, with its variables."""
     created: str
@@ -139,6 +148,8 @@ class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=T
     language: str | UnsetType = UNSET
     """When it is known: once the sandbox runs."""
     limits: LimitsInEffect | UnsetType = UNSET
+    linger: float | UnsetType = UNSET
+    keep_while_running: bool | UnsetType = UNSET
     connections: int | UnsetType = UNSET
     """Connections that use it."""
     queued_cells: int | UnsetType = UNSET
@@ -212,6 +223,19 @@ class Resumed(Message, frozen=True, tag="resumed", kw_only=True):
     warnings: Warnings | UnsetType = UNSET
 
 
+class WhatRan(Struct, frozen=True, rename="camel", kw_only=True):
+    """Something that was ended when a session was closed."""
+
+    kind: str
+    """`cell`, `command` or `terminal`."""
+    request_id: str | UnsetType = UNSET
+    """That of the request which started it, if it had one."""
+    since: str | UnsetType = UNSET
+    """When it began."""
+    code: str | UnsetType = UNSET
+    """The beginning of its code or command, if that is known; a terminal's id."""
+
+
 class SessionStatus(Event, frozen=True, tag="session_status", kw_only=True):
     """What has become of a session; unsolicited, to those who opened or resumed it or stream."""
 
@@ -219,3 +243,9 @@ class SessionStatus(Event, frozen=True, tag="session_status", kw_only=True):
     detail: str
     """For a person."""
     cause: Cause | UnsetType = UNSET
+    closed_at: str | UnsetType = UNSET
+    """When the session was closed, if that was before this connection came; this and what follows."""
+    what_ran: list[WhatRan] | UnsetType = UNSET
+    """What ran then, and was ended."""
+    answers_lost: int | UnsetType = UNSET
+    """Answers and results that nobody had got, and nobody can get any more."""

@@ -61,11 +61,13 @@ def complains(error: msgspec.ValidationError) -> bool:
 def unknown_fields(frame: str | bytes, kind: type[Struct], error: msgspec.ValidationError) -> list[tuple[str, str]]:
     """Give path and nearest known path (or "") of the unknown fields, in order; of too large a frame, the first.
 
+    The nearest is looked for only for those that an answer names.
     `error` is what the decoder said that refuses them.
     """
     colons = frame.count(":") if isinstance(frame, str) else frame.count(b":")
     if colons <= SCANNED:
-        return [(path, nearest(path, kind)) for path in _unknown(frame, kind, "")]
+        paths = enumerate(_unknown(frame, kind, ""))
+        return [(path, nearest(path, kind) if number < NAMED else "") for number, path in paths]
     found = _COMPLAINT.match(str(error))
     if found is None:
         return []

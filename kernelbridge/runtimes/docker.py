@@ -19,6 +19,7 @@ DockerRuntime        makes, finds again and removes containers (this module)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from typing import Any
 import docker
 import msgspec
 import structlog
-from docker.errors import APIError
+from docker.errors import APIError, NotFound
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.base import Left, SandboxSpec
@@ -61,6 +62,7 @@ from kernelbridge.runtimes.docker_spec import (
 )
 from kernelbridge.runtimes.docker_tasks import Background
 from kernelbridge.runtimes.facts import Facts
+from kernelbridge.runtimes.processors import thread_counts
 from kernelbridge.runtimes.seccomp import docker_profile
 
 __all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
@@ -87,7 +89,7 @@ class DockerRuntime:
         own_uid: int | None,
     ) -> None:
         own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
-        self.info = runtime_info(about, image, own_uids=own_uid is not None)
+        self.info = runtime_info(about, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
         self._cpus = about.cpus
@@ -211,7 +213,16 @@ class DockerRuntime:
         found = await self._listed(self._own_label)
         stale = [row["Id"] for row in found if row["Id"] not in self._sandboxes]
         attempts = (self._removals.attempt(each, partial(self._remove, each)) for each in stale)
-        return sum(await asyncio.gather(*attempts))
+        removed = sum(await asyncio.gather(*attempts))
+        await self._remove_volumes(self._own_label)
+        return removed
+
+    async def _remove_volumes(self, label: str) -> None:
+        """Remove volumes with a label that no container has any more: it was removed by others, without them."""
+        try:
+            await self._engine.call(partial(_remove_unused_volumes, label=label), doing="removing volumes")
+        except (APIError, RuntimeUnavailable) as exc:
+            log.warning("volumes_left", label=label, reason=str(exc))  # the next server removes them
 
     async def aclose(self, *, keep: bool = False) -> None:
         """Remove every container that it made, but for `keep`; end its threads. Idempotent.
@@ -229,6 +240,8 @@ class DockerRuntime:
             if isinstance(result, BaseException):
                 log.warning("container_left_behind", container=box.id, reason=str(result))
         await self._background.settle()
+        if not self._released and not any(isinstance(result, BaseException) for result in results):
+            await self._remove_volumes(self._own_label)
         if self._released:
             return
         self._released = True
@@ -246,8 +259,11 @@ class DockerRuntime:
     async def _create(self, spec: SandboxSpec) -> DockerSandbox:
         workspace_image = self._image(spec.image)
         image, facts = await workspace_image.current()
-        if spec.uid is not None:
-            facts = msgspec.structs.replace(facts, uid=spec.uid)
+        facts = msgspec.structs.replace(
+            facts,
+            uid=facts.uid if spec.uid is None else spec.uid,
+            env={**thread_counts(spec.limits.cpus, facts.env), **facts.env},
+        )
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,
@@ -374,6 +390,9 @@ class DockerRuntime:
 
     def _take_event(self, event: EngineEvent) -> None:
         if (sandbox := self._sandboxes.get(event.container)) is not None:
+            if event.action == "destroy" and not sandbox.leaving and (token := event.labels.get(LAUNCH_LABEL)):
+                label = f"{LAUNCH_LABEL}={token}"
+                self._background.spawn(self._remove_volumes(label), doing="removing the volumes of a container")
             sandbox.take_event(event)
         elif event.action in {"create", "start"} and (token := event.labels.get(LAUNCH_LABEL)) in self._given_up:
             self._background.spawn(self._clean_up(token), doing="removing a container that came too late")
@@ -421,6 +440,13 @@ class DockerRuntime:
             raise SandboxError("The engine's containers cannot be inspected", explain(exc)) from exc
         state: dict[str, Any] = found["State"]
         return state
+
+
+def _remove_unused_volumes(api: Any, *, label: str) -> None:  # untyped: the stubs leave the answers open
+    found = api.volumes(filters={"label": label, "dangling": True})["Volumes"] or ()
+    for volume in found:
+        with contextlib.suppress(NotFound):  # somebody else was faster
+            api.remove_volume(volume["Name"])
 
 
 def _read_profile(path: Path) -> str:

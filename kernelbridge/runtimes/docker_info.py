@@ -6,14 +6,14 @@ from kernelbridge.runtimes.base import RuntimeInfo
 from kernelbridge.runtimes.docker_engine import EngineInfo
 
 
-def runtime_info(about: EngineInfo, image: str, *, own_uids: bool) -> RuntimeInfo:
-    """Describe a runtime over this engine with this image."""
+def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
+    """Describe a runtime over this engine."""
     warning = None
     if "seccomp" not in about.security:
         warning = "the Docker engine filters no system calls: it was built or started without seccomp"
     return RuntimeInfo(
         name="docker",
-        detail=f"{about}, image {image}",
+        detail=str(about),
         isolation=(
             "a container for each workspace: no network but loopback, no capabilities, read-only root, "
             f"{'a user of its own' if own_uids else 'a user'} without privileges, limits on memory, CPU and processes"

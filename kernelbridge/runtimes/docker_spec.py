@@ -198,8 +198,8 @@ def _tmpfs(launch: Launch) -> dict[str, str]:
 
 def _terminals(launch: Launch) -> dict[str, Any]:
     """Mount a devpts with a limit. The one that an engine mounts has none, and the machine's terminals are few."""
-    options = f"newinstance,max={launch.limits.ptys},ptmxmode=0666,mode=0620,gid=5"
-    labels = {INSTANCE_LABEL: launch.instance, WORKSPACE_LABEL: launch.workspace_id}
+    options = f"nosuid,noexec,newinstance,max={launch.limits.ptys},ptmxmode=0666,mode=0620,gid=5"
+    labels = {INSTANCE_LABEL: launch.instance, WORKSPACE_LABEL: launch.workspace_id, LAUNCH_LABEL: launch.token}
     driver = {"Name": "local", "Options": {"type": "devpts", "device": "devpts", "o": options}}
     # Without a name the engine removes it with the container.
     return {

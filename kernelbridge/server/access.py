@@ -1,4 +1,4 @@
-"""Who may talk to the server: the Host and Origin check of every request; pure.
+"""Who may talk to the server, and in which words: the checks of every request and of a WebSocket's opening; pure.
 
 A server on loopback is reachable by every web page that its user opens, and a name that an attacker's DNS
 points at 127.0.0.1 ("DNS rebinding") makes such a page same-origin. So the Host
@@ -8,12 +8,80 @@ origin too, or one that the operator allowed.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Collection, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
-_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
+_HOST = re.compile(r"(?P<host>\[[0-9A-Za-z:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(?P<port>[0-9]*))?", re.ASCII)
+"""`uri-host [":" port]` of RFC 9110, which may be any name."""
+_TARGET = re.compile(r"[\x21\x22\x24-\x7e]+")
+"""What a request target is written with: no blanks, no controls, no fragment."""
+_KEY_BYTES = 16
+_PORTS = 65536
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)")
+
+
+class Problem(NamedTuple):
+    """Why a WebSocket cannot be opened."""
+
+    status: int
+    reason: str
+
+
+class Headers(Protocol):
+    """A request's headers; names in any case."""
+
+    def getall(self, name: str, default: list[str], /) -> list[str]:
+        """Give every value of a header."""
+        ...
+
+
+def malformed(method: str, target: str, version: tuple[int, int], hosts: Sequence[str]) -> str | None:
+    """Say what of a request's first line and Host RFC 9112 forbids, or None. Such a request is answered with 400."""
+    if version < (1, 0):
+        return "the request line has no version"
+    if len(hosts) != 1:
+        return f"a request has one Host header, and this one has {len(hosts) or 'none'}"
+    if not _is_host(hosts[0]):
+        return f"the Host {hosts[0]!r} is no host with a port"
+    return _wrong_target(method, target, hosts[0])
+
+
+def _wrong_target(method: str, target: str, host: str) -> str | None:
+    if _TARGET.fullmatch(target) is None:
+        return f"the target {target[:200]!r} has characters that a request may not have there"
+    if target.startswith("/") or (method == "OPTIONS" and target == "*"):
+        return None
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not _is_host(parts.netloc):
+        return f"the target {target[:200]!r} is neither a path nor a URL"
+    if parts.netloc.lower() != host.lower():
+        return f"the target names the host {parts.netloc!r}, and the Host header {host!r}"
+    return None
+
+
+def handshake_problem(method: str, version: tuple[int, int], headers: Headers) -> Problem | None:
+    """Say why a request with `Upgrade: websocket` opens none (RFC 6455, 4.2.1), or None."""
+    if method != "GET" or version < (1, 1):
+        return Problem(400, "a WebSocket is opened with GET and HTTP/1.1")
+    if "upgrade" not in _tokens(headers.getall("Connection", [])):
+        return Problem(400, "the header Connection does not say Upgrade")
+    if headers.getall("Content-Length", ["0"]) != ["0"] or headers.getall("Transfer-Encoding", []):
+        return Problem(400, "a request that opens a WebSocket has no body")
+    if headers.getall("Sec-WebSocket-Version", []) != ["13"]:
+        return Problem(426, "the Sec-WebSocket-Version must be 13")
+    keys = headers.getall("Sec-WebSocket-Key", [])
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Problem(400, f"the Sec-WebSocket-Key must be {_KEY_BYTES} bytes in base64, given once")
+    return None
 
 
 def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str]) -> str | None:
@@ -36,9 +104,35 @@ def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  #
 
     Browsers send no Origin with what a page merely embeds or links to, but they say that another site's page did it.
     """
-    if "cross-site" in sites and not has_origin:
+    if not has_origin and any(site.strip().lower() == "cross-site" for site in sites):
         return "a page of another site asks for it; open it from a page of this machine"
     return None
+
+
+def _tokens(values: Sequence[str]) -> set[str]:
+    return {token.strip().lower() for value in values for token in value.split(",")}
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _is_host(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None or not found["host"] or int(found["port"] or 0) >= _PORTS:
+        return False
+    return not found["host"].startswith("[") or _is_ipv6(found["host"])
+
+
+def _is_ipv6(literal: str) -> bool:
+    try:
+        IPv6Address(literal.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _host_allowed(host: str, allowed: Collection[str]) -> bool:
@@ -54,11 +148,13 @@ def _origin_allowed(origin: str, allowed: Collection[str]) -> bool:
 
 def _is_loopback(authority: str) -> bool:
     found = _AUTHORITY.fullmatch(authority)
-    if found is None or int(found["port"] or 0) > 65535:  # noqa: PLR2004  the largest port
+    if found is None or int(found["port"] or 0) >= _PORTS:
         return False
     host = found["host"].lower()
     if host == "localhost":
         return True
+    if host.startswith("[") and not _is_ipv6(host):
+        return False
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

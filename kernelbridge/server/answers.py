@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from msgspec import UNSET, UnsetType, convert
 
-from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.errors import HOLDS_TOO_MUCH, BadRequest, KernelBridgeError, TooMuchBuffered
 from kernelbridge.jupyter.execution import Outcome
 from kernelbridge.protocol.base import Cause, Truncated
 from kernelbridge.protocol.base import timestamp as timestamp  # noqa: PLC0414  for those who make answers by hand
@@ -126,6 +126,27 @@ def frame_too_large(limit: int) -> ErrorMessage:
         ),
         None,
         UNSET,
+    )
+
+
+def message_timeout(limit: float) -> ErrorMessage:
+    """Tell of a message that was not finished in time, before the connection is closed with 1008."""
+    return error_message(
+        BadRequest(
+            "The message was not finished in time",
+            f"expected all of it within {limit:g} s (--message-timeout); large files may be sent by HTTP, which takes"
+            " as long as it takes. The connection is closed",
+            code="message_timeout",
+        ),
+        None,
+        UNSET,
+    )
+
+
+def too_much_buffered() -> ErrorMessage:
+    """Tell whoever holds most of a budget that is used up, before the connection is closed with 1013."""
+    return error_message(
+        TooMuchBuffered("Too much is held for this client", f"{HOLDS_TOO_MUCH}. The connection is closed"), None, UNSET
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
@@ -18,15 +19,20 @@ from aiohttp import web
 from kernelbridge import __version__
 from kernelbridge.config import Settings
 from kernelbridge.protocol import json_schema
+from kernelbridge.quantities import format_duration
 from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import listening, query
-from kernelbridge.server.access import refusal
+from kernelbridge.server.access import handshake_problem, malformed, refusal
 from kernelbridge.server.adoption import Absentees
+from kernelbridge.server.buffers import Buffers
 from kernelbridge.server.choice import open_runtime
-from kernelbridge.server.connection import Connection, Socket, turn_away
+from kernelbridge.server.connection import Connection
+from kernelbridge.server.edge import Edge
 from kernelbridge.server.pulse import Patience, Pulse
+from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.transfers import Transfers
+from kernelbridge.server.websocket import Socket, turn_away
 from kernelbridge.workspace.admission import SessionLimits
 from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.files import FileLimits
@@ -45,6 +51,8 @@ FLUSH = 30.0
 """Seconds that a client has to read what was sent before its connection was closed."""
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
+
+_UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -75,6 +83,7 @@ class Server:
     warning: str | None
     patience: Patience
     ending: _Ending
+    readiness: Readiness
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[str | None] = field(default_factory=Counter)
     """How many connections each user has; only those who have one."""
@@ -83,10 +92,15 @@ class Server:
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: one client."""
+        if request.headers.get("Upgrade", "").strip().lower() != "websocket":
+            raise web.HTTPUpgradeRequired(
+                text="This is a WebSocket endpoint: connect with ws://, not http://.\n", headers=_UPGRADE
+            )
+        if (problem := handshake_problem(request.method, request.version, request.headers)) is not None:
+            log.warning("request_refused", reason=problem.reason, path=request.path)
+            return web.Response(status=problem.status, text=f"{problem.reason}\n", headers=_UPGRADE)
         user_id, streams, strict = query.user_id(request), _flag(request, "stream"), _flag(request, "strict")
-        ws = Socket(request, max_message=self.settings.max_message)
-        if not ws.can_prepare(request):
-            raise web.HTTPUpgradeRequired(text="This is a WebSocket endpoint: connect with ws://, not http://.\n")
+        ws = Socket(request, max_message=self.settings.max_message, message_timeout=self.settings.message_timeout)
         await ws.prepare(request)
         transport = request.transport
         if transport is None:
@@ -96,8 +110,15 @@ class Server:
             log.warning("connection_refused", user_id=user_id, limit=limit)
             await turn_away(ws, limit)
             return ws
+        ws.holding.user = user_id
         connection = Connection(
-            ws, user_id=user_id, streams=streams, strict=strict, registry=self.registry, warning=self.warning
+            ws,
+            user_id=user_id,
+            streams=streams,
+            strict=strict,
+            registry=self.registry,
+            warning=self.warning,
+            holding=ws.holding,
         )
         self.connections[connection] = transport
         self.users[user_id] += 1
@@ -115,6 +136,13 @@ class Server:
     async def healthz(self, _request: web.Request) -> web.StreamResponse:
         """`GET /healthz`: the process is alive."""
         return web.json_response({"status": "ok", "version": __version__})
+
+    async def readyz(self, _request: web.Request) -> web.StreamResponse:
+        """`GET /readyz`: a new session could start now."""
+        missing = await self.readiness.missing()
+        if missing:
+            return web.json_response({"status": "not ready", "missing": missing}, status=503)
+        return web.json_response({"status": "ready", "version": __version__})
 
     async def schema(self, _request: web.Request) -> web.StreamResponse:
         """`GET /api/schema`: JSON Schema of every message."""
@@ -165,8 +193,9 @@ class Server:
         app = web.Application(middlewares=[self._guard])
         # When no new connection can come any more, and before the handlers are waited for.
         app.on_shutdown.append(self._stop)
-        app.router.add_get("/ws", self.websocket)
+        app.router.add_get("/ws", self.websocket, allow_head=False)
         app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/api/schema", self.schema)
         self.transfers.add_to(app)
         return app
@@ -174,11 +203,14 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        reason = refusal(hosts, origins, self.settings.allow_origin)
+        status, error, reason = 400, "bad_request", malformed(request.method, request.raw_path, request.version, hosts)
+        if reason is None:
+            status, error, reason = 403, "forbidden", refusal(hosts, origins, self.settings.allow_origin)
         if reason is not None:
             log.warning("request_refused", reason=reason, path=request.path)
-            return web.json_response({"error": "forbidden", "reason": reason}, status=403)
-        return await handler(request)
+            return web.json_response({"error": error, "reason": reason}, status=status)
+        with Edge.of(request).handling(request):
+            return await handler(request)
 
 
 def _drop(transport: asyncio.Transport) -> None:
@@ -230,7 +262,6 @@ async def running(
             data=data,
             settings=_workspace_settings(settings, runtime),
             executor=executor,
-            linger=settings.linger,
             limits=SessionLimits(settings.max_sessions_per_user, settings.max_sessions),
             max_starts=settings.max_starts,
             on_use=None if retention is None else retention.use,
@@ -246,14 +277,16 @@ async def running(
             ),
             registry.using,
         )
-        server = Server(settings, registry, transfers, runtime.info.warning, patience, ending)
+        readiness = Readiness(runtime, data.root, executor)
+        stack.push_async_callback(readiness.aclose)
+        server = Server(settings, registry, transfers, runtime.info.warning, patience, ending, readiness)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.abandon)
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.taken(settings.host, settings.port)]
         await registry.adopt(Absentees())
-        port = await listening.opened(runner, sockets)
+        port = await listening.opened(runner, sockets, Buffers(settings.max_buffered))
         if retention is not None:
             retention.start(registry)
         stack.push_async_callback(server.finish, runner)
@@ -262,9 +295,16 @@ async def running(
 
 
 async def serve(
-    settings: Settings, *, on_progress: Callable[[str], None], on_started: Callable[[StartReport], None]
+    settings: Settings,
+    *,
+    on_progress: Callable[[str], None],
+    on_started: Callable[[StartReport], None],
+    on_stopping: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; the second of them ends what runs at once. Raises `KernelBridgeError`."""
+    """Serve until SIGTERM or SIGINT; the second of them ends what runs at once. Raises `KernelBridgeError`.
+
+    `on_stopping` is called with what happens then, in words.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     async with running(settings, on_progress=on_progress, hurry=hurry) as report:
@@ -275,7 +315,18 @@ async def serve(
         gc.collect()
         gc.freeze()
         await stop.wait()
-        log.info("stopping")
+        on_stopping(_stopping(settings, report.runtime))
+
+
+def _stopping(settings: Settings, runtime: str) -> str:
+    kept = settings.keep_sandboxes and runtime == "docker"
+    what = "cells are left to the next server; what cannot be left" if kept else "what still runs"
+    if not settings.stop_timeout:
+        return f"Stopping: {what} is ended now."
+    return (
+        f"Stopping: {what} has {format_duration(settings.stop_timeout)} to end (--stop-timeout);"
+        " a second Ctrl-C or SIGTERM ends it at once."
+    )
 
 
 def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettings:
@@ -291,6 +342,8 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
             ),
             image=settings.image if images else None,
             images=frozenset(settings.allow_image) if images else frozenset(),
+            linger=settings.linger,
+            max_linger=settings.max_linger,
             image_setting=settings.image,
         ),
         queue_limit=settings.queue_limit,

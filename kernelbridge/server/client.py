@@ -84,7 +84,9 @@ class Asker:
         """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
         self.workspace.pausing.touch()
         if self.warnings and is_final(message):
-            message, self.warnings = warned(message, self.warnings), []
+            message = warned(message, self.warnings)
+            if not isinstance(message, Interrupted):  # of a cell it is an event, and the result follows
+                self.warnings = []
         if type(message) in PASSING:
             self.client.put_frame(self._passing(message))
             return

@@ -3,98 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-import struct
 from collections.abc import Callable
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType
 from msgspec import UNSET
 
-from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded
-from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest, dump
+from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
 from kernelbridge.protocol.cells import InputReply
 from kernelbridge.protocol.codec import identify, read
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server import answers
+from kernelbridge.server.buffers import Holding
 from kernelbridge.server.client import Asker, encode, given, warned
 from kernelbridge.server.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.requests import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX
 from kernelbridge.server.requests.interpreter import remind
+from kernelbridge.server.websocket import Socket, is_text
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
-
-LAST_WORDS = 5.0
-"""Seconds that a client has to read why its frame was refused."""
-
-
-class Socket(web.WebSocketResponse):
-    """A WebSocket that explains an oversized frame before it closes with 1009, so that the client can read both."""
-
-    def __init__(self, request: web.Request, *, max_message: int) -> None:
-        # aiohttp refuses what has as many bytes as this.
-        super().__init__(max_msg_size=max_message + 1, compress=False)
-        self._request = request
-        self._max_message = max_message
-        self._left = False
-
-    async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
-        """Send a frame. Raises `ConnectionError` also if the connection ends before the client has room for it."""
-        await super().send_frame(message, opcode, compress)
-        # Whoever waits for room is woken without an error when this server has dropped the connection.
-        if self._request.transport is None:
-            raise ConnectionResetError("the connection ended before the frame was taken")
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close; see `aiohttp.web.WebSocketResponse.close`."""
-        if self._left:
-            return False  # the connection ends when nobody reads from it any more
-        if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            await self._refuse_frame()
-        return await super().close(code=code, message=message, drain=drain)
-
-    async def leave(self, code: int, reason: bytes, *, seconds: float) -> None:
-        """Say that this is the end, and give the client so long to close; whoever reads from it goes on reading.
-
-        To close at once, with something unread that it sent, would reset the connection: it might see nothing of this.
-        """
-        self._left = True
-        with contextlib.suppress(ConnectionError):
-            await self.send_frame(struct.pack("!H", code) + reason, WSMsgType.CLOSE)
-            await self._gone(seconds)
-        if self._request.transport is not None:
-            await super().close(code=code, message=reason)
-
-    async def _refuse_frame(self) -> None:
-        """Say why, then let the client close: what it still sends is discarded meanwhile.
-
-        Closing at once, with its data unread, would reset the connection, and the client would see neither.
-        """
-        with contextlib.suppress(ConnectionError):
-            await self.send_frame(dump(answers.frame_too_large(self._max_message)), WSMsgType.TEXT)
-            await self.send_frame(struct.pack("!H", WSCloseCode.MESSAGE_TOO_BIG), WSMsgType.CLOSE)
-            await self._gone(LAST_WORDS)
-
-    async def _gone(self, seconds: float) -> None:
-        """Wait until the connection is gone, but not longer. aiohttp tells nobody, so this is looked at."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self._request.transport is not None and loop.time() < deadline:
-            await asyncio.wait({loop.create_future()}, timeout=seconds / 100)
-
-
-async def turn_away(ws: Socket, limit: int) -> None:
-    """Say that this user has `limit` connections already, and close with 1013."""
-    error = LimitExceeded(
-        "Too many connections are open for this user", f"the limit is {limit}; close one, or use one for all sessions"
-    )
-    with contextlib.suppress(ConnectionError):
-        await ws.send_frame(dump(answers.error_message(error, None, UNSET)), WSMsgType.TEXT)
-        await ws.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many connections")
 
 
 class Connection:
@@ -109,6 +41,7 @@ class Connection:
         strict: bool,
         registry: Registry,
         warning: str | None,
+        holding: Holding | None = None,
     ) -> None:
         """`strict`: requests with fields that the protocol does not have are refused."""
         self.id = secrets.token_hex(8)
@@ -118,11 +51,10 @@ class Connection:
         self._ws = ws
         self._strict = strict
         self._warning = warning
-        self._outbox = Outbox(ws)
+        self._outbox = Outbox(ws, holding)
         self._on_close: dict[object, Callable[[], None]] = {}
         self._reading = asyncio.Event()
         self._reading.set()
-        self._leaving = False
         self._log = log.bind(connection=self.id)
 
     async def run(self) -> None:
@@ -137,6 +69,7 @@ class Connection:
             )
         )
         writer = asyncio.get_running_loop().create_task(self._write())
+        self._ws.on_end = self._outbox.close
         try:
             await self._read()
         finally:
@@ -147,6 +80,7 @@ class Connection:
             # It may wait for a client that reads no more.
             writer.cancel()
             await asyncio.wait([writer])
+            await self._ws.said()
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
 
     async def hang_up(self, seconds: float) -> None:
@@ -156,7 +90,6 @@ class Connection:
         """
         await self._reading.wait()
         await self._outbox.sent()
-        self._leaving = True
         await self._ws.leave(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
 
     async def _write(self) -> None:
@@ -169,17 +102,20 @@ class Connection:
         async for message in self._ws:
             if message.type is WSMsgType.ERROR:
                 return
-            if self._leaving:
-                continue
-            if message.type is WSMsgType.TEXT:
-                self._reading.clear()
-                await self._handle(message.data)
-                self._reading.set()
-            elif message.type is WSMsgType.BINARY:
-                self.send(answers.binary_frame())
+            if not self._ws.left:  # what came behind the goodbye is not carried out
+                if message.type is WSMsgType.BINARY:
+                    self.send(answers.binary_frame())
+                elif not is_text(message.data):
+                    await self._ws.no_text()
+                    return
+                else:
+                    self._reading.clear()
+                    await self._handle(message.data)
+                    self._reading.set()
+            self._ws.inbox.handled(len(message.data))
             await self._outbox.room()
 
-    async def _handle(self, frame: str) -> None:
+    async def _handle(self, frame: bytes) -> None:
         try:
             message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:

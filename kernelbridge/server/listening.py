@@ -14,6 +14,8 @@ from errno import EADDRNOTAVAIL
 from aiohttp import web
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.server.buffers import Buffers
+from kernelbridge.server.edge import Site
 
 
 async def taken(host: str, port: int) -> list[socket.socket]:
@@ -31,12 +33,12 @@ async def taken(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def opened(runner: web.AppRunner, sockets: Sequence[socket.socket]) -> int:
+async def opened(runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers) -> int:
     """Let clients in, and give the port. Raises `ConfigError`."""
     for sock in sockets:
         host, port = sock.getsockname()[:2]
         try:
-            await web.SockSite(runner, sock).start()
+            await Site(runner, sock, buffers).start()
         except OSError as exc:
             raise _refused(host, port, exc) from exc
     return int(runner.addresses[0][1])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import WSMsgType, web
+
+from kernelbridge.server.buffers import Holding
 
 HIGH_WATER = 4 << 20
 """Bytes of unsent answers above which no more requests are read from the client."""
@@ -20,8 +24,11 @@ Unsent = Callable[[], None]
 class Outbox:
     """Sends frames in order; a client that reads slowly costs at most `LIMIT` bytes."""
 
-    def __init__(self, ws: web.WebSocketResponse) -> None:
+    def __init__(self, ws: web.WebSocketResponse[Any], holding: Holding | None = None) -> None:
+        """Queue for `ws`; `holding` counts in the server's budget what waits here, and what is being written."""
         self._ws = ws
+        self._holding = holding
+        self._sending: bytes | None = None
         self._frames: deque[tuple[bytes, Unsent | None]] = deque()
         self._size = 0
         self._wake = asyncio.Event()
@@ -44,6 +51,8 @@ class Outbox:
         self._empty.clear()
         self._size += len(frame)
         self._wake.set()
+        if self._holding is not None:
+            self._holding.put(frame)
 
     def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
         """Queue a text frame that may be left out, unless too much waits already; say whether it was queued."""
@@ -84,7 +93,10 @@ class Outbox:
         """Drop what is unsent and end `run`. Idempotent."""
         self._closed = True
         frames, self._frames = self._frames, deque()
-        for _, unsent in frames:
+        for frame, unsent in frames:
+            # One that is on its way counts until the connection has written it, or is gone.
+            if frame is not self._sending and self._holding is not None:
+                self._holding.taken(frame)
             if unsent is not None:
                 unsent()
         self._wake_waiting()
@@ -97,7 +109,11 @@ class Outbox:
             while not self._closed:
                 while self._frames:
                     frame, _ = self._frames[0]
+                    self._sending = frame
                     await self._ws.send_frame(frame, WSMsgType.TEXT)
+                    self._sending = None
+                    if self._holding is not None:
+                        self._holding.taken(frame)
                     if not self._frames:
                         return  # closed meanwhile
                     self._frames.popleft()
@@ -107,8 +123,15 @@ class Outbox:
                 self._empty.set()
                 if not self._frames and not self._closed:
                     await self._wake.wait()
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError) as exc:
+            # Its traceback is in a cycle with the task, and would hold the frame until garbage is collected.
+            traceback.clear_frames(exc.__traceback__)
+            frame = b""
+            if isinstance(exc, asyncio.CancelledError):
+                raise
             self.close()
+        finally:
+            self._sending = None
 
     def _next(self) -> asyncio.Future[None] | None:
         """Give the first of those who have room now, woken already or not."""

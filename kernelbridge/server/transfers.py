@@ -30,9 +30,11 @@ from kernelbridge.errors import (
     NotADirectory,
     NotAFile,
     RuntimeUnavailable,
+    TooMuchBuffered,
 )
 from kernelbridge.server import conditional, query
 from kernelbridge.server.access import cross_site_refusal
+from kernelbridge.server.edge import Counted
 from kernelbridge.workspace.file_reads import OpenFile
 from kernelbridge.workspace.file_versions import Condition
 from kernelbridge.workspace.layout import SessionKey
@@ -66,6 +68,7 @@ _STATUS: Mapping[type[KernelBridgeError], int] = MappingProxyType(
         FileExists: 412,
         FileTooLarge: 413,
         LimitExceeded: 429,
+        TooMuchBuffered: 503,
         DiskFull: 507,
         RuntimeUnavailable: 503,
     }
@@ -95,7 +98,7 @@ class Transfers:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Send a file, or one range of it."""
         key, path = _target(request)
-        async with self._place(key), self._files(key).download(path) as download:
+        async with self._place(request, key), self._files(key).download(path) as download:
             file = download.file
             headers = _headers(request, file, path)
             if (settled := _settled(request, file, headers)) is not None:
@@ -122,7 +125,7 @@ class Transfers:
         for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
             if name in request.headers:
                 raise BadRequest("The file cannot be taken like this", f"send it whole and as it is, without {name}")
-        async with self._place(key), self._files(key).upload(path, _condition(request)) as arrival:
+        async with self._place(request, key), self._files(key).upload(path, _condition(request)) as arrival:
             announced = request.content_length
             arrival.check(announced or 0)
             received = await _receive(request, arrival)
@@ -147,15 +150,17 @@ class Transfers:
         return web.Response(status=204, headers=headers)
 
     @contextlib.asynccontextmanager
-    async def _place(self, key: SessionKey) -> AsyncIterator[None]:
+    async def _place(self, request: web.Request, key: SessionKey) -> AsyncIterator[None]:
         if self._running[key.principal] >= _AT_ONCE:
             raise LimitExceeded(
                 "Too many transfers are running for this user", f"the limit is {_AT_ONCE}; wait until one has ended"
             )
         self._running[key.principal] += 1
         try:
-            async with self._using(key):
-                yield
+            # Twice a piece: one is read or sent while the other is written or waits.
+            with Counted(request, key.principal, 2 * _CHUNK):
+                async with self._using(key):
+                    yield
         finally:
             self._running[key.principal] -= 1
             if not self._running[key.principal]:
@@ -171,6 +176,10 @@ class Transfers:
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             try:
                 return await handler(request)
+            except web.RequestPayloadError as exc:
+                reason = next(iter(str(exc).splitlines()), "").rstrip(":")
+                log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+                return _failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
             except TimeoutError:
                 return _failure(request, BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s"), 408)
             except KernelBridgeError as exc:

@@ -51,6 +51,10 @@ class Bounds:
     """The others that may be chosen."""
     image_setting: str | None = None
     """The default image's name where the runtime has none: a client may say it all the same."""
+    linger: float = 15.0
+    """Seconds that a session lives on after its last connection, unless it asks for something else."""
+    max_linger: float = 3600.0
+    """Most of them that it may ask for; never less than `linger`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class Wish:
     memory: int | None = None
     cpus: float | None = None
     pids: int | None = None
+    linger: float | None = None
+    keep_while_running: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,9 @@ def checked(wish: Wish, bounds: Bounds) -> Wish:
     _within("limits.memory", wish.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
     _within("limits.cpus", wish.cpus, (MIN_CPUS, most.cpus), "processors")
     _within("limits.pids", wish.pids, (MIN_PIDS, most.pids), "processes")
+    most_linger = max(bounds.max_linger, bounds.linger)
+    if wish.linger is not None and wish.linger > most_linger:
+        raise _invalid("linger", f"expected at most {most_linger:g} seconds, which is what the server grants")
     if wish.env is not None:
         _check_env(wish.env)
     return replace(wish, image=_granted_image(wish.image, bounds))

@@ -53,6 +53,7 @@ class ExecutionLane:
         tasks: TaskSet,
         memory: MemoryWatch,
         record: CellRecord,
+        loss_told: Callable[[], None] | None = None,
         longest: float | None = None,
         input_timeout: float | None = None,
         graces: Graces = Graces(),  # noqa: B008 - it is frozen
@@ -86,8 +87,10 @@ class ExecutionLane:
         """What an earlier server has sent, until the kernel that has it is taken over."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._news = News(record.loss_told)
+        self._news = News(loss_told or record.loss_told)
         self._closed = False
+        self.on_rest: Callable[[], object] = lambda: None
+        """Called when a cell has been answered; another may begin at once."""
 
     @property
     def state(self) -> KernelState:
@@ -104,6 +107,25 @@ class ExecutionLane:
         """Whether anything runs, waits or is ended, or the interpreter is on its way."""
         asked = self._waiting or self._warming or self._questions.waiting
         return bool(self._running or self._escalation or asked or self._interpreter.busy)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a cell runs or waits."""
+        return self._running is not None or len(self._waiting) > 0
+
+    @property
+    def running(self) -> Job | None:
+        """The cell that runs."""
+        return self._running
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether an interpreter would be lost with the session, or one was and no result has told that."""
+        return self._interpreter.lived or self._news.lost is not None
+
+    def was_lost(self, how: str) -> None:
+        """Have the next result tell how an earlier life's interpreter ended."""
+        self._news.lost = how
 
     @property
     def running_since(self) -> float | None:
@@ -199,7 +221,7 @@ class ExecutionLane:
 
         `start` takes it over, for which the result waits; without it there is none: `lost` says how it ended.
         """
-        self._news.lost = lost
+        self._news.lost = lost or self._news.lost
         if job is not None and cell is not None:
             self._running, self._left, self._since = job, LeftCell(job, cell), cell.since
         self._interpreter.adopt(start, incarnation)
@@ -250,6 +272,7 @@ class ExecutionLane:
         self._answer_left(error)
         self._warmed(error)
         self._waiting.end(error)
+        self.on_rest()
 
     def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
@@ -360,6 +383,7 @@ class ExecutionLane:
         self._record.ended()
         if self._closed:
             self._quiet.set()
+        self.on_rest()
 
     # -- the end of what runs ---------------------------------------------------------
 

@@ -23,6 +23,7 @@ from msgspec import UNSET, UnsetType
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.base import Cause
 from kernelbridge.protocol.sessions import Resumed, SeqRange, SessionStatus, Status
+from kernelbridge.workspace.closing import ClosedNote
 from kernelbridge.workspace.journal import Entry, Journal
 from kernelbridge.workspace.tasks import TaskSet
 
@@ -85,6 +86,8 @@ class Feed:
         self._reserved = sys.maxsize
         self._followers: dict[str, _Follower] = {}
         self._audience: dict[str, Listener] = {}
+        self._notice: bytes | None = None
+        self._noticed: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Feed {self._journal}, {len(self._followers)} followers>"
@@ -151,6 +154,30 @@ class Feed:
             if listener.id not in self._followers:
                 listener.offer_frame(entry.frame)
 
+    def notice(self, note: ClosedNote) -> None:
+        """Tell how the session's life before this one ended, first of all, to each that follows its events."""
+        message = SessionStatus(
+            session_id=self.session_id,
+            seq=self.next_seq(),
+            status="closed",
+            detail=note.detail(),
+            cause="session_closed",
+            closed_at=note.closed_at,
+            what_ran=note.what_ran,
+            answers_lost=note.answers_lost or UNSET,
+        )
+        self._notice = dump(message)
+
+    def drop_notice(self) -> None:
+        """Tell that no more: a result has."""
+        self._notice = None
+        self._noticed.clear()
+
+    @property
+    def unread(self) -> int:
+        """How many answers nobody has got."""
+        return self._journal.unread
+
     def _number(self, seq: int | None) -> int:
         return self.next_seq() if seq is None else seq
 
@@ -159,12 +186,20 @@ class Feed:
     def join(self, listener: Listener) -> None:
         """Tell a connection of the session's status from now on, unless it is gone: nobody would take it out again."""
         if listener.open:
+            if listener.streams:
+                self._give_notice(listener)
             self._audience[listener.id] = listener
+
+    def _give_notice(self, listener: Listener) -> None:
+        if self._notice is not None and listener.open and listener.id not in self._noticed:
+            self._noticed.add(listener.id)
+            listener.put_frame(self._notice)
 
     def leave(self, listener_id: str) -> None:
         """Forget a connection that is gone."""
         self._audience.pop(listener_id, None)
         self._followers.pop(listener_id, None)
+        self._noticed.discard(listener_id)
 
     def dismiss(self, listener: Listener) -> None:
         """Leave one connection out of what is told of the end: the answer to its request tells it."""
@@ -174,7 +209,11 @@ class Feed:
     def follow(
         self, listener: Listener, after: int, request_id: str | UnsetType, warnings: list[str] | UnsetType = UNSET
     ) -> None:
-        """Send `resumed`, then what is kept after `after`, then everything as it is told."""
+        """Send `resumed`, then what is kept after `after`, then everything as it is told.
+
+        How the session's life before ended, if it is to be told, comes before that.
+        """
+        self._give_notice(listener)
         anew = after > self._taken
         follower = _Follower(listener, cursor=0 if anew else after, told_lost=0)
         self._followers[listener.id] = follower

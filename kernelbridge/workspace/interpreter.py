@@ -79,6 +79,8 @@ class Interpreter:
         self._leaving: asyncio.TimerHandle | None = None
         self._taking_over: asyncio.Task[None] | None = None
         self._closed = False
+        self.lived = False
+        """Whether there has ever been one."""
 
     @property
     def state(self) -> KernelState:
@@ -129,6 +131,7 @@ class Interpreter:
         """Take over what an earlier server started, by `start`; without it there is none any more."""
         self._incarnation = incarnation
         if start is not None:
+            self.lived = True
             self._machine.on(KernelEvent.ADOPT)
             self._taking_over = self._tasks.create(self._take_over(start, incarnation))
 
@@ -218,6 +221,7 @@ class Interpreter:
             await kernel.aclose()
             return
         self._kernel = kernel
+        self.lived = True
         action = self._machine.on(KernelEvent.STARTED)
         self._tasks.create(self._watch(kernel))
         if action is KernelAction.KILL:

@@ -62,6 +62,11 @@ class Journal:
     def __len__(self) -> int:
         return len(self._latest) + len(self._kept)
 
+    @property
+    def unread(self) -> int:
+        """How many answers nobody has got."""
+        return sum(entry.kept for entry in self._latest) + len(self._kept)
+
     def add(self, seq: int, frame: bytes, *, numbered: bool, kept: bool = False) -> Entry:
         """Take a frame. One that is larger than the journal pushes nothing else out, and stays only if `kept`."""
         entry = Entry(seq, frame, numbered, kept)

@@ -5,6 +5,7 @@
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
     <data>/workspaces/<id>/passwd, group  of its sandbox, which has a user of its own
     <data>/workspaces/<id>/session.json   whose they are
+    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closing.py`)
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`record.py`)
@@ -39,8 +40,13 @@ from kernelbridge.workspace.shell_script import POSIX_KEYS
 from kernelbridge.workspace.uids import Uids
 from kernelbridge.workspace.work import Work
 
+EXHAUSTED = 64 << 20
+"""Bytes free on the data directory's file system below which nothing can be expected to work."""
 _ID_DIGITS = 24
 _LABEL = "session.json"
+_CLOSED = "closed.json"
+_MOST_CLOSED = 1 << 16
+"""Bytes of that file that are read: one is smaller, whoever wrote it."""
 _ASIDE = ".aside-"
 
 log = structlog.get_logger(__name__)
@@ -89,7 +95,6 @@ class DataDirectory:
         self.root = root
         self.instance = instance
         self._lock_fd = lock_fd
-        self._making = Lock()
         self._sharing = Lock()
         self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
@@ -160,7 +165,7 @@ class DataDirectory:
         while True:
             commits = self._commits_of(key)
             try:
-                files = self._prepare_files(key, uid, gid)
+                files = self._prepare_files(key, uid, gid, commits)
             except OSError as exc:
                 if not commits.deleted:
                     raise _failed("The session's files cannot be prepared", exc) from exc
@@ -184,14 +189,15 @@ class DataDirectory:
         """Write what a sandbox gets in its /etc, and say where; blocking. Raises `FileError`."""
         home = self.paths(key).files.parent
         try:
-            for name, content in files.items():
-                write_atomically(home / name, content)
-                (home / name).chmod(0o644)
+            with self._commits_of(key):  # or it could get into what is being deleted
+                for name, content in files.items():
+                    write_atomically(home / name, content)
+                    (home / name).chmod(0o644)
         except OSError as exc:
             raise _failed("The session's user cannot be prepared", exc) from exc
         return home
 
-    def _prepare_files(self, key: SessionKey, uid: int, gid: int) -> Path:
+    def _prepare_files(self, key: SessionKey, uid: int, gid: int, commits: Commits) -> Path:
         files = self.paths(key).files
         home = files.parent
         if not files.is_dir():
@@ -202,14 +208,15 @@ class DataDirectory:
                 (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
-                self._place(new, home)
+                self._place(new, home, commits)
         if not (home / _LABEL).exists():
-            _write_label(home, key)
+            with commits:  # or it could get into what is being deleted
+                _write_label(home, key)
         return files
 
-    def _place(self, new: Path, home: Path) -> None:
+    def _place(self, new: Path, home: Path, commits: Commits) -> None:
         """Give a workspace what it lacks of a new one, unless somebody was faster."""
-        with self._making:
+        with commits:
             try:
                 new.rename(home)
             except OSError as exc:
@@ -232,6 +239,23 @@ class DataDirectory:
             raise
         finally:
             self._in_hand.discard(path)
+
+    def note_closed(self, key: SessionKey, content: bytes) -> None:
+        """Keep how the session was closed beside its files, if it has some; brief blocking. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError), self._commits_of(key):
+            write_atomically(self.paths(key).files.parent / _CLOSED, content)
+
+    def closed_note(self, key: SessionKey) -> bytes | None:
+        """Give what `note_closed` has kept; brief blocking. Raises `OSError`."""
+        try:
+            with (self.paths(key).files.parent / _CLOSED).open("rb") as file:
+                return file.read(_MOST_CLOSED)
+        except FileNotFoundError:
+            return None
+
+    def forget_closed(self, key: SessionKey) -> None:
+        """Remove what `note_closed` has kept. Idempotent; brief blocking. Raises `OSError`."""
+        (self.paths(key).files.parent / _CLOSED).unlink(missing_ok=True)
 
     def has_files(self, key: SessionKey) -> bool:
         """Whether the session's files directory exists."""
@@ -352,11 +376,11 @@ def _instance(path: Path) -> str:
     return instance
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file of the server's own, whole or not at all; blocking. Raises `OSError`."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may be writing it, too
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the failure under way is the one to tell

@@ -13,11 +13,37 @@ class Opening:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._ran = False
+        self._linger: float | None = None
+        self.keep_while_running = False
+        """Whether the session lives on while a cell or a command runs, whoever is connected."""
         self.choice: Choice = choose(Wish(), bounds)
         self.language: str | None = None
         """The kernel's, once the sandbox has run."""
         self.facts: Facts | None = None
         """What an adopted sandbox offers: its image may be another by now, or gone."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether a sandbox has run with it."""
+        return self._ran
+
+    @property
+    def linger(self) -> float:
+        """Seconds that the session lives on after its last connection."""
+        bounds = self._bounds
+        return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
+
+    @property
+    def asked_linger(self) -> float | None:
+        """The same as somebody has asked for it; None if nobody has."""
+        return self._linger
+
+    def stay(self, linger: float | None, *, keep_while_running: bool | None) -> None:
+        """Change how long the session lives on; None changes nothing. Unlike the rest, that can be done at any time."""
+        if linger is not None:
+            self._linger = linger
+        if keep_while_running is not None:
+            self.keep_while_running = keep_while_running
 
     def take(self, wish: Wish, *, starting: bool) -> bool:
         """Make it what a checked wish asks for; say whether that is another image.
@@ -33,6 +59,7 @@ class Opening:
                 f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
                 " its files stay",
             )
+        self.stay(wish.linger, keep_while_running=wish.keep_while_running)
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:

@@ -80,11 +80,13 @@ class Record:
         self._command = Slot(self._path.with_suffix(_SHELL), failed=self._failed)
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
+        self._stay: tuple[float | None, bool] = (None, False)
         self._over = False
 
     def adopt(self, state: SessionState, cell: RunningCell | None) -> None:
         """Go on with what an earlier server has noted; the cell and the command are kept until they are answered."""
         self._state, self._running = structs.replace(state, runtime=self._runtime), cell
+        self._stay = (state.linger, state.keep_while_running)
         self._cell.open()
         self.write()
 
@@ -106,9 +108,17 @@ class Record:
             had_shell=False,
             incarnation=0 if earlier is None else earlier.incarnation,
             lost=None if earlier is None else earlier.lost,
+            linger=self._stay[0],
+            keep_while_running=self._stay[1],
         )
         self._cell.open()
         self.write()
+
+    def stays(self, linger: float | None, *, keep_while_running: bool) -> None:
+        """Note how long it lives on after its last connection, and whether while something runs."""
+        if self._stay != (linger, keep_while_running):
+            self._stay = (linger, keep_while_running)
+            self._change(linger=linger, keep_while_running=keep_while_running)
 
     def sandbox_lost(self) -> None:
         """Note that the sandbox has ended by itself."""

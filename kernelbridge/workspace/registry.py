@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -17,6 +18,7 @@ from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime, Sandbox
 from kernelbridge.workspace.admission import SessionLimits, check_successors
 from kernelbridge.workspace.choice import Wish, checked
+from kernelbridge.workspace.closing import ClosedNote, read_note
 from kernelbridge.workspace.feed import Feed, Listener
 from kernelbridge.workspace.job import Job
 from kernelbridge.workspace.layout import DataDirectory, SessionKey
@@ -82,7 +84,6 @@ class Registry:
         data: DataDirectory,
         settings: WorkspaceSettings,
         executor: Executor,
-        linger: float,
         limits: SessionLimits,
         max_starts: int,
         on_use: Callable[[SessionKey], None] | None = None,
@@ -92,7 +93,6 @@ class Registry:
         self._data = data
         self._settings = settings
         self._executor = executor
-        self._linger = linger
         self._limits = limits
         self._starts = Starts(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
@@ -133,6 +133,18 @@ class Registry:
         entry.workspace.pausing.touch()
         return entry.workspace
 
+    def was_closed(self, key: SessionKey) -> bool:
+        """Whether a session is not open, and whoever comes back is to be told how it was closed."""
+        return key not in self._entries and self._closed_note(key) is not None
+
+    def _closed_note(self, key: SessionKey) -> ClosedNote | None:
+        try:
+            content = self._data.closed_note(key)
+            return None if content is None else read_note(content)
+        except (OSError, ValueError) as exc:
+            log.warning("closing_not_read", workspace=key.workspace_id, error=str(exc))
+            return None
+
     async def adopt(self, absentees: Absentees) -> None:
         """Go on with the sessions that an earlier server has left, and remove what else it left.
 
@@ -154,7 +166,7 @@ class Registry:
         entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
-            entry.linger = asyncio.get_running_loop().call_later(self._linger, self._expire, key)
+            self._count_down(key, entry)
         if noted or reclaimed:
             log.info(
                 "earlier_server",
@@ -165,7 +177,8 @@ class Registry:
             )
 
     def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
-        entry = self._entries[key] = _Entry(self._make(key, state))
+        entry = self._entries[key] = _Entry(self._make(key, state, closed=self._closed_note(key)))
+        entry.workspace.on_rest = functools.partial(self._rested, key, entry)
         self._on_use(key)
         return entry
 
@@ -179,7 +192,9 @@ class Registry:
         entry.reached = workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
         return entry
 
-    def _make(self, key: SessionKey, state: SessionState | None = None) -> Workspace:
+    def _make(
+        self, key: SessionKey, state: SessionState | None = None, *, closed: ClosedNote | None = None
+    ) -> Workspace:
         feed = Feed(
             key.session_id,
             created=timestamp() if state is None else state.created,
@@ -200,6 +215,7 @@ class Registry:
             starts=self._starts,
             # A session that is just being closed is finished first; what comes now waits for that.
             predecessor=predecessor,
+            closed=closed,
         )
 
     def open(
@@ -260,8 +276,11 @@ class Registry:
         was_open = self.resumable(key)
         only_files = not was_open and key not in self._closing
         if key in self._entries:
-            self._entries[key].workspace.feed.dismiss(listener)
-            workspace = self._retire(key, delete_files=delete_files)
+            entry = self._entries[key]
+            entry.workspace.feed.dismiss(listener)
+            # Whoever closes it knows that, but not the others.
+            why = "another connection closed it" if entry.connections - {listener.id} else None
+            workspace = self._retire(key, delete_files=delete_files, why=why)
         elif was_open or delete_files or key in self._closing:
             # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
             if key in self._closing:
@@ -338,8 +357,26 @@ class Registry:
             entry.connections.discard(connection_id)
             entry.workspace.feed.leave(connection_id)
             if not entry.connections:
-                loop = asyncio.get_running_loop()
-                entry.linger = loop.call_later(self._linger, self._expire, key)
+                self._count_down(key, entry)
+
+    def _count_down(self, key: SessionKey, entry: _Entry) -> None:
+        """Close a session without a connection after its linger; one that is kept counts from the end of what runs."""
+        entry.stay()
+        if not entry.workspace.kept:
+            loop = asyncio.get_running_loop()
+            linger = entry.workspace.opening.linger
+            why = f"nobody had come back within {linger:g} s"
+            entry.linger = loop.call_later(linger, self._expire, key, why)
+
+    def _rested(self, key: SessionKey, entry: _Entry) -> None:
+        """Take note that something has ended in a session, which may have been kept for that."""
+        waits = not entry.connections and entry.linger is None and not self._stopping
+        if waits and self._entries.get(key) is entry:
+            asyncio.get_running_loop().call_soon(self._count_down_again, key, entry)
+
+    def _count_down_again(self, key: SessionKey, entry: _Entry) -> None:
+        if not entry.connections and entry.linger is None and self._entries.get(key) is entry:
+            self._count_down(key, entry)
 
     async def finish(self, seconds: float, *, keep: bool) -> None:
         """Take no more work; give what runs `seconds` to end, with `keep` only what `leave` cannot leave."""
@@ -359,23 +396,23 @@ class Registry:
         """Close every workspace; what runs is answered with cause `session_closed`. Idempotent."""
         self._stopping = True
         for key in list(self._entries):
-            self._expire(key)
+            self._expire(key, "the server stopped")
         closed: set[Workspace] = set()
         while closing := set(self._closing.values()) - closed:  # behind one that ends may be another
             await asyncio.gather(*(workspace.close() for workspace in closing), return_exceptions=True)
             closed |= closing
         await self._tasks.aclose()
 
-    def _expire(self, key: SessionKey) -> None:
-        self._tasks.create(self._close(key, self._retire(key)))
+    def _expire(self, key: SessionKey, why: str) -> None:
+        self._tasks.create(self._close(key, self._retire(key, why=why)))
 
-    def _retire(self, key: SessionKey, *, delete_files: bool = False) -> Workspace:
+    def _retire(self, key: SessionKey, *, delete_files: bool = False, why: str | None) -> Workspace:
         entry = self._entries.pop(key)
         entry.stay()
         self._on_use(key)
         self._closing[key] = entry.workspace
         self._only_files.discard(key)
-        entry.workspace.begin_close(delete_files=delete_files)
+        entry.workspace.begin_close(delete_files=delete_files, why=why)
         return entry.workspace
 
     async def _close(self, key: SessionKey, workspace: Workspace) -> None:

@@ -117,6 +117,9 @@ class SessionState(msgspec.Struct, frozen=True):
     """How the interpreter ended that earlier cells ran in, until a result has told that."""
     terminals: tuple[str, ...] = ()
     """The names of its interactive terminals."""
+    linger: float | None = None
+    """Seconds that it lives on after its last connection, if somebody asked for that."""
+    keep_while_running: bool = False
 
     def left(self) -> Left | None:
         """Give what the runtime must know to find the sandbox."""

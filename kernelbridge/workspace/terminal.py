@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -107,6 +108,13 @@ class TerminalLane:
         """Whether the last outcome said that the shell is still the same."""
         self._lost = False
         """Whether that has turned out to be wrong since, and nobody was told."""
+        self._lost_how = ""
+        """How an earlier life's shell ended, until a result has told that."""
+        self._since = 0.0
+        self.on_rest: Callable[[], object] = lambda: None
+        """Called when no command runs or waits any more."""
+        self.on_loss_told: Callable[[], object] = lambda: None
+        """Called when a result has told that."""
         self._starting = asyncio.Lock()
         self._dropping: asyncio.Task[KernelBridgeError | None] | None = None
         """Ends the shell, maybe still when the command was answered that had it ended."""
@@ -126,6 +134,25 @@ class TerminalLane:
         """Whether a command runs, waits or is ended, or something is started for the next. Background jobs are not."""
         under_way = self._draining or self._interrupts or self._starting.locked()
         return bool(under_way or (self._shell is not None and self._shell.busy))
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a command runs or waits."""
+        return self._draining
+
+    @property
+    def running(self) -> tuple[str, str | None, float] | None:
+        """The command that runs, its `requestId`, and when it began, in seconds since the epoch."""
+        return None if self._running is None else (self._running.command, self._running.request_id, self._since)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether a shell would be lost with the session, or one was and no result has told that."""
+        return self._shell is not None or self._intact or self._lost
+
+    def was_lost(self, how: str) -> None:
+        """Have the next result tell how an earlier life's shell ended."""
+        self._lost, self._lost_how = True, how
 
     def submit(
         self,
@@ -179,7 +206,7 @@ class TerminalLane:
 
     def adopt(self, *, had_shell: bool) -> None:
         """Take note whether there was a shell, which has ended with the server that earlier commands were sent to."""
-        self._lost = had_shell
+        self._lost = had_shell or self._lost
 
     def end(self) -> None:
         """End every waiting command with cause `session_closed` and take no more. Idempotent; no I/O."""
@@ -206,6 +233,7 @@ class TerminalLane:
         try:
             while self._waiting:
                 job = self._running = self._waiting.popleft()
+                self._since = time.time()
                 self._budget.release(job.command)
                 outcome: CommandOutcome | KernelBridgeError = _CLOSED
                 try:
@@ -218,6 +246,7 @@ class TerminalLane:
             self._draining = False
             if self._finishing:
                 self._quiet.set()
+            self.on_rest()
 
     async def _interrupt_to_the_end(self, job: _Job | None, tell: Tell, ended: int, *, jobs: bool) -> None:
         told = False
@@ -301,6 +330,10 @@ class TerminalLane:
             if self._lost:
                 self._lost = False
                 outcome = replace(outcome, state_preserved=False)
+            if self._lost_how and not self._closed:
+                told, self._lost_how = f"kernelbridge: the shell {self._lost_how}\n", ""
+                outcome = replace(outcome, late_output=told + outcome.late_output)
+                self.on_loss_told()
             return replace(outcome, cause="session_closed") if self._closed else outcome
         except KernelBridgeError as exc:
             if self._closed:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Literal
 
 import structlog
+from msgspec import structs
 
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.protocol.base import timestamp
+from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
+from kernelbridge.workspace.closing import ClosedNote, first, ran, write_note
 from kernelbridge.workspace.crowding import watch_crowding
 from kernelbridge.workspace.executions import ExecutionLane
 from kernelbridge.workspace.feed import Feed
@@ -66,7 +71,9 @@ class Workspace:
         feed: Feed,
         starts: Starts,
         predecessor: Workspace | None = None,
+        closed: ClosedNote | None = None,
     ) -> None:
+        """Begin without a sandbox. `closed`: how the session's life before this one ended, if that is to be told."""
         self.key = key
         self.feed = feed
         self.opening = Opening(settings.bounds)
@@ -106,6 +113,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             record=self._record,
+            loss_told=functools.partial(self._loss_told, "interpreter"),
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
@@ -122,6 +130,17 @@ class Workspace:
         )
         self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
         self._left_shells = LeftShells(self._record)
+        self.on_rest: Callable[[], object] = _nothing
+        """Called when a cell or command has ended; another may begin at once."""
+        self.executions.on_rest = self.commands.on_rest = self._rested
+        self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
+        self._closed = closed
+        if closed is not None:
+            feed.notice(closed)
+            if closed.interpreter:
+                self.executions.was_lost(closed.how())
+            if closed.shell:
+                self.commands.was_lost(closed.how())
 
     def __repr__(self) -> str:
         return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self.executions.state.value}>"
@@ -153,17 +172,20 @@ class Workspace:
         """
         if self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
+        self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh
 
-    def begin_close(self, *, delete_files: bool = False) -> asyncio.Task[None]:
+    def begin_close(self, *, delete_files: bool = False, why: str | None = None) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
 
         The files stay unless the first call says otherwise; the task raises `FileError` if they cannot be deleted.
+        `why` is a clause for whoever comes back and did not close it; None if there is nobody to tell.
         """
         if self._closing is None:
             self._deleting = delete_files
+            self._note_closing(None if delete_files else why)
             if (action := self._machine.on(WorkspaceEvent.CLOSE)) is not WorkspaceAction.DESTROY:
                 raise AssertionError(action)
             self.pausing.ended()
@@ -176,6 +198,7 @@ class Workspace:
         `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
         """
         state = left.state
+        self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
         self.commands.adopt(had_shell=state.had_shell)
@@ -189,6 +212,11 @@ class Workspace:
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
         self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
         return reached
+
+    @property
+    def kept(self) -> bool:
+        """Whether it lives on without a connection: something runs, and that was asked for."""
+        return self.opening.keep_while_running and (self.executions.occupied or self.commands.occupied)
 
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
@@ -389,6 +417,58 @@ class Workspace:
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
 
+    def _rested(self) -> None:
+        self.on_rest()
+
+    # -- what is told of an end -------------------------------------------------
+
+    def _note_closing(self, why: str | None) -> None:
+        """Note for whoever comes back what this end costs them; what nobody was told of the one before is in it."""
+        if why is None:
+            self._put_note(None)
+        elif self.opening.ran:
+            self._put_note(
+                ClosedNote(
+                    closed_at=timestamp(),
+                    why=why,
+                    what_ran=first(list(self._running())),
+                    answers_lost=self.feed.unread,
+                    interpreter=self.executions.has_lost,
+                    shell=self.commands.has_lost,
+                )
+            )
+
+    def _running(self) -> Iterator[WhatRan]:
+        if (job := self.executions.running) is not None:
+            since = self.executions.running_since
+            at = None if since is None else timestamp(since)
+            yield ran("cell", request_id=job.request_id, since=at, code=job.cell.code)
+        if (command := self.commands.running) is not None:
+            text, request_id, began = command
+            yield ran("command", request_id=request_id, since=timestamp(began), code=text)
+        for terminal_id in self.terminals.ids:
+            yield ran("terminal", code=terminal_id)
+
+    def _loss_told(self, of: Literal["interpreter", "shell"]) -> None:
+        """Take note that a result has told that the one or the other was lost, maybe with an earlier life."""
+        if of == "interpreter":
+            self._record.loss_told()
+        if self._closed is not None:
+            left = structs.replace(self._closed, **{of: False})
+            self._put_note(left if left.untold else None)
+
+    def _put_note(self, note: ClosedNote | None) -> None:
+        self._closed = note
+        if note is None:
+            self.feed.drop_notice()
+        try:
+            if note is None:
+                self._data.forget_closed(self.key)
+            else:
+                self._data.note_closed(self.key, write_note(note))
+        except OSError as exc:
+            self._log.warning("closing_not_noted", error=exc.strerror)
+
     # -- what runs in it --------------------------------------------------------
 
     async def _settled(self) -> None:
@@ -404,3 +484,7 @@ class Workspace:
         return await prepare_files(
             self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
         )
+
+
+def _nothing() -> None:
+    """Do nothing: nobody waits for it."""

@@ -1,11 +1,13 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-                              [resume] [lag] [--runtime docker|local] [--only TEXT] [--runs N]
+                              [resume] [lag] [memory] [starts] [--runtime docker|local] [--only TEXT] [--runs N]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
 over the same kind of sockets. `--only` and `--runs` are for `lag`, whose runtime is local if none is given.
+`starts` needs no server: it starts `--count` kernels of each generation on this host, beside `--load` processes that
+compute.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from kernelbridge.workspace.layout import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.keys import bench_keys
 from tests.benchmarks.lag import RUNS, bench_lag
+from tests.benchmarks.memory import bench_memory
 from tests.benchmarks.raw import RawClient
 from tests.benchmarks.resume import FLAGS as RESUME_FLAGS
 from tests.benchmarks.resume import bench_resume
+from tests.benchmarks.starts import bench_starts
 from tests.benchmarks.stream import bench_stream
 from tests.benchmarks.transfer import bench_transfer
 
@@ -223,20 +227,27 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "transfer": lambda server: bench_transfer(server.url, server.pid),
     "resume": lambda server: bench_resume(server.url, server.runtime),
     "lag": lambda server: bench_lag(server.url, server.pid, server.probe, server.runs, server.only),
+    "memory": lambda server: bench_memory(server.url, server.pid),
 }
-FLAGS = {"resume": RESUME_FLAGS}
+FLAGS = {"resume": RESUME_FLAGS, "memory": ("--log-level", "error")}
 """Of the server, where a benchmark needs some."""
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all by default")
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "starts", []], help="which; all by default")
     parser.add_argument("--runtime", choices=["docker", "local"], help="docker, but local for lag")
     parser.add_argument("--only", default="", help="of lag: the cases with this in their name")
     parser.add_argument("--runs", type=int, default=RUNS, help="of lag: how often each case runs")
+    parser.add_argument("--count", type=int, default=20, help="of starts: how many of each kernel")
+    parser.add_argument("--load", type=int, default=0, help="of starts: processes that compute meanwhile")
     arguments = parser.parse_args()
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [*BENCHMARKS, "starts"]:
+        if name == "starts":
+            print(f"starts (on this host, load {arguments.load})")
+            bench_starts(arguments.count, arguments.load)
+            continue
         runtime = arguments.runtime or ("local" if name == "lag" else "docker")
         print(f"{name} ({runtime})")
         with serving(runtime, *FLAGS.get(name, ()), probed=name == "lag") as server:

@@ -21,6 +21,7 @@ async def docker_runtime(image: str, **options: Any) -> AsyncIterator[DockerRunt
     finally:
         await runtime.aclose()
     assert containers(instance) == []
+    assert volumes(instance) == []
 
 
 def containers(instance: str) -> list[str]:
@@ -29,5 +30,15 @@ def containers(instance: str) -> list[str]:
     try:
         rows = client.api.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"})
         return sorted(name for row in rows for name in row["Names"])
+    finally:
+        client.close()
+
+
+def volumes(instance: str) -> list[str]:
+    """Names of all volumes of an instance."""
+    client = docker.from_env(version="auto")
+    try:
+        found = client.api.volumes(filters={"label": f"{INSTANCE_LABEL}={instance}"})["Volumes"] or ()
+        return sorted(volume["Name"] for volume in found)
     finally:
         client.close()

@@ -176,7 +176,7 @@ async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
 
 
 async def test_a_shell_does_not_see_that_its_jobs_stood_still(sandbox: Sandbox) -> None:
-    assert sandbox.facts.shell.endswith("bash")  # the workspace image's, and what Debian has
+    assert sandbox.facts.shell.endswith("bash")  # others have no jobs to speak of
     shell = await sandbox.exec(["bash", "--norc", "-i"], tty=True, env={"PS1": "$ "})
     await shell.write(b"sleep 98744 & echo sta''rted\n")
     await read_until(shell, b"started")

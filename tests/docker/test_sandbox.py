@@ -5,7 +5,8 @@ import docker
 from kernelbridge import __version__
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from tests.contract.docker_fixture import docker_runtime
+from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from tests.contract.docker_fixture import docker_runtime, volumes
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec
 
@@ -42,7 +43,11 @@ async def test_the_engine_was_told_every_restriction(client: docker.DockerClient
     assert (host["NetworkMode"], host["IpcMode"], host["PidMode"]) == ("none", "private", "")
     assert host["ReadonlyRootfs"]
     assert host["Memory"] == host["MemorySwap"] == 1 << 30
-    assert sorted(mount["Destination"] for mount in inspected["Mounts"]) == ["/run/kernelbridge", "/workspace"]
+    assert sorted(mount["Destination"] for mount in inspected["Mounts"]) == [
+        "/dev/pts",
+        "/run/kernelbridge",
+        "/workspace",
+    ]
     assert inspected["Config"]["Healthcheck"] == {"Test": ["NONE"]}
 
 
@@ -86,7 +91,8 @@ async def test_what_can_be_written_is_limited_in_size(sandbox: DockerSandbox) ->
     assert "ro" in mounts["/"]
     assert {"rw", "nosuid", "nodev"} <= set(mounts["/tmp"])
     assert "noexec" not in mounts["/tmp"]
-    assert {"nosuid", "nodev", "noexec", "size=65536k"} <= set(mounts["/dev/shm"])
+    assert {"nosuid", "nodev", "noexec", f"size={1 << 20}k"} <= set(mounts["/dev/shm"])
+    assert {"nosuid", "noexec", "max=24", "mode=620", "ptmxmode=666"} <= set(mounts["/dev/pts"])
     found = await run(sandbox, "sh", "-c", "find / -xdev -writable ! -type l -print 2>/dev/null; echo done")
     assert sorted(found.output.splitlines()) == ["/run/kernelbridge", "/tmp", "/workspace", "done"]
 
@@ -94,11 +100,11 @@ async def test_what_can_be_written_is_limited_in_size(sandbox: DockerSandbox) ->
 async def test_a_declared_volume_is_no_way_to_the_disk(
     derived_image: MakeImage, client: docker.DockerClient, new_spec: MakeSpec
 ) -> None:
-    volumes = {volume.name for volume in client.volumes.list()}
     async with docker_runtime(derived_image("VOLUME /var/data")) as runtime:
         sandbox = await runtime.create(new_spec(tmp=MIB))
         assert "tmpfs /var/data" in (await run(sandbox, "cat", "/proc/mounts")).output
-        assert {volume.name for volume in client.volumes.list()} == volumes
+        mounts = client.api.inspect_container(sandbox.id)["Mounts"]
+        assert [mount["Destination"] for mount in mounts if mount["Type"] == "volume"] == ["/dev/pts"]
 
 
 async def test_the_idle_process_costs_little_and_reaps(sandbox: DockerSandbox) -> None:
@@ -106,3 +112,25 @@ async def test_the_idle_process_costs_little_and_reaps(sandbox: DockerSandbox) -
     init, count = ran.output.split()
     assert "init" in init
     assert int(count) <= 6
+
+
+async def test_no_volume_outlives_its_container(
+    runtime: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
+) -> None:
+    """Whoever removes it: the engine removes a volume with it only if it is told to."""
+    sandbox, other = await runtime.create(new_spec()), await runtime.create(new_spec())
+    labels = client.api.inspect_container(sandbox.id)["Config"]["Labels"]
+    instance = labels[INSTANCE_LABEL]
+    assert len(volumes(instance)) == 2
+    await other.destroy()
+    assert len(volumes(instance)) == 1
+    client.api.remove_container(sandbox.id, force=True)
+    await sandbox.wait()
+    client.api.create_volume(labels={INSTANCE_LABEL: instance})
+    foreign = client.api.create_volume(labels={INSTANCE_LABEL: f"{instance}0"})["Name"]
+    try:
+        await runtime.reclaim()
+        assert volumes(instance) == []
+        assert volumes(f"{instance}0") == [foreign]
+    finally:
+        client.api.remove_volume(foreign)

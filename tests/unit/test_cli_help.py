@@ -78,6 +78,7 @@ def test_the_start_up_screen() -> None:
     ):
         assert part is not None
         assert part in text
+    assert text.count(str(REPORT.image)) == 1
     assert "Warning" not in text
     assert len(text.splitlines()) <= 24
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ import pytest
 
 from kernelbridge import __version__
 from kernelbridge.cli import main
+from tests.benchmarks.client import WebSocketClient
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120.0
@@ -186,6 +187,28 @@ def test_serve_shows_one_screen_and_stops_cleanly(tmp_path: Path, signum: signal
     assert re.search(r"Warning +\S", shown)
     assert rest == ""
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_says_how_long_it_waits_and_a_second_one_does_not_wait(tmp_path: Path, signum: signal.Signals) -> None:
+    with ExitStack() as stack, serving("--data-dir", str(tmp_path), "--stop-timeout", "10m") as server:
+        found = re.search(r"ws://\S+/ws", until(server, "Ctrl-C"))
+        assert found is not None
+        client = stack.enter_context(closing(WebSocketClient(found[0])))
+        client.ask(type="execute_code", sessionId="s", code="1")
+        client.send(type="execute_code", sessionId="s", code="import time; time.sleep(600)", stream=True)
+        assert client.receive()["type"] == "execution_started"
+        server.send_signal(signum)
+        assert server.stderr is not None
+        told = next(line for line in server.stderr if "Stopping" in line)
+        assert "what still runs has 10m to end" in told
+        assert "a second Ctrl-C or SIGTERM ends it at once" in told
+        server.send_signal(signum)
+        frame = client.receive()
+        while frame["type"] != "execution_result":
+            frame = client.receive()
+        assert frame["cause"] == "session_closed"
+        assert server.wait(LIMIT) == 0
 
 
 def test_a_second_server_of_one_data_directory_exits_with_2(tmp_path: Path) -> None:

@@ -348,3 +348,11 @@ def test_a_range_of_user_ids(written: str, value: tuple[int, int] | None) -> Non
 def test_what_is_no_range_of_user_ids(written: str) -> None:
     with pytest.raises(ConfigError, match="--uid-range"):
         resolve({"uid_range": written}, {})
+
+
+def test_the_budget_for_messages_has_room_for_one() -> None:
+    assert resolve({"max_buffered": "16m"}, {}).max_buffered == 16 << 20
+    with pytest.raises(ConfigError, match=r"--max-buffered: max_buffered must be at least max_message.*16m.*8m"):
+        resolve({"max_buffered": "8m"}, {})
+    with pytest.raises(ConfigError, match=r"--max-message: max_buffered must be at least max_message"):
+        resolve({"max_message": "1g"}, {})

@@ -30,6 +30,44 @@ def test_files_links_and_directories_go_and_what_links_point_at_stays(tmp_path: 
     assert (outside / "kept").read_text() == "x"
 
 
+@pytest.mark.parametrize("place", [".", "inner"])
+def test_what_is_added_meanwhile_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """By somebody who had the directory open before."""
+    (tmp_path / "top" / "inner").mkdir(parents=True)
+    opened = os.open(tmp_path / "top" / place, os.O_RDONLY)
+    rmdir = os.rmdir
+    added: list[str] = []
+
+    def rmdir_just_behind(path: str | Path, *, dir_fd: int | None = None) -> None:
+        if len(added) < 3 and os.stat(path, dir_fd=dir_fd).st_ino == os.fstat(opened).st_ino:
+            added.append(f"added{len(added)}")
+            os.close(os.open(added[-1], os.O_WRONLY | os.O_CREAT, dir_fd=opened))
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_just_behind)
+    try:
+        remove_tree(tmp_path / "top")
+    finally:
+        os.close(opened)
+    assert len(added) == 3
+    assert not (tmp_path / "top").exists()
+
+
+def test_a_directory_that_is_filled_again_and_again_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top").mkdir()
+    rmdir = os.rmdir
+
+    def rmdir_just_behind(path: str | Path, *, dir_fd: int | None = None) -> None:
+        (tmp_path / "top" / "added").touch()
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_just_behind)
+    with pytest.raises(OSError, match="filled as fast as it is emptied"):
+        remove_tree(tmp_path / "top")
+
+
 def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

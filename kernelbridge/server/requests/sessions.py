@@ -78,6 +78,8 @@ def _opened(asker: Asker, fresh: bool, error: KernelBridgeError | None) -> None:
             kernel=choice.kernel,
             language=workspace.opening.language or "",
             limits=_limits(choice.limits),
+            linger=workspace.opening.linger,
+            keep_while_running=workspace.opening.keep_while_running,
             fresh=fresh,
             created=workspace.feed.created,
             last_seq=workspace.feed.last,
@@ -123,6 +125,8 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
             kernel=choice.kernel,
             language=workspace.opening.language or UNSET,
             limits=_limits(choice.limits),
+            linger=workspace.opening.linger,
+            keep_while_running=workspace.opening.keep_while_running,
             connections=registry.connections(key),
             queued_cells=cells,
             queued_commands=commands,
@@ -189,7 +193,7 @@ def _closed(client: Client, message: CloseSession, warnings: list[str], outcome:
 async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     """Give a connection what a session has told, and all that it tells from now on."""
     key = SessionKey(client.user_id, message.session_id)
-    if not client.registry.resumable(key):
+    if not client.registry.resumable(key) and not client.registry.was_closed(key):
         raise UnknownSession(
             "The session is not open",
             "it was closed, or never opened, so there is nothing to resume; any other request opens it,"
@@ -209,6 +213,8 @@ def _wish(message: OpenSession) -> Wish:
         memory=None if limits is None else limits.memory,
         cpus=None if limits is None else limits.cpus,
         pids=None if limits is None else limits.pids,
+        linger=message.linger,
+        keep_while_running=message.keep_while_running,
     )
 
 

@@ -1,6 +1,7 @@
 """A kernel with a fault: `python faulty_kernel.py FAULT CONNECTION_FILE`.
 
-It answers `kernel_info_request` as it should, and to `execute_request` does what its fault says.
+It answers `kernel_info_request` as it should, and to `execute_request` does what its fault says; or it drops some of
+what it is asked.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Kernel:
         self.iopub = bind(context, zmq.PUB, "iopub")
         self.hb = bind(context, zmq.REP, "hb")
         self.executed: list[dict[str, Any]] = []
+        self.seen: dict[tuple[int, str], int] = {}
 
     def serve(self) -> None:
         poller = zmq.Poller()
@@ -45,9 +47,14 @@ class Kernel:
             poller.register(socket, zmq.POLLIN)
         while True:
             for socket, _ in poller.poll():
-                identity, _, _, header, _, _, _ = socket.recv_multipart()
+                identity, _, _, header, _, _, content = socket.recv_multipart()
                 request = json.loads(header)
+                if self.drops(socket, request):
+                    continue
                 self.iopub_send("status", request, {"execution_state": "busy"})
+                if request["msg_type"] == "execute_request" and json.loads(content).get("silent"):
+                    self.install(identity, request)
+                    continue
                 if request["msg_type"] == "execute_request":
                     self.execute(identity, request)
                     continue
@@ -57,6 +64,28 @@ class Kernel:
                     continue
                 self.send(socket, [identity], reply, request, {"status": "ok"})
                 self.iopub_send("status", request, {"execution_state": "idle"})
+
+    def drops(self, socket: zmq.Socket[bytes], request: dict[str, Any]) -> bool:
+        """Whether it drops a request, as a kernel may that has not come up."""
+        seen = self.seen[id(socket), request["msg_type"]] = self.seen.get((id(socket), request["msg_type"]), 0) + 1
+        match FAULT:
+            case "drops its first requests":
+                return request["msg_type"] == "kernel_info_request" and seen <= 2
+            case "drops its first execution":
+                return request["msg_type"] == "execute_request" and seen == 1
+            case "deaf on control" | "deaf on control, never answers":
+                return socket is self.control
+            case "deaf":
+                return True
+            case "slow at first":
+                time.sleep(1.0 if seen == 1 else 0)
+        return False
+
+    def install(self, identity: bytes, request: dict[str, Any]) -> None:
+        """Say that the program ran that is sent as an expression."""
+        content = {"status": "ok", "execution_count": 0, "user_expressions": {"hooks": {"status": "ok"}}}
+        self.send(self.shell, [identity], "execute_reply", request, content)
+        self.iopub_send("status", request, {"execution_state": "idle"})
 
     def frames(
         self,
@@ -75,6 +104,8 @@ class Kernel:
         return [DELIMITER, mac.hexdigest().encode(), *parts]
 
     def send(self, socket: Any, prefix: list[bytes], msg_type: str, parent: dict[str, Any], content: Any) -> None:
+        if FAULT == "mute" and socket is self.iopub:
+            return
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
         socket.send_multipart([*prefix, *self.frames(msg_type, parent, raw)])
 
@@ -108,7 +139,8 @@ class Kernel:
 
     def execute(self, identity: bytes, request: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - one case per fault
         self.executed.append(request)
-        self.iopub_send("stream", request, {"name": "stdout", "text": "before the fault\n"})
+        if FAULT != "aborts the second" or len(self.executed) != 2:
+            self.iopub_send("stream", request, {"name": "stdout", "text": "before the fault\n"})
         deep = b'{"name":"stdout","text":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         match FAULT:
             case "no delimiter":
@@ -147,15 +179,15 @@ class Kernel:
                 self.finish(identity, request)
             case "aborts the second":
                 if len(self.executed) == 2:
-                    # As IPython does: a reply alone counts, no execute_input and no output before it.
                     self.send(self.shell, [identity], "execute_reply", request, {"status": "aborted"})
+                    self.iopub_send("status", request, {"execution_state": "idle"})
                 else:
                     self.finish(identity, request)
             case "output after the reply":
                 self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
                 self.iopub_send("stream", request, {"name": "stdout", "text": "after the reply\n"})
                 self.iopub_send("status", request, {"execution_state": "idle"})
-            case "never answers":
+            case "never answers" | "deaf on control, never answers":
                 pass
             case "asks and asks":
                 forged = {"prompt": "p" * 100_000, "password": False}
@@ -165,6 +197,8 @@ class Kernel:
                 self.finish(identity, request)
             case "asks nonsense":
                 self.send(self.stdin, [identity], "input_request", request, {"prompt": 5})
+            case "drops its first requests" | "drops its first execution" | "deaf on control" | "slow at first":
+                self.finish(identity, request)
             case "never idle":
                 self.send(self.shell, [identity], "execute_reply", request, {"status": "ok", "execution_count": 1})
             case "idle without a reply":

@@ -324,3 +324,56 @@ def test_a_channel_is_not_read_while_its_consumer_holds_it(peer: Peer, runner: a
         channels.close()
 
     runner.run(scenario())
+
+
+def test_after_a_close_nothing_is_told_of_what_was_not_taken(peer: Peer, runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        told: list[str] = []
+        endpoints = {**peer.endpoints, "stdin": peer.endpoints["stdin"] + "-nobody"}
+        channels = Channels(
+            endpoints,
+            routing_id=b"me",
+            received=lambda *_: None,
+            lost=lambda _: None,
+            stuck=told.append,
+            send_timeout=0.1,
+        )
+        for number in range(100):
+            channels.send("stdin", [b"%d" % number])
+        assert channels._channels["stdin"]._unsent
+        channels.close()
+        await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.3)
+        assert told == []
+
+    runner.run(scenario())
+
+
+def test_reading_that_takes_the_signal_of_room_sends_on(peer: Peer, runner: asyncio.Runner) -> None:
+    """The lost wake-up the other way round: else what waits would wait for the next message."""
+    number = 5000
+
+    async def scenario() -> None:
+        inbox = Inbox()
+        channels = inbox.connect(peer)
+        shell, mine = peer.sockets["shell"], channels._channels["shell"]
+        for _ in range(number):
+            channels.send("shell", [b"x" * 10_000])
+        assert mine._unsent
+        identity = shell.recv_multipart()[0]
+        taken = 1
+        while shell.poll(200):  # all that ZeroMQ has; nobody has a turn meanwhile
+            shell.recv_multipart()
+            taken += 1
+        assert taken < number
+        shell.send_multipart([identity, b"reply"])
+        assert mine._socket.poll(int(PATIENCE * 1000))  # which takes the signals
+        mine._read()
+        await inbox.until(messages=1)
+
+        def rest() -> int:
+            return sum(len(shell.recv_multipart()) // 2 for _ in range(number - taken))
+
+        assert await asyncio.to_thread(rest) == number - taken
+        channels.close()
+
+    runner.run(scenario())

@@ -41,8 +41,6 @@ class Bench:
         match event:
             case Event.REPLY:
                 self.shell(name, status="ok", execution_count=1)
-            case Event.ABORTED:
-                self.shell(name, status="aborted")
             case Event.IDLE:
                 self.iopub(name, "status", execution_state="idle")
             case Event.OUTPUT:
@@ -65,7 +63,7 @@ def test_every_state_and_event_is_decided() -> None:
         if event is Event.OUTPUT and state not in FINAL:
             assert TRANSITIONS[state, event] is state
     ignored = {pair for pair in itertools.product(State, Event) if pair not in TRANSITIONS and pair[0] not in FINAL}
-    assert ignored == {(State.REPLIED, Event.REPLY), (State.REPLIED, Event.ABORTED), (State.IDLE, Event.IDLE)}
+    assert ignored == {(State.REPLIED, Event.REPLY), (State.IDLE, Event.IDLE)}
 
 
 @given(st.lists(st.sampled_from(list(Event)), max_size=12))
@@ -97,18 +95,50 @@ def test_done_is_reply_and_idle() -> None:
         assert (outcome.error, outcome.cause, outcome.state_preserved) == (None, None, True)
 
 
-def test_aborted_is_done_with_the_reply_alone() -> None:
+@pytest.mark.parametrize("status", ["aborted", "abort"])
+def test_a_skipped_cell_says_so(status: str) -> None:
+    bench = Bench()
+    events: list[CellEvent] = []
+    bench.outcomes["a"] = []
+    bench.table.add("a", bench.outcomes["a"].append, events.append)
+    bench.iopub("a", "status", execution_state="busy")
+    bench.shell("a", status=status)
+    assert not bench.outcomes["a"]
+    bench.event("a", Event.IDLE)
+    (outcome,) = bench.outcomes["a"]
+    assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, None, True)
+    assert outcome.error == "Aborted: the kernel skipped the cell because one before it had failed"
+    assert events == []
+
+
+@pytest.mark.parametrize("status", ["aborted", "abort", "error"])
+@pytest.mark.parametrize("missing", [{}, {"ename": "", "evalue": "", "traceback": []}, {"ename": None, "evalue": None}])
+def test_a_cell_that_was_interrupted_was_not_skipped(status: str, missing: dict[str, Any]) -> None:
+    for interrupted, error in (
+        (True, "Interrupted: the kernel broke the cell off"),
+        (False, "Error" if status == "error" else "Aborted: the kernel broke the cell off"),
+    ):
+        bench = Bench()
+        bench.add("a")
+        bench.iopub("a", "stream", name="stdout", text="before\n")
+        running = bench.table.running
+        assert running is not None
+        running.cause = "interrupted" if interrupted else None
+        bench.shell("a", status=status, **missing)
+        bench.iopub("a", "stream", name="stdout", text="behind the reply\n")
+        bench.event("a", Event.IDLE)
+        (outcome,) = bench.outcomes["a"]
+        assert (outcome.success, outcome.error, outcome.cause) == (False, error, running.cause)
+        assert (outcome.output, outcome.state_preserved) == ("before\nbehind the reply\n", True)
+
+
+def test_an_error_without_a_name_is_one() -> None:
     bench = Bench()
     bench.add("a")
-    bench.event("a", Event.ABORTED)
-    (outcome,) = bench.outcomes["a"]
-    assert not outcome.success
-    assert outcome.error is not None
-    assert outcome.error.startswith("Aborted: ")
-    assert outcome.state_preserved
+    bench.iopub("a", "error", evalue="2", traceback=[])
+    bench.shell("a", status="error", ename="", evalue="2", traceback=[])
     bench.event("a", Event.IDLE)
-    assert len(bench.outcomes["a"]) == 1
-    assert not bench.late
+    assert bench.outcomes["a"][0].error == "Error: 2"
 
 
 def test_the_end_keeps_the_output_and_says_why() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
-from kernelbridge.protocol import ClientMessage, json_schema, parse
+from kernelbridge.protocol import ClientMessage, json_schema, parse, unknown
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.unknown import NAME_LENGTH, NAMED, SCANNED
 from tests.unit.protocol.test_codec import kinds, needed
@@ -84,6 +84,19 @@ def test_warnings_are_bounded() -> None:
     assert len(warning) < 2 * NAME_LENGTH + 50
 
 
+def test_the_nearest_field_is_looked_for_only_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is slow, and ten thousand such searches would keep everybody waiting."""
+    looked: list[str] = []
+
+    def count(path: str, _kind: type) -> str:
+        looked.append(path)
+        return ""
+
+    monkeypatch.setattr(unknown, "nearest", count)
+    read(json.dumps({"type": "ping", **{f"field{number}": 1 for number in range(5_000)}}))
+    assert looked == [f"field{number}" for number in range(NAMED)]
+
+
 def test_an_unknown_field_of_a_large_request_costs_little() -> None:
     """As many lists as fit into a frame, and as many fields: neither becomes an object for each."""
     lists = '{"type":"ping","lists":[' + "[]," * 5_000_000 + "[]]}"
@@ -126,8 +139,8 @@ def test_the_schema_allows_unknown_fields_and_has_the_warnings() -> None:
 )
 def test_nothing_that_is_unknown_changes_a_request(kind: str, others: dict[str, Any]) -> None:
     known = {"type", *kinds[kind].__struct_encode_fields__}
-    unknown = {name: value for name, value in others.items() if name not in known}
+    strange = {name: value for name, value in others.items() if name not in known}
     frame = {"type": kind, **needed(kind)}
-    message, warnings = read(json.dumps({**unknown, **frame}))
+    message, warnings = read(json.dumps({**strange, **frame}))
     assert message == parse(json.dumps(frame))
-    assert len(warnings) == min(len(unknown), NAMED + 1)
+    assert len(warnings) == min(len(strange), NAMED + 1)

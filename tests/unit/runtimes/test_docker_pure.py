@@ -1,6 +1,8 @@
 import asyncio
 import signal
 import struct
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import ExitStatus, Limits
+from kernelbridge.runtimes.base import ExitStatus, Limits, SandboxSpec
 from kernelbridge.runtimes.docker_attach import FrameDecoder
-from kernelbridge.runtimes.docker_engine import explain
+from kernelbridge.runtimes.docker_engine import EngineInfo, explain
 from kernelbridge.runtimes.docker_events import parse_event
 from kernelbridge.runtimes.docker_exit import OOM_ECHO, OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker_spec import DEFAULT_PATH, DEFAULT_USER, Launch, container_name, image_facts
+from kernelbridge.runtimes.docker_info import mounts_terminals
+from kernelbridge.runtimes.docker_spec import (
+    DEFAULT_PATH,
+    DEFAULT_USER,
+    Launch,
+    container_name,
+    image_facts,
+    workspace_mounts,
+)
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
 
@@ -73,6 +83,42 @@ def test_declared_volumes_are_limited_and_cannot_hold_programs() -> None:
 def test_a_seccomp_profile_replaces_the_default_one() -> None:
     assert launch().container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
     assert launch(seccomp="{}").container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true", "seccomp={}"]
+
+
+def test_every_limit_is_told_to_the_engine() -> None:
+    limits = Limits(memory=100 << 20, cpus=1.5, pids=50, nofile=77, tmp=7 << 20, ptys=9)
+    made = launch({"Env": ["OMP_NUM_THREADS=3"]}, limits=limits).container()
+    host = made["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["ShmSize"]) == (100 << 20, 100 << 20, 100 << 20)
+    assert (host["NanoCpus"], host["PidsLimit"]) == (1_500_000_000, 50)
+    ulimits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+    assert ulimits == {name: (most, most) for name, most in limits.rlimits.items()}
+    env = dict(item.split("=") for item in made["Env"])
+    assert env["HOME"] == "/workspace"
+    assert (env["MKL_NUM_THREADS"], env["PYTHON_CPU_COUNT"], "OMP_NUM_THREADS" in env) == ("2", "2", False)
+    assert {"/proc/kcore", "/proc/keys", "/sys/firmware"} <= set(host["MaskedPaths"])
+    assert {"/proc/sys", "/proc/sysrq-trigger"} <= set(host["ReadonlyPaths"])
+    (terminals,) = host["Mounts"]
+    assert (terminals["Type"], terminals["Target"]) == ("volume", "/dev/pts")
+    assert "max=9" in terminals["VolumeOptions"]["DriverConfig"]["Options"]["o"].split(",")
+    assert launch(own_terminals=False).container()["HostConfig"]["Mounts"] == []
+
+
+def test_a_user_database_is_mounted_where_there_is_one(tmp_path: Path) -> None:
+    spec = SandboxSpec("w", tmp_path / "files", tmp_path / "sockets")
+    assert [mount["Target"] for mount in workspace_mounts(spec)] == ["/workspace", "/run/kernelbridge"]
+    mounts = workspace_mounts(replace(spec, etc=tmp_path))
+    assert [(mount["Target"], mount["ReadOnly"]) for mount in mounts[2:]] == [
+        ("/etc/passwd", True),
+        ("/etc/group", True),
+    ]
+    assert mounts[2]["Source"] == str(tmp_path / "passwd")
+
+
+@pytest.mark.parametrize(("security", "mounted"), [((), True), (("seccomp",), True), (("selinux",), False)])
+def test_an_engine_with_labels_mounts_no_terminals(security: tuple[str, ...], *, mounted: bool) -> None:
+    assert mounts_terminals(EngineInfo(available=True, security=security)) is mounted
+    assert not mounts_terminals(EngineInfo(available=True, security=(*security, "rootless")))
 
 
 def test_users_are_not_mapped_where_the_engine_would() -> None:

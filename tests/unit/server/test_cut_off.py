@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 from msgspec import UNSET
 
-from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.server.connection import Connection
 from kernelbridge.server.outbox import HIGH_WATER, LIMIT
+from kernelbridge.server.websocket import Socket
 from kernelbridge.workspace.feed import Feed
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.tasks import TaskSet

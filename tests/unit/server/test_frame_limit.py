@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -11,7 +12,10 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from kernelbridge.server.connection import Connection, Socket
+from kernelbridge.server.buffers import Buffers
+from kernelbridge.server.connection import Connection
+from kernelbridge.server.edge import Site
+from kernelbridge.server.websocket import Socket
 from kernelbridge.workspace.registry import Registry
 
 LIMIT = 70_000
@@ -51,7 +55,7 @@ async def wire() -> AsyncIterator[Wire]:
     registry = cast("Registry", SimpleNamespace(detach=lambda _: None))
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        ws = Socket(request, max_message=LIMIT)
+        ws = Socket(request, max_message=LIMIT, message_timeout=PATIENCE)
         await ws.prepare(request)
         await Connection(ws, user_id=None, streams=False, strict=False, registry=registry, warning=None).run()
         return ws
@@ -60,7 +64,7 @@ async def wire() -> AsyncIterator[Wire]:
     app.router.add_get("/ws", serve)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = Site(runner, socket.create_server(("127.0.0.1", 0)), Buffers(1 << 30))
     await site.start()
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(

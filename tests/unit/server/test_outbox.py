@@ -3,8 +3,11 @@
 import asyncio
 from typing import cast
 
+import pytest
 from aiohttp import WSMsgType, web
 
+from kernelbridge.server import outbox as module
+from kernelbridge.server.buffers import Buffers
 from kernelbridge.server.outbox import HIGH_WATER, Outbox
 
 PATIENCE = 10.0
@@ -56,3 +59,38 @@ async def test_those_who_wait_for_room_get_it_in_turn() -> None:
         await sending
     assert queued[:9] == 3 * queued[:3]
     assert sorted(queued[:3]) == ["a", "b", "c"]
+
+
+async def test_an_idle_client_gets_a_frame_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMIT", 10)
+    socket = SlowSocket()
+    outbox = Outbox(cast("web.WebSocketResponse", socket))
+    sending = asyncio.create_task(outbox.run())
+    outbox.put(b"x" * 11)
+    assert not outbox.overflowed
+    await socket.take(1)
+    await outbox.sent()
+    outbox.put(b"x" * 10)
+    assert (outbox.overflowed, outbox.closed) == (False, False)
+    outbox.put(b"x")
+    assert (outbox.overflowed, outbox.closed) == (True, True)
+    socket.allow()
+    await sending
+
+
+async def test_what_waits_is_counted_until_it_has_been_taken_or_dropped() -> None:
+    buffers, socket = Buffers(1 << 30), SlowSocket()
+    holding = buffers.open(end=pytest.fail, drop=pytest.fail)
+    outbox = Outbox(cast("web.WebSocketResponse", socket), holding)
+    sending = asyncio.create_task(outbox.run())
+    for size in (1, 10, 100, 1000):
+        outbox.put(bytes(size))
+    assert buffers.held == 1111
+    await socket.take(2)
+    assert buffers.held == 1100
+    outbox.close()
+    assert buffers.held == 100  # which is on its way
+    outbox.put(b"late")
+    socket.allow()
+    await sending
+    assert buffers.held == 0

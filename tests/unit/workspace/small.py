@@ -5,7 +5,7 @@ from kernelbridge.workspace.choice import Bounds
 from kernelbridge.workspace.settings import WorkspaceSettings
 
 SMALL = WorkspaceSettings(
-    bounds=Bounds(limits=Limits(), image=None),
+    bounds=Bounds(limits=Limits(), image=None, linger=0),
     queue_limit=3,
     execution_timeout=None,
     start_timeout=5,

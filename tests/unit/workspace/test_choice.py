@@ -153,3 +153,25 @@ def test_a_status_is_told_when_it_changes() -> None:
         "closing",
         "closed",
     ]
+
+
+def test_a_session_may_live_on_as_long_as_the_operator_allows() -> None:
+    bounds = Bounds(Limits(), image=None, linger=15.0, max_linger=60.0)
+    assert checked(Wish(linger=60.0, keep_while_running=True), bounds).linger == 60.0
+    with pytest.raises(BadRequest, match="expected at most 60 seconds, which is what the server grants"):
+        checked(Wish(linger=60.5), bounds)
+    # Whoever asks for what everybody has is not refused.
+    checked(Wish(linger=120.0), Bounds(Limits(), image=None, linger=120.0, max_linger=60.0))
+
+
+def test_how_long_a_session_lives_on_can_be_changed_while_it_is_open() -> None:
+    opening = Opening(Bounds(Limits(), image=None, linger=15.0, max_linger=60.0))
+    assert (opening.linger, opening.asked_linger, opening.keep_while_running) == (15.0, None, False)
+    opening.take(Wish(linger=30.0, keep_while_running=True), starting=True)
+    opening.take(Wish(), starting=True)
+    assert (opening.linger, opening.keep_while_running) == (30.0, True)
+    opening.take(Wish(linger=0.0, keep_while_running=False), starting=True)
+    assert (opening.linger, opening.keep_while_running) == (0.0, False)
+    # Granted by an earlier server that allowed more.
+    opening.stay(3600.0, keep_while_running=None)
+    assert (opening.linger, opening.asked_linger) == (60.0, 3600.0)

@@ -87,6 +87,7 @@ def test_of_many_who_replace_one_version_one_does(files: WorkspaceFiles, root: P
 
 def test_appends_at_the_same_time_are_all_there(files: WorkspaceFiles, root: Path) -> None:
     done: list[bytes] = []
+    refused: list[bytes] = []
 
     def append(letter: bytes) -> None:
         for _ in range(10):
@@ -95,12 +96,16 @@ def test_appends_at_the_same_time_are_all_there(files: WorkspaceFiles, root: Pat
                 done.append(letter)
             except FileError as exc:
                 assert exc.code in {"conflict", "exists"}  # noqa: PT017 - the others were faster three times
+                refused.append(letter)
 
     threads = [threading.Thread(target=append, args=(bytes([65 + number]),)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(done) + len(refused) == 40
+    # Three were faster than each that was refused, and none is faster than more than the three others at a time.
+    assert len(done) >= len(refused)
     lines = (root / "log").read_bytes().splitlines()
     assert done, "each round has one that was first"
     assert sorted(lines) == sorted(letter * 10 for letter in done)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.workspace import layout
+from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
 from kernelbridge.workspace.work import finish
 
@@ -122,6 +123,25 @@ def test_what_earlier_versions_noted_of_an_open_session_is_taken_out(data: DataD
     assert sorted(data.stored("u")) == ["a", "b"]
 
 
+def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    data.note_closed(key, b"nothing has files yet")
+    assert data.closed_note(key) is None
+    data.forget_closed(key)
+    data.prepare_files(key, *own())
+    data.note_closed(key, b"how")
+    assert data.closed_note(key) == b"how"
+    assert data.closed_note(SessionKey("another", "a")) is None
+    data.forget_closed(key)
+    assert data.closed_note(key) is None
+    data.note_closed(key, b"how")
+    data.delete_files(key)
+    data.note_closed(key, b"too late")
+    assert list((data.root / "workspaces").iterdir()) == []
+    data.prepare_files(key, *own())
+    assert data.closed_note(key) is None
+
+
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     assert not data.delete_files(key)
@@ -140,8 +160,8 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
     place = DataDirectory._place
     deleted: list[bool] = []
 
-    def deleted_just_then(of: DataDirectory, new: Path, home: Path) -> None:
-        place(of, new, home)
+    def deleted_just_then(of: DataDirectory, new: Path, home: Path, commits: Commits) -> None:
+        place(of, new, home, commits)
         if not deleted:
             deleted.append(data.delete_files(key))
 
@@ -164,6 +184,7 @@ def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) 
     def prepare() -> None:
         for _ in range(500):
             data.prepare_files(key, *own())
+            data.note_closed(key, b"how")
 
     def delete() -> None:
         while not done.is_set():

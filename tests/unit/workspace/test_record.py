@@ -49,6 +49,20 @@ def only(directory: Path) -> LeftSession:
     return left
 
 
+def test_how_long_a_session_lives_on_is_noted_before_and_after_its_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.stays(60.0, keep_while_running=True)
+    record.opened(CHOICE, SANDBOX)
+    assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (60.0, True)
+    record.stays(5.0, keep_while_running=False)
+    assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (5.0, False)
+    record.leave()
+    another = new(tmp_path)
+    another.adopt(only(tmp_path).state, None)
+    another.opened(CHOICE, SANDBOX)  # its sandbox was lost
+    assert only(tmp_path).state.linger == 5.0
+
+
 def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)

@@ -43,7 +43,6 @@ class House:
             data=self.data,
             settings=SMALL,
             executor=self.executor,
-            linger=0,
             limits=SessionLimits(1, 1),
             max_starts=1,
             on_use=self.retention.use,

@@ -1,6 +1,7 @@
 """A workspace over a runtime that fails: every request is answered, every close ends, nothing is started twice."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -136,7 +137,6 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
             data=data,
             settings=SMALL,
             executor=executor,
-            linger=0,
             limits=SessionLimits(2, 2),
             max_starts=1,
         )
@@ -232,6 +232,84 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
         await closed.get()
     assert isinstance(answers.get_nowait(), KernelError)
     assert answers.empty()
+
+
+async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    ended: list[SessionKey] = []
+    remove = DataDirectory.remove_sockets
+
+    def hold_the_second(data: DataDirectory, key: SessionKey) -> None:
+        ended.append(key)
+        if len(ended) == 2:
+            go.wait(20)
+        remove(data, key)
+
+    monkeypatch.setattr(DataDirectory, "remove_sockets", hold_the_second)
+    closed: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    try:
+        for done in closed:
+            registry.attach(KEY, "c")
+            registry.close(KEY, Absent(None, registry), delete_files=False, done=done.set_result)
+        await asyncio.wait_for(closed[0], 20)
+        assert registry.closing(KEY)
+        assert registry.in_use() == {KEY}
+    finally:
+        go.set()
+    await asyncio.wait_for(closed[1], 20)
+    assert not registry.closing(KEY)
+
+
+async def test_how_a_session_was_closed_is_noted_once_and_forgotten_with_its_files(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
+    """Its sandbox ran, and its shell could not be started: nothing is lost, but who follows it is told."""
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    assert runtime.created == 1
+    registry.detach("c")
+    assert registry.find(KEY) is not None
+    await until(lambda: registry.find(KEY) is None)
+    assert registry.was_closed(KEY)
+    assert not registry.was_closed(SessionKey("another", "s"))
+    assert not registry.resumable(KEY)
+    workspace = registry.attach(KEY, "c")
+    assert not registry.was_closed(KEY)  # it is open
+    assert (workspace.executions.has_lost, workspace.commands.has_lost) == (False, False)
+    closed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    registry.close(KEY, Absent(None, registry), delete_files=True, done=closed.set_result)
+    assert not registry.was_closed(KEY)  # also while the files are being deleted
+    await asyncio.wait_for(closed, 20)
+    assert not registry.was_closed(KEY)
+
+
+async def test_a_note_that_cannot_be_read_or_written_costs_nothing(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in (b"", b"[]", b'{"closed_at": 5}', b"[" * 100_000):
+        monkeypatch.setattr(DataDirectory, "closed_note", lambda _data, _key, content=content: content)
+        assert not registry.was_closed(KEY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DataDirectory, "closed_note", full)
+    monkeypatch.setattr(DataDirectory, "note_closed", full)
+    monkeypatch.setattr(DataDirectory, "forget_closed", full)
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    registry.detach("c")
+    await until(lambda: registry.find(KEY) is None and not registry.closing(KEY))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.001)
 
 
 async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_closed(

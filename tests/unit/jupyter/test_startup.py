@@ -1,0 +1,96 @@
+"""What a kernel is asked while it starts, by kernels that drop some of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from kernelbridge.errors import KernelError
+from kernelbridge.jupyter import startup
+from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
+from kernelbridge.jupyter.requests import LIMIT
+from kernelbridge.runtimes.facts import KernelSpec
+from tests.unit.jupyter.conftest import PATIENCE, Notebook
+
+NewNotebook = Callable[..., Awaitable[Notebook]]
+
+
+def faulty(fault: str, language: str = "faulty") -> KernelSpec:
+    argv = (sys.executable, str(Path(__file__).with_name("faulty_kernel.py")), fault, "{connection_file}")
+    return KernelSpec(name="faulty", argv=argv, language=language, display_name="Faulty")
+
+
+async def test_what_a_starting_kernel_drops_is_asked_again(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("drops its first requests"), start_timeout=20.0)
+    assert (await notebook.run("x")).output == "before the fault\n"
+    assert len(notebook.kernel._requests) == 0
+
+
+async def test_a_kernel_that_answers_nothing_on_control_starts(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("deaf on control"), start_timeout=20.0)
+    assert (await notebook.run("x")).output == "before the fault\n"
+
+
+async def test_the_hooks_are_sent_again_if_they_are_dropped(
+    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.01)
+    notebook = await new_notebook(faulty("drops its first execution", "python"), start_timeout=20.0)
+    assert notebook.kernel.recalls
+    assert (await notebook.run("x")).output == "before the fault\n"
+
+
+async def test_hooks_that_take_long_are_installed_once(
+    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch, any_spec: KernelSpec
+) -> None:
+    """Looked into at once, and judged to be dropped, although they were not: what runs twice does it once."""
+    monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.0)
+    notebook = await new_notebook(any_spec)
+    assert (await notebook.run("print('a')\n1")).output == "a\n1\n"
+    content = hooks_request(hooks_source())
+    before = await notebook.run("id(get_ipython().kernel.init_metadata)")
+    for _ in range(2):
+        reply = await notebook.kernel._requests.ask("shell", "execute_request", content)
+        assert reply is not None
+        assert hooks_failure(reply) is None
+    after = await notebook.run("id(get_ipython().kernel.init_metadata)")
+    assert (after.success, after.output) == (True, before.output)
+
+
+async def test_a_kernel_that_answers_nothing_does_not_start(new_notebook: NewNotebook) -> None:
+    with pytest.raises(KernelError) as caught:
+        await new_notebook(faulty("deaf"), start_timeout=1.0)
+    assert "it did not answer within 1 s" in caught.value.reason
+
+
+async def test_a_kernel_whose_output_is_never_heard_does_not_start(new_notebook: NewNotebook) -> None:
+    with pytest.raises(KernelError) as caught:
+        await new_notebook(faulty("mute"), start_timeout=1.0)
+    assert "it did not answer within 1 s" in caught.value.reason
+
+
+async def test_the_answers_of_requests_that_were_sent_besides_are_nobodys(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("slow at first"), start_timeout=20.0)
+    for _ in range(3):
+        assert (await notebook.run("x")).output == "before the fault\n"
+    assert len(notebook.kernel._requests) == 0
+
+
+async def test_interrupts_that_a_kernel_ignores_do_not_fill_its_table(new_notebook: NewNotebook) -> None:
+    spec = structs.replace(faulty("deaf on control, never answers"), interrupt_mode="message")
+    notebook = await new_notebook(spec)
+    notebook.send("x")
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(LIMIT + 1):
+            ask = asyncio.create_task(notebook.kernel.interrupt())
+            while len(notebook.kernel._requests) == 0:
+                assert not ask.done()
+                await asyncio.sleep(0)  # until it is sent
+            ask.cancel()
+            await asyncio.wait({ask})
+            assert len(notebook.kernel._requests) == 0
