@@ -66,6 +66,7 @@ class Forks:
                     thread.join()
         finally:
             try:
+                flush_in_child(self.outbox)
                 for name in ("stdout", "stderr"):
                     getattr(sys, name).flush()
             finally:

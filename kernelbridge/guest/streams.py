@@ -81,6 +81,7 @@ class Outbox:
         self.pub_thread = pub_thread
         self.session = session
         self.forked = False  # whether this is a forked child, which has no publisher
+        self.begun = {}  # descriptor: what such a child has written of a line
         self.items = deque()  # (stream, parent header, text), or a mark
         self.size = 0
         self.timers = (Timer(self, COLLECT, COLLECT), Timer(self, COLLECT_STREAMED, COLLECT_FIRST))
@@ -409,12 +410,28 @@ def stream_parent(stream):
         return stream.parent_header
 
 
-def write_in_child(stream, string):
-    """Write in a forked process, which has no publisher: to the pipe that its parent reads."""
-    data = string.encode("utf-8", "backslashreplace")
-    while data:
-        data = data[write_fd(TARGETS[stream.kernelbridge_target[0]], data) :]
+def write_in_child(outbox, stream, string):
+    """Write in a forked process, which has no publisher: to the pipe that its parent reads, in whole lines."""
+    fd = TARGETS[stream.kernelbridge_target[0]]
+    begun = outbox.begun.get(fd, "") + string
+    if "\n" not in string and len(begun) < 4096:
+        outbox.begun[fd] = begun
+    else:
+        outbox.begun[fd] = ""
+        write_all(fd, begun)
     return len(string)
+
+
+def flush_in_child(outbox):
+    for fd, begun in list(outbox.begun.items()):
+        outbox.begun[fd] = ""
+        write_all(fd, begun)
+
+
+def write_all(fd, text):
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[write_fd(fd, data) :]
 
 
 class Buffer(io.BufferedIOBase):
@@ -485,7 +502,7 @@ def stream_class(base, outbox, stream):
             if self.pub_thread is None:
                 raise ValueError("I/O operation on closed file.")
             if outbox.forked:
-                return write_in_child(self, string)
+                return write_in_child(outbox, self, string)
             if pending():
                 outbox.drain()
             try:
@@ -502,7 +519,9 @@ def stream_class(base, outbox, stream):
             return length
 
         def flush(self):
-            if self.pub_thread is not None and not outbox.forked:
+            if outbox.forked:
+                flush_in_child(outbox)
+            elif self.pub_thread is not None:
                 outbox.flush(self.flush_timeout)
 
         def close(self):
