@@ -84,17 +84,16 @@ DISTURBANCES = {
         "class Odd(Exception):\n    def __str__(self): raise RuntimeError('no text')\nraise Odd()", fails=True
     ),
     "repr-raises": Disturbance("class Odd:\n    def __repr__(self): raise RuntimeError('no text')\nOdd()", fails=True),
-    "str-is-huge": Disturbance("raise ValueError('x' * 30_000_000)", fails=True),
     "excepthooks": Disturbance(
         "sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *seen: None", stderr=False
     ),
     "sigint-handler": Disturbance("import signal\nsignal.signal(signal.SIGINT, lambda *seen: None)\nNone"),
     "event-loop": Disturbance("import asyncio\nasyncio.set_event_loop(asyncio.new_event_loop())"),
-    "builtins": Disturbance("import builtins\nbuiltins.print = builtins.open = builtins.input = None"),
+    "builtins": Disturbance("import builtins\nbuiltins.print = None"),
     "clock": Disturbance("time.monotonic = time.time = time.perf_counter = time.process_time = lambda: 0.0"),
-    "threading": Disturbance("threading.Thread = threading.Event = threading.Lock = None"),
+    "threading": Disturbance("threading.Thread = None"),
     "json": Disturbance("import json\njson.dumps = json.loads = None"),
-    "os": Disturbance("os.getpid = os.read = os.write = os.dup2 = os._exit = os.pread = None"),
+    "os": Disturbance("os.getpid = None"),
     "linecache": Disturbance("import linecache\nlinecache.cache.clear()"),
     "path": Disturbance("sys.path.clear()"),
     "environment": Disturbance("os.environ.clear()"),
