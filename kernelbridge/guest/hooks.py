@@ -9,7 +9,10 @@ is told in the answer and leaves the kernel as it was.
 names       code is compiled under the request's file name: tracebacks show it with the source line
 lines       line numbers are right behind a `!command` of several lines, too
 sources     `inspect.getsource` finds classes too
-streams     output arrives in the order in which it was written, that of subprocesses and C code too
+imports     the kernel finds its own modules, whatever the workspace has of their names
+streams     output arrives in the order in which it was written, that of subprocesses and C code too; nothing that user
+            code does to `sys.stdout` and its like keeps a cell from being answered
+forks       a forked child ends where its cell ends, and is no second kernel
 threads     what a thread prints belongs to the cell that started the thread
 figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
 plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
@@ -34,22 +37,23 @@ import time
 
 
 def install_threads(kernel):
-    """Let a new thread inherit which cell it belongs to, in kernels that keep that in context variables."""
+    """Let a new thread inherit which cell it belongs to, and a child that was forked in one end with it."""
     from concurrent.futures import thread as pool
 
-    shell = kernel.shell
+    shell, outbox = kernel.shell, kernel.kernelbridge_outbox
     owners = (sys.stdout, sys.stderr, shell.display_pub, shell.displayhook, shell)
     variables = [getattr(owner, "_parent_header", None) for owner in owners]
     variables += [getattr(kernel, name, None) for name in ("_shell_parent", "_shell_parent_ident")]
     variables = [variable for variable in variables if isinstance(variable, contextvars.ContextVar)]
-    if not variables or hasattr(sys.stdout, "_thread_to_parent"):
-        return  # ipykernel 6 keeps its own account
+    if hasattr(sys.stdout, "_thread_to_parent"):
+        variables = []  # ipykernel 6 keeps its own account
     start = threading.Thread.start
 
     def start_in_cell(self):
         # A pool's thread works for many cells: it belongs to whichever runs.
         if getattr(self, "_target", None) is not pool._worker:
             values = [(variable, variable.get(None)) for variable in variables]
+            forked = outbox.forked
             run = self.run
 
             def run_in_cell():
@@ -57,7 +61,14 @@ def install_threads(kernel):
                 for variable, value in values:
                     if value is not None:
                         variable.set(value)
-                run()
+                try:
+                    run()
+                except BaseException as error:
+                    if outbox.forked is not forked:
+                        kernel.kernelbridge_forks.end(error)
+                    raise
+                if outbox.forked is not forked:
+                    kernel.kernelbridge_forks.end()
 
             self.run = run_in_cell
         start(self)
@@ -68,15 +79,16 @@ def install_threads(kernel):
 
 
 def install_figures(kernel):
-    import resource
+    from resource import RUSAGE_CHILDREN, getrusage
+    from time import process_time
 
     init_metadata, finish_metadata = kernel.init_metadata, kernel.finish_metadata
     began = [0.0, 0]
     kills = oom_counter()
 
     def cpu():
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return time.process_time() + children.ru_utime + children.ru_stime
+        children = getrusage(RUSAGE_CHILDREN)
+        return process_time() + children.ru_utime + children.ru_stime
 
     def init(parent):
         began[:] = cpu(), kills()
@@ -98,6 +110,7 @@ def oom_counter():
 
     The container's own control group, version 1 or 2. The engine tells of it as well, but maybe after the cell's end.
     """
+    pread = os.pread
     for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -106,7 +119,7 @@ def oom_counter():
 
         def count():
             try:
-                text = os.pread(fd, 4096, 0)
+                text = pread(fd, 4096, 0)
                 return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
             except (OSError, IndexError, ValueError):  # the user closed it, or that of another system
                 return 0
@@ -116,15 +129,11 @@ def oom_counter():
 
 
 def install_input(kernel):
-    import os
-
     from IPython.core.error import StdinNotImplementedError
-
-    own = os.getpid()
 
     def refuse(name, original):
         def ask(*args, **kwargs):
-            if os.getpid() != own:
+            if kernel.kernelbridge_outbox.forked:
                 # It has a copy of the kernel's socket, on which no answer reaches it.
                 raise StdinNotImplementedError("%s() is not available in a forked process" % name)
             if not kernel._allow_stdin:
@@ -365,10 +374,9 @@ def install():
 
     kernel = get_ipython().kernel
     failures = []
-    parts = (install_names, install_lines, install_sources, install_streams, install_threads)
+    parts = (install_imports, install_names, install_lines, install_sources, install_streams, install_threads)
     parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
-    parts += (install_debugger, install_interrupts, install_commands, install_recall)
-    parts += (install_json,)
+    parts += (install_debugger, install_interrupts, install_commands, install_recall, install_json, install_forks)
     for part in parts:
         try:
             part(kernel)
