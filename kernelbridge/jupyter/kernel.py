@@ -231,8 +231,13 @@ class Kernel:
             await self._process.signal(signal.SIGINT)
 
     async def interrupt_group(self) -> None:
-        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`."""
+        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`.
+
+        Our hooks also interrupt a cell that has SIGINT ignored or handled in some other way.
+        """
         if self._table.running is not None and not self._exited.done():
+            if self.recalls:
+                self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})
             await self._process.signal(signal.SIGINT)
 
     def reply_input(self, value: str) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 from kernelbridge.jupyter import wire
 from kernelbridge.runtimes.facts import KernelSpec
 
-PROGRAM = ("names.py", "recall.py", "streams.py", "uncaught.py", "strict_json.py", "hooks.py")
+PROGRAM = (
+    *("names.py", "tracebacks.py", "interrupts.py", "commands.py"),
+    *("recall.py", "streams.py", "uncaught.py", "strict_json.py", "hooks.py"),
+)
 """Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
 
 ENV: Mapping[str, str] = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
