@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from time import monotonic  # not by way of its module, where user code may replace it
 
 # What the handler does in each phase of a cell.
 IDLE = "idle"  # no cell runs: as Python itself
@@ -22,7 +23,8 @@ RUNNING = "running"  # the cell's own code runs: ended
 LATE = "late"  # IPython ends the cell: nothing, as the reply must not be cut in two
 
 AGAIN = getattr(signal, "SIGRTMAX", signal.SIGUSR2) - 1  # a signal of our own, for when SIGINT is not seen
-UNSEEN = 0.05  # seconds after which SIGINT is taken not to have been seen
+UNSEEN = (0.05, 0.2, 0.5, 1.0)  # seconds after which SIGINT is taken not to have been seen, each time
+REPEATED = 2.0  # seconds within which a SIGINT that nobody asked for is the same interrupt once more
 KERNELS = ("tornado", "zmq", "ipykernel", "jupyter_client", "IPython", "traitlets", "<kernelbridge>")
 PASSED_ON = ("asyncio", "contextlib", "contextvars", "functools", "nest_asyncio")  # these run whatever they are given
 
@@ -45,8 +47,10 @@ class Interrupts:
         self.raised = None  # the exception of the newest one, until its cell has ended with it
         self.unraisable = False  # whether that hit a finaliser
         self.future = self.loop = None  # of a cell that awaits
+        self.cancelled = False  # whether that was cancelled
         self.depth = 0  # a cell may run another
         self.asked = None  # the cell that an interrupt was asked for which has not been seen yet
+        self.answered = 0.0  # when one that was asked for has been seen last
         self.taken = False  # whether one has been seen without the handler
         self.asked_again = None  # the cell that AGAIN is meant for
         self.blocked_only = False  # whether AGAIN leaves alone what only waits
@@ -66,7 +70,8 @@ class Interrupts:
     def begin(self):
         self.cell += 1
         self.phase, self.held, self.raised, self.depth = EARLY, False, None, 0
-        self.asked, self.taken, self.spent = None, False, False
+        self.asked, self.taken, self.spent, self.cancelled = None, False, False, False
+        self.answered = 0.0
 
     def interrupt(self, signum, frame):
         """Handle SIGINT."""
@@ -76,7 +81,10 @@ class Interrupts:
         if self.taken:  # the end of a statement has seen it before this did
             self.taken = False
             return
-        self.asked = None
+        if self.asked is None and monotonic() - self.answered < REPEATED:
+            return  # sent once more by who has not learned yet that it has been seen
+        if self.asked is not None:
+            self.asked, self.answered = None, monotonic()
         if self.phase is not RUNNING:
             self.held = True
             # In callbacks: the user's, and they may take long. IPython goes on after them, but not after its own loop.
@@ -87,7 +95,25 @@ class Interrupts:
         elif in_users_callback(frame):
             self.strike()
         else:  # the loop runs, but waits: only this wakes it
-            self.loop.call_soon_threadsafe(self.future.cancel)
+            self.loop.call_soon_threadsafe(self.cancel)
+
+    def lower_limit(self):
+        """Give the user's code the limit of recursion that it has set."""
+        if self.limit is not None:
+            with contextlib.suppress(RecursionError):
+                sys.setrecursionlimit(self.limit)
+            self.limit = None
+
+    def raise_limit(self):
+        """Give IPython one that is not too low for it."""
+        if sys.getrecursionlimit() < COMMON:
+            self.limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(COMMON)
+
+    def cancel(self):
+        if self.future is not None:
+            self.cancelled = True
+            self.future.cancel()
 
     def strike(self):
         self.raised, self.unraisable = KeyboardInterrupt(), False
@@ -104,7 +130,9 @@ class Interrupts:
         elif self.cell == self.asked_again:
             if inside(frame, not_raised.__code__):
                 self.ask_again()
-            elif not self.blocked_only or (
+                return
+            self.answered = 0.0
+            if not self.blocked_only or (
                 self.phase is RUNNING and self.future is not None and in_users_callback(frame)
             ):
                 self.interrupt(signum, frame)
@@ -115,10 +143,14 @@ class Interrupts:
 
     async def send_unless_seen(self, cell, seen, blocked_only=False):
         """Send AGAIN if SIGINT has not reached the handler: `os.system`, say, ignores it while it waits."""
-        await asyncio.sleep(UNSEEN)
-        handler = signal.getsignal(signal.SIGINT)
-        if self.seen == seen and (handler is self.handler or handler is signal.SIG_DFL):
+        for seconds in UNSEEN:
+            await asyncio.sleep(seconds)
+            handler = signal.getsignal(signal.SIGINT)
+            if self.seen != seen or self.cell != cell or handler not in (self.handler, signal.SIG_DFL):
+                return
             self.send_again(cell, blocked_only)
+            if not blocked_only:
+                interrupt_others()  # what it waits for now may not have been there before
 
     def send_again(self, cell, blocked_only=False):
         if self.cell == cell and self.phase is not IDLE:
@@ -138,12 +170,12 @@ class Interrupts:
         while self.hurried == call:
             self.asked_again = None
             signal.pthread_kill(self.main, AGAIN)
-            await asyncio.sleep(UNSEEN)
+            await asyncio.sleep(UNSEEN[0])
 
     def unwound(self):
         """Go on after an interrupt that has left the event loop by way of a task or callback: its cell only waits."""
         if self.future is not None and self.phase is RUNNING:
-            self.future.cancel()
+            self.cancel()
             self.ask_again(blocked_only=True)  # others of its tasks may block, too
 
     def was_swallowed(self):
@@ -235,8 +267,12 @@ def install_interrupts(kernel):
         early = state.phase is EARLY
         state.phase = RUNNING
         if not (early and state.held):
-            if await run_code(code_obj, *args, **kwargs):
-                return True
+            state.lower_limit()
+            try:
+                if await run_code(code_obj, *args, **kwargs):
+                    return True
+            finally:
+                state.raise_limit()
             if not state.passed_by():
                 return False
         line = next((line for _, line in dis.findlinestarts(code_obj) if line), code_obj.co_firstlineno)
@@ -249,10 +285,6 @@ def install_interrupts(kernel):
             return await run_nodes(*args, **kwargs)
         if not state.depth:
             state.result = kwargs.get("result")
-            if state.limit is not None:
-                with contextlib.suppress(RecursionError):
-                    sys.setrecursionlimit(state.limit)
-                state.limit = None
         state.depth += 1
         try:
             try:
@@ -261,9 +293,6 @@ def install_interrupts(kernel):
                 state.depth -= 1
                 if not state.depth:
                     state.phase = LATE
-                    if sys.getrecursionlimit() < COMMON:  # too low for IPython to end the cell
-                        state.limit = sys.getrecursionlimit()
-                        sys.setrecursionlimit(COMMON)
         except KeyboardInterrupt as exc:  # just behind the code's end
             if not state.depth:
                 state.phase = LATE
@@ -383,6 +412,8 @@ def names_in(path):
 
 def interrupt_others():
     """Send SIGINT to the kernel's process group, but not to the kernel."""
+    if os.getpgrp() != os.getpid():
+        return
     for name in names_in("/proc"):
         try:
             if name.isdigit() and int(name) != os.getpid() and os.getpgid(int(name)) == os.getpid():

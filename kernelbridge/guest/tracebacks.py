@@ -369,8 +369,15 @@ def show_plainly(kernel):
         return enders.get(frame.f_code) == state.depth
 
     def show(*args, **kwargs):
-        with room():
+        limit = sys.getrecursionlimit()
+        if limit < COMMON:  # before anything else is called
+            sys.setrecursionlimit(COMMON)
+        try:
             show_with_room(ends_cell(sys._getframe(1)), *args, **kwargs)
+        finally:
+            if limit < COMMON:
+                with contextlib.suppress(RecursionError):
+                    sys.setrecursionlimit(limit)
 
     def show_with_room(
         final, exc_tuple=None, filename=None, tb_offset=None, exception_only=False, running_compiled_code=False
@@ -385,6 +392,10 @@ def show_plainly(kernel):
             if not final:
                 return  # it ends the cell yet: nobody but IPython has caught it
             state.raised = None
+        if final and state.cancelled and issubclass(etype, asyncio.CancelledError):
+            # As `asyncio.run` has it: what was cancelled is only how the interrupt has ended it.
+            etype, value, state.raised = KeyboardInterrupt, state.raised or KeyboardInterrupt(), None
+            tb = traceback_of(value) or tb
         if etype is UsageError:
             shell.show_usage_error(value)
             told = described(value, None, stack=False)
