@@ -7,19 +7,19 @@ kernel's own packages only. Each part is installed on its own: one that does not
 is told in the answer and leaves the kernel as it was.
 
 names       code is compiled under the request's file name: tracebacks show it with the source line
-lines       line numbers are right behind a `!command` of several lines, too
-sources     `inspect.getsource` finds classes too
+lines       only newlines (and Windows' line ends) end a line; numbers are right behind a `!command` of several lines, too
+sources     `inspect.getsource` finds classes too, and debuggers find the lines of cells
 streams     output arrives in the order in which it was written, that of subprocesses and C code too
 threads     what a thread prints belongs to the cell that started the thread
 figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
-plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
-json        messages are strict JSON, whatever a bundle holds; nothing is warned of
-uncaught    errors of threads and finalisers show the source line too
+plain       no wait per cell, no second copy of all output
+tracebacks  errors as Python prints them, each once and bounded, whatever the exception does when it is asked
+uncaught    so are those of threads and finalisers
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
 input       a program that asks for input is told what to do instead; a question goes out whole, whatever interrupts it
 debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
-interrupts  one that comes before the cell's first line waits for it, one behind its last ends nothing; a cell that
-            awaits is ended by one
+interrupts  one ends what blocks, in tasks, callbacks and finalisers too, and the cell where a magic has swallowed it;
+            one that comes before the cell's first line waits for it, one behind its last ends nothing
 commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
 recall      what a cell tells while no server is there is kept for the next one
 """
