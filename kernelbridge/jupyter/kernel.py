@@ -243,9 +243,7 @@ class Kernel:
         """
         if self._table.running is not None and not self._exited.done():
             if self.recalls:
-                self._requests.forget(
-                    [self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})]
-                )
+                self._requests.forget([self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})])
             await self._process.signal(signal.SIGINT)
 
     def reply_input(self, value: str) -> None:

@@ -197,7 +197,7 @@ _SLOW = "import time\nopen('gate', 'w').close()\ntime.sleep(3600)\n"
         "%%time\nblock()",
         "%%capture\nblock()",
         "get_ipython().run_cell('block()')",
-        "get_ipython().run_cell('%run slow.py')",
+        f"open('slow.py', 'w').write({_SLOW!r})\nget_ipython().run_cell('%run slow.py')",
         "eval('block()')",
     ],
 )

@@ -21,8 +21,8 @@ async def test_only_newlines_end_a_line(any_notebook: Notebook, odd: str, head: 
     code = f"{head}text = 'a{odd}b'\n{indent}other = 1\n{indent}raise ValueError(len(text))"
     line = code.count("\n") + 1
     outcome = await any_notebook.run(code)
-    assert outcome.error == "ValueError: 3"
-    shown = outcome.output + (outcome.traceback or "")
+    shown = outcome.output + (outcome.traceback or "")  # `%%time` of IPython 8 shows an error, and goes on
+    assert "ValueError: 3" in shown
     assert f'File "main.py", line {line}, in <module>\n    raise ValueError(len(text))\n' in shown
     assert "Warning" not in shown
 
