@@ -51,6 +51,8 @@ MAX_OUTPUT = 10 << 20
 
 _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
+_KEPT_BUSY = 1.0
+"""Seconds after which a kernel that has not answered an interrupt is sent SIGINT."""
 
 
 class Kernel:
@@ -224,18 +226,27 @@ class Kernel:
         await until_code_runs(running, self.died)
         if self._table.running is not running:
             return
-        if self._answers_interrupts:
-            answer = self._requests.begin("control", "interrupt_request", {})
-            try:
-                await asyncio.wait({answer})
-            finally:  # one that ignores them must not be asked too much to be asked again
-                self._requests.forget([answer])
-        else:
+        if not self._answers_interrupts:
             await self._process.signal(signal.SIGINT)
+            return
+        answer = self._requests.begin("control", "interrupt_request", {})
+        try:
+            await asyncio.wait({answer}, timeout=_KEPT_BUSY)
+            # Code that keeps the interpreter to itself, such as a regular expression, keeps it from answering, too.
+            if not answer.done() and self._table.running is running:
+                await self._process.signal(signal.SIGINT)
+            await answer
+        finally:  # one that ignores them must not be asked too much to be asked again
+            self._requests.forget([answer])
 
     async def interrupt_group(self) -> None:
-        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`."""
+        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`.
+
+        Our hooks also interrupt a cell that has SIGINT ignored or handled in some other way.
+        """
         if self._table.running is not None and not self._exited.done():
+            if self.recalls:
+                self._requests.forget([self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})])
             await self._process.signal(signal.SIGINT)
 
     def reply_input(self, value: str) -> None:

@@ -11,8 +11,9 @@ from kernelbridge.jupyter import wire
 from kernelbridge.runtimes.facts import KernelSpec
 
 PROGRAM = (
-    *("imports.py", "names.py", "recall.py", "streams.py", "forks.py", "uncaught.py", "strict_json.py"),
-    "hooks.py",
+    *("imports.py", "names.py", "tracebacks.py", "interrupts.py"),
+    *("recall.py", "streams.py", "forks.py", "commands.py"),
+    *("uncaught.py", "strict_json.py", "hooks.py"),
 )
 """Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
 
