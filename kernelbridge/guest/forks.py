@@ -6,7 +6,6 @@ cell, as a forked child of a script does: its output goes where the cell's goes,
 
 import sys
 import threading
-import traceback
 from os import _exit as exit_at_once
 from os import register_at_fork
 from selectors import DefaultSelector as new_selector
@@ -31,7 +30,7 @@ class Forks:
             return
         outbox.leave_to_parent()
         kernel.session.check_pid, kernel.session.pid = True, -1  # it says nothing on the kernel's channels
-        kernel.shell._showtraceback = tell_error
+        endings.send = lambda kernel, final, value, told: tell_error(type(value), value, told.lines)
         threading.excepthook = thread_failed
         loop = kernel.io_loop and getattr(kernel.io_loop, "asyncio_loop", None)
         if loop is not None and loop.is_running():
@@ -60,7 +59,7 @@ class Forks:
             elif error is not None:
                 status = 1
                 if not told:
-                    tell_error(type(error), error, traceback.format_exception(type(error), error, error.__traceback__))
+                    tell_error(type(error), error, described(error, error.__traceback__).lines)
             for thread in enumerate_threads():
                 if thread is not current_thread() and not thread.daemon:
                     thread.join()
