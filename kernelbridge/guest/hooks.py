@@ -7,19 +7,23 @@ kernel's own packages only. Each part is installed on its own: one that does not
 is told in the answer and leaves the kernel as it was.
 
 names       code is compiled under the request's file name: tracebacks show it with the source line
-lines       line numbers are right behind a `!command` of several lines, too
-sources     `inspect.getsource` finds classes too
-streams     output arrives in the order in which it was written, that of subprocesses and C code too
+lines       only newlines (and Windows' line ends) end a line; numbers are right behind a `!command` of several lines, too
+sources     `inspect.getsource` finds classes too, and debuggers find the lines of cells
+imports     the kernel finds its own modules, whatever the workspace has of their names
+streams     output arrives in the order in which it was written, that of subprocesses and C code too; nothing that user
+            code does to `sys.stdout` and its like keeps a cell from being answered
+forks       a forked child ends where its cell ends, and is no second kernel
+json        messages are strict JSON, whatever a bundle holds; nothing is warned of
 threads     what a thread prints belongs to the cell that started the thread
 figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
-plain       tracebacks as Python prints them; no wait per cell, no second copy of all output
-json        messages are strict JSON, whatever a bundle holds; nothing is warned of
-uncaught    errors of threads and finalisers show the source line too
+plain       no wait per cell, no second copy of all output
+tracebacks  errors as Python prints them, each once and bounded, whatever the exception does when it is asked
+uncaught    so are those of threads and finalisers
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
 input       a program that asks for input is told what to do instead; a question goes out whole, whatever interrupts it
 debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
-interrupts  one that comes before the cell's first line waits for it, one behind its last ends nothing; a cell that
-            awaits is ended by one
+interrupts  one ends what blocks, in tasks, callbacks and finalisers too, and the cell where a magic has swallowed it;
+            one that comes before the cell's first line waits for it, one behind its last ends nothing
 commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
 recall      what a cell tells while no server is there is kept for the next one
 """
@@ -34,22 +38,23 @@ import time
 
 
 def install_threads(kernel):
-    """Let a new thread inherit which cell it belongs to, in kernels that keep that in context variables."""
+    """Let a new thread inherit which cell it belongs to, and a child that was forked in one end with it."""
     from concurrent.futures import thread as pool
 
-    shell = kernel.shell
+    shell, outbox = kernel.shell, kernel.kernelbridge_outbox
     owners = (sys.stdout, sys.stderr, shell.display_pub, shell.displayhook, shell)
     variables = [getattr(owner, "_parent_header", None) for owner in owners]
     variables += [getattr(kernel, name, None) for name in ("_shell_parent", "_shell_parent_ident")]
     variables = [variable for variable in variables if isinstance(variable, contextvars.ContextVar)]
-    if not variables or hasattr(sys.stdout, "_thread_to_parent"):
-        return  # ipykernel 6 keeps its own account
+    if hasattr(sys.stdout, "_thread_to_parent"):
+        variables = []  # ipykernel 6 keeps its own account
     start = threading.Thread.start
 
     def start_in_cell(self):
         # A pool's thread works for many cells: it belongs to whichever runs.
         if getattr(self, "_target", None) is not pool._worker:
             values = [(variable, variable.get(None)) for variable in variables]
+            forked = outbox.forked
             run = self.run
 
             def run_in_cell():
@@ -57,7 +62,14 @@ def install_threads(kernel):
                 for variable, value in values:
                     if value is not None:
                         variable.set(value)
-                run()
+                try:
+                    run()
+                except BaseException as error:
+                    if outbox.forked is not forked:
+                        kernel.kernelbridge_forks.end(error)
+                    raise
+                if outbox.forked is not forked:
+                    kernel.kernelbridge_forks.end()
 
             self.run = run_in_cell
         start(self)
@@ -68,15 +80,16 @@ def install_threads(kernel):
 
 
 def install_figures(kernel):
-    import resource
+    from resource import RUSAGE_CHILDREN, getrusage
+    from time import process_time
 
     init_metadata, finish_metadata = kernel.init_metadata, kernel.finish_metadata
     began = [0.0, 0]
     kills = oom_counter()
 
     def cpu():
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return time.process_time() + children.ru_utime + children.ru_stime
+        children = getrusage(RUSAGE_CHILDREN)
+        return process_time() + children.ru_utime + children.ru_stime
 
     def init(parent):
         began[:] = cpu(), kills()
@@ -98,6 +111,7 @@ def oom_counter():
 
     The container's own control group, version 1 or 2. The engine tells of it as well, but maybe after the cell's end.
     """
+    pread = os.pread
     for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -106,7 +120,7 @@ def oom_counter():
 
         def count():
             try:
-                text = os.pread(fd, 4096, 0)
+                text = pread(fd, 4096, 0)
                 return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
             except (OSError, IndexError, ValueError):  # the user closed it, or that of another system
                 return 0
@@ -116,15 +130,11 @@ def oom_counter():
 
 
 def install_input(kernel):
-    import os
-
     from IPython.core.error import StdinNotImplementedError
-
-    own = os.getpid()
 
     def refuse(name, original):
         def ask(*args, **kwargs):
-            if os.getpid() != own:
+            if kernel.kernelbridge_outbox.forked:
                 # It has a copy of the kernel's socket, on which no answer reaches it.
                 raise StdinNotImplementedError("%s() is not available in a forked process" % name)
             if not kernel._allow_stdin:
@@ -167,6 +177,15 @@ def uninterrupted():
         saved(*came[-1])
 
 
+def install_plain(kernel):
+    shell = kernel.shell
+    # The wait lets output overtake the reply. It need not: a cell is over when idle comes, behind all its output.
+    kernel._execute_sleep = 0.0
+    if hasattr(shell, "_tee"):
+        # IPython 9 keeps a copy of all that is ever printed, for the `%notebook` export.
+        shell._tee = lambda channel: contextlib.nullcontext()
+
+
 def install_pager(kernel):
     def show(shell, data, start=0, screen_lines=0, pager_cmd=None):
         if isinstance(data, dict):
@@ -181,194 +200,15 @@ def install_debugger(kernel):
         sys.breakpointhook = sys.__breakpointhook__
 
 
-def install_interrupts(kernel):
-    """Let an interrupt end the cell's own code, also where it awaits, and nothing before and behind that.
-
-    IPython's preparations would be broken off by one, or swallow it: the cell would never run, or never stop. Behind
-    the cell its reply would be: not sent at all, or cut off between two of its frames, which spoils the next one too.
-    So one that comes early waits for the first line, and one that comes late finds nothing to end.
-    """
-    import asyncio
-    import contextlib
-    import signal
-
-    shell, before_handler, run_code = kernel.shell, kernel.pre_handler_hook, kernel.shell.run_code
-    run_nodes = shell.run_ast_nodes
-    user_code = run_code.__func__.__code__
-    callbacks = shell.events.trigger.__func__.__code__
-    interrupted = compile("raise KeyboardInterrupt", hide_hooks.__code__.co_filename, "exec")
-    early, held, depth = [False], [False], [0]
-
-    def inside(frame, code):
-        while frame is not None and frame.f_code is not code:
-            frame = frame.f_back
-        return frame is not None
-
-    def hold(_signum, frame):
-        held[0] = True
-        # In callbacks: the user's, and they may take long. IPython goes on after them, but not after its own loop.
-        if frame is not None and frame.f_code is not callbacks and inside(frame, callbacks):
-            raise KeyboardInterrupt
-
-    def pre_handler_hook():
-        early[0] = held[0] = False
-        depth[0] = 0
-        if parent_of(kernel).get("header", {}).get("msg_type") == "execute_request":
-            early[0] = True
-            # In place of the original, which lets interrupts through: one between the two would lose the request.
-            kernel.saved_sigint_handler = signal.signal(signal.SIGINT, hold)
-        else:
-            before_handler()
-
-    async def run_code_at_last(code_obj, *args, **kwargs):
-        if early[0]:
-            early[0] = False
-            if signal.getsignal(signal.SIGINT) is hold:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            if held[0]:
-                code_obj = interrupted
-                kwargs["async_"] = False
-        return await run_code(code_obj, *args, **kwargs)
-
-    async def run_nodes_and_no_more(*args, **kwargs):
-        if threading.current_thread() is not threading.main_thread():  # a subshell's: no signal comes there
-            return await run_nodes(*args, **kwargs)
-        depth[0] += 1  # a cell may run another
-        try:
-            try:
-                return await run_nodes(*args, **kwargs)
-            finally:
-                depth[0] -= 1
-                if not depth[0] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                    signal.signal(signal.SIGINT, hold)
-        except KeyboardInterrupt as exc:  # just behind the code's end
-            if not depth[0]:
-                signal.signal(signal.SIGINT, hold)
-            if kwargs.get("result") is not None:
-                kwargs["result"].error_in_exec = exc
-            shell.showtraceback()
-            return True
-
-    @contextlib.contextmanager
-    def cancel_on_sigint(future):
-        loop = asyncio.get_running_loop()
-
-        def interrupt(signum, frame):
-            if early[0]:
-                hold(signum, frame)
-            elif inside(frame, user_code):
-                raise KeyboardInterrupt
-            else:  # the loop runs, but waits: only this wakes it
-                loop.call_soon_threadsafe(future.cancel)
-
-        saved = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, saved)
-
-    never_stopped(kernel.iopub_thread.thread)
-    kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
-    shell.run_ast_nodes = run_nodes_and_no_more
-    if hasattr(kernel, "_cancel_on_sigint"):
-        kernel._cancel_on_sigint = cancel_on_sigint
-
-
-def never_stopped(thread):
-    """Let an interrupt that hits `is_alive` of a thread leave that alive.
-
-    Up to Python 3.12 it is taken for dead for ever then: what it should publish is sent by whoever writes, in the
-    middle of its own messages.
-    """
-    if hasattr(thread, "_is_stopped") and hasattr(thread, "_tstate_lock"):
-        thread.is_alive = lambda: thread._started.is_set() and not thread._is_stopped
-
-
-def install_commands(kernel):
-    """Run `!command` as the session's shell runs commands: with a terminal to write on and none to read from.
-
-    IPython's own way gives it one to read from, at which nobody types: what asks there waits for ever. And
-    an interrupt ends only the command there: the cell goes on, and nobody learns that it was cut short.
-    """
-    import codecs
-    import fcntl
-    import os
-    import select
-    import signal
-    import struct
-    import subprocess
-    import termios
-
-    from ipykernel import zmqshell
-
-    # A group of its own, in the kernel's session: it ends with the kernel, and has no /dev/tty.
-    apart = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
-
-    def system(cmd):
-        master, slave = os.openpty()
-        try:
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-            argv = [os.environ.get("SHELL") or "sh", "-c", cmd]
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave, **apart)
-        except BaseException:
-            os.close(master)
-            raise
-        finally:
-            os.close(slave)
-        try:
-            show(process, master)
-            code = process.wait()
-        except BaseException:
-            end(process, master)
-            raise
-        finally:
-            os.close(master)
-        return 128 - code if code > 128 else code
-
-    def show(process, master, seconds=None):
-        """Print what is written, until the command has ended; at most for so long."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        poll = select.poll()
-        poll.register(master, select.POLLIN)
-        began, after = time.monotonic(), 0
-        # Jobs that it leaves may go on writing: of theirs, what a terminal holds.
-        while after < 1 << 16 and (seconds is None or time.monotonic() < began + seconds):
-            ended = process.poll() is not None
-            if poll.poll(0 if ended else 50):
-                try:
-                    data = os.read(master, 1 << 16)
-                except OSError:  # what Linux says when nobody can write any more
-                    break
-                print(decoder.decode(data), end="", flush=True)
-                after += len(data) if ended else 0
-            elif ended:
-                break
-        print(decoder.decode(b"", True), end="", flush=True)
-
-    def end(process, master):
-        """SIGINT, and half a second later SIGKILL, to all that it started in its group."""
-        for signum in (signal.SIGINT, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, signum)
-                show(process, master, 0.5)
-            except ProcessLookupError:
-                break
-            except KeyboardInterrupt:
-                pass  # who is impatient gets the next step at once
-        process.wait()
-
-    zmqshell.system = system
-
-
 def install():
     from IPython import get_ipython
 
     kernel = get_ipython().kernel
     failures = []
-    parts = (install_names, install_lines, install_sources, install_streams, install_threads)
-    parts += (install_figures, install_plain, install_uncaught, install_pager, install_input)
-    parts += (install_debugger, install_interrupts, install_commands, install_recall)
-    parts += (install_json,)
+    parts = (install_imports, install_names, install_lines, install_sources, install_streams, install_threads)
+    parts += (install_figures, install_plain, install_interrupts, install_tracebacks, install_uncaught)
+    parts += (install_pager, install_input, install_debugger, install_commands, install_recall)
+    parts += (install_json, install_forks)
     for part in parts:
         try:
             part(kernel)

@@ -1,18 +1,15 @@
-"""Names of cells and tracebacks: part of the program of `hooks.py`, which see.
+"""Names of cells, and their source: part of the program of `hooks.py`, which see.
 
-Code is compiled under the request's file name, and errors are shown as Python shows them.
+Code is compiled under the request's file name, and its lines are the request's.
 """
 
 import ast
-import builtins
+import bdb
 import codeop
 import contextlib
 import inspect
 import linecache
-import sys
-import traceback
 import warnings
-from collections import deque
 
 SOURCES = 32 << 20  # characters of old cells kept for tracebacks and inspect; the oldest go first
 MAGIC_NAMES = ("<timed exec>", "<timed eval>", "<magic-timeit>", "<magic-timeit-setup>", "<magic-timeit-stmt>")
@@ -41,9 +38,27 @@ class CellName(str):
         return (str, (str.__str__(self),))
 
 
+sources = {}  # name of a cell: its entry in `linecache.cache`, in the order of time
+
+
+def keep_cached():
+    """Put the sources of cells back into `linecache`, if somebody has emptied that."""
+    if sources and next(iter(sources)) not in linecache.cache:
+        linecache.cache.update(sources)
+
+
+def source_line(filename, number):
+    """Give a line of source; of a cell it is there whatever has become of `linecache`."""
+    try:
+        if type(filename) is CellName:
+            return sources[filename][2][number - 1]
+        return linecache.getline(filename, number)
+    except Exception:
+        return ""
+
+
 def install_names(kernel):
     compiler = kernel.shell.compile
-    cached = deque()
     kept = [0]
     format_code_name = getattr(compiler, "format_code_name", None)
 
@@ -54,16 +69,14 @@ def install_names(kernel):
     def keep(source, filename, skipped):
         name = CellName(filename)
         name.skipped = skipped
-        linecache.cache[name] = (
-            len(source),
-            None,  # no file, so `checkcache` leaves it alone
-            ["\n"] * name.skipped + [line + "\n" for line in source.splitlines()],
-            name,
-        )
-        cached.append(name)
+        # No time of a file, so `checkcache` leaves it alone.
+        linecache.cache[name] = sources[name] = (len(source), None, ["\n"] * name.skipped + lines_of(source), name)
         kept[0] += len(source)
-        while kept[0] > SOURCES and len(cached) > 1:
-            kept[0] -= (linecache.cache.pop(cached.popleft(), None) or (0,))[0]
+        while kept[0] > SOURCES and len(sources) > 1:
+            oldest = next(iter(sources))
+            linecache.cache.pop(oldest, None)
+            kept[0] -= sources.pop(oldest)[0]
+        keep_cached()
         return name
 
     def cache(transformed_code, number=0, raw_code=None):
@@ -71,13 +84,14 @@ def install_names(kernel):
         if not filename:
             return type(compiler).cache(compiler, transformed_code, number, raw_code)
         # A magic such as `%%capture` runs the rest of its cell as another cell.
-        before = lines_before(raw_code or "", requested())
+        raw_code = with_newlines(raw_code or "")
+        before = lines_before(raw_code, requested())
         if before is None:
-            before = empty_lines(raw_code or "")
+            before = empty_lines(raw_code)
         return keep(transformed_code, filename, before - empty_lines(transformed_code))
 
     def requested():
-        return (parent_of(kernel).get("content") or {}).get("code") or ""
+        return with_newlines((parent_of(kernel).get("content") or {}).get("code") or "")
 
     def piece_name(source):
         filename = cell_name()
@@ -144,7 +158,24 @@ def install_lines(kernel):
         Transformer.__qualname__ = Transformer.__name__ = base.__name__
         return Transformer
 
+    def python_lines(lines):
+        return lines_of("".join(lines))
+
     manager.token_transformers = [in_place(base) for base in manager.token_transformers]
+    # Before and behind those that IPython has, which split lines as `str.splitlines` does.
+    manager.cleanup_transforms[:] = [python_lines] + manager.cleanup_transforms + [python_lines]
+
+
+def with_newlines(code):
+    """Give code with the line ends that Python sees in it."""
+    return code.replace("\r\n", "\n").replace("\r", "\n") if "\r" in code else code
+
+
+def lines_of(code):
+    """Split code into lines as Python does: at nothing but newlines. All of them end with one."""
+    lines = with_newlines(code).split("\n")
+    last = lines.pop()
+    return [line + "\n" for line in lines] + ([last + "\n"] if last else [])
 
 
 def compiler_class(base):
@@ -181,7 +212,18 @@ def empty_lines(code):
 
 
 def install_sources(kernel):
-    """Let `inspect` find classes: it asks the module's file for them, and `__main__` has none."""
+    """Let `inspect` find classes: it asks the module's file for them, and `__main__` has none.
+
+    And let debuggers find cells: they make absolute paths of file names, under which no cell has its source.
+    """
+    canonic = bdb.Bdb.canonic
+
+    def canonic_or_cell(self, filename):
+        return filename if type(filename) is CellName else canonic(self, filename)
+
+    canonic_or_cell.__name__, canonic_or_cell.__qualname__ = canonic.__name__, canonic.__qualname__
+    canonic_or_cell.__doc__, canonic_or_cell.__module__ = canonic.__doc__, canonic.__module__
+    bdb.Bdb.canonic = canonic_or_cell
     getfile = inspect.getfile
 
     def getfile_or_cell(object):
@@ -273,84 +315,3 @@ def parent_of(kernel):
         return kernel.get_parent("shell")
     except TypeError:
         return kernel.get_parent()
-
-
-def install_plain(kernel):
-    shell = kernel.shell
-    # The wait lets output overtake the reply. It need not: a cell is over when idle comes, behind all its output.
-    kernel._execute_sleep = 0.0
-    if hasattr(shell, "_tee"):
-        # IPython 9 keeps a copy of all that is ever printed, for the `%notebook` export.
-        shell._tee = lambda channel: contextlib.nullcontext()
-    try:
-        shell.colors = "nocolor"  # IPython 9
-    except Exception:
-        shell.colors = "NoColor"
-    shell.InteractiveTB.set_mode(mode="Plain")
-    for formatter in (shell.InteractiveTB, shell.SyntaxTB):
-        formatter.structured_traceback = python_traceback(formatter)
-    show_all(shell)
-
-
-def python_traceback(formatter):
-    """Give a replacement for IPython's formatting that prints as Python does, until `%xmode` asks for another."""
-    original = formatter.structured_traceback
-
-    def structured_traceback(etype=None, evalue=None, etb=None, tb_offset=None, *args, **kwargs):
-        if getattr(formatter, "mode", "Plain") != "Plain" or not isinstance(evalue, BaseException):
-            return original(etype, evalue, etb, tb_offset, *args, **kwargs)
-        skip = getattr(formatter, "tb_offset", 0) if tb_offset is None else tb_offset
-        for _ in range(skip):
-            etb = getattr(etb, "tb_next", None)
-        if isinstance(etb, list):  # of a SyntaxError in the cell itself: there is no stack
-            etb = None
-        if isinstance(evalue, SyntaxError) and evalue.lineno and (type(evalue.filename) is CellName or not evalue.text):
-            evalue.text = linecache.getline(evalue.filename or "", evalue.lineno) or evalue.text
-        shown = traceback.TracebackException(etype, evalue, etb)
-        hide_hooks(shown)
-        return "".join(shown.format()).rstrip("\n").split("\n")
-
-    return structured_traceback
-
-
-def hide_hooks(shown):
-    """Remove the frames of this program from a `TracebackException`."""
-    hooks = hide_hooks.__code__.co_filename
-    while shown is not None:
-        shown.stack[:] = [frame for frame in shown.stack if frame.filename != hooks]
-        shown = shown.__cause__ or shown.__context__
-
-
-def show_all(shell):
-    """Show groups and exits as any other exception.
-
-    IPython prints groups to stderr, its own frames included, and tells those who exit what to type at its prompt.
-    """
-    from IPython.core import interactiveshell
-
-    group = getattr(builtins, "BaseExceptionGroup", ())
-    showtraceback = shell.showtraceback
-    warn = interactiveshell.warn
-
-    def has_group(value):
-        while value is not None and not isinstance(value, group):
-            value = value.__context__
-        return value is not None
-
-    def show(exc_tuple=None, filename=None, tb_offset=None, exception_only=False, **kwargs):
-        value = (exc_tuple or sys.exc_info())[1]
-        if isinstance(value, SystemExit):
-            exception_only = False
-        if has_group(value) and not isinstance(value, SyntaxError) and shell.InteractiveTB.mode == "Plain":
-            etype, value, tb = shell._get_exc_info(exc_tuple)
-            stb = shell.InteractiveTB.structured_traceback(etype, value, tb, tb_offset=tb_offset)
-            shell._showtraceback(etype, value, stb)
-        else:
-            showtraceback(exc_tuple, filename, tb_offset, exception_only, **kwargs)
-
-    def warn_but_of_exits(message, category=None, stacklevel=1, **kwargs):
-        if not str(message).startswith("To exit: use "):
-            warn(message, category, stacklevel + 1, **kwargs)
-
-    shell.showtraceback = show
-    interactiveshell.warn = warn_but_of_exits

@@ -4,9 +4,9 @@ What a kernel publishes while nobody listens is lost, and so is the reply to a c
 until the next cell begins, and given upon a `kernelbridge_recall_request` on control.
 """
 
-import json
-import threading
 from collections import deque
+from json import loads  # not by way of its module, where user code may replace it
+from threading import Event
 
 KEPT = 1 << 20  # bytes of the newest messages
 DELIMITER = b"<IDS|MSG>"
@@ -65,14 +65,14 @@ def output_in(message):
     if length is not None:
         return length
     try:
-        return len(content) if json.loads(header)["msg_type"] in SHOWN else 0
+        return len(content) if loads(header)["msg_type"] in SHOWN else 0
     except Exception:
         return len(content)
 
 
 def as_text(message):
     header, parent, content, _ = message
-    header, parent = json.loads(header), json.loads(parent)
+    header, parent = loads(header), loads(parent)
     return header["msg_type"], header["msg_id"], parent.get("msg_id", ""), bytes(content).decode("utf-8", "replace")
 
 
@@ -153,7 +153,7 @@ def install_recall(kernel):
         return metadata
 
     def recall(stream, ident, parent):
-        done = threading.Event()
+        done = Event()
         # What is missing is not known before the publishing thread has said it.
         found = dict(recollection.kept.known(), left_out=None, asked=recollection.asked)
 

@@ -3,15 +3,25 @@
 stdout and stderr share one queue, so that what was written first arrives first; what subprocesses,
 forked children and C code write to descriptors 1 and 2 is put in between where it belongs. ipykernel
 has a buffer for each stream and a thread for each descriptor, none of which knows of the others.
+
+User code may put anything in the place of `sys.stdout` and what this module uses of others: the kernel has
+streams of its own (`KernelSys`), and names are looked up here when the kernel starts.
 """
 
+import builtins
 import codecs
+import functools
+import io
 import os
 import select
 import sys
 import threading
 from collections import deque
-from time import monotonic  # not by way of its module, where user code may replace it
+from io import open as io_open
+from os import dup, dup2, fstat, read, sched_yield
+from os import write as write_fd
+from threading import Event, Thread, current_thread
+from time import monotonic
 
 PART = 1 << 17  # characters of one stream message: queues count messages, so they must be small
 COLLECT = 0.2  # seconds for which writes are collected, as ipykernel does
@@ -19,13 +29,26 @@ COLLECT_STREAMED = 0.004  # the same for cells that somebody watches
 COLLECT_FIRST = 0.0005  # the same for what they write after a while of silence: a line of print() is two writes
 AHEAD = 4 << 20  # characters a program may print ahead of what is sent
 AHEAD_TIMEOUT = 10  # seconds that it then waits at most
+ALIVE_INTERVAL = 100  # milliseconds after which a kernel that takes nothing says that it lives
+PUMP_TIMEOUT = 2.0  # seconds for the pump to take what is in a pipe; it takes microseconds
 TARGETS = {"stdout": 1, "stderr": 2}
+# The words of the memory that is shared with the pump, see `pump.py`.
+WRITTEN, TAKEN, SENT, BUSY, OUT, ERR, ALIVE, LOST = range(8)
+PAGE = 4096
+LEFT_OUT = "\n[kernelbridge: %d bytes of what C code or subprocesses wrote are left out here]\n"
 
 
 class Mark:
     """A place in the queue."""
 
     passed = False
+
+
+class Place:
+    """How far the shared memory has been read at a place in the queue."""
+
+    def __init__(self, at):
+        self.at = at
 
 
 class Timer:
@@ -57,26 +80,26 @@ class Outbox:
     def __init__(self, pub_thread, session):
         self.pub_thread = pub_thread
         self.session = session
-        self.master = os.getpid()
+        self.forked = False  # whether this is a forked child, which has no publisher
+        self.begun = {}  # descriptor: what such a child has written of a line
         self.items = deque()  # (stream, parent header, text), or a mark
         self.size = 0
         self.timers = (Timer(self, COLLECT, COLLECT), Timer(self, COLLECT_STREAMED, COLLECT_FIRST))
         self.timer = self.timers[0]  # of the cell that runs: a slower one may still be armed for the one before
         self.scheduled = 0
         self.lock = threading.Lock()
-        self.pipes = {}  # descriptor: (stream, decoder)
-        self.pipe_lock = threading.RLock()
-        self.poll = select.poll()
+        self.source = None  # of what is written to descriptors
+        self.source_lock = threading.RLock()
+        self.draining = False
         self.flush_c = lambda: None
 
-    def add(self, stream, parent, text):
-        self.items.append((stream, parent, text))
-        self.size += len(text)
-        timer = self.timer
-        if not timer.armed:
-            timer.armed = True
-            self.pub_thread.schedule(timer.start)
-        if self.size > AHEAD and threading.current_thread() is not self.pub_thread.thread:
+    def arm(self, timer):
+        timer.armed = True
+        self.pub_thread.schedule(timer.start)
+
+    def hold_up(self):
+        """Wait for what is sent, if too much is not."""
+        if current_thread() is not self.pub_thread.thread:
             self.flush(AHEAD_TIMEOUT)
 
     def request(self, then=None):
@@ -101,7 +124,7 @@ class Outbox:
 
     def flush(self, timeout):
         """Return when everything is on its way."""
-        if self.pipes:
+        if self.source is not None:
             self.flush_c()
             self.drain()
         if not self.items and not self.scheduled:
@@ -109,47 +132,52 @@ class Outbox:
         thread = self.pub_thread.thread
         if thread is None or not thread.is_alive():
             self.send(None)
-        elif thread is threading.current_thread():
+        elif thread is current_thread():
             self.request()
         else:
-            sent = threading.Event()
+            sent = Event()
             self.request(sent.set)
             sent.wait(timeout)
 
     def send(self, until):
         """Publish what is before a mark, or all; what follows in one stream and one cell goes as one message."""
         items = self.items
-        parts, length, last = [], 0, None
+        parts, length, stream, parent, place = [], 0, None, None, None
         while items:
             item = items.popleft()
-            if type(item) is Mark:
+            if type(item) is tuple:
+                if item[0] is not stream or item[1] is not parent or length > PART:
+                    if parts:
+                        self.size -= length
+                        self.publish(stream, parent, "".join(parts))
+                        parts, length = [], 0
+                    stream, parent = item[0], item[1]
+                parts.append(item[2])
+                length += len(item[2])
+            elif type(item) is Place:
+                place = item.at
+            else:
                 item.passed = True
                 if item is until:
                     break
-                continue
-            stream, parent, text = item
-            self.size -= len(text)
-            if last is not None and (last[0] is not stream or last[1] is not parent or length > PART):
-                self.publish(last[0], last[1], "".join(parts))
-                parts, length = [], 0
-            last = (stream, parent)
-            parts.append(text)
-            length += len(text)
-        if last is not None:
-            self.publish(last[0], last[1], "".join(parts))
+        if parts:
+            self.size -= length
+            self.publish(stream, parent, "".join(parts))
+        if place is not None:
+            self.source.sent(place)
         if not items:
             self.size = 0
 
     def publish(self, stream, parent, text):
         session = self.session
-        session.pid = os.getpid()
         if not text.isascii():
             # Half a surrogate pair, from a file name that is not UTF-8, say: JSON cannot carry it.
             text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        name, topic = stream.kernelbridge_target
         for start in range(0, len(text), PART):
-            content = {"name": stream.name, "text": text[start : start + PART]}
+            content = {"name": name, "text": text[start : start + PART]}
             recollection.length = len(content["text"]) if text.isascii() else len(content["text"].encode())
-            session.send(self, session.msg("stream", content, parent=parent), ident=stream.topic)
+            session.send(self, session.msg("stream", content, parent=parent), ident=topic)
         recollection.length = None
 
     def send_multipart(self, *args, **kwargs):
@@ -159,43 +187,219 @@ class Outbox:
     def drain(self):
         """Take what subprocesses and C code have written to descriptors 1 and 2.
 
-        What another thread has taken from a pipe is in the queue when this returns: hence the lock.
+        What another thread is taking is in the queue when this returns: hence the lock.
         """
-        with self.pipe_lock:
-            while True:
-                try:
-                    ready = self.poll.poll(0)
-                except RuntimeError:  # a signal handler that prints, run in the middle of this very call
-                    return
-                if not ready:
-                    return
-                for fd, _ in ready:
-                    stream, decoder = self.pipes[fd]
-                    data = os.read(fd, 65536)
-                    if not data:
-                        self.poll.unregister(fd)
-                        continue
-                    text = decoder.decode(data)
-                    if text:
-                        self.items.append((stream, stream_parent(stream), text))
-                        self.size += len(text)
+        if self.forked:
+            return
+        with self.source_lock:
+            if self.draining:  # a signal handler that prints, run in the middle of this very call
+                return
+            self.draining = True
+            try:
+                self.source.take()
+            finally:
+                self.draining = False
+
+    def put(self, stream, text):
+        """Put what a descriptor was given into the queue."""
+        if text:
+            self.items.append((stream, stream_parent(stream), text))
+            self.size += len(text)
 
     def watch(self):
         """Body of the thread that waits for such output while Python code prints nothing."""
         waiter = select.poll()
-        for fd in self.pipes:
+        for fd in self.source.bells():
             waiter.register(fd, select.POLLIN)
+        full = False
         while True:
-            for _, event in waiter.poll():
+            for fd, event in waiter.poll(ALIVE_INTERVAL if full else None):
                 if not event & select.POLLIN:
+                    waiter.unregister(fd)
+                    if not self.source.ended():
+                        return
+                    for other in self.source.bells():
+                        waiter.register(other, select.POLLIN)
+            self.source.lives()
+            full = self.size > AHEAD
+            if not full:
+                self.drain()
+                full = self.size > AHEAD
+            if self.items and not self.timer.armed:
+                self.arm(self.timer)
+            if full and self.pub_thread.thread.is_alive() and not self.scheduled:
+                self.request()
+
+    def leave_to_parent(self):
+        """Forget all of it: this is a forked child."""
+        self.forked = True
+        self.items.clear()
+        self.size = 0
+        self.lock, self.source_lock = threading.Lock(), threading.RLock()
+        self.flush_c = lambda: None
+        if self.source is not None:
+            self.source.close()
+
+
+class OwnPipes:
+    """Descriptors 1 and 2, read by this process: for a kernel that `start.py` has not started."""
+
+    def __init__(self, outbox, streams):
+        self.outbox = outbox
+        self.pipes = {stream._fid: (stream, codecs.getincrementaldecoder("utf-8")("replace")) for stream in streams}
+        self.poll = polled(self.pipes)
+        self.glance = polled(self.pipes).poll  # of any thread, while another looks
+        self.words = [0] * 8
+
+    def pending(self):
+        """Whether something may be there."""
+        try:
+            return self.glance(0) or self.words[BUSY]
+        except RuntimeError:  # another thread is at it
+            return True
+
+    def take(self):
+        self.words[BUSY] = 1  # what is read here is in no pipe any more, and not yet in the queue
+        try:
+            while True:
+                ready = self.poll.poll(0)
+                if not ready:
                     return
-            self.drain()
-            timer = self.timer
-            if self.items and not timer.armed:
-                timer.armed = True
-                self.pub_thread.schedule(timer.start)
-            if self.size > AHEAD:
-                self.flush(AHEAD_TIMEOUT)
+                for fd, _ in ready:
+                    stream, decoder = self.pipes[fd]
+                    data = read(fd, 65536)
+                    if not data:
+                        self.poll.unregister(fd)
+                        continue
+                    self.outbox.put(stream, decoder.decode(data))
+        finally:
+            self.words[BUSY] = 0
+
+    def bells(self):
+        return list(self.pipes)
+
+    def ended(self):
+        return False
+
+    def lives(self):
+        pass
+
+    def sent(self, place):
+        pass
+
+    def close(self):
+        for fd in self.pipes:
+            close_fd(fd)
+
+
+class PumpedPipes:
+    """Descriptors 1 and 2, read by the pump, from whom this process takes what was there."""
+
+    def __init__(self, outbox, streams, pump):
+        self.outbox = outbox
+        self.pump = pump
+        self.streams = streams
+        self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in streams]
+        self.words = memoryview(pump.shared)[:PAGE].cast("Q")
+        self.ring = memoryview(pump.shared)[PAGE:]
+        self.lost = 0
+        self.placed = 0
+        self.ready = polled(pump.pipes).poll
+        self.glance = polled(pump.pipes).poll  # of any thread, while another looks
+
+    def pending(self):
+        words = self.words
+        try:
+            # In this order: what the pump has taken from a pipe it is either busy with, or has written.
+            return self.glance(0) or words[BUSY] or words[WRITTEN] != words[TAKEN]
+        except RuntimeError:  # another thread is at it
+            return True
+
+    def take(self):
+        """Take all that was in the pipes when this was called, also where more comes all the time."""
+        words = self.words
+        targets = None
+        until = None
+        while True:
+            waiting = self.ready(0) or words[BUSY]
+            if waiting and targets is None:
+                targets = [in_pipe(fd) for fd in self.pump.pipes]
+                targets = [words[OUT] + targets[0], words[ERR] + targets[1]]
+                until = monotonic() + PUMP_TIMEOUT
+            arrived = targets is not None and words[OUT] >= targets[0] and words[ERR] >= targets[1]
+            self.take_ring()
+            if not waiting or (arrived and not words[BUSY]) or monotonic() > until:
+                return
+            sched_yield()
+
+    def take_ring(self):
+        words, ring = self.words, self.ring
+        at, written = words[TAKEN], words[WRITTEN]
+        size = len(ring)
+        while at < written:
+            start = at % size
+            header = words_of(ring[start : start + 8])
+            count, number = header & 0xFFFFFFFF, header >> 32
+            text = self.decoders[number].decode(ring[start + 8 : start + 8 + count])
+            at += 8 + (count + 7 & ~7)
+            self.outbox.put(self.streams[number], text)
+            words[TAKEN] = at
+        if words[LOST] != self.lost:
+            lost, self.lost = self.lost, words[LOST]
+            self.outbox.put(self.streams[1], LEFT_OUT % (self.lost - lost))
+        if at != self.placed:
+            self.placed = at
+            self.outbox.items.append(Place(at))
+
+    def bells(self):
+        return [self.pump.bell]
+
+    def ended(self):
+        """Go on without the pump: somebody has killed it."""
+        with self.outbox.source_lock:
+            self.take_ring()
+            for stream, fd in zip(self.streams, self.pump.pipes):
+                stream._fid = fd
+            self.outbox.source = OwnPipes(self.outbox, self.streams)
+            self.words = self.outbox.source.words  # what the pump was busy with when it was killed is lost
+        return True
+
+    def lives(self):
+        self.words[ALIVE] += 1
+        try:
+            read(self.pump.bell, 65536)
+        except BlockingIOError:
+            pass
+
+    def sent(self, place):
+        self.words[SENT] = place
+
+    def close(self):
+        for fd in (*self.pump.pipes, self.pump.bell, self.pump.life):
+            close_fd(fd)
+
+
+def polled(fds):
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return poll
+
+
+def words_of(data):
+    return int.from_bytes(data, "little")
+
+
+def in_pipe(fd):
+    """How many bytes are in a pipe."""
+    return words_of(ioctl(fd, FIONREAD, b"\0\0\0\0"))
+
+
+def close_fd(fd):
+    try:
+        os.close(fd)
+    except OSError:
+        pass
 
 
 def stream_parent(stream):
@@ -206,43 +410,260 @@ def stream_parent(stream):
         return stream.parent_header
 
 
-def write_in_child(stream, string):
-    """Write in a forked process, which has no publisher: to the pipe that its parent reads."""
-    data = string.encode("utf-8", "backslashreplace")
-    while data:
-        data = data[os.write(TARGETS[stream.name], data) :]
+def write_in_child(outbox, stream, string):
+    """Write in a forked process, which has no publisher: to the pipe that its parent reads, in whole lines."""
+    fd = TARGETS[stream.kernelbridge_target[0]]
+    begun = outbox.begun.get(fd, "") + string
+    if "\n" not in string and len(begun) < 4096:
+        outbox.begun[fd] = begun
+    else:
+        outbox.begun[fd] = ""
+        write_all(fd, begun)
     return len(string)
 
 
-def stream_class(base, outbox):
+def flush_in_child(outbox):
+    for fd, begun in list(outbox.begun.items()):
+        outbox.begun[fd] = ""
+        write_all(fd, begun)
+
+
+def write_all(fd, text):
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[write_fd(fd, data) :]
+
+
+class Buffer(io.BufferedIOBase):
+    """`sys.stdout.buffer`: bytes that take their place among what is printed."""
+
+    mode = "wb"
+
+    def __init__(self, stream):
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.name = "<%s>" % stream.kernelbridge_target[0]
+
+    @property
+    def raw(self):
+        return self
+
+    @property
+    def closed(self):
+        return self._stream.closed
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._stream.fileno()
+
+    def isatty(self):
+        return self._stream.isatty()
+
+    def write(self, data):
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        data = bytes(memoryview(data))
+        text = self._decoder.decode(data)
+        if text:
+            self._stream.write(text)
+        return len(data)
+
+    def flush(self):
+        if not self.closed:
+            self._stream.flush()
+
+    def close(self):
+        """Flush it: a `TextIOWrapper` around it closes it when nobody uses that any more."""
+        self.flush()
+
+
+def stream_class(base, outbox, stream):
+    get_parent = getattr(getattr(stream, "_parent_header", None), "get", None) or (lambda: stream.parent_header)
+    items, source = outbox.items, outbox.source
+    pending = source.pending if source is not None else (lambda: False)
+    fd = TARGETS[stream.name]
+
     class OutStream(base):
         """ipykernel's stream, but with one queue for stdout and stderr."""
 
+        kernelbridge_target = (stream.name, stream.topic)
+        errors = "backslashreplace"
+        line_buffering = True
+        write_through = False
+        mode = "w"
+
         def write(self, string):
-            if os.getpid() != outbox.master and not outbox.pipes:
-                return base.write(self, string)
-            if not isinstance(string, str):
-                raise TypeError("write() argument must be str, not %s" % type(string))
+            if type(string) is not str:
+                if not isinstance(string, str):
+                    raise TypeError("write() argument must be str, not %s" % type(string).__name__)
+                string = str.__str__(string)
             if self.pub_thread is None:
-                raise ValueError("I/O operation on closed file")
-            if os.getpid() != outbox.master:
-                return write_in_child(self, string)
-            if self.echo is not None:
-                self.echo.write(string)
-            if outbox.pipes:
+                raise ValueError("I/O operation on closed file.")
+            if outbox.forked:
+                return write_in_child(outbox, self, string)
+            if pending():
                 outbox.drain()
-            outbox.add(self, self.parent_header, string)
-            return len(string)
+            try:
+                parent = get_parent()
+            except LookupError:
+                parent = stream.parent_header
+            items.append((stream, parent, string))
+            length = len(string)
+            outbox.size = size = outbox.size + length
+            if not outbox.timer.armed:
+                outbox.arm(outbox.timer)
+            if size > AHEAD:
+                outbox.hold_up()
+            return length
 
         def flush(self):
-            if os.getpid() == outbox.master and self.pub_thread is not None:
+            if outbox.forked:
+                flush_in_child(outbox)
+            elif self.pub_thread is not None:
                 outbox.flush(self.flush_timeout)
-            elif not outbox.pipes:
-                base.flush(self)
+
+        def close(self):
+            self.flush()
+            self.pub_thread = None
+
+        def fileno(self):
+            if self.pub_thread is None:
+                raise ValueError("I/O operation on closed file.")
+            return fd if outbox.source is not None else base.fileno(self)
+
+        @property
+        def buffer(self):
+            buffer = self.__dict__.get("_kernelbridge_buffer")
+            if buffer is None:
+                buffer = self.__dict__["_kernelbridge_buffer"] = Buffer(self)
+            return buffer
+
+        def reconfigure(self, *, encoding=None, errors=None, newline=None, line_buffering=None, write_through=None):
+            """Take what a text stream takes; what is published is Unicode all the same."""
+            if encoding is not None:
+                self.encoding = codecs.lookup(encoding).name
+            if errors is not None:
+                codecs.lookup_error(errors)
+                self.errors = errors
+            if line_buffering is not None:
+                self.line_buffering = bool(line_buffering)
+            if write_through is not None:
+                self.write_through = bool(write_through)
+            self.flush()
 
     OutStream.__module__ = base.__module__
     OutStream.__qualname__ = OutStream.__name__ = base.__name__
     return OutStream
+
+
+def never_closed(base):
+    class OutStream(base):
+        def close(self):
+            self.flush()
+
+    OutStream.__module__ = base.__module__
+    OutStream.__qualname__ = OutStream.__name__ = base.__name__
+    return OutStream.__new__(OutStream)
+
+
+class KernelStream:
+    """`sys.stdout` as the kernel's own code sees it: nothing that the user puts there is in its way."""
+
+    def __init__(self, name, stream, again):
+        self._name = name
+        self._stream = stream
+        self._again = again
+
+    def _users(self):
+        current = getattr(sys, self._name, None)
+        return None if current is self._stream or current is self._again else current
+
+    def write(self, text):
+        current = self._users()
+        if current is not None:
+            try:
+                return current.write(text)
+            except Exception:
+                pass
+        return self._again.write(text)
+
+    def flush(self):
+        current = self._users()
+        if current is not None:
+            try:
+                current.flush()
+            except BaseException:  # whatever it does: the kernel goes on
+                pass
+        self._again.flush()
+
+    def set_parent(self, parent):
+        self._stream.set_parent(parent)
+        self._again.set_parent(parent)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+def print(*values, sep=" ", end="\n", file=None, flush=False):
+    """Print what this program has to say, whatever user code makes of `print` and `sys.stdout`."""
+    file = file or own_stdout[0]
+    file.write(sep.join(map(str, values)) + end)
+    if flush:
+        file.flush()
+
+
+own_stdout = [sys.stdout]
+
+
+class KernelSys:
+    """`sys` as the kernel's own code sees it."""
+
+    def __init__(self, stdout, stderr):
+        self.__dict__.update(stdout=stdout, stderr=stderr)
+
+    def __getattr__(self, name):
+        return getattr(sys, name)
+
+    def __setattr__(self, name, value):
+        setattr(sys, name, value)
+
+    def __delattr__(self, name):
+        delattr(sys, name)
+
+
+STREAM_USERS = ("ipykernel.kernelbase", "ipykernel.displayhook", "ipykernel.zmqshell", "IPython.core.interactiveshell")
+PRIVATE_TO = ("ipykernel", "jupyter_client", "zmq", "comm", "tornado.ioloop", "tornado.platform.asyncio", "logging")
+print_in_kernel = builtins.print
+PRIVATE = ("os", "time", "json", "threading", "select", "signal", "logging", "warnings")
+OWN_BUILTINS_OF = ("IPython", "ipykernel", "jedi", "parso", "tokenize", "linecache")
+
+
+def keep_apart(kernel):
+    """Give the kernel's own code names of its own, for what user code may replace: `os.getpid`, `time.monotonic`."""
+    copies = {}
+    for name in PRIVATE:
+        if name in sys.modules:
+            copies[name] = type(sys)(name)
+            copies[name].__dict__.update(sys.modules[name].__dict__)
+    for name, module in list(sys.modules.items()):
+        names = getattr(module, "__dict__", {})
+        if any(name == package or name.startswith(package + ".") for package in PRIVATE_TO):
+            for attribute, copy in copies.items():
+                if names.get(attribute) is sys.modules.get(attribute):
+                    names[attribute] = copy
+        if name.partition(".")[0] in OWN_BUILTINS_OF:
+            names.setdefault("print", print_in_kernel)
+            names.setdefault("open", io_open)
+    loops = [kernel.io_loop, kernel.iopub_thread.io_loop]
+    loops += [
+        getattr(getattr(kernel, name, None), "io_loop", None) for name in ("control_thread", "shell_channel_thread")
+    ]
+    for loop in loops:
+        loop = getattr(loop, "asyncio_loop", None)
+        if loop is not None:
+            loop.time = monotonic
 
 
 def install_streams(kernel):
@@ -256,16 +677,28 @@ def install_streams(kernel):
         stream.flush()
     pub_thread = streams[0].pub_thread
     outbox = Outbox(pub_thread, streams[0].session)
-    for stream in streams:
-        take_pipe(stream, outbox)
+    take_pipes(streams, outbox)
+    again = []
     for stream in streams:
         stream.__dict__.pop("write", None)  # IPython 9 leaves one there with every cell
-        stream.__class__ = stream_class(OutStream, outbox)
-    if outbox.pipes:
+        stream.__class__ = stream_class(OutStream, outbox, stream)
+        # What puts the streams back cannot be closed, also not by a `TextIOWrapper` that nobody uses any more.
+        again.append(never_closed(stream.__class__))
+        again[-1].__dict__.update(stream.__dict__)
+    sys.__stdout__, sys.__stderr__ = again
+    kernel_sys = KernelSys(*map(KernelStream, ("stdout", "stderr"), streams, again))
+    for name in STREAM_USERS:
+        module = sys.modules.get(name)
+        if getattr(module, "sys", None) is sys:
+            module.sys = kernel_sys
+    if outbox.source is not None:
         outbox.flush_c = c_flush()
-        watcher = threading.Thread(target=outbox.watch, name="OutputWatcher", daemon=True)
+        watcher = Thread(target=outbox.watch, name="OutputWatcher", daemon=True)
         watcher.pydev_do_not_trace = watcher.is_pydev_daemon_thread = True
         watcher.start()
+    own_stdout[0] = kernel_sys.stdout
+    kernel.kernelbridge_outbox = outbox
+    keep_apart(kernel)
 
     def keep_all():
         # A publisher drops what its subscriber does not take in time; this one waits.
@@ -273,7 +706,8 @@ def install_streams(kernel):
 
     pub_thread.schedule(keep_all)
 
-    init_metadata = kernel.init_metadata
+    init_metadata, finish_metadata = kernel.init_metadata, kernel.finish_metadata
+    copies = [(fd, getattr(stream, "_original_stdstream_copy", None)) for fd, stream in zip((1, 2), streams)]
 
     def choose_timer(parent):
         # Once for each cell, before it runs.
@@ -281,31 +715,68 @@ def install_streams(kernel):
         outbox.timer = outbox.timers[bool((request.get("kernelbridge") or {}).get("stream"))]
         return init_metadata(parent)
 
-    kernel.init_metadata = choose_timer
+    def reopen_descriptors(*args):
+        # `os.fdopen(1, "w")` closes one when it is forgotten: the kernel's next socket must not get its number.
+        for fd, copy in copies:
+            try:
+                fstat(fd)
+            except OSError:
+                if copy is not None:
+                    dup2(copy, fd)
+        return finish_metadata(*args)
+
+    kernel.init_metadata, kernel.finish_metadata = choose_timer, reopen_descriptors
+    # IPython's own `open` refuses descriptors 0 to 2.
+    interactiveshell = sys.modules.get("IPython.core.interactiveshell")
+    if getattr(interactiveshell, "_modified_open", None) is kernel.shell.user_ns.get("open", 0):
+        interactiveshell._modified_open = kernel.shell.user_ns["open"] = open_in_cell
 
 
-def take_pipe(stream, outbox):
-    """Take over the pipe that ipykernel has put in the place of the stream's descriptor.
+@functools.wraps(io.open)
+def open_in_cell(file, *args, **kwargs):
+    # A file that is forgotten closes its descriptor, and the kernel's next socket must not get its number.
+    if type(file) is int and file in (0, 1, 2) and len(args) < 6 and kwargs.get("closefd", True):
+        file = dup(file)
+    return io_open(file, *args, **kwargs)
 
-    Its own reader removes data from the pipe before anybody can know of it; ours looks first.
+
+def take_pipes(streams, outbox):
+    """Take over the pipes that ipykernel has put in the place of the streams' descriptors.
+
+    Its own readers remove data from them before anybody can know of it; ours look first.
     """
-    fd = getattr(stream, "_fid", None)
-    thread = getattr(stream, "watch_fd_thread", None)
-    if fd is None or thread is None or not getattr(stream, "_should_watch", False):
+    global ioctl, FIONREAD
+    if not all(getattr(stream, "_should_watch", False) and getattr(stream, "_fid", None) for stream in streams):
         return
-    stream._should_watch = False  # also keeps `close` from waiting for a thread that is gone
-    os.write(TARGETS[stream.name], b"\0")
-    thread.join(5)
-    if thread.is_alive():
-        stream._should_watch = True
-        return
-    outbox.pipes[fd] = (stream, codecs.getincrementaldecoder("utf-8")("replace"))
-    outbox.poll.register(fd, select.POLLIN)
-    copy = getattr(stream, "_original_stdstream_copy", None)
-    if copy is not None:
-        # What the process was started with goes: a forked child would hold it open when the kernel is dead, and the
-        # engine waits for that before it tells of the death. And what is given `sys.stdout` writes where it belongs.
-        os.dup2(TARGETS[stream.name], copy, inheritable=False)
+    for stream in streams:
+        stream._should_watch = False  # also keeps `close` from waiting for a thread that is gone
+        write_fd(TARGETS[stream.name], b"\0")
+        stream.watch_fd_thread.join(5)
+        if stream.watch_fd_thread.is_alive():
+            stream._should_watch = True
+            return
+    pump = libraries_first().pump
+    try:
+        from fcntl import ioctl
+        from termios import FIONREAD
+    except ImportError:
+        pump = None
+    if pump is not None:
+        os.set_blocking(pump.bell, False)
+        for stream, fd in zip(streams, pump.writers):
+            dup2(fd, TARGETS[stream.name])
+            close_fd(fd)
+            close_fd(stream._fid)
+        outbox.source = PumpedPipes(outbox, streams, pump)
+    else:
+        outbox.source = OwnPipes(outbox, streams)
+    for stream in streams:
+        copy = getattr(stream, "_original_stdstream_copy", None)
+        if copy is not None:
+            # What the process was started with goes: a forked child would hold it open when the kernel is dead, and
+            # the engine waits for that before it tells of the death. And who asked for its number writes where it
+            # belongs.
+            dup2(TARGETS[stream.name], copy, inheritable=False)
 
 
 def c_flush():

@@ -3,9 +3,9 @@
 Before 3.13 the interpreter reads their source lines from whatever file has the cell's name.
 """
 
+import contextlib
 import sys
 import threading
-import traceback
 
 
 def install_uncaught(kernel):
@@ -18,37 +18,43 @@ def install_uncaught(kernel):
 
 def thread_failed(failure):
     """Tell how a thread ended, as `threading` does it."""
+    if failure.exc_type is not SystemExit:
+        name = failure.thread.name if failure.thread is not None else threading.get_ident()
+        tell_uncaught("Exception in thread %s" % (name,), made(failure), failure.exc_traceback)
+
+
+def tell_uncaught(what, value, tb):
+    """Write an error to stderr that ends no cell, if there is one."""
     stderr = sys.stderr
-    if failure.exc_type is SystemExit or stderr is None:
-        return
-    name = failure.thread.name if failure.thread is not None else threading.get_ident()
-    stderr.write("Exception in thread %s:\n%s" % (name, described(failure)))
-    stderr.flush()
+    if stderr is not None:
+        with contextlib.suppress(Exception):  # it may be somebody's class, which lacks one of them
+            stderr.write("%s:\n%s\n" % (what, "\n".join(described(value, tb).lines)))
+            stderr.flush()
+
+
+def made(failure):
+    """Give the exception; there may only be its class."""
+    return failure.exc_type() if failure.exc_value is None else failure.exc_value
 
 
 def not_raised(failure):
     """Tell of an error that nobody can catch, as the interpreter does it."""
-    stderr = sys.stderr
+    state = interrupts.state
+    if state is not None and failure.exc_value is not None and failure.exc_value is state.raised:
+        state.unraisable = True  # it was meant for the cell, and hit a finaliser
+        state.ask_again()
+        return
     try:
         message = failure.err_msg or "Exception ignored in"
-        about = "" if failure.object is None else " %s" % safe_repr(failure.object)
-        text = "%s:%s\n%s" % (message, about, described(failure))
+        about = "" if failure.object is None else ": %s" % cut(safe_repr(failure.object), 1000)
+        tell_uncaught(message + about, made(failure), failure.exc_traceback)
     except Exception:  # at the interpreter's end, when modules are empty already
         sys.__unraisablehook__(failure)
-        return
-    if stderr is not None:
-        stderr.write(text)
-        stderr.flush()
-
-
-def described(failure):
-    shown = traceback.TracebackException(failure.exc_type, failure.exc_value, failure.exc_traceback)
-    hide_hooks(shown)
-    return "".join(shown.format())
 
 
 def safe_repr(value):
     try:
-        return repr(value)
-    except Exception:
+        with patience():
+            return str.__str__(repr(value))
+    except BaseException:
         return "<object repr() failed>"

@@ -28,6 +28,7 @@ PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
 _OPEN, _CLOSED = 0o777, 0o755
 _FILE = "kernel.json"
+_START = "start.py"
 _SOCKET = "s"
 
 
@@ -51,17 +52,25 @@ class SocketDirectory:
         """Its path inside the sandbox."""
         return f"{self._inside}/{_FILE}"
 
-    def prepare(self, kernel_name: str) -> None:
-        """Make the directory, write the connection file, and let the sandbox's user in. Raises `KernelError`."""
+    @property
+    def start_file(self) -> str:
+        """Path inside the sandbox of the program that starts the kernel."""
+        return f"{self._inside}/{_START}"
+
+    def prepare(self, kernel_name: str, start: str = "") -> None:
+        """Make the directory, write the connection file, and let the sandbox's user in. Raises `KernelError`.
+
+        `start` is the text of the start file.
+        """
         try:
-            self._prepare(kernel_name)
+            self._prepare(kernel_name, start)
         except OSError as exc:
             reason = f"its directory cannot be made: {exc.strerror or exc}"
             if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
                 reason = "the disk of the server's data directory is full; delete files and send it again"
             raise KernelError("The kernel did not start", reason) from exc
 
-    def _prepare(self, kernel_name: str) -> None:
+    def _prepare(self, kernel_name: str, start: str) -> None:
         remove_tree(self._path)
         self._path.mkdir(mode=0o700)
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -73,13 +82,17 @@ class SocketDirectory:
             "signature_scheme": "hmac-sha256",
             "kernel_name": kernel_name,
         }
-        file = os.open(_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
-        with os.fdopen(file, "w", encoding="ascii") as out:
-            os.fchmod(out.fileno(), 0o644)  # whatever the umask says
-            json.dump(info, out)
+        self._write(_FILE, json.dumps(info))
+        self._write(_START, start)
         # To everyone, and not by chown: with user namespaces the sandbox's uid is not the host's. The
         # directories above are closed to all but the bridge, so everyone is who sees it mounted: the sandbox.
         os.fchmod(self._fd, _OPEN)
+
+    def _write(self, name: str, text: str) -> None:
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
+        with os.fdopen(file, "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o644)  # whatever the umask says
+            out.write(text)
 
     def reopen(self) -> None:
         """Find a directory again that an earlier server made, with all its sockets; raises `KernelError`."""

@@ -273,9 +273,8 @@ class ExecutionTable:
         elif message.msg_type == "error":
             failure = yield from wire.decoding(message.content, wire.Failure)
             execution.ran = True
-            yield from self._showing_failure(execution)
             traceback = yield from plain_traceback(failure.traceback or [], self._max_output)
-            execution.failure = _Failed(failure, traceback)
+            yield from self._taking_failure(execution, _Failed(failure, traceback))
         elif message.msg_type in OUTPUT:
             execution.ran = True
             _tell_start(execution)
@@ -340,16 +339,25 @@ class ExecutionTable:
             if execution.state in FINAL:
                 return
 
+    def _taking_failure(self, execution: Execution, failed: _Failed) -> Generator[None, None, None]:
+        before = execution.failure
+        yield from self._showing_failure(execution)
+        execution.failure = failed
+        if before is not None and before.failure.final:
+            yield from self._showing_failure(execution)
+            execution.failure = before
+
     def _ending(self, execution: Execution, reply: wire.ExecuteReply) -> Generator[None, None, None]:
         """Put the output together, before the last half of its end is taken note of; yields often."""
         if reply.status == "ok":
-            yield from self._showing_failure(execution)
+            yield from self._showing_failure(execution, ended=True)
         yield from self._while_pending(execution, execution.output.ending())
 
-    def _showing_failure(self, execution: Execution) -> Generator[None, None, None]:
+    def _showing_failure(self, execution: Execution, *, ended: bool = False) -> Generator[None, None, None]:
         """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
-        failed, execution.failure = execution.failure, None
-        if failed is not None:
+        failed = execution.failure
+        if failed is not None and (ended or not failed.failure.final):
+            execution.failure = None
             text = failure_text(*failed)
             yield from self._while_pending(execution, writing(execution.output, "stderr", text, execution.listener))
 
@@ -381,7 +389,7 @@ class ExecutionTable:
             if event is not Event.END and not _skipped(execution):
                 _tell_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
-                for _ in self._showing_failure(execution):
+                for _ in self._showing_failure(execution, ended=True):
                     pass
             del self._pending[execution.msg_id]
             now = self._clock()

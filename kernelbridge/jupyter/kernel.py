@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
@@ -37,7 +38,7 @@ from kernelbridge.jupyter.halves import Halves
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_lost
-from kernelbridge.jupyter.launch import ENV, command, is_ipykernel
+from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
 from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
@@ -50,6 +51,8 @@ MAX_OUTPUT = 10 << 20
 
 _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
+_KEPT_BUSY = 1.0
+"""Seconds after which a kernel that has not answered an interrupt is sent SIGINT."""
 
 
 class Kernel:
@@ -142,8 +145,10 @@ class Kernel:
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
-            directory.prepare(spec.name)
-            words = command(spec, directory.connection_file, argv, fast=hooks)
+            directory.prepare(spec.name, start_source())
+            words = command(
+                spec, directory.connection_file, argv, start_file=directory.start_file if hooks else None, fast=hooks
+            )
             process = await sandbox.exec(words, env={**ENV, **spec.env, **(env or {})})
         except BaseException:
             directory.close()
@@ -221,18 +226,27 @@ class Kernel:
         await until_code_runs(running, self.died)
         if self._table.running is not running:
             return
-        if self._answers_interrupts:
-            answer = self._requests.begin("control", "interrupt_request", {})
-            try:
-                await asyncio.wait({answer})
-            finally:  # one that ignores them must not be asked too much to be asked again
-                self._requests.forget([answer])
-        else:
+        if not self._answers_interrupts:
             await self._process.signal(signal.SIGINT)
+            return
+        answer = self._requests.begin("control", "interrupt_request", {})
+        try:
+            await asyncio.wait({answer}, timeout=_KEPT_BUSY)
+            # Code that keeps the interpreter to itself, such as a regular expression, keeps it from answering, too.
+            if not answer.done() and self._table.running is running:
+                await self._process.signal(signal.SIGINT)
+            await answer
+        finally:  # one that ignores them must not be asked too much to be asked again
+            self._requests.forget([answer])
 
     async def interrupt_group(self) -> None:
-        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`."""
+        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`.
+
+        Our hooks also interrupt a cell that has SIGINT ignored or handled in some other way.
+        """
         if self._table.running is not None and not self._exited.done():
+            if self.recalls:
+                self._requests.forget([self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})])
             await self._process.signal(signal.SIGINT)
 
     def reply_input(self, value: str) -> None:
@@ -305,6 +319,7 @@ class Kernel:
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
             self.recalls = await install_hooks(self._requests, channels)
+        self._own_output.take()
         self._ready = True
 
     def _connect(self, routing_id: bytes) -> Channels:
@@ -375,6 +390,9 @@ class Kernel:
                 status = self._exited.result()
             if self._channels is not None and self._fault is None and not self._closing:
                 await self._channels.drained(_DRAIN_TIMEOUT)
+                if self.recalls:
+                    await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
+                    self._take_last_words(self._own_output.take())
             self._disconnect()
             self._table.end_all(endings.process_ended(status))
             self._requests.end()
@@ -384,6 +402,15 @@ class Kernel:
         finally:
             if not self.died.done():  # whoever waited for it and was cancelled has cancelled it too
                 self.died.set_result(status)
+
+    def _take_last_words(self, text: str) -> None:
+        """Take what a dead kernel's pump still had: the report of `faulthandler`, say."""
+        running = self._table.running
+        if running is not None and text:
+            content = msgspec.json.encode({"name": "stderr", "text": text})
+            self._table.on_iopub(wire.Message("stream", "", running.msg_id, b"{}", content))
+        elif text:
+            self._late(text)
 
     def _disconnect(self) -> None:
         self._halves.end()

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
 from kernelbridge.jupyter import wire
 from kernelbridge.runtimes.facts import KernelSpec
 
-PROGRAM = ("names.py", "recall.py", "streams.py", "uncaught.py", "strict_json.py", "hooks.py")
+PROGRAM = (
+    *("imports.py", "names.py", "tracebacks.py", "interrupts.py"),
+    *("recall.py", "streams.py", "forks.py", "commands.py"),
+    *("uncaught.py", "strict_json.py", "hooks.py"),
+)
 """Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
+
+START = ("imports.py", "pump.py", "start.py")
+"""Files of `kernelbridge.guest` that make the program that starts a Python kernel."""
 
 ENV: Mapping[str, str] = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 """The debugger that ipykernel loads says nothing about frozen modules then."""
 
 _IPYKERNEL_OPTIONS = ("--HistoryManager.enabled=False",)
 """No history database: its thread and its file cost a third of a small cell. `In`, `Out` and `_` stay."""
+_PYTHON_OPTIONS_WITH_VALUE = frozenset({"-W", "-X", "-c", "--check-hash-based-pycs"})
 
 
 def is_ipykernel(spec: KernelSpec, argv: Sequence[str] | None = None) -> bool:
@@ -25,19 +34,51 @@ def is_ipykernel(spec: KernelSpec, argv: Sequence[str] | None = None) -> bool:
 
 
 def command(
-    spec: KernelSpec, connection_file: str, argv: Sequence[str] | None = None, *, fast: bool = True
+    spec: KernelSpec,
+    connection_file: str,
+    argv: Sequence[str] | None = None,
+    *,
+    start_file: str | None = None,
+    fast: bool = True,
 ) -> list[str]:
-    """Give the command that starts a kernel, `{connection_file}` replaced by its path inside the sandbox."""
+    """Give the command that starts a kernel, `{connection_file}` replaced by its path inside the sandbox.
+
+    `start_file` is where `start_source` is inside the sandbox; it takes the place of `-m` of an ipykernel.
+    """
     words = [word.replace("{connection_file}", connection_file) for word in (argv or spec.argv)]
-    if fast and is_ipykernel(spec, words):
-        words += _IPYKERNEL_OPTIONS
+    if not fast or not is_ipykernel(spec, words):
+        return words
+    words += _IPYKERNEL_OPTIONS
+    if start_file is not None and starts_itself(words):
+        words[words.index("-m")] = start_file
     return words
+
+
+def starts_itself(words: Sequence[str]) -> bool:
+    """Whether a command runs the module of ipykernel: `python [option …] -m ipykernel… …`."""
+    if not PurePosixPath(words[0]).name.startswith(("python", "pypy")):
+        return False
+    for at, word in enumerate(words[1:], 1):
+        if word == "-m":
+            return words[at + 1].startswith("ipykernel")
+        if not word.startswith("-") or word in _PYTHON_OPTIONS_WITH_VALUE:
+            return False
+    return False
+
+
+def start_source() -> str:
+    """Give the program that starts a Python kernel."""
+    return _source(START)
 
 
 def hooks_source() -> str:
     """Give the program that runs inside a Python kernel before its first cell."""
+    return _source(PROGRAM)
+
+
+def _source(names: Sequence[str]) -> str:
     guest = resources.files("kernelbridge.guest")
-    return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in PROGRAM)
+    return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def hooks_request(source: str) -> dict[str, Any]:

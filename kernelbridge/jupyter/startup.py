@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,17 +24,20 @@ _BIND_POLL = 0.005
 _TAIL = 4096
 _DROPPED_AFTER = 2.0
 """Seconds until a request without an answer is looked into."""
+_KEPT = 1 << 16
+"""Bytes of it that are kept: as many as a dead kernel's pump writes (`guest/pump.py`)."""
 
 
 class OwnOutput:
-    """The end of what the process itself prints: it is why a start failed."""
+    """The end of what the process itself prints: why a start failed, or the last words of a kernel that died."""
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque(maxlen=64)
+        self._end = bytearray()
 
     def add(self, data: bytes) -> None:
         """Take what it printed."""
-        self._pieces.append(data[-_TAIL:])
+        self._end += data
+        del self._end[:-_KEPT]
 
     async def read(self, process: Process) -> None:
         """Take all that it prints."""
@@ -44,8 +46,14 @@ class OwnOutput:
 
     def tail(self) -> str:
         """Quote the end of it; empty when there is nothing."""
-        text = b"".join(self._pieces)[-_TAIL:].decode("utf-8", "replace").strip()
+        text = self._end[-_TAIL:].decode("utf-8", "replace").strip()
         return f"the last it printed: {text}" if text else ""
+
+    def take(self) -> str:
+        """Return what there is since the last call, and forget it."""
+        text = self._end.decode("utf-8", "replace")
+        self._end.clear()
+        return text
 
 
 def why_not_started(fault: str, status: ExitStatus | None, said: str) -> str:

@@ -110,6 +110,8 @@ class Failure(msgspec.Struct, frozen=True):
     ename: str | None = None
     evalue: str | None = None
     traceback: list[str] | None = None
+    final: bool = msgspec.field(name="kernelbridge_final", default=False)
+    """Whether our hooks say that it ends the cell: whatever comes behind it, the reply tells it again."""
 
 
 class ExecuteInput(msgspec.Struct, frozen=True, gc=False):

@@ -160,8 +160,8 @@ async def test_nothing_is_told_where_nothing_was_lost(server: RunningServer) -> 
 
 
 @pytest.mark.parametrize("runtime_name", ["local"])
-async def test_how_long_a_session_lives_on_can_be_chosen(start_server: StartServer) -> None:
-    server = await start_server(max_linger="10m")
+async def test_how_long_a_session_lives_on_can_be_chosen(share_server: StartServer) -> None:
+    server = await share_server(max_linger="10m")
     async with server.connect("u") as client:
         for wrong, says in ((601, "at most 600 seconds"), (-1, ""), ("60", ""), (True, "")):
             frame = await client.ask(type="open_session", sessionId="s", linger=wrong)
@@ -179,10 +179,7 @@ async def test_how_long_a_session_lives_on_can_be_chosen(start_server: StartServ
 
 
 @pytest.mark.parametrize("what", ["cell", "command"])
-async def test_a_session_lives_on_while_something_runs_if_that_is_asked_for(
-    start_server: StartServer, what: str
-) -> None:
-    server = await start_server()
+async def test_a_session_lives_on_while_something_runs_if_that_is_asked_for(server: RunningServer, what: str) -> None:
     async with server.connect("u") as client:
         await client.ask(type="open_session", sessionId="s", linger=0.001, keepWhileRunning=True)
         await client.shell("mkfifo begun go")
@@ -215,8 +212,7 @@ def go(what: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("runtime_name", ["local"])
-async def test_its_linger_begins_when_nothing_runs_any_more(start_server: StartServer) -> None:
-    server = await start_server()
+async def test_its_linger_begins_when_nothing_runs_any_more(server: RunningServer) -> None:
     async with server.connect("u") as client:
         await client.ask(type="open_session", sessionId="s", linger=0, keepWhileRunning=True)
         await client.shell("mkfifo begun go")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kernelbridge
-from tests.integration.conftest import RunningServer
+from tests.integration.conftest import RunningServer, StartServer
 from tests.integration.conversations import Conversation, Curls, conversations, curls, mismatch
 
 RUNTIMES = ("local",)
@@ -50,8 +50,9 @@ async def test_curl(server: RunningServer, block: Curls, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("runtime_name", ["local"])
-async def test_the_programs_of_the_readme(server: RunningServer, tmp_path: Path) -> None:
+async def test_the_programs_of_the_readme(start_server: StartServer, tmp_path: Path) -> None:
     """As they stand there, but for the port; an error that comes instead of an answer is told."""
+    server = await start_server()  # of its own: the program says which user it is
     readme = (PAGES.parent / "README.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     program = program.replace("ws://localhost:8001/ws", server.url)

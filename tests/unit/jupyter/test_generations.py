@@ -1,7 +1,11 @@
 """What holds for every supported generation of the kernel."""
 
+import ast
+from importlib import resources
+
 import pytest
 
+from kernelbridge.jupyter.launch import PROGRAM
 from tests.unit.jupyter.conftest import Notebook
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -12,3 +16,16 @@ async def test_a_cell_is_answered_and_told_under_its_name(any_notebook: Notebook
     assert outcome.output == "said\n"
     assert outcome.error == "ZeroDivisionError: division by zero"
     assert any_notebook.kernel.recalls, "our program is not in it"
+
+
+async def test_the_parts_of_our_program_share_no_name() -> None:
+    """They run in one namespace: the later of two would take the place of the earlier."""
+    names: list[str] = []
+    for part in PROGRAM:
+        tree = ast.parse(resources.files("kernelbridge.guest").joinpath(part).read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.append(node.name)
+            elif isinstance(node, ast.Assign):
+                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    assert [name for name in set(names) if names.count(name) > 1] == []

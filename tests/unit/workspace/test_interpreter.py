@@ -121,9 +121,15 @@ class Place:
                 process.destroyed = True
         await self.sandbox.destroy()
 
-    def send(self, code: str, listener: Callable[[CellEvent], None] | None = None, **cell: Any) -> Any:
+    def send(
+        self,
+        code: str,
+        listener: Callable[[CellEvent], None] | None = None,
+        timeout: float | None = None,
+        **cell: Any,
+    ) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.lane.submit(Job(Cell(code=code, **cell), done.set_result, listener))
+        self.lane.submit(Job(Cell(code=code, **cell), done.set_result, listener, timeout))
         return done
 
     async def run(self, code: str) -> Outcome:
@@ -375,3 +381,32 @@ async def test_who_opens_a_session_while_its_kernel_is_not_taken_over_is_answere
     place.lane.warm(ready.set_result)
     refuse.set()
     assert await asyncio.wait_for(ready, PATIENCE) is None
+
+
+async def test_the_limit_of_a_cell_that_has_ended_ends_no_other(new_place: NewPlace) -> None:
+    place = new_place()
+    await until_ready(place)
+    first = await asyncio.wait_for(place.send("import time", timeout=0.3), PATIENCE)
+    second = await asyncio.wait_for(place.send("time.sleep(0.6)", timeout=PATIENCE), PATIENCE)
+    assert (first.success, second.success, second.cause) == (True, True, None)
+
+
+async def test_a_cell_that_asks_again_when_it_is_interrupted_is_told_that_there_is_no_more(new_place: NewPlace) -> None:
+    """What it has asked before is withdrawn: it may ask again, and need not wait to be killed."""
+    code = """
+try:
+    input("one")
+except KeyboardInterrupt:
+    print("interrupted")
+try:
+    input("two")
+except EOFError:
+    print("no more")
+"""
+    place, asked = new_place(), asyncio.Event()
+    done = place.send(code, lambda event: asked.set() if isinstance(event, Asked) else None, allow_stdin=True)
+    await asyncio.wait_for(asked.wait(), PATIENCE)
+    steps = await place.interrupt()
+    outcome = await asyncio.wait_for(done, PATIENCE)
+    assert (outcome.output, outcome.success) == ("interrupted\nno more\n", True)
+    assert [(step.step, step.done) for step in steps] == [("sigint", True)]

@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from kernelbridge.workspace import handover, terminal
 from kernelbridge.workspace.layout import SessionKey
 from kernelbridge.workspace.memory import MemoryWatch
 from kernelbridge.workspace.record import Record
+from kernelbridge.workspace.shell import Shell
 from kernelbridge.workspace.shell_exchange import CommandOutcome
 from kernelbridge.workspace.tasks import TaskSet
 from kernelbridge.workspace.terminal import Interruption, TerminalLane
@@ -49,9 +51,11 @@ def jobs() -> Jobs:
     return Jobs()
 
 
-def lane_of(place: Place, tasks: TaskSet, jobs: Jobs) -> TerminalLane:
+def lane_of(
+    place: Place, tasks: TaskSet, jobs: Jobs, start_shell: Callable[[], Awaitable[Shell]] | None = None
+) -> TerminalLane:
     return TerminalLane(
-        place.shell,
+        start_shell or place.shell,
         end_jobs=jobs.end,
         destroy_sandbox=place.sandbox.destroy,
         queue_limit=10,
@@ -182,3 +186,69 @@ async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(pl
     assert told.get_nowait().done
     assert told.empty()
     assert not lane.busy
+
+
+class HeldTasks(TaskSet):
+    """Begins what it is given when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+        self.let.set()
+
+    def create(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def held() -> None:
+            await self.let.wait()
+            await coroutine
+
+        return super().create(held())
+
+
+async def test_an_interrupt_of_a_command_that_has_ended_meanwhile_leaves_the_next_one_alone(
+    place: Place, jobs: Jobs
+) -> None:
+    for name in ("one", "two"):
+        os.mkfifo(place.home / name)
+    tasks = HeldTasks()
+    lane = lane_of(place, tasks, jobs)
+    begun, told = asyncio.Event(), asyncio.Queue[Interruption]()
+    following: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    first: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    lane.submit("echo begun; read x <one", first.set_result, listen=lambda _text: begun.set())
+    lane.submit("echo begun; read x <two; echo whole", following.set_result, listen=lambda _text: begun.set())
+    await begun.wait()
+    begun.clear()
+    tasks.let.clear()
+    lane.interrupt(told.put_nowait, queued=False, jobs=False)
+    await asyncio.to_thread((place.home / "one").write_text, "x\n")
+    await begun.wait()
+    assert first.done()
+    tasks.let.set()
+    assert (await last_of(told)).step == "none"
+    await asyncio.to_thread((place.home / "two").write_text, "x\n")
+    outcome = await following
+    assert isinstance(outcome, CommandOutcome)
+    assert (outcome.output, outcome.exit_code, outcome.cause) == ("begun\nwhole\n", 0, None)
+    await lane.aclose()
+    await tasks.aclose()
+
+
+async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place: Place, jobs: Jobs) -> None:
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    async def start() -> Shell:
+        asked.set()
+        await let.wait()
+        return await place.shell()
+
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs, start)
+    done = send(lane, "echo x")
+    await asked.wait()
+    await lane.aclose()
+    let.set()
+    outcome = await done
+    assert isinstance(outcome, CommandOutcome)
+    assert outcome.cause == "session_closed"
+    assert [shell.alive for shell in place.opened] == [False]
+    await tasks.aclose()

@@ -1,0 +1,60 @@
+"""Streams that are closed, a pump that is killed, and what a kernel says last: each on a kernel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from textwrap import dedent
+
+import pytest
+
+from kernelbridge.runtimes.facts import KernelSpec
+from tests.unit.jupyter.conftest import PATIENCE, Notebook
+
+NewNotebook = Callable[..., Awaitable[Notebook]]
+
+
+async def test_a_closed_stream_says_so_until_it_is_put_back(any_spec: KernelSpec, new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(any_spec)
+    assert (await notebook.run("import sys\nsaved = sys.stdout\nsys.stdout.close()\nsys.stdout.close()")).success
+    assert (await notebook.run("print(1)")).error == "ValueError: I/O operation on closed file."
+    assert (await notebook.run("sys.stdout = sys.__stdout__\nprint('back')")).output == "back\n"
+    assert (await notebook.run("sys.stdout.close()\nsys.stdout = sys.__stdout__\nprint('again')")).output == "again\n"
+
+
+async def test_a_kernel_whose_pump_was_killed_reads_by_itself(any_spec: KernelSpec, new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(any_spec)
+    code = """
+        import os
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try: ours = os.getsid(int(pid)) == os.getsid(0) and int(pid) != os.getpid()
+            except OSError: continue
+            if ours: os.kill(int(pid), 9)
+    """
+    await notebook.run(dedent(code))
+    for _ in range(3):
+        outcome = await notebook.run("print('a')\nos.system('echo b')\nprint('c')\n_ = os.system('seq 30000')")
+        assert outcome.output == "a\nb\nc\n" + "".join(f"{n}\n" for n in range(1, 30_001))
+
+
+@pytest.mark.parametrize("file", ["", "file=sys.stderr"])
+async def test_a_crashs_report_is_in_the_cells_result(
+    any_spec: KernelSpec, new_notebook: NewNotebook, file: str
+) -> None:
+    notebook = await new_notebook(any_spec)
+    code = f"import faulthandler, sys\nfaulthandler.enable({file})\nfaulthandler._sigsegv()"
+    outcome = await notebook.run(code)
+    assert outcome.cause == "kernel_died"
+    assert outcome.output.startswith("Fatal Python error: Segmentation fault\n")
+    assert 'File "main.py", line 3 in <module>\n' in outcome.output
+    assert outcome.stderr.startswith("Fatal Python error")
+
+
+async def test_what_a_dying_kernels_children_wrote_last_is_in_its_result(
+    any_spec: KernelSpec, new_notebook: NewNotebook
+) -> None:
+    notebook = await new_notebook(any_spec)
+    outcome = await notebook.run("import os\nos.system('echo written')\nos.write(2, b'last')\nos._exit(3)")
+    assert outcome.output == "written\nlast"
+    assert outcome.error == "KernelDied: the kernel ended (exit code 3); its variables are lost"
+    assert (await asyncio.wait_for(asyncio.shield(notebook.kernel.died), PATIENCE)).code == 3
