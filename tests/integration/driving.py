@@ -72,12 +72,9 @@ class RunningServer:
     data_dir: Path
     runtime: str
     http: aiohttp.ClientSession
-    users: set[str | None] = field(default_factory=set)
-    """Those whose sessions are closed after the test, where others use the server then; who connects is one of them."""
 
     @asynccontextmanager
     async def connect(self, user_id: str | None = None, **options: Any) -> AsyncIterator[Client]:
-        self.users.add(user_id)
         query = "" if user_id is None else f"?user_id={user_id}"
         async with self.http.ws_connect(self.url + query, max_msg_size=0, **options) as ws:
             client = Client(ws, {})

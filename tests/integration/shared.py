@@ -1,6 +1,7 @@
 """A server in a thread of its own, for all tests of a module: each finds it without sessions, and leaves it so."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -48,9 +49,15 @@ class SharedServer:
         assert not self._thread.is_alive(), "it does not stop"
 
 
+def _users(server: RunningServer) -> set[str | None]:
+    """Find whose sessions there are: not all of them need to have come by `RunningServer.connect`."""
+    labels = (server.data_dir / "workspaces").glob("*/session.json")
+    return {json.loads(label.read_text(encoding="utf-8"))["principal"] for label in labels}
+
+
 async def clear(server: RunningServer) -> None:
     """Close every session and delete its files; fails when anything is left then."""
-    for user in server.users:
+    for user in _users(server):
         async with server.connect(user) as client:
             sessions = [entry["sessionId"] for entry in (await client.ask(type="list_sessions"))["sessions"]]
             for session in sessions:

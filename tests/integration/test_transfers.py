@@ -19,7 +19,6 @@ async def fetch(server: RunningServer, path: str, method: str = "GET", **options
     session, user = options.pop("session", "s"), options.pop("user", "u")
     base = server.url.replace("ws://", "http://").removesuffix("/ws")
     if user.isalnum():
-        server.users.add(user)
     address = URL(f"{base}/api/sessions/{session}/files/{path}?user_id={user}", encoded=True)
     if isinstance(options.get("data"), bytes):
         options["data"] = io.BytesIO(options["data"])
