@@ -14,7 +14,13 @@ import os
 import signal
 import sys
 import threading
-from time import monotonic  # not by way of its module, where user code may replace it
+
+# Not by way of their modules, where user code may replace them.
+from os import getpgid, getpgrp, getpid
+from signal import getsignal
+from signal import signal as set_signal
+from threading import get_ident
+from time import monotonic
 
 # What the handler does in each phase of a cell.
 IDLE = "idle"  # no cell runs: as Python itself
@@ -39,7 +45,7 @@ class Interrupts:
     def __init__(self, kernel):
         self.kernel = kernel
         self.main = threading.main_thread().ident
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.phase = IDLE
         self.cell = 0  # counts cells
         self.seen = 0  # counts calls of the handler
@@ -65,7 +71,7 @@ class Interrupts:
 
     def here(self):
         """Whether this is where a signal can come: the kernel's main thread, not one of a subshell or the user's."""
-        return threading.get_ident() == self.main and os.getpid() == self.pid
+        return get_ident() == self.main and getpid() == self.pid
 
     def begin(self):
         self.cell += 1
@@ -75,7 +81,7 @@ class Interrupts:
 
     def interrupt(self, signum, frame):
         """Handle SIGINT."""
-        if os.getpid() != self.pid or self.phase is IDLE:
+        if getpid() != self.pid or self.phase is IDLE:
             raise KeyboardInterrupt
         self.seen += 1
         if self.taken:  # the end of a statement has seen it before this did
@@ -121,7 +127,7 @@ class Interrupts:
 
     def again(self, signum, frame):
         """Handle AGAIN."""
-        if os.getpid() != self.pid:
+        if getpid() != self.pid:
             return
         if self.hurried is not None and self.asked_again is None:
             if inside(frame, safely.__code__) or inside(frame, rendered.__code__):
@@ -145,7 +151,7 @@ class Interrupts:
         """Send AGAIN if SIGINT has not reached the handler: `os.system`, say, ignores it while it waits."""
         for seconds in UNSEEN:
             await asyncio.sleep(seconds)
-            handler = signal.getsignal(signal.SIGINT)
+            handler = getsignal(signal.SIGINT)
             if self.seen != seen or self.cell != cell or handler not in (self.handler, signal.SIG_DFL):
                 return
             self.send_again(cell, blocked_only)
@@ -259,7 +265,7 @@ def install_interrupts(kernel):
         elif state.here():  # no signal comes to a subshell
             state.begin()
             # In place of the original, which lets interrupts through: one between the two would lose the request.
-            kernel.saved_sigint_handler = signal.signal(signal.SIGINT, default_int_handler)
+            kernel.saved_sigint_handler = set_signal(signal.SIGINT, default_int_handler)
 
     async def run_code_at_last(code_obj, *args, **kwargs):
         if not state.here() or state.phase is LATE:
@@ -301,8 +307,8 @@ def install_interrupts(kernel):
             shell.showtraceback()
             return True
         finally:
-            if not state.depth and signal.getsignal(signal.SIGINT) is not default_int_handler:  # the user's
-                signal.signal(signal.SIGINT, default_int_handler)
+            if not state.depth and getsignal(signal.SIGINT) is not default_int_handler:  # the user's
+                set_signal(signal.SIGINT, default_int_handler)
 
     @contextlib.contextmanager
     def cancel_on_sigint(future):
@@ -316,10 +322,10 @@ def install_interrupts(kernel):
         force = (parent.get("content") or {}).get("kernelbridge") == "force"
         cell, seen = state.cell, state.seen
         try:
-            if signal.getsignal(signal.SIGINT) is default_int_handler and state.phase is not IDLE:
+            if getsignal(signal.SIGINT) is default_int_handler and state.phase is not IDLE:
                 state.asked = cell
             interrupt_terminals()
-            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and os.getpgrp() == os.getpid():
+            if getsignal(signal.SIGINT) is signal.SIG_DFL and getpgrp() == getpid():
                 interrupt_others()  # SIGINT would be the kernel's end
                 kernel.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
             else:
@@ -332,7 +338,7 @@ def install_interrupts(kernel):
 
     never_stopped(kernel.iopub_thread.thread)
     never_left(asyncio.get_running_loop())
-    signal.signal(AGAIN, state.again)
+    set_signal(AGAIN, state.again)
     kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
     shell.run_ast_nodes = run_nodes_and_no_more
     kernel.control_handlers["interrupt_request"] = interrupt_request_until_seen
@@ -412,11 +418,11 @@ def names_in(path):
 
 def interrupt_others():
     """Send SIGINT to the kernel's process group, but not to the kernel."""
-    if os.getpgrp() != os.getpid():
+    if getpgrp() != getpid():
         return
     for name in names_in("/proc"):
         try:
-            if name.isdigit() and int(name) != os.getpid() and os.getpgid(int(name)) == os.getpid():
+            if name.isdigit() and int(name) != getpid() and getpgid(int(name)) == getpid():
                 os.kill(int(name), signal.SIGINT)
         except OSError:  # it has ended
             pass

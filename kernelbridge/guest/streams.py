@@ -326,9 +326,10 @@ class PumpedPipes:
                 targets = [in_pipe(fd) for fd in self.pump.pipes]
                 targets = [words[OUT] + targets[0], words[ERR] + targets[1]]
                 until = monotonic() + PUMP_TIMEOUT
-            arrived = targets is not None and words[OUT] >= targets[0] and words[ERR] >= targets[1]
+            # Before the ring is looked at: what the pump is busy with now may be in it a moment later.
+            arrived = targets and words[OUT] >= targets[0] and words[ERR] >= targets[1] and not words[BUSY]
             self.take_ring()
-            if not waiting or (arrived and not words[BUSY]) or monotonic() > until:
+            if not waiting or arrived or monotonic() > until:
                 return
             sched_yield()
 

@@ -492,9 +492,9 @@ class Endings:
             content["kernelbridge_final"] = True
         if final or state is None:
             shell._last_traceback = told.lines
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
             try:
-                stream.flush()
+                getattr(sys, name).flush()
             except Exception:  # it is the user's, or none
                 pass
         topic = hook.topic.replace(b"execute_result", b"error") if hook.topic else None
