@@ -116,9 +116,10 @@ async def test_a_shell_that_complains_to_nobody_is_told_all_the_same(server: Run
 async def test_a_command_in_a_full_sandbox_that_waits_for_something_else_goes_on(
     server: RunningServer, client: Client
 ) -> None:
-    await client.shell("mkfifo gate; for i in $(seq 400); do setsid -f sleep 1000 >/dev/null 2>&1 || break; done")
     async with server.connect("u") as watcher:
         await watcher.ask(type="open_session", sessionId="s")
+        # Where this takes long, it is told of meanwhile, and not once more.
+        await client.shell("mkfifo gate; for i in $(seq 400); do setsid -f sleep 1000 >/dev/null 2>&1 || break; done")
         await client.send(type="terminal_command", sessionId="s", command="read x <gate; echo got $x", requestId="c")
         await status_with(watcher, "process_limit")
         waited = await client.run("import time; time.sleep(6); open('gate', 'w').write('it\\n')", requestId="cell")

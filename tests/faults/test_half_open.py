@@ -172,7 +172,7 @@ async def test_a_large_result_that_a_vanished_client_did_not_take_is_there_when_
     start_server: StartServer,
 ) -> None:
     """Larger than the journal, and on its way when the server gave the connection up."""
-    server = await start_server(patience=Patience(ping=0.5, drop=2), linger="60s", max_output="64m", journal_size="1m")
+    server = await start_server(patience=Patience(ping=1, drop=5), linger="60s", max_output="64m", journal_size="1m")
     async with server.connect("u") as other:
         assert (await other.run("pass"))["success"]
         async with bare_client(server, buffer=4096) as vanished, asyncio.timeout(PATIENCE):
