@@ -36,8 +36,8 @@ async def test_a_session_that_stops_its_own_sandbox_is_destroyed_all_the_same(se
 async def test_a_time_limit_holds_in_a_sandbox_that_takes_no_signal(start_server: StartServer) -> None:
     server = await start_server(execution_timeout="1s")
     async with server.connect("u") as client:
-        ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        frame = await client.run(ignore + STOP_ALL + "\nwhile True: sum(range(1000))")
+        swallow = "import time\nwhile True:\n  try:\n    while True: time.sleep(60)\n  except KeyboardInterrupt: pass"
+        frame = await client.run(STOP_ALL + swallow)
         assert (frame["cause"], frame["statePreserved"]) == ("timeout", False)
         assert (await client.run("print('again')"))["output"] == "again\n"
 
@@ -71,7 +71,7 @@ async def test_files_in_the_way_of_packages_cost_packages_only(server: RunningSe
         assert "packages cannot be installed in this session" in frame["lateOutput"]
         assert (await client.shell("rm ~/.local; echo removed"))["output"] == "removed\n"
     async with server.connect("u") as client:
-        assert "lateOutput" not in await client.run("pass")
+        assert "packages" not in (await client.run("pass")).get("lateOutput", "")
 
 
 async def test_links_planted_where_the_server_writes_lead_nowhere(server: RunningServer, tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ async def test_without_isolation_every_client_is_warned_and_all_works(start_serv
         assert (await client.run("print(open('f').read())"))["output"] == "x\n"
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
 async def test_http_routes(server: RunningServer) -> None:
     base = server.url.replace("ws://", "http://").removesuffix("/ws")
     async with server.http.get(base + "/healthz") as response:
@@ -156,7 +164,7 @@ async def test_http_routes(server: RunningServer) -> None:
     async with server.http.get(base + "/healthz", headers={"Host": "evil.example"}) as response:
         assert response.status == 403
     for wrong in ("x" * 300, "a&user_id=b", "%ff", "%00"):
-        async with server.http.get(URL(f"{base}/ws?user_id={wrong}", encoded=True)) as response:
+        async with server.http.get(URL(f"{base}/ws?user_id={wrong}", encoded=True), headers=HANDSHAKE) as response:
             assert (response.status, "user_id" in await response.text()) == (400, True), wrong
 
 

@@ -18,7 +18,6 @@ def root(server: RunningServer, *, session: str = "s", user: str = "u") -> Path:
 async def fetch(server: RunningServer, path: str, method: str = "GET", **options: Any) -> aiohttp.ClientResponse:
     session, user = options.pop("session", "s"), options.pop("user", "u")
     base = server.url.replace("ws://", "http://").removesuffix("/ws")
-    if user.isalnum():
     address = URL(f"{base}/api/sessions/{session}/files/{path}?user_id={user}", encoded=True)
     if isinstance(options.get("data"), bytes):
         options["data"] = io.BytesIO(options["data"])
