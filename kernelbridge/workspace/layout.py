@@ -183,18 +183,18 @@ class DataDirectory:
             if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
                 yield from giving(stored.root, stored.uid, stored.gid)
         except OSError as exc:
-            raise _failed("The session's files cannot be prepared", exc) from exc
+            raise stored.commits.told(_failed("The session's files cannot be prepared", exc)) from exc
 
     def prepare_etc(self, key: SessionKey, files: Mapping[str, str]) -> Path:
         """Write what a sandbox gets in its /etc, and say where; blocking. Raises `FileError`."""
-        home = self.paths(key).files.parent
+        home, commits = self.paths(key).files.parent, self._commits_of(key)
         try:
-            with self._commits_of(key):  # or it could get into what is being deleted
+            with commits:  # or it could get into what is being deleted
                 for name, content in files.items():
                     write_atomically(home / name, content)
                     (home / name).chmod(0o644)
         except OSError as exc:
-            raise _failed("The session's user cannot be prepared", exc) from exc
+            raise commits.told(_failed("The session's user cannot be prepared", exc)) from exc
         return home
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int, commits: Commits) -> Path:

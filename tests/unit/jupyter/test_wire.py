@@ -127,7 +127,7 @@ def test_broken_frames(frames: list[bytes]) -> None:
         (wire.Display, b'{"data":{},"metadata":{"a":' + b'{"b":' * 300 + b"1" + b"}" * 300 + b"}}"),
         (wire.ExecuteReply, b'{"status":"ok","execution_count":"1"}'),
         (wire.ExecuteReply, b'{"status":"error","traceback":[1]}'),
-        (wire.Failure, b"{}"),
+        (wire.Failure, b'{"ename":5}'),
         (wire.Stream, b""),
         (wire.Stream, b'{"name":"stdout","text":"a"'),
     ],

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.errors import ConfigError, DiskFull, FileError
+from kernelbridge.errors import ConfigError, DiskFull, FileError, FilesDeleted
 from kernelbridge.workspace import layout
 from kernelbridge.workspace.commits import Commits
 from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
@@ -281,3 +281,12 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
     assert list(data.prepare_files(key, *own()).root.iterdir()) == []
     data.remove_left()
     assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]
+
+
+def test_files_that_are_deleted_while_they_are_handed_over_say_so(data: DataDirectory) -> None:
+    key = SessionKey("u", "a")
+    stored = data.prepare_files(key, 1234, 100)
+    handing = data.handing_over(stored)
+    data.delete_files(key)
+    with pytest.raises(FilesDeleted):
+        list(handing)
