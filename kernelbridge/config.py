@@ -112,7 +112,7 @@ class Settings:
     ] = 15.0
     max_linger: Annotated[
         float,
-        Option(kinds.duration(), SANDBOXES, "Longest linger that open_session may ask for, where that is shorter."),
+        Option(kinds.duration(), SANDBOXES, "Longest linger that open_session may ask for; never less than linger."),
     ] = 3600.0
     idle_timeout: Annotated[
         float | None,
@@ -215,7 +215,7 @@ class Settings:
             kinds.size(1 << 20),
             SERVER,
             "Unfinished messages and unread answers that are held for all clients together; whoever has most of it is "
-            "told and closed with 1013.",
+            "told and closed with 1013. At least max_message.",
         ),
     ] = 256 << 20
     message_timeout: Annotated[
