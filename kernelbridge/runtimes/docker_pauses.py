@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 
 SETTLE = 0.2
 """Seconds after which the engine is asked again: it takes late news of an older order for what is, until newer come."""
+_ATTEMPTS = 5
+_GAVE_UP = "unable to freeze"
+"""What runc says where some process got no time to stand still, on a busy machine: soon it may."""
 _NOT_PAUSED = ("is not paused", "is not running")
 
 PauseTold = Callable[[bool], None]
@@ -57,10 +60,15 @@ class Pauses:
                 raise SandboxError("The sandbox is gone", "it has ended")
             self._orders += 1
             self._wanted = True
-            try:
-                await self._engine.call(lambda api: api.pause(self._container_id), doing="pausing a container")
-            except APIError as exc:
-                if "already paused" not in explain(exc):
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    await self._engine.call(lambda api: api.pause(self._container_id), doing="pausing a container")
+                    break
+                except APIError as exc:
+                    if "already paused" in explain(exc):
+                        break
+                    if left and _GAVE_UP in explain(exc):
+                        continue
                     what = "The sandbox is gone" if exc.status_code in GONE else "The sandbox cannot be paused"
                     raise SandboxError(what, explain(exc)) from exc
             self._note(paused=True)

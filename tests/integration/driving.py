@@ -10,6 +10,14 @@ from typing import Any
 
 import aiohttp
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+"""Headers of what is a request for a WebSocket."""
+
 PATIENCE = 120.0
 """Seconds that a test waits for a frame before it fails."""
 

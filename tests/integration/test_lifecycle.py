@@ -18,6 +18,7 @@ from docker.models.containers import Container
 from yarl import URL
 
 from tests.integration.conftest import RunningServer, StartServer
+from tests.integration.driving import HANDSHAKE
 
 
 @contextmanager
@@ -142,14 +143,6 @@ async def test_without_isolation_every_client_is_warned_and_all_works(start_serv
         saved = await client.ask(type="save_file", sessionId="s", filename="f", content="x")
         assert saved["success"]
         assert (await client.run("print(open('f').read())"))["output"] == "x\n"
-
-
-HANDSHAKE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-}
 
 
 async def test_http_routes(server: RunningServer) -> None:

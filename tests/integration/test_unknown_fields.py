@@ -6,6 +6,7 @@ import pytest
 
 from kernelbridge.protocol import ClientMessage
 from tests.integration.conftest import Client, Frame, StartServer
+from tests.integration.driving import HANDSHAKE
 
 REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"type": "ping"}, "pong"),
@@ -99,6 +100,7 @@ async def test_a_strict_connection_refuses_them_and_carries_nothing_out(start_se
         assert (await client.ask(type="list_files", sessionId="s"))["files"] == []
         opened = await client.ask(type="open_session", sessionId="s", limits={"memroy": 1})
         assert (opened["code"], opened["error"]) == ("unknown_field", "did you mean 'limits.memory'?")
-    async with server.http.get(f"{server.url.replace('ws', 'http', 1)}?strict=yes") as response:
+    address = f"{server.url.replace('ws', 'http', 1)}?strict=yes"
+    async with server.http.get(address, headers=HANDSHAKE) as response:
         assert response.status == 400
         assert await response.text() == "strict must be true or false.\n"
