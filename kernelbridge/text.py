@@ -36,6 +36,7 @@ CELLS = 1 << 18
 
 _PLAIN = 1 << 16  # characters without control characters that are looked through at once
 _PIECE = 1 << 11  # characters that are drawn before `draw` yields: a millisecond or two, whatever they are
+_JOINED = 1 << 14  # characters of rows that are handed on at once, or one row
 _STRIPPED = 1 << 13  # characters from which sequences are taken at once
 _HELD = 1 << 12  # characters of an escape sequence whose end has not come; a longer one is left out as it comes
 _TAB = 8
@@ -116,10 +117,9 @@ def drawn(text: str) -> Iterator[str]:
     parts: list[str] = []
     screen = Screen(parts.append)
     screen.feed(text)
-    for _ in screen.draw():
+    for _ in screen.finishing():
         yield "".join(parts)
         parts.clear()
-    screen.finish()
     yield "".join(parts)
 
 
@@ -268,8 +268,15 @@ class Screen:
 
     def finish(self) -> None:
         """Draw what was fed and hand on all that there is. The cursor is on an empty screen then."""
-        for _ in self.draw():
+        for _ in self.finishing():
             pass
+
+    def finishing(self) -> Iterator[None]:
+        """Do what `finish` does; yields often, and may be given up there for `finish`."""
+        yield from self.draw()
+        while self._rows is not None and (first := self._first_rows(_JOINED)):
+            self._settle_rows(first)
+            yield
         text = "".join(self._plain) if self._rows is None else "\n".join(map(_text, self._rows))
         fresh = self._fresh
         self.clear()
@@ -396,9 +403,9 @@ class Screen:
             case _:
                 row, stop = self._row(), (self._col // _TAB + 1) * _TAB
                 if self._col >= len(row):
+                    self._written += stop - len(row)
                     row.extend([" "] * (self._col - len(row)))
                     row.extend(["\t"] + [""] * (stop - self._col - 1))
-                    self._written += _TAB
                 self._col = stop
 
     def _function(self, name: str) -> None:
@@ -482,20 +489,34 @@ class Screen:
         self._top = max(0, self._top - number)
         self._kept = max(0, self._kept[0] - number), self._kept[1]
 
+    def _first_rows(self, cells: int) -> int:
+        """Count the first rows, of all but the last, that have as many cells together, or all but the last."""
+        rows = self._lines()
+        first = 0
+        while cells > 0 and first < len(rows) - 1:
+            cells -= len(rows[first])
+            first += 1
+        return first
+
     def _bound_cells(self) -> None:
         rows = self._lines()
-        total, first = sum(map(len, rows)), 0
-        while total > CELLS // 2 and first < min(self._at, len(rows) - 1):
-            total -= len(rows[first])
-            first += 1
-        if first:
+        total = sum(map(len, rows))
+        if first := min(self._first_rows(total - CELLS // 2), self._at):
             self._settle_rows(first)
+            total = sum(map(len, rows))
         if total > CELLS // 2 and self._at == 0 and self._col == len(rows[0]):
             # One long line: its beginning is final, although `\r` could go back to it.
             total -= len(rows[0])
             self._settle(_text(rows[0]))
             rows[0] = []
             self._col = 0
+        if total > CELLS:
+            # Too much at the cursor and below: wherever it is, all of that is final, or nothing would ever be.
+            end = "" if self._at == len(rows) - 1 else "\n"
+            self._settle("\n".join(map(_text, rows)) + end)
+            rows[:] = [""]
+            self._top = self._at = self._col = total = 0
+            self._kept = (0, 0)
         self._written = total
 
     # -- erasing ----------------------------------------------------------------------

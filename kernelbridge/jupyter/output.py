@@ -206,8 +206,9 @@ class Output:
         """End the output, as `render` does, and yield between what takes long. May be given up for `render`."""
         if self._rendered is not None:
             return
-        yield from self._screen.draw()
-        self._screen.finish()
+        yield from self._screen.finishing()
+        if self._ended():  # by `render`
+            return
         if self._only == "stdout":
             self._stdout = self._kept
         elif self._only == "stderr":

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.text import HEIGHT, WIDTH, Screen, TerminalDecoder, render_terminal, strip_ansi, stripped
+from kernelbridge.text import CELLS, HEIGHT, WIDTH, Screen, TerminalDecoder, render_terminal, strip_ansi, stripped
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,62 @@ def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: lis
 def test_hostile_input_is_drawn_in_linear_time(piece: str) -> None:
     # Quadratic work on this much would run into the suite's time limit.
     render_terminal("x" * 500_000 + piece * 50_000)
+
+
+_LONG = "x" * 3000
+_BELOW = (_LONG + "\n") * 60 + "\x1b[60A"
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "at_most"),
+    [
+        # Every piece that is drawn ends before the end of a line of any length …
+        *(("", "\x1b[999999999C" + "\u2500" * length + "\b", CELLS) for length in (2033, 2034, 2035, 2036, 5000)),
+        ("", "\x1b[999999999C" + _LONG + "\r", CELLS),
+        ("", "\x1b[999999999C" + _LONG + "\x1b[2D", CELLS),
+        # … or above lines that are long.
+        (_BELOW, "\x1b[999999999C" + _LONG + "\b", CELLS),
+        (_BELOW, _LONG + "\x1b[B", CELLS),
+        (_BELOW, _LONG * 2 + "\x1b[B" + _LONG * 2 + "\x1b[A", CELLS),
+        (_BELOW, "\x1b[999999999C" + _LONG + "\n\x1b[A", CELLS),
+        ("", "\x1b[999C\t" * 9 + "\x1b[B", CELLS),
+    ],
+)
+def test_what_the_cursor_can_reach_is_bounded(first: str, piece: str, at_most: int) -> None:
+    parts: list[str] = []
+    screen, kept, fed = Screen(parts.append), 0, 0
+    screen.feed(first)
+    while fed < 4 * CELLS:
+        screen.feed(piece * 8)
+        fed += len(piece) * 8
+        for _ in screen.draw():
+            kept = max(kept, sum(map(len, screen._rows or ())) + sum(map(len, screen._plain)))
+    assert kept <= at_most
+    screen.finish()
+    assert "\x1b" not in "".join(parts)
+
+
+def test_nothing_is_lost_of_what_is_too_much_for_the_cursor() -> None:
+    # The last character of each piece but the last is written over by the next one.
+    piece = "\x1b[999999999C" + "x" * 2034 + "\b"
+    shown = render_terminal(piece * 500)
+    assert 500 * 2033 <= shown.count("x") <= 500 * 2034
+
+
+def test_a_screen_is_handed_on_in_small_parts() -> None:
+    parts: list[str] = []
+    screen, longest = Screen(parts.append), 0
+    for number in range(60):
+        screen.feed(f"\r{number % 10}" + "x" * 4000 + "\n\x1b[A\x1b[B")
+    for _ in screen.draw():
+        pass
+    parts.clear()
+    screen.feed("\rend")
+    for _ in screen.finishing():
+        longest = max(longest, sum(map(len, parts)))
+        parts.clear()
+    assert 0 < longest <= 1 << 15
+    assert "".join(parts) == "end"
 
 
 @given(st.text(alphabet="aé漢🎉\r\n\x1b", max_size=60), st.lists(st.integers(1, 5), max_size=60))
