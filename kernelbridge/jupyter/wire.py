@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -35,14 +36,22 @@ MENDABLE = 8 << 20
 """Bytes of content that is read again, more slowly, if it is no strict JSON."""
 MANY = 100_000
 """Values that larger content may be decoded into: each `[],` of a hostile message costs twenty times its bytes."""
+LINES = 10_000
+"""Parts of a traceback that are read of larger content, which in honest ones are lines."""
+NAMES = 1000
+"""Forms that a larger display may have."""
 MAX_HEADER = 1 << 16
 """Bytes of a header or parent header."""
 _PART = 1 << 18  # bytes of a JSON string that are decoded at once
+_AT_ONCE = 100  # texts that are decoded at once
+_COUNTED = 1 << 20  # bytes that are looked through at once
 _LONGEST_ESCAPE = 12  # bytes: a surrogate pair
 _LONGEST_EVALUE = 1 << 16  # bytes of a large failure's message that are read: what is told of it is much less
 
 _DIGITS = 4000  # of a whole number; Python reads hardly more, and clients far fewer
 _PARTS = 5  # signature, header, parent header, metadata, content
+_BETWEEN = re.compile(rb"[\s,]{0,64}")  # two texts of a list that is known to be JSON
+_INSIDE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)  # a string; it always matches, in linear time
 _NOTHING, _NULL = msgspec.Raw(b"{}"), msgspec.Raw(b"null")
 _T = TypeVar("_T")
 
@@ -315,7 +324,10 @@ def decode(raw: bytes, kind: type[_T]) -> _T:
 
     What is larger than `LARGE` costs little more than its bytes: parts of it may be left out, or stay raw.
     """
-    work = decoding(raw, kind)
+    return _at_once(decoding(raw, kind))
+
+
+def _at_once(work: Generator[None, None, _T]) -> _T:
     while True:
         try:
             next(work)
@@ -343,19 +355,23 @@ def _decode(raw: bytes, kind: type) -> Any:
     except msgspec.ValidationError as exc:
         if "out of range" not in str(exc):  # of a number: JSON knows no limit
             raise
-        return decoder.decode(_repair(raw))
+        return decoder.decode(_at_once(_repair(raw)))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return decoder.decode(_repair(raw))
+        return decoder.decode(_at_once(_repair(raw)))
 
 
-def _repair(raw: bytes) -> bytes:
+def _repair(raw: bytes) -> Generator[None, None, bytes]:
     """Make strict JSON of what honest kernels send: `print` of an undecodable file name, NaN in a bundle."""
     if len(raw) > LARGE and (len(raw) > MENDABLE or not _is_simple(raw)):
         raise ValueError("it is neither strict JSON nor small enough to be mended")
-    value = json.loads(
-        raw.decode("utf-8", "replace"), parse_constant=lambda _: None, parse_float=_finite, parse_int=_readable
-    )
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    yield
+    text = raw.decode("utf-8", "replace")
+    yield
+    value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_readable)
+    yield
+    text = json.dumps(value, ensure_ascii=False)
+    yield
+    return text.encode("utf-8", "replace")
 
 
 def _finite(digits: str) -> float | None:
@@ -399,7 +415,9 @@ def _decode_raw(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
         yield
-        value = decoder.decode(_repair(raw))
+        mended = yield from _repair(raw)
+        yield
+        value = decoder.decode(mended)
     yield
     return value
 
@@ -433,12 +451,16 @@ def _first_part(data: memoryview, at: int, end: int) -> tuple[str, int]:
 
 
 def _large_display(raw: bytes) -> Generator[None, None, Display]:
-    if raw.count(b'":') > MANY:
+    # Outside of strings, only white space may be between a name and its colon.
+    if (yield from _count(raw, b'":', b" :", b"\t:", b"\n:", b"\r:")) > MANY:
         raise ValueError("it has too many parts")
-    yield
     found = yield from _decode_raw(raw, _LargeDisplay)
+    if len(found.data) > NAMES:
+        raise ValueError("it has too many forms")
     data: dict[str, Any] = {}
-    for name, part in found.data.items():
+    for number, (name, part) in enumerate(found.data.items(), 1):
+        if number % _AT_ONCE == 0:
+            yield
         # Text is decoded, or it could not be shown; anything else goes on to the client as it is.
         data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
     return Display(
@@ -446,6 +468,16 @@ def _large_display(raw: bytes) -> Generator[None, None, Display]:
         msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
         msgspec.json.decode(_small(found.transient), type=dict[str, Any] | None),
     )
+
+
+def _count(raw: bytes, *sought: bytes) -> Generator[None, None, int]:
+    """Count what is sought, but for what lies across two of the parts that are looked through at once."""
+    found = 0
+    for start in range(0, len(raw), _COUNTED):
+        part = raw[start : start + _COUNTED]
+        found += sum(map(part.count, sought))
+        yield
+    return found
 
 
 def _unicode(part: msgspec.Raw) -> msgspec.Raw:
@@ -465,20 +497,47 @@ def _small(part: msgspec.Raw) -> msgspec.Raw:
 
 def _large_failure(found: _LargeFailure, kind: type) -> Generator[None, None, ExecuteReply | Failure]:
     ename, evalue = _beginning(found.ename), _beginning(found.evalue)
-    traceback: list[str] | None = None
-    if bytes(found.traceback).count(b'",') <= MANY:
-        yield
-        lines = msgspec.json.decode(found.traceback, type=list[msgspec.Raw] | None)
-        yield
-        for line in lines or ():
-            traceback = traceback or []
-            traceback.append((yield from _text(line)) or "")
+    traceback = yield from _texts(found.traceback)
     if kind is Failure:
         return Failure(ename or "", evalue, traceback)
     payload = None
     if len(memoryview(found.payload)) <= LARGE:
         payload = msgspec.json.decode(found.payload, type=list[dict[str, Any]] | None)
     return ExecuteReply(found.status, found.execution_count, ename, evalue, traceback, payload)
+
+
+def _texts(raw: msgspec.Raw) -> Generator[None, None, list[str] | None]:
+    """Decode a list of strings that is known to be JSON, or null: the first `LINES` of them.
+
+    Not with the decoder, for which a hostile one may be millions of values, of whatever kind.
+    """
+    data = memoryview(raw)
+    if bytes(data[:1]) != b"[":
+        return msgspec.json.decode(raw if len(data) <= LARGE else b"", type=None)
+    texts: list[str] = []
+    at = _behind(_BETWEEN, data, 1)
+    while data[at] != ord("]"):
+        if len(texts) == LINES:
+            texts.append("[more lines were left out]")
+            break
+        if data[at] != ord('"'):
+            raise ValueError("it is not a text")
+        start, at = at, _behind(_INSIDE, data, at + 1)
+        while data[at] != ord('"'):
+            yield
+            at = _behind(_INSIDE, data, at)
+        at += 1
+        texts.append((yield from _text(msgspec.Raw(data[start:at]))) or "")
+        if len(texts) % _AT_ONCE == 0:
+            yield
+        at = _behind(_BETWEEN, data, at)
+    return texts or None
+
+
+def _behind(pattern: re.Pattern[bytes], data: memoryview, at: int) -> int:
+    """Give the end of what matches at a place, or of as much of it as is looked at in one step."""
+    found = pattern.match(data, at, min(at + _PART, len(data)))
+    return at if found is None else found.end()
 
 
 def _beginning(raw: msgspec.Raw) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 
 import msgspec
 import pytest
@@ -180,3 +181,85 @@ def test_large_bundles_that_are_not_unicode_are_mended() -> None:
     filler = b'"' + b"x" * wire.LARGE + b'"'
     display = wire.decode(b'{"data":{"x":["a\xffb",' + filler + b"]}}", wire.Display)
     assert json.loads(msgspec.json.encode(display.data))["x"][0] == "a\ufffdb"
+
+
+def _steps(monkeypatch: pytest.MonkeyPatch, raw: bytes, kind: type) -> tuple[object, list[int]]:
+    """Decode; give the result and how many texts were decoded in each step between two yields."""
+    counted, text_of = [0], wire._text
+
+    def text(raw: msgspec.Raw) -> Generator[None, None, str | None]:
+        counted[-1] += 1
+        return (yield from text_of(raw))
+
+    monkeypatch.setattr(wire, "_text", text)
+    work: Generator[None, None, object] = wire.decoding(raw, kind)
+    while True:
+        try:
+            next(work)
+        except StopIteration as exc:
+            return exc.value, counted
+        counted.append(0)
+
+
+@pytest.mark.parametrize("kind", [wire.Failure, wire.ExecuteReply])
+def test_a_traceback_of_many_lines_is_decoded_in_small_steps(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    lines = [f"line {number}".ljust(40) for number in range(wire.LINES)]
+    found, counted = _steps(monkeypatch, msgspec.json.encode({"status": "error", "traceback": lines}), kind)
+    assert isinstance(found, wire.Failure | wire.ExecuteReply)
+    assert found.traceback == lines
+    assert sum(counted) == wire.LINES
+    assert max(counted) <= 200
+
+
+@pytest.mark.parametrize("end", ['"', "\\", "é", ""])
+def test_long_texts_of_a_traceback_are_whole_wherever_they_are_cut(end: str) -> None:
+    lines = ["a" * (wire.LARGE - 2) + end, "", ("\\" + end) * wire.LARGE, end]
+    assert wire.decode(json.dumps({"traceback": lines}).encode(), wire.Failure).traceback == lines
+
+
+@pytest.mark.parametrize("line", ["", "x", '\\"', ",", '","', "\\", "é\n"])
+def test_of_a_traceback_of_too_many_lines_the_first_are_kept(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    lines = ["first", *[line] * 300_000]
+    found, counted = _steps(monkeypatch, msgspec.json.encode({"traceback": lines}), wire.Failure)
+    assert isinstance(found, wire.Failure)
+    assert found.traceback is not None
+    assert found.traceback[:-1] == lines[: wire.LINES]
+    assert "lines" in found.traceback[-1]
+    assert len(found.traceback) == wire.LINES + 1
+    assert max(counted) <= 200
+
+
+@pytest.mark.parametrize(
+    "traceback",
+    [b"[" + b"1," * 200_000 + b"1]", b"[" + b'"a",' * 200_000, b'["a"' + b" " * 300_000 + b"]", b"{" + b" " * 300_000],
+)
+def test_a_large_traceback_that_is_no_list_of_texts_is_refused(traceback: bytes) -> None:
+    with pytest.raises(BadFrame):
+        wire.decode(b'{"traceback":' + traceback + b"}", wire.Failure)
+
+
+def test_a_display_of_many_names_is_left_out_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {f"text/{number}": "x" * 300 for number in range(1000)}
+    found, counted = _steps(monkeypatch, msgspec.json.encode({"data": few}), wire.Display)
+    assert isinstance(found, wire.Display)
+    assert found.data == few
+    assert max(counted) <= 200
+    many = {str(number): "" for number in range(90_000)}
+    found, counted = _steps(monkeypatch, msgspec.json.encode({"data": many}), wire.Display)
+    assert isinstance(found, wire.Display)
+    assert "left out" in found.data["text/plain"]
+    assert max(counted) <= 200
+
+
+def test_mending_takes_several_steps() -> None:
+    filler = b'"' + b"x" * wire.LARGE + b'"'
+    work = wire.decoding(b'{"data":{"x":[NaN,' + filler + b"]}}", wire.Display)
+    assert sum(1 for _ in work) >= 5
+
+
+def test_names_are_counted_however_they_are_written() -> None:
+    for colon in (" :", "\t:", "\n \r:"):
+        names = ",".join(f'"{number}"{colon}1' for number in range(wire.MANY + 1))
+        with pytest.raises(ValueError, match="too many parts"):
+            for _ in wire._large_display(f'{{"data":{{{names}}}}}'.encode()):
+                pass
