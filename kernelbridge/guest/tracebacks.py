@@ -14,6 +14,7 @@ from traceback import TracebackException
 
 MESSAGE = 1 << 18  # characters of one exception's text
 WHOLE = 1 << 20  # characters of a traceback
+LINES = 1000  # of a traceback that are sent one by one; the last one has the rest
 FRAMES = 300  # of one exception, at each end
 EXCEPTIONS = 100  # of one traceback: causes, contexts, members of groups
 GROUP = 16  # members of a group, and groups in each other: one more than Python shows
@@ -62,7 +63,12 @@ def described(value, tb, stack=True):
             shown = shown.replace(mark, "  [%d more frames]\n" % count)
     except Exception:
         shown = plainest(cls, text, tb)
-    return Described(class_name(cls), sendable(text), sendable(cut(shown, WHOLE)).rstrip("\n").split("\n"))
+    return Described(class_name(cls), sendable(text), parts_of(sendable(cut(shown, WHOLE)).rstrip("\n")))
+
+
+def parts_of(shown):
+    """Split into lines, but not into more than anybody reads: a message of many values costs all who take it."""
+    return shown.split("\n", LINES)
 
 
 def class_name(cls):
@@ -453,7 +459,7 @@ def rendered(value):
         if type(lines) is not list or not lines or any(type(line) is not str for line in lines):
             return None
         told = described(value, None, stack=False)
-        told.lines = cut("\n".join(lines), WHOLE).split("\n")
+        told.lines = parts_of(cut("\n".join(lines), WHOLE))
         return told
     except (Exception, TooSlow):
         return None

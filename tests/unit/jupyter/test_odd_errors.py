@@ -79,6 +79,12 @@ async def test_a_huge_text_is_cut(any_notebook: Notebook, error: str) -> None:
     assert "characters left out]" in (outcome.traceback or "")
 
 
+async def test_an_error_of_many_lines_is_whole(any_notebook: Notebook) -> None:
+    outcome = await any_notebook.run("raise ValueError('x\\n' * 125_000 + 'the end')")
+    assert (outcome.traceback or "").count("\nx") == 124_999
+    assert (outcome.traceback or "").endswith("x\nthe end")
+
+
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
