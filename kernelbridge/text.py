@@ -277,6 +277,7 @@ class Screen:
         while self._rows is not None and (first := self._first_rows(_JOINED)):
             self._settle_rows(first)
             yield
+            yield from self.draw()  # what was fed meanwhile
         text = "".join(self._plain) if self._rows is None else "\n".join(map(_text, self._rows))
         fresh = self._fresh
         self.clear()

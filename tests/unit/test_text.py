@@ -247,6 +247,19 @@ def test_a_screen_is_handed_on_in_small_parts() -> None:
     assert "".join(parts) == "end"
 
 
+def test_what_comes_while_a_screen_is_handed_on_is_not_lost() -> None:
+    parts: list[str] = []
+    screen = Screen(parts.append)
+    screen.feed(("x" * 20_000 + "\n") * 5 + "\x1b[A\x1b[B")
+    work = screen.finishing()
+    while not parts:
+        next(work)
+    screen.feed("\rlate")
+    for _ in work:
+        pass
+    assert "".join(parts) == ("x" * 20_000 + "\n") * 5 + "late"
+
+
 @given(st.text(alphabet="aé漢🎉\r\n\x1b", max_size=60), st.lists(st.integers(1, 5), max_size=60))
 def test_bytes_in_pieces_are_the_same_text_as_at_once(text: str, sizes: list[int]) -> None:
     data, decoder, found = text.encode(), TerminalDecoder(), ""
