@@ -130,7 +130,7 @@ class Interrupts:
         if getpid() != self.pid:
             return
         if self.hurried is not None and self.asked_again is None:
-            if inside(frame, safely.__code__) or inside(frame, rendered.__code__):
+            if any(inside(frame, asking.__code__) for asking in (safely, rendered, formatted)):
                 self.spent = True
                 raise TooSlow
         elif self.cell == self.asked_again:

@@ -8,6 +8,7 @@ stand-in with the same name, text, notes, causes and stack, all of them bounded.
 import asyncio
 import builtins
 import contextlib
+import linecache
 import sys
 import types
 from traceback import TracebackException
@@ -58,7 +59,9 @@ def described(value, tb, stack=True):
         keep_cached()
         copies = Copies()
         copy = copies.of(value, tb, text)
-        shown = "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
+        shown = formatted(copy)
+        if shown is None:
+            shown = formatted_unasked(copies, copy)
         for mark, count in copies.marks.items():
             shown = shown.replace(mark, "  [%d more frames]\n" % count)
     except Exception:
@@ -69,6 +72,35 @@ def described(value, tb, stack=True):
 def parts_of(shown):
     """Split into lines, but not into more than anybody reads: a message of many values costs all who take it."""
     return shown.split("\n", LINES)
+
+
+def formatted(copy):
+    """Format a stand-in as Python does; None if that fails or takes too long.
+
+    For its suggestions Python calls `__dir__` and the like, and for lines of source `get_source` of a loader.
+    """
+    try:
+        with patience():
+            return "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
+    except BaseException:
+        return None
+
+
+def formatted_unasked(copies, copy):
+    """Format a stand-in without suggestions, and without lines of source that a loader would have to give."""
+    for one in copies.made.values():
+        for base, attributes in ATTRIBUTES.items():
+            if isinstance(one, base):
+                for attribute in attributes:
+                    setattr(one, attribute, None)
+    # Before the lines are read, but after `linecache` has been told of the loaders.
+    shown = TracebackException(type(copy), copy, traceback_of(copy), lookup_lines=False)
+    lazy = {name: entry for name, entry in linecache.cache.items() if len(entry) == 1}
+    linecache.cache.update((name, (0, None, [], name)) for name in lazy)
+    try:
+        return "".join(shown.format())
+    finally:
+        linecache.cache.update(lazy)
 
 
 def class_name(cls):

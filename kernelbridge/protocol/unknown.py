@@ -61,13 +61,16 @@ def complains(error: msgspec.ValidationError) -> bool:
 def unknown_fields(frame: str | bytes, kind: type[Struct], error: msgspec.ValidationError) -> list[tuple[str, str]]:
     """Give path and nearest known path (or "") of the unknown fields, in order; of too large a frame, the first.
 
+    There is at least one if the decoder complains of one.
     The nearest is looked for only for those that an answer names.
     `error` is what the decoder said that refuses them.
     """
     colons = frame.count(":") if isinstance(frame, str) else frame.count(b":")
     if colons <= SCANNED:
-        paths = enumerate(_unknown(frame, kind, ""))
-        return [(path, nearest(path, kind) if number < NAMED else "") for number, path in paths]
+        paths = list(_unknown(frame, kind, ""))
+        if paths:
+            return [(path, nearest(path, kind) if number < NAMED else "") for number, path in enumerate(paths)]
+        # Of an object that comes twice, the last is looked at here, and the decoder complains of the first.
     found = _COMPLAINT.match(str(error))
     if found is None:
         return []

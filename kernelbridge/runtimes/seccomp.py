@@ -88,8 +88,14 @@ are counted for the whole machine, so one sandbox could take all of them (`fs.ai
 _JUDGED_NUMBERS = "clone 56 220, ioctl 16 29, personality 135 92, socket 41 198, socketpair 53 199"
 
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
-_PROTOCOLS = (0, 1, 6, 17, 58)
-"""Of internet sockets: the default one, ICMP, TCP, UDP, ICMPv6. Others make the host's kernel load modules."""
+_STREAM, _DATAGRAM, _RAW = 1, 2, 3
+_SOCKET_TYPE = 0xF
+"""The bits of a type that are not flags (SOCK_NONBLOCK, SOCK_CLOEXEC)."""
+_INTERNET = {_STREAM: (0, 6), _DATAGRAM: (0, 1, 17, 58), _RAW: (1, 58)}
+"""Protocols of internet sockets, by type: the type's own (0), ICMP, TCP, UDP and ICMPv6. Raw is for an old `ping`.
+
+Other protocols and types make the host's kernel load modules; DCCP, say, is a type's own.
+"""
 _NETLINK_ROUTE = 0
 """getifaddrs needs it. Of the other families, some speak to parts of the host that have no namespaces."""
 _NAMESPACES = 0x7E020000
@@ -140,7 +146,12 @@ _JUDGED: Mapping[str, Sequence[_Rule]] = {
     "personality": [(_Argument(0, value),) for value in _PERSONALITIES],
     "socket": [
         (_Argument(0, _UNIX),),
-        *((_Argument(0, family), _Argument(2, protocol)) for family in (_INET, _INET6) for protocol in _PROTOCOLS),
+        *(
+            (_Argument(0, family), _Argument(1, kind, _SOCKET_TYPE), _Argument(2, protocol))
+            for family in (_INET, _INET6)
+            for kind, protocols in _INTERNET.items()
+            for protocol in protocols
+        ),
         (_Argument(0, _NETLINK), _Argument(2, _NETLINK_ROUTE)),
     ],
     "socketpair": [(_Argument(0, _UNIX),)],

@@ -252,8 +252,6 @@ async def running(
         ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
         await runtime.prepare()
-        if settings.uid_range is not None and runtime.info.own_uids:
-            await asyncio.to_thread(data.give_uids, *settings.uid_range)
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
@@ -267,6 +265,8 @@ async def running(
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
+        if settings.uid_range is not None and runtime.info.own_uids:
+            await asyncio.to_thread(data.give_uids, *settings.uid_range, registry.with_sandboxes)
         transfers = Transfers(
             functools.partial(
                 stored_files,

@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from pathlib import Path
@@ -145,14 +145,24 @@ class DataDirectory:
             sockets=self.root / "run" / key.workspace_id,
         )
 
-    def give_uids(self, first: int, last: int) -> None:
-        """Give each session a user id of its own from now on, from `first` to `last`; blocking."""
-        taken: dict[int, str] = {}
+    def give_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
+        """Give each session a user id of its own from now on, from `first` to `last`; blocking.
+
+        `open_now` tells, from any thread, which sessions may have a sandbox: no two of these have the same.
+        """
+        taken: dict[str, int] = {}
         for home in (self.root / "workspaces").iterdir():
             with contextlib.suppress(OSError):  # it is being made, or removed
                 if not home.name.startswith(_ASIDE):
-                    taken[(home / "files").lstat().st_uid] = home.name
-        self._uids = Uids(first, last, instance=self.instance, taken=taken)
+                    taken[home.name] = (home / "files").lstat().st_uid
+        self._uids = Uids(
+            first,
+            last,
+            instance=self.instance,
+            taken=taken,
+            principals={key.workspace_id: key.principal for key in self.sessions()},
+            open_now=lambda: {key.workspace_id for key in open_now()},
+        )
 
     def prepare_files(self, key: SessionKey, uid: int, gid: int, *, own_uid: bool = False) -> StoredFiles:
         """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
@@ -161,7 +171,7 @@ class DataDirectory:
         there already may belong to another one: see `handing_over`.
         """
         if own_uid and self._uids is not None:
-            uid = self._uids.of(key.workspace_id)
+            uid = self._uids.of(key.workspace_id, key.principal)
         while True:
             commits = self._commits_of(key)
             try:

@@ -126,8 +126,9 @@ class Registry:
             # Those that are being closed still have their sandboxes.
             check_successors(self._successors[key])
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
-            left = self._elsewhere.pop(key, None)
+            left = self._elsewhere.get(key)
             entry = self._enter(key) if left is None else self._take_over(left, None)
+            self._elsewhere.pop(key, None)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -294,12 +295,12 @@ class Registry:
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
         """End what there is of a session that is not open, in order."""
-        self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
         if (closing := self._closing.get(key)) is None:
             self._only_files.add(key)
         elif closing.deleting or not delete_files:
             return closing
         workspace = self._closing[key] = self._make(key)
+        self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
         workspace.begin_close(delete_files=delete_files)
         return workspace
 
@@ -324,6 +325,12 @@ class Registry:
     def in_use(self) -> set[SessionKey]:
         """Give the sessions that are open, or whose files somebody uses."""
         return set(self._entries) | set(self._closing) | set(self._held)
+
+    def with_sandboxes(self) -> list[SessionKey]:
+        """Give the sessions that may have a sandbox. From any thread."""
+        # In the order in which a session goes from one to the next, where it is before it leaves the last; and each as
+        # a list, in one step.
+        return [*list(self._elsewhere), *list(self._entries), *list(self._closing)]
 
     @contextlib.asynccontextmanager
     async def using(self, key: SessionKey) -> AsyncIterator[None]:
@@ -407,10 +414,11 @@ class Registry:
         self._tasks.create(self._close(key, self._retire(key, why=why)))
 
     def _retire(self, key: SessionKey, *, delete_files: bool = False, why: str | None) -> Workspace:
-        entry = self._entries.pop(key)
+        entry = self._entries[key]
         entry.stay()
-        self._on_use(key)
         self._closing[key] = entry.workspace
+        del self._entries[key]
+        self._on_use(key)
         self._only_files.discard(key)
         entry.workspace.begin_close(delete_files=delete_files, why=why)
         return entry.workspace

@@ -209,3 +209,45 @@ async def test_an_error_is_told_whatever_the_user_has_changed(any_notebook: Note
     assert outcome.error == "ZeroDivisionError: division by zero"
     assert "    1 / 0  # there\n" in (outcome.traceback or "")
     assert (await any_notebook.run("print('well')")).output == "well\n"
+
+
+_SLOW_LOADER = """
+import time
+class Slow:
+    def get_source(self, name): time.sleep(3600)
+exec(compile("1 / 0", "nowhere.py", "exec"), {"__name__": "nowhere", "__loader__": Slow()})
+"""
+_SLOW_NAMES = """
+import time, traceback
+class Slow:
+    def __dir__(self): {body}
+create = traceback.TracebackException.__init__
+def create_as_newer(self, exc_type, exc_value, *args, **kwargs):
+    if isinstance(exc_value, AttributeError) and exc_value.name is not None: dir(exc_value.obj)
+    create(self, exc_type, exc_value, *args, **kwargs)
+if __import__("sys").version_info < (3, 12):
+    traceback.TracebackException.__init__ = create_as_newer
+Slow().foo
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (_SLOW_LOADER, "ZeroDivisionError: division by zero"),
+        (_SLOW_NAMES.format(body="time.sleep(3600)"), "AttributeError: 'Slow' object has no attribute 'foo'"),
+        (_SLOW_NAMES.format(body="raise SystemExit"), "AttributeError: 'Slow' object has no attribute 'foo'"),
+    ],
+)
+async def test_what_python_asks_for_suggestions_and_lines_may_fail(
+    any_notebook: Notebook, code: str, error: str
+) -> None:
+    """Python before 3.12 makes its suggestions elsewhere: there, it is made to ask as a newer one does."""
+    outcome = await any_notebook.run(code)
+    assert (outcome.success, outcome.error, outcome.output) == (False, error, "")
+    shown = (outcome.traceback or "").splitlines()
+    assert shown[0] == "Traceback (most recent call last):"
+    assert f"    {code.strip().splitlines()[-1]}" in shown
+    assert shown[-1] == error
+    again = "'create' in globals() and setattr(traceback.TracebackException, '__init__', create)"
+    assert (await any_notebook.run(f"_ = {again}")).success

@@ -58,6 +58,18 @@ def test_every_request_takes_unknown_fields_and_refuses_them_where_that_is_asked
     assert "requestId" in caught.value.reason
 
 
+@pytest.mark.parametrize("first", ['{"zzz":1}', '{"zzz":1,"yyy":{}}'])
+@pytest.mark.parametrize("last", ["null", "{}", '{"memory":1}'])
+def test_an_unknown_field_of_an_object_that_comes_twice_is_told(first: str, last: str) -> None:
+    frame = f'{{"type":"open_session","sessionId":"b","limits":{first},"limits":{last}}}'
+    with pytest.raises(BadRequest) as caught:
+        read(frame, strict=True)
+    assert (caught.value.code, caught.value.field) == ("unknown_field", "limits.zzz")
+    message, warnings = read(frame)
+    assert message == parse(f'{{"type":"open_session","sessionId":"b","limits":{last}}}')
+    assert [warning.split("'")[1] for warning in warnings] == ["limits.zzz"]
+
+
 def test_what_a_variable_is_called_is_no_field() -> None:
     assert read('{"type":"open_session","sessionId":"a","env":{"timeuot":"1"}}', strict=True)[1] == []
 

@@ -114,7 +114,18 @@ ARGUMENTS = [
     (PERSONALITY, (0x0040000,), False),  # ADDR_NO_RANDOMIZE
     (PERSONALITY, (0x8 | READ_IMPLIES_EXEC,), False),
     (SOCKET, (1, 1, 0), True),
-    *((SOCKET, (family, 1, protocol), True) for family in (2, 10) for protocol in (0, 1, 6, 17, 58)),
+    *((SOCKET, (family, 1, protocol), True) for family in (2, 10) for protocol in (0, 6)),
+    *((SOCKET, (family, 2, protocol), True) for family in (2, 10) for protocol in (0, 1, 17, 58)),
+    *((SOCKET, (family, 3, protocol), True) for family in (2, 10) for protocol in (1, 58)),  # an older ping
+    *((SOCKET, (family, kind | 0o2004000, 0), True) for family in (2, 10) for kind in (1, 2)),  # CLOEXEC, NONBLOCK
+    # DCCP, SCTP and what has no name yet: the kernel would load a module to find out the protocol.
+    *(
+        (SOCKET, (family, kind | flags, protocol), False)
+        for family in (2, 10)
+        for kind in (0, *range(4, 16))
+        for flags in (0, 0o2004000)
+        for protocol in (0, 6)
+    ),
     *((SOCKET, (family, 1, protocol), False) for family in (2, 10) for protocol in (33, 115, 132, 136, 255, 262)),
     (SOCKET, (16, 3, 0), True),
     *((SOCKET, (16, 3, family), False) for family in range(1, 23)),
