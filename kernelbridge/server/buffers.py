@@ -16,6 +16,9 @@ from collections.abc import Callable
 
 SHARED = 64 << 10
 """Bytes from which on a frame counts once, however many connections it waits for."""
+UNKNOWN = object()
+"""The user of all connections of whom that is not known. They are one: else many strangers that hold a little each
+would have whoever holds more than one of them ended first."""
 
 
 class Buffers:
@@ -91,8 +94,8 @@ class Holding:
     """What is held for one connection."""
 
     def __init__(self, buffers: Buffers, end: Callable[[], None], drop: Callable[[], None]) -> None:
-        self.user: object = self
-        """Whose connection it is; its own until that is known."""
+        self.user: object = UNKNOWN
+        """Whose connection it is."""
         self.ending = False
         self.end = end
         self.drop = drop

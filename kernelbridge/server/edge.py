@@ -15,7 +15,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
-from kernelbridge.server.buffers import Buffers
+from kernelbridge.server.buffers import UNKNOWN, Buffers
 from kernelbridge.server.inbox import Inbox
 
 log = structlog.get_logger(__name__)
@@ -191,6 +191,7 @@ class Counted:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._edge.ender = None
         self._edge.holding.incoming(0)
+        self._edge.holding.user = UNKNOWN  # the next request of the connection may be another's
         if self._ended and self._task is not None and kind is asyncio.CancelledError:
             self._task.uncancel()
             raise TooMuchBuffered("The transfer was ended", HOLDS_TOO_MUCH) from None

@@ -58,15 +58,26 @@ async def test_of_the_user_who_holds_most_the_largest_is_ended() -> None:
     assert buffers.held == 40 + 20 + 21
 
 
-async def test_each_unknown_user_is_one_of_its_own() -> None:
-    buffers = Buffers(100)
-    unknown = [buffers.open(end=lambda: None, drop=lambda: None) for _ in range(2)]
-    large = Ended("large").opened(buffers, "a")
-    for each in unknown:
-        each.incoming(30)
-    large.send(50)
+async def test_all_unknown_users_are_one() -> None:
+    """Here each of them holds less than a known one does, and all of them much more."""
+    buffers, ended = Buffers(100), list[str]()
+    known = Ended("known").opened(buffers, "a")
+    known.send(8)
+    unknown = []
+    for number in range(40):
+        unknown.append(buffers.open(end=lambda: ended.append("unknown"), drop=lambda: None))
+        unknown[number].incoming(3)
     await turn()
-    assert large.calls == ["end"]
+    assert (known.calls, set(ended), known.holding.size) == ([], {"unknown"}, 8)
+
+
+async def test_of_unknown_users_the_largest_is_ended() -> None:
+    buffers, ended = Buffers(100), list[str]()
+    for name, size in (("newcomer", 1), ("greedy", 60), ("modest", 41)):
+        holding = buffers.open(end=lambda name=name: ended.append(name), drop=lambda: None)  # type: ignore[misc]
+        holding.incoming(size)
+    await turn()
+    assert ended == ["greedy"]
 
 
 async def test_one_that_is_ending_and_still_holds_too_much_is_dropped_before_another_is_ended() -> None:
