@@ -108,6 +108,8 @@ class Edge(web.RequestHandler):
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
         """Read on, unless the WebSocket has enough."""
         self._reading_paused_by_flow = False
+        if self._inbox is not None:
+            self._inbox.resumed()
         super().resume_reading(resume_parser)
         if self._held_back:
             self._pause_transport()

@@ -40,6 +40,9 @@ class Taken(NamedTuple):
     size: int
     """Payload bytes of the messages among them."""
     messages: int
+    control_size: int
+    """Payload bytes of the pings and pongs among them."""
+    controls: int
     used: int
     """How many of the bytes were taken; the rest is to be given again, with what comes after it."""
     more: bool
@@ -92,7 +95,7 @@ class Frames:
     def take(self, data: bytes) -> Taken:  # noqa: C901, PLR0912 - one loop over frames, read in one piece
         """Take a stretch of what the client sent."""
         whole: list[bytes | bytearray] = []
-        size = messages = at = run = 0
+        size = messages = control_size = controls = at = run = 0
         closes, violation, more = False, None, True
         for _ in range(FRAMES_AT_ONCE):
             if self._left:
@@ -108,7 +111,10 @@ class Frames:
                     if end > len(data) or violation is not None:
                         more, violation = False, violation if end <= len(data) else None
                         break
-                    closes = closes or found.opcode == CLOSE
+                    if found.opcode == CLOSE:
+                        closes = True
+                    else:
+                        control_size, controls = control_size + found.length, controls + 1
                     at = end
                     continue
                 self.started += found.opcode != CONTINUATION
@@ -130,10 +136,10 @@ class Frames:
         if run < at:
             whole.append(data if (run, at) == (0, len(data)) else data[run:at])
         if self._dropping:
-            whole, size, messages = [], 0, 0
+            whole, size, messages, control_size, controls = [], 0, 0, 0, 0
         if violation is not None and violation.code == MESSAGE_TOO_BIG:
             at = self._skip(data, at)
-        return Taken(whole, size, messages, at, more, closes, violation)
+        return Taken(whole, size, messages, control_size, controls, at, more, closes, violation)
 
     def _begin(self, frame: _Header, header: bytes) -> None:
         if not self._dropping:

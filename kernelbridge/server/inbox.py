@@ -14,10 +14,10 @@ from kernelbridge.server.buffers import Holding
 from kernelbridge.server.frames import MESSAGE_TOO_BIG, Frames, Violation
 
 ENOUGH = 96 << 10
-"""Bytes of whole messages that wait to be handled, above which the next ones are left where they are. Less than what
-aiohttp's reader takes before it pauses the connection by itself (128 KiB)."""
+"""Bytes of whole messages and control frames that wait to be handled, above which the next ones are left where they
+are. Less than what aiohttp's reader takes before it pauses the connection by itself (128 KiB)."""
 OVERHEAD = 128
-"""Bytes that a message costs beside its payload."""
+"""Bytes that a message or a control frame costs beside its payload."""
 _FORBIDDEN = b"\x83\x80\0\0\0\0"
 """A frame that aiohttp's reader refuses: how a violation takes its turn behind the messages before it."""
 
@@ -61,14 +61,20 @@ class Inbox:
         self._rest = b""
         """What came and is not cut into messages yet."""
         self._waiting = 0
-        """Bytes of whole messages that are not handled yet."""
+        """Bytes of whole messages and control frames that are not handled yet."""
+        self._messages = 0
+        """How many of these are messages."""
         self.dropping = False
         """Whether only the client's close is waited for."""
         self._held_back = False
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0
+        """Which message the timer is for."""
+        self._time_left: float | None = None
+        """Seconds that it had when its time began or stopped."""
         self._paused = False
+        """Whether aiohttp has enough."""
 
     def deliver_to(self, reader: Reader) -> None:
         """Hand on to `reader` from now on."""
@@ -95,15 +101,22 @@ class Inbox:
 
     def handled(self, size: int) -> None:
         """Note that a message of so many bytes of payload has been handled."""
-        self._waiting -= size + OVERHEAD
-        if self._rest and self._turn is None:
-            self._go_on()
-        else:
-            self._count()
+        self._messages -= 1
+        self._let_go(size)
+
+    def control_handled(self, size: int) -> None:
+        """Note that a ping or a pong of so many bytes of payload has been handled."""
+        self._let_go(size)
 
     def paused(self) -> None:
-        """Note that the connection is not read for a while: no client can finish a message then."""
+        """Note that aiohttp has the connection not read."""
         self._paused = True
+        self._watch()
+
+    def resumed(self) -> None:
+        """Note that aiohttp has it read on."""
+        self._paused = False
+        self._watch()
 
     def drop(self) -> None:
         """Forget the unfinished message, and hand on no more; only the client's close is waited for."""
@@ -121,7 +134,8 @@ class Inbox:
             self._rest = self._rest[taken.used :]
             more = taken.more
             if not self.dropping:
-                self._waiting += taken.size + taken.messages * OVERHEAD
+                self._waiting += taken.size + taken.control_size + (taken.messages + taken.controls) * OVERHEAD
+                self._messages += taken.messages
                 for whole in taken.whole:
                     self._give(bytes(whole))
             elif taken.closes:
@@ -134,6 +148,14 @@ class Inbox:
         self._hold(more or (self._waiting > ENOUGH and bool(self._rest) and not self.dropping))
         self._watch()
         self._count()
+
+    def _let_go(self, size: int) -> None:
+        self._waiting -= size + OVERHEAD
+        if self._rest and self._turn is None:
+            self._go_on()
+        else:
+            self._watch()
+            self._count()
 
     def _give(self, data: bytes) -> None:
         if self._reader is not None:
@@ -151,25 +173,28 @@ class Inbox:
     def _hold(self, back: bool) -> None:  # noqa: FBT001  the state that it is brought to
         if back or self._held_back:
             self._held_back = back
-            self._paused = self._paused or back
             self._hold_back(back)
 
     def _watch(self) -> None:
-        """Have a look at the unfinished message when its time is over."""
-        unfinished = self._frames.unfinished or bool(self._rest)
-        if not unfinished or self.dropping:
-            self._cancel_timer()
-        elif self._timer is None or self._timed != self._frames.started:
-            self._cancel_timer()
-            self._timed, self._paused = self._frames.started, False
-            self._timer = self._loop.call_later(self._timeout, self._late)
+        """Let the time of the unfinished message run, or stop: no client can finish one that is not read.
 
-    def _late(self) -> None:
-        self._timer = None
-        if self._paused or self._held_back:
-            self._watch()  # it had less time than it may have
-        else:
-            self._overdue()
+        Only messages that wait to be handled stop it. They came before the unfinished one; control frames may come
+        behind its beginning, and a client that goes on sending them would have all the time in the world.
+        """
+        unfinished = self._frames.unfinished or bool(self._rest)
+        if not unfinished or self.dropping or self.over.is_set():
+            self._cancel_timer()
+            self._time_left = None
+            return
+        if self._time_left is None or self._timed != self._frames.started:
+            self._cancel_timer()
+            self._timed, self._time_left = self._frames.started, self._timeout
+        stopped = self._messages > 0 and (self._held_back or self._paused)
+        if stopped and self._timer is not None:
+            self._time_left = self._timer.when() - self._loop.time()
+            self._cancel_timer()
+        elif not stopped and self._timer is None:
+            self._timer = self._loop.call_later(self._time_left, self._overdue)
 
     def _count(self) -> None:
         self._holding.incoming(self._frames.held + len(self._rest) + self._waiting)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http_websocket import WSMessageNoDecodeText
 from msgspec import UNSET
 
 from kernelbridge.errors import LimitExceeded
@@ -33,8 +34,8 @@ class Socket(web.WebSocketResponse[Literal[False]]):
     """One client's WebSocket; text messages are received as bytes."""
 
     def __init__(self, request: web.Request, *, max_message: int, message_timeout: float) -> None:
-        # The inbox judges sizes, and knows the exact one.
-        super().__init__(max_msg_size=max_message + 1, compress=False, decode_text=False)
+        # The inbox judges sizes, and knows the exact one. It also has to know of each ping when it has been handled.
+        super().__init__(max_msg_size=max_message + 1, compress=False, decode_text=False, autoping=False)
         self._request = request
         self._max_message = max_message
         self._message_timeout = message_timeout
@@ -54,6 +55,14 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         )
         self._edge.expect(self.inbox)
         self._edge.ender = self
+
+    async def receive(self, timeout: float | None = None) -> WSMessageNoDecodeText:  # noqa: ASYNC109 - aiohttp's
+        """Give the next message; pings are answered meanwhile, but not after the goodbye."""
+        while (message := await super().receive(timeout)).type in {WSMsgType.PING, WSMsgType.PONG}:
+            if message.type is WSMsgType.PING and not self.left:
+                await self.pong(message.data)
+            self.inbox.control_handled(len(message.data))
+        return message
 
     async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
         """Send a frame. Raises `ConnectionError` also if the connection ends before the client has room for it."""

@@ -116,6 +116,26 @@ async def test_drops_of_a_message_do_not_prolong_its_time(start_server: StartSer
         assert ending.result()[1] == 1008
 
 
+async def test_pings_do_not_prolong_the_time_of_a_message(start_server: StartServer) -> None:
+    """They may come between two fragments, and so many of them that the connection is not read for a moment."""
+    server = await start_server(message_timeout="500ms")
+    async with server.upgraded() as wire:
+        ending = asyncio.create_task(close_code(wire))
+        wire.write(masked(1, b"{", fin=False))
+        async with asyncio.timeout(PATIENCE):
+            while not ending.done():
+                wire.write(masked(9) * 2000)
+                await asyncio.wait({ending}, timeout=0.2)
+        assert ending.result() == 1008
+
+
+async def close_code(wire: Wire) -> int:
+    """Give the code with which the server closes, whatever it says before."""
+    while (frame := await wire.frame())[0] != 8:
+        pass
+    return int.from_bytes(frame[1][:2], "big")
+
+
 async def test_an_idle_client_and_one_that_goes_on_are_never_late(start_server: StartServer) -> None:
     server = await start_server(message_timeout="200ms")
     async with server.upgraded() as idle, server.upgraded() as wire:
