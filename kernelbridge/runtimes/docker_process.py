@@ -283,16 +283,13 @@ class DockerProcess:
     async def _next_mark(self) -> bytes:
         """Read what the launch script says next; raises `SandboxError` with what came in its place."""
         seen = b""
-        while len(seen) < _NOISE:
+        while len(seen) < _NOISE and (data := await self._stream.read()):
+            seen += data  # with what the program has written already, perhaps: that may be a lot
             start = seen.find(_MARK)
             end = seen.find(b"\n", start) if start >= 0 else -1
             if end >= 0:
                 self._stream.unread(seen[end + 1 :])
                 return seen[start + len(_MARK) : end].strip()
-            data = await self._stream.read()
-            if not data:
-                break
-            seen += data
         said = " ".join(seen.decode("utf-8", "replace").split())
         raise SandboxError("A program cannot be started in the sandbox", _why_not(said))
 

@@ -70,13 +70,15 @@ def test_terminals_can_be_limited_from_outside() -> None:
     """As it is done where the server is not root: bubblewrap has mounted them, and its maker may change that."""
     status, told = os.pipe()
     command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
-    command += ["--json-status-fd", str(told), "--", "sh", "-c", "read _; cat /proc/mounts"]
+    command += ["--json-status-fd", str(told), "--", "sh", "-c", "echo up; read _; cat /proc/mounts"]
     pipe = subprocess.PIPE
     with (
         os.fdopen(status, "rb") as said,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=[told], text=True) as sandbox,
     ):
         os.close(told)
+        assert sandbox.stdout is not None
+        assert sandbox.stdout.readline() == "up\n"  # all its mounts are there
         assert limit_terminals(json.loads(said.readline())["child-pid"], 3) is None
         mounts, _ = sandbox.communicate("go\n", timeout=PATIENCE)
     on_top = [line.split()[3] for line in mounts.splitlines() if " /dev/pts devpts " in line][-1]
