@@ -24,7 +24,7 @@ async def test_what_ran_is_told_and_what_waits_runs_in_another(server: RunningSe
         lost = time.monotonic()
         await lose_sandboxes(server)
         status = await status_with(watcher, "sandbox_lost")
-        assert time.monotonic() - lost < 3
+        assert time.monotonic() - lost < 15  # at once; the next thing that looks would be a ping, after 30 s
         assert status["status"] == "closed"
         cell, ended = await client.answer_to("cell"), await client.answer_to("command")
         assert (cell["success"], cell["cause"], cell["statePreserved"]) == (False, "sandbox_lost", False)
