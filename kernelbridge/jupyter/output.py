@@ -23,6 +23,8 @@ ResultType = Literal["execute_result", "display_data"]
 
 _RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty ones are not free
 _MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown is one
+_PART = 1 << 16  # characters of a display's text that are taken at once
+_AT_ONCE = 256  # results that are put together at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,20 @@ class Output:
 
         One with the id of an earlier one replaces that too, as IPython's `DisplayHandle.display` has it.
         """
+        for _ in self.displaying(kind, data, metadata, display_id, length, text=text):
+            pass
+
+    def displaying(
+        self,
+        kind: ResultType,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        display_id: str | None = None,
+        length: int | None = None,
+        *,
+        text: str | None = None,
+    ) -> Iterator[None]:
+        """Take a result or display as `display` does, and yield between what takes long."""
         if self._rendered is not None:
             return
         if self._clear_next:
@@ -127,7 +143,6 @@ class Output:
         room = self._results_size + length + _RESULT_COST <= self._limit
         if room and _is_image(data):
             text = ""
-        bundle = Bundle(data, metadata, length)
         display = None
         if display_id is not None and self._places < _MAX_DISPLAYS:
             self._places += 1
@@ -136,19 +151,26 @@ class Output:
                 display = self._displays[display_id] = Display(text, size(text))
             self._kept.append_display(display)
         else:
-            self._kept.append(text)
-        if not room:
+            for start in range(0, len(text), _PART):
+                self._kept.append(text[start : start + _PART])
+                yield
+                if self._ended():  # by `render`
+                    return
+        if room:
+            self._keep_bundle(kind, Bundle(data, metadata, length), display)
+        else:
             self._results_left_out += length
-            return
+
+    def _keep_bundle(self, kind: ResultType, bundle: Bundle, display: Display | None) -> None:
         if display is not None:
             if display.bundle is None:
                 display.bundle = bundle
-            elif display.bundle.data is not data:
-                self._results_left_out += length  # there was no room for it in its earlier places
+            elif display.bundle.data is not bundle.data:
+                self._results_left_out += bundle.length  # there was no room for it in its earlier places
                 return
             display.results += 1
             bundle = display.bundle
-        self._results_size += length + _RESULT_COST
+        self._results_size += bundle.length + _RESULT_COST
         self._results.append((kind, bundle))
 
     def update(
@@ -218,13 +240,19 @@ class Output:
             yield
             texts.append(texts[0] if kept is self._kept else kept.text())
         yield
+        results: list[dict[str, Any]] = []
+        for count, (kind, bundle) in enumerate(self._results, 1):
+            results.append({"type": kind, "data": bundle.data, "metadata": bundle.metadata})
+            if count % _AT_ONCE == 0:
+                yield
         if not self._ended():  # by `render`
-            self._rendered = self._end(*texts)
+            output, stdout, stderr = texts
+            self._rendered = self._end(output, stdout, stderr, results)
 
     def _ended(self) -> bool:
         return self._rendered is not None
 
-    def _end(self, output: str, stdout: str, stderr: str) -> Rendered:
+    def _end(self, output: str, stdout: str, stderr: str, results: list[dict[str, Any]]) -> Rendered:
         truncated = None
         if self._kept.left_out or self._stdout.left_out or self._stderr.left_out or self._results_left_out:
             truncated = {
@@ -235,7 +263,6 @@ class Output:
                 "stderr": self._stderr.left_out,
                 "results": self._results_left_out,
             }
-        results = [{"type": kind, "data": bundle.data, "metadata": bundle.metadata} for kind, bundle in self._results]
         return Rendered(output, stdout, stderr, results, truncated, self._kept.spilled())
 
 

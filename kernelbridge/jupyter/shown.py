@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Updated, Wrote
-from kernelbridge.jupyter.output import Output, plain_text
+from kernelbridge.jupyter.output import Output, ResultType, plain_text
 from kernelbridge.protocol import texts
 
 DISPLAYS = frozenset({"display_data", "execute_result"})
@@ -31,7 +31,8 @@ def taking_output(
             data = yield from texts.bundle(display.data)
             shown = data, display.metadata or {}, display.display_id
             result = kind == "execute_result"
-            output.display("execute_result" if result else "display_data", *shown, len(message.content), text=text)
+            told: ResultType = "execute_result" if result else "display_data"
+            yield from output.displaying(told, *shown, len(message.content), text=text)
             if listener is not None:
                 listener(Displayed(*shown, result, len(message.content)))
         case "update_display_data":

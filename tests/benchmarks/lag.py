@@ -125,9 +125,9 @@ def bench_lag(url: str, pid: int, path: Path, runs: int = RUNS, only: str = "") 
     for name, code in CELLS.items():
         cases[f"cell: {name}"] = _cell(client, code)
         cases[f"streamed: {name}"] = _cell(client, code, stream=True)
-    content = 'é\\"\n' * (3 * MB)
-    cases["save_file of 12 MB"] = _ask(client, "save_result", type="save_file", filename="f", content=content)
-    cases["read_file of 12 MB"] = _ask(client, "file_content", type="read_file", filename="f")
+    content = 'é\\"\n' * MB
+    cases["save_file of a 12 MB frame"] = _ask(client, "save_result", type="save_file", filename="f", content=content)
+    cases["read_file of 5 MB"] = _ask(client, "file_content", type="read_file", filename="f")
     cases["list_files, 20,000 entries"] = _ask(client, "file_list", type="list_files", path="many")
     cases["12 MB that is no JSON"] = _ask(client, "error", type="\\" * (6 * MB), oops=content[:MB])
     make = "import os\nos.makedirs('many', exist_ok=True)\nfor i in range(20_000): open(f'many/{i}', 'w').close()"

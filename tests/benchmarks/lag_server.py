@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import signal
 import sys
@@ -36,6 +37,8 @@ class Probe:
         self._seen = ""
         self._wall = self._cpu = 0.0
         self._where = ""
+        self._collecting = self._collected = 0.0
+        gc.callbacks.append(self._on_collection)
         self._loop.add_signal_handler(signal.SIGUSR2, self._tell)
         self._loop.call_later(EVERY, self._tick)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -45,9 +48,20 @@ class Probe:
         self._wall = max(self._wall, wall - self._last)
         if cpu - self._last_cpu > self._cpu:
             self._cpu, self._where = cpu - self._last_cpu, self._seen
+            if self._collected:
+                self._where = f"garbage collection, {self._collected * 1e3:.1f} ms; {self._where}"
         self._seen = ""
+        self._collected = 0.0
         self._last, self._last_cpu = wall, cpu
         self._loop.call_later(EVERY, self._tick)
+
+    def _on_collection(self, phase: str, _info: object) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._collecting = time.thread_time()
+        else:
+            self._collected += time.thread_time() - self._collecting
 
     def _tell(self) -> None:
         self._tick_now()

@@ -416,3 +416,28 @@ def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
     rendered = output.render()
     assert rendered.output == "<Figure>\n<Figure>\n"
     assert [result["data"] for result in rendered.results] == [bundle("small")]
+
+
+def test_a_long_text_of_a_display_is_taken_in_parts() -> None:
+    output = Output(100 << 20)
+    data = {"text/plain": "x" * (1 << 24)}
+    assert sum(1 for _ in output.displaying("execute_result", data, {})) >= 100
+    assert output.render().output == data["text/plain"] + "\n"
+
+
+def test_many_results_are_put_together_in_parts() -> None:
+    output = Output(100 << 20)
+    for number in range(5_000):
+        output.display("display_data", {"text/plain": str(number)}, {})
+    assert sum(1 for _ in output.ending()) >= 15
+    assert [each["data"] for each in output.render().results] == [{"text/plain": str(n)} for n in range(5_000)]
+
+
+def test_an_output_that_ends_while_a_display_is_taken_does_not_have_it() -> None:
+    output = Output(100 << 20)
+    taking = output.displaying("execute_result", {"text/plain": "x" * (1 << 20)}, {})
+    next(taking)
+    rendered = output.render()
+    assert list(taking) == []
+    assert rendered.results == []
+    assert output.render() is rendered
