@@ -1,6 +1,6 @@
 """Draws the state diagrams of architecture.md from the tables in the code.
 
-python docs/make_diagrams.py          rewrite the diagrams in docs/architecture.md
+python docs/make_diagrams.py          rewrite the diagrams in docs/explanation/architecture.md
 python docs/make_diagrams.py --check  fail if they differ (a test does this)
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from kernelbridge.jupyter.execution import TRANSITIONS
 from kernelbridge.workspace.lifecycle import KERNEL, WORKSPACE
 
-PAGE = Path(__file__).with_name("architecture.md")
+PAGE = Path(__file__).with_name("explanation") / "architecture.md"
 
 
 def draw(start: str, arrows: Iterable[tuple[str, str, str]]) -> str:

@@ -2,8 +2,8 @@
 
 Each setting is declared once, as a field of `Settings` whose annotation carries its `Option`. From these fields
 come the flags, the `KERNELBRIDGE_…` variables, the keys of the TOML file, the checks for unknown names, the
-help and `docs/configuration.md`. A flag wins over a variable, a variable over the file, the file over the default.
-Every value that was given is checked, also one that another overrides.
+help and `docs/reference/configuration.md`. A flag wins over a variable, a variable over the file, the file over the
+default. Every value that was given is checked, also one that another overrides.
 """
 
 from __future__ import annotations

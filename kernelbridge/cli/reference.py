@@ -1,6 +1,6 @@
-"""`docs/configuration.md`, made from the table of settings.
+"""`docs/reference/configuration.md`, made from the table of settings.
 
-`python -m kernelbridge.cli.reference > docs/configuration.md` writes it anew; a test compares the two.
+`python -m kernelbridge.cli.reference > docs/reference/configuration.md` writes it anew; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kernelbridge.settings_sources import flag_name, variable_name
 HEAD = """\
 # Configuration
 
-<!-- Made from kernelbridge/config.py by `python -m kernelbridge.cli.reference > docs/configuration.md`. -->
+<!-- Made from kernelbridge/config.py by `python -m kernelbridge.cli.reference > docs/reference/configuration.md`. -->
 
 Every setting is a flag of `kernelbridge serve` (and of `kernelbridge doctor`), an environment variable and a key of the
 TOML file that `--config` or `KERNELBRIDGE_CONFIG` names. A flag wins over a variable, that over the file, the file
@@ -56,7 +56,7 @@ TAIL = """\
 
 
 def configuration_page() -> str:
-    """Give the text of `docs/configuration.md`."""
+    """Give the text of `docs/reference/configuration.md`."""
     parts = [HEAD]
     for group, settings in groupby(OPTIONS.items(), key=lambda item: item[1].group):
         rows = [_row(name, option) for name, option in settings]

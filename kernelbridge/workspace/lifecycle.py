@@ -3,7 +3,7 @@
 `WORKSPACE` is the sandbox's life, `KERNEL` the interpreter's inside it. A transition names
 the next state and the one thing to do; the caller does it. An event that
 the table does not list for a state is a bug and raises `InvalidTransitionError`.
-docs/architecture.md draws its diagrams from these tables.
+docs/explanation/architecture.md draws its diagrams from these tables.
 """
 
 from __future__ import annotations

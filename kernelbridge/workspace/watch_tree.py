@@ -1,7 +1,7 @@
 """What changes below a directory that hostile code changes: inotify, on directories opened one component at a time.
 
-Watchers by path follow symbolic links, and so tell names from outside (docs/decisions). Here every directory is
-opened without following any, and the open directory is watched. A change is told by comparing what was
+Watchers by path follow symbolic links, and so tell names from outside (docs/explanation/decisions). Here every
+directory is opened without following any, and the open directory is watched. A change is told by comparing what was
 known of a name before and after: a file that was there and is another one now was modified, whichever way.
 """
 

@@ -1,1 +1,1 @@
-"""What goes wrong, injected into real processes: what the client is told, and what survives (docs/reliability.md)."""
+"""What goes wrong, injected into real processes: what clients see, what survives (docs/explanation/reliability.md)."""

@@ -38,7 +38,7 @@ class Conversation:
 
 def conversations(directory: Path) -> Iterator[Conversation]:
     """Give every conversation in the pages of a directory."""
-    for page in sorted(directory.glob("*.md")):
+    for page in sorted(directory.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for found in _BLOCK.finditer(text):
             lines = [line for line in found["body"].splitlines() if line and not line.startswith("#")]
@@ -98,7 +98,7 @@ _CONSOLE = re.compile(r"^```console\n(?P<body>\$ curl .*?)^```$", re.MULTILINE |
 
 def curls(directory: Path) -> Iterator[Curls]:
     """Give every block of curl commands in the pages of a directory."""
-    for page in sorted(directory.glob("*.md")):
+    for page in sorted(directory.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for found in _CONSOLE.finditer(text):
             parts = [part.partition("\n") for part in ("\n" + found["body"]).split("\n$ ")[1:]]

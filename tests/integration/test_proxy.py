@@ -1,4 +1,4 @@
-"""The configuration of docs/proxy.md in a real nginx, in front of a server."""
+"""The configuration of docs/how-to/reverse-proxy.md in a real nginx, in front of a server."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ from kernelbridge.server.app import running
 from kernelbridge.server.pulse import Patience
 from tests.integration.conftest import PATIENCE, RunningServer
 
-PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "reverse-proxy.md"
 READ_TIMEOUT = 2
 
 

@@ -38,9 +38,9 @@ def help_of(command: str) -> str:
 
 
 def test_the_page_about_settings_is_made_from_the_settings() -> None:
-    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
     assert page.read_text(encoding="utf-8") == configuration_page(), (
-        "run `python -m kernelbridge.cli.reference > docs/configuration.md`"
+        "run `python -m kernelbridge.cli.reference > docs/reference/configuration.md`"
     )
 
 

@@ -18,12 +18,12 @@ PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md", "sessio
 
 def test_the_state_diagrams_are_drawn_from_the_tables() -> None:
     script = runpy.run_path(str(DOCS / "make_diagrams.py"))
-    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
     assert script["rewritten"](page) == page, "run python docs/make_diagrams.py"
 
 
 def test_every_field_of_the_protocol_is_in_its_reference() -> None:
-    page = "".join((DOCS / name).read_text(encoding="utf-8") for name in PROTOCOL_PAGES)
+    page = "".join((DOCS / "reference" / name).read_text(encoding="utf-8") for name in PROTOCOL_PAGES)
     for name, definition in json_schema()["$defs"].items():
         for field in definition.get("properties", {}):
             assert field in page, f"{name}.{field}"
@@ -52,7 +52,7 @@ def code_literals(module: Path) -> Iterator[str]:
 
 
 def test_every_code_of_an_error_is_in_the_reference() -> None:
-    page = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "protocol.md").read_text(encoding="utf-8")
     rows = page.split("| `code` | when | `retryable` |")[1].split("\n\n")[0].splitlines()
     documented = {part for row in rows for part in row.split("|")[1:2] for part in part.split("`")[1::2]}
     literals = {code for module in (codec, answers) for code in code_literals(Path(str(module.__file__)))}
@@ -61,7 +61,7 @@ def test_every_code_of_an_error_is_in_the_reference() -> None:
 
 
 def test_every_room_is_on_the_map_and_the_pure_ones_are_called_so() -> None:
-    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
     table = page.split("## Rooms")[1].split("\n## ")[0]
     rows = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
     on_the_map = {name.removesuffix("/").removesuffix(".py") for room, _, _ in rows for name in room.split("`")[1::2]}
