@@ -6,7 +6,8 @@
     ```
 
 In an expected frame `…` inside a string stands for any text, the numbers in `VOLATILE` only have to be numbers, and a
-last member `"…": "…"` says that further members may follow. Lines that begin with `#` are for the reader.
+last member `"…": "…"` says that further members may follow. A line that begins with a space continues the frame above
+it. Lines that begin with `#` are for the reader.
 """
 
 import json
@@ -41,7 +42,8 @@ def conversations(directory: Path) -> Iterator[Conversation]:
     for page in sorted(directory.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for found in _BLOCK.finditer(text):
-            lines = [line for line in found["body"].splitlines() if line and not line.startswith("#")]
+            body = found["body"].replace("\n ", " ")
+            lines = [line for line in body.splitlines() if line and not line.startswith("#")]
             line = text.count("\n", 0, found.start()) + 1
             steps = tuple((line[0], json.loads(line[1:])) for line in lines)
             assert all(mark in "→←" for mark, _ in steps), f"{page.name}:{line}"
@@ -101,7 +103,8 @@ def curls(directory: Path) -> Iterator[Curls]:
     for page in sorted(directory.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for found in _CONSOLE.finditer(text):
-            parts = [part.partition("\n") for part in ("\n" + found["body"]).split("\n$ ")[1:]]
+            body = found["body"].replace("\\\n", "")
+            parts = [part.partition("\n") for part in ("\n" + body).split("\n$ ")[1:]]
             if all(command.startswith("curl ") for command, _, _ in parts):
                 line = text.count("\n", 0, found.start()) + 1
                 yield Curls(page.name, line, tuple((command, shown.strip()) for command, _, shown in parts))

@@ -17,7 +17,7 @@ RUNTIMES = ("local",)
 
 PAGES = Path(kernelbridge.__file__).parent.parent / "docs"
 FOUND = tuple(conversations(PAGES))
-CURLS = tuple(curls(PAGES))
+CURLS = tuple(curls(PAGES / "reference"))
 
 
 @pytest.mark.parametrize("conversation", FOUND, ids=str)
