@@ -38,10 +38,18 @@ def free_port() -> int:
         return port
 
 
-def configuration(directory: Path, port: int, upstream: str) -> str:
-    """Give nginx the page's own configuration, on a free port and without TLS."""
-    server, upgrade = re.findall(r"^```nginx\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def configuration(directory: Path, port: int, upstream: str, *, users: str) -> str:
+    """Give nginx the page's own configuration, on a free port and without TLS; `users` is a password file, or empty.
+
+    With users, also the page's line that says who the user is.
+    """
+    text = PAGE.read_text(encoding="utf-8")
+    server, upgrade = re.findall(r"^```nginx\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (who,) = re.findall(r"^set \$args .*;$", text, re.MULTILINE)
+    (directory / "users").write_text(users)
+    known = f'auth_basic "users"; auth_basic_user_file {directory}/users; {who}' if users else ""
     for old, new in (
+        ("location / {", f"location / {{ {known}"),
         ("listen 443 ssl;", f"listen 127.0.0.1:{port};"),
         ("http://127.0.0.1:8001", upstream),
         ("proxy_read_timeout 75s", f"proxy_read_timeout {READ_TIMEOUT}s"),
@@ -68,7 +76,7 @@ async def start_proxied(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable
     assert nginx is not None, "install nginx: .ci/setup does"
     async with AsyncExitStack() as stack:
 
-        async def start(patience: Patience) -> Proxied:
+        async def start(patience: Patience, *, users: str = "") -> Proxied:
             port = free_port()
             origin = f"http://app.example.org:{port}"
             data = tmp_path / "data"
@@ -79,7 +87,7 @@ async def start_proxied(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable
             directory = tmp_path / "nginx"
             directory.mkdir()
             upstream = report.url.replace("ws://", "http://").removesuffix("/ws")
-            (directory / "conf").write_text(configuration(directory, port, upstream))
+            (directory / "conf").write_text(configuration(directory, port, upstream, users=users))
             process = await asyncio.create_subprocess_exec(
                 *(nginx, "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(directory / "conf"))
             )
@@ -168,3 +176,13 @@ async def test_other_hosts_and_origins_are_refused_behind_a_proxy_too(
     ):
         async with proxied.http.get(f"{base}/healthz", headers=headers) as refused:
             assert refused.status == 403, headers
+
+
+async def test_the_proxy_says_who_the_user_is(start_proxied: Callable[..., Awaitable[Proxied]]) -> None:
+    proxied = await start_proxied(Patience(), users="ada:{PLAIN}secret\n")
+    http = proxied.http
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+        await http.ws_connect(f"{proxied.url}?user_id=ada")
+    ada = {"Authorization": aiohttp.encode_basic_auth("ada", "secret")}
+    async with http.ws_connect(f"{proxied.url}?user_id=eve", headers=ada) as ws:
+        assert (await ws.receive_json())["userId"] == "ada"
