@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kernelbridge.jupyter.execution import TRANSITIONS
-from kernelbridge.workspace.lifecycle import KERNEL, WORKSPACE
+from kernelbridge.workspace.states import KERNEL, WORKSPACE
 
 PAGE = Path(__file__).with_name("explanation") / "architecture.md"
 

@@ -23,15 +23,15 @@ from pathlib import Path
 
 import msgspec
 
-from kernelbridge import images
-from kernelbridge.config import Settings
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.quantities import format_size, human_size
+from kernelbridge.images import build
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local_host import read_host
-from kernelbridge.workspace.layout import EXHAUSTED
+from kernelbridge.settings.quantities import format_size, human_size
+from kernelbridge.settings.settings import Settings
+from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 SANDBOX_UID = 1000
 """Who runs in a container whose image names no user of its own."""
@@ -164,7 +164,7 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
 
 async def check_image(reference: str) -> Row:
     """Whether workspaces can be made from the image, as `serve` finds out; raises `KernelBridgeError`."""
-    if await asyncio.to_thread(images.image_exists, reference):
+    if await asyncio.to_thread(build.image_exists, reference):
         # No server has this name, so nobody else's containers are touched.
         runtime = await DockerRuntime.open(image=reference, instance=f"doctor-{secrets.token_hex(4)}")
         try:
@@ -173,11 +173,11 @@ async def check_image(reference: str) -> Row:
             await runtime.aclose()
         version = ".".join(map(str, facts.python.version))
         return Row("image", Status.OK, f"{reference}: python {version} with a kernel, user {facts.uid}:{facts.gid}")
-    known = images.known_image(reference)
+    known = build.known_image(reference)
     if known is not None:
         found = f"{reference} is absent: it will be built at the first start"
         return Row("image", Status.WARNING, found, f"`kernelbridge images build {known.name}`, to have it done before")
-    await asyncio.to_thread(images.check_registry, reference)
+    await asyncio.to_thread(build.check_registry, reference)
     found = f"{reference} is absent: it will be pulled at the first start"
     return Row(
         "image", Status.WARNING, found, f"`docker pull {reference}`, to know that workspaces can be made from it"

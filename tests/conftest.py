@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from kernelbridge.images import ensure_image
+from kernelbridge.images.build import ensure_image
 
 # The same examples in each run, and as many as take a second; `--hypothesis-profile thorough` looks for new ones.
 # How long an example takes says something of the machine only.

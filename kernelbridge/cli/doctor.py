@@ -13,7 +13,7 @@ from rich.console import Console
 from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
-from kernelbridge.config import Settings
+from kernelbridge.settings.settings import Settings
 
 if TYPE_CHECKING:
     from kernelbridge.doctor import Row

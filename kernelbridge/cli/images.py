@@ -7,8 +7,8 @@ import click
 from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import GroupedCommand, with_settings
-from kernelbridge.config import Settings
-from kernelbridge.quantities import human_size
+from kernelbridge.settings.quantities import human_size
+from kernelbridge.settings.settings import Settings
 
 COMMON = ("config", "log_level")
 BUILDING = ("images_base", "images_network", "images_mirror", "ca_bundle")
@@ -28,7 +28,7 @@ def build(settings: Settings, *, names: tuple[str, ...]) -> int:
 
     `kernelbridge images list` has the names.
     """
-    from kernelbridge import images as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
+    from kernelbridge.images import build as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
 
     log.configure(settings.log_format, settings.log_level)
     console = screen.output()
@@ -52,7 +52,7 @@ def build(settings: Settings, *, names: tuple[str, ...]) -> int:
 @with_settings(COMMON)
 def list_images(settings: Settings) -> int:
     """List the images that can be built, and whether the engine has them."""
-    from kernelbridge import images as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
+    from kernelbridge.images import build as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
 
     log.configure(settings.log_format, settings.log_level)
     console = screen.output()

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import click
 
-from kernelbridge.config import OPTIONS, Settings, default_text, resolve
-from kernelbridge.settings_sources import flag_name
+from kernelbridge.settings.settings import OPTIONS, Settings, default_text, resolve
+from kernelbridge.settings.sources import flag_name
 
 EVERYWHERE: Final = (
     "Every option is also an environment variable (--data-dir is KERNELBRIDGE_DATA_DIR) and, except --config, a key "

@@ -8,9 +8,9 @@ from __future__ import annotations
 from itertools import groupby
 from textwrap import fill
 
-from kernelbridge.config import OPTIONS, default_text
-from kernelbridge.settings_kinds import Option
-from kernelbridge.settings_sources import flag_name, variable_name
+from kernelbridge.settings.kinds import Option
+from kernelbridge.settings.settings import OPTIONS, default_text
+from kernelbridge.settings.sources import flag_name, variable_name
 
 WIDTH = 120
 """Characters of a line."""
@@ -18,7 +18,7 @@ WIDTH = 120
 HEAD = """\
 # Settings
 
-<!-- Made from kernelbridge/config.py by `python -m kernelbridge.cli.reference > docs/reference/configuration.md`. -->
+<!-- Made by `python -m kernelbridge.cli.reference > docs/reference/configuration.md`. -->
 
 Every setting has a name, which is also its key in the settings file. It is an option of `kernelbridge serve` and
 `kernelbridge doctor`, an environment variable, and a key of the TOML file that `--config` or `KERNELBRIDGE_CONFIG`

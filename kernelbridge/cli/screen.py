@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kernelbridge import __version__
-from kernelbridge.report import StartReport
+from kernelbridge.server.start_report import StartReport
 
 LABEL_WIDTH = 12
 EXAMPLE = '{"type":"execute_code","sessionId":"demo","code":"print(6*7)"}'

@@ -15,9 +15,9 @@ import structlog
 from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
-from kernelbridge.config import Settings
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.report import StartReport
+from kernelbridge.server.start_report import StartReport
+from kernelbridge.settings.settings import Settings
 
 
 @click.command(cls=GroupedCommand, epilog=EVERYWHERE)

@@ -20,8 +20,9 @@ from typing import Any, Self
 
 import structlog
 
+from kernelbridge.aio.turns import turns
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter import beginning, endings, recall, wire
+from kernelbridge.jupyter import beginning, end_causes, recall, wire
 from kernelbridge.jupyter.channels import MAX_MESSAGE
 from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.events import Listener
@@ -31,7 +32,6 @@ from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.startup import until_heard, until_listening
 from kernelbridge.runtimes.base import Process
-from kernelbridge.turns import turns
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +160,7 @@ class AdoptedKernel(Kernel):
         if began + beginning.GRACE < time.monotonic():
             execution.begun = began  # what the kernel said of it need not be waited for: an interrupt can reach it
         if self.died.done():
-            self._table.end(execution, endings.process_ended(self.died.result()))
+            self._table.end(execution, end_causes.process_ended(self.died.result()))
         else:
             self._spawn(self._follow(execution))
         return execution
@@ -253,7 +253,7 @@ class AdoptedKernel(Kernel):
             if recalled.cell == execution.msg_id:
                 self._take_answers(recalled)
         if execution.reply is None:
-            lost = endings.RESULT_LOST if not self._identity.recalls else endings.NEVER_RAN
+            lost = end_causes.RESULT_LOST if not self._identity.recalls else end_causes.NEVER_RAN
             self._table.end(execution, lost)
         elif execution.state not in FINAL:
             await asyncio.wait({self.died}, timeout=LATE_IDLE)
@@ -262,7 +262,12 @@ class AdoptedKernel(Kernel):
 
     def _with_losses(self, outcome: Outcome) -> Outcome:
         """Say in a result what of it is lost."""
-        if outcome.cause is None and not outcome.success and not self.died.done() and outcome.error in endings.UNKNOWN:
+        if (
+            outcome.cause is None
+            and not outcome.success
+            and not self.died.done()
+            and outcome.error in end_causes.UNKNOWN
+        ):
             outcome = replace(outcome, state_preserved=True)
         if self._missing == 0:
             return outcome

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.jupyter.endings import Ended
+from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Asked, Listener, Started
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import Output

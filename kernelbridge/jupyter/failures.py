@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import BoundedText
-from kernelbridge.text import strip_ansi, stripped
+from kernelbridge.terminal_text import strip_ansi, stripped
 
 _MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
 _READ = 1 << 16  # characters of a name or message that are looked at

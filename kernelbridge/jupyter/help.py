@@ -17,7 +17,7 @@ import msgspec
 from kernelbridge.errors import KernelBusy, KernelError
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.text import strip_ansi
+from kernelbridge.terminal_text import strip_ansi
 
 IDLE_TIMEOUT = 30.0
 """Seconds for an answer while no cell runs: the first completion imports and parses a good deal."""

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol
 
+from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.turns import turns
 
 _IN_THREAD = 1 << 20  # bytes of a message that would keep everybody waiting
 

@@ -27,14 +27,15 @@ import msgspec
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter import cell_request, endings, wire
+from kernelbridge.jupyter import cell as cell_request
+from kernelbridge.jupyter import end_causes, wire
 from kernelbridge.jupyter.beginning import until_code_runs
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
+from kernelbridge.jupyter.completion_watchdog import Halves
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
-from kernelbridge.jupyter.endings import Ended
+from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
-from kernelbridge.jupyter.halves import Halves
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_lost
@@ -294,7 +295,7 @@ class Kernel:
             steps.push_async_callback(self._process.aclose)
             steps.callback(self._disconnect)
             self._requests.end()
-            self.end_pending(endings.SESSION_CLOSED)
+            self.end_pending(end_causes.SESSION_CLOSED)
 
     async def _end_tasks(self, *, grace: float = _LOST_GRACE) -> None:
         if not self.died.done():
@@ -366,7 +367,7 @@ class Kernel:
         self._fault = fault
         log.warning("kernel_broke_protocol", fault=fault)
         self._disconnect()
-        self._table.end_all(endings.kernel_broke(fault))
+        self._table.end_all(end_causes.kernel_broke(fault))
         self._requests.end()
         self._spawn(self._end_process())
         self.broken.set_result(None)
@@ -394,7 +395,7 @@ class Kernel:
                     await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
                     self._take_last_words(self._own_output.take())
             self._disconnect()
-            self._table.end_all(endings.process_ended(status))
+            self._table.end_all(end_causes.process_ended(status))
             self._requests.end()
             await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
         except Exception:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
-from kernelbridge.text import Screen, has_control, stripped
+from kernelbridge.terminal_text import Screen, has_control, stripped
 
 ResultType = Literal["execute_result", "display_data"]
 

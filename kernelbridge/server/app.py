@@ -17,30 +17,30 @@ import structlog
 from aiohttp import web
 
 from kernelbridge import __version__
-from kernelbridge.config import Settings
 from kernelbridge.protocol import json_schema
-from kernelbridge.quantities import format_duration
-from kernelbridge.report import StartReport
 from kernelbridge.runtimes.base import Limits, Runtime
 from kernelbridge.server import listening, query
+from kernelbridge.server.absent_clients import Absentees
 from kernelbridge.server.access import handshake_problem, malformed, refusal
-from kernelbridge.server.adoption import Absentees
-from kernelbridge.server.buffers import Buffers
-from kernelbridge.server.choice import open_runtime
-from kernelbridge.server.connection import Connection
-from kernelbridge.server.edge import Edge
-from kernelbridge.server.pulse import Patience, Pulse
+from kernelbridge.server.files_api import Transfers
+from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.readiness import Readiness
-from kernelbridge.server.transfers import Transfers
-from kernelbridge.server.websocket import Socket, turn_away
-from kernelbridge.workspace.admission import SessionLimits
-from kernelbridge.workspace.choice import Bounds
-from kernelbridge.workspace.files import FileLimits
-from kernelbridge.workspace.layout import DataDirectory
-from kernelbridge.workspace.record import left_in_sandboxes
+from kernelbridge.server.start_report import StartReport
+from kernelbridge.server.websocket.buffers import Buffers
+from kernelbridge.server.websocket.connection import Connection
+from kernelbridge.server.websocket.edge import Edge
+from kernelbridge.server.websocket.heartbeat import Patience, Pulse
+from kernelbridge.server.websocket.socket import Socket, turn_away
+from kernelbridge.settings.quantities import format_duration
+from kernelbridge.settings.settings import Settings
+from kernelbridge.workspace.adoption.record import left_in_sandboxes
+from kernelbridge.workspace.files.data_directory import DataDirectory
+from kernelbridge.workspace.files.service import stored_files
+from kernelbridge.workspace.files.store import FileLimits
+from kernelbridge.workspace.lifecycle.admission import SessionLimits
+from kernelbridge.workspace.options import Bounds
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
-from kernelbridge.workspace.session_files import stored_files
 from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)

@@ -14,8 +14,8 @@ from errno import EADDRNOTAVAIL
 from aiohttp import web
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.server.buffers import Buffers
-from kernelbridge.server.edge import Site
+from kernelbridge.server.websocket.buffers import Buffers
+from kernelbridge.server.websocket.edge import Site
 
 
 async def taken(host: str, port: int) -> list[socket.socket]:

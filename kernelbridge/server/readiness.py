@@ -9,9 +9,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from kernelbridge.errors import ImageError, KernelBridgeError
-from kernelbridge.quantities import human_size
 from kernelbridge.runtimes.base import Runtime
-from kernelbridge.workspace.layout import EXHAUSTED
+from kernelbridge.settings.quantities import human_size
+from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 PATIENCE = 3.0
 """Seconds that a look may take until what has not answered counts as missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.facts import Facts
-from kernelbridge.workspace.choice import DEFAULT_KERNEL, Bounds, Choice, Wish, choose, within
+from kernelbridge.workspace.options import DEFAULT_KERNEL, Bounds, Choice, Wish, choose, within
 
 
 class Opening:

@@ -13,21 +13,21 @@ from typing import Protocol
 
 import structlog
 
+from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime, Sandbox
-from kernelbridge.workspace.admission import SessionLimits, check_successors
-from kernelbridge.workspace.choice import Wish, checked
-from kernelbridge.workspace.closing import ClosedNote, read_note
-from kernelbridge.workspace.feed import Feed, Listener
-from kernelbridge.workspace.job import Job
-from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.left_shells import TellLoss
-from kernelbridge.workspace.record import LeftSession, left_sessions
+from kernelbridge.workspace.adoption.lost_shells import TellLoss
+from kernelbridge.workspace.adoption.record import LeftSession, left_sessions
+from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.closed_note import ClosedNote, read_note
+from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.journal.feed import Feed, Listener
+from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
+from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.options import Wish, checked
+from kernelbridge.workspace.session_state import RunningCell, SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.starts import Starts
-from kernelbridge.workspace.state import RunningCell, SessionState
-from kernelbridge.workspace.tasks import TaskSet, Wait, all_within
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)

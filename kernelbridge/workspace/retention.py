@@ -17,12 +17,12 @@ from concurrent.futures import Executor
 
 import structlog
 
+from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import FileError
-from kernelbridge.workspace.layout import DataDirectory, SessionKey, write_atomically
+from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey, write_atomically
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.tasks import TaskSet
-from kernelbridge.workspace.usage import Usage
-from kernelbridge.workspace.work import in_thread
+from kernelbridge.workspace.usage_clock import Usage
 
 log = structlog.get_logger(__name__)
 

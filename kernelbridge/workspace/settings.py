@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelbridge.workspace.choice import Bounds
+from kernelbridge.workspace.options import Bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,23 +12,38 @@ from typing import Literal
 import structlog
 from msgspec import structs
 
+from kernelbridge.aio.once import Once
+from kernelbridge.aio.tasks import TaskSet, Wait, attempt
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace.choice import DEFAULT_KERNEL, Wish
-from kernelbridge.workspace.closing import ClosedNote, first, ran, write_note
+from kernelbridge.workspace.adoption.lost_shells import LeftShells, TellLoss
+from kernelbridge.workspace.adoption.record import LeftSession, Record
+from kernelbridge.workspace.cells.lane import ExecutionLane
+from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
 from kernelbridge.workspace.crowding import watch_crowding
-from kernelbridge.workspace.executions import ExecutionLane
-from kernelbridge.workspace.feed import Feed
-from kernelbridge.workspace.files import WorkspaceFiles
-from kernelbridge.workspace.handover import restore_reserve
-from kernelbridge.workspace.job import Job
-from kernelbridge.workspace.launching import Launcher, taken_over
-from kernelbridge.workspace.layout import DataDirectory, SessionKey
-from kernelbridge.workspace.left_shells import LeftShells, TellLoss
-from kernelbridge.workspace.lifecycle import (
+from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.service import SessionFiles
+from kernelbridge.workspace.files.spill import Spills
+from kernelbridge.workspace.files.store import WorkspaceFiles
+from kernelbridge.workspace.journal.feed import Feed
+from kernelbridge.workspace.lifecycle.launcher import Launcher, taken_over
+from kernelbridge.workspace.lifecycle.pausing import Pausing
+from kernelbridge.workspace.lifecycle.preparing import prepare_files, prepare_python, prepare_user
+from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.status import StatusTeller
+from kernelbridge.workspace.lifecycle.succession import Departure
+from kernelbridge.workspace.opening import Opening
+from kernelbridge.workspace.options import DEFAULT_KERNEL, Wish
+from kernelbridge.workspace.resource_watch import MemoryWatch
+from kernelbridge.workspace.settings import WorkspaceSettings
+from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
+from kernelbridge.workspace.shell.lane import TerminalLane
+from kernelbridge.workspace.states import (
     WORKSPACE,
     KernelEvent,
     KernelState,
@@ -37,22 +52,7 @@ from kernelbridge.workspace.lifecycle import (
     WorkspaceEvent,
     WorkspaceState,
 )
-from kernelbridge.workspace.memory import MemoryWatch
-from kernelbridge.workspace.once import Once
-from kernelbridge.workspace.opening import Opening
-from kernelbridge.workspace.pausing import Pausing
-from kernelbridge.workspace.preparing import prepare_files, prepare_python, prepare_user
-from kernelbridge.workspace.record import LeftSession, Record
-from kernelbridge.workspace.session_files import SessionFiles
-from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.spill import Spills
-from kernelbridge.workspace.starts import Starts
-from kernelbridge.workspace.status import StatusTeller
-from kernelbridge.workspace.succession import Departure
-from kernelbridge.workspace.tasks import TaskSet, Wait, attempt
-from kernelbridge.workspace.terminal import TerminalLane
-from kernelbridge.workspace.terminals import Terminals
-from kernelbridge.workspace.work import in_thread
+from kernelbridge.workspace.terminals.manager import Terminals
 
 log = structlog.get_logger(__name__)
 
@@ -281,7 +281,7 @@ class Workspace:
             if choice.kernel != DEFAULT_KERNEL:
                 self.opening.check_kernel(facts)
             uid, etc = await prepare_user(self._data, self.key, facts, files, executor=self._executor)
-            sockets = await in_thread(self._executor, self._data.prepare_sockets, self.key)
+            sockets = await in_thread(self._executor, self._data.prepare_sockets, self.key, prepare_directory)
             spec = SandboxSpec(
                 workspace_id=self.key.workspace_id,
                 files=self._data.paths(self.key).files,

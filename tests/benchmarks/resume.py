@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from kernelbridge.config import resolve
 from kernelbridge.runtimes.base import Sandbox, SandboxSpec
-from kernelbridge.server.choice import open_runtime
+from kernelbridge.server.open_runtime import open_runtime
+from kernelbridge.settings.settings import resolve
 from tests.benchmarks.client import WebSocketClient
 
 FLAGS = ("--idle-timeout", "20ms")

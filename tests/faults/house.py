@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import aiohttp
 import docker
 
-from kernelbridge.config import resolve
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
 from kernelbridge.server.app import running
-from kernelbridge.workspace.layout import SessionKey
+from kernelbridge.settings.settings import resolve
+from kernelbridge.workspace.files.data_directory import SessionKey
 
 T = TypeVar("T")
 Frame = dict[str, Any]

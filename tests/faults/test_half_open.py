@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kernelbridge.server.pulse import Patience
+from kernelbridge.server.websocket.heartbeat import Patience
 from tests.integration.conftest import PATIENCE, RunningServer, StartServer
 
 pytestmark = pytest.mark.parametrize("runtime_name", ["local"])

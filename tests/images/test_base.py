@@ -11,7 +11,7 @@ from docker.errors import APIError, ImageNotFound
 from docker.utils import kwargs_from_env
 
 from kernelbridge.errors import ImageError
-from kernelbridge.image_base import AUTO, DEBIAN_BASE, DEBOOTSTRAP, PUBLIC_BASE, make_debian_base, resolve_base
+from kernelbridge.images.base import AUTO, DEBIAN_BASE, DEBOOTSTRAP, PUBLIC_BASE, make_debian_base, resolve_base
 
 NOWHERE = "registry.invalid/none:1"
 

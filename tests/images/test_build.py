@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from docker import APIClient
 
-from kernelbridge import images
 from kernelbridge.errors import ImageError, RuntimeUnavailable
-from kernelbridge.image_context import workspace_context
-from kernelbridge.images import KnownImage, build, build_context, ensure_image, image_exists
+from kernelbridge.images import build as images
+from kernelbridge.images.build import KnownImage, build, build_context, ensure_image, image_exists
+from kernelbridge.images.context import workspace_context
 from tests.unit.test_cli_process import run
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from docker import DockerClient, from_env
 
-from kernelbridge.images import KNOWN, ensure_image
+from kernelbridge.images.build import KNOWN, ensure_image
 
 CHECKOUT = Path(__file__).parents[2]
 SERVER = KNOWN["server"].reference

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import ImageError
-from kernelbridge.image_base import PUBLIC_BASE
-from kernelbridge.image_context import CA_BUNDLE, images_directory, server_context, workspace_context
+from kernelbridge.images.base import PUBLIC_BASE
+from kernelbridge.images.context import CA_BUNDLE, images_directory, server_context, workspace_context
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----"
 CHECKOUT = Path(__file__).parents[2]

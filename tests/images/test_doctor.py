@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from docker import APIClient
 
-from kernelbridge.config import Settings
 from kernelbridge.doctor import Status, check_image, examine, serves
 from kernelbridge.errors import ImageError
-from kernelbridge.images import ensure_image
+from kernelbridge.images.build import ensure_image
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.settings.settings import Settings
 
 NOWHERE = "registry.invalid/none:1"
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.errors import ImageError
-from kernelbridge.image_progress import BuildSummary, PullSummary
+from kernelbridge.images.progress import BuildSummary, PullSummary
 
 
 def feed(summary: BuildSummary, *streams: str) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from kernelbridge.config import resolve
 from kernelbridge.server.app import running
-from kernelbridge.server.pulse import Patience
+from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.settings.settings import resolve
 from tests.docker.faulty_engine import CuttableWire, cuttable_wire
 from tests.integration.driving import PATIENCE, Client, Frame, RunningServer
 from tests.integration.shared import SharedServer, clear

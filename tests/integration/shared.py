@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from kernelbridge.config import resolve
 from kernelbridge.server.app import running
+from kernelbridge.settings.settings import resolve
 from tests.integration.driving import PATIENCE, RunningServer
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from kernelbridge.config import resolve
 from kernelbridge.server.app import running
+from kernelbridge.settings.settings import resolve
 from tests.integration.conftest import PATIENCE, Frame, RunningServer, StartServer
 
 STREAM = "u&stream=true"

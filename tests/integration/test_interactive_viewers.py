@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from kernelbridge.workspace import interactive
-from kernelbridge.workspace.replay import LIMIT
+from kernelbridge.workspace.terminals import terminal
+from kernelbridge.workspace.terminals.scrollback import LIMIT
 from tests.integration.conftest import Frame, RunningServer, StartServer, on_both_runtimes
 from tests.integration.emulator import Person
 from tests.integration.test_slow_clients import deaf_client, frame
@@ -154,7 +154,7 @@ async def test_control_c_ends_what_a_connection_does_not_read(stalled: Person) -
 async def test_who_reads_nothing_is_detached_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, server: RunningServer
 ) -> None:
-    monkeypatch.setattr(interactive, "PATIENCE", 3.0)
+    monkeypatch.setattr(terminal, "PATIENCE", 3.0)
     with deaf_client(server) as deaf:
         async with server.connect("deaf") as client:
             person = await Person.open(client, terminalId="t")

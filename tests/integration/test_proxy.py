@@ -15,9 +15,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kernelbridge.config import resolve
 from kernelbridge.server.app import running
-from kernelbridge.server.pulse import Patience
+from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.settings.settings import resolve
 from tests.integration.conftest import PATIENCE, RunningServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "reverse-proxy.md"

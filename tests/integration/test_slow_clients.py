@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kernelbridge.server import outbox
+from kernelbridge.server.websocket import outbox
 from tests.integration.conftest import RunningServer, StartServer
 
 RUNTIMES = ("local",)

@@ -10,11 +10,11 @@ from rich.console import Console
 from kernelbridge.cli import screen
 from kernelbridge.cli.entry import commands, verdict
 from kernelbridge.cli.reference import configuration_page
-from kernelbridge.config import OPTIONS, default_text
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
-from kernelbridge.image_base import AUTO, DEBIAN_MIRROR
-from kernelbridge.report import StartReport
-from kernelbridge.settings_sources import flag_name, variable_name
+from kernelbridge.images.base import AUTO, DEBIAN_MIRROR
+from kernelbridge.server.start_report import StartReport
+from kernelbridge.settings.settings import OPTIONS, default_text
+from kernelbridge.settings.sources import flag_name, variable_name
 
 REPORT = StartReport(
     url="ws://127.0.0.1:8001/ws",

@@ -2,7 +2,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from kernelbridge.config import Settings
+from kernelbridge.settings.settings import Settings
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 NOT_PASSED_ON = {

@@ -16,12 +16,12 @@ import pytest
 import kernelbridge
 from kernelbridge.cli.entry import commands
 from kernelbridge.cli.options import SettingFlag
-from kernelbridge.config import OPTIONS, SERVER, WORKSPACE, Settings
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.protocol import codec, json_schema
 from kernelbridge.protocol.messages import ClientMessage, ServerMessage
-from kernelbridge.server import answers
-from kernelbridge.settings_sources import flag_name
+from kernelbridge.server.websocket.handlers import answers
+from kernelbridge.settings.settings import OPTIONS, SERVER, WORKSPACE, Settings
+from kernelbridge.settings.sources import flag_name
 from tests.unit.test_layers import LAYERS, PURE
 
 PACKAGE = Path(kernelbridge.__file__).parent
@@ -225,7 +225,12 @@ def test_every_room_is_on_the_map_and_the_pure_ones_are_called_so() -> None:
     page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
     table = page.split("## Rooms")[1].split("\n## ")[0]
     found = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
-    on_the_map = {name.removesuffix("/").removesuffix(".py") for room, _, _ in found for name in room.split("`")[1::2]}
-    assert on_the_map == {room for layer in LAYERS for room in layer}
-    called_pure = {name for _, _, pure in found for name in pure.split("`")[1::2]}
-    assert called_pure == {path if path.endswith("/") else path.rpartition("/")[2] for path in PURE}
+    on_the_map = {name for room, _, _ in found for name in room.split("`")[1::2]}
+    dotted = {name.removesuffix("/").removesuffix(".py").replace("/", ".") for name in on_the_map}
+    assert dotted == {room for layer in LAYERS for room in layer}
+    called_pure = {
+        name if name == room.split("`")[1] or not room.split("`")[1].endswith("/") else room.split("`")[1] + name
+        for room, _, pure in found
+        for name in pure.split("`")[1::2]
+    }
+    assert called_pure == set(PURE)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.config import Settings
 from kernelbridge.doctor import (
     Row,
     Status,
@@ -30,7 +29,8 @@ from kernelbridge.doctor import (
 )
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.runtimes.docker_engine import EngineInfo
-from kernelbridge.workspace.layout import DataDirectory
+from kernelbridge.settings.settings import Settings
+from kernelbridge.workspace.files.data_directory import DataDirectory
 
 ENGINE = EngineInfo(
     available=True,
@@ -215,7 +215,7 @@ def test_an_engine_that_docker_host_names() -> None:
 
 
 async def test_an_image_that_the_first_start_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelbridge.images.image_exists", lambda _reference: False)
+    monkeypatch.setattr("kernelbridge.images.build.image_exists", lambda _reference: False)
     row = await check_image("kernelbridge-workspace:latest")
     assert row.status is Status.WARNING
     assert "will be built at the first start" in row.found

@@ -11,51 +11,37 @@ import kernelbridge
 ROOT = Path(kernelbridge.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if "_images" not in path.parts)
 
-GRAPH = {
-    ".".join(("kernelbridge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in MODULES
-}
-
-# A room may import itself and those below it in this list.
+# A room may import itself and those below it in this list. What lies in no inner room of a package is in the package.
 LAYERS = (
     ("__main__",),
     ("cli",),
     ("server", "doctor"),
+    ("server.websocket",),
+    ("server.websocket.handlers",),
+    ("workspace.retention",),
+    ("workspace.registry",),
+    ("workspace.workspace",),
+    ("workspace.lifecycle",),
+    ("workspace.adoption",),
+    ("workspace.cells", "workspace.terminals"),
+    ("workspace.files", "workspace.journal", "workspace.shell"),
     ("workspace",),
     ("jupyter",),
     ("runtimes",),
     ("images",),
-    ("image_base",),
-    ("image_context", "image_progress"),
-    ("protocol",),
-    (
-        "config",
-        "report",
-        "log",
-        "settings_kinds",
-        "settings_sources",
-        "settings_environment",
-        "quantities",
-        "text",
-        "trees",
-        "turns",
-    ),
+    ("settings", "protocol"),
+    ("aio", "log", "terminal_text", "trees"),
     ("guest",),
     ("errors", "__init__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-SIDEWAYS = {
-    "config": {"settings_kinds", "settings_sources", "settings_environment", "quantities"},
-    "settings_sources": {"settings_kinds", "quantities"},
-    "settings_kinds": {"quantities"},
-}
 
 PURE = (
     "errors.py",
-    "image_progress.py",
+    "images/progress.py",
     "jupyter/bounded.py",
-    "jupyter/cell_request.py",
-    "jupyter/endings.py",
+    "jupyter/cell.py",
+    "jupyter/end_causes.py",
     "jupyter/events.py",
     "jupyter/execution.py",
     "jupyter/failures.py",
@@ -66,7 +52,6 @@ PURE = (
     "jupyter/shown.py",
     "jupyter/wire.py",
     "protocol/",
-    "quantities.py",
     "runtimes/accounts.py",
     "runtimes/docker_spec.py",
     "runtimes/facts.py",
@@ -74,32 +59,40 @@ PURE = (
     "runtimes/processors.py",
     "runtimes/seccomp.py",
     "server/access.py",
-    "server/conditional.py",
-    "server/frames.py",
-    "settings_kinds.py",
-    "text.py",
-    "workspace/admission.py",
-    "workspace/budget.py",
-    "workspace/choice.py",
-    "workspace/closing.py",
+    "server/http_conditions.py",
+    "server/websocket/frames.py",
+    "settings/kinds.py",
+    "settings/quantities.py",
+    "terminal_text.py",
+    "workspace/cells/late_output.py",
+    "workspace/closed_note.py",
     "workspace/hints.py",
-    "workspace/idling.py",
-    "workspace/journal.py",
-    "workspace/late.py",
-    "workspace/lifecycle.py",
+    "workspace/lifecycle/idling.py",
+    "workspace/journal/journal.py",
+    "workspace/lifecycle/admission.py",
+    "workspace/lifecycle/status.py",
     "workspace/opening.py",
-    "workspace/pyenv.py",
-    "workspace/replay.py",
+    "workspace/options.py",
+    "workspace/python_env.py",
+    "workspace/queue_limits.py",
+    "workspace/session_state.py",
     "workspace/settings.py",
-    "workspace/shell_hints.py",
-    "workspace/shell_marks.py",
-    "workspace/shell_script.py",
-    "workspace/state.py",
-    "workspace/status.py",
-    "workspace/terminal_shell.py",
-    "workspace/usage.py",
+    "workspace/shell/hints.py",
+    "workspace/shell/marks.py",
+    "workspace/shell/script.py",
+    "workspace/states.py",
+    "workspace/terminals/scrollback.py",
+    "workspace/terminals/shell_rc.py",
+    "workspace/usage_clock.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("kernelbridge", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+GRAPH = {dotted(path): path for path in MODULES}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -114,8 +107,10 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    """The innermost room that a module is in, by its name in `LAYERS`."""
+    parts = module.split(".")[1:] or ["__init__"]
+    inwards = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return next((found for found in reversed(inwards) if found in RANK), parts[0])
 
 
 def name(path: Path) -> str:
@@ -123,7 +118,7 @@ def name(path: Path) -> str:
 
 
 def own_room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return room(dotted(path))
 
 
 def upwards(path: Path) -> Iterator[str]:
@@ -133,7 +128,7 @@ def upwards(path: Path) -> Iterator[str]:
         other = room(module)
         if module.split(".")[0] != "kernelbridge" or other not in RANK or other == own:
             continue
-        if other not in SIDEWAYS.get(own, ()) and RANK[own] >= RANK[other]:
+        if RANK[own] >= RANK[other]:
             yield f"{name(path)} imports {module}"
 
 
@@ -175,19 +170,80 @@ def test_what_points_upwards_or_does_io_is_found(tmp_path: Path, monkeypatch: py
     assert set(io_of(module)) == {"jupyter/wrong.py: jupyter/wrong.py imports socket"}
 
 
-def test_there_is_no_import_cycle() -> None:
-    edges = {module: {other for other in imports(path) if other in GRAPH} - {module} for module, path in GRAPH.items()}
+def edges_of(graph: dict[str, Path]) -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    edges = {module: {other for other in imports(path) if other in graph} - {module} for module, path in graph.items()}
     # A package's __init__ stands for its modules to those outside it.
-    for module, others in edges.items():
-        edges[module] = {other for other in others if not module.startswith(other + ".")}
+    return {
+        module: {other for other in others if not module.startswith(other + ".")} for module, others in edges.items()
+    }
+
+
+def package(module: str, graph: dict[str, Path]) -> str:
+    """The package that a module is in. One that lies beside packages stands for itself: it may be above or below."""
+    parent = module.rpartition(".")[0]
+    if graph[module].name == "__init__.py":
+        return module
+    return module if any(graph[other].name == "__init__.py" for other in graph if is_in(other, parent)) else parent
+
+
+def is_in(module: str, parent: str) -> bool:
+    return module.rpartition(".")[0] == parent
+
+
+def package_edges(graph: dict[str, Path]) -> dict[str, set[str]]:
+    """Which packages each package imports."""
+    edges: dict[str, set[str]] = {}
+    for module, others in edges_of(graph).items():
+        own = package(module, graph)
+        edges.setdefault(own, set()).update({package(other, graph) for other in others} - {own})
+    return edges
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """The first cycle that is found, if there is one."""
     done: set[str] = set()
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join((*trail, module))
-        if module not in done:
-            for other in edges[module]:
-                visit(other, (*trail, module))
-            done.add(module)
+    def visit(node: str, trail: tuple[str, ...]) -> list[str]:
+        if node in trail:
+            return [*trail[trail.index(node) :], node]
+        if node not in done:
+            for other in sorted(edges.get(node, ())):
+                if found := visit(other, (*trail, node)):
+                    return found
+            done.add(node)
+        return []
 
-    for module in edges:
-        visit(module, ())
+    return next((found for node in edges if (found := visit(node, ()))), [])
+
+
+def test_there_is_no_import_cycle_between_modules() -> None:
+    assert cycle(edges_of(GRAPH)) == []
+
+
+def test_there_is_no_import_cycle_between_packages() -> None:
+    assert cycle(package_edges(GRAPH)) == []
+
+
+def test_a_cycle_between_packages_is_found_where_the_modules_have_none(tmp_path: Path) -> None:
+    texts = {
+        "kernelbridge.w": "",
+        "kernelbridge.w.a": "",
+        "kernelbridge.w.a.one": "from kernelbridge.w.b.two import it",
+        "kernelbridge.w.a.three": "it = 3",
+        "kernelbridge.w.b": "",
+        "kernelbridge.w.b.two": "from kernelbridge.w.a.three import it",
+        "kernelbridge.w.above": "from kernelbridge.w.a.one import it",
+        "kernelbridge.w.below": "it = 4",
+    }
+    graph = {}
+    for module, text in texts.items():
+        path = tmp_path / module.replace(".", "/")
+        is_package = any(other.startswith(module + ".") for other in texts)
+        graph[module] = path / "__init__.py" if is_package else path.with_suffix(".py")
+        graph[module].parent.mkdir(parents=True, exist_ok=True)
+        graph[module].write_text(text)
+    assert cycle(edges_of(graph)) == []
+    assert cycle(package_edges(graph)) == ["kernelbridge.w.a", "kernelbridge.w.b", "kernelbridge.w.a"]
+    graph["kernelbridge.w.b.two"].write_text("from kernelbridge.w.below import it")
+    assert cycle(package_edges(graph)) == []

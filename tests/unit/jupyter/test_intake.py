@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.endings import SESSION_CLOSED
+from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.events import CellEvent, Wrote
 from kernelbridge.jupyter.execution import ExecutionTable, Outcome
 from kernelbridge.jupyter.intake import Intake
-from kernelbridge.turns import turns
 
 
 class Case:

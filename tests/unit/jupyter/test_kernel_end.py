@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
-from kernelbridge.jupyter.endings import process_ended
+from kernelbridge.jupyter.end_causes import process_ended
 from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus, Process
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook

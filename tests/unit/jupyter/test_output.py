@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernelbridge.jupyter import bounded as bounded_module
 from kernelbridge.jupyter.bounded import BoundedText, Spilled, size
 from kernelbridge.jupyter.output import Output, Rendered
-from kernelbridge.text import render_terminal
+from kernelbridge.terminal_text import render_terminal
 
 BIG = 1 << 20
 

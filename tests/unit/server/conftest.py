@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from kernelbridge.config import resolve
 from kernelbridge.server.app import running
-from kernelbridge.server.pulse import Patience
+from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.settings.settings import resolve
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure."""

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.protocol.sessions import ListSessions, SessionInfo
-from kernelbridge.server import connection
-from kernelbridge.server.requests import PRINCIPAL_HANDLERS
+from kernelbridge.server.websocket import connection
+from kernelbridge.server.websocket.handlers import PRINCIPAL_HANDLERS
 from tests.unit.server.conftest import Client, RunningServer, masked, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,12 +8,12 @@ from typing import Any, cast
 import pytest
 from msgspec import UNSET
 
-from kernelbridge.server.connection import Connection
-from kernelbridge.server.outbox import HIGH_WATER, LIMIT
-from kernelbridge.server.websocket import Socket
-from kernelbridge.workspace.feed import Feed
+from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.server.websocket.connection import Connection
+from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
+from kernelbridge.server.websocket.socket import Socket
+from kernelbridge.workspace.journal.feed import Feed
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.tasks import TaskSet
 
 PATIENCE = 10.0
 

@@ -7,13 +7,15 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from kernelbridge.config import resolve
 from kernelbridge.errors import ConfigError, RuntimeUnavailable
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_engine import EngineInfo
-from kernelbridge.server import app, choice, listening, outbox
-from kernelbridge.server.choice import open_runtime
-from kernelbridge.server.pulse import Patience
+from kernelbridge.server import app, listening
+from kernelbridge.server import open_runtime as choice
+from kernelbridge.server.open_runtime import open_runtime
+from kernelbridge.server.websocket import outbox
+from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.settings.settings import resolve
 from tests.unit.server.conftest import PATIENCE, RunningServer, StartServer, masked, text
 
 MIB = 1 << 20

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from kernelbridge.server.buffers import Buffers
-from kernelbridge.server.connection import Connection
-from kernelbridge.server.edge import Site
-from kernelbridge.server.websocket import Socket
+from kernelbridge.server.websocket.buffers import Buffers
+from kernelbridge.server.websocket.connection import Connection
+from kernelbridge.server.websocket.edge import Site
+from kernelbridge.server.websocket.socket import Socket
 from kernelbridge.workspace.registry import Registry
 
 LIMIT = 70_000

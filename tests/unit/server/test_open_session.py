@@ -8,9 +8,9 @@ import pytest
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.protocol.sessions import OpenSession
-from kernelbridge.server.client import Client
-from kernelbridge.server.requests.sessions import open_session
-from kernelbridge.workspace.layout import SessionKey
+from kernelbridge.server.websocket.handlers.request_context import Client
+from kernelbridge.server.websocket.handlers.sessions import open_session
+from kernelbridge.workspace.files.data_directory import SessionKey
 
 
 class UnresumableSessions:

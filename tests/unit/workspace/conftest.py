@@ -19,9 +19,9 @@ import pytest
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, PythonFacts
-from kernelbridge.workspace.shell import Shell
-from kernelbridge.workspace.shell_script import POSIX_KEYS
-from kernelbridge.workspace.shell_start import start_shell
+from kernelbridge.workspace.shell.script import POSIX_KEYS
+from kernelbridge.workspace.shell.shell import Shell
+from kernelbridge.workspace.shell.start import start_shell
 from tests.unit.unpaused import Unpaused
 
 

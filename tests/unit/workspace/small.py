@@ -1,7 +1,7 @@
 """Settings of workspaces that hold little, for tests that fill them."""
 
 from kernelbridge.runtimes.base import Limits
-from kernelbridge.workspace.choice import Bounds
+from kernelbridge.workspace.options import Bounds
 from kernelbridge.workspace.settings import WorkspaceSettings
 
 SMALL = WorkspaceSettings(

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import LimitExceeded, NoSuchFile
-from kernelbridge.server.adoption import Absent
-from kernelbridge.workspace.admission import SessionLimits
-from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.server.absent_clients import Absent
+from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.lifecycle.admission import SessionLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
-from kernelbridge.workspace.work import in_thread
 from tests.unit.workspace.small import SMALL
 from tests.unit.workspace.test_workspace_faults import FaultyRuntime
 
@@ -233,7 +233,7 @@ async def test_files_that_cannot_be_deleted_are_said_and_tried_again(
         raise PermissionError(1, "Operation not permitted")
 
     with monkeypatch.context() as patch, capture_logs() as told:
-        patch.setattr("kernelbridge.workspace.layout.remove_tree", refuse)
+        patch.setattr("kernelbridge.workspace.files.data_directory.remove_tree", refuse)
         await house.look(after=RETAIN)
     assert "files_not_expired" in [line["event"] for line in told]
     assert "files_expired" not in [line["event"] for line in told]

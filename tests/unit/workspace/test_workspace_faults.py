@@ -14,12 +14,12 @@ from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, R
 from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.server.adoption import Absent
-from kernelbridge.workspace.admission import SUCCESSORS, SessionLimits
-from kernelbridge.workspace.job import Job
-from kernelbridge.workspace.layout import DataDirectory, SessionKey
+from kernelbridge.server.absent_clients import Absent
+from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.lifecycle.admission import SUCCESSORS, SessionLimits
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.shell_exchange import CommandOutcome
 from tests.unit.unpaused import Unpaused
 from tests.unit.workspace.small import SMALL
 

@@ -1,0 +1,93 @@
+"""Who asked for what an earlier server has started: nobody who is there, so whoever resumes gets the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kernelbridge.jupyter.execution import Cell
+from kernelbridge.protocol import ServerMessage
+from kernelbridge.protocol.terminals import TerminalClosed
+from kernelbridge.server.websocket.handlers.cells import job_of
+from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
+from kernelbridge.server.websocket.handlers.request_context import Asker, encode, given
+from kernelbridge.workspace.adoption.lost_shells import LossCause, TellLoss, lost_command
+from kernelbridge.workspace.adoption.record import LeftSession
+from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.session_state import RunningCell
+from kernelbridge.workspace.workspace import Workspace
+
+
+class Absent:
+    """A connection of the server that ended (`client.Client`)."""
+
+    id = ""
+    streams = False
+    open = False
+    backlog = 0
+
+    def __init__(self, user_id: str | None, registry: Registry) -> None:
+        self.user_id = user_id
+        self.registry = registry
+
+    def workspace(self, session_id: str) -> Workspace:
+        """Refuse: it sends no requests any more."""
+        raise AssertionError(session_id)
+
+    def send(self, message: ServerMessage) -> None:
+        """Drop what only it would get."""
+
+    def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:  # noqa: ARG002 - of `Client`
+        """Say that it was not sent."""
+        if unsent is not None:
+            unsent()
+
+    def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:  # noqa: ARG002 - of `Client`
+        """Refuse a frame."""
+        return False
+
+    async def room(self, level: int = 0) -> None:
+        """Return at once: it is gone."""
+
+    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call at once: it is gone."""
+        call()
+        return lambda: None
+
+
+class Absentees:
+    """Those connections, one for each session (`registry.Absentees`)."""
+
+    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+        """Give what stands for a cell that an earlier server has sent; its code is not known and not needed."""
+        asker = _asker(registry, workspace, cell.request_id)
+        return job_of(asker, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
+
+    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+        """Give what tells of the end of an earlier server's terminals and command."""
+
+        def tell(cause: LossCause) -> None:
+            for terminal_id in left.state.terminals:
+                _closed(_asker(registry, workspace, None), terminal_id, cause)
+            if left.command is not None:
+                asker = _asker(registry, workspace, left.command.request_id)
+                answer = CommandEvents(asker).answer if left.command.streams else answer_of(asker)
+                answer(lost_command(left.command, cause))
+
+        return tell
+
+
+def _asker(registry: Registry, workspace: Workspace, request_id: str | None) -> Asker:
+    session = workspace.key
+    return Asker(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
+
+
+def _closed(asker: Asker, terminal_id: str, cause: LossCause) -> None:
+    closed = TerminalClosed(
+        session_id=asker.session_id,
+        seq=asker.seq(),
+        terminal_id=terminal_id,
+        cause="exited" if cause == "shell_exited" else cause,
+    )
+    # Not as `Asker.answer` does: this one is for whoever follows the session, because its own connections are gone.
+    asker.workspace.feed.answer(asker.client, encode(closed), closed.seq)

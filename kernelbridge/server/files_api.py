@@ -1,0 +1,340 @@
+"""`GET|HEAD|PUT /api/sessions/{id}/files/{path}`: files of any size, in pieces; the session need not be open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from email.utils import formatdate
+from types import MappingProxyType
+from urllib.parse import quote, unquote_to_bytes
+
+import structlog
+from aiohttp import hdrs, web
+
+from kernelbridge.errors import (
+    BadRequest,
+    DirectoryNotEmpty,
+    DiskFull,
+    FileConflict,
+    FileExists,
+    FilesDeleted,
+    FileTooLarge,
+    IsDirectory,
+    KernelBridgeError,
+    LimitExceeded,
+    NoSuchFile,
+    NotADirectory,
+    NotAFile,
+    RuntimeUnavailable,
+    TooMuchBuffered,
+)
+from kernelbridge.server import http_conditions, query
+from kernelbridge.server.access import cross_site_refusal
+from kernelbridge.server.websocket.edge import Counted
+from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.files.reading import OpenFile
+from kernelbridge.workspace.files.service import Arrival, Download, SessionFiles
+from kernelbridge.workspace.files.versions import Condition
+
+log = structlog.get_logger(__name__)
+
+ROUTE = "/api/sessions/{session_id}/files/{path:.*}"
+
+_CHUNK = 512 << 10
+"""Bytes that are read or written at a time."""
+_STALL = 60.0
+"""Seconds in which a client has to send or take something."""
+_AT_ONCE = 16
+"""Transfers of one user at a time."""
+_PATH = re.compile(r"/api/sessions/(?P<session>[^/]*)/files/(?P<path>.*)", re.DOTALL)
+_SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NOTHING = "\0"
+"""A version that no file has."""
+
+_STATUS: Mapping[type[KernelBridgeError], int] = MappingProxyType(
+    {
+        BadRequest: 400,
+        NoSuchFile: 404,
+        IsDirectory: 409,
+        NotADirectory: 409,
+        NotAFile: 409,
+        DirectoryNotEmpty: 409,
+        FilesDeleted: 409,
+        FileConflict: 412,
+        FileExists: 412,
+        FileTooLarge: 413,
+        LimitExceeded: 429,
+        TooMuchBuffered: 503,
+        DiskFull: 507,
+        RuntimeUnavailable: 503,
+    }
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Transfers:
+    """The handlers of the route; `files` gives the files of a session, and `using` is held while they are used."""
+
+    def __init__(
+        self,
+        files: Callable[[SessionKey], SessionFiles],
+        using: Callable[[SessionKey], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._files = files
+        self._using = using
+        self._running: Counter[str | None] = Counter()
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get(ROUTE, self._answering(self.get))  # and HEAD
+        app.router.add_put(ROUTE, self._answering(self.put))
+        app.router.add_options(ROUTE, self._answering(self.options))
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Send a file, or one range of it."""
+        key, path = _target(request)
+        async with self._place(request, key), self._files(key).download(path) as download:
+            file = download.file
+            headers = _headers(request, file, path)
+            if (settled := _settled(request, file, headers)) is not None:
+                return settled
+            header = request.headers.get(hdrs.RANGE) if _range_holds(request, file) else None
+            span = http_conditions.span(header, file.size)
+            if span is None:
+                headers[hdrs.CONTENT_RANGE] = f"bytes */{file.size}"
+                return web.Response(status=416, headers=headers)
+            status = 200
+            if span.length != file.size:
+                status = 206
+                headers[hdrs.CONTENT_RANGE] = f"bytes {span.start}-{span.start + span.length - 1}/{file.size}"
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_length = span.length
+            await response.prepare(request)
+            if request.method != hdrs.METH_HEAD:
+                await _send(request, response, download, span)
+            return response
+
+    async def put(self, request: web.Request) -> web.StreamResponse:
+        """Receive a file, which takes its place when all of it is there."""
+        key, path = _target(request)
+        for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
+            if name in request.headers:
+                raise BadRequest("The file cannot be taken like this", f"send it whole and as it is, without {name}")
+        async with self._place(request, key), self._files(key).upload(path, _condition(request)) as arrival:
+            announced = request.content_length
+            arrival.check(announced or 0)
+            received = await _receive(request, arrival)
+            if announced is not None and received != announced:
+                raise BadRequest("The file did not arrive", f"{received} of {announced} bytes came")
+            saved = await arrival.commit()
+        log.info("file_received", user_id=key.principal, session=key.session_id, size=saved.size)
+        return web.json_response(
+            {"filename": path, "size": saved.size, "sha256": saved.sha256},
+            status=201 if saved.created else 200,
+            headers={hdrs.ETAG: f'"{saved.version}"', **_origin_headers(request)},
+        )
+
+    async def options(self, request: web.Request) -> web.StreamResponse:
+        """Tell a page of an origin that may connect that it may do this, too."""
+        headers = {
+            hdrs.ALLOW: "GET, HEAD, PUT, OPTIONS",
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, PUT",
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type, If-Match, If-None-Match, If-Range, Range",
+            **_origin_headers(request),
+        }
+        return web.Response(status=204, headers=headers)
+
+    @contextlib.asynccontextmanager
+    async def _place(self, request: web.Request, key: SessionKey) -> AsyncIterator[None]:
+        if self._running[key.principal] >= _AT_ONCE:
+            raise LimitExceeded(
+                "Too many transfers are running for this user", f"the limit is {_AT_ONCE}; wait until one has ended"
+            )
+        self._running[key.principal] += 1
+        try:
+            # Twice a piece: one is read or sent while the other is written or waits.
+            with Counted(request, key.principal, 2 * _CHUNK):
+                async with self._using(key):
+                    yield
+        finally:
+            self._running[key.principal] -= 1
+            if not self._running[key.principal]:
+                del self._running[key.principal]
+
+    def _answering(self, handler: Handler) -> Handler:
+        """Turn what fails into an answer with the codes of the `error` message."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
+            if reason is not None:
+                log.warning("request_refused", reason=reason, path=request.path)
+                return web.json_response({"error": "forbidden", "reason": reason}, status=403)
+            try:
+                return await handler(request)
+            except web.RequestPayloadError as exc:
+                reason = next(iter(str(exc).splitlines()), "").rstrip(":")
+                log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+                return _failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
+            except TimeoutError:
+                return _failure(request, BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s"), 408)
+            except KernelBridgeError as exc:
+                status = next((_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS), 500)
+                return _failure(request, exc, status)
+
+        return handle
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, download: Download, span: http_conditions.Span
+) -> None:
+    at, end = span.start, span.start + span.length
+    while at < end:
+        data = await download.read(at, min(_CHUNK, end - at))
+        if not data:
+            # The file has become shorter: the length that was promised cannot be kept, and the client must see that.
+            _abort(request)
+            return
+        at += len(data)
+        try:
+            async with asyncio.timeout(_STALL):
+                await response.write(data)
+        except TimeoutError:
+            _abort(request)
+            return
+        except ConnectionError:
+            return  # the client is gone
+    await response.write_eof()
+
+
+async def _receive(request: web.Request, arrival: Arrival) -> int:
+    received = 0
+    waiting = bytearray()
+    while True:
+        async with asyncio.timeout(_STALL):
+            data = await request.content.readany()
+        received += len(data)
+        waiting += data
+        if len(waiting) >= _CHUNK or (waiting and not data):
+            await arrival.write(waiting)
+            waiting = bytearray()
+        if not data:
+            return received
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _target(request: web.Request) -> tuple[SessionKey, str]:
+    found = _PATH.fullmatch(request.rel_url.raw_path)
+    if found is None:
+        raise web.HTTPNotFound
+    try:
+        session, path = (unquote_to_bytes(found[part]).decode() for part in ("session", "path"))
+    except UnicodeDecodeError as exc:
+        raise BadRequest("The path cannot be read", "expected UTF-8, percent-encoded", field="path") from exc
+    if _SESSION.fullmatch(session) is None:
+        raise BadRequest(
+            "The session id is wrong",
+            "expected 1-128 characters of letters, digits, '.', '_', '-'",
+            field="sessionId",
+            code="invalid_field",
+        )
+    try:
+        return SessionKey(query.user_id(request), session), path
+    except web.HTTPBadRequest as exc:
+        raise BadRequest(
+            "The user_id is wrong", (exc.text or "").strip(), field="user_id", code="invalid_field"
+        ) from exc
+
+
+def _condition(request: web.Request) -> Condition:
+    match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
+    if none_match is not None:
+        if match is not None or not http_conditions.tags(none_match, hdrs.IF_NONE_MATCH).any:
+            raise BadRequest("The header If-None-Match cannot be kept", "a PUT takes If-Match, or If-None-Match: *")
+        return Condition(absent=True)
+    if match is None:
+        return Condition()
+    tags = http_conditions.tags(match, hdrs.IF_MATCH)
+    # A weak tag stands for no particular bytes, so it never matches here.
+    versions = frozenset() if tags.any else (tags.strong - tags.hashes) | {_NOTHING}
+    return Condition(versions=versions, sha256=tags.hashes)
+
+
+def _settled(request: web.Request, file: OpenFile, headers: dict[str, str]) -> web.Response | None:
+    """Answer a request whose conditions leave nothing to send."""
+    match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
+    if match is not None:
+        tags = http_conditions.tags(match, hdrs.IF_MATCH)
+        if not tags.any and file.version not in tags.strong:
+            raise FileConflict("The file is not sent", "it is another version than If-Match names")
+    if none_match is not None:
+        tags = http_conditions.tags(none_match, hdrs.IF_NONE_MATCH)
+        if tags.any or file.version in tags.strong | tags.weak:
+            return web.Response(status=304, headers=headers)
+    return None
+
+
+def _range_holds(request: web.Request, file: OpenFile) -> bool:
+    return request.headers.get(hdrs.IF_RANGE, f'"{file.version}"') == f'"{file.version}"'
+
+
+def _all(request: web.Request, name: str) -> str | None:
+    values = request.headers.getall(name, [])
+    return ", ".join(values) if values else None
+
+
+def _headers(request: web.Request, file: OpenFile, path: str) -> dict[str, str]:
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        hdrs.ETAG: f'"{file.version}"',
+        hdrs.LAST_MODIFIED: _http_date(file.modified),
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CACHE_CONTROL: "private, no-cache",
+        # What a workspace holds is nobody's page: it is not shown, not run, not embedded.
+        hdrs.CONTENT_TYPE: "application/octet-stream",
+        hdrs.CONTENT_DISPOSITION: f"attachment; filename*=UTF-8''{name}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        **_origin_headers(request),
+    }
+
+
+def _http_date(seconds: float) -> str:
+    try:
+        return formatdate(seconds, usegmt=True)
+    except (OverflowError, ValueError, OSError):
+        return formatdate(0, usegmt=True)  # a time that no calendar has
+
+
+def _origin_headers(request: web.Request) -> dict[str, str]:
+    """Let a page read the answer whose origin the server's guard has let in."""
+    headers: dict[str, str] = {hdrs.VARY: hdrs.ORIGIN}
+    if hdrs.ORIGIN in request.headers:
+        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Accept-Ranges, Content-Range, ETag"
+    return headers
+
+
+def _failure(request: web.Request, error: KernelBridgeError, status: int) -> web.Response:
+    response = web.json_response(
+        {
+            "code": error.code,
+            "message": error.message,
+            "error": error.reason or error.message,
+            "retryable": error.retryable,
+        },
+        status=status,
+        headers=_origin_headers(request),
+    )
+    if request.can_read_body:
+        response.force_close()  # the rest of what the client sends is of no use
+    return response

@@ -1,0 +1,82 @@
+"""Which runtime a server uses, and the workspace image that it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.images.build import ensure_image
+from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.docker_engine import probe_engine
+from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.settings.settings import Settings
+
+
+async def open_runtime(
+    settings: Settings,
+    *,
+    instance: str,
+    on_progress: Callable[[str], None],
+    left_to_docker: Callable[[], int] = lambda: 0,
+) -> Runtime:
+    """Choose and open the runtime; the workspace image is built if it is absent.
+
+    `auto` takes docker if its engine answers, else local, but not over `left_to_docker`: the sessions that an earlier
+    server has left in containers; blocking. Raises `RuntimeUnavailable` that says what to install, or `ImageError`.
+    """
+    no_engine = ""
+    if settings.runtime in {"auto", "docker"}:
+        engine = await probe_engine()
+        if engine.available:
+            return await _docker(settings, instance, on_progress)
+        if settings.runtime == "docker":
+            raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
+        if left := await asyncio.to_thread(left_to_docker):
+            raise RuntimeUnavailable("The Docker engine does not answer", _kept(engine.reason, left))
+        no_engine = engine.reason
+        on_progress(f"No Docker engine answers ({no_engine}): using the local runtime.")
+    try:
+        # In a thread: it tries bubblewrap out, which takes a moment.
+        return await asyncio.to_thread(
+            LocalRuntime,
+            isolation=settings.isolation,
+            instance=instance,
+            state_dir=settings.data_dir / "local",
+            own_uid=_own_uid(settings),
+        )
+    except RuntimeUnavailable as exc:
+        if no_engine:
+            raise RuntimeUnavailable(
+                "There is nothing to isolate workspaces with",
+                f"no Docker engine answers ({no_engine}); and for the local runtime: {exc.reason}",
+            ) from exc
+        raise
+
+
+def _kept(reason: str, left: int) -> str:
+    sessions = "1 session of an earlier server is" if left == 1 else f"{left} sessions of an earlier server are"
+    return (
+        f"{reason}. {sessions} in its containers, so the local runtime is not taken instead: start the server again"
+        " when the engine runs, or with --runtime local, which gives up the variables of those who come back to it"
+    )
+
+
+async def _docker(settings: Settings, instance: str, on_progress: Callable[[str], None]) -> Runtime:
+    await asyncio.to_thread(
+        ensure_image,
+        settings.image,
+        base=settings.images_base,
+        ca_bundle=settings.ca_bundle,
+        network=settings.images_network,
+        mirror=settings.images_mirror,
+        progress=on_progress,
+    )
+    return await DockerRuntime.open(
+        image=settings.image, instance=instance, profile_file=settings.seccomp_profile, own_uid=_own_uid(settings)
+    )
+
+
+def _own_uid(settings: Settings) -> int | None:
+    return None if settings.uid_range is None else settings.uid_range[1]

@@ -1,0 +1,206 @@
+"""One WebSocket: its reader, and the answers to what it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import structlog
+from aiohttp import WSCloseCode, WSMsgType
+from msgspec import UNSET
+
+from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
+from kernelbridge.protocol.cells import InputReply
+from kernelbridge.protocol.codec import identify, read
+from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
+from kernelbridge.server.websocket.buffers import Holding
+from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
+from kernelbridge.server.websocket.handlers.interpreter import remind
+from kernelbridge.server.websocket.handlers.request_context import Asker, encode, given, warned
+from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
+from kernelbridge.server.websocket.socket import Socket, is_text
+from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.workspace import Workspace
+
+log = structlog.get_logger(__name__)
+
+
+class Connection:
+    """Serves one client until it leaves."""
+
+    def __init__(
+        self,
+        ws: Socket,
+        *,
+        user_id: str | None,
+        streams: bool,
+        strict: bool,
+        registry: Registry,
+        warning: str | None,
+        holding: Holding | None = None,
+    ) -> None:
+        """`strict`: requests with fields that the protocol does not have are refused."""
+        self.id = secrets.token_hex(8)
+        self.user_id = user_id
+        self.streams = streams
+        self.registry = registry
+        self._ws = ws
+        self._strict = strict
+        self._warning = warning
+        self._outbox = Outbox(ws, holding)
+        self._on_close: dict[object, Callable[[], None]] = {}
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._log = log.bind(connection=self.id)
+
+    async def run(self) -> None:
+        """Confirm the connection, then read and answer until it ends."""
+        self._log.info("connected", user_id=self.user_id)
+        self.send(
+            Connected(
+                connection_id=self.id,
+                user_id=self.user_id,
+                timestamp=answers.timestamp(),
+                warning=self._warning or UNSET,
+            )
+        )
+        writer = asyncio.get_running_loop().create_task(self._write())
+        self._ws.on_end = self._outbox.close
+        try:
+            await self._read()
+        finally:
+            self._outbox.close()
+            for call in list(self._on_close.values()):
+                call()
+            self.registry.detach(self.id)
+            # It may wait for a client that reads no more.
+            writer.cancel()
+            await asyncio.wait([writer])
+            await self._ws.said()
+            self._log.info("disconnected", code=int(self._ws.close_code or 0))
+
+    async def hang_up(self, seconds: float) -> None:
+        """Answer what is being handled, send what is waiting, then close with 1001; the client has `seconds` for that.
+
+        What the client sent and this server has not read is not carried out.
+        """
+        await self._reading.wait()
+        await self._outbox.sent()
+        await self._ws.leave(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
+
+    async def _write(self) -> None:
+        await self._outbox.run()
+        if self._outbox.overflowed:
+            self._log.warning("client_too_slow")
+            await self._ws.close(code=WSCloseCode.POLICY_VIOLATION, message=b"answers were not read in time")
+
+    async def _read(self) -> None:
+        async for message in self._ws:
+            if message.type is WSMsgType.ERROR:
+                return
+            if not self._ws.left:  # what came behind the goodbye is not carried out
+                if message.type is WSMsgType.BINARY:
+                    self.send(answers.binary_frame())
+                elif not is_text(message.data):
+                    await self._ws.no_text()
+                    return
+                else:
+                    self._reading.clear()
+                    await self._handle(message.data)
+                    self._reading.set()
+            self._ws.inbox.handled(len(message.data))
+            await self._outbox.room()
+
+    async def _handle(self, frame: bytes) -> None:
+        try:
+            message, warnings = read(frame, strict=self._strict)
+        except BadRequest as exc:
+            session_id, request_id = identify(frame)
+            self.send(warned(answers.error_message(exc, session_id, given(request_id)), list(exc.warnings)))
+            return
+        if isinstance(message, Ping):
+            pong = Pong(timestamp=answers.timestamp(), request_id=given(message.request_id))
+            self.send(warned(pong, warnings))
+            return
+        await self._request(message, warnings)
+
+    async def _request(self, message: SessionRequest | PrincipalRequest, warnings: list[str]) -> None:
+        session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
+
+        def refuse(error: ErrorMessage) -> None:
+            self.send(warned(error, warnings))
+
+        answer: Callable[[ErrorMessage], None] = refuse
+        try:
+            if isinstance(message, PrincipalRequest):
+                await PRINCIPAL_HANDLERS[type(message)](self, message, warnings)
+            else:
+                asker = await self._awake(message, warnings)
+                answer = asker.answer
+                if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
+                    remind(asker)
+                await HANDLERS[type(message)](asker, message)
+        except KernelBridgeError as exc:
+            answer(answers.error_message(exc, session_id, request_id))
+        except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
+            self._log.exception("message_failed", type=type(message).__name__)
+            answer(answers.internal_error(session_id, request_id))
+
+    async def _awake(self, message: SessionRequest, warnings: list[str]) -> Asker:
+        """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""
+        asker = Asker.of(self, message, warnings)
+        while (pausing := asker.workspace.pausing).asleep:
+            pausing.wake()
+            if type(message) in WITHOUT_SANDBOX:
+                break
+            await pausing.awake()
+            asker = Asker.of(self, message, warnings)  # it may have been closed meanwhile
+        return asker
+
+    # -- what handlers see (`client.Client`) -------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """False once it is gone; also once it was cut off, which its client may hear of much later."""
+        return not self._outbox.closed
+
+    def workspace(self, session_id: str) -> Workspace:
+        """Find or make a session of this connection's user, and use it."""
+        workspace = self.registry.attach(SessionKey(self.user_id, session_id), self.id)
+        if self.streams:
+            workspace.feed.join(self)
+        return workspace
+
+    def send(self, message: ServerMessage) -> None:
+        """Queue an answer."""
+        self._outbox.put(encode(message))
+
+    def put_frame(self, frame: bytes, unsent: Unsent | None = None) -> None:
+        """Queue a frame; `unsent` is called if the connection ends before it is sent."""
+        self._outbox.put(frame, unsent)
+
+    def offer_frame(self, frame: bytes, unsent: Unsent | None = None) -> bool:
+        """Queue a frame, unless what the client has not read yet is too much already."""
+        return self._outbox.offer(frame, unsent)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
+        return self._outbox.size
+
+    async def room(self, level: int = HIGH_WATER) -> None:
+        """Wait until at most `level` bytes are not read yet, or the client is gone."""
+        await self._outbox.room(level)
+
+    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called when the connection is gone; the result takes that back."""
+        token = object()
+        self._on_close[token] = call
+
+        def forget() -> None:
+            self._on_close.pop(token, None)
+
+        return forget

@@ -1,0 +1,236 @@
+"""One client's TCP connection: what is held for it is counted, and what is no HTTP costs one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import structlog
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError
+
+from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
+from kernelbridge.server.websocket.buffers import UNKNOWN, Buffers
+from kernelbridge.server.websocket.inbox import Inbox
+
+log = structlog.get_logger(__name__)
+
+SILENT = 75.0
+"""Seconds that a connection may take for the head of a request, and between two requests. Longer than proxies keep
+idle connections (nginx: 60 s), so that they close first."""
+BACKLOG = 128
+_OPTIONS = MappingProxyType(
+    {
+        "access_log": None,
+        "keepalive_timeout": SILENT,
+        # A file is taken as it comes; nothing here may grow by being unpacked.
+        "auto_decompress": False,
+    }
+)
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 43\r\n"
+    b"Connection: close\r\n\r\nThe server holds too much for its clients.\n"
+)
+
+
+class Ender(Protocol):
+    """What a connection is used for, and how that ends."""
+
+    def end(self) -> None:
+        """Tell the client that the server holds too much for it, and close; release at once what can be."""
+        ...
+
+
+class Edge(web.RequestHandler):
+    """aiohttp's protocol with an account in the server's budget of bytes."""
+
+    def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
+        super().__init__(manager, loop=asyncio.get_running_loop(), **options)
+        self.holding = buffers.open(end=self._end, drop=self._drop)
+        self.ender: Ender | None = None
+        self._inbox: Inbox | None = None
+        self._handling: web.Request | None = None
+        self._heads = 0
+        """Bytes of requests that no handler has begun with."""
+        self._reading_paused_by_flow = False
+        self._held_back = False
+
+    @staticmethod
+    def of(request: web.BaseRequest) -> Edge:
+        """Give the connection that a request came by."""
+        if not isinstance(request.protocol, Edge):
+            raise TypeError(request.protocol)
+        return request.protocol
+
+    @contextlib.contextmanager
+    def handling(self, request: web.Request) -> Iterator[None]:
+        """Note that a request is being handled: what comes now is its body, or its WebSocket."""
+        self._handling = request
+        self._count_heads(0)
+        try:
+            yield
+        finally:
+            self._handling = None
+
+    # -- aiohttp's protocol --------------------------------------------------------
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count nothing any more."""
+        self.holding.close()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self._inbox is not None and self._inbox.dropping:
+            self._inbox.feed_data(data)  # also when aiohttp takes nothing any more, because the server stops
+            return
+        super().data_received(data)
+        if self._handling is None:
+            self._count_heads(self._heads + len(data))
+        elif self._inbox is None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            # What came breaks HTTP, and aiohttp answers that in its turn; whoever reads a body would wait for more.
+            reason = self._messages[-1][0].message
+            if not self._handling.content.is_eof():
+                self._handling.content.set_exception(web.RequestPayloadError(reason))
+
+    def pause_reading(self) -> None:
+        """Read nothing for a while: aiohttp has enough."""
+        self._reading_paused_by_flow = True
+        if self._inbox is not None:
+            self._inbox.paused()
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Read on, unless the WebSocket has enough."""
+        self._reading_paused_by_flow = False
+        if self._inbox is not None:
+            self._inbox.resumed()
+        super().resume_reading(resume_parser)
+        if self._held_back:
+            self._pause_transport()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, with one line in the log; a bug of a handler has its traceback there."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        reason = next(iter(exc.message.splitlines()), "").rstrip(":") or type(exc).__name__
+        log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+        response = web.Response(status=status, text=f"{reason[:200]}\n")
+        response.force_close()
+        return response
+
+    # -- a WebSocket ---------------------------------------------------------------
+
+    def expect(self, inbox: Inbox) -> None:
+        """Have the next upgraded connection's bytes go through `inbox`."""
+        self._inbox = inbox
+
+    def set_parser(self, parser: Any, *more: Any, **others: Any) -> None:
+        """Give the client's bytes to the WebSocket from now on."""
+        if self._inbox is not None:
+            self._inbox.deliver_to(parser)
+            parser = self._inbox
+        super().set_parser(parser, *more, **others)
+
+    def hold_back(self, back: bool) -> None:  # noqa: FBT001 - the state that it is brought to
+        """Read nothing from the client (True), or read on unless aiohttp has enough."""
+        self._held_back = back
+        if back:
+            self._pause_transport()
+        elif not self._reading_paused_by_flow and self.transport is not None:
+            self.transport.resume_reading()
+
+    def _pause_transport(self) -> None:
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    # -- the budget ----------------------------------------------------------------
+
+    def _count_heads(self, size: int) -> None:
+        if size or self._heads:
+            self._heads = size
+            self.holding.incoming(size)
+
+    def _end(self) -> None:
+        if self.ender is not None:
+            self.ender.end()
+            return
+        log.warning("connection_ended", reason="too much is buffered")
+        if self.transport is not None:
+            if self._handling is None:
+                self.transport.write(_BUSY)
+            self.transport.close()
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Counted:
+    """Counts bytes for the user of a transfer while entered; one that is ended raises `TooMuchBuffered`."""
+
+    def __init__(self, request: web.Request, user: str | None, size: int) -> None:
+        self._request = request
+        self._edge = Edge.of(request)
+        self._user = user
+        self._size = size
+        self._task: asyncio.Task[Any] | None = None
+        self._ended = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._edge.ender = self
+        self._edge.holding.user = self._user
+        self._edge.holding.incoming(self._size)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._edge.ender = None
+        self._edge.holding.incoming(0)
+        self._edge.holding.user = UNKNOWN  # the next request of the connection may be another's
+        if self._ended and self._task is not None and kind is asyncio.CancelledError:
+            self._task.uncancel()
+            raise TooMuchBuffered("The transfer was ended", HOLDS_TOO_MUCH) from None
+
+    def end(self) -> None:
+        """End the transfer; with an answer, if none has begun."""
+        log.warning("transfer_ended", reason="too much is buffered", user_id=self._user)
+        transport = self._request.transport
+        if self._request.writer.output_size:
+            if transport is not None:
+                transport.abort()
+        elif self._task is not None:
+            self._ended = True
+            self._task.cancel()
+        self._edge.holding.incoming(0)
+
+
+class Site(web.BaseSite):
+    """A socket whose connections are `Edge`s."""
+
+    def __init__(self, runner: web.AppRunner, sock: socket.socket, buffers: Buffers) -> None:
+        super().__init__(runner)
+        self._socket = sock
+        self._buffers = buffers
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Let clients in."""
+        await super().start()
+        manager = self._runner.server
+        if manager is None:
+            raise RuntimeError("the runner is not set up")
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Edge(manager, self._buffers, **_OPTIONS), sock=self._socket, backlog=BACKLOG
+        )

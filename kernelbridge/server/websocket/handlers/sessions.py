@@ -1,0 +1,253 @@
+"""Requests about the principal's sessions themselves: opening with a choice, asking, closing, coming back.
+
+What is not open is not opened by asking for it, and another principal's session is one that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from msgspec import UNSET
+
+from kernelbridge.errors import KernelBridgeError, UnknownSession
+from kernelbridge.protocol.base import timestamp
+from kernelbridge.protocol.sessions import (
+    CloseSession,
+    CloseSessionReply,
+    KernelStateName,
+    LimitsInEffect,
+    ListSessions,
+    ListSessionsReply,
+    OpenSession,
+    Resume,
+    SessionEntry,
+    SessionInfo,
+    SessionInfoReply,
+    SessionReady,
+    State,
+)
+from kernelbridge.runtimes.base import Limits
+from kernelbridge.server.websocket.handlers import answers
+from kernelbridge.server.websocket.handlers.request_context import Asker, Client, PrincipalHandler, given, warned
+from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.options import Wish
+from kernelbridge.workspace.registry import Closed
+from kernelbridge.workspace.states import KernelState, WorkspaceState
+from kernelbridge.workspace.workspace import Workspace
+
+LISTED = 1000
+"""Sessions that one `list_sessions_reply` holds."""
+
+
+async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
+    """Start the sandbox and the interpreter; messages that come meanwhile wait for them."""
+    key = SessionKey(client.user_id, message.session_id)
+    asker: Asker | None = None
+    early: list[KernelBridgeError | None] = []
+
+    def opened(error: KernelBridgeError | None) -> None:
+        if asker is None:
+            early.append(error)
+        else:
+            _opened(asker, fresh, error)
+
+    while (there := client.registry.find(key)) is not None and there.pausing.asleep:
+        client.registry.attach(key, client.id)  # now: the session may be about to end because nobody is there
+        await there.pausing.awake()
+    workspace, fresh = client.registry.open(key, client.id, _wish(message), opened)
+    asker = Asker(client, workspace, message.session_id, given(message.request_id), warnings)
+    if early:
+        _opened(asker, fresh, early[0])
+
+
+def _opened(asker: Asker, fresh: bool, error: KernelBridgeError | None) -> None:  # noqa: FBT001  the answer's own field
+    if error is not None:
+        asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
+        return
+    workspace, choice = asker.workspace, asker.workspace.opening.choice
+    asker.answer(
+        SessionReady(
+            session_id=asker.session_id,
+            request_id=asker.request_id,
+            runtime=asker.client.registry.runtime_name,
+            image=choice.image,
+            kernel=choice.kernel,
+            language=workspace.opening.language or "",
+            limits=_limits(choice.limits),
+            linger=workspace.opening.linger,
+            keep_while_running=workspace.opening.keep_while_running,
+            fresh=fresh,
+            created=workspace.feed.created,
+            last_seq=workspace.feed.last,
+        )
+    )
+    # From now on: that it started is in the answer.
+    workspace.feed.join(asker.client)
+
+
+async def session_info(client: Client, message: SessionInfo, warnings: list[str]) -> None:
+    """Tell of one session."""
+    registry = client.registry
+    key = SessionKey(client.user_id, message.session_id)
+    stored = await registry.has_files(key)
+    workspace = registry.find(key)
+    request_id = given(message.request_id)
+    told = warnings or UNSET
+    if workspace is None:
+        client.send(
+            SessionInfoReply(
+                session_id=message.session_id,
+                request_id=request_id,
+                state="closing" if registry.closing(key) else "absent",
+                kernel_state="absent",
+                stored=stored,
+                runtime=registry.runtime_name,
+                warnings=told,
+            )
+        )
+        return
+    choice = workspace.opening.choice
+    cells, commands = workspace.queued
+    since = workspace.executions.running_since
+    client.send(
+        SessionInfoReply(
+            session_id=message.session_id,
+            request_id=request_id,
+            state=_state(workspace),
+            kernel_state=_kernel_state(workspace),
+            stored=stored,
+            runtime=registry.runtime_name,
+            image=choice.image,
+            kernel=choice.kernel,
+            language=workspace.opening.language or UNSET,
+            limits=_limits(choice.limits),
+            linger=workspace.opening.linger,
+            keep_while_running=workspace.opening.keep_while_running,
+            connections=registry.connections(key),
+            queued_cells=cells,
+            queued_commands=commands,
+            running_since=UNSET if since is None else timestamp(since),
+            terminals=workspace.terminals.ids,
+            waiting_input=workspace.executions.prompt is not None,
+            last_seq=workspace.feed.last,
+            created=workspace.feed.created,
+            warnings=told,
+        )
+    )
+
+
+async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
+    """Tell of all sessions of the connection's user: the open ones, and those with files."""
+    stored = set(await client.registry.stored(client.user_id))
+    live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.user_id)}
+    names = sorted(stored | live.keys())
+    client.send(
+        ListSessionsReply(
+            request_id=given(message.request_id),
+            sessions=[_entry(name, live.get(name), stored=name in stored) for name in names[:LISTED]],
+            truncated=len(names) > LISTED,
+            warnings=warnings or UNSET,
+        )
+    )
+
+
+def _entry(session_id: str, workspace: Workspace | None, *, stored: bool) -> SessionEntry:
+    return SessionEntry(
+        session_id=session_id,
+        state="absent" if workspace is None else _state(workspace),
+        kernel_state="absent" if workspace is None else _kernel_state(workspace),
+        stored=stored,
+        created=UNSET if workspace is None else workspace.feed.created,
+    )
+
+
+async def close_session(client: Client, message: CloseSession, warnings: list[str]) -> None:
+    """End a session; messages that come meanwhile open it anew."""
+    key = SessionKey(client.user_id, message.session_id)
+    done = functools.partial(_closed, client, message, warnings)
+    ending = client.registry.close(key, client, delete_files=message.delete_files, done=done)
+    if ending is not None:
+        await asyncio.wait({ending})
+
+
+def _closed(client: Client, message: CloseSession, warnings: list[str], outcome: Closed | KernelBridgeError) -> None:
+    request_id = given(message.request_id)
+    if isinstance(outcome, KernelBridgeError):
+        client.send(warned(answers.error_message(outcome, message.session_id, request_id), warnings))
+        return
+    client.send(
+        CloseSessionReply(
+            session_id=message.session_id,
+            request_id=request_id,
+            closed=outcome.was_open,
+            files_deleted=outcome.files_deleted,
+            warnings=warnings or UNSET,
+        )
+    )
+
+
+async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
+    """Give a connection what a session has told, and all that it tells from now on."""
+    key = SessionKey(client.user_id, message.session_id)
+    if not client.registry.resumable(key) and not client.registry.was_closed(key):
+        raise UnknownSession(
+            "The session is not open",
+            "it was closed, or never opened, so there is nothing to resume; any other request opens it,"
+            " and its files, if it has some, are there",
+        )
+    workspace = client.registry.attach(key, client.id)
+    workspace.pausing.wake()
+    workspace.feed.follow(client, message.after, given(message.request_id), warnings or UNSET)
+
+
+def _wish(message: OpenSession) -> Wish:
+    limits = message.limits
+    return Wish(
+        image=message.image,
+        kernel=message.kernel,
+        env=message.env,
+        memory=None if limits is None else limits.memory,
+        cpus=None if limits is None else limits.cpus,
+        pids=None if limits is None else limits.pids,
+        linger=message.linger,
+        keep_while_running=message.keep_while_running,
+    )
+
+
+def _limits(limits: Limits) -> LimitsInEffect:
+    return LimitsInEffect(memory=limits.memory, cpus=limits.cpus, pids=limits.pids)
+
+
+_STATES: Mapping[WorkspaceState, State] = MappingProxyType(
+    {WorkspaceState.CLOSED: "absent", WorkspaceState.PAUSING: "active", WorkspaceState.RESUMING: "paused"}
+)
+"""What those are to a client that it has no word for."""
+
+
+def _state(workspace: Workspace) -> State:
+    state = workspace.state
+    return _STATES.get(state) or cast("State", state.value)
+
+
+_KERNEL_STATES: Mapping[KernelState, KernelStateName] = MappingProxyType(
+    {KernelState.ADOPTING: "starting", KernelState.REPLACING: "restarting"}
+)
+"""The same of interpreters."""
+
+
+def _kernel_state(workspace: Workspace) -> KernelStateName:
+    state = workspace.executions.state
+    return _KERNEL_STATES.get(state) or cast("KernelStateName", state.value)
+
+
+HANDLERS: Mapping[type, PrincipalHandler] = {
+    OpenSession: open_session,
+    SessionInfo: session_info,
+    ListSessions: list_sessions,
+    CloseSession: close_session,
+    Resume: resume,
+}

@@ -1,0 +1,1 @@
+"""The settings of a server: where they are written, how each kind is read, and the one object that holds them."""

@@ -1,0 +1,417 @@
+"""Settings: one frozen object, and the only reader of flags, environment variables and the settings file.
+
+Each setting is declared once, as a field of `Settings` whose annotation carries its `Option`. From these fields
+come the flags, the `KERNELBRIDGE_…` variables, the keys of the TOML file, the checks for unknown names, the
+help and `docs/reference/configuration.md`. A flag wins over a variable, a variable over the file, the file over the
+default. Every value that was given is checked, also one that another overrides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from ipaddress import ip_address
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+from kernelbridge.errors import ConfigError
+from kernelbridge.settings import kinds
+from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
+from kernelbridge.settings.kinds import Kind, Option
+from kernelbridge.settings.quantities import format_size
+from kernelbridge.settings.sources import Given, from_environment, from_file, from_flags
+
+LISTENING = "Listening"
+SANDBOXES = "Sandboxes"
+WORKSPACE = "Limits of one workspace"
+SERVER = "Limits of the server"
+IMAGES = "Building images"
+PLACES = "Files and logs"
+
+IMAGE_NAME: Final = kinds.text(
+    "IMAGE", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server does. Sizes in bytes, durations in seconds, paths absolute."""
+
+    host: Annotated[str, Option(kinds.text("ADDRESS", "an address"), LISTENING, "Loopback address to listen on.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Option(kinds.integer("PORT", 0, 65535), LISTENING, "Port; 0 takes any free one.")] = 8001
+    allow_origin: Annotated[
+        tuple[str, ...],
+        Option(
+            kinds.origins(),
+            LISTENING,
+            "Web origin whose pages may connect, beside those of this machine. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    max_message: Annotated[
+        int,
+        Option(kinds.size(1 << 10), LISTENING, "Largest frame that a client may send; a larger one closes with 1009."),
+    ] = 16 << 20
+
+    runtime: Annotated[
+        Literal["auto", "docker", "local"],
+        Option(
+            kinds.choice("auto", "docker", "local"),
+            SANDBOXES,
+            "What makes sandboxes: docker, local (bubblewrap), or auto: docker if its engine answers, else local, "
+            "unless an earlier server has left sessions in containers.",
+        ),
+    ] = "auto"
+    isolation: Annotated[
+        bool,
+        Option(
+            kinds.switch(),
+            SANDBOXES,
+            "Whether the local runtime isolates. Off needs --runtime local, and code then runs with all your rights.",
+        ),
+    ] = True
+    image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
+        "kernelbridge-workspace:latest"
+    )
+    seccomp_profile: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a JSON file"),
+            SANDBOXES,
+            "Seccomp profile of the workspaces (docker), for programs that need more system calls.",
+            default_text="kernelbridge's own",
+        ),
+    ] = None
+    allow_image: Annotated[
+        tuple[str, ...],
+        Option(
+            replace(IMAGE_NAME, many=True),
+            SANDBOXES,
+            "Another image that open_session may choose (docker). Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    uid_range: Annotated[
+        tuple[int, int] | None,
+        Option(
+            kinds.uid_range(),
+            SANDBOXES,
+            "User ids, of which each session has one of its own, where the server is root; off: that of the image.",
+        ),
+    ] = (2_000_000, 2_065_535)
+    start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
+    linger: Annotated[
+        float,
+        Option(
+            kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
+        ),
+    ] = 15.0
+    max_linger: Annotated[
+        float,
+        Option(kinds.duration(), SANDBOXES, "Longest linger that open_session may ask for; never less than linger."),
+    ] = 3600.0
+    idle_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            SANDBOXES,
+            "How long nothing may use a session until its sandbox is paused; the next message resumes it; 0 for never.",
+        ),
+    ] = 600.0
+
+    stop_timeout: Annotated[
+        float,
+        Option(
+            kinds.duration(),
+            SANDBOXES,
+            "How long a server that is told to stop waits for cells and commands that run; then they are ended.",
+        ),
+    ] = 10.0
+    keep_sandboxes: Annotated[
+        bool,
+        Option(
+            kinds.switch(),
+            SANDBOXES,
+            "Whether a server that is told to stop leaves its sandboxes, and the cells in them, to the next (docker).",
+        ),
+    ] = False
+
+    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
+    cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0
+    pids: Annotated[int, Option(kinds.integer("COUNT", 32), WORKSPACE, "Processes and threads.")] = 256
+    ptys: Annotated[
+        int, Option(kinds.integer("COUNT", 8), WORKSPACE, "Terminals (PTYs), those of open_terminal included.")
+    ] = 24
+    execution_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            WORKSPACE,
+            "Longest run of one cell or terminal command; 0 sets no limit.",
+            default_text="no limit",
+        ),
+    ] = None
+    input_timeout: Annotated[
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            WORKSPACE,
+            "How long a cell may wait for an answer to its input(); 0 sets no limit.",
+        ),
+    ] = 300.0
+    max_output: Annotated[
+        int,
+        Option(
+            kinds.size(1 << 10),
+            WORKSPACE,
+            "Output of a cell or command that its result has in full; of more it has a quarter of this, head and tail.",
+        ),
+    ] = 10 << 20
+    max_spill: Annotated[
+        int,
+        Option(
+            kinds.size(0),
+            WORKSPACE,
+            "Largest workspace file that takes all the output of a run with more than max_output; 0 for none.",
+        ),
+    ] = 256 << 20
+    journal_size: Annotated[
+        int,
+        Option(
+            kinds.size(1 << 10),
+            WORKSPACE,
+            "What a session told lately that is kept for clients that resume it.",
+        ),
+    ] = 4 << 20
+    max_upload: Annotated[
+        int,
+        Option(kinds.size(1 << 10), WORKSPACE, "Largest file that may be sent by HTTP, or appended to."),
+    ] = 4 << 30
+    queue_limit: Annotated[
+        int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
+    ] = 1000
+
+    max_sessions_per_user: Annotated[
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that one user may have at a time.")
+    ] = 20
+    max_sessions: Annotated[
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that may be open at a time, of all users.")
+    ] = 100
+    max_connections_per_user: Annotated[
+        int,
+        Option(
+            kinds.integer("COUNT", 1),
+            SERVER,
+            "WebSockets that one user may have at a time; another is told why and closed with 1013.",
+        ),
+    ] = 250
+    max_buffered: Annotated[
+        int,
+        Option(
+            kinds.size(1 << 20),
+            SERVER,
+            "Unfinished messages and unread answers that are held for all clients together; whoever has most of it is "
+            "told and closed with 1013. At least max_message.",
+        ),
+    ] = 256 << 20
+    message_timeout: Annotated[
+        float,
+        Option(
+            kinds.duration(0.1),
+            SERVER,
+            "How long a client may take to send one message; it is told and closed with 1008.",
+        ),
+    ] = 60.0
+    max_starts: Annotated[
+        int,
+        Option(kinds.integer("COUNT", 1), SERVER, "Sandboxes that are made at a time; others wait, users in turn."),
+    ] = 4
+
+    images_base: Annotated[
+        str,
+        Option(
+            IMAGE_NAME,
+            IMAGES,
+            "Image to build workspace images on; debootstrap makes one from Debian's packages; auto is the public "
+            "Python image, or debootstrap where that cannot be had.",
+        ),
+    ] = "auto"
+    images_network: Annotated[
+        str | None,
+        Option(
+            kinds.text("NETWORK", "a network of the engine, such as host", r"[A-Za-z0-9][A-Za-z0-9_.:-]*"),
+            IMAGES,
+            "Network of the engine for the steps of a build, such as host.",
+            default_text="the engine's",
+        ),
+    ] = None
+    images_mirror: Annotated[
+        str,
+        Option(
+            kinds.text("URL", "a URL such as http://deb.debian.org/debian", r"(https?|file)://\S+"),
+            IMAGES,
+            "Debian archive that debootstrap takes packages from.",
+        ),
+    ] = "http://deb.debian.org/debian"
+    ca_bundle: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a PEM file"),
+            IMAGES,
+            "PEM file of certificate authorities to trust during a build.",
+            default_text="the file that SSL_CERT_FILE names, if any",
+        ),
+    ] = None
+
+    data_dir: Annotated[
+        Path,
+        Option(
+            kinds.path("DIRECTORY", "a directory"),
+            PLACES,
+            "Where the files of the workspaces live.",
+            default_text="/var/lib/kernelbridge as root, else ~/.local/share/kernelbridge",
+        ),
+    ]
+    retain: Annotated[
+        float | None, Option(kinds.duration(unlimited=True), PLACES, "How long unused sessions keep files; 0 for ever.")
+    ] = None
+    config: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a TOML file"),
+            PLACES,
+            "TOML file with settings.",
+            default_text="none",
+            in_file=False,
+        ),
+    ] = None
+    log_format: Annotated[
+        Literal["console", "json"],
+        Option(kinds.choice("console", "json"), PLACES, "Form of the log on standard error."),
+    ] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Least severity that is logged."),
+    ] = "info"
+
+
+def _options() -> Mapping[str, Option]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return MappingProxyType({field.name: hints[field.name].__metadata__[0] for field in fields(Settings)})
+
+
+OPTIONS: Final = _options()
+"""Every setting by name, in the order of declaration."""
+
+
+def default_text(name: str) -> str:
+    """Say the default of a setting, for help and documentation."""
+    option = OPTIONS[name]
+    if option.default_text is not None:
+        return option.default_text
+    return option.kind.write(next(field.default for field in fields(Settings) if field.name == name))
+
+
+def resolve(
+    flags: Mapping[str, object] = MappingProxyType({}),
+    environ: Mapping[str, str] | None = None,
+    *,
+    cwd: Path | None = None,
+    spelling: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
+    """Join flags, environment, settings file and defaults; raises `ConfigError`.
+
+    `flags` maps names of settings to text, to a tuple of texts or to a bool; `None` and `()` stand for a flag that
+    was not given. `environ` and `cwd` are the process's own by default. `spelling` names the flags that are not
+    called after their setting.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    layers = [from_flags(flags, cwd, spelling), from_environment(environ, OPTIONS, cwd)]
+    file = next((layer["config"] for layer in layers if "config" in layer), None)
+    if file is not None:
+        path = _read("config", file)
+        layers.append(from_file(path, [name for name, option in OPTIONS.items() if option.in_file]))
+    values: dict[str, Any] = {"ca_bundle": default_ca_bundle(environ)}
+    if not any("data_dir" in layer for layer in layers):
+        values["data_dir"] = default_data_dir(environ)
+    sources: dict[str, str] = {}
+    for layer in reversed(layers):
+        for name, given in layer.items():
+            values[name] = _read(name, given)
+            sources[name] = given.source
+    settings = Settings(**values)
+    _check(settings, sources)
+    if settings.runtime != "local":
+        docker_host(environ)
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(name: str, given: Given) -> Any:
+    kind = OPTIONS[name].kind
+    if not kind.many:
+        return _read_one(kind, given, given.value)
+    parts = given.value if isinstance(given.value, (tuple, list)) else [given.value]
+    pieces = [piece for part in parts for piece in (part.split(",") if isinstance(part, str) else [part])]
+    return tuple(dict.fromkeys(_read_one(kind, given, piece) for piece in pieces))
+
+
+def _read_one(kind: Kind, given: Given, written: object) -> Any:
+    written = written.strip() if kind.many and isinstance(written, str) else written
+    try:
+        value = kind.read(_text(written, kind.native) if given.typed else str(written))
+    except ValueError as exc:
+        raise ConfigError(f"{given.source}: {written!r} is not valid", kind.advice(written)) from exc
+    return given.base / value if isinstance(value, Path) else value
+
+
+def _text(value: object, native: tuple[type, ...]) -> str:
+    """Give the text of a TOML value; `type` and not `isinstance`, for a bool is no number here."""
+    if type(value) not in native:
+        raise ValueError(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Refuse what no single value shows to be wrong."""
+    if not is_loopback(settings.host):
+        raise ConfigError(
+            f"{sources['host']}: {settings.host!r} is not a loopback address",
+            "there is no authentication yet: whoever reaches this port can run code; keep 127.0.0.1, ::1 or localhost "
+            "and let an authenticating reverse proxy on this machine (nginx, Caddy, oauth2-proxy) forward to it",
+        )
+    if not settings.isolation and settings.runtime != "local":
+        raise ConfigError(
+            f"{sources['isolation']} is only valid with --runtime local",
+            f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
+        )
+    if settings.keep_sandboxes and settings.runtime == "local":
+        raise ConfigError(
+            f"{sources['keep_sandboxes']} is not valid with --runtime local",
+            "a local sandbox ends with its server; leave it out, or take --runtime docker",
+        )
+    if settings.max_buffered < settings.max_message:
+        setting = "max_buffered" if "max_buffered" in sources else "max_message"
+        raise ConfigError(
+            f"{sources[setting]}: max_buffered must be at least max_message",
+            f"one message may have {format_size(settings.max_message)}, and {format_size(settings.max_buffered)} are "
+            "for the messages of all clients",
+        )
+    if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
+        raise ConfigError(
+            f"{sources['ca_bundle']}: {str(settings.ca_bundle)!r} cannot be read", "expected a PEM file that exists"
+        )

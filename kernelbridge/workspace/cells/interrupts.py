@@ -1,0 +1,200 @@
+"""How what runs is ended: by degrees, each of which is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import structlog
+
+from kernelbridge.errors import KernelBridgeError, LimitExceeded
+from kernelbridge.jupyter.end_causes import Ended
+from kernelbridge.jupyter.execution import Execution, Outcome, State
+from kernelbridge.jupyter.kernel import Kernel
+
+log = structlog.get_logger(__name__)
+
+Step = Literal["none", "sigint", "process_group", "kill", "restart"]
+
+MAX_REPORTS = 1000
+"""Who may wait for the end of one cell."""
+MAX_REFUSALS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step, when its outcome is known."""
+
+    step: Step
+    done: bool
+    state_preserved: bool | None = None
+    """With `done`: whether the interpreter still has its variables."""
+    ended: int | None = None
+    """With `done`: how many waiting cells were ended too."""
+
+
+Report = Callable[[Progress | KernelBridgeError], None]
+
+
+class Reports:
+    """Who waits for the end of one cell, and is told of each step."""
+
+    def __init__(self, report: Report | None = None, ended: int | None = None) -> None:
+        """Begin with one, if there is one: see `add`."""
+        self._waiting = [] if report is None else [(report, ended)]
+        self.told = False
+        """Whether they have been told the last; who is added now would never be."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, report: Report, ended: int | None = None) -> None:
+        """Tell one more from now on; `ended` goes with the last step. Raises `LimitExceeded`."""
+        if len(self._waiting) >= MAX_REPORTS:
+            raise LimitExceeded("Too many interrupts are under way in this session", "wait for their answers")
+        self._waiting.append((report, ended))
+
+    def tell(self, step: Step, *, done: bool, state_preserved: bool | None = None) -> None:
+        """Tell of one step."""
+        self.told = done
+        for report, ended in self._waiting:
+            report(Progress(step, done, state_preserved, ended if done else None))
+
+    def fail(self, error: KernelBridgeError) -> None:
+        """Tell why there is no step any more."""
+        self.told = True
+        for report, _ in self._waiting:
+            report(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Graces:
+    """Seconds that each step has to work."""
+
+    sigint: float = 5.0
+    process_group: float = 3.0
+    lost_reply: float = 1.0
+    """For the reply of a kernel that says that it is idle again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a cell is ended, as its result says it."""
+
+    cause: Literal["interrupted", "timeout"]
+    error: str | None = None
+    """None: what the cell itself fails with."""
+
+
+class Escalation:
+    """Ends one execution: SIGINT, SIGINT to the process group, and then a new kernel.
+
+    Nothing may be submitted to the kernel before `run` returns, or an interrupt could hit the next cell.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        execution: Execution,
+        ending: Ending,
+        reports: Reports,
+        *,
+        restart: Callable[[], Awaitable[object]],
+        graces: Graces,
+    ) -> None:
+        self._kernel = kernel
+        self._execution = execution
+        self._ending = ending
+        self._restart = restart
+        self._graces = graces
+        self.reports = reports
+        """Who is told of each step from now on."""
+        self._step: Step = "sigint"
+        self._ended = asyncio.Event()
+        self._given_up = False
+        self._refused = 0
+
+    def finished(self, outcome: Outcome) -> Outcome:
+        """Take the execution's end, tell it if that is what was wanted, and give its outcome with the cause."""
+        self._ended.set()
+        if self._given_up:
+            outcome = replace(outcome, state_preserved=True)
+        if self._step == "kill":
+            self._tell(done=False)
+        else:
+            self._tell(done=True, state_preserved=outcome.state_preserved)
+        if outcome.success or outcome.cause not in {None, "interrupted", "kernel_died"}:
+            return outcome
+        error = self._ending.error or outcome.error
+        if self._step == "kill":
+            outcome = replace(outcome, signal=None)  # it is this that killed it
+        if self._ending.error is None and not outcome.state_preserved:
+            error = "Interrupted: the cell did not stop, so its interpreter was ended; its variables are lost"
+        return replace(outcome, cause=self._ending.cause, error=error)
+
+    def may_refuse(self) -> bool:
+        """Whether a question that the cell asks meanwhile is worth a refusal: one that asks on and on is not."""
+        self._refused += 1
+        return self._refused <= MAX_REFUSALS
+
+    async def run(self) -> None:
+        """Go as far as it takes. Returns when no interrupt is under way any more."""
+        steps: tuple[tuple[Step, Callable[[], Awaitable[None]], float], ...] = (
+            ("sigint", self._kernel.interrupt, self._graces.sigint),
+            ("process_group", self._kernel.interrupt_group, self._graces.process_group),
+        )
+        sent: set[asyncio.Task[None]] = set()
+        try:
+            for step, act, grace in steps:
+                self._step = step
+                sent.add(asyncio.get_running_loop().create_task(self._try(act)))
+                if await self._ends_within(grace):
+                    # The kernel must have had what was sent before it gets another cell.
+                    await asyncio.wait(sent, timeout=grace)
+                    return
+                self._tell(done=False)
+            self._step = "kill"
+            log.warning("kernel_killed", why="its cell ignored every interrupt")
+            await self._kill()
+        finally:
+            for task in sent:
+                task.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+
+    async def _kill(self) -> None:
+        try:
+            await self._restart()
+        except KernelBridgeError as exc:
+            self.reports.fail(exc)
+        else:
+            self._step = "restart"
+            self._tell(done=True, state_preserved=False)
+
+    async def _try(self, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await act()
+        except KernelBridgeError as exc:
+            log.warning("interrupt_failed", error=str(exc))
+
+    async def _ends_within(self, grace: float) -> bool:
+        """Wait for the execution's end.
+
+        An interrupt may hit the kernel's own code after the cell: then it is idle again, and its reply is lost.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        idle = False
+        while not self._ended.is_set() and (left := end - loop.time()) > 0:
+            try:
+                await asyncio.wait_for(self._ended.wait(), min(left, self._graces.lost_reply))
+            except TimeoutError:
+                if idle and self._execution.state is State.IDLE:
+                    self._given_up = True
+                    self._kernel.give_up(self._execution, Ended("interrupted", "KeyboardInterrupt"))
+                idle = self._execution.state is State.IDLE
+        return self._ended.is_set()
+
+    def _tell(self, *, done: bool, state_preserved: bool | None = None) -> None:
+        self.reports.tell(self._step, done=done, state_preserved=state_preserved)

@@ -1,0 +1,68 @@
+"""One cell in the execution lane, and what is answered to one that never runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.jupyter.events import Listener
+from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.workspace.cells.interrupts import Report
+
+log = structlog.get_logger(__name__)
+
+ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell, and what becomes of it."""
+
+    cell: Cell
+    done: ExecutionDone
+    """Called once, with its outcome or the error that kept it from running."""
+    listener: Listener | None = None
+    """Told of it while it runs. A cell that may ask for input has one."""
+    timeout: float | None = None
+    """Seconds, the lane's own limit if None; its clock stands still while it waits for input."""
+    report: Report | None = None
+    """Told how it is ended, when its time is over."""
+    request_id: str | None = None
+    """That of the request, for a server that answers it in place of this one."""
+
+    def answer(self, outcome: Outcome | KernelBridgeError) -> None:
+        """Tell whoever asked."""
+        try:
+            self.done(outcome)
+        except Exception:
+            # Whoever asked cannot take the answer; the cells behind it must run all the same.
+            log.exception("answer_failed")
+
+
+class CellRecord(Protocol):
+    """What is told which cell runs, so that another server can know."""
+
+    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
+        """Take note of a cell that is about to be sent: `since` in seconds since the epoch, `began` in monotonic."""
+
+    def counts(self, left: float, now: float | None) -> None:
+        """Take note that so much of its time is left, monotonic `now`; None: and that it stands still."""
+
+    def ended(self) -> None:
+        """Take note that it was answered."""
+
+    def loss_told(self) -> None:
+        """Take note that a result has told how the interpreter before ended."""
+
+
+def _never_ran(cause: str, why: str) -> Outcome:
+    return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
+
+
+NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
+NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
+NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")

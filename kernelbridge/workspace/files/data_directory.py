@@ -1,0 +1,397 @@
+"""The server's data directory: whose files are where, and which server owns it.
+
+    <data>/instance                 this server's id, made once
+    <data>/lock                     held while a server uses the directory
+    <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
+    <data>/workspaces/<id>/passwd, group  of its sandbox, which has a user of its own
+    <data>/workspaces/<id>/session.json   whose they are
+    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closing.py`)
+    <data>/run/<id>/                the sockets of a running sandbox
+    <data>/usage.json               with `retain`: when each session was used last
+    <data>/state/<id>.…             what another server must know of an open session (`record.py`)
+
+`<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
+ever becomes a path. Everything above `files/` is closed to all but the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
+
+import structlog
+
+from kernelbridge.aio.threads import Work
+from kernelbridge.errors import ConfigError, DiskFull, FileError
+from kernelbridge.trees import remove_tree
+from kernelbridge.workspace.files.change_owner import giving
+from kernelbridge.workspace.files.commits import Commits
+from kernelbridge.workspace.files.user_ids import Uids
+
+EXHAUSTED = 64 << 20
+"""Bytes free on the data directory's file system below which nothing can be expected to work."""
+_ID_DIGITS = 24
+_LABEL = "session.json"
+_CLOSED = "closed.json"
+_MOST_CLOSED = 1 << 16
+"""Bytes of that file that are read: one is smaller, whoever wrote it."""
+_ASIDE = ".aside-"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A session: what `sessionId` names, always together with its principal."""
+
+    principal: str | None
+    """`user_id`, or None for connections without one."""
+    session_id: str
+
+    @property
+    def workspace_id(self) -> str:
+        """Lower-case hexadecimal, different for every (principal, sessionId)."""
+        # The kind keeps a user who is called "None" apart from nobody.
+        kind = "anonymous" if self.principal is None else "user"
+        text = "\0".join((kind, self.principal or "", self.session_id))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspacePaths:
+    """The host directories of one workspace."""
+
+    files: Path
+    sockets: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFiles:
+    """A session's files as they are stored now."""
+
+    root: Path
+    commits: Commits
+    uid: int
+    gid: int
+    """Whose they are, or shall be once they have been handed over."""
+
+
+class DataDirectory:
+    """The data directory of one running server; `close` releases it."""
+
+    def __init__(self, root: Path, instance: str, lock_fd: int) -> None:
+        self.root = root
+        self.instance = instance
+        self._lock_fd = lock_fd
+        self._sharing = Lock()
+        self._in_hand: set[Path] = set()
+        self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
+        self._uids: Uids | None = None
+
+    @classmethod
+    def open(cls, root: Path) -> DataDirectory:
+        """Make the directory if need be and lock it; raises `ConfigError` when that cannot be."""
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("workspaces", "run", "state"):
+                (root / name).mkdir(mode=0o700, exist_ok=True)
+            lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"The data directory {root} cannot be used",
+                f"{exc.strerror}; choose another with --data-dir or make it writable for this user",
+            ) from exc
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            instance = _instance(root / "instance")
+        except BlockingIOError as exc:
+            os.close(lock_fd)
+            raise ConfigError(
+                f"The data directory {root} is in use by another kernelbridge server",
+                "stop that server, or give this one its own with --data-dir",
+            ) from exc
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return cls(root, instance, lock_fd)
+
+    @property
+    def state(self) -> Path:
+        """Where open sessions are noted for another server."""
+        return self.root / "state"
+
+    def close(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def paths(self, key: SessionKey) -> WorkspacePaths:
+        """Say where a workspace's directories are; makes nothing."""
+        return WorkspacePaths(
+            files=self.root / "workspaces" / key.workspace_id / "files",
+            sockets=self.root / "run" / key.workspace_id,
+        )
+
+    def give_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
+        """Give each session a user id of its own from now on, from `first` to `last`; blocking.
+
+        `open_now` tells, from any thread, which sessions may have a sandbox: no two of these have the same.
+        """
+        taken: dict[str, int] = {}
+        for home in (self.root / "workspaces").iterdir():
+            with contextlib.suppress(OSError):  # it is being made, or removed
+                if not home.name.startswith(_ASIDE):
+                    taken[home.name] = (home / "files").lstat().st_uid
+        self._uids = Uids(
+            first,
+            last,
+            instance=self.instance,
+            taken=taken,
+            principals={key.workspace_id: key.principal for key in self.sessions()},
+            open_now=lambda: {key.workspace_id for key in open_now()},
+        )
+
+    def prepare_files(self, key: SessionKey, uid: int, gid: int, *, own_uid: bool = False) -> StoredFiles:
+        """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
+
+        That user has an id of the session's own with `own_uid`, if there are any (`give_uids`), else `uid`. What is
+        there already may belong to another one: see `handing_over`.
+        """
+        if own_uid and self._uids is not None:
+            uid = self._uids.of(key.workspace_id, key.principal)
+        while True:
+            commits = self._commits_of(key)
+            try:
+                files = self._prepare_files(key, uid, gid, commits)
+            except OSError as exc:
+                if not commits.deleted:
+                    raise _failed("The session's files cannot be prepared", exc) from exc
+            else:
+                if not commits.deleted:
+                    return StoredFiles(files, commits, uid, gid)
+            # They were deleted at the same moment: who comes behind that makes them anew.
+
+    def handing_over(self, stored: StoredFiles) -> Work[None]:
+        """Give all files to the sandbox's user if another one has them, in pieces; only while nothing runs there.
+
+        Raises `FileError`.
+        """
+        try:
+            if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
+                yield from giving(stored.root, stored.uid, stored.gid)
+        except OSError as exc:
+            raise stored.commits.told(_failed("The session's files cannot be prepared", exc)) from exc
+
+    def prepare_etc(self, key: SessionKey, files: Mapping[str, str]) -> Path:
+        """Write what a sandbox gets in its /etc, and say where; blocking. Raises `FileError`."""
+        home, commits = self.paths(key).files.parent, self._commits_of(key)
+        try:
+            with commits:  # or it could get into what is being deleted
+                for name, content in files.items():
+                    write_atomically(home / name, content)
+                    (home / name).chmod(0o644)
+        except OSError as exc:
+            raise commits.told(_failed("The session's user cannot be prepared", exc)) from exc
+        return home
+
+    def _prepare_files(self, key: SessionKey, uid: int, gid: int, commits: Commits) -> Path:
+        files = self.paths(key).files
+        home = files.parent
+        if not files.is_dir():
+            # All of it at once: nobody may see it before it is whole and its owner's, and nobody has to take it back.
+            with self._aside() as new:
+                new.mkdir(mode=0o700)
+                _write_label(new, key)
+                (new / "files").mkdir(mode=0o755)
+                if os.geteuid() == 0:
+                    os.chown(new / "files", uid, gid)
+                self._place(new, home, commits)
+        if not (home / _LABEL).exists():
+            with commits:  # or it could get into what is being deleted
+                _write_label(home, key)
+        return files
+
+    def _place(self, new: Path, home: Path, commits: Commits) -> None:
+        """Give a workspace what it lacks of a new one, unless somebody was faster."""
+        with commits:
+            try:
+                new.rename(home)
+            except OSError as exc:
+                if exc.errno not in {ENOTEMPTY, EEXIST}:
+                    raise
+                if not (home / "files").exists():
+                    (new / "files").rename(home / "files")
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """Give a name beside the workspaces that none of them has; what is left of it goes in the end."""
+        path = self.root / "workspaces" / f"{_ASIDE}{secrets.token_hex(8)}"
+        self._in_hand.add(path)
+        try:
+            yield path
+            remove_tree(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the failure under way is the one to tell
+                remove_tree(path)
+            raise
+        finally:
+            self._in_hand.discard(path)
+
+    def note_closed(self, key: SessionKey, content: bytes) -> None:
+        """Keep how the session was closed beside its files, if it has some; brief blocking. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError), self._commits_of(key):
+            write_atomically(self.paths(key).files.parent / _CLOSED, content)
+
+    def closed_note(self, key: SessionKey) -> bytes | None:
+        """Give what `note_closed` has kept; brief blocking. Raises `OSError`."""
+        try:
+            with (self.paths(key).files.parent / _CLOSED).open("rb") as file:
+                return file.read(_MOST_CLOSED)
+        except FileNotFoundError:
+            return None
+
+    def forget_closed(self, key: SessionKey) -> None:
+        """Remove what `note_closed` has kept. Idempotent; brief blocking. Raises `OSError`."""
+        (self.paths(key).files.parent / _CLOSED).unlink(missing_ok=True)
+
+    def has_files(self, key: SessionKey) -> bool:
+        """Whether the session's files directory exists."""
+        return self.paths(key).files.is_dir()
+
+    def delete_files(self, key: SessionKey) -> bool:
+        """Remove all that is stored of a session, and say whether there was anything; blocking. Raises `FileError`."""
+        home = self.paths(key).files.parent
+        # All of it at once: what is broken off, by the end of the server perhaps, must not be found half there.
+        try:
+            with self._aside() as deleted, self._commits_of(key).deletion():
+                home.rename(deleted)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise _failed("The session's files cannot all be deleted", exc) from exc
+        if self._uids is not None:
+            self._uids.release(key.workspace_id)
+        return True
+
+    def remove_left(self) -> None:
+        """Remove what was left of workspaces whose making or deletion was broken off; blocking."""
+        for path in (self.root / "workspaces").glob(f"{_ASIDE}*"):
+            if path in self._in_hand:
+                continue
+            try:
+                remove_tree(path)
+            except OSError as exc:
+                log.warning("files_left", path=str(path), error=str(exc))
+
+    def forget_choices(self) -> None:
+        """Take out of the labels what earlier versions noted there, secrets of the environment perhaps; blocking."""
+        for path in (self.root / "workspaces").glob(f"*/{_LABEL}"):
+            try:
+                label = json.loads(path.read_text(encoding="utf-8"))
+                if "open" in label:
+                    _write_label(path.parent, SessionKey(label["principal"], label["sessionId"]))
+            except (OSError, ValueError, KeyError, TypeError) as exc:
+                log.warning("label_not_read", path=str(path), error=str(exc))
+
+    def stored(self, principal: str | None) -> list[str]:
+        """Give the ids of a principal's sessions that have files; blocking."""
+        return [key.session_id for key in self.sessions() if key.principal == principal]
+
+    def sessions(self) -> list[SessionKey]:
+        """Give all sessions that have files; blocking."""
+        found = []
+        for home in (self.root / "workspaces").iterdir():
+            try:
+                label = json.loads((home / _LABEL).read_text(encoding="utf-8"))
+                key = SessionKey(label["principal"], label["sessionId"])
+                # The name of the directory decides whose it is.
+                if key.workspace_id == home.name:
+                    found.append(key)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # it is being made, or removed
+        return found
+
+    def _commits_of(self, key: SessionKey) -> Commits:
+        """Give what all share that change the session's files as they are now; from any thread."""
+        with self._sharing:
+            commits = self._commits.get(key)
+            if commits is None or commits.deleted:
+                commits = self._commits[key] = Commits()
+            return commits
+
+    def prepare_sockets(self, key: SessionKey, fill: Callable[[Path], None]) -> Path:
+        """Make the directory for the sockets of a new sandbox and return it; blocking.
+
+        `fill` puts into it what has to be there before the sandbox starts; it may raise `OSError`. Raises `FileError`.
+        """
+        sockets = self.paths(key).sockets
+        try:
+            self.remove_sockets(key)
+            sockets.mkdir(mode=0o755)
+            sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+            fill(sockets)
+        except OSError as exc:
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                self.remove_sockets(key)
+            raise _failed("The session's sockets cannot be prepared", exc) from exc
+        return sockets
+
+    def remove_sockets(self, key: SessionKey) -> None:
+        """Remove what a sandbox left of its sockets. Idempotent; blocking."""
+        remove_tree(self.paths(key).sockets)
+
+    def remove_other_sockets(self, keep: Collection[str]) -> None:
+        """Remove what earlier servers left of sockets, but for the workspaces `keep`; blocking."""
+        for path in (self.root / "run").iterdir():
+            if path.name in keep:
+                continue
+            try:
+                remove_tree(path)
+            except OSError as exc:
+                log.warning("sockets_left", path=str(path), error=str(exc))
+
+
+def _write_label(home: Path, key: SessionKey) -> None:
+    write_atomically(home / _LABEL, json.dumps({"principal": key.principal, "sessionId": key.session_id}))
+
+
+def _failed(message: str, exc: OSError) -> FileError:
+    if exc.errno in {ENOSPC, EDQUOT}:
+        reason = (
+            "the disk of the server's data directory is full; delete files that are not needed (delete_file needs no"
+        )
+        return DiskFull(message, f"{reason} container), or ask the server's operator for room")
+    why = exc.strerror or str(exc)
+    return FileError(message, f"{why} in the server's data directory; the server's operator has to put that right")
+
+
+def _instance(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        if known := path.read_text(encoding="ascii").strip():
+            return known
+    instance = secrets.token_hex(4)
+    write_atomically(path, instance + "\n")
+    return instance
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file of the server's own, whole or not at all; blocking. Raises `OSError`."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may be writing it, too
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the failure under way is the one to tell
+            part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,239 @@
+"""What changes below a directory that hostile code changes: inotify, on directories opened one component at a time.
+
+Watchers by path follow symbolic links, and so tell names from outside (docs/explanation/decisions). Here every
+directory is opened without following any, and the open directory is watched. A change is told by comparing what was
+known of a name before and after: a file that was there and is another one now was modified, whichever way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kernelbridge.aio.threads import Work
+from kernelbridge.errors import FileError, LimitExceeded
+from kernelbridge.workspace.files import syscalls as sys
+from kernelbridge.workspace.files.names import HIDDEN_AREA, PATH_MAX, is_hidden, is_temporary
+from kernelbridge.workspace.files.safe_open import PathRefusedError, directory
+
+Change = Literal["added", "modified", "deleted"]
+
+DIRECTORIES = 10_000
+"""Directories that are watched for one session."""
+NAMES = 200_000
+"""Names that are remembered of them."""
+MOST = 5_000
+"""Changes that are given at a time."""
+_LOOKS = 150_000
+"""Directories and their parents opened in one turn, so that a very deep tree ends, too."""
+_READ = 64 << 10
+"""Bytes of events that are taken at a time; what comes faster is lost to the kernel's own limit, and said so."""
+_PIECE = 500
+"""Names between two rests."""
+_MASK = sys.IN_CREATE | sys.IN_DELETE | sys.IN_MODIFY | sys.IN_MOVED_FROM | sys.IN_MOVED_TO
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed."""
+
+    by_path: Mapping[str, Change]
+    more: bool
+    """Whether there was more."""
+
+
+class EventsLostError(Exception):
+    """More changed than the kernel keeps; only looking at everything again tells what is there."""
+
+
+@dataclass(eq=False, slots=True)
+class _Directory:
+    """A watched directory."""
+
+    wd: int
+    path: str
+    """Below the root; empty for the root itself."""
+    names: set[str] = field(default_factory=set)
+
+    def join(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+
+class WatchTree:
+    """The watched tree of one workspace. Blocking, for one thread at a time; `close` releases it."""
+
+    def __init__(self, root: Path, *, hidden: bool, directories: int = DIRECTORIES, names: int = NAMES) -> None:
+        """Watch nothing yet. Raises `LimitExceeded` when the system has no watcher left."""
+        self.hidden = hidden
+        """Whether names that begin with a dot are watched, too."""
+        self._root = root
+        self._max_directories = directories
+        self._max_names = names
+        self._names = 0
+        self._looks = 0
+        self._by_wd: dict[int, _Directory] = {}
+        self._by_path: dict[str, _Directory] = {}
+        self._touched: dict[str, bool] = {}
+        self._unseen: list[str] = []
+        try:
+            self.fd = sys.inotify_init()
+        except OSError as exc:
+            raise _exhausted("fs.inotify.max_user_instances") from exc
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def start(self) -> Work[None]:
+        """Begin to watch all that is there. Raises `LimitExceeded`, and `FileError` when there is no root."""
+        self._unseen.append("")
+        yield from self._look()
+        self._touched.clear()
+        if not self._by_path:
+            raise FileError("The session's files are not watched", "they were removed")
+
+    def turn(self) -> Work[Changes]:
+        """Give what has changed since the last turn. Raises like `start`, and `EventsLostError`."""
+        for event in sys.inotify_read(self.fd, _READ):
+            if event.mask & sys.IN_Q_OVERFLOW:
+                raise EventsLostError
+            self._happened(event)
+        yield from self._look()
+        if "" not in self._by_path:
+            raise FileError("The session's files are not watched any more", "they were removed")
+        touched, self._touched = self._touched, {}
+        changes: dict[str, Change] = {}
+        for path, before in touched.items():
+            now = self._knows(path)
+            if before or now:
+                changes[path] = "modified" if before and now else "added" if now else "deleted"
+        if len(changes) <= MOST:
+            return Changes(changes, more=False)
+        # What everybody is told of comes first.
+        kept = sorted(changes, key=is_hidden)[:MOST]
+        return Changes({path: changes[path] for path in kept}, more=True)
+
+    def _happened(self, event: sys.InotifyEvent) -> None:
+        home = self._by_wd.get(event.wd)
+        if home is None:
+            return
+        if event.mask & sys.IN_IGNORED:
+            self._forget(home.path)
+            return
+        path = home.join(event.name)
+        if not event.name or self._ignores(path, event.name):
+            return
+        self._touched.setdefault(path, event.name in home.names)
+        if event.mask & (sys.IN_DELETE | sys.IN_MOVED_FROM):
+            self._forget(path)
+            if event.name in home.names:
+                home.names.remove(event.name)
+                self._names -= 1
+            return
+        if event.mask & (sys.IN_CREATE | sys.IN_MOVED_TO):
+            self._forget(path)  # a directory that it replaced
+        self._add(home, event.name)
+        if event.mask & sys.IN_ISDIR:
+            self._unseen.append(path)
+
+    def _look(self) -> Work[None]:
+        """Watch the directories that are not yet, and all that is in them."""
+        self._looks = _LOOKS
+        while self._unseen:
+            path = self._unseen.pop()
+            # Gone meanwhile, or made a link, or closed to the bridge: then there is nothing to tell of it.
+            with contextlib.suppress(FileNotFoundError, PermissionError, PathRefusedError):
+                yield from self._enter(path)
+            yield
+
+    def _enter(self, path: str) -> Work[None]:
+        if len(os.fsencode(path)) > PATH_MAX:
+            return  # no message could name what is in it
+        parts = path.split("/") if path else []
+        self._looks -= len(parts)
+        with directory(self._root, parts) as fd:
+            home = self._watch(fd, path)
+            with os.scandir(fd) as entries:
+                for count, entry in enumerate(entries, 1):
+                    below = home.join(entry.name)
+                    if self._ignores(below, entry.name):
+                        continue
+                    self._touched.setdefault(below, entry.name in home.names)
+                    if entry.name not in home.names:
+                        self._add(home, entry.name)
+                    if entry.is_dir(follow_symlinks=False) and below not in self._by_path:
+                        self._unseen.append(below)
+                    if count % _PIECE == 0:
+                        yield
+
+    def _watch(self, fd: int, path: str) -> _Directory:
+        if len(self._by_wd) >= self._max_directories or self._looks < 0:
+            raise _too_much(f"there are more than {self._max_directories} directories, or they are nested too deeply")
+        try:
+            wd = sys.inotify_add_directory(self.fd, fd, _MASK)
+        except OSError as exc:
+            if exc.errno == errno.ENOSPC:
+                raise _exhausted("fs.inotify.max_user_watches") from exc
+            raise
+        home = self._by_wd.get(wd)
+        if home is not None and home.path == path:
+            return home
+        if home is not None:  # it was moved, and the event that says so is still to come
+            self._forget(home.path, keep=wd)
+        self._forget(path)
+        home = self._by_wd[wd] = self._by_path[path] = _Directory(wd, path)
+        return home
+
+    def _add(self, home: _Directory, name: str) -> None:
+        if name in home.names:
+            return
+        home.names.add(name)
+        self._names += 1
+        if self._names > self._max_names:
+            raise _too_much(f"there are more than {self._max_names} files")
+
+    def _forget(self, path: str, keep: int | None = None) -> None:
+        """Note that all below a directory is gone from there; `keep` is watched on, under another path."""
+        for home in list(self._below(path)):
+            for name in home.names:
+                self._touched.setdefault(home.join(name), True)
+            self._names -= len(home.names)
+            del self._by_path[home.path]
+            del self._by_wd[home.wd]
+            if home.wd != keep:
+                with contextlib.suppress(OSError):  # the kernel has forgotten a directory that was deleted
+                    sys.inotify_remove(self.fd, home.wd)
+
+    def _below(self, path: str) -> Iterator[_Directory]:
+        waiting = [path]
+        while waiting:
+            home = self._by_path.get(waiting.pop())
+            if home is not None:
+                yield home
+                waiting += (home.join(name) for name in home.names)
+
+    def _knows(self, path: str) -> bool:
+        parent, _, name = path.rpartition("/")
+        home = self._by_path.get(parent)
+        return home is not None and name in home.names
+
+    def _ignores(self, path: str, name: str) -> bool:
+        return name.startswith(".") and (not self.hidden or path == HIDDEN_AREA or is_temporary(name))
+
+
+def _too_much(reason: str) -> LimitExceeded:
+    return LimitExceeded("The session's files are not watched any more", f"{reason}; list them instead")
+
+
+def _exhausted(setting: str) -> LimitExceeded:
+    return LimitExceeded(
+        "The session's files are not watched",
+        f"the system has no watches left; the server's operator can raise {setting}; list the files instead",
+    )

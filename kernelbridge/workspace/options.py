@@ -1,0 +1,177 @@
+"""What a session may be opened with: checked against what the operator grants; pure.
+
+A `Wish` is what one `open_session` says, a `Choice` what the session then is. A field that a wish leaves out is the
+server's default for a session that is not open, and whatever it is for one that is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from kernelbridge.errors import BadRequest
+from kernelbridge.runtimes.base import Limits
+from kernelbridge.settings.quantities import format_size
+
+DEFAULT_KERNEL = "python3"
+
+MIN_MEMORY = 64 << 20
+"""Bytes below which no interpreter starts."""
+MIN_CPUS = 0.01
+MIN_PIDS = 32
+
+MAX_ENV = 64
+"""Variables that a session may be given."""
+MAX_ENV_BYTES = 64 << 10
+"""Bytes of their names and values together; one process must take them all."""
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_RESERVED = frozenset(
+    {
+        *("HOME", "PATH", "PWD", "OLDPWD", "USER", "LOGNAME", "SHELL", "HOSTNAME", "TERM", "TMPDIR"),
+        *("ENV", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PROMPT_COMMAND", "IFS", "PS0", "PS1", "PS2", "PS4"),
+        *("PYTHONHOME", "PYTHONSTARTUP", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "VIRTUAL_ENV"),
+        *("IPYTHONDIR", "PIP_BREAK_SYSTEM_PACKAGES", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_INPUT", "PIP_RETRIES"),
+    }
+)
+"""What the bridge sets itself, and what decides how the shell and the interpreter come up."""
+_RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the operator grants."""
+
+    limits: Limits
+    image: str | None
+    """The default image; None where the runtime has no images."""
+    images: frozenset[str] = frozenset()
+    """The others that may be chosen."""
+    image_setting: str | None = None
+    """The default image's name where the runtime has none: a client may say it all the same."""
+    linger: float = 15.0
+    """Seconds that a session lives on after its last connection, unless it asks for something else."""
+    max_linger: float = 3600.0
+    """Most of them that it may ask for; never less than `linger`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a client asks for; None where it says nothing."""
+
+    image: str | None = None
+    kernel: str | None = None
+    env: Mapping[str, str] | None = None
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    linger: float | None = None
+    keep_while_running: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a session is opened with."""
+
+    limits: Limits
+    image: str | None = None
+    """None for the runtime's own."""
+    kernel: str = DEFAULT_KERNEL
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def differing(self, wish: Wish) -> str | None:
+        """Name the first field in which `wish` asks for something else, or None."""
+        pairs = (
+            ("image", wish.image, self.image),
+            ("kernel", wish.kernel, self.kernel),
+            ("env", wish.env, self.env),
+            ("limits.memory", wish.memory, self.limits.memory),
+            ("limits.cpus", wish.cpus, self.limits.cpus),
+            ("limits.pids", wish.pids, self.limits.pids),
+        )
+        return next((name for name, asked, has in pairs if asked is not None and asked != has), None)
+
+
+def checked(wish: Wish, bounds: Bounds) -> Wish:
+    """Refuse what the operator does not grant; raises `BadRequest` that names the field and its bound."""
+    most = bounds.limits
+    _within("limits.memory", wish.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
+    _within("limits.cpus", wish.cpus, (MIN_CPUS, most.cpus), "processors")
+    _within("limits.pids", wish.pids, (MIN_PIDS, most.pids), "processes")
+    most_linger = max(bounds.max_linger, bounds.linger)
+    if wish.linger is not None and wish.linger > most_linger:
+        raise _invalid("linger", f"expected at most {most_linger:g} seconds, which is what the server grants")
+    if wish.env is not None:
+        _check_env(wish.env)
+    return replace(wish, image=_granted_image(wish.image, bounds))
+
+
+def choose(wish: Wish, bounds: Bounds) -> Choice:
+    """Complete a checked wish with the defaults."""
+    limits = bounds.limits
+    return Choice(
+        limits=replace(
+            limits,
+            memory=limits.memory if wish.memory is None else wish.memory,
+            cpus=limits.cpus if wish.cpus is None else wish.cpus,
+            pids=limits.pids if wish.pids is None else wish.pids,
+        ),
+        image=bounds.image if wish.image is None else wish.image,
+        kernel=wish.kernel or DEFAULT_KERNEL,
+        env=MappingProxyType(dict(wish.env or {})),
+    )
+
+
+def within(choice: Choice, bounds: Bounds) -> Choice:
+    """Give a choice that another server granted as far as this one does, which may grant less."""
+    most, has = bounds.limits, choice.limits
+    limits = replace(
+        has, memory=min(has.memory, most.memory), cpus=min(has.cpus, most.cpus), pids=min(has.pids, most.pids)
+    )
+    image = choice.image if choice.image in {bounds.image, *bounds.images} else bounds.image
+    return replace(choice, limits=limits, image=image)
+
+
+def _granted_image(image: str | None, bounds: Bounds) -> str | None:
+    if image is None:
+        return None
+    granted = [name for name in (bounds.image, *sorted(bounds.images)) if name is not None]
+    found = next((name for name in granted if _tagged(name) == _tagged(image)), None)
+    if found is not None:
+        return found
+    if bounds.image is None:
+        if bounds.image_setting is not None and _tagged(image) == _tagged(bounds.image_setting):
+            return None
+        raise _invalid("image", "this server's sandboxes are not made of images; leave the field out")
+    raise _invalid("image", f"expected one that the server allows: {', '.join(granted)}")
+
+
+def _tagged(image: str) -> str:
+    last = image.rpartition("/")[2]
+    return image if ":" in last or "@" in last else f"{image}:latest"
+
+
+def _within(name: str, value: float | None, bounds: tuple[float, float], unit: str) -> None:
+    least, most = bounds
+    if value is not None and not least <= value <= most:
+        raise _invalid(name, f"expected at least {least} and at most {most} {unit}, which is what the server grants")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    if len(env) > MAX_ENV:
+        raise _invalid("env", f"expected at most {MAX_ENV} variables, found {len(env)}")
+    for name, value in env.items():
+        if _ENV_NAME.fullmatch(name) is None:
+            raise _invalid("env", f"{name[:200]!r} is not the name of a variable: letters, digits and '_', up to 128")
+        if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+            raise _invalid("env", f"{name} is set by the sandbox; code may set it for itself when it runs")
+        if "\0" in value:
+            raise _invalid("env", f"the value of {name} holds a zero character")
+    if (size := sum(len(part.encode()) for pair in env.items() for part in pair)) > MAX_ENV_BYTES:
+        raise _invalid("env", f"expected at most {MAX_ENV_BYTES} bytes of names and values together, found {size}")
+
+
+def _invalid(name: str, expected: str) -> BadRequest:
+    return BadRequest(f"The field {name!r} is wrong", expected, field=name, code="invalid_field")

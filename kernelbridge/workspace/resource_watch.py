@@ -1,0 +1,122 @@
+"""What a session tells when its memory runs out and something in it is killed that is neither interpreter nor shell.
+
+The sandbox says that it happened, not to which process: whatever ran meanwhile is told. What ends an interpreter or a
+shell is told by that end, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.workspace.command_outcome import CommandOutcome
+
+LATE = 2.0
+"""Seconds for which news may come after that which it explains: they take different ways."""
+GRACE = 0.5
+"""Seconds that a command which looks as if it had been killed waits for news."""
+OFTEN = 1.0
+"""Seconds between two notices at least: what is started again is killed again."""
+NOTICE = "kernelbridge: the session's memory ran out, and a process in it was killed\n"
+HINT = "The session's memory ran out, and a process in it was killed. Files in /dev/shm and /tmp count as memory."
+_KILLED = 128 + 9
+
+CellDone = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What was known when something began to run."""
+
+    sandbox: Sandbox | None
+    kills: int
+
+
+class MemoryWatch:
+    """Knows when the memory of one workspace has run out."""
+
+    def __init__(self, tell_now: Callable[[], None]) -> None:
+        """`tell_now` tells of it at once, whatever runs."""
+        self._tell_now = tell_now
+        self._busy: list[Callable[[], bool]] = []
+        self._tell_later: Callable[[str], None] | None = None
+        self._sandbox: Sandbox | None = None
+        self._explained = 0
+        self._settled = self._told = float("-inf")
+        self._news = asyncio.Event()
+
+    def watch(self, sandbox: Sandbox) -> None:
+        """Watch another sandbox."""
+        self._sandbox, self._explained = sandbox, 0
+        sandbox.watch_memory(lambda: self._ran_out(sandbox))
+
+    def serve(self, *, busy: Callable[[], bool], tell_later: Callable[[str], None] | None = None) -> None:
+        """Know when something runs; what happens while nothing does goes into the next result by `tell_later`."""
+        self._busy.append(busy)
+        self._tell_later = tell_later or self._tell_later
+
+    def over_cell(self, done: CellDone) -> CellDone:
+        """Give what takes the outcome of a cell that begins now, and hands it on with the cause if it was this."""
+        mark = self._mark()
+
+        def ended(outcome: Outcome) -> None:
+            if outcome.cause == "out_of_memory":
+                self._settle()
+            elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
+                self._settle(whole=False)
+                outcome = replace(outcome, cause="out_of_memory")
+            done(outcome)
+
+        return ended
+
+    def before_command(self) -> _Mark:
+        """Note that a command begins."""
+        return self._mark()
+
+    async def over_command(self, outcome: CommandOutcome, mark: _Mark) -> CommandOutcome:
+        """Give a command's outcome with the cause if it was this."""
+        if outcome.cause == "out_of_memory":
+            self._settle()
+        elif outcome.cause is None:
+            if outcome.exit_code == _KILLED and not self._since(mark):
+                await self._wait_for_news()
+            if self._since(mark):
+                self._settle(whole=False)
+                return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
+        return outcome
+
+    def _mark(self) -> _Mark:
+        return _Mark(self._sandbox, 0 if self._sandbox is None else self._sandbox.oom_kills())
+
+    def _since(self, mark: _Mark) -> bool:
+        now = self._mark()
+        return mark.sandbox is now.sandbox and now.kills > max(mark.kills, self._explained)
+
+    def _settle(self, *, whole: bool = True) -> None:
+        """Note that it was told; `whole`: and that nothing else has to do with it."""
+        self._settled = asyncio.get_running_loop().time()
+        if whole:
+            self._explained = self._mark().kills
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        try:
+            await asyncio.wait_for(self._news.wait(), GRACE)
+        except TimeoutError:
+            return
+
+    def _ran_out(self, sandbox: Sandbox) -> None:
+        if sandbox is not self._sandbox:
+            return
+        self._news.set()
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= OFTEN:
+            self._told = now
+            self._tell_now()
+        busy = any(busy() for busy in self._busy)
+        if now - self._settled > LATE and not busy and self._tell_later is not None:
+            self._settled = now
+            self._tell_later(NOTICE)

@@ -1,0 +1,1 @@
+"""The persistent shell of `terminal_command`: its queue, its protocol and its terminals."""

@@ -1,0 +1,396 @@
+"""One interactive terminal: a shell on a PTY, what it showed last, and the connections that show it.
+
+    typed ──▶ queue ──▶ process ──▶ decoder ──▶ held for a moment ──▶ replay
+                           ▲                                     └──▶ every viewer
+                           └── not read while a viewer has too much unread
+
+A viewer that takes nothing for `PATIENCE` seconds is detached, so that it does not hold up the others for longer.
+When the terminal ends, everything that was started in it ends, daemons included: they carry its mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import secrets
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import structlog
+
+from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded, TerminalError
+from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.terminals.scrollback import Replay
+
+log = structlog.get_logger(__name__)
+
+MERGE = 0.004
+"""Seconds after output was sent in which more of it is held back, to go together."""
+CHUNK = 1 << 15
+"""Characters of output in one message, and most that are held back."""
+BACKLOG = 1 << 18
+"""Bytes that a viewer may have unread while the terminal goes on."""
+PATIENCE = 10.0
+"""Seconds that the terminal waits for a viewer that has more."""
+INPUT_LIMIT = 8 << 20
+"""Bytes that may wait to be typed, because the program in the terminal does not read."""
+_HANG_UP = 0.5
+"""Seconds between SIGHUP, after which a shell writes its history, and SIGKILL."""
+_LAST_NEWS = 5.0
+"""Seconds that the last output and the end of the shell may take to be told after both have happened."""
+_LOSS_NOTICE = 2.0
+"""Seconds that the runtime has to say that the sandbox is gone, after SIGKILL ended the shell."""
+
+Cause = Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a terminal, or a connection's view of it, has ended."""
+
+    cause: Cause
+    exit_code: int | None = None
+    """Of its shell; 128 + n for an end by signal n."""
+
+
+class Viewer(Protocol):
+    """A connection that shows a terminal, or asks for one. None of this blocks or raises."""
+
+    id: str
+    """That of the connection, which has one view of a terminal."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that it has not read yet."""
+        ...
+
+    async def room(self, level: int) -> None:
+        """Wait until it has not read `level` bytes at most, or is gone."""
+        ...
+
+    def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called when the connection is gone; the result takes that back."""
+        ...
+
+    def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
+        """Take note that it shows the terminal from now on."""
+        ...
+
+    def show(self, terminal_id: str, text: str, *, replay: bool = False, left_out: int = 0) -> None:
+        """Show output; `left_out` bytes are missing before it."""
+        ...
+
+    def closed(self, terminal_id: str, ending: Ending) -> None:
+        """Take note that it shows the terminal no more."""
+        ...
+
+    def failed(self, error: KernelBridgeError) -> None:
+        """Take note that what it asked for cannot be done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a terminal, in characters."""
+
+    rows: int
+    cols: int
+
+
+StartShell = Callable[[Size, str], Awaitable[tuple[Sandbox, Process]]]
+"""Start an interactive shell of this size, whose environment has this mark."""
+
+
+class Terminal:
+    """An open terminal. `run` is its life; everything else is said to it meanwhile and does not wait."""
+
+    def __init__(self, terminal_id: str, size: Size, *, on_ending: Callable[[], None]) -> None:
+        self.id = terminal_id
+        self._size = size
+        self._on_ending = on_ending
+        self._mark = str(10**17 + secrets.randbelow(9 * 10**17))
+        self._running = False
+        self._cause: Cause | None = None
+        self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
+        self._closers: list[Viewer] = []
+        self._replaced: list[Viewer] = []
+        """Views that were replaced before it was open: their requests are to be answered all the same."""
+        self._replay = Replay()
+        self._held: list[str] = []
+        self._length = 0
+        self._sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._input: deque[bytes] = deque()
+        self._input_size = 0
+        self._typed = asyncio.Event()
+        self._resized = asyncio.Event()
+        self._fits = asyncio.Event()
+        self._fits.set()
+        self._end_wanted = asyncio.Event()
+        self._all_gone = asyncio.Event()
+        """Set when nothing in it writes any more: what there is left fits into the viewers' backlogs."""
+
+    def __repr__(self) -> str:
+        state = "running" if self._running else "not running"
+        return f"<Terminal {self.id} {state}, {len(self._viewers)} viewers, {self._input_size} bytes to type>"
+
+    @property
+    def seen(self) -> bool:
+        """Whether a connection shows it."""
+        return bool(self._viewers)
+
+    # -- what is said to it ------------------------------------------------------
+
+    def attach(self, viewer: Viewer) -> None:
+        """Show it to a connection, in place of the view that this had before; what it showed last comes first."""
+        if not self._running and viewer.id in self._viewers:
+            self._replaced.append(self._viewers[viewer.id][0])
+        self._detach(viewer.id)
+        self._flush()
+        self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
+        if not self._running:
+            return  # told when it is
+        viewer.opened(self.id, self._size.rows, self._size.cols, reattached=True)
+        text, left_out = self._replay.latest()
+        for start in range(0, len(text), CHUNK):
+            viewer.show(self.id, text[start : start + CHUNK], replay=True, left_out=0 if start else left_out)
+
+    def type(self, data: str) -> None:
+        """Type `data`, behind what was typed before. Raises `BadRequest` and `LimitExceeded`."""
+        try:
+            encoded = data.encode()
+        except UnicodeEncodeError as exc:
+            reason = "it contains half of a surrogate pair, which has no UTF-8 form"
+            raise BadRequest("The input cannot be typed", reason, field="data") from exc
+        if self._input_size + len(encoded) > INPUT_LIMIT:
+            raise LimitExceeded(
+                "Too much input waits for the terminal",
+                f"the limit is {INPUT_LIMIT >> 20} MiB, and its program does not read; nothing of this was typed",
+            )
+        self._input.append(encoded)
+        self._input_size += len(encoded)
+        self._typed.set()
+
+    def resize(self, size: Size) -> None:
+        """Set its size; its programs are told if that changes."""
+        if size != self._size:
+            self._size = size
+            self._fits.clear()
+            self._resized.set()
+
+    def close(self, closer: Viewer) -> None:
+        """End it and everything in it; `closer` is told when that is done."""
+        self._closers.append(closer)
+        self.end("closed")
+
+    def end(self, cause: Cause) -> None:
+        """End it for a reason; the first one counts."""
+        if self._cause is None:
+            self._cause = cause
+        self._end_wanted.set()
+
+    # -- its life -----------------------------------------------------------------
+
+    async def run(self, start: StartShell) -> None:
+        """Start the shell and serve it until it has ended and everything in it is gone."""
+        size = self._size
+        try:
+            sandbox, process = await start(size, self._mark)
+        except KernelBridgeError as exc:
+            log.warning("terminal_not_started", terminal=self.id, error=str(exc))
+            self._not_started(exc)
+            return
+        except Exception as exc:
+            log.exception("terminal_not_started", terminal=self.id)
+            self._not_started(TerminalError("The terminal could not be opened", f"{type(exc).__name__}: {exc}"))
+            return
+        self._running = True
+        if size == self._size:
+            self._fits.set()
+        for number, viewer in enumerate([*self._replaced, *(viewer for viewer, _ in self._viewers.values())]):
+            viewer.opened(self.id, self._size.rows, self._size.cols, reattached=number > 0)
+        problem: KernelBridgeError | None = None
+        status = ExitStatus()
+        try:
+            status = await self._serve(sandbox, process)
+        except KernelBridgeError as exc:
+            problem = exc
+            log.warning("terminal_not_ended", terminal=self.id, error=str(exc))
+        finally:
+            self._running = False
+            self._finish(await self._ending(sandbox, status), problem)
+
+    async def _serve(self, sandbox: Sandbox, process: Process) -> ExitStatus:
+        loop = asyncio.get_running_loop()
+        reader = loop.create_task(self._read(process))
+        helpers = [loop.create_task(work(process)) for work in (self._type, self._resize)]
+        exited = loop.create_task(process.wait())
+        asked = loop.create_task(self._end_wanted.wait())
+        try:
+            await asyncio.wait({exited, asked}, return_when=asyncio.FIRST_COMPLETED)
+            self._on_ending()
+            if not exited.done():
+                await self._hang_up(process, exited)
+            await process.kill()
+            await sandbox.sweep(self._mark)
+            self._all_gone.set()
+            await asyncio.wait({reader, exited}, timeout=_LAST_NEWS)
+            return exited.result() if exited.done() else ExitStatus()
+        finally:
+            self._on_ending()
+            tasks = [reader, *helpers, exited, asked]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await process.aclose()
+
+    async def _hang_up(self, process: Process, exited: asyncio.Task[ExitStatus]) -> None:
+        if self._cause == "session_closed":
+            await asyncio.wait({exited}, timeout=_LAST_NEWS)  # with its sandbox, which is being destroyed
+        else:
+            await process.signal(signal.SIGHUP)
+            await asyncio.wait({exited}, timeout=_HANG_UP)
+
+    def _not_started(self, error: KernelBridgeError) -> None:
+        self._on_ending()
+        ending = Ending(self._cause or "exited")
+        for _, forget in self._viewers.values():
+            forget()
+        for viewer in [*self._replaced, *(viewer for viewer, _ in self._viewers.values())]:
+            if self._cause == "session_closed":
+                viewer.closed(self.id, ending)
+            else:
+                viewer.failed(error)
+        for closer in self._closers:
+            closer.closed(self.id, ending)
+        self._viewers.clear()
+
+    async def _ending(self, sandbox: Sandbox, status: ExitStatus) -> Ending:
+        if self._cause is not None:
+            return Ending(self._cause)
+        code = status.code if status.signal is None else 128 + status.signal
+        if status.oom:
+            return Ending("out_of_memory", code)
+        if status.signal == signal.SIGKILL:
+            with contextlib.suppress(TimeoutError):
+                lost = await asyncio.wait_for(sandbox.wait(), _LOSS_NOTICE)
+                return Ending("out_of_memory" if lost.oom else "sandbox_lost")
+        return Ending("exited", code)
+
+    def _finish(self, ending: Ending, problem: KernelBridgeError | None) -> None:
+        self._flush()
+        closers = {closer.id for closer in self._closers}
+        for viewer, forget in self._viewers.values():
+            forget()
+            if viewer.id not in closers:
+                viewer.closed(self.id, ending)
+        self._viewers.clear()
+        for closer in self._closers:
+            if problem is None:
+                closer.closed(self.id, ending)
+            else:
+                closer.failed(problem)
+
+    # -- its input ----------------------------------------------------------------
+
+    async def _type(self, process: Process) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            while True:
+                await self._typed.wait()
+                self._typed.clear()
+                while self._input:
+                    data = self._input.popleft()
+                    for start in range(0, len(data), CHUNK):
+                        await self._fits.wait()  # what is typed behind a new size meets it
+                        await process.write(data[start : start + CHUNK])
+                    self._input_size -= len(data)
+
+    async def _resize(self, process: Process) -> None:
+        while True:
+            await self._resized.wait()
+            self._resized.clear()
+            size = self._size
+            try:
+                await process.resize(size.rows, size.cols)
+            except KernelBridgeError as exc:
+                log.warning("terminal_not_resized", terminal=self.id, error=str(exc))
+            if size == self._size:
+                self._fits.set()
+
+    # -- its output ---------------------------------------------------------------
+
+    async def _read(self, process: Process) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while data := await process.read():
+            self._take(decoder.decode(data))
+            await self._room()
+            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
+        self._take(decoder.decode(b"", final=True))
+        self._flush()
+
+    def _take(self, text: str) -> None:
+        if not text:
+            return
+        self._held.append(text)
+        self._length += len(text)
+        if self._timer is not None and self._length < CHUNK:
+            return
+        loop = asyncio.get_running_loop()
+        if self._length >= CHUNK or loop.time() >= self._sent_at + MERGE:
+            self._flush()
+        else:
+            self._timer = loop.call_at(self._sent_at + MERGE, self._flush)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._held:
+            return
+        text = "".join(self._held)
+        self._held.clear()
+        self._length = 0
+        self._sent_at = asyncio.get_running_loop().time()
+        self._replay.append(text)
+        for start in range(0, len(text), CHUNK):
+            piece = text[start : start + CHUNK]
+            for viewer, _ in self._viewers.values():
+                viewer.show(self.id, piece)
+
+    async def _room(self) -> None:
+        """Wait while a viewer has too much unread; detach the ones that take nothing."""
+        full = [viewer for viewer, _ in self._viewers.values() if viewer.backlog > BACKLOG]
+        if not full or self._all_gone.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        waits = {loop.create_task(viewer.room(BACKLOG)): viewer for viewer in full}
+        everybody, gone = (
+            loop.create_task(asyncio.wait(waits, timeout=PATIENCE)),
+            loop.create_task(self._all_gone.wait()),
+        )
+        try:
+            await asyncio.wait({everybody, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not everybody.done():
+                return
+            for task in [task for task in waits if not task.done()]:
+                viewer = waits[task]
+                if self._shows(viewer):
+                    self._detach(viewer.id)
+                    viewer.closed(self.id, Ending("too_slow"))
+        finally:
+            for each in (everybody, gone, *waits):
+                each.cancel()
+            await asyncio.wait({everybody, gone, *waits})
+
+    def _shows(self, viewer: Viewer) -> bool:
+        view = self._viewers.get(viewer.id)
+        return view is not None and view[0] is viewer
+
+    def _detach(self, viewer_id: str) -> None:
+        view = self._viewers.pop(viewer_id, None)
+        if view is not None:
+            view[1]()

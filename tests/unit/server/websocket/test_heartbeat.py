@@ -1,0 +1,24 @@
+import itertools
+
+from kernelbridge.server.websocket.heartbeat import Patience
+
+
+def test_a_silent_client_is_asked_every_30_seconds_and_dropped_after_90() -> None:
+    patience, silent = Patience(), 0.0
+    looks = []
+    while silent < patience.drop:
+        silent += patience.next_look(silent)
+        looks.append(round(silent))
+    assert looks == [30, 60, 90]
+
+
+def test_a_look_never_comes_early_nor_turns_in_circles() -> None:
+    for ping, drop in itertools.product((0.2, 1.0, 30.0), (0.6, 7.0, 90.0)):
+        patience = Patience(ping, drop)
+        silent, looks = 0.0, 0
+        while silent < drop:
+            wait = patience.next_look(silent)
+            assert wait > 0
+            silent, looks = silent + wait, looks + 1
+        assert looks <= drop / ping + 1
+        assert silent <= drop + 0.02

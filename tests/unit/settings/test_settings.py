@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelbridge.errors import ConfigError
+from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
+from kernelbridge.settings.kinds import canonical_origin
+from kernelbridge.settings.settings import OPTIONS, Settings, default_text, is_loopback, resolve
+from kernelbridge.settings.sources import variable_name
+
+ENV = {"HOME": "/home/ada"}
+
+
+def refusal(flags: dict[str, object] | None = None, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(flags or {}, ENV | (environ or {}))
+    return str(caught.value)
+
+
+def write(directory: Path, text: str) -> str:
+    path = directory / "server.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_those_of_the_object(tmp_path: Path) -> None:
+    assert resolve({"data_dir": str(tmp_path)}, ENV) == Settings(data_dir=tmp_path)
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings(data_dir=tmp_path).port = 1  # type: ignore[misc]
+
+
+def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path: Path) -> None:
+    file = write(tmp_path, 'memory = "128m"\npids = 64\nlinger = "1m"\n')
+    environ = ENV | {"KERNELBRIDGE_CONFIG": file, "KERNELBRIDGE_MEMORY": "256m", "KERNELBRIDGE_PIDS": "100"}
+    settings = resolve({"memory": "512m"}, environ)
+    assert (settings.memory, settings.pids, settings.linger, settings.cpus) == (512 << 20, 100, 60.0, 1.0)
+    assert settings.config == Path(file)
+
+
+def test_files_are_kept_for_ever_or_for_days() -> None:
+    assert resolve({}, ENV).retain is None
+    assert resolve({"retain": "0"}, ENV | {"KERNELBRIDGE_RETAIN": "30d"}).retain is None
+    assert resolve({}, ENV | {"KERNELBRIDGE_RETAIN": "30d"}).retain == 30 * 86400
+
+
+def test_the_flag_names_the_file_that_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path, "port = 9000")
+    assert resolve({"config": file}, ENV | {"KERNELBRIDGE_CONFIG": "/nowhere"}).port == 9000
+
+
+def test_toml_types(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        'memory = 536870912\ncpus = 2\nlinger = 0.5\nexecution_timeout = 0\nruntime = "local"\nisolation = false\n'
+        'allow_origin = ["https://a.example", "http://localhost:3000"]\nmax_output = "1MiB"\n',
+    )
+    settings = resolve({"config": file}, ENV)
+    assert settings.memory == 512 << 20
+    assert settings.cpus == 2.0
+    assert settings.linger == 0.5
+    assert settings.execution_timeout is None
+    assert settings.isolation is False
+    assert settings.allow_origin == ("https://a.example", "http://localhost:3000")
+    assert settings.max_output == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("port = true", "port: True is not valid: expected a whole number from 0 to 65535"),
+        ('port = "8001"', "port: '8001' is not valid"),
+        ("port = 70000", "port: 70000 is not valid"),
+        ("isolation = 'false'", "isolation: 'false' is not valid: expected true or false"),
+        ("memory = 1.5", "memory: 1.5 is not valid: expected a size"),
+        ("memory = '32m'", "at least 64m"),
+        ("linger = -1", "linger: -1 is not valid: expected a duration"),
+        ("data_dir = 3", "data_dir: 3 is not valid: expected a directory"),
+        ("allow_origin = [1]", "allow_origin: 1 is not valid"),
+        ("[memory]\nx=1", "memory: {'x': 1} is not valid"),
+        ("memmory = 1", "'memmory' is not a setting: did you mean memory?"),
+        ("data-dir = '/x'", "'data-dir' is not a setting: did you mean data_dir?"),
+        ("config = 'x'", "'config' is not a setting"),
+        ("[server]\nport = 1", "'server' is not a setting"),
+        ("port = ", "is not valid TOML"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path: Path, line: str, expected: str) -> None:
+    file = write(tmp_path, line)
+    text = refusal({"config": file})
+    assert expected in text
+    assert file in text
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    assert "is not valid TOML" in refusal({"config": str(tmp_path / "x.toml")})
+
+
+def test_a_file_that_is_absent() -> None:
+    text = refusal({"config": "/nowhere/kb.toml"})
+    assert "/nowhere/kb.toml cannot be read" in text
+    assert "check --config" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("KERNELBRIDGE_MEMROY", "1g", "KERNELBRIDGE_MEMROY is not a setting: did you mean KERNELBRIDGE_MEMORY?"),
+        ("KERNELBRIDGE_ZZZZZZZZ", "", "KERNELBRIDGE_ZZZZZZZZ is not a setting: `kernelbridge serve --help`"),
+        ("KERNELBRIDGE_MEMORY", "12x", "KERNELBRIDGE_MEMORY: '12x' is not valid: expected a size such as 512m"),
+        ("KERNELBRIDGE_ISOLATION", "maybe", "KERNELBRIDGE_ISOLATION: 'maybe' is not valid: expected true or false"),
+        ("KERNELBRIDGE_RUNTIME", "podman", "expected one of auto, docker, local"),
+        ("KERNELBRIDGE_IMAGE", "-v", "expected an image name"),
+        ("KERNELBRIDGE_CPUS", "0", "at least 0.01"),
+        ("KERNELBRIDGE_CA_BUNDLE", "/nowhere.pem", "'/nowhere.pem' cannot be read"),
+        ("KERNELBRIDGE_CA_BUNDLE", "/", "'/' cannot be read"),
+        ("KERNELBRIDGE_DATA_DIR", "a\0b", "expected a directory"),
+    ],
+)
+def test_what_a_variable_may_not_say(variable: str, value: str, expected: str) -> None:
+    assert expected in refusal(environ={variable: value})
+
+
+def test_an_overridden_value_is_checked_too() -> None:
+    assert "KERNELBRIDGE_PORT: 'x'" in refusal({"port": "1"}, {"KERNELBRIDGE_PORT": "x"})
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    assert resolve({}, ENV | {"KERNELBRIDGE_CA_BUNDLE": "", "KERNELBRIDGE_PORT": ""}).port == 8001
+
+
+def test_the_suites_own_variables_are_no_settings() -> None:
+    resolve({}, ENV | {"KERNELBRIDGE_TEST_IMAGE": "x", "OTHER": "y"})
+
+
+def test_a_flag_is_named_as_it_is_spelled() -> None:
+    with pytest.raises(ConfigError, match=r"^--base: '-x' is not valid"):
+        resolve({"images_base": "-x"}, ENV, spelling={"images_base": "--base"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "localhost.example.org"])
+def test_an_address_beyond_this_machine_is_refused(host: str) -> None:
+    text = refusal({"host": host})
+    if host:
+        assert f"--host: {host!r} is not a loopback address: there is no authentication yet" in text
+        assert "reverse proxy" in text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_addresses(host: str) -> None:
+    assert resolve({"host": host}, ENV).host == host
+
+
+@given(st.ip_addresses())
+def test_only_loopback_networks_are_loopback(address: object) -> None:
+    text = str(address)
+    assert is_loopback(text) == (text == "::1" or text.startswith(("127.", "::ffff:127.")))
+
+
+def test_isolation_is_not_turned_off_by_accident() -> None:
+    assert "--no-isolation is only valid with --runtime local: the runtime is 'auto'" in refusal({"isolation": False})
+    assert "KERNELBRIDGE_ISOLATION is only valid" in refusal({"runtime": "docker"}, {"KERNELBRIDGE_ISOLATION": "0"})
+    assert resolve({"isolation": False, "runtime": "local"}, ENV).isolation is False
+    assert resolve({"isolation": True}, ENV | {"KERNELBRIDGE_ISOLATION": "no"}).isolation is True
+
+
+def test_relative_paths_count_from_where_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    file = write(tmp_path / "etc", 'data_dir = "data"')
+    assert resolve({"config": "etc/server.toml"}, ENV, cwd=tmp_path).data_dir == Path(file).parent / "data"
+    assert resolve({"data_dir": "data"}, ENV, cwd=tmp_path).data_dir == tmp_path / "data"
+
+
+def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert resolve({"data_dir": "~/kb"}, ENV).data_dir == Path("/home/ada/kb")
+    assert "expected a directory" in refusal({"data_dir": "~nobody-of-that-name/kb"})
+
+
+def test_the_default_ca_bundle_is_the_one_that_this_machine_trusts(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    assert default_ca_bundle({}) is None
+    assert default_ca_bundle({"SSL_CERT_FILE": str(bundle)}) is None
+    bundle.write_text("")
+    assert default_ca_bundle({"SSL_CERT_FILE": str(bundle)}) == bundle
+    assert resolve({}, {"SSL_CERT_FILE": str(bundle)}).ca_bundle == bundle
+
+
+@pytest.mark.parametrize(
+    ("environ", "uid", "expected"),
+    [
+        ({}, 0, "/var/lib/kernelbridge"),
+        ({"HOME": "/home/ada"}, 1000, "/home/ada/.local/share/kernelbridge"),
+        ({"HOME": "/home/ada", "XDG_DATA_HOME": "/data"}, 1000, "/data/kernelbridge"),
+        ({"HOME": "/home/ada", "XDG_DATA_HOME": "relative"}, 1000, "/home/ada/.local/share/kernelbridge"),
+    ],
+)
+def test_the_default_data_directory(environ: dict[str, str], uid: int, expected: str) -> None:
+    assert default_data_dir(environ, uid) == Path(expected)
+
+
+def test_origins_from_flags_and_text_are_joined_without_repeats() -> None:
+    settings = resolve({"allow_origin": ("https://A.example:443", "http://[::1]:80,https://a.example")}, ENV)
+    assert settings.allow_origin == ("https://a.example", "http://[::1]")
+    assert resolve({}, ENV | {"KERNELBRIDGE_ALLOW_ORIGIN": "http://a:1, http://b"}).allow_origin == (
+        "http://a:1",
+        "http://b",
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "",
+        "a.example",
+        "https://",
+        "https://a/b",
+        "https://a?x",
+        "https://u@a",
+        "ftp://a",
+        "https://a:x",
+        "https://*.a",
+    ],
+)
+def test_texts_that_are_no_origin(origin: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the text is the caller's; the standard library's differs
+        canonical_origin(origin)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_every_setting_is_complete(name: str) -> None:
+    option = OPTIONS[name]
+    assert option.help.endswith(".")
+    assert option.group
+    assert default_text(name)
+    assert variable_name(name) == f"KERNELBRIDGE_{name.upper()}"
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.default_text is None])
+def test_a_default_reads_back_as_itself(name: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    environ = ENV | {variable_name(name): default_text(name), "KERNELBRIDGE_DATA_DIR": str(tmp_path)}
+    assert resolve({}, environ) == settings
+
+
+@given(st.dictionaries(st.sampled_from([variable_name(name) for name in OPTIONS]), st.text(max_size=20)))
+def test_any_environment_is_resolved_or_refused(environ: dict[str, str]) -> None:
+    with suppress(ConfigError):
+        assert is_loopback(resolve({}, ENV | environ).host)
+
+
+def test_only_the_origin_that_is_wrong_is_quoted() -> None:
+    message = refusal({"allow_origin": ("https://a.example", "https://b.example, foo")})
+    assert message.startswith("--allow-origin: 'foo' is not valid: expected a web origin such as")
+    assert "KERNELBRIDGE_ALLOW_ORIGIN: '' is not valid" in refusal(environ={"KERNELBRIDGE_ALLOW_ORIGIN": "http://a,"})
+
+
+@pytest.mark.parametrize("null", ["null", "NULL", " null"])
+def test_the_origin_of_a_page_from_a_file_is_explained(null: str) -> None:
+    message = refusal({"allow_origin": (null,)})
+    assert "a page opened from a file has no origin" in message
+    assert "http://localhost" in message
+
+
+def test_without_a_home_the_data_directory_has_to_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigError, match=r"no home directory .* give --data-dir"):
+        default_data_dir({}, 4321)
+    assert default_data_dir({}, 0) == Path("/var/lib/kernelbridge")
+    monkeypatch.setattr(
+        "kernelbridge.settings.settings.default_data_dir", lambda _environ: pytest.fail("it was not needed")
+    )
+    assert resolve({"data_dir": str(tmp_path)}, {}).data_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "unix:///var/run/docker.sock",
+        "unix://",
+        "http+unix:///run/user/1000/docker.sock",
+        "tcp://127.0.0.1:2375",
+        "tcp://[::1]:2375",
+        "https://engine.example:2376",
+        "localhost:2375",
+    ],
+)
+def test_addresses_of_engines(address: str) -> None:
+    assert docker_host({"DOCKER_HOST": address}) == address
+
+
+def test_without_an_address_the_engine_is_where_it_always_is() -> None:
+    assert docker_host({}) is None
+    assert docker_host({"DOCKER_HOST": ""}) is None
+
+
+@pytest.mark.parametrize(
+    "address", ["garbage", "tcp://nowhere", "unix:/run/docker.sock", "/run/docker.sock", "fd://", "x:y"]
+)
+def test_what_is_no_address_of_an_engine(address: str) -> None:
+    message = refusal(environ={"DOCKER_HOST": address})
+    assert message.startswith(f"DOCKER_HOST: {address!r} is not the address of an engine: expected unix:///")
+    assert resolve({"runtime": "local"}, ENV | {"DOCKER_HOST": address}).runtime == "local"
+
+
+def test_an_engine_elsewhere_is_not_supported() -> None:
+    assert "the engine must be on this machine" in refusal(environ={"DOCKER_HOST": "ssh://ada@engine.example"})
+
+
+@pytest.mark.parametrize("runtime", ["local", "docker", "auto"])
+def test_only_containers_can_be_kept(runtime: str) -> None:
+    flags = {"runtime": runtime, "keep_sandboxes": True}
+    if runtime == "local":
+        with pytest.raises(ConfigError, match="--keep-sandboxes is not valid with --runtime local"):
+            resolve(flags, {})
+    else:
+        assert resolve(flags, {}).keep_sandboxes
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("off", None), ("1001-1002", (1001, 1002)), ("2000000-2147483647", (2000000, 2147483647))]
+)
+def test_a_range_of_user_ids(written: str, value: tuple[int, int] | None) -> None:
+    assert resolve({"uid_range": written}, {}).uid_range == value
+
+
+@pytest.mark.parametrize(
+    "written", ["0-100", "1000-2000", "5000", "5000-4000", "5000-5000", "2000-2147483648", "no", "-"]
+)
+def test_what_is_no_range_of_user_ids(written: str) -> None:
+    with pytest.raises(ConfigError, match="--uid-range"):
+        resolve({"uid_range": written}, {})
+
+
+def test_the_budget_for_messages_has_room_for_one() -> None:
+    assert resolve({"max_buffered": "16m"}, {}).max_buffered == 16 << 20
+    with pytest.raises(ConfigError, match=r"--max-buffered: max_buffered must be at least max_message.*16m.*8m"):
+        resolve({"max_buffered": "8m"}, {})
+    with pytest.raises(ConfigError, match=r"--max-message: max_buffered must be at least max_message"):
+        resolve({"max_message": "1g"}, {})

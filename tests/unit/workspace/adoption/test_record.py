@@ -1,0 +1,312 @@
+"""What is noted of a session is read again by the next server, or said to be damaged."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+from msgspec import structs
+
+from kernelbridge.errors import ConfigError
+from kernelbridge.jupyter.execution import Cell
+from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.runtimes.base import Limits, Sandbox
+from kernelbridge.workspace.adoption.record import LeftSession, Record, left_in_sandboxes, left_sessions
+from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.options import Bounds, Choice
+from tests.unit.workspace.test_workspace_faults import FACTS
+
+KEY = SessionKey("Ada", "s")
+CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
+KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
+
+
+class Known:
+    """A sandbox, as far as it is noted."""
+
+    id = "box"
+    facts = FACTS
+
+
+SANDBOX = cast("Sandbox", Known())
+
+
+def ignore(_answer: object) -> None:
+    """Answer nobody."""
+
+
+def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
+    return Record(directory, key, created="then", runtime="docker", seq=seq)
+
+
+def only(directory: Path) -> LeftSession:
+    (left,) = left_sessions(directory)
+    return left
+
+
+def test_how_long_a_session_lives_on_is_noted_before_and_after_its_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.stays(60.0, keep_while_running=True)
+    record.opened(CHOICE, SANDBOX)
+    assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (60.0, True)
+    record.stays(5.0, keep_while_running=False)
+    assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (5.0, False)
+    record.leave()
+    another = new(tmp_path)
+    another.adopt(only(tmp_path).state, None)
+    another.opened(CHOICE, SANDBOX)  # its sandbox was lost
+    assert only(tmp_path).state.linger == 5.0
+
+
+def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.kernel_started(KERNEL)
+    record.shell_started()
+    job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
+    record.begins("msg_1", job, 12.5, 7.5)
+    record.leave()
+    left = only(tmp_path)
+    assert left.key == KEY
+    assert left.state.kernel == KERNEL
+    assert left.state.had_shell
+    assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
+    assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
+        Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
+    )
+    known = left.state.left()
+    assert known is not None
+    assert (known.sandbox_id, known.facts) == ("box", FACTS)
+    assert left.cell is not None
+    assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 7.5, 5.0, 5.0, 7.5)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.command_begins("r" * 100, streams=True)
+    record.command_ended()
+    record.terminals_are(["a", "b"])
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ("a", "b"))
+    record.command_begins("c", streams=False)
+    record.leave()
+    left = only(tmp_path)
+    assert left.command is not None
+    assert (left.command.request_id, left.command.streams) == ("c", False)
+    # What an earlier server has noted is kept until its end has been told, also when the sandbox is gone.
+    record = new(tmp_path)
+    record.adopt(left.without_sandbox().state, None)
+    left = only(tmp_path)
+    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
+    record.shells_told()
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, ())
+
+
+def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.terminals_are(["a"])
+    record.opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.terminals == ()
+
+
+def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
+    for number, runtime in enumerate(("docker", "docker", "local")):
+        key = SessionKey("Ada", f"s{number}")
+        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int)
+        record.opened(CHOICE, SANDBOX)
+    assert left_in_sandboxes(tmp_path, "docker") == 2
+    new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
+    assert left_in_sandboxes(tmp_path, "docker") == 1
+
+
+def only_of(directory: Path, session: str) -> LeftSession:
+    (left,) = [left for left in left_sessions(directory) if left.key.session_id == session]
+    return left
+
+
+def test_a_runtime_without_images_takes_its_own_place_for_one(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), None)).image is None
+    new(tmp_path).opened(Choice(Limits()), SANDBOX)
+    assert only(tmp_path).state.choice.choice(Bounds(Limits(), "default")).image == "default"
+
+
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    earlier = os.umask(0)
+    try:
+        new(tmp_path).opened(CHOICE, SANDBOX)
+    finally:
+        os.umask(earlier)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    for code in ("x" * 10, "y"):
+        record.begins(code * 100, Job(Cell(code=code), ignore), 0, 0)
+        record.ended()
+    assert only(tmp_path).cell is None
+    record.begins("short", Job(Cell(code=""), ignore), 0, 0)
+    cell = only(tmp_path).cell
+    assert cell is not None
+    assert cell.msg_id == "short"
+
+
+def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.counts(1.0, 0.0)
+    assert only(tmp_path).cell is None
+    record.begins("msg_1", Job(Cell(code=""), ignore, timeout=5.0), 0, 100.0)
+
+    def left_at(now: float) -> float | None:
+        cell = only(tmp_path).cell
+        assert cell is not None
+        return cell.left_at(now)
+
+    assert [left_at(now) for now in (102.0, 106.0, 3.0)] == [3.0, 0.0, 5.0]
+    record.counts(3.0, None)
+    assert left_at(10_000.0) == 3.0
+    record.counts(3.0, 10_000.0)
+    assert left_at(10_001.0) == 2.0
+    session = only(tmp_path)
+    assert session.cell is not None
+    record.leave()
+    again = new(tmp_path)
+    again.adopt(session.state, session.cell)
+    again.counts(1.5, 20_000.0)
+    assert left_at(20_000.0) == 1.5
+    assert only(tmp_path).cell == structs.replace(session.cell, left=1.5, counted=20_000.0)
+    again.ended()
+    again.counts(1.0, 0.0)
+    assert only(tmp_path).cell is None
+    again.begins("msg_2", Job(Cell(code=""), ignore), 0, 0)
+    assert left_at(10.0) is None
+
+
+def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.kernel_started(KERNEL)
+    record.kernel_ended("ended")
+    state = only(tmp_path).state
+    assert (state.kernel, state.lost, state.incarnation) == (None, "ended", 3)
+    record.sandbox_lost()
+    assert only(tmp_path).state.left() is None
+    record.opened(CHOICE, SANDBOX)
+    state = only(tmp_path).state
+    assert (state.lost, state.incarnation) == ("ended", 3)
+    record.loss_told()
+    assert only(tmp_path).state.lost is None
+
+
+def test_without_its_sandbox_an_interpreter_is_lost(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    assert only(tmp_path).without_sandbox().state.lost is None
+    record.kernel_started(KERNEL)
+    state = only(tmp_path).without_sandbox().state
+    assert (state.sandbox, state.kernel, state.lost) == (None, None, "ended with its sandbox")
+
+
+def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.opened(CHOICE, SANDBOX)
+    record.remove()
+    record.kernel_ended("ended")
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    record.write()
+    record.opened(CHOICE, SANDBOX)  # by a start that was under way
+    assert list(tmp_path.iterdir()) == []
+    record.remove()
+
+
+def test_nothing_is_noted_before_there_is_a_sandbox(tmp_path: Path) -> None:
+    record = new(tmp_path)
+    record.write()
+    record.kernel_started(KERNEL)
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    record = new(tmp_path / "absent")
+    record.opened(CHOICE, SANDBOX)
+    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    record.ended()
+    record.remove()
+
+
+def damaged(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 1}), b"[" * 10**6, damaged({"version": 2})]
+)
+def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
+    other = SessionKey(None, "other")
+    for key in (KEY, other):
+        new(tmp_path, key).opened(CHOICE, SANDBOX)
+    (tmp_path / f"{KEY.workspace_id}.json").write_bytes(content)
+    assert only(tmp_path).key == other
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [other.workspace_id] * 2
+
+
+def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    path = tmp_path / f"{KEY.workspace_id}.json"
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    assert list(left_sessions(tmp_path)) == []
+
+
+def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    for suffix in (".json", ".cell"):
+        (tmp_path / f"{KEY.workspace_id}{suffix}").rename(tmp_path / f"{SessionKey('Eve', 's').workspace_id}{suffix}")
+    assert list(left_sessions(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    for name in ("0.part", "1.cell", f"{KEY.workspace_id}.part"):
+        (tmp_path / name).write_bytes(b"x")
+    assert only(tmp_path).key == KEY
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_session_without_a_cells_file_is_read(tmp_path: Path) -> None:
+    new(tmp_path).opened(CHOICE, SANDBOX)
+    (tmp_path / f"{KEY.workspace_id}.cell").unlink()
+    assert (only(tmp_path).key, only(tmp_path).cell) == (KEY, None)
+
+
+def test_a_note_that_cannot_be_read_is_kept_and_said(tmp_path: Path) -> None:
+    note = tmp_path / f"{KEY.workspace_id}.json"
+    note.mkdir()  # EISDIR, as good as EIO
+    with pytest.raises(ConfigError, match="remove the file"):
+        only(tmp_path)
+    assert note.exists()
+
+
+def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> None:
+    record = new(tmp_path / "later")
+    record.opened(CHOICE, SANDBOX)
+    (tmp_path / "later").mkdir()
+    record.write()
+    record.begins("msg_1", Job(Cell(code=""), ignore), 0, 0)
+    cell = only(tmp_path / "later").cell
+    assert cell is not None
+    assert cell.msg_id == "msg_1"

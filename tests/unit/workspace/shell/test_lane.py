@@ -1,0 +1,255 @@
+"""The lane of terminal commands: what it tells of its shell, and what an interrupt of it reaches."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, TerminalError
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.resource_watch import MemoryWatch
+from kernelbridge.workspace.shell import command_files
+from kernelbridge.workspace.shell import lane as terminal
+from kernelbridge.workspace.shell.lane import Interruption, TerminalLane
+from kernelbridge.workspace.shell.shell import Shell
+from tests.unit.workspace.conftest import Place
+
+Answer = CommandOutcome | KernelBridgeError
+
+
+def send(lane: TerminalLane, command: str) -> asyncio.Future[Answer]:
+    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    lane.submit(command, done.set_result, timeout=20)
+    return done
+
+
+async def run(lane: TerminalLane, command: str) -> CommandOutcome:
+    outcome = await send(lane, command)
+    assert isinstance(outcome, CommandOutcome), outcome
+    return outcome
+
+
+class Jobs:
+    """Ends the jobs of a lane's commands when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
+
+    async def end(self, _spare: int) -> None:
+        self.begun.set()
+        await self.let.wait()
+
+
+@pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+def lane_of(
+    place: Place, tasks: TaskSet, jobs: Jobs, start_shell: Callable[[], Awaitable[Shell]] | None = None
+) -> TerminalLane:
+    return TerminalLane(
+        start_shell or place.shell,
+        end_jobs=jobs.end,
+        destroy_sandbox=place.sandbox.destroy,
+        queue_limit=10,
+        tasks=tasks,
+        memory=MemoryWatch(lambda: None),
+        record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
+        longest=None,
+    )
+
+
+@pytest.fixture
+async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs)
+    yield lane
+    await lane.aclose()
+    await tasks.aclose()
+
+
+async def last_of(told: asyncio.Queue[Interruption]) -> Interruption:
+    """Give the last step of an interrupt."""
+    async with asyncio.timeout(20):
+        while not (step := await told.get()).done:
+            pass
+    return step
+
+
+@pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
+async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane, end: str) -> None:
+    """By the command that ended it, or by the next one if it ended between the two."""
+    os.mkfifo(place.home / "go")
+    assert (await run(lane, "V=1")).state_preserved
+    last = await run(lane, end)
+    assert last.state_preserved is (end != "exit 3")
+    if last.state_preserved:
+        await asyncio.to_thread((place.home / "go").write_text, "x\n")
+    async with asyncio.timeout(20):
+        while place.opened[-1].alive:  # noqa: ASYNC110  it tells nobody
+            await asyncio.sleep(0)
+    told = [await run(lane, "echo [$V]") for _ in range(2)]
+    assert [outcome.output for outcome in told] == ["[]\n", "[]\n"]
+    assert [outcome.state_preserved for outcome in told] == [not last.state_preserved, True]
+
+
+async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
+    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await run(lane, "V=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(command_files, "_write", full)
+        refused = await send(lane, "echo $V")
+    assert isinstance(refused, TerminalError)
+    assert "disk" in refused.reason
+    outcome = await run(lane, "echo $V")
+    assert (outcome.output, outcome.state_preserved, len(place.opened)) == ("1\n", True, 1)
+
+
+async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
+    place: Place, lane: TerminalLane, jobs: Jobs
+) -> None:
+    """What ends them ends all that any command has started."""
+    told: list[Interruption] = []
+    await run(lane, "V=1")
+    lane.interrupt(told.append, queued=False, jobs=True)
+    following = send(lane, "echo $V >begun")
+    await jobs.begun.wait()
+    await (await place.shell()).run("echo x", timeout=20)  # takes longer than a command to begin
+    assert (following.done(), (place.home / "begun").exists(), told) == (False, False, [])
+    jobs.let.set()
+    outcome = await following
+    assert isinstance(outcome, CommandOutcome)
+    assert (outcome.state_preserved, (place.home / "begun").read_text()) == (True, "1\n")
+    assert [(step.step, step.done, step.state_preserved) for step in told] == [("process_group", True, True)]
+
+
+async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
+    lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes sandboxes may hang: that is told, and the shell is none the worse."""
+    monkeypatch.setattr(terminal, "_PATIENCE", 0.1)
+    await run(lane, "V=1")
+    lane.interrupt(lambda _: None, queued=False, jobs=True)
+    assert isinstance(await send(lane, "echo $V"), RuntimeUnavailable)
+    jobs.let.set()
+    outcome = await run(lane, "echo $V")
+    assert (outcome.output, outcome.state_preserved) == ("1\n", True)
+
+
+@pytest.mark.parametrize("unasked", ["signal", "sweep"])
+async def test_an_interrupt_is_answered_when_nobody_can_be_asked_to_end_the_command(
+    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch, unasked: str
+) -> None:
+    """The command is answered with what was in the way; whoever wanted it ended waits for another answer."""
+
+    async def engine_hangs(*_of: object, **_more: object) -> None:
+        raise RuntimeUnavailable("The engine does not answer")
+
+    assert (await run(lane, "true")).state_preserved
+    begun = asyncio.Event()
+    command: asyncio.Future[CommandOutcome | KernelBridgeError] = asyncio.get_running_loop().create_future()
+    lane.submit("sh -c 'echo begun; exec sleep 60'", command.set_result, listen=lambda _text: begun.set())
+    await begun.wait()
+    told: asyncio.Queue[Interruption] = asyncio.Queue()
+    with monkeypatch.context() as patched:
+        patched.setattr(place.opened[-1]._process if unasked == "signal" else place.sandbox, unasked, engine_hangs)
+        lane.interrupt(told.put_nowait, queued=False, jobs=False)
+        last = await last_of(told)
+        assert isinstance(await command, RuntimeUnavailable)
+    # A shell that was never asked is lost with what runs in it.
+    assert (last.step, last.state_preserved) == (("restart", False) if unasked == "signal" else ("sigint", True))
+    assert (await run(lane, "true")).state_preserved is last.state_preserved
+
+
+async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(place: Place, jobs: Jobs) -> None:
+    """Or what ends processes would be frozen with them, and taken for stuck."""
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs)
+    told: asyncio.Queue[Interruption] = asyncio.Queue()
+    lane.interrupt(told.put_nowait, queued=False, jobs=True)
+    assert lane.busy
+    await jobs.begun.wait()
+    assert lane.busy
+    await lane.aclose()
+    await tasks.aclose()
+    assert told.get_nowait().done
+    assert told.empty()
+    assert not lane.busy
+
+
+class HeldTasks(TaskSet):
+    """Begins what it is given when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+        self.let.set()
+
+    def create(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def held() -> None:
+            await self.let.wait()
+            await coroutine
+
+        return super().create(held())
+
+
+async def test_an_interrupt_of_a_command_that_has_ended_meanwhile_leaves_the_next_one_alone(
+    place: Place, jobs: Jobs
+) -> None:
+    for name in ("one", "two"):
+        os.mkfifo(place.home / name)
+    tasks = HeldTasks()
+    lane = lane_of(place, tasks, jobs)
+    begun, told = asyncio.Event(), asyncio.Queue[Interruption]()
+    following: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    first: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    lane.submit("echo begun; read x <one", first.set_result, listen=lambda _text: begun.set())
+    lane.submit("echo begun; read x <two; echo whole", following.set_result, listen=lambda _text: begun.set())
+    await begun.wait()
+    begun.clear()
+    tasks.let.clear()
+    lane.interrupt(told.put_nowait, queued=False, jobs=False)
+    await asyncio.to_thread((place.home / "one").write_text, "x\n")
+    await begun.wait()
+    assert first.done()
+    tasks.let.set()
+    assert (await last_of(told)).step == "none"
+    await asyncio.to_thread((place.home / "two").write_text, "x\n")
+    outcome = await following
+    assert isinstance(outcome, CommandOutcome)
+    assert (outcome.output, outcome.exit_code, outcome.cause) == ("begun\nwhole\n", 0, None)
+    await lane.aclose()
+    await tasks.aclose()
+
+
+async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place: Place, jobs: Jobs) -> None:
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    async def start() -> Shell:
+        asked.set()
+        await let.wait()
+        return await place.shell()
+
+    tasks = TaskSet()
+    lane = lane_of(place, tasks, jobs, start)
+    done = send(lane, "echo x")
+    await asked.wait()
+    await lane.aclose()
+    let.set()
+    outcome = await done
+    assert isinstance(outcome, CommandOutcome)
+    assert outcome.cause == "session_closed"
+    assert [shell.alive for shell in place.opened] == [False]
+    await tasks.aclose()

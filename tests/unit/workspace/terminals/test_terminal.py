@@ -1,0 +1,90 @@
+"""The end of an interactive terminal, with a shell and a viewer that have a fault."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.terminals.terminal import BACKLOG, Ending, Size, Terminal
+
+PATIENCE = 20.0
+
+
+class LateViewer:
+    """A connection that reads what it is shown when it is told to."""
+
+    id = "late"
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.waits = asyncio.Event()
+        self.reads = asyncio.Event()
+
+    @property
+    def backlog(self) -> int:
+        return 0 if self.reads.is_set() else sum(map(len, self.shown))
+
+    async def room(self, _level: int) -> None:
+        self.waits.set()
+        await self.reads.wait()
+
+    def on_gone(self, _call: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    def opened(self, _terminal_id: str, _rows: int, _cols: int, *, reattached: bool) -> None:
+        assert not reattached
+
+    def show(self, _terminal_id: str, text: str, *, replay: bool = False, left_out: int = 0) -> None:
+        assert (replay, left_out) == (False, 0)
+        self.shown.append(text)
+
+    def closed(self, _terminal_id: str, ending: Ending) -> None:
+        self.ended.set_result(ending)
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+
+class QuickProcess:
+    """A shell that says a lot and has ended before anybody has read it."""
+
+    def __init__(self) -> None:
+        self.output = [b"x" * (BACKLOG + 1), b"last words"]
+        self.exited = asyncio.Event()
+
+    async def read(self) -> bytes:
+        return self.output.pop(0) if self.output else b""
+
+    async def wait(self) -> ExitStatus:
+        await self.exited.wait()
+        return ExitStatus(code=3)
+
+    async def kill(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+class EmptySandbox:
+    async def sweep(self, _mark: str) -> None:
+        pass
+
+
+async def test_the_last_output_of_a_shell_that_has_ended_waits_for_nobody() -> None:
+    """Whoever reads slowly may be waited for longer than the end of a terminal may take."""
+    viewer, process = LateViewer(), QuickProcess()
+    terminal = Terminal("t", Size(24, 80), on_ending=lambda: None)
+    terminal.attach(viewer)
+
+    async def start(_size: Size, _mark: str) -> tuple[Sandbox, Process]:
+        return cast("Sandbox", EmptySandbox()), cast("Process", process)
+
+    running: asyncio.Task[Any] = asyncio.create_task(terminal.run(start))
+    async with asyncio.timeout(PATIENCE):
+        await viewer.waits.wait()
+        process.exited.set()
+        assert await viewer.ended == Ending("exited", 3)
+        await running
+    assert "".join(viewer.shown) == "x" * (BACKLOG + 1) + "last words"
