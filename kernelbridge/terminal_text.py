@@ -10,7 +10,7 @@ back). Every other control sequence and control character is invisible and goes.
 high and `WIDTH` columns wide where a program asks for its edge; lines are as long as they are written, and do not wrap.
 
 Each character costs a bounded amount of work, whatever was written before it, and `Screen.draw` yields after a few
-thousand of them at most: whoever has others to serve lays the work down there (`turns.py`).
+thousand of them at most: whoever has others to serve lays the work down there (`aio/turns.py`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Tasks that somebody owns: none is forgotten, none fails in silence."""
+"""Tasks that somebody owns, none of which is forgotten or fails in silence, and values that are made once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 
 Wait = Callable[[], Awaitable[object]]
 """Waits for something that was begun."""
+
+
+T = TypeVar("T")
 
 
 async def attempt(work: Awaitable[object], failed: Callable[..., object]) -> None:
@@ -63,3 +66,27 @@ class TaskSet:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("background_task_failed", task=task.get_coro(), exc_info=error)
+
+
+class Once(Generic[T]):
+    """What `make` makes."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[T] | None = None
+
+    async def get(self) -> T:
+        """Give it. Raises what `make` raises; the next call tries again then."""
+        if self._task is None or (self._task.done() and self._task.exception() is not None):
+            self._task = asyncio.get_running_loop().create_task(self._make())
+        return await asyncio.shield(self._task)
+
+    def made(self) -> T:
+        """Give it, when `get` has given it before; from any thread."""
+        if self._task is None:
+            raise AssertionError("nothing was made yet")
+        return self._task.result()
+
+    def forget(self) -> None:
+        """Have it made anew."""
+        self._task = None

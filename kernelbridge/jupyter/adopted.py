@@ -22,14 +22,15 @@ import structlog
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter import beginning, end_causes, recall, wire
+from kernelbridge.jupyter import end_causes, recall, wire
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.channels import MAX_MESSAGE
 from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.execution import FINAL, Execution, Outcome
+from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
-from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import until_heard, until_listening
 from kernelbridge.runtimes.base import Process
 
@@ -157,7 +158,7 @@ class AdoptedKernel(Kernel):
         execution = self._table.add(msg_id, ended, listener, asks=asks)
         execution.began = min(execution.began, began)
         execution.told = True  # by the server that sent it
-        if began + beginning.GRACE < time.monotonic():
+        if began + BEGIN_GRACE < time.monotonic():
             execution.begun = began  # what the kernel said of it need not be waited for: an interrupt can reach it
         if self.died.done():
             self._table.end(execution, end_causes.process_ended(self.died.result()))

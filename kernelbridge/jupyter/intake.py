@@ -1,6 +1,6 @@
 """From a kernel's frames to messages: the signature of a large one is checked off the event loop.
 
-What a message says is taken in turns with what else there is to do (`turns.py`), and the next one of its channel is
+What a message says is taken in turns with what else there is to do (`aio/turns.py`), and the next one of its channel is
 read when all of it has been taken.
 """
 

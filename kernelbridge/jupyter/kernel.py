@@ -29,13 +29,13 @@ import structlog
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import cell as cell_request
 from kernelbridge.jupyter import end_causes, wire
-from kernelbridge.jupyter.beginning import until_code_runs
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.completion_watchdog import Halves
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.execution import Cell, Execution, ExecutionTable, Outcome
+from kernelbridge.jupyter.execution import Execution, ExecutionTable
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_lost
@@ -54,6 +54,12 @@ _DRAIN_TIMEOUT = 0.5
 _LOST_GRACE = 2.0
 _KEPT_BUSY = 1.0
 """Seconds after which a kernel that has not answered an interrupt is sent SIGINT."""
+
+
+BEGIN_GRACE = 1.0
+"""Seconds for a cell to begin; a kernel whose cell keeps the interpreter to itself never says so."""
+_PREPARATION = 0.1
+"""Seconds from a kernel's word that it begins a cell to the cell's first line, in one without our hooks."""
 
 
 class Kernel:
@@ -430,3 +436,17 @@ class Kernel:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def until_code_runs(execution: Execution, died: asyncio.Future[Any]) -> None:
+    """Wait until an interrupt will reach the user's code, or the kernel has died.
+
+    A kernel that has not taken the cell from its queue ignores interrupts, and then runs it; IPython's own preparations
+    swallow them, or are broken off (our hooks keep an interrupt until they are over).
+    """
+    if execution.begun is None:
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        execution.on_begun = lambda: begun.set_result(None)
+        await asyncio.wait({begun, died}, timeout=BEGIN_GRACE, return_when=asyncio.FIRST_COMPLETED)
+    if execution.begun is not None and (left := execution.begun + _PREPARATION - time.monotonic()) > 0:
+        await asyncio.wait({died}, timeout=left)

@@ -6,17 +6,22 @@ bundles. Every part is bounded: past the limit head and tail are kept, the
 number of bytes between them is counted, and something else takes all of `output`. Work is linear in what arrives,
 however it is cut; what takes long yields often: `draw`, `ending`, `plain_text`. While one stream is all there is and
 `output` looks just like it, the two are kept as one.
+
+`taking_output` reads a kernel's messages into an `Output`, and tells a listener what they show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
+from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
+from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Updated, Wrote
+from kernelbridge.protocol import texts
 from kernelbridge.terminal_text import Screen, has_control, stripped
 
 ResultType = Literal["execute_result", "display_data"]
@@ -25,6 +30,10 @@ _RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty
 _MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown is one
 _PART = 1 << 16  # characters of a display's text that are taken at once
 _AT_ONCE = 256  # results that are put together at once
+DISPLAYS = frozenset({"display_data", "execute_result"})
+OUTPUT = DISPLAYS | {"stream", "update_display_data", "clear_output"}
+"""The types of the messages that `taking_output` takes."""
+_STREAM_PART = 1 << 15  # characters of a stream that are taken at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,3 +297,59 @@ def plain_text(data: dict[str, Any]) -> Iterator[str]:
 def _is_image(data: dict[str, Any]) -> bool:
     """Whether a MIME bundle in `results` has an image, whose text only names it. A figure may come as PDF."""
     return any(kind.startswith("image/") or kind == "application/pdf" for kind in data)
+
+
+def taking_output(
+    output: Output, message: wire.Message, listener: Listener | None = None
+) -> Generator[None, None, None]:
+    """Take a message of output; yields often. Raises `BadFrame`."""
+    match message.msg_type:
+        case "stream":
+            stream = yield from wire.decoding(message.content, wire.Stream)
+            yield from writing(output, "stderr" if stream.name == "stderr" else "stdout", stream.text, listener)
+        case "display_data" | "execute_result" as kind:
+            display = yield from wire.decoding(message.content, wire.Display)
+            text = yield from text_of(display)
+            # Its long texts are written once, and not in one go with every frame that they are in.
+            data = yield from texts.bundle(display.data)
+            shown = data, display.metadata or {}, display.display_id
+            result = kind == "execute_result"
+            told: ResultType = "execute_result" if result else "display_data"
+            yield from output.displaying(told, *shown, len(message.content), text=text)
+            if listener is not None:
+                listener(Displayed(*shown, result, len(message.content)))
+        case "update_display_data":
+            display = yield from wire.decoding(message.content, wire.Display)
+            text = yield from text_of(display)
+            data = yield from texts.bundle(display.data)
+            shown = data, display.metadata or {}, display.display_id
+            output.update(*shown, len(message.content), text=text)
+            if listener is not None and display.display_id is not None:
+                listener(Updated(data, display.metadata or {}, display.display_id, len(message.content)))
+        case "clear_output":
+            wait = wire.decode(message.content, wire.ClearOutput).wait
+            output.clear(wait=wait)
+            if listener is not None:
+                listener(Cleared(wait))
+
+
+def writing(output: Output, stream: str, text: str, listener: Listener | None) -> Generator[None, None, None]:
+    """Take text on a stream; yields often."""
+    for start in range(0, len(text), _STREAM_PART):
+        part = text[start : start + _STREAM_PART]
+        output.stream(stream, part)
+        if listener is not None:
+            listener(Wrote(stream, part))
+        yield from output.draw()
+        if start:
+            yield
+
+
+def text_of(display: wire.Display) -> Generator[None, None, str]:
+    """Give the text form of a display; yields often."""
+    parts: list[str] = []
+    for part in plain_text(display.data):
+        if parts:
+            yield
+        parts.append(part)
+    return "".join(parts)

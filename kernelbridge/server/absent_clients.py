@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernelbridge.jupyter.execution import Cell
+from kernelbridge.jupyter.cell import Cell
 from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of

@@ -35,10 +35,10 @@ from kernelbridge.errors import (
 from kernelbridge.server import http_conditions, query
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.websocket.edge import Counted
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Arrival, Download, SessionFiles
 from kernelbridge.workspace.files.versions import Condition
+from kernelbridge.workspace.session_key import SessionKey
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.base import NO_ROOM
 

@@ -21,11 +21,12 @@ from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import LeftSession, left_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, read_note
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
 from kernelbridge.workspace.lifecycle.start_queue import Starts
 from kernelbridge.workspace.options import Wish, checked
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCell, SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.workspace import Workspace

@@ -1,7 +1,8 @@
-"""What a session tells when its memory runs out and something in it is killed that is neither interpreter nor shell.
+"""What a session says when it runs out of memory or of processes.
 
-The sandbox says that it happened, not to which process: whatever ran meanwhile is told. What ends an interpreter or a
-shell is told by that end, and by nothing else.
+Of memory: something is killed that is neither kernel nor shell. The sandbox says that it happened, not to which
+process, so whatever ran meanwhile is told. What ends a kernel or a shell is told by that end, and by nothing else.
+Of processes: the sandbox is asked now and then, while something runs that may wait for room.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.errors import SandboxError
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.runtimes.base import Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 
@@ -25,6 +27,9 @@ HINT = "The session's memory ran out, and a process in it was killed. Files in /
 _KILLED = 128 + 9
 
 CellDone = Callable[[Outcome], None]
+
+
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +125,33 @@ class MemoryWatch:
         if now - self._settled > LATE and not busy and self._tell_later is not None:
             self._settled = now
             self._tell_later(NOTICE)
+
+
+async def watch_crowding(
+    sandbox: Sandbox, busy: Callable[[], bool], tell: Callable[[], None], found: Callable[[], None]
+) -> None:
+    """Call `tell` each time that a sandbox has become crowded while `busy`, and `found` as long as it is.
+
+    Returns when it has ended.
+    """
+    ended = asyncio.ensure_future(sandbox.wait())
+    told = False
+    try:
+        while True:
+            # What no process can be started for says so to nobody; the kernel counts it, and has to be asked.
+            await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
+            if ended.done():
+                return
+            if not busy():
+                continue
+            try:
+                crowded = await sandbox.crowded() is True
+            except SandboxError:
+                continue
+            if crowded and not told:
+                tell()
+            told = crowded
+            if crowded:
+                found()
+    finally:
+        ended.cancel()

@@ -2,9 +2,9 @@
 
     {"clock": 86400.0, "used": {"<workspace id>": 3600.0}}
 
-Seconds of the server's own uptime, see `usage.py`. The file is written at each look and, so that a crash cannot make
-a session look unused, whenever one begins or ends to be used. Where it cannot be written it is removed: what it said
-before would be wrong, and what is not known counts as just used.
+Seconds of the server's own uptime, see `usage_clock.py`. The file is written at each look and, so that a crash cannot
+make a session look unused, whenever one begins or ends to be used. Where it cannot be written it is removed: what it
+said before would be wrong, and what is not known counts as just used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import structlog
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import FileError
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey, write_atomically
+from kernelbridge.workspace.files.data_directory import DataDirectory, write_atomically
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.usage_clock import Usage
 
 log = structlog.get_logger(__name__)

@@ -12,8 +12,7 @@ from typing import Literal
 import structlog
 from msgspec import structs
 
-from kernelbridge.aio.once import Once
-from kernelbridge.aio.tasks import TaskSet, Wait, attempt
+from kernelbridge.aio.tasks import Once, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
@@ -22,24 +21,23 @@ from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.lost_shells import LeftShells, TellLoss
 from kernelbridge.workspace.adoption.record import LeftSession, Record
+from kernelbridge.workspace.adoption.take_over import taken_over
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
-from kernelbridge.workspace.crowding import watch_crowding
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
-from kernelbridge.workspace.lifecycle.launcher import Launcher, taken_over
+from kernelbridge.workspace.lifecycle.launcher import Launcher, prepare_files, prepare_python, prepare_user
 from kernelbridge.workspace.lifecycle.pausing import Pausing
-from kernelbridge.workspace.lifecycle.preparing import prepare_files, prepare_python, prepare_user
 from kernelbridge.workspace.lifecycle.start_queue import Starts
 from kernelbridge.workspace.lifecycle.status import StatusTeller
 from kernelbridge.workspace.lifecycle.succession import Departure
-from kernelbridge.workspace.opening import Opening
-from kernelbridge.workspace.options import DEFAULT_KERNEL, Wish
-from kernelbridge.workspace.resource_watch import MemoryWatch
+from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening, Wish
+from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
 from kernelbridge.workspace.shell.lane import TerminalLane

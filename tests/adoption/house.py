@@ -16,7 +16,7 @@ import aiohttp
 import docker
 
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import PATIENCE, Client, Frame
 
 ROOT = Path(__file__).parents[2]

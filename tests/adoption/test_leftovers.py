@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.adoption import house as houses
 from tests.adoption.house import House, begin, engine, result, resume, until_there
 from tests.integration.conftest import PATIENCE, Frame

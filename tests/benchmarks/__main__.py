@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.keys import bench_keys
 from tests.benchmarks.lag import RUNS, bench_lag

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.older_kernel import older_python

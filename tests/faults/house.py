@@ -18,7 +18,7 @@ import docker
 from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 
 T = TypeVar("T")
 Frame = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.faults.full_disk import SmallDisk, small_disk
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 from tests.integration.test_lifecycle import containers

@@ -13,7 +13,7 @@ import docker
 import pytest
 
 from kernelbridge.runtimes.docker_spec import WORKSPACE_LABEL
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.docker.faulty_engine import PrivateEngine
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer
 

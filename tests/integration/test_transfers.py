@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import RunningServer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import Client, RunningServer, StartServer
 
 ALONE = os.geteuid() != 0

@@ -21,8 +21,8 @@ from kernelbridge.server.websocket.handlers.interpreter import remind
 from kernelbridge.server.websocket.handlers.request_context import Asker, encode, given, warned
 from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.websocket.socket import Socket, is_text
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)

@@ -23,10 +23,9 @@ from msgspec import structs
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Sandbox
-from kernelbridge.workspace.adoption.slot import Slot
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.options import Choice
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import (
     VERSION,
     ChoiceState,
@@ -280,3 +279,40 @@ def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(MOST)
+
+
+class Slot:
+    """One such file. Nothing here raises: what cannot be written is given to `failed`."""
+
+    def __init__(self, path: Path, *, failed: Callable[[OSError], None]) -> None:
+        self._path = path
+        self._failed = failed
+        self._fd = -1
+
+    def open(self) -> None:
+        """Make the file, or find it; what is in it stays. Idempotent."""
+        if self._fd < 0:
+            try:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as exc:
+                self._failed(exc)
+
+    def write(self, content: bytes) -> None:
+        """Overwrite its beginning, if it is open."""
+        if self._fd >= 0:
+            try:
+                os.pwrite(self._fd, content, 0)
+            except OSError as exc:
+                self._failed(exc)
+
+    def close(self) -> None:
+        """Release it, and leave the file. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Release and remove it. Idempotent."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)

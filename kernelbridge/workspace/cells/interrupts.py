@@ -10,8 +10,9 @@ from typing import Literal
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
-from kernelbridge.jupyter.execution import Execution, Outcome, State
+from kernelbridge.jupyter.execution import Execution, State
 from kernelbridge.jupyter.kernel import Kernel
 
 log = structlog.get_logger(__name__)

@@ -1,13 +1,14 @@
 """The interpreter: a workspace's kernel, of which there is at most one at a time.
 
 It is started when somebody needs it, watched, and restarted; what runs in it is the execution lane's affair.
+`Questions` are what it is asked besides cells: questions about code, and restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -15,8 +16,11 @@ from kernelbridge.aio.tasks import TaskSet, attempt
 from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, Ended
+from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.workspace.cells.queue import CHARACTERS
+from kernelbridge.workspace.queue_limits import WaitingBudget
 from kernelbridge.workspace.states import KERNEL, KernelAction, KernelEvent, KernelState, Machine
 
 log = structlog.get_logger(__name__)
@@ -32,6 +36,11 @@ CATCH_UP = 2.0
 
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
 """Start incarnation n; the second argument takes late output."""
+
+
+T = TypeVar("T")
+MOST = 64
+"""Questions about code, and restarts, that may wait in a session."""
 
 
 class Dependent(Protocol):
@@ -313,3 +322,56 @@ class Interpreter:
 
 def _closed() -> KernelError:
     return KernelError("The session is closed", "send the request again to open it anew")
+
+
+class Questions:
+    """What waits for one interpreter's answer."""
+
+    def __init__(self, interpreter: Interpreter, tasks: TaskSet) -> None:
+        self._interpreter = interpreter
+        self._tasks = tasks
+        self._budget = WaitingBudget("questions", requests=MOST, characters=CHARACTERS)
+
+    @property
+    def waiting(self) -> int:
+        """How many."""
+        return self._budget.waiting
+
+    def take(self, code: str) -> None:
+        """Find room for one; raises `LimitExceeded`. `answer` follows."""
+        self._budget.take(code)
+
+    def ask(
+        self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
+    ) -> None:
+        """Put a question; the interpreter is started if need be. `done` is called once. Raises `LimitExceeded`."""
+        self.take(code)
+        self.answer(self._put(put), done, code)
+
+    def answer(self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str = "") -> None:
+        """Have `done` called with what `work` comes to."""
+        self._tasks.create(self._answer(work, done, code))
+
+    async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
+        kernel = await self._interpreter.ready()
+        return await put(kernel.help)
+
+    async def _answer(self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str) -> None:
+        answer: T | KernelBridgeError
+        try:
+            answer = await work
+        except KernelBridgeError as exc:
+            answer = exc
+        except asyncio.CancelledError:
+            # The session ends, perhaps in the same moment in which the interpreter has said so: whoever asked is told.
+            done(KernelError("The session is closed", "send the request again to open it anew"))
+            raise
+        finally:
+            self._budget.release(code)
+        done(answer)
+
+
+async def then(event: Awaitable[object], value: T) -> T:
+    """Give a value when something else has come about."""
+    await event
+    return value

@@ -15,21 +15,25 @@ from typing import TypeVar
 
 from kernelbridge.aio.tasks import TaskSet, Wait
 from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SESSION_CLOSED, sandbox_lost_meanwhile
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
-from kernelbridge.jupyter.execution import Execution, Outcome
+from kernelbridge.jupyter.execution import Execution
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, Progress, Report, Reports
-from kernelbridge.workspace.cells.kernel_supervisor import Interpreter, StartKernel
+from kernelbridge.workspace.cells.kernel_supervisor import Interpreter, Questions, StartKernel, then
 from kernelbridge.workspace.cells.late_output import News
-from kernelbridge.workspace.cells.located import located
-from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt, Prompts
-from kernelbridge.workspace.cells.questions import Questions, then
-from kernelbridge.workspace.cells.queue import NEVER_CLOSED, NEVER_INTERRUPTED, NEVER_RESTARTED, CellRecord, Job
-from kernelbridge.workspace.cells.run import LeftCell
-from kernelbridge.workspace.cells.waiting import WaitingJobs
+from kernelbridge.workspace.cells.queue import (
+    NEVER_CLOSED,
+    NEVER_INTERRUPTED,
+    NEVER_RESTARTED,
+    CellRecord,
+    Job,
+    WaitingJobs,
+)
+from kernelbridge.workspace.cells.run import END_OF_INPUT, LeftCell, Prompt, Prompts, located
 from kernelbridge.workspace.hints import cell_hint
 from kernelbridge.workspace.queue_limits import run_timeout
 from kernelbridge.workspace.resource_watch import CellDone, MemoryWatch
@@ -255,7 +259,7 @@ class ExecutionLane:
         self.end()
         await self._interpreter.aclose()
 
-    # -- what the interpreter tells (`interpreter.Dependent`) ----------------------
+    # -- what the interpreter tells (`kernel_supervisor.Dependent`) ----------------------
 
     def interpreter_ready(self) -> None:
         """Go on with the cells that wait for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 
 LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""

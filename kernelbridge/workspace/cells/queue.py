@@ -1,7 +1,8 @@
-"""One cell in the execution lane, and what is answered to one that never runs."""
+"""The queue of a session's cells: one cell in it, its limits, and the answers to cells that never run."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,13 +10,19 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Listener
-from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.workspace.cells.interrupts import Report
+from kernelbridge.workspace.queue_limits import WaitingBudget
 
 log = structlog.get_logger(__name__)
 
 ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+
+
+NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
+CHARACTERS = 32 << 20
+"""Length of the code that may wait in a session: requests are few or small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +72,32 @@ def _never_ran(cause: str, why: str) -> Outcome:
 
 NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
 NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
-NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
+
+
+class WaitingJobs:
+    """First in, first out; bounded."""
+
+    def __init__(self, *, requests: int) -> None:
+        self._budget = WaitingBudget("cells", requests=requests, characters=CHARACTERS)
+        self._jobs: deque[Job] = deque()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: Job) -> None:
+        """Take one more; raises `LimitExceeded`."""
+        self._budget.take(job.cell.code)
+        self._jobs.append(job)
+
+    def next(self) -> Job:
+        """Give the one that waits longest."""
+        job = self._jobs.popleft()
+        self._budget.release(job.cell.code)
+        return job
+
+    def end(self, answer: Outcome | KernelBridgeError, limit: int | None = None) -> int:
+        """Answer them, or the first `limit` of them, without running them; give how many."""
+        ended = [self.next() for _ in range(len(self._jobs) if limit is None else min(limit, len(self._jobs)))]
+        for job in ended:
+            job.answer(answer)
+        return len(ended)

@@ -5,10 +5,10 @@
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
     <data>/workspaces/<id>/passwd, group  of its sandbox, which has a user of its own
     <data>/workspaces/<id>/session.json   whose they are
-    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closing.py`)
+    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_note.py`)
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
-    <data>/state/<id>.…             what another server must know of an open session (`record.py`)
+    <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)
 
 `<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
 ever becomes a path. Everything above `files/` is closed to all but the server.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -35,12 +34,12 @@ from kernelbridge.aio.threads import Work
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.files.change_owner import giving
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.user_ids import Uids
+from kernelbridge.workspace.files.versions import Commits
+from kernelbridge.workspace.session_key import SessionKey
 
 EXHAUSTED = 64 << 20
 """Bytes free on the data directory's file system below which nothing can be expected to work."""
-_ID_DIGITS = 24
 _LABEL = "session.json"
 _CLOSED = "closed.json"
 _MOST_CLOSED = 1 << 16
@@ -48,23 +47,6 @@ _MOST_CLOSED = 1 << 16
 _ASIDE = ".aside-"
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionKey:
-    """A session: what `sessionId` names, always together with its principal."""
-
-    principal: str | None
-    """`user_id`, or None for connections without one."""
-    session_id: str
-
-    @property
-    def workspace_id(self) -> str:
-        """Lower-case hexadecimal, different for every (principal, sessionId)."""
-        # The kind keeps a user who is called "None" apart from nobody.
-        kind = "anonymous" if self.principal is None else "user"
-        text = "\0".join((kind, self.principal or "", self.session_id))
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A session's files for everything asynchronous: requests, transfers, the workspace itself.
 
 They need no sandbox. What takes its place does so under the lock of the session's directory
-(`commits.py`), so that conditions hold between requests and transfers.
+(`versions.Commits`), so that conditions hold between requests and transfers.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernelbridge.aio.threads import Work, in_thread, in_turns
-from kernelbridge.errors import BadRequest, FileError, KernelBridgeError
+from kernelbridge.errors import BadRequest, FileError, FileTooLarge, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.files import reading
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.listing import Listing, listing
-from kernelbridge.workspace.files.names import directory_parts, explained
+from kernelbridge.workspace.files.names import directory_parts, explained, relative_parts
 from kernelbridge.workspace.files.reading import Content, OpenFile
 from kernelbridge.workspace.files.store import FileLimits, SaveMode, WorkspaceFiles
-from kernelbridge.workspace.files.transfers import Upload
-from kernelbridge.workspace.files.versions import Condition, Saved
+from kernelbridge.workspace.files.versions import Condition, NewVersion, Saved, settled
 from kernelbridge.workspace.files.watcher import Tell, Watch, Watcher
+from kernelbridge.workspace.session_key import SessionKey
 
 
 class SessionFiles:
@@ -65,7 +65,7 @@ class SessionFiles:
             return await in_turns(self._executor, work())
 
     async def read(self, filename: str, *, encoding: Encoding, offset: int, length: int | None) -> Content:
-        """See `file_reads.read`."""
+        """See `reading.read`."""
         await self._settled()
         return await in_thread(
             self._executor,
@@ -202,3 +202,59 @@ def _decoded(content: str) -> bytes:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise BadRequest("The field 'content' is not base64", str(exc), field="content", code="invalid_field") from exc
+
+
+@dataclass(eq=False)
+class Upload:
+    """A file that is arriving: `begin`, `write` as often as needed, `commit`; `close` whatever happened. Blocking.
+
+    Each raises `BadRequest`, and `FileError` or one of its kinds. What was not committed leaves nothing.
+    """
+
+    files: WorkspaceFiles
+    filename: str
+    condition: Condition
+    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _new: NewVersion | None = None
+
+    def begin(self) -> Work[None]:
+        """Check the condition and make room beside the file."""
+        parts = relative_parts(self.filename)
+        with self._explained():
+            fd = self._open.enter_context(self.files.home(parts, self.condition))
+            self.condition = yield from settled(fd, parts[-1], self.condition)
+            self._new = self._open.enter_context(self.files.new_version(fd, parts[-1]))
+
+    def check(self, size: int) -> None:
+        """Raise `FileTooLarge` for a file of so many bytes if that is too much."""
+        limit = self.files.limits.file
+        if size > limit:
+            raise FileTooLarge(self._message, f"the limit is {limit} bytes (the server's max_upload)")
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Add what has arrived."""
+        new = self._begun()
+        self.check(new.size + len(data))
+        with self._explained():
+            new.write(data)
+
+    def commit(self) -> Saved:
+        """Make it durable and put it in its place."""
+        with self._explained():
+            return self._begun().commit(self.condition)
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self._open.close()
+
+    @property
+    def _message(self) -> str:
+        return f"The file {self.filename!r} was not saved"
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return explained(self._message)
+
+    def _begun(self) -> NewVersion:
+        if self._new is None:
+            raise AssertionError("begin() comes first")
+        return self._new

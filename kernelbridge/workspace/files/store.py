@@ -13,7 +13,6 @@ from typing import Literal
 from kernelbridge.aio.threads import Work, finish
 from kernelbridge.errors import BadRequest, FileConflict, FileError, FileTooLarge, NoSuchFile
 from kernelbridge.trees import emptying
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.names import directory_parts, explained, relative_parts, temporary_name
 from kernelbridge.workspace.files.safe_open import (
     NO_SUCH_FILE,
@@ -27,6 +26,7 @@ from kernelbridge.workspace.files.safe_open import (
 )
 from kernelbridge.workspace.files.versions import (
     CHUNK,
+    Commits,
     Condition,
     NewVersion,
     new_version,

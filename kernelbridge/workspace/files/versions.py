@@ -1,32 +1,78 @@
 """New versions of a file: written beside it, made durable, and then put in its place under a condition.
 
 The target itself is never opened for writing: a symbolic link, FIFO, device or hard link there is replaced as
-a name, and what it leads to is left alone.
+a name, and what it leads to is left alone. `Commits` is what all that change one session's files share.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
+from types import TracebackType
 
 from kernelbridge.aio.threads import Work
-from kernelbridge.errors import FileConflict, FileExists, IsDirectory
-from kernelbridge.workspace.files.commits import Commits
+from kernelbridge.errors import FileConflict, FileError, FileExists, FilesDeleted, IsDirectory
 from kernelbridge.workspace.files.names import IS_DIRECTORY, temporary_name
 from kernelbridge.workspace.files.safe_open import Owner, PathRefusedError, mode_of, regular_file, rename_unless_exists
 
 CHUNK = 1 << 20
 """Bytes that are read or written at a time."""
-
 _NEW_FILE = 0o644
 _PERMISSIONS = 0o777
 """What a new version keeps of the old one's mode; set-user-ID and the like are not for a bridge to hand out."""
 _DIRTY = 64 << 20
 """Bytes after which what was written is sent to the disk, so that the last of it does not take long."""
+
+
+class Commits:
+    """Entered while something takes its place, from any thread; blocking.
+
+    It belongs to one making of a session's directory: what is deleted and made again has another. Raises
+    `FileNotFoundError` when that directory has been deleted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._deleted = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._deleted:
+            self._lock.release()
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.release()
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the files have been deleted as a whole: what is there now, if anything, are others. Blocking."""
+        # Who has seen that they are gone must hear why, so a deletion that is under way is waited for.
+        with self._lock:
+            return self._deleted
+
+    @contextlib.contextmanager
+    def deletion(self) -> Iterator[None]:
+        """Be entered while the directory goes away, and take note that it has; blocking."""
+        with self:
+            yield
+            self._deleted = True
+
+    def told(self, failure: FileError) -> FileError:
+        """Give what is to be told of a failure: another one if it comes of the deletion. Blocking."""
+        if not self.deleted:
+            return failure
+        return FilesDeleted(
+            failure.message,
+            "the session was closed and its files were deleted meanwhile;"
+            " send the request again, and it finds the session empty",
+        )
 
 
 @dataclass(frozen=True, slots=True)

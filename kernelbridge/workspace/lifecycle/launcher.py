@@ -1,30 +1,37 @@
-"""Starting what runs in a workspace's sandbox: the kernel, the shell, terminals; and taking a kernel over."""
+"""Starting what runs in a workspace's sandbox: the kernel and the shell; and the files that must be there before.
+
+`python_env.py` says which files `pip install` needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import secrets
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
 
-from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.aio.threads import in_thread, in_turns
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.spill import Spills
-from kernelbridge.workspace.python_env import PythonEnvironment
+from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.shell import Shell
 from kernelbridge.workspace.shell.start import start_shell
-from kernelbridge.workspace.terminals import shell_rc
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +39,6 @@ T = TypeVar("T")
 
 LOSS_NOTICE = 3.0
 """Seconds that the runtime has to say that a sandbox is gone, after a process could not be started in it."""
-ENGINE_PAUSE = 1.0
-"""Seconds until an engine that did not answer is asked again about a sandbox that is to be taken over."""
 
 
 class Place(Protocol):
@@ -71,7 +76,7 @@ class Launcher:
         """Of the sandbox that runs; set before anything is started in it."""
 
     async def kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
-        """Start a kernel (`interpreter.StartKernel`)."""
+        """Start a kernel (`kernel_supervisor.StartKernel`)."""
 
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Kernel:
             spec = sandbox.facts.kernelspec(self._place.kernel_name)
@@ -166,46 +171,56 @@ class Launcher:
         return self.environment
 
 
-async def taken_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted: Callable[[], bool]) -> None:
-    """Make a sandbox of an earlier server this one's: nothing but its kernel goes on in it. Raises `SandboxError`.
+async def prepare_files(
+    data: DataDirectory,
+    key: SessionKey,
+    facts: Facts,
+    settings: WorkspaceSettings,
+    *,
+    own_uid: bool,
+    executor: Executor,
+) -> WorkspaceFiles:
+    """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`.
 
-    What leads to the terminals of its shells has ended with that server, so they are ended, too. An engine that does
-    not answer is asked again while that is `wanted`.
+    With `own_uid` that is one of the session's own.
     """
-    tried = False
-    while True:
-        try:
-            # A pause may have been under way when that server ended.
-            await sandbox.resume()
-            problem = await _end_shells(sandbox, kernel)
-            # An engine that was killed meanwhile has passed nothing on, and did not say so.
-            await sandbox.resume()
-        except RuntimeUnavailable as exc:
-            if not wanted():
-                raise
-            log.warning("sandbox_not_taken_over_yet", sandbox=sandbox.id, error=str(exc))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(sandbox.wait(), ENGINE_PAUSE)
-            continue
-        if problem is None:
-            return
-        if tried:
-            # No reason to lose the interpreter.
-            log.warning("shells_not_ended", sandbox=sandbox.id, error=str(problem))
-            return
-        tried = True  # once more: perhaps it was the engine that stood still, and goes on again
+    stored = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, own_uid=own_uid)
+    await in_turns(executor, data.handing_over(stored))
+    limits = FileLimits(settings.max_file, settings.max_upload)
+    return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)
 
 
-async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> SandboxError | None:
-    """End all but the kernel; give what kept it from that. Raises `RuntimeUnavailable`."""
-    spare = 0 if kernel is None else (await sandbox.rejoin(kernel.process)).pid
+async def prepare_user(
+    data: DataDirectory, key: SessionKey, facts: Facts, files: WorkspaceFiles, *, executor: Executor
+) -> tuple[int | None, Path | None]:
+    """Give `SandboxSpec.uid` and `etc` for a sandbox over these files, in which its user has a name."""
+    if not facts.any_uid:
+        return None, None
+    uid = files.owner.uid
+    if not facts.passwd:
+        return uid, None
+    etc = {"passwd": passwd(facts, uid), "group": group(facts)}
+    return uid, await in_thread(executor, data.prepare_etc, key, etc)
+
+
+async def prepare_python(
+    sandbox: Sandbox, files: WorkspaceFiles, *, executor: Executor, tell: Callable[[str], None]
+) -> PythonEnvironment:
+    """Give the environment for what is started in a sandbox; `tell` is called if packages cannot be installed in it."""
+    environment = python_environment(sandbox.facts, sandbox.workspace_path)
     try:
-        await sandbox.end_others(spare=spare)
-        # And what has left its session, by what it got from there.
-        for mark in (script.MARK, shell_rc.MARK):
-            await sandbox.sweep(f"{mark}=", spare=spare)
-    except RuntimeUnavailable:
-        raise
-    except SandboxError as exc:
-        return exc
-    return None
+        await in_thread(executor, _install, files, environment)
+    except KernelBridgeError as exc:
+        # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
+        tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+        return environment.without_installs()
+    return environment
+
+
+def _install(files: WorkspaceFiles, environment: PythonEnvironment) -> None:
+    for directory in environment.directories:
+        files.mkdir(directory)
+    for path, (content, mode) in environment.files.items():
+        files.write_private(path, content.encode(), mode)
+    for path, target in environment.symlinks.items():
+        files.symlink(path, target)

@@ -17,7 +17,6 @@ import structlog
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
 from kernelbridge.runtimes.base import Sandbox
-from kernelbridge.workspace.lifecycle.idling import IdleClock
 from kernelbridge.workspace.states import Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
 log = structlog.get_logger(__name__)
@@ -161,3 +160,21 @@ class Pausing:
                 waiter.set_result(None)
             else:
                 waiter.set_exception(error)
+
+
+class IdleClock:
+    """Counts from the last message, the last answer, or the last look at something that ran. Times in seconds."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._since = 0.0
+
+    def touch(self, now: float) -> None:
+        """Take note that somebody uses the session."""
+        self._since = now
+
+    def left(self, now: float, *, busy: bool) -> float:
+        """Say how long it may still be idle: nothing or less if it has been for long enough."""
+        if busy:
+            self._since = now
+        return self._since + self._limit - now

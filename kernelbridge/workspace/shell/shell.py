@@ -21,8 +21,7 @@ from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
-from kernelbridge.workspace.shell.ptys import ShellTerminals
-from kernelbridge.workspace.shell.screen import ScreenOnly
+from kernelbridge.workspace.shell.ptys import ScreenOnly, ShellTerminals
 
 TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""

@@ -15,7 +15,7 @@ from kernelbridge.runtimes.base import NO_ROOM, Sandbox
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
-from kernelbridge.workspace.shell.screen import ScreenOnly
+from kernelbridge.workspace.shell.ptys import ScreenOnly
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
 _READY_TIMEOUT = 10.0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.base import ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts

@@ -11,7 +11,7 @@ import pytest
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter.adopted import AdoptedKernel, _weight
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import until_listening

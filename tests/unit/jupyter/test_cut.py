@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent
-from kernelbridge.jupyter.execution import Cell, Outcome
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import CellEvent, Displayed, Updated
-from kernelbridge.jupyter.execution import Cell, Outcome
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

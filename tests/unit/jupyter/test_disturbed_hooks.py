@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.jupyter import recall
+from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.events import Asked
-from kernelbridge.jupyter.execution import Cell
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Asked, CellEvent, Started
-from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, Outcome, State
+from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, State
 from kernelbridge.jupyter.failures import describe
 from kernelbridge.jupyter.wire import BadFrame, Message
 

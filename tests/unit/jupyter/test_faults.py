@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import KernelError
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.completion_watchdog import NO_REPLY
 from kernelbridge.jupyter.end_causes import SESSION_CLOSED
-from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.startup import OwnOutput, in_time
 from kernelbridge.runtimes.base import ExitStatus

@@ -9,8 +9,8 @@ import pytest
 from kernelbridge.errors import KernelBusy, KernelError
 from kernelbridge.jupyter import help as help_module
 from kernelbridge.jupyter import requests as requests_module
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent
-from kernelbridge.jupyter.execution import Cell, Outcome
 from tests.unit.jupyter.conftest import PATIENCE
 from tests.unit.jupyter.test_faults import NewNotebook, died, faulty
 

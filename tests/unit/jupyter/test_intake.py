@@ -11,9 +11,10 @@ import pytest
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter import wire
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.events import CellEvent, Wrote
-from kernelbridge.jupyter.execution import ExecutionTable, Outcome
+from kernelbridge.jupyter.execution import ExecutionTable
 from kernelbridge.jupyter.intake import Intake
 
 

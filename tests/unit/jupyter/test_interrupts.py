@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent
-from kernelbridge.jupyter.execution import Cell, Outcome
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from textwrap import dedent
 
 from kernelbridge.jupyter.bounded import Spilled
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import CellEvent, Cleared, Displayed, Started, Updated, Wrote
-from kernelbridge.jupyter.execution import Cell, Outcome
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]

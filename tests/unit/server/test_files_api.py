@@ -18,8 +18,8 @@ from yarl import URL
 from kernelbridge.server import files_api
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.files.versions import Condition, NewVersion, Saved
+from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.server.conftest import RunningServer, StartServer
 
 

@@ -10,7 +10,7 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.protocol.sessions import OpenSession
 from kernelbridge.server.websocket.handlers.request_context import Client
 from kernelbridge.server.websocket.handlers.sessions import open_session
-from kernelbridge.workspace.files.data_directory import SessionKey
+from kernelbridge.workspace.session_key import SessionKey
 
 
 class UnresumableSessions:

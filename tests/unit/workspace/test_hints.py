@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.workspace.hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT, cell_hint, failure_hint
 
 PROGRAMS = [

@@ -8,8 +8,7 @@ from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.lifecycle.status import StatusTeller, session_status
-from kernelbridge.workspace.opening import Opening
-from kernelbridge.workspace.options import Bounds, Choice, Wish, checked, choose
+from kernelbridge.workspace.options import Bounds, Choice, Opening, Wish, checked, choose
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 BOUNDS = Bounds(Limits(memory=1 << 30, cpus=2.0, pids=256), image="default:latest", images=frozenset({"other:1"}))

@@ -14,10 +14,11 @@ from structlog.testing import capture_logs
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import LimitExceeded, NoSuchFile
 from kernelbridge.server.absent_clients import Absent
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.lifecycle.admission import SessionLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
+from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.workspace.small import SMALL
 from tests.unit.workspace.test_workspace_faults import FaultyRuntime
 

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, RuntimeUnavailable, SandboxError
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.absent_clients import Absent
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey
+from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.lifecycle.admission import SUCCESSORS, SessionLimits
 from kernelbridge.workspace.registry import Registry
+from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.unpaused import Unpaused
 from tests.unit.workspace.small import SMALL
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from msgspec import UNSET, UnsetType, convert
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, BadRequest, KernelBridgeError, TooMuchBuffered
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.protocol.base import Cause, Truncated
 from kernelbridge.protocol.base import timestamp as timestamp  # noqa: PLC0414  for those who make answers by hand
 from kernelbridge.protocol.cells import ExecutionResult

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from msgspec import UNSET
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Cleared, Displayed, Started, Updated, Wrote
-from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.protocol.cells import (
     ClearOutput,
     DisplayData,

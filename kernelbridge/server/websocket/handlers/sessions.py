@@ -33,9 +33,9 @@ from kernelbridge.protocol.sessions import (
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import Asker, Client, PrincipalHandler, given, warned
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.options import Wish
 from kernelbridge.workspace.registry import Closed
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 from kernelbridge.workspace.workspace import Workspace
 

@@ -22,7 +22,7 @@ from kernelbridge.workspace.terminals.terminal import Ending, Size
 
 
 class View:
-    """A connection that shows a terminal (`workspace.interactive.Viewer`): its events answer one request."""
+    """A connection that shows a terminal (`workspace.terminals.terminal.Viewer`): its events answer one request."""
 
     def __init__(self, asker: Asker) -> None:
         self.id = asker.client.id

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from kernelbridge.jupyter.execution import Outcome
+from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.protocol import dump
 from kernelbridge.server.websocket.handlers.answers import execution_result
 

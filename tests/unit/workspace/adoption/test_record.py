@@ -12,13 +12,13 @@ import pytest
 from msgspec import structs
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.jupyter.execution import Cell
+from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Limits, Sandbox
 from kernelbridge.workspace.adoption.record import LeftSession, Record, left_in_sandboxes, left_sessions
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.options import Bounds, Choice
+from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")

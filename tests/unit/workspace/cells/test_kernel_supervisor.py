@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, KernelError, NoInputWaiting, SandboxError
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent
-from kernelbridge.jupyter.execution import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.cells.deadline import Deadline

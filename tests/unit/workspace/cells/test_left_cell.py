@@ -10,7 +10,7 @@ import pytest
 
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.adopted import AdoptedKernel
-from kernelbridge.jupyter.execution import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.cells.interrupts import Progress

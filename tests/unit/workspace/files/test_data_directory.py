@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from kernelbridge.aio.threads import finish
 from kernelbridge.errors import ConfigError, DiskFull, FileError, FilesDeleted
 from kernelbridge.workspace.files import data_directory
-from kernelbridge.workspace.files.commits import Commits
-from kernelbridge.workspace.files.data_directory import DataDirectory, SessionKey, write_atomically
+from kernelbridge.workspace.files.data_directory import DataDirectory, write_atomically
+from kernelbridge.workspace.files.versions import Commits
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.shell.command_files import prepare_directory
 
 principals = st.none() | st.text()

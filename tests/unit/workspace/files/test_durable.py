@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.versions import Commits
 
 
 class SyncRecorder:

@@ -21,10 +21,9 @@ from kernelbridge.errors import (
     NotADirectory,
 )
 from kernelbridge.workspace.files import syscalls, versions
-from kernelbridge.workspace.files.commits import Commits
+from kernelbridge.workspace.files.service import Upload
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
-from kernelbridge.workspace.files.transfers import Upload
-from kernelbridge.workspace.files.versions import Condition
+from kernelbridge.workspace.files.versions import Commits, Condition
 
 FRAME = 1 << 20
 

@@ -11,8 +11,8 @@ import pytest
 from kernelbridge.aio.threads import Work
 from kernelbridge.errors import FileError
 from kernelbridge.trees import emptying
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.versions import Commits
 
 
 class FailingFsync:

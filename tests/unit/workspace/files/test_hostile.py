@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from kernelbridge.aio.threads import finish
 from kernelbridge.errors import BadRequest, FileError
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.inotify_tree import EventsLostError, WatchTree
 from kernelbridge.workspace.files.listing import Listing, listing
 from kernelbridge.workspace.files.reading import read
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.versions import Commits
 
 SAVES = 10_000
 TURNS = 60
@@ -291,7 +291,7 @@ def test_a_bridge_that_is_not_root_is_told_what_it_may_not(root: Path, tmp_path:
     program = (
         "import os, sys; os.setgroups([]); os.setgid(4321); os.setuid(1234)\n"
         "from pathlib import Path; from kernelbridge.errors import FileError\n"
-        "from kernelbridge.workspace.files.commits import Commits\n"
+        "from kernelbridge.workspace.files.versions import Commits\n"
         "from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles\n"
         "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, limits=FileLimits(9, 9), commits=Commits())\n"
         "files.save('open/file', b'mine')\n"
@@ -379,7 +379,7 @@ def test_a_server_killed_in_mid_save_leaves_the_old_file(root: Path) -> None:
     (root / "main.py").write_bytes(b"old")
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from kernelbridge.workspace.files.commits import Commits\n"
+        "from kernelbridge.workspace.files.versions import Commits\n"
         "from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
         "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Commits())"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kernelbridge.workspace.files import spill as spill_module
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, Spill, Spills
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.versions import Commits
 
 LIMIT = 1 << 20
 

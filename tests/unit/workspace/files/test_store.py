@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import BadRequest, FileError
-from kernelbridge.workspace.files.commits import Commits
 from kernelbridge.workspace.files.names import relative_parts
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.versions import Commits
 
 UID, GID = 1234, 4321
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import LimitExceeded
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.lifecycle.admission import Rota, SessionLimits
+from kernelbridge.workspace.session_key import SessionKey
 
 
 def test_one_who_starts_many_keeps_nobody_waiting_for_more_than_one() -> None:

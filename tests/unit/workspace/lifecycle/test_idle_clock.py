@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.workspace.lifecycle.idling import IdleClock
+from kernelbridge.workspace.lifecycle.pausing import IdleClock
 
 LIMIT = 10.0
 

@@ -10,7 +10,7 @@ import pytest
 
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.runtimes.base import ExitStatus, Process
-from kernelbridge.workspace.shell.screen import ScreenOnly
+from kernelbridge.workspace.shell.ptys import ScreenOnly
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell
 from tests.unit.workspace.conftest import HostSandbox, Place, session

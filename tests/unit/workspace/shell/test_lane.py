@@ -13,8 +13,8 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, TerminalError
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.command_outcome import CommandOutcome
-from kernelbridge.workspace.files.data_directory import SessionKey
 from kernelbridge.workspace.resource_watch import MemoryWatch
+from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.shell import command_files
 from kernelbridge.workspace.shell import lane as terminal
 from kernelbridge.workspace.shell.lane import Interruption, TerminalLane
