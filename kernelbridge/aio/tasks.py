@@ -68,8 +68,8 @@ class TaskSet:
             log.error("background_task_failed", task=task.get_coro(), exc_info=error)
 
 
-class Once(Generic[T]):
-    """What `make` makes."""
+class Lazy(Generic[T]):
+    """A value that is made when it is first needed, once, and again only after a failure."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._make = make

@@ -15,13 +15,13 @@ from typing import ParamSpec, TypeVar
 T = TypeVar("T")
 P = ParamSpec("P")
 
-Work = Generator[None, None, T]
+BlockingWork = Generator[None, None, T]
 
 _TURN = 0.05
 """Seconds after which a thread turns to what else waits for one."""
 
 
-def finish(work: Work[T]) -> T:
+def finish(work: BlockingWork[T]) -> T:
     """Do all of it now."""
     while True:
         try:
@@ -37,7 +37,7 @@ async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args,
     return await _ended(loop.run_in_executor(executor, functools.partial(function, *args, **kwargs)))
 
 
-async def in_turns(executor: Executor, work: Work[T]) -> T:
+async def in_turns(executor: Executor, work: BlockingWork[T]) -> T:
     """Do it in the executor's threads, in turns with what else waits for them; a cancellation undoes it."""
     loop = asyncio.get_running_loop()
     try:
@@ -59,7 +59,7 @@ async def _ended(call: asyncio.Future[T]) -> T:
         raise
 
 
-def _turn(work: Work[T]) -> tuple[T] | None:
+def _turn(work: BlockingWork[T]) -> tuple[T] | None:
     """Go on for a while; gives the result in a tuple when it is done."""
     end = time.monotonic() + _TURN
     try:

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
-Work = Generator[object, None, T]
+LoopWork = Generator[object, None, T]
 """What it yields means nothing; what it returns is its result."""
 
 TURN = 0.005
@@ -36,12 +36,12 @@ class Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.perf_counter) -> None:
         self._loop = loop
         self._clock = clock
-        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[LoopWork[Any], asyncio.Future[Any]]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def begin(self, work: Work[T]) -> asyncio.Future[T] | None:
+    def begin(self, work: LoopWork[T]) -> asyncio.Future[T] | None:
         """Do the first piece of it, or a little more; gives None if it has ended, or what is done when it ends.
 
         Raises what the work raises in this first piece; what it raises later is the future's.
@@ -55,7 +55,7 @@ class Turns:
             return None
         return self._wait(work)
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: LoopWork[T]) -> T:
         """Do all of it; gives its result, or raises what it raises. Work that is cancelled ends where it is."""
         done = self._wait(work)
         try:
@@ -64,7 +64,7 @@ class Turns:
             if done.cancelled():
                 work.close()
 
-    def _wait(self, work: Work[T]) -> asyncio.Future[T]:
+    def _wait(self, work: LoopWork[T]) -> asyncio.Future[T]:
         done: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append((work, done))
         if len(self._waiting) == 1:
@@ -83,7 +83,7 @@ class Turns:
             self._loop.call_soon(self._turn)
 
 
-def _go_on(work: Work[T], done: asyncio.Future[T], may: Callable[[], bool]) -> bool:
+def _go_on(work: LoopWork[T], done: asyncio.Future[T], may: Callable[[], bool]) -> bool:
     """Go on with some work while it may; says whether it has ended."""
     try:
         next(work)

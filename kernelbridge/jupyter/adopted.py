@@ -96,7 +96,7 @@ class AdoptedKernel(Kernel):
         kernel._identity = identity
         kernel._marked, kernel._caught_up = asyncio.Event(), asyncio.get_running_loop().create_future()
         kernel._held = [] if identity.recalls else None
-        kernel._halves.held = lambda: kernel._held is not None or kernel._intake.held
+        kernel._watchdog.held = lambda: kernel._held is not None or kernel._intake.held
         kernel.recalls, kernel._ready = identity.recalls, True
         kernel.help.subshells = identity.subshells
         channels = kernel._connect(identity.routing_id.encode())

@@ -77,8 +77,8 @@ class Outcome:
         return cls(success=False, error=error, cause=cause, state_preserved=False)
 
 
-def content(cell: Cell) -> dict[str, Any]:
-    """Give the content of its `execute_request`."""
+def request_content(cell: Cell) -> dict[str, Any]:
+    """Return the content of the `execute_request` of a cell."""
     return {
         "code": cell.code,
         "silent": cell.silent,
@@ -89,6 +89,6 @@ def content(cell: Cell) -> dict[str, Any]:
     }
 
 
-def metadata(cell: Cell) -> dict[str, Any]:
-    """Give what the hooks in the kernel are told with it."""
+def request_metadata(cell: Cell) -> dict[str, Any]:
+    """Return the metadata of that request, which the hooks in the kernel read."""
     return {"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kernelbridge.jupyter.execution import HALVES, Execution, ExecutionTable, State
+from kernelbridge.jupyter.execution import HALF_DONE, Execution, ExecutionTable, State
 
 LOOK_SECONDS = 1.5
 _LOOKS = 3
@@ -19,7 +19,7 @@ three to four and a half seconds."""
 NO_REPLY = "it said that the cell was over, and gave no reply to it"
 
 
-class Halves:
+class CompletionWatchdog:
     """Watches the running execution of one table, from its first half on.
 
     `refuse` is called with what the kernel did wrong. `held` says whether output waits that has not been read yet.
@@ -48,7 +48,7 @@ class Halves:
     def _look(self) -> None:
         self._timer = None
         execution = self._table.running
-        if execution is None or execution.state not in HALVES:
+        if execution is None or execution.state not in HALF_DONE:
             self._seen = None
             return
         # Output that comes, or waits here to be read, may have its end behind it; a reply is behind nothing.

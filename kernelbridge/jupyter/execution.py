@@ -65,7 +65,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 """What is not in it changes nothing: a second reply, a second idle, anything after the end."""
 
 FINAL = frozenset({State.DONE, State.ENDED})
-HALVES = frozenset({State.REPLIED, State.IDLE})
+HALF_DONE = frozenset({State.REPLIED, State.IDLE})
 """One of the two has come that make it DONE."""
 
 
@@ -310,7 +310,7 @@ class ExecutionTable:
         state = TRANSITIONS.get((execution.state, event))
         if state is None:
             return
-        half = state in HALVES and state is not execution.state
+        half = state in HALF_DONE and state is not execution.state
         execution.state = state
         execution.moves += 1
         if half:
@@ -328,7 +328,7 @@ class ExecutionTable:
             # Not when `busy` arrives: a kernel whose cell keeps the interpreter to itself sends that late.
             if self.running is not None:
                 self.running.began = max(self.running.began, now)
-                if self.running.state in HALVES:
+                if self.running.state in HALF_DONE:
                     self.on_half()
             execution.done(_outcome(execution, duration_ms, why))
 

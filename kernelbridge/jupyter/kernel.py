@@ -27,11 +27,10 @@ import msgspec
 import structlog
 
 from kernelbridge.errors import KernelBridgeError, KernelError
-from kernelbridge.jupyter import cell as cell_request
 from kernelbridge.jupyter import end_causes, wire
-from kernelbridge.jupyter.cell import Cell, Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome, request_content, request_metadata
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
-from kernelbridge.jupyter.completion_watchdog import Halves
+from kernelbridge.jupyter.completion_watchdog import CompletionWatchdog
 from kernelbridge.jupyter.connection import PORTS, SocketDirectory
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Listener
@@ -97,7 +96,7 @@ class Kernel:
         self._intake = Intake(
             self._codec, limit=max_message, take=take, refuse=refuse, spawn=self._spawn, behind=overflows.behind
         )
-        self._halves = Halves(self._table, refuse=refuse, held=lambda: self._intake.held)
+        self._watchdog = CompletionWatchdog(self._table, refuse=refuse, held=lambda: self._intake.held)
         self._answers_interrupts = answers_interrupts
         self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
         self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
@@ -209,7 +208,7 @@ class Kernel:
         `ValueError` if the code is not valid Unicode.
         """
         channels = self._alive()
-        content, metadata = cell_request.content(cell), cell_request.metadata(cell)
+        content, metadata = request_content(cell), request_metadata(cell)
         msg_id, frames = self._codec.request("execute_request", content, username=cell.user, metadata=metadata)
         execution = self._table.add(msg_id, done, listener, asks=cell.allow_stdin)
         if note is not None:
@@ -420,7 +419,7 @@ class Kernel:
             self._late(text)
 
     def _disconnect(self) -> None:
-        self._halves.end()
+        self._watchdog.end()
         if self._channels is not None:
             self._channels.close()
 

@@ -9,9 +9,9 @@ from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
-from kernelbridge.server.websocket.handlers.request_context import Asker, encode, given
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given
 from kernelbridge.workspace.adoption.lost_shells import LossCause, TellLoss, lost_command
-from kernelbridge.workspace.adoption.record import LeftSession
+from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_state import RunningCell
@@ -60,34 +60,34 @@ class Absentees:
 
     def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
         """Give what stands for a cell that an earlier server has sent; its code is not known and not needed."""
-        asker = _asker(registry, workspace, cell.request_id)
-        return job_of(asker, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
+        context = _context(registry, workspace, cell.request_id)
+        return job_of(context, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
 
-    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
         """Give what tells of the end of an earlier server's terminals and command."""
 
         def tell(cause: LossCause) -> None:
             for terminal_id in left.state.terminals:
-                _closed(_asker(registry, workspace, None), terminal_id, cause)
+                _closed(_context(registry, workspace, None), terminal_id, cause)
             if left.command is not None:
-                asker = _asker(registry, workspace, left.command.request_id)
-                answer = CommandEvents(asker).answer if left.command.streams else answer_of(asker)
+                context = _context(registry, workspace, left.command.request_id)
+                answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
                 answer(lost_command(left.command, cause))
 
         return tell
 
 
-def _asker(registry: Registry, workspace: Workspace, request_id: str | None) -> Asker:
+def _context(registry: Registry, workspace: Workspace, request_id: str | None) -> RequestContext:
     session = workspace.key
-    return Asker(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
+    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
 
 
-def _closed(asker: Asker, terminal_id: str, cause: LossCause) -> None:
+def _closed(context: RequestContext, terminal_id: str, cause: LossCause) -> None:
     closed = TerminalClosed(
-        session_id=asker.session_id,
-        seq=asker.seq(),
+        session_id=context.session_id,
+        seq=context.seq(),
         terminal_id=terminal_id,
         cause="exited" if cause == "shell_exited" else cause,
     )
-    # Not as `Asker.answer` does: this one is for whoever follows the session, because its own connections are gone.
-    asker.workspace.feed.answer(asker.client, encode(closed), closed.seq)
+    # Not as `RequestContext.answer` does: its own connections are gone, so this is for whoever follows the session.
+    context.workspace.feed.answer(context.client, encode(closed), closed.seq)

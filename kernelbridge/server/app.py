@@ -28,9 +28,9 @@ from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.start_report import StartReport
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
-from kernelbridge.server.websocket.edge import Edge
-from kernelbridge.server.websocket.heartbeat import Patience, Pulse
+from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
 from kernelbridge.server.websocket.socket import Socket, turn_away
+from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import left_in_sandboxes
@@ -123,7 +123,7 @@ class Server:
         self.connections[connection] = transport
         self.users[user_id] += 1
         try:
-            with Pulse(transport, self.patience, ping=ws.ping):
+            with Heartbeat(transport, self.patience, ping=ws.ping):
                 await connection.run()
         finally:
             del self.connections[connection]
@@ -209,7 +209,7 @@ class Server:
         if reason is not None:
             log.warning("request_refused", reason=reason, path=request.path)
             return web.json_response({"error": error, "reason": reason}, status=status)
-        with Edge.of(request).handling(request):
+        with TcpConnection.of(request).handling(request):
             return await handler(request)
 
 

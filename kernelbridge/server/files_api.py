@@ -34,7 +34,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.server import http_conditions, query
 from kernelbridge.server.access import cross_site_refusal
-from kernelbridge.server.websocket.edge import Counted
+from kernelbridge.server.websocket.tcp import Counted
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Arrival, Download, SessionFiles
 from kernelbridge.workspace.files.versions import Condition

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.server.websocket.buffers import Buffers
-from kernelbridge.server.websocket.edge import Site
+from kernelbridge.server.websocket.tcp import Site
 
 
 async def taken(host: str, port: int) -> list[socket.socket]:

@@ -1,8 +1,8 @@
 """What a session may be opened with: checked against what the operator grants; pure.
 
-A `Wish` is what one `open_session` says, a `Choice` what the session then is, and an `Opening` keeps the choice of one
-session. A field that a wish leaves out is the
-server's default for a session that is not open, and whatever it is for one that is.
+`SessionOptions` are what one `open_session` asks for, a `Choice` is what the session then has, and an `Opening` keeps
+the choice of one session. What the options leave out is the server's default for a session that is not open, and stays
+as it is for one that is.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Bounds:
     image_setting: str | None = None
     """The default image's name where the runtime has none: a client may say it all the same."""
     linger: float = 15.0
-    """Seconds that a session lives on after its last connection, unless it asks for something else."""
+    """Seconds that a session lives on after its last connection, unless it ask for something else."""
     max_linger: float = 3600.0
     """Most of them that it may ask for; never less than `linger`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SessionOptions:
     """What a client asks for; None where it says nothing."""
 
     image: str | None = None
@@ -83,46 +83,46 @@ class Choice:
     kernel: str = DEFAULT_KERNEL
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
-    def differing(self, wish: Wish) -> str | None:
-        """Name the first field in which `wish` asks for something else, or None."""
+    def differing(self, options: SessionOptions) -> str | None:
+        """Name the first field in which `options` ask for something else, or None."""
         pairs = (
-            ("image", wish.image, self.image),
-            ("kernel", wish.kernel, self.kernel),
-            ("env", wish.env, self.env),
-            ("limits.memory", wish.memory, self.limits.memory),
-            ("limits.cpus", wish.cpus, self.limits.cpus),
-            ("limits.pids", wish.pids, self.limits.pids),
+            ("image", options.image, self.image),
+            ("kernel", options.kernel, self.kernel),
+            ("env", options.env, self.env),
+            ("limits.memory", options.memory, self.limits.memory),
+            ("limits.cpus", options.cpus, self.limits.cpus),
+            ("limits.pids", options.pids, self.limits.pids),
         )
         return next((name for name, asked, has in pairs if asked is not None and asked != has), None)
 
 
-def checked(wish: Wish, bounds: Bounds) -> Wish:
+def checked(options: SessionOptions, bounds: Bounds) -> SessionOptions:
     """Refuse what the operator does not grant; raises `BadRequest` that names the field and its bound."""
     most = bounds.limits
-    _within("limits.memory", wish.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
-    _within("limits.cpus", wish.cpus, (MIN_CPUS, most.cpus), "processors")
-    _within("limits.pids", wish.pids, (MIN_PIDS, most.pids), "processes")
+    _within("limits.memory", options.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
+    _within("limits.cpus", options.cpus, (MIN_CPUS, most.cpus), "processors")
+    _within("limits.pids", options.pids, (MIN_PIDS, most.pids), "processes")
     most_linger = max(bounds.max_linger, bounds.linger)
-    if wish.linger is not None and wish.linger > most_linger:
+    if options.linger is not None and options.linger > most_linger:
         raise _invalid("linger", f"expected at most {most_linger:g} seconds, which is what the server grants")
-    if wish.env is not None:
-        _check_env(wish.env)
-    return replace(wish, image=_granted_image(wish.image, bounds))
+    if options.env is not None:
+        _check_env(options.env)
+    return replace(options, image=_granted_image(options.image, bounds))
 
 
-def choose(wish: Wish, bounds: Bounds) -> Choice:
-    """Complete a checked wish with the defaults."""
+def choose(options: SessionOptions, bounds: Bounds) -> Choice:
+    """Complete checked options with the defaults."""
     limits = bounds.limits
     return Choice(
         limits=replace(
             limits,
-            memory=limits.memory if wish.memory is None else wish.memory,
-            cpus=limits.cpus if wish.cpus is None else wish.cpus,
-            pids=limits.pids if wish.pids is None else wish.pids,
+            memory=limits.memory if options.memory is None else options.memory,
+            cpus=limits.cpus if options.cpus is None else options.cpus,
+            pids=limits.pids if options.pids is None else options.pids,
         ),
-        image=bounds.image if wish.image is None else wish.image,
-        kernel=wish.kernel or DEFAULT_KERNEL,
-        env=MappingProxyType(dict(wish.env or {})),
+        image=bounds.image if options.image is None else options.image,
+        kernel=options.kernel or DEFAULT_KERNEL,
+        env=MappingProxyType(dict(options.env or {})),
     )
 
 
@@ -188,7 +188,7 @@ class Opening:
         self._linger: float | None = None
         self.keep_while_running = False
         """Whether the session lives on while a cell or a command runs, whoever is connected."""
-        self.choice: Choice = choose(Wish(), bounds)
+        self.choice: Choice = choose(SessionOptions(), bounds)
         self.language: str | None = None
         """The kernel's, once the sandbox has run."""
         self.facts: Facts | None = None
@@ -217,21 +217,21 @@ class Opening:
         if keep_while_running is not None:
             self.keep_while_running = keep_while_running
 
-    def take(self, wish: Wish, *, starting: bool) -> bool:
-        """Make it what a checked wish asks for; say whether that is another image.
+    def take(self, options: SessionOptions, *, starting: bool) -> bool:
+        """Make it what checked options ask for; say whether that is another image.
 
         Raises `SessionConflict` when it is fixed and something else.
         """
         image = self.choice.image
         if not (self._ran or starting):
-            self.choice = choose(wish, self._bounds)
-        elif (name := self.choice.differing(wish)) is not None:
+            self.choice = choose(options, self._bounds)
+        elif (name := self.choice.differing(options)) is not None:
             raise SessionConflict(
                 f"The session is open with another {name.rpartition('.')[2]}",
                 f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
                 " its files stay",
             )
-        self.stay(wish.linger, keep_while_running=wish.keep_while_running)
+        self.stay(options.linger, keep_while_running=options.keep_while_running)
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:

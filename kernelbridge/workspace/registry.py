@@ -18,14 +18,14 @@ from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.base import Runtime, Sandbox
 from kernelbridge.workspace.adoption.lost_shells import TellLoss
-from kernelbridge.workspace.adoption.record import LeftSession, left_sessions
+from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, read_note
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
 from kernelbridge.workspace.lifecycle.start_queue import Starts
-from kernelbridge.workspace.options import Wish, checked
+from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCell, SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
@@ -70,7 +70,7 @@ class Absentees(Protocol):
         """Give what stands for the cell that runs."""
         ...
 
-    def loss(self, registry: Registry, workspace: Workspace, left: LeftSession) -> TellLoss:
+    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
         """Give what tells of the end of its shells."""
         ...
 
@@ -100,7 +100,7 @@ class Registry:
         self._closing: dict[SessionKey, Workspace] = {}
         self._successors: Counter[SessionKey] = Counter()
         """How many have been opened anew behind those, and not all been closed yet."""
-        self._elsewhere: dict[SessionKey, LeftSession] = {}
+        self._elsewhere: dict[SessionKey, PreviousSession] = {}
         """Left by a server with another runtime, and not used since."""
         self._absentees: Absentees | None = None
         self._held: Counter[SessionKey] = Counter()
@@ -157,7 +157,7 @@ class Registry:
         self._absentees = absentees
         await in_thread(self._executor, self._data.remove_left)
         await in_thread(self._executor, self._data.forget_choices)
-        noted = await in_thread(self._executor, lambda: list(left_sessions(self._data.state)))
+        noted = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
         known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
         sandboxes = await self._runtime.adopt(known)
@@ -184,7 +184,7 @@ class Registry:
         self._on_use(key)
         return entry
 
-    def _take_over(self, found: LeftSession, sandbox: Sandbox | None) -> _Entry:
+    def _take_over(self, found: PreviousSession, sandbox: Sandbox | None) -> _Entry:
         if self._absentees is None:
             raise AssertionError(found.key)
         session = found if sandbox is not None else found.without_sandbox()
@@ -221,16 +221,20 @@ class Registry:
         )
 
     def open(
-        self, key: SessionKey, connection_id: str, wish: Wish, done: Callable[[KernelBridgeError | None], None]
+        self,
+        key: SessionKey,
+        connection_id: str,
+        options: SessionOptions,
+        done: Callable[[KernelBridgeError | None], None],
     ) -> tuple[Workspace, bool]:
-        """Open a session as `wish` asks, and attach the connection to it; say whether its interpreter has to start.
+        """Open a session as `options` ask, and attach the connection to it; say whether its interpreter has to start.
 
         `done` is called once the interpreter is ready, or cannot be had. Raises `BadRequest`, `SessionConflict`
         or `LimitExceeded`.
         """
-        wish = checked(wish, self._settings.bounds)
+        options = checked(options, self._settings.bounds)
         workspace = self.attach(key, connection_id)
-        return workspace, workspace.open(wish, done)
+        return workspace, workspace.open(options, done)
 
     def find(self, key: SessionKey) -> Workspace | None:
         """Give the workspace of a session that is open, or None; opens none."""

@@ -12,16 +12,16 @@ from typing import Literal
 import structlog
 from msgspec import structs
 
-from kernelbridge.aio.tasks import Once, TaskSet, Wait, attempt
+from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace.adoption.lost_shells import LeftShells, TellLoss
-from kernelbridge.workspace.adoption.record import LeftSession, Record
-from kernelbridge.workspace.adoption.take_over import taken_over
+from kernelbridge.workspace.adoption.lost_shells import LostShells, TellLoss
+from kernelbridge.workspace.adoption.record import PreviousSession, Record
+from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
@@ -35,7 +35,7 @@ from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.lifecycle.start_queue import Starts
 from kernelbridge.workspace.lifecycle.status import StatusTeller
 from kernelbridge.workspace.lifecycle.succession import Departure
-from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening, Wish
+from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
@@ -89,7 +89,7 @@ class Workspace:
         self._deleting = self._left = False
         self._tasks = TaskSet()
         self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
-        self._files = Once(self._open_files)
+        self._files = Lazy(self._open_files)
         self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
@@ -127,7 +127,7 @@ class Workspace:
             longest=settings.execution_timeout,
         )
         self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
-        self._left_shells = LeftShells(self._record)
+        self._left_shells = LostShells(self._record)
         self.on_rest: Callable[[], object] = _nothing
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
@@ -163,12 +163,12 @@ class Workspace:
         """Whether files are being deleted that belong to nobody who comes now."""
         return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
 
-    def open(self, wish: Wish, done: Callable[[KernelBridgeError | None], None]) -> bool:
-        """Start the sandbox and the interpreter as a checked wish asks; say whether they have to be started.
+    def open(self, options: SessionOptions, done: Callable[[KernelBridgeError | None], None]) -> bool:
+        """Start the sandbox and the interpreter as checked options ask; say whether they have to be started.
 
         `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
         """
-        if self.opening.take(wish, starting=self._machine.state is not WorkspaceState.ABSENT):
+        if self.opening.take(options, starting=self._machine.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         fresh = self.executions.state is not KernelState.READY
@@ -190,7 +190,7 @@ class Workspace:
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: LeftSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
+    def adopt(self, left: PreviousSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
         `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
@@ -306,7 +306,7 @@ class Workspace:
 
     async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
         try:
-            await taken_over(sandbox, kernel, wanted=self._wanted)
+            await take_over(sandbox, kernel, wanted=self._wanted)
             await self._step("reserve", in_thread(self._executor, restore_reserve, self._data.paths(self.key).sockets))
             await self._prepare(sandbox)
         except BaseException:

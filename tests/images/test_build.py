@@ -7,7 +7,7 @@ import pytest
 from docker import APIClient
 
 from kernelbridge.errors import ImageError, RuntimeUnavailable
-from kernelbridge.images import build as images
+from kernelbridge.images import build as module
 from kernelbridge.images.build import KnownImage, build, build_context, ensure_image, image_exists
 from kernelbridge.images.context import workspace_context
 from tests.unit.test_cli_process import run
@@ -98,7 +98,7 @@ def test_an_image_that_is_nowhere_is_told() -> None:
 
 
 def test_an_absent_known_image_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "inspect", lambda _engine, _reference: None)
+    monkeypatch.setattr(module, "inspect", lambda _engine, _reference: None)
     with pytest.raises(ImageError, match=r"The base image registry\.invalid/none:1 cannot be had"):
         ensure_image("kernelbridge-workspace", base="registry.invalid/none:1")
 

@@ -73,6 +73,7 @@ PURE = (
     "workspace/options.py",
     "workspace/python_env.py",
     "workspace/queue_limits.py",
+    "workspace/session_key.py",
     "workspace/session_state.py",
     "workspace/settings.py",
     "workspace/shell/hints.py",

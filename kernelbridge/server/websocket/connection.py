@@ -18,7 +18,7 @@ from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
 from kernelbridge.server.websocket.handlers.interpreter import remind
-from kernelbridge.server.websocket.handlers.request_context import Asker, encode, given, warned
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given, warned
 from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.websocket.socket import Socket, is_text
 from kernelbridge.workspace.registry import Registry
@@ -138,27 +138,27 @@ class Connection:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message, warnings)
             else:
-                asker = await self._awake(message, warnings)
-                answer = asker.answer
-                if asker.workspace.executions.prompt is not None and not isinstance(message, InputReply):
-                    remind(asker)
-                await HANDLERS[type(message)](asker, message)
+                context = await self._awake(message, warnings)
+                answer = context.answer
+                if context.workspace.executions.prompt is not None and not isinstance(message, InputReply):
+                    remind(context)
+                await HANDLERS[type(message)](context, message)
         except KernelBridgeError as exc:
             answer(answers.error_message(exc, session_id, request_id))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
             answer(answers.internal_error(session_id, request_id))
 
-    async def _awake(self, message: SessionRequest, warnings: list[str]) -> Asker:
+    async def _awake(self, message: SessionRequest, warnings: list[str]) -> RequestContext:
         """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""
-        asker = Asker.of(self, message, warnings)
-        while (pausing := asker.workspace.pausing).asleep:
+        context = RequestContext.of(self, message, warnings)
+        while (pausing := context.workspace.pausing).asleep:
             pausing.wake()
             if type(message) in WITHOUT_SANDBOX:
                 break
             await pausing.awake()
-            asker = Asker.of(self, message, warnings)  # it may have been closed meanwhile
-        return asker
+            context = RequestContext.of(self, message, warnings)  # it may have been closed meanwhile
+        return context
 
     # -- what handlers see (`client.Client`) -------------------------------------
 

@@ -40,7 +40,7 @@ class Patience:
         return min(self.ping - silent % self.ping, self.drop - silent) + _SLACK
 
 
-class Pulse:
+class Heartbeat:
     """Watches one connection while it is entered."""
 
     def __init__(

@@ -17,10 +17,10 @@ from msgspec import UNSET
 from kernelbridge.errors import LimitExceeded
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.messages import ErrorMessage
-from kernelbridge.server.websocket.edge import Edge
 from kernelbridge.server.websocket.frames import Violation
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.inbox import Inbox
+from kernelbridge.server.websocket.tcp import TcpConnection
 
 log = structlog.get_logger(__name__)
 
@@ -39,22 +39,22 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self._request = request
         self._max_message = max_message
         self._message_timeout = message_timeout
-        self._edge = Edge.of(request)
+        self._tcp = TcpConnection.of(request)
         self.left = False
         """Whether this side has said goodbye."""
         self._farewell: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] = lambda: None
         """Called when the connection is cut off: nothing more is sent then."""
-        self.holding = self._edge.holding
+        self.holding = self._tcp.holding
         self.inbox = Inbox(
             max_message=max_message,
             timeout=message_timeout,
             holding=self.holding,
-            hold_back=self._edge.hold_back,
+            hold_back=self._tcp.hold_back,
             overdue=self._overdue,
         )
-        self._edge.expect(self.inbox)
-        self._edge.ender = self
+        self._tcp.expect(self.inbox)
+        self._tcp.ender = self
 
     async def receive(self, timeout: float | None = None) -> WSMessageNoDecodeText:  # noqa: ASYNC109 - aiohttp's
         """Give the next message; pings are answered meanwhile, but not after the goodbye."""

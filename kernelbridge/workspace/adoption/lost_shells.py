@@ -48,7 +48,7 @@ def lost_command(command: RunningCommand, cause: LossCause) -> CommandOutcome:
     )
 
 
-class LeftShells:
+class LostShells:
     """Those of one session."""
 
     def __init__(self, record: Record) -> None:

@@ -50,7 +50,7 @@ MOST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class LeftSession:
+class PreviousSession:
     """A session that was open when an earlier server ended."""
 
     key: SessionKey
@@ -60,7 +60,7 @@ class LeftSession:
     command: RunningCommand | None = None
     """What ran in its shell, likewise."""
 
-    def without_sandbox(self) -> LeftSession:
+    def without_sandbox(self) -> PreviousSession:
         """Give what is left when the sandbox is gone."""
         return replace(self, state=without_sandbox(self.state))
 
@@ -75,8 +75,8 @@ class Record:
         self._runtime = runtime
         self._seq = seq
         self._path = directory / f"{key.workspace_id}{_SESSION}"
-        self._cell = Slot(self._path.with_suffix(_CELL), failed=self._failed)
-        self._command = Slot(self._path.with_suffix(_SHELL), failed=self._failed)
+        self._cell = StateFile(self._path.with_suffix(_CELL), failed=self._failed)
+        self._command = StateFile(self._path.with_suffix(_SHELL), failed=self._failed)
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
         self._stay: tuple[float | None, bool] = (None, False)
@@ -230,7 +230,7 @@ class Record:
         log.warning("session_not_noted", workspace=self._key.workspace_id, error=exc.strerror)
 
 
-def left_sessions(directory: Path) -> Iterator[LeftSession]:
+def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
     """Give the sessions that an earlier server has left. What makes no sense is removed, and logged; blocking.
 
     Raises `ConfigError` for what cannot be read.
@@ -257,16 +257,20 @@ def left_sessions(directory: Path) -> Iterator[LeftSession]:
 
 
 def left_in_sandboxes(directory: Path, runtime: str) -> int:
-    """Count the sessions whose sandboxes an earlier server has made with a runtime; otherwise as `left_sessions`."""
-    return sum(left.state.runtime == runtime and left.state.sandbox is not None for left in left_sessions(directory))
+    """Count the sessions whose sandboxes an earlier server has made with a runtime; like `previous_sessions`."""
+    return sum(
+        left.state.runtime == runtime and left.state.sandbox is not None for left in previous_sessions(directory)
+    )
 
 
-def _read_left(path: Path) -> LeftSession:
+def _read_left(path: Path) -> PreviousSession:
     state = read_session(_read(path))
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it is another session's")
-    return LeftSession(key, state, _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand))
+    return PreviousSession(
+        key, state, _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
+    )
 
 
 def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
@@ -281,8 +285,11 @@ def _read(path: Path) -> bytes:
         return file.read(MOST)
 
 
-class Slot:
-    """One such file. Nothing here raises: what cannot be written is given to `failed`."""
+class StateFile:
+    """A small file that is overwritten in place, for what changes with every cell or command.
+
+    Nothing here raises: what cannot be written is given to `failed`.
+    """
 
     def __init__(self, path: Path, *, failed: Callable[[OSError], None]) -> None:
         self._path = path

@@ -20,7 +20,7 @@ ENGINE_PAUSE = 1.0
 """Seconds until an engine that did not answer is asked again about a sandbox that is to be taken over."""
 
 
-async def taken_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted: Callable[[], bool]) -> None:
+async def take_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted: Callable[[], bool]) -> None:
     """Make a sandbox of an earlier server this one's: nothing but its kernel goes on in it. Raises `SandboxError`.
 
     What leads to the terminals of its shells has ended with that server, so they are ended, too. An engine that does

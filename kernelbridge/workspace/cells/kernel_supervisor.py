@@ -63,7 +63,7 @@ class Dependent(Protocol):
         ...
 
 
-class Interpreter:
+class KernelSupervisor:
     """The life of one workspace's kernel."""
 
     def __init__(
@@ -327,8 +327,8 @@ def _closed() -> KernelError:
 class Questions:
     """What waits for one interpreter's answer."""
 
-    def __init__(self, interpreter: Interpreter, tasks: TaskSet) -> None:
-        self._interpreter = interpreter
+    def __init__(self, interpreter: KernelSupervisor, tasks: TaskSet) -> None:
+        self._supervisor = interpreter
         self._tasks = tasks
         self._budget = WaitingBudget("questions", requests=MOST, characters=CHARACTERS)
 
@@ -353,7 +353,7 @@ class Questions:
         self._tasks.create(self._answer(work, done, code))
 
     async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
-        kernel = await self._interpreter.ready()
+        kernel = await self._supervisor.ready()
         return await put(kernel.help)
 
     async def _answer(self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str) -> None:

@@ -23,8 +23,8 @@ from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, Progress, Report, Reports
-from kernelbridge.workspace.cells.kernel_supervisor import Interpreter, Questions, StartKernel, then
-from kernelbridge.workspace.cells.late_output import News
+from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, Questions, StartKernel, then
+from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.queue import (
     NEVER_CLOSED,
     NEVER_INTERRUPTED,
@@ -33,7 +33,7 @@ from kernelbridge.workspace.cells.queue import (
     Job,
     WaitingJobs,
 )
-from kernelbridge.workspace.cells.run import END_OF_INPUT, LeftCell, Prompt, Prompts, located
+from kernelbridge.workspace.cells.run import END_OF_INPUT, PreviousCell, Prompt, Prompts, wait_for_spill
 from kernelbridge.workspace.hints import cell_hint
 from kernelbridge.workspace.queue_limits import run_timeout
 from kernelbridge.workspace.resource_watch import CellDone, MemoryWatch
@@ -71,7 +71,7 @@ class ExecutionLane:
         self._longest = longest
         self._input_timeout = input_timeout
         self._prompts = Prompts(limit=input_timeout, unanswered=self._end_unanswered)
-        self._interpreter = Interpreter(
+        self._supervisor = KernelSupervisor(
             start_kernel,
             dependent=self,
             late=self.tell,
@@ -79,7 +79,7 @@ class ExecutionLane:
             tasks=tasks,
             observer=observer,
         )
-        self._questions = Questions(self._interpreter, tasks)
+        self._questions = Questions(self._supervisor, tasks)
         self._record = record
         self._warming: list[Warmed] = []
         self._running: Job | None = None
@@ -87,11 +87,11 @@ class ExecutionLane:
         self._since: float | None = None
         self._deadline: Deadline | None = None
         self._escalation: Escalation | None = None
-        self._left: LeftCell | None = None
+        self._left: PreviousCell | None = None
         """What an earlier server has sent, until the kernel that has it is taken over."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._news = News(loss_told or record.loss_told)
+        self._late = LateOutput(loss_told or record.loss_told)
         self._closed = False
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell has been answered; another may begin at once."""
@@ -99,7 +99,7 @@ class ExecutionLane:
     @property
     def state(self) -> KernelState:
         """The kernel's state."""
-        return self._interpreter.state
+        return self._supervisor.state
 
     @property
     def waiting(self) -> int:
@@ -110,7 +110,7 @@ class ExecutionLane:
     def busy(self) -> bool:
         """Whether anything runs, waits or is ended, or the interpreter is on its way."""
         asked = self._waiting or self._warming or self._questions.waiting
-        return bool(self._running or self._escalation or asked or self._interpreter.busy)
+        return bool(self._running or self._escalation or asked or self._supervisor.busy)
 
     @property
     def occupied(self) -> bool:
@@ -125,11 +125,11 @@ class ExecutionLane:
     @property
     def has_lost(self) -> bool:
         """Whether an interpreter would be lost with the session, or one was and no result has told that."""
-        return self._interpreter.lived or self._news.lost is not None
+        return self._supervisor.lived or self._late.lost is not None
 
     def was_lost(self, how: str) -> None:
         """Have the next result tell how an earlier life's interpreter ended."""
-        self._news.lost = how
+        self._late.lost = how
 
     @property
     def running_since(self) -> float | None:
@@ -153,15 +153,15 @@ class ExecutionLane:
     def warm(self, done: Warmed) -> None:
         """Have a kernel without running a cell; `done` is called once, with None or the error that prevented it."""
         self._check_open()
-        if self._interpreter.state is KernelState.READY:
+        if self._supervisor.state is KernelState.READY:
             done(None)
             return
         self._warming.append(done)
-        self._interpreter.need()
+        self._supervisor.need()
 
     def tell(self, text: str) -> None:
         """Put a text into the next result's late output."""
-        self._news.add(text)
+        self._late.add(text)
 
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
@@ -170,7 +170,7 @@ class ExecutionLane:
         cell in it, as soon as that can be reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
-        kernel = self._interpreter.kernel
+        kernel = self._supervisor.kernel
         if self._escalation is not None and not self._escalation.reports.told:
             self._escalation.reports.add(report, ended)
         elif self._left is not None:
@@ -180,7 +180,7 @@ class ExecutionLane:
         else:
             if self._running is None and self._waiting and kernel is None:
                 ended = self._waiting.end(NEVER_INTERRUPTED, 1)
-            preserved = self._running is None and self._news.lost is None
+            preserved = self._running is None and self._late.lost is None
             report(Progress("none", done=True, state_preserved=preserved, ended=ended))
 
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
@@ -193,8 +193,8 @@ class ExecutionLane:
         ended = self._waiting.end(NEVER_RESTARTED)
         if self._running is not None:
             ended += 1
-        restarted = self._interpreter.restart()
-        self._interpreter.end_pending(KERNEL_RESTARTED)
+        restarted = self._supervisor.restart()
+        self._supervisor.end_pending(KERNEL_RESTARTED)
         self._questions.answer(then(restarted, ended), done)
 
     def question(
@@ -210,7 +210,7 @@ class ExecutionLane:
     def reply_input(self, value: str, input_id: str | None) -> None:
         """Answer what the running cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
         self._prompts.check(value, input_id)
-        kernel = self._interpreter.kernel
+        kernel = self._supervisor.kernel
         if kernel is None:
             raise KernelError("The kernel is dead", "send the request again: a new one is started")
         kernel.reply_input(value)
@@ -225,13 +225,13 @@ class ExecutionLane:
 
         `start` takes it over, for which the result waits; without it there is none: `lost` says how it ended.
         """
-        self._news.lost = lost or self._news.lost
+        self._late.lost = lost or self._late.lost
         if job is not None and cell is not None:
-            self._running, self._left, self._since = job, LeftCell(job, cell), cell.since
-        self._interpreter.adopt(start, incarnation)
+            self._running, self._left, self._since = job, PreviousCell(job, cell), cell.since
+        self._supervisor.adopt(start, incarnation)
         if start is None:
             self._lose_left()
-        return self._interpreter.reached
+        return self._supervisor.reached
 
     def finish(self) -> asyncio.Event:
         """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
@@ -245,19 +245,19 @@ class ExecutionLane:
     def end(self) -> None:
         """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
         self.finish()
-        self._interpreter.end()
-        self._interpreter.end_pending(SESSION_CLOSED)
+        self._supervisor.end()
+        self._supervisor.end_pending(SESSION_CLOSED)
         self._answer_left(Outcome.ended("session_closed", SESSION_CLOSED.error))
 
     async def leave(self) -> None:
         """Leave the kernel and what runs in it to another server, after `finish`. Whoever waits for it is not told."""
-        self._interpreter.end()
-        await self._interpreter.leave()
+        self._supervisor.end()
+        await self._supervisor.leave()
 
     async def aclose(self) -> None:
         """End the kernel, after `end`. Idempotent."""
         self.end()
-        await self._interpreter.aclose()
+        await self._supervisor.aclose()
 
     # -- what the interpreter tells (`kernel_supervisor.Dependent`) ----------------------
 
@@ -280,16 +280,16 @@ class ExecutionLane:
 
     def interpreter_gone(self, how: str) -> None:
         """Remember that its variables are lost, and go on in another."""
-        self._news.lost = how
+        self._late.lost = how
         self._lose_left()
         self._pump()
         if self._warming:
-            self._interpreter.need()
+            self._supervisor.need()
 
     # -- what an earlier server left --------------------------------------------------
 
     def _take_over_left(self) -> None:
-        left, self._left, kernel = self._left, None, self._interpreter.adopted
+        left, self._left, kernel = self._left, None, self._supervisor.adopted
         if left is None or kernel is None:
             return
         begin = functools.partial(kernel.take_over, left.cell.msg_id, asks=left.cell.asks, began=left.cell.began)
@@ -325,9 +325,9 @@ class ExecutionLane:
     def _pump(self) -> None:
         if self._running is not None or self._escalation is not None or not self._waiting or self._closed:
             return
-        kernel = self._interpreter.kernel
+        kernel = self._supervisor.kernel
         if kernel is None:
-            self._interpreter.need()
+            self._supervisor.need()
             return
         self._run(kernel, self._waiting.next())
 
@@ -340,7 +340,7 @@ class ExecutionLane:
         """Have a kernel begin to work on what runs now."""
         try:
             listener = self._listen if job.cell.allow_stdin else job.listener
-            execution = begin(self._memory.over_cell(located(self._finished, self._tasks)), listener)
+            execution = begin(self._memory.over_cell(wait_for_spill(self._finished, self._tasks)), listener)
         except KernelBridgeError as exc:
             self._running = None
             job.answer(exc)
@@ -373,12 +373,12 @@ class ExecutionLane:
             self._deadline = None
         self._prompts.drop()
         if outcome.cause in {None, "interrupted"} and not outcome.state_preserved:
-            self._interpreter.use_no_more()
+            self._supervisor.use_no_more()
         if self._escalation is not None:
             outcome = self._escalation.finished(outcome)
         if (hint := cell_hint(outcome)) is not None:
             outcome = replace(outcome, hint=hint)
-        job.answer(self._news.into(outcome))
+        job.answer(self._late.into(outcome))
         self._rest()
         self._pump()
 
@@ -400,7 +400,7 @@ class ExecutionLane:
         self._time_out(f"InputTimeout: nobody answered the cell's question within {self._input_timeout:g} s")
 
     def _time_out(self, error: str) -> None:
-        kernel = self._interpreter.kernel
+        kernel = self._supervisor.kernel
         # A kernel that has just died ends its cell by itself.
         if self._escalation is None and self._running is not None and kernel is not None:
             self._escalate(kernel, Ending("timeout", error), Reports(self._running.report))
@@ -413,7 +413,7 @@ class ExecutionLane:
         if self._prompts.waiting is not None:
             self._prompts.drop()
             kernel.withdraw_question()
-        restart = self._interpreter.restart
+        restart = self._supervisor.restart
         self._escalation = Escalation(kernel, self._execution, ending, reports, restart=restart, graces=self._graces)
         self._tasks.create(self._go_as_far_as_it_takes(self._escalation))
 
@@ -426,6 +426,6 @@ class ExecutionLane:
 
     def _refuse_question(self, escalation: Escalation) -> None:
         """Answer a cell that asks although it is to end, a debugger say: there is no more input."""
-        kernel = self._interpreter.kernel
+        kernel = self._supervisor.kernel
         if kernel is not None and escalation.may_refuse():
             kernel.reply_input(END_OF_INPUT)

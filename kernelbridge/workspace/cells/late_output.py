@@ -11,7 +11,7 @@ LIMIT = 1 << 20
 """Characters of background threads' output that are kept until the next result."""
 
 
-class News:
+class LateOutput:
     """What background threads wrote while no cell was theirs, what the server has to say itself, and what was lost."""
 
     def __init__(self, loss_told: Callable[[], None]) -> None:

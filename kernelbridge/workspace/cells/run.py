@@ -1,6 +1,6 @@
 """The running cell: the input that it waits for, its output until that is on disk, and a cell of an earlier server.
 
-A `LeftCell` was sent by an earlier server; it is kept until the kernel that has it can be reached.
+A `PreviousCell` was sent by an earlier server; it is kept until the kernel that has it can be reached.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_VALUE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class LeftCell:
+class PreviousCell:
     """What is known of it, and who wants to interrupt it."""
 
     job: Job
@@ -46,7 +46,7 @@ class LeftCell:
         self.interrupts.tell("none", done=True, state_preserved=False)
 
 
-def located(done: Callable[[Outcome], None], tasks: TaskSet) -> Callable[[Outcome], None]:
+def wait_for_spill(done: Callable[[Outcome], None], tasks: TaskSet) -> Callable[[Outcome], None]:
     """Give what a kernel calls with a cell's outcome: `done` is called at once, or when its whole output is on disk.
 
     Long texts are written as JSON before. Until then the cell counts as running: answers come in the order of the
@@ -57,12 +57,12 @@ def located(done: Callable[[Outcome], None], tasks: TaskSet) -> Callable[[Outcom
         if outcome.overflow is None and not any(map(long, outcome.texts.values())):
             done(outcome)
         else:
-            tasks.create(_locate(outcome, done))
+            tasks.create(_finish(outcome, done))
 
     return ended
 
 
-async def _locate(outcome: Outcome, done: Callable[[Outcome], None]) -> None:
+async def _finish(outcome: Outcome, done: Callable[[Outcome], None]) -> None:
     spilled = Spilled(None, complete=False)
     json = outcome.json
     try:

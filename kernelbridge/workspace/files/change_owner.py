@@ -11,14 +11,14 @@ import stat
 from errno import EBUSY
 from pathlib import Path
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = 100
 """Names between two rests."""
 
 
-def giving(root: Path, uid: int, gid: int) -> Work[None]:
+def giving(root: Path, uid: int, gid: int) -> BlockingWork[None]:
     """Give the directory and all that is in it to a user, in pieces; no link is followed. Raises `OSError`.
 
     One directory is open at a time, however deep they are.

@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.files.change_owner import giving
@@ -164,7 +164,7 @@ class DataDirectory:
                     return StoredFiles(files, commits, uid, gid)
             # They were deleted at the same moment: who comes behind that makes them anew.
 
-    def handing_over(self, stored: StoredFiles) -> Work[None]:
+    def handing_over(self, stored: StoredFiles) -> BlockingWork[None]:
         """Give all files to the sandbox's user if another one has them, in pieces; only while nothing runs there.
 
         Raises `FileError`.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileError, LimitExceeded
 from kernelbridge.workspace.files import syscalls as sys
 from kernelbridge.workspace.files.names import HIDDEN_AREA, PATH_MAX, is_hidden, is_temporary
@@ -91,7 +91,7 @@ class WatchTree:
             os.close(self.fd)
             self.fd = -1
 
-    def start(self) -> Work[None]:
+    def start(self) -> BlockingWork[None]:
         """Begin to watch all that is there. Raises `LimitExceeded`, and `FileError` when there is no root."""
         self._unseen.append("")
         yield from self._look()
@@ -99,7 +99,7 @@ class WatchTree:
         if not self._by_path:
             raise FileError("The session's files are not watched", "they were removed")
 
-    def turn(self) -> Work[Changes]:
+    def turn(self) -> BlockingWork[Changes]:
         """Give what has changed since the last turn. Raises like `start`, and `EventsLostError`."""
         for event in sys.inotify_read(self.fd, _READ):
             if event.mask & sys.IN_Q_OVERFLOW:
@@ -143,7 +143,7 @@ class WatchTree:
         if event.mask & sys.IN_ISDIR:
             self._unseen.append(path)
 
-    def _look(self) -> Work[None]:
+    def _look(self) -> BlockingWork[None]:
         """Watch the directories that are not yet, and all that is in them."""
         self._looks = _LOOKS
         while self._unseen:
@@ -153,7 +153,7 @@ class WatchTree:
                 yield from self._enter(path)
             yield
 
-    def _enter(self, path: str) -> Work[None]:
+    def _enter(self, path: str) -> BlockingWork[None]:
         if len(os.fsencode(path)) > PATH_MAX:
             return  # no message could name what is in it
         parts = path.split("/") if path else []

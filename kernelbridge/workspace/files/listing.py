@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import UNSET
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.protocol.files import FileEntry
 from kernelbridge.workspace.files.names import PATH_MAX, directory_parts, explained, is_temporary, visible_name
 from kernelbridge.workspace.files.safe_open import PathRefusedError, directory
@@ -46,7 +46,7 @@ class Listing:
 
 def listing(
     root: Path, path: str, *, recursive: bool, hidden: bool, limit: int = ENTRIES, max_looks: int = _LOOKS
-) -> Work[Listing]:
+) -> BlockingWork[Listing]:
     """List a directory, with `recursive` all below it; what is nearer to it comes first when there is too much.
 
     Raises `BadRequest`, and `FileError` or one of its kinds.
@@ -76,7 +76,7 @@ class _Walk:
         self.below: deque[list[str]] = deque()
         self.full = False
 
-    def enter(self, parts: list[str]) -> Work[None]:
+    def enter(self, parts: list[str]) -> BlockingWork[None]:
         """Add what is in one directory. Raises `PathRefusedError` and `OSError`."""
         self._looks -= len(parts)
         with directory(self._root, parts) as fd:
@@ -89,7 +89,7 @@ class _Walk:
                 if count % _PIECE == 0:
                     yield
 
-    def _names(self, fd: int) -> Work[list[str]]:
+    def _names(self, fd: int) -> BlockingWork[list[str]]:
         names: list[str] = []
         with os.scandir(fd) as found:
             for entry in found:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kernelbridge.aio.threads import Work, in_thread, in_turns
+from kernelbridge.aio.threads import BlockingWork, in_thread, in_turns
 from kernelbridge.errors import BadRequest, FileError, FileTooLarge, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.base import Runtime
@@ -57,7 +57,7 @@ class SessionFiles:
         """See `WorkspaceFiles.save`; raises `BadRequest` for content that is not in its encoding, too."""
         files = await self._prepared()
 
-        def work() -> Work[Saved]:
+        def work() -> BlockingWork[Saved]:
             data = _decoded(content) if encoding == "base64" else content.encode()
             return (yield from files.saving(filename, data, mode, if_match))
 
@@ -217,7 +217,7 @@ class Upload:
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _new: NewVersion | None = None
 
-    def begin(self) -> Work[None]:
+    def begin(self) -> BlockingWork[None]:
         """Check the condition and make room beside the file."""
         parts = relative_parts(self.filename)
         with self._explained():

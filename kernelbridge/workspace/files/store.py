@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kernelbridge.aio.threads import Work, finish
+from kernelbridge.aio.threads import BlockingWork, finish
 from kernelbridge.errors import BadRequest, FileConflict, FileError, FileTooLarge, NoSuchFile
 from kernelbridge.trees import emptying
 from kernelbridge.workspace.files.names import directory_parts, explained, relative_parts, temporary_name
@@ -81,7 +81,7 @@ class WorkspaceFiles:
         """
         return finish(self.saving(filename, data, mode, if_match))
 
-    def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> Work[Saved]:
+    def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> BlockingWork[Saved]:
         """Do the work of `save`."""
         parts = relative_parts(filename)
         message = f"The file {filename!r} was not saved"
@@ -150,7 +150,7 @@ class WorkspaceFiles:
         """Delete a file, link or empty directory; with `recursive` a directory with all that is in it."""
         finish(self.deleting(filename, recursive=recursive))
 
-    def deleting(self, filename: str, *, recursive: bool) -> Work[None]:
+    def deleting(self, filename: str, *, recursive: bool) -> BlockingWork[None]:
         """Do the work of `delete`."""
         *parents, name = _named(filename, "filename")
         with explained(f"{filename!r} was not deleted"), directory(self.root, parents) as fd:
@@ -167,7 +167,7 @@ class WorkspaceFiles:
                     os.rmdir(name, dir_fd=fd)
             os.fsync(fd)
 
-    def _delete_tree(self, fd: int, name: str) -> Work[None]:
+    def _delete_tree(self, fd: int, name: str) -> BlockingWork[None]:
         """Take the whole away under its name first, so that nobody sees the half of it."""
         part = temporary_name()
         with self.commits:
@@ -188,7 +188,7 @@ class WorkspaceFiles:
                 rename_unless_exists(part, name, src_dir_fd=fd, dst_dir_fd=fd)
             raise
 
-    def _remove_tree(self, fd: int, part: str, name: str) -> Work[None]:
+    def _remove_tree(self, fd: int, part: str, name: str) -> BlockingWork[None]:
         moved = mode_of(fd, part)
         if moved is not None and not stat.S_ISDIR(moved):
             os.unlink(part, dir_fd=fd)  # something else had taken the name
@@ -200,7 +200,7 @@ class WorkspaceFiles:
             os.close(top)
         os.rmdir(part, dir_fd=fd)
 
-    def _append(self, parts: list[str], data: bytes, condition: Condition) -> Work[Saved]:
+    def _append(self, parts: list[str], data: bytes, condition: Condition) -> BlockingWork[Saved]:
         """Make a new version of the old content and the new; again if something else changes it meanwhile."""
         name = parts[-1]
         for attempt in range(1, _APPENDS + 1):
@@ -221,7 +221,7 @@ class WorkspaceFiles:
             yield
         raise AssertionError(parts)
 
-    def _copy(self, fd: int, name: str, new: NewVersion, expected: Condition) -> Work[Condition]:
+    def _copy(self, fd: int, name: str, new: NewVersion, expected: Condition) -> BlockingWork[Condition]:
         """Copy a file of an expected version; gives the condition that it still is what it was all the time."""
         with regular_file(fd, name) as old:
             before = os.fstat(old)

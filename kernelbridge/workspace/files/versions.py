@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileConflict, FileError, FileExists, FilesDeleted, IsDirectory
 from kernelbridge.workspace.files.names import IS_DIRECTORY, temporary_name
 from kernelbridge.workspace.files.safe_open import Owner, PathRefusedError, mode_of, regular_file, rename_unless_exists
@@ -111,7 +111,7 @@ def version(found: os.stat_result) -> str:
     return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}-{found.st_ctime_ns:x}"
 
 
-def digest(fd: int) -> Work[str]:
+def digest(fd: int) -> BlockingWork[str]:
     """Hash an open file from its beginning."""
     found = hashlib.sha256()
     at = 0
@@ -204,7 +204,7 @@ def new_version(directory: int, name: str, owner: Owner, commits: Commits) -> It
         new.close()
 
 
-def settled(directory: int, name: str, condition: Condition) -> Work[Condition]:
+def settled(directory: int, name: str, condition: Condition) -> BlockingWork[Condition]:
     """Check a condition against the present file, and turn hashes into the version that has one of them.
 
     Raises `PathRefusedError` when it does not hold.

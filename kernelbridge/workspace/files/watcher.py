@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.aio.threads import Work, in_turns
+from kernelbridge.aio.threads import BlockingWork, in_turns
 from kernelbridge.errors import FileError, KernelBridgeError
 from kernelbridge.workspace.files.inotify_tree import Change, Changes, EventsLostError, WatchTree
 from kernelbridge.workspace.files.names import is_hidden, visible_name
@@ -207,7 +207,7 @@ class Watcher:
             watch.end()
             watch.failed(error)
 
-    def _tree(self, *, hidden: bool) -> Work[WatchTree]:
+    def _tree(self, *, hidden: bool) -> BlockingWork[WatchTree]:
         tree = WatchTree(self._root, hidden=hidden)
         try:
             yield from tree.start()

@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable
 
-from kernelbridge.aio.turns import Work
+from kernelbridge.aio.turns import LoopWork
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.base import NO_ROOM, Process, Sandbox
@@ -99,7 +99,7 @@ class ShellTerminals:
         with contextlib.suppress(BrokenPipeError):
             await self._keys.write(script.move(screen.path))
 
-    def take_late(self) -> Work[str]:
+    def take_late(self) -> LoopWork[str]:
         """Give what jobs have written since this was last asked, to be drawn as a terminal shows it."""
         late, size = "".join(self._late), self._late_size
         self._late, self._late_size = [], 0
@@ -134,7 +134,7 @@ class ShellTerminals:
         return take
 
 
-def _drawn(text: str) -> Work[str]:
+def _drawn(text: str) -> LoopWork[str]:
     parts: list[str] = []
     for part in drawn(text):
         parts.append(part)

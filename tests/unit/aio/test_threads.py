@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from kernelbridge.aio.threads import Work, finish, in_thread, in_turns
+from kernelbridge.aio.threads import BlockingWork, finish, in_thread, in_turns
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def one_thread() -> Iterator[Executor]:
         yield executor
 
 
-def endless(began: threading.Event, stop: threading.Event, log: list[str]) -> Work[str]:
+def endless(began: threading.Event, stop: threading.Event, log: list[str]) -> BlockingWork[str]:
     try:
         while not stop.is_set():
             began.set()
@@ -71,11 +71,11 @@ async def test_a_cancelled_call_has_ended_when_its_caller_goes_on(one_thread: Ex
 
 
 async def test_errors_and_results_come_through(one_thread: Executor) -> None:
-    def failing() -> Work[int]:
+    def failing() -> BlockingWork[int]:
         yield
         raise ValueError("why")
 
-    def working() -> Work[int]:
+    def working() -> BlockingWork[int]:
         yield
         return 7
 

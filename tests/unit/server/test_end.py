@@ -11,7 +11,7 @@ from kernelbridge.errors import ConfigError, RuntimeUnavailable
 from kernelbridge.runtimes.docker import DockerRuntime
 from kernelbridge.runtimes.docker_engine import EngineInfo
 from kernelbridge.server import app, listening
-from kernelbridge.server import open_runtime as choice
+from kernelbridge.server import open_runtime as module
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.websocket import outbox
 from kernelbridge.server.websocket.heartbeat import Patience
@@ -129,7 +129,7 @@ class Probed:
             await asyncio.sleep(0)
             return EngineInfo(**found)  # type: ignore[arg-type]  # by name
 
-        monkeypatch.setattr(choice, "probe_engine", probe)
+        monkeypatch.setattr(module, "probe_engine", probe)
 
 
 async def choose(tmp_path: object, left: int = 0, **flags: object) -> tuple[str, list[str]]:
@@ -169,7 +169,7 @@ async def test_with_neither_both_reasons_are_told(
     def no_bubblewrap(**_: object) -> None:
         raise RuntimeUnavailable("No sandbox", "install bubblewrap")
 
-    monkeypatch.setattr(choice, "LocalRuntime", no_bubblewrap)
+    monkeypatch.setattr(module, "LocalRuntime", no_bubblewrap)
     with pytest.raises(RuntimeUnavailable, match=r"no engine.*install bubblewrap"):
         await choose(tmp_path, runtime="auto")
     with pytest.raises(RuntimeUnavailable, match="No sandbox"):
@@ -190,7 +190,7 @@ async def test_with_an_engine_the_image_is_seen_to_first(
         seen.append(options["image"])
         raise RuntimeUnavailable("far enough")
 
-    monkeypatch.setattr(choice, "ensure_image", ensure)
+    monkeypatch.setattr(module, "ensure_image", ensure)
     monkeypatch.setattr(DockerRuntime, "open", opened)
     with pytest.raises(RuntimeUnavailable, match="far enough"):
         await choose(tmp_path, runtime="auto", image="mine:1")

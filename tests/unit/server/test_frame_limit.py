@@ -14,8 +14,8 @@ from aiohttp import web
 
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
-from kernelbridge.server.websocket.edge import Site
 from kernelbridge.server.websocket.socket import Socket
+from kernelbridge.server.websocket.tcp import Site
 from kernelbridge.workspace.registry import Registry
 
 LIMIT = 70_000

@@ -8,7 +8,7 @@ from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.lifecycle.status import StatusTeller, session_status
-from kernelbridge.workspace.options import Bounds, Choice, Opening, Wish, checked, choose
+from kernelbridge.workspace.options import Bounds, Choice, Opening, SessionOptions, checked, choose
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 BOUNDS = Bounds(Limits(memory=1 << 30, cpus=2.0, pids=256), image="default:latest", images=frozenset({"other:1"}))
@@ -22,7 +22,7 @@ def facts(*kernels: str) -> Facts:
 
 
 def test_nothing_wished_is_the_default() -> None:
-    choice = choose(checked(Wish(), BOUNDS), BOUNDS)
+    choice = choose(checked(SessionOptions(), BOUNDS), BOUNDS)
     assert (choice.image, choice.kernel, choice.limits, dict(choice.env)) == (
         "default:latest",
         "python3",
@@ -35,62 +35,68 @@ def test_nothing_wished_is_the_default() -> None:
     ("image", "granted"), [("default", "default:latest"), ("default:latest", "default:latest"), ("other:1", "other:1")]
 )
 def test_an_image_is_granted_under_any_of_its_names(image: str, granted: str) -> None:
-    assert checked(Wish(image=image), BOUNDS).image == granted
+    assert checked(SessionOptions(image=image), BOUNDS).image == granted
 
 
 @pytest.mark.parametrize("image", ["other", "other:2", "default:1", "registry/default", "default@sha256:0"])
 def test_an_image_that_is_not_granted_is_refused_with_those_that_are(image: str) -> None:
     with pytest.raises(BadRequest, match="default:latest, other:1"):
-        checked(Wish(image=image), BOUNDS)
+        checked(SessionOptions(image=image), BOUNDS)
 
 
 def test_where_there_are_no_images_only_the_servers_own_may_be_named() -> None:
-    assert checked(Wish(image="default"), NO_IMAGES).image is None
+    assert checked(SessionOptions(image="default"), NO_IMAGES).image is None
     with pytest.raises(BadRequest, match="not made of images"):
-        checked(Wish(image="other:1"), NO_IMAGES)
+        checked(SessionOptions(image="other:1"), NO_IMAGES)
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("options", "field"),
     [
-        (Wish(memory=(1 << 30) + 1), "limits.memory"),
-        (Wish(memory=1 << 20), "limits.memory"),
-        (Wish(cpus=2.1), "limits.cpus"),
-        (Wish(cpus=0.0), "limits.cpus"),
-        (Wish(cpus=float("nan")), "limits.cpus"),
-        (Wish(pids=257), "limits.pids"),
-        (Wish(pids=1), "limits.pids"),
-        (Wish(env={"HOME": "/"}), "env"),
-        (Wish(env={"LD_LIBRARY_PATH": "/"}), "env"),
-        (Wish(env={"KERNELBRIDGE_X": "1"}), "env"),
-        (Wish(env={"": "1"}), "env"),
-        (Wish(env={"1A": "1"}), "env"),
-        (Wish(env={"A=B": "1"}), "env"),
-        (Wish(env={"Ä": "1"}), "env"),
-        (Wish(env={"A\n": "1"}), "env"),
-        (Wish(env={"A": "x\0y"}), "env"),
+        (SessionOptions(memory=(1 << 30) + 1), "limits.memory"),
+        (SessionOptions(memory=1 << 20), "limits.memory"),
+        (SessionOptions(cpus=2.1), "limits.cpus"),
+        (SessionOptions(cpus=0.0), "limits.cpus"),
+        (SessionOptions(cpus=float("nan")), "limits.cpus"),
+        (SessionOptions(pids=257), "limits.pids"),
+        (SessionOptions(pids=1), "limits.pids"),
+        (SessionOptions(env={"HOME": "/"}), "env"),
+        (SessionOptions(env={"LD_LIBRARY_PATH": "/"}), "env"),
+        (SessionOptions(env={"KERNELBRIDGE_X": "1"}), "env"),
+        (SessionOptions(env={"": "1"}), "env"),
+        (SessionOptions(env={"1A": "1"}), "env"),
+        (SessionOptions(env={"A=B": "1"}), "env"),
+        (SessionOptions(env={"Ä": "1"}), "env"),
+        (SessionOptions(env={"A\n": "1"}), "env"),
+        (SessionOptions(env={"A": "x\0y"}), "env"),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_name(wish: Wish, field: str) -> None:
+def test_what_is_out_of_bounds_is_refused_by_name(options: SessionOptions, field: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        checked(wish, BOUNDS)
+        checked(options, BOUNDS)
     assert (caught.value.field, caught.value.code) == (field, "invalid_field")
 
 
 def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() -> None:
     opening = Opening(BOUNDS)
-    opening.take(Wish(kernel="a"), starting=False)
-    opening.take(Wish(kernel="b", pids=100), starting=False)
+    opening.take(SessionOptions(kernel="a"), starting=False)
+    opening.take(SessionOptions(kernel="b", pids=100), starting=False)
     assert (opening.choice.kernel, opening.choice.limits.pids) == ("b", 100)
     with pytest.raises(SessionConflict, match="kernel"):
-        opening.take(Wish(kernel="a"), starting=True)
+        opening.take(SessionOptions(kernel="a"), starting=True)
     opening.started(facts("b"))
     assert opening.language == "language of b"
-    opening.take(Wish(), starting=False)
-    opening.take(Wish(kernel="b", env={}, pids=100), starting=False)
-    for wish in (Wish(pids=101), Wish(image="other:1"), Wish(env={"A": "1"}), Wish(cpus=1.0), Wish(memory=1 << 29)):
+    opening.take(SessionOptions(), starting=False)
+    opening.take(SessionOptions(kernel="b", env={}, pids=100), starting=False)
+    for options in (
+        SessionOptions(pids=101),
+        SessionOptions(image="other:1"),
+        SessionOptions(env={"A": "1"}),
+        SessionOptions(cpus=1.0),
+        SessionOptions(memory=1 << 29),
+    ):
         with pytest.raises(SessionConflict):
-            opening.take(wish, starting=False)
+            opening.take(options, starting=False)
     assert opening.choice.kernel == "b"
 
 
@@ -111,7 +117,7 @@ def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
 def test_a_kernel_that_is_not_there_is_refused_but_not_the_default_one() -> None:
     opening = Opening(BOUNDS)
     opening.check_kernel(facts())
-    opening.take(Wish(kernel="ir"), starting=False)
+    opening.take(SessionOptions(kernel="ir"), starting=False)
     with pytest.raises(BadRequest, match="python3, xpython"):
         opening.check_kernel(facts("xpython", "python3"))
     opening.check_kernel(facts("ir"))
@@ -156,20 +162,20 @@ def test_a_status_is_told_when_it_changes() -> None:
 
 def test_a_session_may_live_on_as_long_as_the_operator_allows() -> None:
     bounds = Bounds(Limits(), image=None, linger=15.0, max_linger=60.0)
-    assert checked(Wish(linger=60.0, keep_while_running=True), bounds).linger == 60.0
+    assert checked(SessionOptions(linger=60.0, keep_while_running=True), bounds).linger == 60.0
     with pytest.raises(BadRequest, match="expected at most 60 seconds, which is what the server grants"):
-        checked(Wish(linger=60.5), bounds)
+        checked(SessionOptions(linger=60.5), bounds)
     # Whoever asks for what everybody has is not refused.
-    checked(Wish(linger=120.0), Bounds(Limits(), image=None, linger=120.0, max_linger=60.0))
+    checked(SessionOptions(linger=120.0), Bounds(Limits(), image=None, linger=120.0, max_linger=60.0))
 
 
 def test_how_long_a_session_lives_on_can_be_changed_while_it_is_open() -> None:
     opening = Opening(Bounds(Limits(), image=None, linger=15.0, max_linger=60.0))
     assert (opening.linger, opening.asked_linger, opening.keep_while_running) == (15.0, None, False)
-    opening.take(Wish(linger=30.0, keep_while_running=True), starting=True)
-    opening.take(Wish(), starting=True)
+    opening.take(SessionOptions(linger=30.0, keep_while_running=True), starting=True)
+    opening.take(SessionOptions(), starting=True)
     assert (opening.linger, opening.keep_while_running) == (30.0, True)
-    opening.take(Wish(linger=0.0, keep_while_running=False), starting=True)
+    opening.take(SessionOptions(linger=0.0, keep_while_running=False), starting=True)
     assert (opening.linger, opening.keep_while_running) == (0.0, False)
     # Granted by an earlier server that allowed more.
     opening.stay(3600.0, keep_while_running=None)

@@ -20,14 +20,14 @@ from kernelbridge.protocol.cells import (
 )
 from kernelbridge.server.websocket.handlers import answers, interpreter
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
-from kernelbridge.server.websocket.handlers.request_context import Asker, Handler
+from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.cells.interrupts import Progress
 from kernelbridge.workspace.cells.queue import Job
 
 
-async def execute(asker: Asker, message: ExecuteCode) -> None:
+async def execute(context: RequestContext, message: ExecuteCode) -> None:
     """Queue a cell."""
-    streamed = asker.client.streams if message.stream is None else message.stream
+    streamed = context.client.streams if message.stream is None else message.stream
     cell = Cell(
         code=message.code,
         filename=message.filename or "main.py",
@@ -36,46 +36,46 @@ async def execute(asker: Asker, message: ExecuteCode) -> None:
         allow_stdin=message.allow_stdin,
         stream=streamed,
     )
-    asker.workspace.executions.submit(job_of(asker, cell, message.timeout))
+    context.workspace.executions.submit(job_of(context, cell, message.timeout))
 
 
-def job_of(asker: Asker, cell: Cell, timeout: float | None) -> Job:
+def job_of(context: RequestContext, cell: Cell, timeout: float | None) -> Job:
     """Give a cell with the way back to whoever asked for it."""
-    request_id = None if asker.request_id is UNSET else asker.request_id
+    request_id = None if context.request_id is UNSET else context.request_id
     if cell.stream:
-        told = CellEvents(asker)
-        report = functools.partial(_step, asker)
+        told = CellEvents(context)
+        report = functools.partial(_step, context)
         return Job(cell, told.answer, told, timeout, report, request_id=request_id)
-    listener = functools.partial(_asked, asker) if cell.allow_stdin else None
-    return Job(cell, functools.partial(_executed, asker), listener, timeout, request_id=request_id)
+    listener = functools.partial(_asked, context) if cell.allow_stdin else None
+    return Job(cell, functools.partial(_executed, context), listener, timeout, request_id=request_id)
 
 
-def _step(asker: Asker, progress: Progress | KernelBridgeError) -> None:
+def _step(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
     """Tell of one step by which a cell is ended; not that no interpreter starts behind it: it was answered before."""
     if isinstance(progress, Progress):
-        interpreter.report(asker, progress)
+        interpreter.report(context, progress)
 
 
-def _asked(asker: Asker, event: CellEvent) -> None:
+def _asked(context: RequestContext, event: CellEvent) -> None:
     if isinstance(event, Asked):
-        interpreter.ask_for_input(asker, event)
+        interpreter.ask_for_input(context, event)
 
 
-def _executed(asker: Asker, outcome: Outcome | KernelBridgeError) -> None:
+def _executed(context: RequestContext, outcome: Outcome | KernelBridgeError) -> None:
     if isinstance(outcome, KernelBridgeError):
-        asker.answer(answers.error_message(outcome, asker.session_id, asker.request_id))
+        context.answer(answers.error_message(outcome, context.session_id, context.request_id))
     else:
-        asker.answer(answers.execution_result(outcome, asker.session_id, asker.request_id))
+        context.answer(answers.execution_result(outcome, context.session_id, context.request_id))
 
 
 class CellEvents:
     """Listens to one streamed cell and tells whoever asked; then answers."""
 
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
-        self._session_id = asker.session_id
-        self._request_id = asker.request_id
-        self._events = EventStream(asker, self._output)
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+        self._session_id = context.session_id
+        self._request_id = context.request_id
+        self._events = EventStream(context, self._output)
 
     def __call__(self, event: CellEvent) -> None:
         """Tell of an event."""
@@ -90,7 +90,7 @@ class CellEvents:
                 self._events.tell(lambda seq, left_out: self._updated(event, seq, left_out), size)
             case Asked():
                 self._events.flush()
-                interpreter.ask_for_input(self._asker, event)
+                interpreter.ask_for_input(self._context, event)
             case Cleared(wait):
                 self._events.tell(lambda seq, left_out: self._cleared(seq, left_out, wait=wait))
 
@@ -98,11 +98,11 @@ class CellEvents:
         """Send what is still held back, and the result behind it."""
         left_out = self._events.close()
         if isinstance(outcome, KernelBridgeError):
-            self._asker.answer(answers.error_message(outcome, self._session_id, self._request_id))
+            self._context.answer(answers.error_message(outcome, self._session_id, self._request_id))
             return
-        self._asker.answer(
+        self._context.answer(
             answers.execution_result(
-                outcome, self._session_id, self._request_id, seq=self._asker.seq(), events_left_out=left_out
+                outcome, self._session_id, self._request_id, seq=self._context.seq(), events_left_out=left_out
             )
         )
 

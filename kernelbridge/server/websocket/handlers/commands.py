@@ -12,39 +12,39 @@ from kernelbridge.protocol.cells import Interrupt, Interrupted
 from kernelbridge.protocol.terminals import TerminalChunk, TerminalCommand
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
-from kernelbridge.server.websocket.handlers.request_context import Asker, Handler
+from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.shell.lane import CommandDone, Interruption
 
 
-async def run(asker: Asker, message: TerminalCommand) -> None:
+async def run(context: RequestContext, message: TerminalCommand) -> None:
     """Queue a terminal command."""
-    streams = asker.client.streams if message.stream is None else message.stream
-    told = CommandEvents(asker) if streams else None
-    asker.workspace.commands.submit(
+    streams = context.client.streams if message.stream is None else message.stream
+    told = CommandEvents(context) if streams else None
+    context.workspace.commands.submit(
         message.command,
-        answer_of(asker) if told is None else told.answer,
+        answer_of(context) if told is None else told.answer,
         timeout=message.timeout,
         listen=told,
         request_id=message.request_id,
     )
 
 
-def answer_of(asker: Asker) -> CommandDone:
+def answer_of(context: RequestContext) -> CommandDone:
     """Give what answers a command that is not streamed."""
-    return functools.partial(_ran, asker)
+    return functools.partial(_ran, context)
 
 
-async def interrupt(asker: Asker, message: Interrupt) -> None:
+async def interrupt(context: RequestContext, message: Interrupt) -> None:
     """End the running terminal command; each step is told."""
 
     def tell(interruption: Interruption) -> None:
         done = interruption.done
-        asker.answer(
+        context.answer(
             Interrupted(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 target="terminal",
                 step=interruption.step,
                 done=done,
@@ -53,22 +53,22 @@ async def interrupt(asker: Asker, message: Interrupt) -> None:
             )
         )
 
-    asker.workspace.commands.interrupt(tell, queued=message.queued, jobs=message.jobs)
+    context.workspace.commands.interrupt(tell, queued=message.queued, jobs=message.jobs)
 
 
-def _ran(asker: Asker, outcome: CommandOutcome | KernelBridgeError) -> None:
+def _ran(context: RequestContext, outcome: CommandOutcome | KernelBridgeError) -> None:
     if isinstance(outcome, KernelBridgeError):
-        asker.answer(answers.error_message(outcome, asker.session_id, asker.request_id))
+        context.answer(answers.error_message(outcome, context.session_id, context.request_id))
     else:
-        asker.answer(answers.terminal_output(outcome, asker.session_id, asker.request_id))
+        context.answer(answers.terminal_output(outcome, context.session_id, context.request_id))
 
 
 class CommandEvents:
     """Listens to one streamed command and tells whoever asked; then answers."""
 
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
-        self._events = EventStream(asker, self._chunk)
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+        self._events = EventStream(context, self._chunk)
 
     def __call__(self, text: str) -> None:
         """Tell of output."""
@@ -77,20 +77,20 @@ class CommandEvents:
     def answer(self, outcome: CommandOutcome | KernelBridgeError) -> None:
         """Send what is still held back, and the result behind it."""
         left_out = self._events.close()
-        asker = self._asker
+        context = self._context
         if isinstance(outcome, KernelBridgeError):
-            asker.answer(answers.error_message(outcome, asker.session_id, asker.request_id))
+            context.answer(answers.error_message(outcome, context.session_id, context.request_id))
             return
-        asker.answer(
+        context.answer(
             answers.terminal_output(
-                outcome, asker.session_id, asker.request_id, seq=asker.seq(), events_left_out=left_out
+                outcome, context.session_id, context.request_id, seq=context.seq(), events_left_out=left_out
             )
         )
 
     def _chunk(self, _stream: str, text: str, seq: int, left_out: LeftOut) -> TerminalChunk:
         return TerminalChunk(
-            session_id=self._asker.session_id,
-            request_id=self._asker.request_id,
+            session_id=self._context.session_id,
+            request_id=self._context.request_id,
             seq=seq,
             text=text,
             left_out=left_out,

@@ -1,6 +1,6 @@
 """A run's events on their way to the client that asked for them: merged, numbered, and counted when left out.
 
-    events = EventStream(asker, output_event)
+    events = EventStream(context, output_event)
     events.write("stdout", "some text")              # the first at once, then what `MERGE` seconds brought
     events.tell(lambda seq, left_out: ClearOutput(…), size)
     left_out = events.close()                        # sends what is held back; then the answer
@@ -26,7 +26,7 @@ from kernelbridge.protocol.cells import (
     UpdateDisplayData,
 )
 from kernelbridge.protocol.terminals import TerminalChunk
-from kernelbridge.server.websocket.handlers.request_context import Asker
+from kernelbridge.server.websocket.handlers.request_context import RequestContext
 
 MERGE = 0.005
 """Least seconds between two events of text: what is written sooner after one is held back, and goes together."""
@@ -46,8 +46,8 @@ MakeText = Callable[[str, str, int, LeftOut], RunEvent]
 class EventStream:
     """The events of one run. Used on the event loop only; close it before the answer is sent."""
 
-    def __init__(self, asker: Asker, text_event: MakeText) -> None:
-        self._asker = asker
+    def __init__(self, context: RequestContext, text_event: MakeText) -> None:
+        self._context = context
         self._text_event = text_event
         self._stream = ""
         self._held: list[str] = []
@@ -110,8 +110,8 @@ class EventStream:
         self._offer(lambda seq, left_out: self._text_event(stream, text, seq, left_out), bytes_of(text))
 
     def _offer(self, make: MakeEvent, size: int) -> None:
-        event = make(self._asker.seq(), self._untold or UNSET)
-        if self._asker.event(event):
+        event = make(self._context.seq(), self._untold or UNSET)
+        if self._context.event(event):
             if getattr(event, "left_out", UNSET) is not UNSET:  # some kinds of event have no such field
                 self._untold = 0
         else:

@@ -22,18 +22,18 @@ from kernelbridge.protocol.files import (
     SaveFile,
 )
 from kernelbridge.server.websocket.handlers import answers
-from kernelbridge.server.websocket.handlers.request_context import Asker, Handler
+from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.files.inotify_tree import Change
 from kernelbridge.workspace.files.watcher import Watch
 
 Operation = Literal["read_file", "list_files", "delete_file", "rename_file", "make_directory"]
 
 
-async def save(asker: Asker, message: SaveFile) -> None:
+async def save(context: RequestContext, message: SaveFile) -> None:
     """Write a file."""
-    where = message.filename, asker.session_id, asker.request_id
+    where = message.filename, context.session_id, context.request_id
     try:
-        result = await asker.workspace.files.save(
+        result = await context.workspace.files.save(
             message.filename,
             message.content,
             encoding=message.encoding or "utf-8",
@@ -41,22 +41,22 @@ async def save(asker: Asker, message: SaveFile) -> None:
             if_match=message.if_match,
         )
     except KernelBridgeError as exc:
-        asker.answer(answers.not_saved(exc, *where))
+        context.answer(answers.not_saved(exc, *where))
     else:
-        asker.answer(answers.saved(result, *where))
+        context.answer(answers.saved(result, *where))
 
 
-async def read(asker: Asker, message: ReadFile) -> None:
+async def read(context: RequestContext, message: ReadFile) -> None:
     """Read a file."""
     encoding = message.encoding or "utf-8"
     try:
-        found = await asker.workspace.files.read(
+        found = await context.workspace.files.read(
             message.filename, encoding=encoding, offset=message.offset, length=message.length
         )
     except KernelBridgeError as exc:
-        _failed(asker, "read_file", message.filename, exc)
+        _failed(context, "read_file", message.filename, exc)
         return
-    asker.answer(
+    context.answer(
         FileContent(
             filename=message.filename,
             content=cast("str", found.json),
@@ -65,34 +65,34 @@ async def read(asker: Asker, message: ReadFile) -> None:
             length=found.length,
             size=found.size,
             sha256=found.sha256 or UNSET,
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
         )
     )
 
 
-async def list_(asker: Asker, message: ListFiles) -> None:
+async def list_(context: RequestContext, message: ListFiles) -> None:
     """List a directory, and watch the session's files or cease to."""
-    files = asker.workspace.files
+    files = context.workspace.files
     watch: Watch | None = None
     try:
         if message.watch:
-            watch = await _watch(asker, hidden=message.hidden)
+            watch = await _watch(context, hidden=message.hidden)
         found = await files.list(message.path, recursive=message.recursive, hidden=message.hidden)
     except KernelBridgeError as exc:
         if watch is not None:
             watch.end()
-        _failed(asker, "list_files", message.path, exc)
+        _failed(context, "list_files", message.path, exc)
         return
     if message.watch is not None:
-        files.watcher.replace(asker.client.id, watch)
-    asker.answer(
+        files.watcher.replace(context.client.id, watch)
+    context.answer(
         FileList(
             path=message.path,
             files=found.entries,
             truncated=found.truncated,
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
         )
     )
     if watch is not None:
@@ -100,72 +100,74 @@ async def list_(asker: Asker, message: ListFiles) -> None:
         watch.begin()
 
 
-async def delete(asker: Asker, message: DeleteFile) -> None:
+async def delete(context: RequestContext, message: DeleteFile) -> None:
     """Delete a file or directory."""
-    work = asker.workspace.files.delete(message.filename, recursive=message.recursive)
-    await _done(asker, "delete_file", message.filename, work, "Deleted successfully")
+    work = context.workspace.files.delete(message.filename, recursive=message.recursive)
+    await _done(context, "delete_file", message.filename, work, "Deleted successfully")
 
 
-async def rename(asker: Asker, message: RenameFile) -> None:
+async def rename(context: RequestContext, message: RenameFile) -> None:
     """Rename a file or directory."""
-    work = asker.workspace.files.rename(message.filename, message.new_filename, overwrite=message.overwrite)
-    await _done(asker, "rename_file", message.filename, work, "Renamed successfully")
+    work = context.workspace.files.rename(message.filename, message.new_filename, overwrite=message.overwrite)
+    await _done(context, "rename_file", message.filename, work, "Renamed successfully")
 
 
-async def make_directory(asker: Asker, message: MakeDirectory) -> None:
+async def make_directory(context: RequestContext, message: MakeDirectory) -> None:
     """Make a directory."""
-    work = asker.workspace.files.mkdir(message.filename)
-    await _done(asker, "make_directory", message.filename, work, "Directory made successfully")
+    work = context.workspace.files.mkdir(message.filename)
+    await _done(context, "make_directory", message.filename, work, "Directory made successfully")
 
 
-async def _watch(asker: Asker, *, hidden: bool) -> Watch:
+async def _watch(context: RequestContext, *, hidden: bool) -> Watch:
     def tell(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `Tell` says
-        return asker.event(
+        return context.event(
             FileChanged(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 changes=[FileChange(path, change) for path, change in changes.items()],
                 truncated=True if more else UNSET,
             )
         )
 
     def failed(error: KernelBridgeError) -> None:
-        asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
+        context.answer(answers.error_message(error, context.session_id, context.request_id))
 
-    watch = await asker.workspace.files.watch(hidden=hidden, tell=tell, failed=failed)
-    watch.on_end = asker.client.on_close(watch.end)
+    watch = await context.workspace.files.watch(hidden=hidden, tell=tell, failed=failed)
+    watch.on_end = context.client.on_close(watch.end)
     return watch
 
 
-async def _done(asker: Asker, operation: Operation, filename: str, work: Awaitable[None], message: str) -> None:
+async def _done(
+    context: RequestContext, operation: Operation, filename: str, work: Awaitable[None], message: str
+) -> None:
     try:
         await work
     except KernelBridgeError as exc:
-        _failed(asker, operation, filename, exc)
+        _failed(context, operation, filename, exc)
         return
-    asker.answer(
+    context.answer(
         FileResult(
             success=True,
             message=message,
             operation=operation,
             filename=filename,
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
         )
     )
 
 
-def _failed(asker: Asker, operation: Operation, filename: str, error: KernelBridgeError) -> None:
-    asker.answer(
+def _failed(context: RequestContext, operation: Operation, filename: str, error: KernelBridgeError) -> None:
+    context.answer(
         FileResult(
             success=False,
             message=str(error),
             operation=operation,
             filename=filename,
             code=error.code,
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
         )
     )
 

@@ -26,23 +26,23 @@ from kernelbridge.protocol.cells import (
     RestartKernel,
 )
 from kernelbridge.server.websocket.handlers import answers, commands
-from kernelbridge.server.websocket.handlers.request_context import Asker, Handler
+from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.cells.interrupts import Progress
 
 T = TypeVar("T")
 
 
-def ask_for_input(asker: Asker, asked: Asked) -> None:
+def ask_for_input(context: RequestContext, asked: Asked) -> None:
     """Tell whoever ran the cell that it waits for input, and remember that its connection knows."""
-    prompt = asker.workspace.executions.prompt
+    prompt = context.workspace.executions.prompt
     if prompt is None:
         return
-    prompt.told.append(asker.client)
-    asker.answer(
+    prompt.told.append(context.client)
+    context.answer(
         InputRequest(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
-            seq=asker.seq(),
+            session_id=context.session_id,
+            request_id=context.request_id,
+            seq=context.seq(),
             prompt=asked.prompt,
             password=asked.password,
             input_id=asked.input_id,
@@ -50,36 +50,36 @@ def ask_for_input(asker: Asker, asked: Asked) -> None:
     )
 
 
-def remind(asker: Asker) -> None:
+def remind(context: RequestContext) -> None:
     """Tell a connection that a cell of the session waits for input, if nobody who is there knows of it."""
-    prompt = asker.workspace.executions.prompt
+    prompt = context.workspace.executions.prompt
     if prompt is not None and not prompt.known:
-        ask_for_input(Asker(asker.client, asker.workspace, asker.session_id, UNSET), prompt.asked)
+        ask_for_input(RequestContext(context.client, context.workspace, context.session_id, UNSET), prompt.asked)
 
 
-async def reply_input(asker: Asker, message: InputReply) -> None:
+async def reply_input(context: RequestContext, message: InputReply) -> None:
     """Give the waiting cell its input."""
-    asker.workspace.executions.reply_input(message.value, message.input_id)
+    context.workspace.executions.reply_input(message.value, message.input_id)
 
 
-async def interrupt(asker: Asker, message: Interrupt) -> None:
+async def interrupt(context: RequestContext, message: Interrupt) -> None:
     """Interrupt what runs; each step is told."""
     if message.target == "terminal":
-        await commands.interrupt(asker, message)
+        await commands.interrupt(context, message)
     else:
-        asker.workspace.executions.interrupt(lambda progress: report(asker, progress), queued=message.queued)
+        context.workspace.executions.interrupt(lambda progress: report(context, progress), queued=message.queued)
 
 
-def report(asker: Asker, progress: Progress | KernelBridgeError) -> None:
+def report(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
     """Tell of one step of an interrupt."""
     if isinstance(progress, KernelBridgeError):
-        _fail(asker, progress)
+        _fail(context, progress)
         return
-    asker.answer(
+    context.answer(
         Interrupted(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
-            seq=asker.seq(),
+            session_id=context.session_id,
+            request_id=context.request_id,
+            seq=context.seq(),
             target="execution",
             step=progress.step,
             done=progress.done,
@@ -89,33 +89,33 @@ def report(asker: Asker, progress: Progress | KernelBridgeError) -> None:
     )
 
 
-async def restart(asker: Asker, _message: RestartKernel) -> None:
+async def restart(context: RequestContext, _message: RestartKernel) -> None:
     """Give the session a new interpreter."""
 
     def done(ended: int | KernelBridgeError) -> None:
         if isinstance(ended, KernelBridgeError):
-            _fail(asker, ended)
+            _fail(context, ended)
             return
-        asker.answer(
+        context.answer(
             KernelRestarted(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 cause="requested",
                 ended=ended,
             )
         )
 
-    asker.workspace.executions.restart(done)
+    context.workspace.executions.restart(done)
 
 
-async def complete(asker: Asker, message: Complete) -> None:
+async def complete(context: RequestContext, message: Complete) -> None:
     """Say how code could go on."""
 
     def reply(found: Completion) -> CompleteReply:
         return CompleteReply(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
             matches=found.matches,
             cursor_start=found.start,
             cursor_end=found.end,
@@ -123,51 +123,51 @@ async def complete(asker: Asker, message: Complete) -> None:
         )
 
     cursor = _cursor(message)
-    _question(asker, message.code, lambda help_: help_.complete(message.code, cursor), reply)
+    _question(context, message.code, lambda help_: help_.complete(message.code, cursor), reply)
 
 
-async def inspect(asker: Asker, message: Inspect) -> None:
+async def inspect(context: RequestContext, message: Inspect) -> None:
     """Say what is known of a name."""
 
     def reply(found: Inspection) -> InspectReply:
         return InspectReply(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
             found=found.found,
             text=found.text,
             data=found.data or UNSET,
         )
 
     cursor = _cursor(message)
-    _question(asker, message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), reply)
+    _question(context, message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), reply)
 
 
-async def is_complete(asker: Asker, message: IsComplete) -> None:
+async def is_complete(context: RequestContext, message: IsComplete) -> None:
     """Say whether code is ready to be run."""
 
     def reply(found: Judgement) -> IsCompleteReply:
         return IsCompleteReply(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
+            session_id=context.session_id,
+            request_id=context.request_id,
             status=found.status,
             indent=found.indent if found.status == "incomplete" else UNSET,
         )
 
-    _question(asker, message.code, lambda help_: help_.is_complete(message.code), reply)
+    _question(context, message.code, lambda help_: help_.is_complete(message.code), reply)
 
 
 def _question(
-    asker: Asker, code: str, put: Callable[[Help], Awaitable[T]], reply: Callable[[T], ServerMessage]
+    context: RequestContext, code: str, put: Callable[[Help], Awaitable[T]], reply: Callable[[T], ServerMessage]
 ) -> None:
     """Put a question about `code` and answer with what `reply` makes of what was found."""
 
     def done(found: T | KernelBridgeError) -> None:
         if isinstance(found, KernelBridgeError):
-            _fail(asker, found)
+            _fail(context, found)
         else:
-            asker.answer(reply(found))
+            context.answer(reply(found))
 
-    asker.workspace.executions.question(code, put, done)
+    context.workspace.executions.question(code, put, done)
 
 
 def _cursor(message: Complete | Inspect) -> int:
@@ -183,8 +183,8 @@ def _cursor(message: Complete | Inspect) -> int:
     return message.cursor
 
 
-def _fail(asker: Asker, error: KernelBridgeError) -> None:
-    asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
+def _fail(context: RequestContext, error: KernelBridgeError) -> None:
+    context.answer(answers.error_message(error, context.session_id, context.request_id))
 
 
 HANDLERS: Mapping[type, Handler] = {

@@ -27,7 +27,7 @@ PASSING = frozenset(
         *(FileChanged, TerminalOpened, TerminalData, TerminalClosed),
     }
 )
-"""What goes to its asker alone and is not in the journal: it can be asked for again, or belongs to one connection's
+"""What goes only to whoever asked and is not in the journal: it can be asked for again, or belongs to one connection's
 own watch or terminal, which has its own replay."""
 
 
@@ -60,7 +60,7 @@ class Client(Listener, Protocol):
 
 
 @dataclass(slots=True)
-class Asker:
+class RequestContext:
     """Whoever sent a request: where its answer and its events go."""
 
     client: Client
@@ -71,7 +71,7 @@ class Asker:
     """Of the request; told by its final answer, and emptied then."""
 
     @classmethod
-    def of(cls, client: Client, request: SessionRequest, warnings: list[str]) -> Asker:
+    def of(cls, client: Client, request: SessionRequest, warnings: list[str]) -> RequestContext:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
         workspace = client.workspace(request.session_id)
         return cls(client, workspace, request.session_id, given(request.request_id), warnings)
@@ -115,7 +115,7 @@ class Asker:
         return encode(message)
 
 
-Handler = Callable[[Asker, Any], Awaitable[None]]
+Handler = Callable[[RequestContext, Any], Awaitable[None]]
 """Does what a request asks; `Any` is the request's own type, which the table of handlers is keyed by."""
 
 PrincipalHandler = Callable[[Client, Any, list[str]], Awaitable[None]]

@@ -32,8 +32,14 @@ from kernelbridge.protocol.sessions import (
 )
 from kernelbridge.runtimes.base import Limits
 from kernelbridge.server.websocket.handlers import answers
-from kernelbridge.server.websocket.handlers.request_context import Asker, Client, PrincipalHandler, given, warned
-from kernelbridge.workspace.options import Wish
+from kernelbridge.server.websocket.handlers.request_context import (
+    Client,
+    PrincipalHandler,
+    RequestContext,
+    given,
+    warned,
+)
+from kernelbridge.workspace.options import SessionOptions
 from kernelbridge.workspace.registry import Closed
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.states import KernelState, WorkspaceState
@@ -46,34 +52,34 @@ LISTED = 1000
 async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
     """Start the sandbox and the interpreter; messages that come meanwhile wait for them."""
     key = SessionKey(client.user_id, message.session_id)
-    asker: Asker | None = None
+    context: RequestContext | None = None
     early: list[KernelBridgeError | None] = []
 
     def opened(error: KernelBridgeError | None) -> None:
-        if asker is None:
+        if context is None:
             early.append(error)
         else:
-            _opened(asker, fresh, error)
+            _opened(context, fresh, error)
 
     while (there := client.registry.find(key)) is not None and there.pausing.asleep:
         client.registry.attach(key, client.id)  # now: the session may be about to end because nobody is there
         await there.pausing.awake()
-    workspace, fresh = client.registry.open(key, client.id, _wish(message), opened)
-    asker = Asker(client, workspace, message.session_id, given(message.request_id), warnings)
+    workspace, fresh = client.registry.open(key, client.id, _options(message), opened)
+    context = RequestContext(client, workspace, message.session_id, given(message.request_id), warnings)
     if early:
-        _opened(asker, fresh, early[0])
+        _opened(context, fresh, early[0])
 
 
-def _opened(asker: Asker, fresh: bool, error: KernelBridgeError | None) -> None:  # noqa: FBT001  the answer's own field
+def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | None) -> None:  # noqa: FBT001  the answer's own field
     if error is not None:
-        asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
+        context.answer(answers.error_message(error, context.session_id, context.request_id))
         return
-    workspace, choice = asker.workspace, asker.workspace.opening.choice
-    asker.answer(
+    workspace, choice = context.workspace, context.workspace.opening.choice
+    context.answer(
         SessionReady(
-            session_id=asker.session_id,
-            request_id=asker.request_id,
-            runtime=asker.client.registry.runtime_name,
+            session_id=context.session_id,
+            request_id=context.request_id,
+            runtime=context.client.registry.runtime_name,
             image=choice.image,
             kernel=choice.kernel,
             language=workspace.opening.language or "",
@@ -86,7 +92,7 @@ def _opened(asker: Asker, fresh: bool, error: KernelBridgeError | None) -> None:
         )
     )
     # From now on: that it started is in the answer.
-    workspace.feed.join(asker.client)
+    workspace.feed.join(context.client)
 
 
 async def session_info(client: Client, message: SessionInfo, warnings: list[str]) -> None:
@@ -204,9 +210,9 @@ async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     workspace.feed.follow(client, message.after, given(message.request_id), warnings or UNSET)
 
 
-def _wish(message: OpenSession) -> Wish:
+def _options(message: OpenSession) -> SessionOptions:
     limits = message.limits
-    return Wish(
+    return SessionOptions(
         image=message.image,
         kernel=message.kernel,
         env=message.env,

@@ -17,38 +17,38 @@ from kernelbridge.protocol.terminals import (
     TerminalResize,
 )
 from kernelbridge.server.websocket.handlers import answers
-from kernelbridge.server.websocket.handlers.request_context import Asker, Handler
+from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.terminals.terminal import Ending, Size
 
 
 class View:
     """A connection that shows a terminal (`workspace.terminals.terminal.Viewer`): its events answer one request."""
 
-    def __init__(self, asker: Asker) -> None:
-        self.id = asker.client.id
-        self._asker = asker
+    def __init__(self, context: RequestContext) -> None:
+        self.id = context.client.id
+        self._context = context
 
     @property
     def backlog(self) -> int:
         """Bytes that the client has not read yet."""
-        return self._asker.client.backlog
+        return self._context.client.backlog
 
     async def room(self, level: int) -> None:
         """Wait until it has not read `level` bytes at most, or is gone."""
-        await self._asker.client.room(level)
+        await self._context.client.room(level)
 
     def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
         """Have `call` called when the connection is gone; the result takes that back."""
-        return self._asker.client.on_close(call)
+        return self._context.client.on_close(call)
 
     def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
         """Send `terminal_opened`."""
-        asker = self._asker
-        asker.answer(
+        context = self._context
+        context.answer(
             TerminalOpened(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 terminal_id=terminal_id,
                 rows=rows,
                 cols=cols,
@@ -58,12 +58,12 @@ class View:
 
     def show(self, terminal_id: str, text: str, *, replay: bool = False, left_out: int = 0) -> None:
         """Send `terminal_data`. It is bounded by the terminal, which waits for `room`."""
-        asker = self._asker
-        asker.answer(
+        context = self._context
+        context.answer(
             TerminalData(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 terminal_id=terminal_id,
                 data=text,
                 replay=replay or UNSET,
@@ -73,12 +73,12 @@ class View:
 
     def closed(self, terminal_id: str, ending: Ending) -> None:
         """Send `terminal_closed`."""
-        asker = self._asker
-        asker.answer(
+        context = self._context
+        context.answer(
             TerminalClosed(
-                session_id=asker.session_id,
-                request_id=asker.request_id,
-                seq=asker.seq(),
+                session_id=context.session_id,
+                request_id=context.request_id,
+                seq=context.seq(),
                 terminal_id=terminal_id,
                 exit_code=UNSET if ending.exit_code is None else ending.exit_code,
                 cause=ending.cause,
@@ -87,28 +87,28 @@ class View:
 
     def failed(self, error: KernelBridgeError) -> None:
         """Send `error`."""
-        asker = self._asker
-        asker.answer(answers.error_message(error, asker.session_id, asker.request_id))
+        context = self._context
+        context.answer(answers.error_message(error, context.session_id, context.request_id))
 
 
-async def open_terminal(asker: Asker, message: OpenTerminal) -> None:
+async def open_terminal(context: RequestContext, message: OpenTerminal) -> None:
     """Open a terminal or come back to one; its answer follows when it is open."""
-    asker.workspace.terminals.open(View(asker), message.terminal_id, Size(message.rows, message.cols))
+    context.workspace.terminals.open(View(context), message.terminal_id, Size(message.rows, message.cols))
 
 
-async def type_input(asker: Asker, message: TerminalInput) -> None:
+async def type_input(context: RequestContext, message: TerminalInput) -> None:
     """Type into a terminal."""
-    asker.workspace.terminals.find(message.terminal_id).type(message.data)
+    context.workspace.terminals.find(message.terminal_id).type(message.data)
 
 
-async def resize(asker: Asker, message: TerminalResize) -> None:
+async def resize(context: RequestContext, message: TerminalResize) -> None:
     """Set a terminal's size."""
-    asker.workspace.terminals.find(message.terminal_id).resize(Size(message.rows, message.cols))
+    context.workspace.terminals.find(message.terminal_id).resize(Size(message.rows, message.cols))
 
 
-async def close(asker: Asker, message: CloseTerminal) -> None:
+async def close(context: RequestContext, message: CloseTerminal) -> None:
     """End a terminal; its answer follows when everything in it is gone."""
-    asker.workspace.terminals.find(message.terminal_id).close(View(asker))
+    context.workspace.terminals.find(message.terminal_id).close(View(context))
 
 
 HANDLERS: Mapping[type, Handler] = {

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from kernelbridge.protocol.cells import ClearOutput, ExecutionOutput
 from kernelbridge.server.websocket.handlers.event_stream import CHUNK, EventStream, LeftOut
-from kernelbridge.server.websocket.handlers.request_context import Asker
+from kernelbridge.server.websocket.handlers.request_context import RequestContext
 
 
 class SlowClient:
@@ -46,7 +46,7 @@ def cleared(seq: int, left_out: LeftOut) -> ClearOutput:
 
 
 def stream_to(client: SlowClient) -> EventStream:
-    return EventStream(cast("Asker", client), output)
+    return EventStream(cast("RequestContext", client), output)
 
 
 async def test_neighbouring_text_is_merged_and_sent_by_itself() -> None:

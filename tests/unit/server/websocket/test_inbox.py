@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 
 from kernelbridge.server.websocket.buffers import Buffers
-from kernelbridge.server.websocket.edge import Edge, Site
 from kernelbridge.server.websocket.inbox import ENOUGH, OVERHEAD
 from kernelbridge.server.websocket.socket import Socket
+from kernelbridge.server.websocket.tcp import Site, TcpConnection
 from tests.unit.server.conftest import PATIENCE, UPGRADE, Wire, masked
 
 PING, PONG = 9, 10
@@ -28,7 +28,7 @@ class Busy:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         ws = Socket(request, max_message=1000, message_timeout=PATIENCE)
         await ws.prepare(request)
-        with Edge.of(request).handling(request):
+        with TcpConnection.of(request).handling(request):
             await self.goes_on.wait()
             async for message in ws:
                 self.received.append(message.data)

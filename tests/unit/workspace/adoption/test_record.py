@@ -15,7 +15,7 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.base import Limits, Sandbox
-from kernelbridge.workspace.adoption.record import LeftSession, Record, left_in_sandboxes, left_sessions
+from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice
 from kernelbridge.workspace.session_key import SessionKey
@@ -44,8 +44,8 @@ def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda:
     return Record(directory, key, created="then", runtime="docker", seq=seq)
 
 
-def only(directory: Path) -> LeftSession:
-    (left,) = left_sessions(directory)
+def only(directory: Path) -> PreviousSession:
+    (left,) = previous_sessions(directory)
     return left
 
 
@@ -128,8 +128,8 @@ def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> N
     assert left_in_sandboxes(tmp_path, "docker") == 1
 
 
-def only_of(directory: Path, session: str) -> LeftSession:
-    (left,) = [left for left in left_sessions(directory) if left.key.session_id == session]
+def only_of(directory: Path, session: str) -> PreviousSession:
+    (left,) = [left for left in previous_sessions(directory) if left.key.session_id == session]
     return left
 
 
@@ -268,14 +268,14 @@ def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
     path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
-    assert list(left_sessions(tmp_path)) == []
+    assert list(previous_sessions(tmp_path)) == []
 
 
 def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     for suffix in (".json", ".cell"):
         (tmp_path / f"{KEY.workspace_id}{suffix}").rename(tmp_path / f"{SessionKey('Eve', 's').workspace_id}{suffix}")
-    assert list(left_sessions(tmp_path)) == []
+    assert list(previous_sessions(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 

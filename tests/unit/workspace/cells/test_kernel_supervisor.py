@@ -259,7 +259,7 @@ async def test_an_interrupt_of_a_cell_whose_interpreter_has_just_died_leaves_the
     await place.run("import os, time")
     dying = place.send("if os.fork() == 0: time.sleep(60)\nos._exit(1)")
     following = place.send("print('following')")
-    while place.lane._interpreter.kernel is not None:
+    while place.lane._supervisor.kernel is not None:
         await asyncio.wait({dying}, timeout=0)
     assert not dying.done()
     (step,) = await place.interrupt()
@@ -290,7 +290,7 @@ async def test_a_dead_kernel_that_cannot_be_cleaned_up_after_is_followed_by_anot
 async def test_a_watcher_that_is_cancelled_cancels_nothing_that_others_wait_for(new_place: NewPlace) -> None:
     place = new_place()
     await place.run("1")
-    kernel = place.lane._interpreter.kernel
+    kernel = place.lane._supervisor.kernel
     assert kernel is not None
     for task in list(place.tasks._tasks):
         task.cancel()
@@ -309,7 +309,7 @@ async def test_a_restart_while_it_starts_is_that_start(new_place: NewPlace) -> N
     assert (outcome.cause, outcome.state_preserved) == ("kernel_restarted", False)
     place.gate.set()
     assert await asyncio.gather(*restarts) == [1, 0, 0]
-    assert place.lane._interpreter._incarnation == 1
+    assert place.lane._supervisor._incarnation == 1
 
 
 async def test_the_end_of_the_session_answers_everybody(new_place: NewPlace) -> None:

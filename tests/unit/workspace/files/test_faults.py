@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileError
 from kernelbridge.trees import emptying
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
@@ -112,7 +112,7 @@ class LateWriter:
     def __init__(self, times: int) -> None:
         self._left = times
 
-    def __call__(self, top: int, limit: int) -> Work[None]:
+    def __call__(self, top: int, limit: int) -> BlockingWork[None]:
         yield from emptying(top, limit)
         if self._left:
             self._left -= 1

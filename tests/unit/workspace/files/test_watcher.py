@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.aio.threads import Work
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileError, KernelBridgeError, LimitExceeded
-from kernelbridge.workspace.files import watcher as watching
+from kernelbridge.workspace.files import watcher as module
 from kernelbridge.workspace.files.inotify_tree import Change, Changes, WatchTree
 from kernelbridge.workspace.files.watcher import Watch, Watcher
 
@@ -103,7 +103,7 @@ async def test_a_slow_client_is_told_later_and_together(watcher: Watcher, tmp_pa
 
 
 async def test_many_changes_are_bounded(watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "CHANGES", 5)
+    monkeypatch.setattr(module, "CHANGES", 5)
     told = Told()
     await begun(watcher, told)
     for number in range(50):
@@ -156,7 +156,7 @@ async def test_the_end_by_itself_is_told_with_its_reason_and_it_can_begin_anew(
             super().__init__(root, hidden=hidden, names=3)
 
     with monkeypatch.context() as patched:
-        patched.setattr(watching, "WatchTree", SmallTree)
+        patched.setattr(module, "WatchTree", SmallTree)
         watch = await begun(watcher, told)
         watch.on_end = lambda: ended.append("end")
         for number in range(9):
@@ -176,12 +176,12 @@ async def test_a_failure_of_the_system_is_told(
     class ExhaustedTree(WatchTree):
         """A tree whose process has no descriptor left when something changes."""
 
-        def turn(self) -> Work[Changes]:
+        def turn(self) -> BlockingWork[Changes]:
             raise OSError(errno.EMFILE, "Too many open files")
 
     told = Told()
     with monkeypatch.context() as patched:
-        patched.setattr(watching, "WatchTree", ExhaustedTree)
+        patched.setattr(module, "WatchTree", ExhaustedTree)
         await begun(watcher, told)
         (tmp_path / "files" / "a").touch()
         await told.something()
@@ -202,12 +202,12 @@ async def test_who_begins_to_watch_while_the_session_ends_is_told(
     class LargeTree(WatchTree):
         """A tree that takes long to look at."""
 
-        def start(self) -> Work[None]:
+        def start(self) -> BlockingWork[None]:
             reached.set()
             go_on.wait(20)
             yield from super().start()
 
-    monkeypatch.setattr(watching, "WatchTree", LargeTree)
+    monkeypatch.setattr(module, "WatchTree", LargeTree)
     before = inotify_descriptors()
     told = Told()
     joining = asyncio.create_task(begun(watcher, told))

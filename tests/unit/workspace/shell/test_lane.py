@@ -16,7 +16,7 @@ from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.shell import command_files
-from kernelbridge.workspace.shell import lane as terminal
+from kernelbridge.workspace.shell import lane as module
 from kernelbridge.workspace.shell.lane import Interruption, TerminalLane
 from kernelbridge.workspace.shell.shell import Shell
 from tests.unit.workspace.conftest import Place
@@ -139,7 +139,7 @@ async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
     lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What makes sandboxes may hang: that is told, and the shell is none the worse."""
-    monkeypatch.setattr(terminal, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
     await run(lane, "V=1")
     lane.interrupt(lambda _: None, queued=False, jobs=True)
     assert isinstance(await send(lane, "echo $V"), RuntimeUnavailable)

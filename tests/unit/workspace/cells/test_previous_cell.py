@@ -151,7 +151,7 @@ async def test_a_cell_that_ended_by_itself_is_not_said_to_be_interrupted(after: 
     assert (outcome.success, outcome.cause, outcome.output) == (True, None, "before\n")
     assert steps == [Progress("sigint", done=True, state_preserved=True)]
     assert (await of(after.send("print(x + y)"))).output == "3\n"
-    assert after.lane._interpreter._incarnation == 1
+    assert after.lane._supervisor._incarnation == 1
 
 
 async def test_a_restart_ends_the_cell_and_its_interpreter(after: Next) -> None:
@@ -169,7 +169,7 @@ async def test_a_restart_ends_the_cell_and_its_interpreter(after: Next) -> None:
     assert steps[-1].done
     assert [await of(each) for each in restarts] == [2, 1]
     assert (await of(behind)).output == "False\n"
-    assert after.lane._interpreter._incarnation == 2
+    assert after.lane._supervisor._incarnation == 2
 
 
 async def test_a_restart_gives_the_cell_its_cause_and_all_its_output(after: Next) -> None:

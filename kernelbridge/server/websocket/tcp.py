@@ -46,7 +46,7 @@ class Ender(Protocol):
         ...
 
 
-class Edge(web.RequestHandler):
+class TcpConnection(web.RequestHandler):
     """aiohttp's protocol with an account in the server's budget of bytes."""
 
     def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
@@ -61,9 +61,9 @@ class Edge(web.RequestHandler):
         self._held_back = False
 
     @staticmethod
-    def of(request: web.BaseRequest) -> Edge:
+    def of(request: web.BaseRequest) -> TcpConnection:
         """Give the connection that a request came by."""
-        if not isinstance(request.protocol, Edge):
+        if not isinstance(request.protocol, TcpConnection):
             raise TypeError(request.protocol)
         return request.protocol
 
@@ -178,7 +178,7 @@ class Counted:
 
     def __init__(self, request: web.Request, user: str | None, size: int) -> None:
         self._request = request
-        self._edge = Edge.of(request)
+        self._tcp = TcpConnection.of(request)
         self._user = user
         self._size = size
         self._task: asyncio.Task[Any] | None = None
@@ -186,14 +186,14 @@ class Counted:
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        self._edge.ender = self
-        self._edge.holding.user = self._user
-        self._edge.holding.incoming(self._size)
+        self._tcp.ender = self
+        self._tcp.holding.user = self._user
+        self._tcp.holding.incoming(self._size)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._edge.ender = None
-        self._edge.holding.incoming(0)
-        self._edge.holding.user = UNKNOWN  # the next request of the connection may be another's
+        self._tcp.ender = None
+        self._tcp.holding.incoming(0)
+        self._tcp.holding.user = UNKNOWN  # the next request of the connection may be another's
         if self._ended and self._task is not None and kind is asyncio.CancelledError:
             self._task.uncancel()
             raise TooMuchBuffered("The transfer was ended", HOLDS_TOO_MUCH) from None
@@ -208,11 +208,11 @@ class Counted:
         elif self._task is not None:
             self._ended = True
             self._task.cancel()
-        self._edge.holding.incoming(0)
+        self._tcp.holding.incoming(0)
 
 
 class Site(web.BaseSite):
-    """A socket whose connections are `Edge`s."""
+    """A socket whose connections are `TcpConnection`s."""
 
     def __init__(self, runner: web.AppRunner, sock: socket.socket, buffers: Buffers) -> None:
         super().__init__(runner)
@@ -232,5 +232,5 @@ class Site(web.BaseSite):
         if manager is None:
             raise RuntimeError("the runner is not set up")
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Edge(manager, self._buffers, **_OPTIONS), sock=self._socket, backlog=BACKLOG
+            lambda: TcpConnection(manager, self._buffers, **_OPTIONS), sock=self._socket, backlog=BACKLOG
         )
