@@ -12,10 +12,8 @@ from kernelbridge.errors import KernelBridgeError
 
 log = structlog.get_logger(__name__)
 
-
 Wait = Callable[[], Awaitable[object]]
 """Waits for something that was begun."""
-
 
 T = TypeVar("T")
 

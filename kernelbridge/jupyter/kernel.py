@@ -54,7 +54,6 @@ _LOST_GRACE = 2.0
 _KEPT_BUSY = 1.0
 """Seconds after which a kernel that has not answered an interrupt is sent SIGINT."""
 
-
 BEGIN_GRACE = 1.0
 """Seconds for a cell to begin; a kernel whose cell keeps the interpreter to itself never says so."""
 _PREPARATION = 0.1

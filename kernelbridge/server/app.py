@@ -19,7 +19,7 @@ from aiohttp import web
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
 from kernelbridge.runtimes.base import Limits, Runtime
-from kernelbridge.server import listening, query
+from kernelbridge.server import listening, principal
 from kernelbridge.server.absent_clients import Absentees
 from kernelbridge.server.access import handshake_problem, malformed, refusal
 from kernelbridge.server.files_api import Transfers
@@ -99,7 +99,7 @@ class Server:
         if (problem := handshake_problem(request.method, request.version, request.headers)) is not None:
             log.warning("request_refused", reason=problem.reason, path=request.path)
             return web.Response(status=problem.status, text=f"{problem.reason}\n", headers=_UPGRADE)
-        user_id, streams, strict = query.user_id(request), _flag(request, "stream"), _flag(request, "strict")
+        user_id, streams, strict = principal.user_id(request), _flag(request, "stream"), _flag(request, "strict")
         ws = Socket(request, max_message=self.settings.max_message, message_timeout=self.settings.message_timeout)
         await ws.prepare(request)
         transport = request.transport

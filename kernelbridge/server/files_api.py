@@ -32,7 +32,7 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
-from kernelbridge.server import http_conditions, query
+from kernelbridge.server import http_conditions, principal
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.websocket.tcp import Counted
 from kernelbridge.workspace.files.reading import OpenFile
@@ -247,7 +247,7 @@ def _target(request: web.Request) -> tuple[SessionKey, str]:
             code="invalid_field",
         )
     try:
-        return SessionKey(query.user_id(request), session), path
+        return SessionKey(principal.user_id(request), session), path
     except web.HTTPBadRequest as exc:
         raise BadRequest(
             "The user_id is wrong", (exc.text or "").strip(), field="user_id", code="invalid_field"

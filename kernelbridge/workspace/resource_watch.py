@@ -28,7 +28,6 @@ _KILLED = 128 + 9
 
 CellDone = Callable[[Outcome], None]
 
-
 _LOOK_SECONDS = 2.0
 
 

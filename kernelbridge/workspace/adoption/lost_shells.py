@@ -25,7 +25,6 @@ _CAUSES: Mapping[WorkspaceEvent | KernelEvent, LossCause] = MappingProxyType(
     }
 )
 
-
 _WHY: Mapping[LossCause, str] = MappingProxyType(
     {
         "shell_exited": "the server ended while it ran, and so it was ended",

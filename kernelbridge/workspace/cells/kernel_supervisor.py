@@ -37,7 +37,6 @@ CATCH_UP = 2.0
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
 """Start incarnation n; the second argument takes late output."""
 
-
 T = TypeVar("T")
 MOST = 64
 """Questions about code, and restarts, that may wait in a session."""

@@ -19,8 +19,6 @@ log = structlog.get_logger(__name__)
 
 ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
 
-
-NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
 CHARACTERS = 32 << 20
 """Length of the code that may wait in a session: requests are few or small."""
 
@@ -72,6 +70,7 @@ def _never_ran(cause: str, why: str) -> Outcome:
 
 NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
 NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
+NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
 
 
 class WaitingJobs:

@@ -19,7 +19,6 @@ _JOB_TERMINALS = 8
 _LATE_LIMIT = 1 << 20
 """Characters of background jobs' output that are kept until the next outcome."""
 
-
 _READY_TIMEOUT = 10.0
 """Seconds to say its name."""
 _NAME = re.compile(rb"(/dev/pts/[0-9]+)\r?\n")

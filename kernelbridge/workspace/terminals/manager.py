@@ -20,7 +20,6 @@ from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 MAX_TERMINALS = 8
 """Terminals that one session may have."""
 
-
 Started = tuple[Sandbox, Process]
 InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]], Awaitable[Started]]
 """Start something in the workspace's sandbox, which is started first if need be; see `Workspace`."""

@@ -1,4 +1,4 @@
-"""What a request says in its query."""
+"""Who a request comes from: the user that the client names in its query."""
 
 from __future__ import annotations
 
