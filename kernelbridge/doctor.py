@@ -25,10 +25,10 @@ import msgspec
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.images import build
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
-from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
-from kernelbridge.runtimes.local_host import read_host
+from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
+from kernelbridge.runtimes.local.host import read_host
 from kernelbridge.settings.quantities import format_size, human_size
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import EXHAUSTED

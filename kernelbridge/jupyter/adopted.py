@@ -32,7 +32,7 @@ from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import until_heard, until_listening
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Process
 
 log = structlog.get_logger(__name__)
 

@@ -41,7 +41,7 @@ from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
 log = structlog.get_logger(__name__)

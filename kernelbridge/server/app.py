@@ -18,7 +18,7 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.base import Limits, Runtime
+from kernelbridge.runtimes.contract import Limits, Runtime
 from kernelbridge.server import listening, principal
 from kernelbridge.server.absent_clients import Absentees
 from kernelbridge.server.access import handshake_problem, malformed, refusal

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.images.build import ensure_image
-from kernelbridge.runtimes.base import Runtime
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_engine import probe_engine
-from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.contract import Runtime
+from kernelbridge.runtimes.docker.engine import probe_engine
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.settings.settings import Settings
 
 

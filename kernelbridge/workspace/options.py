@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kernelbridge.errors import BadRequest, SessionConflict
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.settings.quantities import format_size
 

@@ -16,7 +16,7 @@ import structlog
 from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
-from kernelbridge.runtimes.base import Runtime, Sandbox
+from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job

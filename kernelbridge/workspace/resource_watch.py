@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 
 LATE = 2.0

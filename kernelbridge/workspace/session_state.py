@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Left
+from kernelbridge.runtimes.contract import Left
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.options import Bounds, Choice
 

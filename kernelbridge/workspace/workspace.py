@@ -18,7 +18,7 @@ from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
-from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.lost_shells import LostShells, TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.adoption.take_over import take_over

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import docker
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import PATIENCE, Client, Frame
 

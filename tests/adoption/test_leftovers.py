@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from kernelbridge.workspace.session_key import SessionKey
 from tests.adoption import house as houses
 from tests.adoption.house import House, begin, engine, result, resume, until_there

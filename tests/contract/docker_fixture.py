@@ -7,8 +7,8 @@ from typing import Any
 
 import docker
 
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 
 
 @asynccontextmanager

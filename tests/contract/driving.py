@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 
 PATIENCE = 120
 """Seconds after which something that should have happened is taken as never happening."""

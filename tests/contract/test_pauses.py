@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import ExitStatus, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import ExitStatus, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
 from tests.contract.driving import PATIENCE, kill_on_host, on_host, read_until, run, start_python, state
 from tests.contract.local_fixture import local_runtime

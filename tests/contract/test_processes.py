@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import WORKSPACE_PATH, Sandbox
+from kernelbridge.runtimes.contract import WORKSPACE_PATH, Sandbox
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
     PATIENCE,

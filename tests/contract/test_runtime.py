@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,

@@ -8,8 +8,8 @@ import docker
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import Left
-from kernelbridge.runtimes.docker import DockerRuntime
+from kernelbridge.runtimes.contract import Left
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from tests.contract.docker_fixture import containers
 from tests.contract.driving import PATIENCE, run
 from tests.docker.conftest import MakeSpec

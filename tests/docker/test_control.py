@@ -3,9 +3,9 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernelbridge.runtimes.docker_attach import Attached
-from kernelbridge.runtimes.docker_control import ControlChannel
-from kernelbridge.runtimes.docker_engine import Engine
+from kernelbridge.runtimes.docker.attach import Attached
+from kernelbridge.runtimes.docker.control import ControlChannel
+from kernelbridge.runtimes.docker.engine import Engine
 from tests.docker.faulty_engine import PATIENCE
 
 

@@ -9,12 +9,12 @@ import pytest
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import ExitStatus, SandboxSpec
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_engine import THREADS
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
+from kernelbridge.runtimes.contract import ExitStatus, SandboxSpec
+from kernelbridge.runtimes.docker.attach import EventStream
+from kernelbridge.runtimes.docker.engine import THREADS
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import descriptors, read_all, read_until, run, start_python
 from tests.docker.conftest import MakeSpec

@@ -12,12 +12,12 @@ import pytest
 from aiohttp import web
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes import docker_engine
-from kernelbridge.runtimes.base import ExitStatus
-from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
-from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_events import FIRST_DELAY, EventFollower
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.docker import engine as docker_engine
+from kernelbridge.runtimes.docker.attach import EventStream
+from kernelbridge.runtimes.docker.events import FIRST_DELAY, EventFollower
+from kernelbridge.runtimes.docker.runtime import DockerRuntime, probe_engine
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime
 from tests.docker.conftest import MakeSpec
 from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, sdk_leaves_sockets

@@ -9,8 +9,8 @@ import docker
 import pytest
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes import docker_image
-from kernelbridge.runtimes.docker_image import own_user
+from kernelbridge.runtimes.docker import image as docker_image
+from kernelbridge.runtimes.docker.image import own_user
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec

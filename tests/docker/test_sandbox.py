@@ -3,9 +3,9 @@ import re
 import docker
 
 from kernelbridge import __version__
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime, volumes
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernelbridge.runtimes.docker_spec import WORKSPACE_LABEL
+from kernelbridge.runtimes.docker.spec import WORKSPACE_LABEL
 from kernelbridge.workspace.session_key import SessionKey
 from tests.docker.faulty_engine import PrivateEngine
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer

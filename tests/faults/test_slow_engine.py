@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.faults.slow_engine import LateAnswers, late_answers
 from tests.faults.test_engine import SETTLED, TOLD, steady_loop
 from tests.integration.conftest import RunningServer, StartServer

@@ -17,8 +17,8 @@ from docker import APIClient
 from kernelbridge.doctor import Status, check_image, examine, serves
 from kernelbridge.errors import ImageError
 from kernelbridge.images.build import ensure_image
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from kernelbridge.settings.settings import Settings
 
 NOWHERE = "registry.invalid/none:1"

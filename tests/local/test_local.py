@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
-from kernelbridge.runtimes.cgroups import Cgroups
-from kernelbridge.runtimes.local import LocalRuntime
-from kernelbridge.runtimes.local_links import ShortLinks
-from kernelbridge.runtimes.local_terminals import limit_terminals
+from kernelbridge.runtimes.contract import Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.local.cgroups import Cgroups
+from kernelbridge.runtimes.local.runtime import LocalRuntime
+from kernelbridge.runtimes.local.short_links import ShortLinks
+from kernelbridge.runtimes.local.terminals import limit_terminals
 from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
@@ -140,8 +140,8 @@ async def test_the_user_cannot_end_the_agent(runtime: LocalRuntime, tmp_path: Pa
 SERVER = """
 import asyncio, os, sys
 from pathlib import Path
-from kernelbridge.runtimes.local import LocalRuntime
-from kernelbridge.runtimes.base import SandboxSpec
+from kernelbridge.runtimes.local.runtime import LocalRuntime
+from kernelbridge.runtimes.contract import SandboxSpec
 async def main(home, instance, marker, isolation, pause):
     runtime = LocalRuntime(instance=instance, state_dir=home / 'state', isolation=isolation == '1')
     facts = await runtime.prepare()
@@ -200,7 +200,7 @@ async def test_an_unusable_python_is_told_and_leaves_nothing(
 ) -> None:
     _, spec = await make(runtime, tmp_path)
     before = len(descriptors()), children()
-    monkeypatch.setattr("kernelbridge.runtimes.local_launcher.agent_source", lambda: b"raise SystemExit('no agent')")
+    monkeypatch.setattr("kernelbridge.runtimes.local.launcher.agent_source", lambda: b"raise SystemExit('no agent')")
     with pytest.raises(SandboxError, match="no agent"):
         await runtime.create(spec)
     assert (len(descriptors()), children()) == before

@@ -28,7 +28,7 @@ from kernelbridge.doctor import (
     serves,
 )
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.docker_engine import EngineInfo
+from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import DataDirectory
 

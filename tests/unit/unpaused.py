@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Process
 
 
 class Unpaused:

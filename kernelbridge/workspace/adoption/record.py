@@ -22,7 +22,7 @@ from msgspec import structs
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey

@@ -10,7 +10,7 @@ import structlog
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.terminals import shell_rc
 

@@ -18,7 +18,7 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, Ended
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.workspace.cells.queue import CHARACTERS
 from kernelbridge.workspace.queue_limits import WaitingBudget
 from kernelbridge.workspace.states import KERNEL, KernelAction, KernelEvent, KernelState, Machine

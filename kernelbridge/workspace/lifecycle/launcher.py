@@ -21,7 +21,7 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.accounts import group, passwd
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.files.data_directory import DataDirectory

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from kernelbridge.aio.turns import LoopWork
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM, Process, Sandbox
+from kernelbridge.runtimes.contract import NO_ROOM, Process, Sandbox
 from kernelbridge.terminal_text import TerminalDecoder, drawn
 from kernelbridge.workspace.shell import script
 

@@ -14,7 +14,7 @@ from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import handed_over

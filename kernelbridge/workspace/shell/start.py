@@ -11,7 +11,7 @@ from posixpath import join
 from kernelbridge.errors import TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM, Sandbox
+from kernelbridge.runtimes.contract import NO_ROOM, Sandbox
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output

@@ -11,7 +11,7 @@ from posixpath import join
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import LimitExceeded, TerminalError, UnknownTerminal
-from kernelbridge.runtimes.base import Process, Sandbox
+from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.shell.command_files import why
 from kernelbridge.workspace.terminals import shell_rc

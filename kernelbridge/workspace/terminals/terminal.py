@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 import structlog
 
 from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded, TerminalError
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.terminals.scrollback import Replay
 
 log = structlog.get_logger(__name__)

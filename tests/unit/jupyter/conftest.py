@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import ExitStatus, Process
+from kernelbridge.runtimes.contract import ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from tests.older_kernel import older_python
 from tests.unit.unpaused import Unpaused

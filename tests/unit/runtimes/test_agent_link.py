@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.local_agent import AgentLink, Answer, Kill, Started
+from kernelbridge.runtimes.local.agent_link import AgentLink, Answer, Kill, Started
 from tests.contract.driving import PATIENCE, descriptors
 
 

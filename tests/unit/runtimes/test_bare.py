@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import ImageError, SandboxError
-from kernelbridge.runtimes.base import ExitStatus, Limits, Sandbox, SandboxSpec
-from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.contract import ExitStatus, Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 from tests.contract.driving import PATIENCE, on_host, python, read_all, read_until, run
 
 

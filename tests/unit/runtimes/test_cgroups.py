@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.base import Limits
-from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroups, settings
-from kernelbridge.runtimes.oom_notice import EXPLAINS, KillsSeen
+from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroups, settings
+from kernelbridge.runtimes.local.oom_notice import EXPLAINS, KillsSeen
 
 LIMITS = Limits(memory=100 << 20, cpus=1.5, pids=50)
 

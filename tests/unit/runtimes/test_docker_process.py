@@ -3,7 +3,7 @@
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.docker_process import _MARK, _NOISE, DockerProcess
+from kernelbridge.runtimes.docker.process import _MARK, _NOISE, DockerProcess
 
 
 class OneRead:

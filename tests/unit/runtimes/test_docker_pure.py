@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import ExitStatus, Limits, SandboxSpec
-from kernelbridge.runtimes.docker_attach import FrameDecoder
-from kernelbridge.runtimes.docker_engine import EngineInfo, explain
-from kernelbridge.runtimes.docker_events import parse_event
-from kernelbridge.runtimes.docker_exit import OOM_ECHO, OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker_info import mounts_terminals
-from kernelbridge.runtimes.docker_spec import (
+from kernelbridge.runtimes.contract import ExitStatus, Limits, SandboxSpec
+from kernelbridge.runtimes.docker.attach import FrameDecoder
+from kernelbridge.runtimes.docker.engine import EngineInfo, explain
+from kernelbridge.runtimes.docker.events import parse_event
+from kernelbridge.runtimes.docker.exit_status import OOM_ECHO, OomCount, OomWatch, exit_status
+from kernelbridge.runtimes.docker.info import mounts_terminals
+from kernelbridge.runtimes.docker.spec import (
     DEFAULT_PATH,
     DEFAULT_USER,
     Launch,

@@ -2,9 +2,9 @@
 
 import shlex
 
-from kernelbridge.runtimes.base import Limits
-from kernelbridge.runtimes.local_host import Host, Mount, read_host
-from kernelbridge.runtimes.local_mounts import (
+from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.local.host import Host, Mount, read_host
+from kernelbridge.runtimes.local.mounts import (
     InheritedFiles,
     bwrap_arguments,
     choose_stage,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
+from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Process
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell.script import POSIX_KEYS
 from kernelbridge.workspace.shell.shell import Shell

@@ -12,7 +12,7 @@ import pytest
 
 from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.cell import Cell, Outcome
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.absent_clients import Absent
 from kernelbridge.workspace.cells.queue import Job

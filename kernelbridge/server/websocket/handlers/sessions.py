@@ -30,7 +30,7 @@ from kernelbridge.protocol.sessions import (
     SessionReady,
     State,
 )
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import (
     Client,

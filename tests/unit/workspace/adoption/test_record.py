@@ -14,7 +14,7 @@ from msgspec import structs
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Limits, Sandbox
+from kernelbridge.runtimes.contract import Limits, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError, TerminalError
-from kernelbridge.runtimes.base import ExitStatus, Process
+from kernelbridge.runtimes.contract import ExitStatus, Process
 from kernelbridge.workspace.shell.ptys import ScreenOnly
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell

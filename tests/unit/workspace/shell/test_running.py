@@ -9,7 +9,7 @@ import pytest
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import Spilled
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Process
 from kernelbridge.workspace.shell.shell import Shell, Step
 from tests.unit.workspace.conftest import HostSandbox, Place, session
 from tests.unit.workspace.shell.test_hostile import UNUSUAL, everything, words

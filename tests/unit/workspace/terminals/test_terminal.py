@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.terminals.terminal import BACKLOG, Ending, Size, Terminal
 
 PATIENCE = 20.0

@@ -10,8 +10,8 @@ import structlog
 from docker.errors import APIError
 
 from kernelbridge.errors import KernelBridgeError, SandboxError
-from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.docker.engine import GONE, Engine, explain
+from kernelbridge.runtimes.docker.tasks import Background
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.docker.tasks import Background
 
 log = structlog.get_logger(__name__)
 

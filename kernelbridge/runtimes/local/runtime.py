@@ -27,14 +27,14 @@ from pathlib import Path
 import msgspec
 
 from kernelbridge.errors import ImageError, SandboxError
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
-from kernelbridge.runtimes.cgroups import CONTROLLERS, Cgroup, Cgroups
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
-from kernelbridge.runtimes.local_bubblewrap import BubblewrapInfo, find_bubblewrap
-from kernelbridge.runtimes.local_host import Host, read_host
-from kernelbridge.runtimes.local_launcher import Launched, launch_bare, launch_isolated
-from kernelbridge.runtimes.local_links import ShortLinks
-from kernelbridge.runtimes.local_sandbox import LocalSandbox
+from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewrap
+from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroup, Cgroups
+from kernelbridge.runtimes.local.host import Host, read_host
+from kernelbridge.runtimes.local.launcher import Launched, launch_bare, launch_isolated
+from kernelbridge.runtimes.local.sandbox import LocalSandbox
+from kernelbridge.runtimes.local.short_links import ShortLinks
 from kernelbridge.runtimes.processors import thread_counts
 from kernelbridge.runtimes.seccomp import bpf_filter
 

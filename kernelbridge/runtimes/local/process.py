@@ -12,8 +12,8 @@ import termios
 from collections.abc import Callable
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import NO_ROOM, ExitStatus
-from kernelbridge.runtimes.local_agent import Refused
+from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus
+from kernelbridge.runtimes.local.agent_link import Refused
 from kernelbridge.runtimes.terminals import no_terminals
 
 _CHUNK = 1 << 16

@@ -15,12 +15,12 @@ from typing import Protocol
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import NO_MEMORY, NO_ROOM, ExitStatus
-from kernelbridge.runtimes.docker_attach import Attached, AttachStream
-from kernelbridge.runtimes.docker_control import LEADER_KILLED, OUTLIVED, ControlChannel, outlived
-from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
-from kernelbridge.runtimes.docker_exit import OomWatch, exit_status
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.contract import NO_MEMORY, NO_ROOM, ExitStatus
+from kernelbridge.runtimes.docker.attach import Attached, AttachStream
+from kernelbridge.runtimes.docker.control import LEADER_KILLED, OUTLIVED, ControlChannel, outlived
+from kernelbridge.runtimes.docker.engine import GONE, Engine, explain, no_answer
+from kernelbridge.runtimes.docker.exit_status import OomWatch, exit_status
+from kernelbridge.runtimes.docker.tasks import Background
 from kernelbridge.runtimes.terminals import no_terminals
 
 _MARK = b"kernelbridge-exec "

@@ -10,16 +10,16 @@ from docker.api import APIClient
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import NO_MEMORY, NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
-from kernelbridge.runtimes.docker_attach import Attached, start_exec
-from kernelbridge.runtimes.docker_control import OUTLIVED, ControlChannel, outlived
-from kernelbridge.runtimes.docker_engine import GONE, Engine, explain
-from kernelbridge.runtimes.docker_events import EngineEvent
-from kernelbridge.runtimes.docker_exit import OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker_pauses import Pauses, PauseTold
-from kernelbridge.runtimes.docker_process import DockerProcess, launch_command
-from kernelbridge.runtimes.docker_removals import Removals
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.contract import NO_MEMORY, NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.runtimes.docker.attach import Attached, start_exec
+from kernelbridge.runtimes.docker.control import OUTLIVED, ControlChannel, outlived
+from kernelbridge.runtimes.docker.engine import GONE, Engine, explain
+from kernelbridge.runtimes.docker.events import EngineEvent
+from kernelbridge.runtimes.docker.exit_status import OomCount, OomWatch, exit_status
+from kernelbridge.runtimes.docker.pauses import Pauses, PauseTold
+from kernelbridge.runtimes.docker.process import DockerProcess, launch_command
+from kernelbridge.runtimes.docker.removals import Removals
+from kernelbridge.runtimes.docker.tasks import Background
 from kernelbridge.runtimes.facts import Facts
 
 

@@ -34,9 +34,9 @@ import structlog
 from docker.errors import APIError, NotFound
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import Left, SandboxSpec
-from kernelbridge.runtimes.docker_control import IDLE
-from kernelbridge.runtimes.docker_engine import (
+from kernelbridge.runtimes.contract import Left, SandboxSpec
+from kernelbridge.runtimes.docker.control import IDLE
+from kernelbridge.runtimes.docker.engine import (
     CALL_TIMEOUT,
     GONE,
     ClientFactory,
@@ -46,21 +46,21 @@ from kernelbridge.runtimes.docker_engine import (
     no_answer,
     probe_engine,
 )
-from kernelbridge.runtimes.docker_events import EngineEvent, EventFollower
-from kernelbridge.runtimes.docker_exit import end_of
-from kernelbridge.runtimes.docker_image import WorkspaceImage
-from kernelbridge.runtimes.docker_info import mounts_terminals, runtime_info, start_problem
-from kernelbridge.runtimes.docker_removals import Removals
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_sockets import limit_socket_buffers
-from kernelbridge.runtimes.docker_spec import (
+from kernelbridge.runtimes.docker.events import EngineEvent, EventFollower
+from kernelbridge.runtimes.docker.exit_status import end_of
+from kernelbridge.runtimes.docker.image import WorkspaceImage
+from kernelbridge.runtimes.docker.info import mounts_terminals, runtime_info, start_problem
+from kernelbridge.runtimes.docker.removals import Removals
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
+from kernelbridge.runtimes.docker.spec import (
     INSTANCE_LABEL,
     LAUNCH_LABEL,
     WORKSPACE_LABEL,
     Launch,
     workspace_mounts,
 )
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.docker.tasks import Background
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.runtimes.processors import thread_counts
 from kernelbridge.runtimes.seccomp import docker_profile

@@ -13,8 +13,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, Limits
-from kernelbridge.runtimes.local_host import Host, Mount, ProcFiles
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.local.host import Host, Mount, ProcFiles
 
 AGENT_PATH = "/run/kernelbridge-agent.py"
 STAGES = ("/mnt", "/media", "/srv", "/opt", "/run", "/home")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Self
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes import local_mounts as mounts
-from kernelbridge.runtimes.base import Limits
-from kernelbridge.runtimes.local_host import Host
+from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.local import mounts
+from kernelbridge.runtimes.local.host import Host
 
 _SHELL = "/bin/sh"
 

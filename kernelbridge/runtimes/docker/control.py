@@ -17,9 +17,9 @@ from typing import Any
 from docker.errors import APIError
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import SLEEPS_BETWEEN_FORKS
-from kernelbridge.runtimes.docker_attach import Attached, AttachStream, take_over
-from kernelbridge.runtimes.docker_engine import GONE, Engine, explain, no_answer
+from kernelbridge.runtimes.contract import SLEEPS_BETWEEN_FORKS
+from kernelbridge.runtimes.docker.attach import Attached, AttachStream, take_over
+from kernelbridge.runtimes.docker.engine import GONE, Engine, explain, no_answer
 
 OUTLIVED, LEADER_KILLED = 1, 3
 """Answers of the sweeps: some processes outlive it; all are gone, and it was what ended the leader. 0: all are gone."""

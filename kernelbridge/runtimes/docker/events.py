@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 from docker import DockerClient
 
-from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_engine import UNREACHABLE, explain, release
+from kernelbridge.runtimes.docker.attach import EventStream
+from kernelbridge.runtimes.docker.engine import UNREACHABLE, explain, release
 
 log = structlog.get_logger(__name__)
 

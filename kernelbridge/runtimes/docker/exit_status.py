@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from signal import SIGKILL
 from typing import Any
 
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.contract import ExitStatus
 
 OOM_MEMORY = 2.0
 """Seconds for which a SIGKILL is put down to an out-of-memory event that came before it."""

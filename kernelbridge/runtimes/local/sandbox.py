@@ -14,10 +14,9 @@ import msgspec
 import structlog
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import ExitStatus
-from kernelbridge.runtimes.cgroups import Cgroup
+from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import Facts
-from kernelbridge.runtimes.local_agent import (
+from kernelbridge.runtimes.local.agent_link import (
     AgentLink,
     Answer,
     Done,
@@ -32,10 +31,11 @@ from kernelbridge.runtimes.local_agent import (
     Started,
     Sweep,
 )
-from kernelbridge.runtimes.local_launcher import Launched, memory_file
-from kernelbridge.runtimes.local_process import LocalProcess, open_terminal
-from kernelbridge.runtimes.local_terminals import limit_terminals
-from kernelbridge.runtimes.oom_notice import KillsSeen
+from kernelbridge.runtimes.local.cgroups import Cgroup
+from kernelbridge.runtimes.local.launcher import Launched, memory_file
+from kernelbridge.runtimes.local.oom_notice import KillsSeen
+from kernelbridge.runtimes.local.process import LocalProcess, open_terminal
+from kernelbridge.runtimes.local.terminals import limit_terminals
 
 log = structlog.get_logger(__name__)
 

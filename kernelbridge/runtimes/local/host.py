@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import HIDDEN_PATHS, READ_ONLY_PATHS, SOCKETS_PATH, WORKSPACE_PATH
+from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, SOCKETS_PATH, WORKSPACE_PATH
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
 _ETC = (

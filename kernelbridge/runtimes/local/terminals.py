@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from kernelbridge.runtimes.local_mounts import terminal_options
+from kernelbridge.runtimes.local.mounts import terminal_options
 
 _PROGRAM = """
 import ctypes, fcntl, os, sys

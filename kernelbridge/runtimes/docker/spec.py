@@ -14,7 +14,7 @@ from typing import Any
 
 from kernelbridge import __version__
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import (
+from kernelbridge.runtimes.contract import (
     HIDDEN_PATHS,
     READ_ONLY_PATHS,
     SOCKETS_PATH,

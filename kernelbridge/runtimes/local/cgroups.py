@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge.runtimes.base import SLEEPS_BETWEEN_FORKS, Limits
-from kernelbridge.runtimes.oom_notice import OomNotice, open_notice
+from kernelbridge.runtimes.contract import SLEEPS_BETWEEN_FORKS, Limits
+from kernelbridge.runtimes.local.oom_notice import OomNotice, open_notice
 
 CONTROLLERS = ("memory", "pids", "cpu")
 _FREEZER = "freezer"

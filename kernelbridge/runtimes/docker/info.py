@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kernelbridge.runtimes.base import RuntimeInfo
-from kernelbridge.runtimes.docker_engine import EngineInfo
+from kernelbridge.runtimes.contract import RuntimeInfo
+from kernelbridge.runtimes.docker.engine import EngineInfo
 
 
 def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:

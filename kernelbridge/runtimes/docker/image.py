@@ -14,12 +14,12 @@ import structlog
 from docker.errors import APIError
 
 from kernelbridge.errors import ImageError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Limits
-from kernelbridge.runtimes.docker_engine import Engine, explain
-from kernelbridge.runtimes.docker_process import DockerProcess
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_spec import DEFAULT_USER, ImageFacts, Launch, image_facts
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Limits
+from kernelbridge.runtimes.docker.engine import Engine, explain
+from kernelbridge.runtimes.docker.process import DockerProcess
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.spec import DEFAULT_USER, ImageFacts, Launch, image_facts
+from kernelbridge.runtimes.docker.tasks import Background
 from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
 
 log = structlog.get_logger(__name__)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.local_host import GROUP_ID, USER_ID
-from kernelbridge.runtimes.local_launcher import tools_environment
+from kernelbridge.runtimes.local.host import GROUP_ID, USER_ID
+from kernelbridge.runtimes.local.launcher import tools_environment
 
 _MINIMUM = (0, 8, 0)
 """The first version that limits the size of a tmpfs and that this was tried with."""
