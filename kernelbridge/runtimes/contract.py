@@ -174,7 +174,18 @@ class Process(Protocol):
         ...
 
     async def kill(self) -> None:
-        """SIGKILL every process of its session, background jobs included. Idempotent."""
+        """SIGKILL it and everything that it ever started, daemons included. Idempotent.
+
+        Raises `SandboxError` if something outlives that; it may be tried again.
+        """
+        ...
+
+    async def prune(self, since: float | None = None) -> None:
+        """SIGKILL everything that it ever started, but not itself.
+
+        With `since`, in seconds of CLOCK_BOOTTIME, what it started before that is spared with all that this started;
+        what began in the same hundredth of a second is not. Raises `SandboxError` if something outlives that.
+        """
         ...
 
     async def wait(self) -> ExitStatus:
@@ -205,8 +216,11 @@ class Sandbox(Protocol):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        name: str = "",
     ) -> Process:
         """Start a process as the sandbox's user; `env` is laid over the sandbox's own.
+
+        `name` is what another server finds it by, e.g. `kernel` (200 characters at most).
 
         Without `tty`, stdin is empty (`write` is not supported). Raises `SandboxError`
         when the sandbox is gone or the program cannot be started.
@@ -230,7 +244,7 @@ class Sandbox(Protocol):
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
         """SIGKILL every process but `spare` (a pid) with `mark` in its environment or limits, until none is left.
 
-        That finds what `Process.kill` does not: daemons, which have left the session and whose parents are gone.
+        Only where `Process.kill` and `prune` do not end all that a process has started: elsewhere this does nothing.
         `mark` is hexadecimal, unguessable, and a value in the `env` of an `exec`; everything started from
         there inherits it, but for what throws its environment away. Or it is decimal and a resource limit, which
         a process sets for itself and what it starts (`ulimit`). Raises `SandboxError` if some outlive it;

@@ -93,6 +93,11 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
+def parent(pid: int) -> int:
+    """The parent of a process of the machine."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
 def descriptors() -> dict[str, str]:
     """What this process has open, by number."""
     found = {}

@@ -19,7 +19,7 @@ from kernelbridge.runtimes.local.cgroups import Cgroups
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.runtimes.local.short_links import ShortLinks
 from kernelbridge.runtimes.local.terminals import limit_terminals
-from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run
+from tests.contract.driving import PATIENCE, children, descriptors, on_host, parent, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
 """Of this run alone: a runtime ends what others of its instance have left."""
@@ -116,8 +116,8 @@ async def test_a_tree_that_is_killed_from_outside_is_told(runtime: LocalRuntime,
     marker = f"22222.{os.getpid()}"
     process = await sandbox.exec(["sleep", marker])
     [sleeping] = on_host(marker)
-    agent = int(Path(f"/proc/{sleeping}/stat").read_text().rpartition(")")[2].split()[1])
-    monitor = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
+    agent = parent(parent(sleeping))
+    monitor = parent(agent)
     os.kill({"monitor": monitor, "agent": agent}[victim], signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert (await sandbox.wait()).signal == signal.SIGKILL
@@ -293,8 +293,8 @@ async def test_without_isolation_destroy_still_takes_everything(bare: LocalRunti
 
 async def test_without_isolation_a_killed_agent_is_told(bare: LocalRuntime, tmp_path: Path) -> None:
     sandbox, _ = await make(bare, tmp_path)
-    process = await sandbox.exec(["sh", "-c", "read line; kill -9 $PPID; exec sleep 1000"], tty=True)
-    await process.write(b"go\n")
+    process = await sandbox.exec(["sleep", "1000"], tty=True)
+    os.kill(parent(parent(process.pid)), signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert (await sandbox.wait()).signal == signal.SIGKILL
         assert (await process.wait()).signal == signal.SIGKILL

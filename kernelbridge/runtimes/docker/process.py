@@ -188,6 +188,9 @@ class DockerProcess:
             # The engine says it some seconds later if another process holds on to the output.
             self.exited(_SIGNAL_BASE + signal.SIGKILL)
 
+    async def prune(self, since: float | None = None) -> None:
+        """Do nothing: `DockerSandbox.sweep` ends what it has started."""
+
     async def wait(self) -> ExitStatus:
         """Return how it ended, when it has."""
         return await asyncio.shield(self._exit)

@@ -80,6 +80,7 @@ class DockerSandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        name: str = "",  # noqa: ARG002 - another server finds it by its exec
         user: str = "",
     ) -> DockerProcess:
         """Start a process as the container's user, or as `user` (`uid:gid`); raises `SandboxError`."""

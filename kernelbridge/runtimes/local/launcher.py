@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Self
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command, agent_source, memory_file
+from kernelbridge.runtimes.agent.directory import NAME as AGENT
+from kernelbridge.runtimes.contract import SOCKETS_PATH, Limits
 from kernelbridge.runtimes.local import mounts
 from kernelbridge.runtimes.local.host import Host
 
@@ -26,8 +25,6 @@ class Launched:
     """A sandbox that has been started; whoever holds this closes it."""
 
     popen: subprocess.Popen[bytes]
-    control: socket.socket
-    """The bridge's end of the agent's socket."""
     status: int
     """Pipe that ends with the process tree; bubblewrap writes JSON to it."""
     stderr: int
@@ -81,18 +78,26 @@ def launch_isolated(
             host, shown, prepared, limits, terminals=terminals, disable_userns=seccomp is None
         )
         args_fd = inherited.file("args", "".join(f"{word}\0" for word in arguments).encode())
-        agent = _agent_command(host, mounts.AGENT_PATH, rlimits, inherited.control, keep=[])
+        agent = agent_command(
+            host.python_executable, mounts.AGENT_PATH, f"{SOCKETS_PATH}/{AGENT}", rlimits=rlimits, start=START_SECONDS
+        )
         command = [*mounts.drop_root(host), bwrap, "--args", str(args_fd), "--", *agent]
         script = mounts.launch_script(command, cgroups=[str(path) for path in cgroups], staging=staging)
         return inherited.start([*mounts.own_mount_namespace(host), _SHELL, "-c", script])
 
 
-def launch_bare(host: Host, rlimits: Mapping[str, int], *, cgroups: Sequence[Path] = ()) -> Launched:
+def launch_bare(host: Host, rlimits: Mapping[str, int], *, sockets: str, cgroups: Sequence[Path] = ()) -> Launched:
     """Start the agent without isolation, as the server's own user; otherwise like `launch_isolated`."""
     with _Inheritance() as inherited:
         path = inherited.file("agent", agent_source())
-        keep = [inherited.status]
-        command = _agent_command(host, f"/proc/self/fd/{path}", rlimits, inherited.control, keep=keep)
+        command = agent_command(
+            host.python_executable,
+            f"/proc/self/fd/{path}",
+            f"{sockets}/{AGENT}",
+            rlimits=rlimits,
+            start=START_SECONDS,
+            keep=[inherited.status],
+        )
         script = mounts.launch_script(command, cgroups=[str(path) for path in cgroups])
         return inherited.start([_SHELL, "-c", script])
 
@@ -100,16 +105,6 @@ def launch_bare(host: Host, rlimits: Mapping[str, int], *, cgroups: Sequence[Pat
 def tools_environment() -> dict[str, str]:
     """Give the environment of bubblewrap and what starts it: /proc shows it to every process of the sandbox's user."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-
-
-def agent_source() -> bytes:
-    """Give the agent's program text."""
-    return resources("kernelbridge.guest").joinpath("agent.py").read_bytes()
-
-
-def _agent_command(host: Host, path: str, rlimits: Mapping[str, int], control: int, keep: Sequence[int]) -> list[str]:
-    config = {"control": control, "keep": keep, "limits": dict(rlimits)}
-    return [host.python_executable, "-I", "-S", path, json.dumps(config)]
 
 
 class _Inheritance:
@@ -122,10 +117,6 @@ class _Inheritance:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self.__exit__)
-            bridge, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._bridge = self._ours.enter_context(bridge)
-            bridge.settimeout(0)
-            self.control = self._give(self._theirs.enter_context(agent).fileno())
             self._status_read, self.status = os.pipe2(os.O_CLOEXEC)
             self._ours.callback(os.close, self._status_read)
             self._theirs.callback(os.close, self.status)
@@ -158,21 +149,8 @@ class _Inheritance:
             start_new_session=True,  # a Ctrl-C at the server's terminal is for the server, which then ends us in order
         )
         self._ours.pop_all()
-        return Launched(popen, self._bridge, self._status_read, self._stderr)
+        return Launched(popen, self._status_read, self._stderr)
 
     def _give(self, fd: int) -> int:
         self._pass.append(fd)
         return fd
-
-
-def memory_file(name: str, content: bytes) -> int:
-    """Make a file that has no path, positioned at its beginning; the caller closes it."""
-    fd = os.memfd_create(name)
-    try:
-        with open(fd, "wb", closefd=False) as stream:
-            stream.write(content)
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -1,16 +1,15 @@
 """The local runtime: sandboxes without a container engine, in the python that kernelbridge is installed in.
 
 LocalRuntime         makes sandboxes; this module
-  local_host         what of this machine a sandbox sees
-  local_bubblewrap   whether bubblewrap works here, and what to do where it does not
-  local_mounts       pure: bubblewrap's arguments, the launching script
+  host               what of this machine a sandbox sees
+  bubblewrap         whether bubblewrap works here, and what to do where it does not
+  mounts             pure: bubblewrap's arguments, the launching script
   seccomp            pure: the system-call filter, for both runtimes
-  local_launcher     starts a process tree
-  local_terminals    limits its terminals, where the server is not root
+  launcher           starts a process tree
+  terminals          limits its terminals, where the server is not root
   cgroups            memory, process and CPU limits
-LocalSandbox         one process tree          (local_sandbox)
-  AgentLink          talks to its first process (local_agent, guest/agent.py)
-  LocalProcess       one process in it         (local_process)
+LocalSandbox         one process tree          (sandbox)
+  AgentClient        talks to its first process (runtimes/agent)
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewrap
@@ -148,7 +148,13 @@ class LocalRuntime:
             if self._cgroups.usable:
                 cgroup = self._cgroups.create(name, spec.limits)
             host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
-            launched = self._launch(host, spec, cgroup)
+            directory = AgentDirectory(spec.sockets)
+            directory.prepare()
+            try:
+                launched = self._launch(host, spec, places, cgroup)
+            except BaseException:
+                directory.close()
+                raise
         except BaseException as exc:
             self._release(name, cgroup, places)
             if isinstance(exc, OSError):
@@ -157,6 +163,7 @@ class LocalRuntime:
         sandbox = LocalSandbox(
             name,
             launched,
+            directory,
             msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
             workspace_path=places.workspace,
             sockets_path=places.sockets,
@@ -175,7 +182,7 @@ class LocalRuntime:
             raise
         return sandbox
 
-    def _launch(self, host: Host, spec: SandboxSpec, cgroup: Cgroup | None) -> Launched:
+    def _launch(self, host: Host, spec: SandboxSpec, places: _Places, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
         namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
         rlimits = limits.rlimits
@@ -185,7 +192,7 @@ class LocalRuntime:
             rlimits["data"] = limits.memory
         entrances = cgroup.entrances if cgroup is not None else []
         if not self._isolation:
-            return launch_bare(host, rlimits, cgroups=entrances)
+            return launch_bare(host, rlimits, sockets=places.sockets, cgroups=entrances)
         return launch_isolated(
             host,
             self._bwrap,

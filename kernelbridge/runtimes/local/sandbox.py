@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import json
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import structlog
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.process import AgentProcess
 from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import Facts
-from kernelbridge.runtimes.local.agent_link import (
-    AgentLink,
-    Answer,
-    Done,
-    Ended,
-    Kill,
-    Killed,
-    Pause,
-    Refused,
-    Resume,
-    Signal,
-    Spawn,
-    Started,
-    Sweep,
-)
 from kernelbridge.runtimes.local.cgroups import Cgroup
-from kernelbridge.runtimes.local.launcher import Launched, memory_file
+from kernelbridge.runtimes.local.launcher import Launched
 from kernelbridge.runtimes.local.oom_notice import KillsSeen
-from kernelbridge.runtimes.local.process import LocalProcess, open_terminal
 from kernelbridge.runtimes.local.terminals import limit_terminals
 
 log = structlog.get_logger(__name__)
 
-START_SECONDS = 30.0
-"""How long the agent has to come up, or to start a process; a machine that needs longer is not usable."""
 DESTROY_SECONDS = 15.0
+_LAST_WORDS = 5.0
+"""How long a tree whose agent cannot be reached has to end by itself, and so to say why."""
 _STATUS_CHUNK = 1 << 16
 _LOOKS = 20
 _LOOK_SECONDS = 0.02
@@ -66,6 +52,7 @@ class LocalSandbox:
         self,
         sandbox_id: str,
         launched: Launched,
+        directory: AgentDirectory,
         facts: Facts,
         *,
         workspace_path: str,
@@ -80,6 +67,10 @@ class LocalSandbox:
         self.workspace_path, self.sockets_path = workspace_path, sockets_path
         self._loop = asyncio.get_running_loop()
         self._launched = launched
+        self._directory = directory
+        self._agent: AgentClient | None = None
+        """Once it has been reached."""
+        self._ending = False
         self._isolated = isolated
         self._cgroup = cgroup
         # Without isolation it is the agent that ends everything when the server is gone: it must not be frozen.
@@ -88,10 +79,6 @@ class LocalSandbox:
         self._release = release
         self._left_over = False
         """Something of it could not be removed when it ended."""
-        self._ids = itertools.count(1)
-        self._processes: dict[int, LocalProcess] = {}
-        self._asked: dict[int, asyncio.Future[bool]] = {}
-        """Sweeps, pauses and resumes that the agent has not done yet."""
         self._turn = asyncio.Lock()
         self._running = asyncio.Event()
         self._running.set()
@@ -100,14 +87,12 @@ class LocalSandbox:
         self._said = b""
         self._child: asyncio.Future[int] = self._loop.create_future()
         """The pid of its first process, or 0 if that is not told."""
-        self._why = "it has ended"
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._tell_oom: Callable[[], None] = lambda: None
         self._kills = KillsSeen()
         self._notice = None if cgroup is None else cgroup.oom_notice()
         if self._notice is not None:
             self._loop.add_reader(self._notice.fd, self._on_memory)
-        self._link = AgentLink(launched.control, on_answer=self._on_answer, on_lost=self._on_lost)
         self._loop.add_reader(launched.status, self._on_status)
 
     def __repr__(self) -> str:
@@ -118,11 +103,17 @@ class LocalSandbox:
         """Wait for the agent; raises `SandboxError` saying what was printed instead. The caller then destroys it."""
         try:
             async with asyncio.timeout(START_SECONDS):
-                ready = await self._link.ready
+                control = await self._directory.connect(self._ended)
+            self._agent = AgentClient(
+                control, self.facts, judge=self._judge, ooms=self.oom_kills, on_lost=lambda _: self._end()
+            )
+            await self._agent.until_ready()
+            self._agent.outlive(0)
         except TimeoutError as exc:
             raise self._not_started(f"no answer within {START_SECONDS:.0f} seconds") from exc
-        if not ready:
-            raise self._not_started(str(await self.wait()))
+        except SandboxError as exc:
+            await asyncio.wait({self._ended}, timeout=_LAST_WORDS)
+            raise self._not_started(str(self._ended.result()) if self._ended.done() else exc.reason) from exc
 
     async def limit_terminals(self, ptys: int) -> None:
         """Limit its terminals; before anything is started in it. Where that cannot be, it is logged."""
@@ -146,54 +137,36 @@ class LocalSandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-    ) -> LocalProcess:
+        name: str = "",
+    ) -> AgentProcess:
         """Start a process; raises `SandboxError`."""
         await self._until_running()
-        if self._link.closed:
-            raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self._why}")
         environment = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
-        # The standard library's JSON, because it carries file names that are not UTF-8.
-        body = json.dumps({"argv": list(argv), "env": environment, "cwd": cwd or self.workspace_path})
-        number = next(self._ids)
-        with contextlib.ExitStack() as undo:
-            body_fd = memory_file("spawn", body.encode())
-            undo.callback(os.close, body_fd)
-            ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, theirs)
-            undo.callback(os.close, ours)
-            process = LocalProcess(
-                ours,
-                tty=tty,
-                ooms=self.oom_kills(),
-                post_signal=lambda signum: self._link.post(Signal(number, signum)),
-                post_kill=lambda: self._link.post(Kill(number)),
-            )
-            undo.pop_all()
-        self._processes[number] = process
-        self._link.post(Spawn(number, tty), (body_fd, theirs))
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await process.until_started(argv[0])
-        except TimeoutError as exc:
-            raise SandboxError(
-                f"{argv[0]!r} could not be started in the sandbox", f"no answer within {START_SECONDS:.0f} seconds"
-            ) from exc
-        return process
+        cwd = cwd or self.workspace_path
+        return await self.agent.spawn(argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name)
 
-    async def rejoin(self, handle: str) -> LocalProcess:
-        """Refuse: no process outlives the server that started it."""
-        raise SandboxError("A process cannot be found again", f"{handle[:100]!r} ended with the server")
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to its first process; raises `SandboxError` before `until_ready`."""
+        if self._agent is None:
+            raise SandboxError("The sandbox cannot be used", "it is still being started")
+        return self._agent
+
+    async def rejoin(self, handle: str) -> AgentProcess:
+        """Give a program that an earlier server started; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if str(known.program) == handle:
+                return await self.agent.attach(known)
+        raise SandboxError("A process cannot be found again", f"{handle[:100]!r} is none that runs")
 
     async def end_others(self, *, spare: int) -> None:
-        """End nothing: no process outlives the server that started it."""
+        """SIGKILL all programs but the one with that pid, with all that they started; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if known.pid != spare:
+                await (await self.agent.attach(known)).aclose()
 
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
-        await self._until_running()
-        if not await self._ask(lambda number: Sweep(number, mark, spare)):
-            raise SandboxError(
-                "Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox"
-            )
+        """Do nothing: `Process.kill` and `prune` have ended it."""
 
     async def crowded(self) -> bool | None:
         """Look at its control group."""
@@ -214,8 +187,8 @@ class LocalSandbox:
     async def pause(self) -> None:
         """Freeze its control group, or stop its processes one by one; raises `SandboxError`."""
         async with self._turn:
-            if self._link.closed:
-                raise SandboxError("The sandbox cannot be paused", f"it is gone: {self._why}")
+            if self._gone():
+                raise SandboxError("The sandbox cannot be paused", f"it is gone: {self.agent.why}")
             if not self._running.is_set():
                 return
             self._running.clear()
@@ -236,8 +209,8 @@ class LocalSandbox:
             try:
                 if self._freezer is not None:
                     self._freezer.thaw()
-                elif not self._running.is_set():
-                    await self._ask(Resume)
+                elif not self._running.is_set() and not self._gone():
+                    await self.agent.resume()
             except OSError as exc:
                 raise SandboxError("The sandbox cannot be resumed", f"{exc.strerror}: {exc.filename}") from exc
             self._running.set()
@@ -254,7 +227,7 @@ class LocalSandbox:
 
     async def _stand_still(self) -> bool:
         if self._freezer is None:
-            return await self._ask(Pause)
+            return await self.agent.pause()
         return await asyncio.to_thread(self._freezer.freeze)
 
     async def wait(self) -> ExitStatus:
@@ -282,27 +255,25 @@ class LocalSandbox:
     def _end(self) -> None:
         if self._ended.done():
             return
+        self._ending = True
         if self._isolated and self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        elif self._isolated:
+        elif self._isolated or self._agent is None:
             # Not told yet which process is PID 1 inside: the monitor's death takes it along.
             self._launched.popen.kill()
-        self._link.close()
+        if self._agent is not None:
+            self._agent.end()
         self._thaw()
 
     def _gone(self) -> bool:
-        return self._link.closed
+        return self._ending or self._ended.done()
 
     def _thaw(self) -> None:
         """Let what was killed end, and the monitor see it."""
         if self._freezer is not None:
             with contextlib.suppress(OSError):  # then `destroy` says what did not end
                 self._freezer.thaw()
-
-    def _on_lost(self, reason: str) -> None:
-        self._why = reason
-        self._end()
 
     def _on_status(self) -> None:
         try:
@@ -330,16 +301,12 @@ class LocalSandbox:
                     self._pidfd = os.pidfd_open(pid)
 
     def _finish(self, returncode: int) -> None:
-        self._link.close()
         if not self._child.done():
             self._child.set_result(0)
         status = self._exit_status(returncode)
-        error = SandboxError("The sandbox is gone", f"{self._why} ({status})")
-        for process in list(self._processes.values()):
-            process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
-        self._processes.clear()
-        for number in list(self._asked):
-            self._on_done(Done(number, all=True))
+        if self._agent is not None:
+            self._agent.ended(status)
+        self._directory.close()
         self._running.set()
         self._printed = self._launched.printed()
         for fd in (self._launched.status, self._launched.stderr, self._pidfd):
@@ -364,53 +331,13 @@ class LocalSandbox:
     def _not_started(self, reason: str) -> SandboxError:
         return SandboxError("The sandbox could not be started", self._printed or reason)
 
-    # -- its processes ----------------------------------------------------------
+    # -- out of memory ------------------------------------------------------------
 
-    def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
-        return open_terminal(self._link.ptmx, rows, cols, uid=self.facts.uid, gid=self.facts.gid)
-
-    async def _ask(self, request: Callable[[int], Pause | Resume | Sweep]) -> bool:
-        """Have the agent do something to all processes; true if the sandbox is gone."""
-        if self._link.closed:
-            return True
-        number = next(self._ids)
-        done: asyncio.Future[bool] = self._loop.create_future()
-        self._asked[number] = done
-        self._link.post(request(number))
-        return await done
-
-    def _on_done(self, answer: Done) -> bool:
-        asked = self._asked.pop(answer.id, None)
-        if asked is not None and not asked.done():  # its caller may have been cancelled
-            asked.set_result(answer.all)
-        return asked is not None
-
-    def _on_answer(self, answer: Answer) -> bool:
-        if isinstance(answer, Done):
-            return self._on_done(answer)
-        process = self._processes.get(answer.id)
-        if process is None:
-            return False
-        match answer:
-            case Started():
-                expected = process.on_started(answer.pid)
-            case Refused():
-                expected = process.on_refused(answer)
-            case Ended():
-                expected = process.pid > 0 and process.on_ended(self._process_status(answer, process))
-            case Killed():
-                expected = process.on_killed()
-        if process.finished:
-            del self._processes[answer.id]
-        return expected
-
-    def _process_status(self, ended: Ended, process: LocalProcess) -> ExitStatus:
+    def _judge(self, status: ExitStatus, ooms: int, then: Callable[[ExitStatus], None]) -> None:
         # A shell whose command was killed says so in its exit code; the kernel says for want of what.
-        killed = ended.signal == signal.SIGKILL or ended.code == _SHELL_SIGNALLED + signal.SIGKILL
-        oom = killed and self.oom_kills() > max(process.ooms, self._kills.over(self._loop.time()))
-        if ended.signal is not None:
-            return ExitStatus(signal=ended.signal, oom=oom)
-        return ExitStatus(code=ended.code, oom=oom)
+        killed = status.signal == signal.SIGKILL or status.code == _SHELL_SIGNALLED + signal.SIGKILL
+        oom = killed and self.oom_kills() > max(ooms, self._kills.over(self._loop.time()))
+        then(replace(status, oom=oom))
 
     def _on_memory(self) -> None:
         if self._notice is not None:

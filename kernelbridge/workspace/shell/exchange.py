@@ -35,6 +35,8 @@ class Exchange:
         """Name of the file that it is handed over in, which every program in the sandbox can see."""
         self.limit = str(_LEAST_LIMIT + secrets.randbelow(9 * _LEAST_LIMIT))
         """What all of the command's processes have as their limit; see `Sandbox.sweep`."""
+        self.since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        """What the shell has started since is the command's; see `Process.prune`."""
         self.marks = CommandMarks(self.nonce)
         self.screen = ScreenWatch()
         self.started = asyncio.Event()

@@ -298,6 +298,8 @@ class TerminalLane:
         shell = self._shell
         step: Step = "process_group"
         try:
+            if shell is not None:
+                await shell.end_jobs()
             await self._end_jobs(0 if shell is None else shell.pid)
         except KernelBridgeError as exc:
             log.warning("jobs_not_ended", error=str(exc))

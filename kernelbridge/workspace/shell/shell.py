@@ -258,7 +258,12 @@ class Shell:
         exchange.lose()
         tell("kill", False)  # noqa: FBT003 - as above
 
+    async def end_jobs(self) -> None:
+        """SIGKILL everything that it has started; raises `SandboxError` if something outlives that."""
+        await self._process.prune()
+
     async def _sweep(self, exchange: Exchange) -> None:
+        await self._process.prune(exchange.since)
         await self._sandbox.sweep(exchange.limit, spare=self._process.pid)
 
     def _watch(self, exchange: Exchange, how: Callable[[Exchange], Coroutine[Any, Any, None]]) -> None:

@@ -75,6 +75,9 @@ class HostProcess:
     async def kill(self) -> None:
         await self.signal(signal.SIGKILL)
 
+    async def prune(self, since: float | None = None) -> None:
+        """Do nothing: the sandbox's `sweep` ends what it has started."""
+
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)
 
@@ -117,8 +120,9 @@ class HostSandbox(Unpaused):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        name: str = "",
     ) -> Process:
-        del tty, rows, cols
+        del tty, rows, cols, name
         process = HostProcess(
             await asyncio.create_subprocess_exec(
                 *argv,

@@ -71,6 +71,9 @@ class HostProcess:
         while found := session(self.pid):  # one of them may just have forked
             await _end_all(found)
 
+    async def prune(self, since: float | None = None) -> None:
+        """Do nothing: the sandbox's `sweep` ends what it has started."""
+
     async def wait(self) -> ExitStatus:
         code = await self._process.wait()
         return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)
@@ -139,6 +142,7 @@ class HostSandbox(Unpaused):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        name: str = "",  # noqa: ARG002 - nobody comes after this server
     ) -> Process:
         environment = {**self.facts.env, **(env or {})}
         if tty:

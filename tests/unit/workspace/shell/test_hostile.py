@@ -335,6 +335,9 @@ class DeafProcess:
     async def signal(self, signum: int) -> None:
         pass
 
+    async def prune(self, since: float | None = None) -> None:
+        pass
+
     async def kill(self) -> None:
         self._ended.set()
 

@@ -1,4 +1,4 @@
-"""One process in a local sandbox: its output, its terminal, its end."""
+"""One program that an agent has started: its output, its terminal, its end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.messages import Refused
 from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus
-from kernelbridge.runtimes.local.agent_link import Refused
 from kernelbridge.runtimes.terminals import no_terminals
 
 _CHUNK = 1 << 16
@@ -50,6 +50,8 @@ def open_terminal(ptmx: int, rows: int, cols: int, *, uid: int, gid: int) -> tup
         try:
             if os.geteuid() == 0:
                 os.fchown(slave, uid, gid)  # so that its user can open it by name
+            elif os.geteuid() != uid:
+                os.fchmod(slave, 0o666)  # nobody but the sandbox's user sees this devpts
         except BaseException:
             os.close(slave)
             raise
@@ -64,36 +66,58 @@ def set_size(master: int, rows: int, cols: int) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 
-class LocalProcess:
-    """A process in a local sandbox; see `base.Process`. Made by `LocalSandbox.exec`, which also feeds it."""
+class AgentProcess:
+    """A program in a sandbox; see `contract.Process`. Made by `AgentClient.spawn` and `attach`.
+
+    `fd` is the bridge's end of its pipe or terminal; owned from now on. The three `post_` and `ask_` functions send
+    what their names say to the agent.
+    """
 
     def __init__(
         self,
+        number: int,
+        name: str,
         fd: int,
         *,
         tty: bool,
         ooms: int,
         post_signal: Callable[[int], None],
         post_kill: Callable[[], None],
+        ask_prune: Callable[[float | None], Awaitable[bool]],
+        on_finished: Callable[[], object],
     ) -> None:
+        self.number = number
+        """Which the agent knows it by."""
+        self.name = name
         self.pid = 0
-        self.handle = ""
         self.ooms = ooms
         """How often the sandbox had been out of memory when this process began."""
         self._loop = asyncio.get_running_loop()
         self._fd = fd
         self._tty = tty
-        self._post_signal, self._post_kill = post_signal, post_kill
+        self._post_signal, self._post_kill, self._ask_prune = post_signal, post_kill, ask_prune
+        self._on_finished = on_finished
+        self.ending = False
+        """Whether the agent has told of its end; what that was may not be known yet."""
         self._started: asyncio.Future[Refused | None] = self._loop.create_future()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
-        self._killed: asyncio.Future[None] = self._loop.create_future()
+        self._killed: asyncio.Future[bool] = self._loop.create_future()
         self._kill_posted = False
         self._reading: asyncio.Future[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._write_lock = asyncio.Lock()
         os.set_blocking(fd, False)
 
+    def __repr__(self) -> str:
+        state = str(self._ended.result()) if self._ended.done() else f"runs as {self.pid}" if self.pid else "starts"
+        return f"<AgentProcess {self.number} {self.name!r} {state}>"
+
     # -- the contract -----------------------------------------------------------
+
+    @property
+    def handle(self) -> str:
+        """Give the number by which `AgentClient.attach` finds it."""
+        return str(self.number)
 
     async def read(self) -> bytes:
         """Give the next output; `b""` once it has ended, even if something that it left behind holds the pipe."""
@@ -143,9 +167,16 @@ class LocalProcess:
             self._post_signal(signum)
 
     async def kill(self) -> None:
-        """SIGKILL the session; returns when none of it is left."""
+        """SIGKILL it and all that it ever started; raises `SandboxError` if something outlived that."""
+        killed = self._killed
         self._kill_once()
-        await asyncio.shield(self._killed)
+        if not await asyncio.shield(killed):
+            raise _outlived()
+
+    async def prune(self, since: float | None = None) -> None:
+        """SIGKILL what it has started, or has started since; raises `SandboxError` if something outlived that."""
+        if not self._killed.done() and not await self._ask_prune(since):
+            raise _outlived()
 
     async def wait(self) -> ExitStatus:
         """Return how it ended."""
@@ -157,6 +188,12 @@ class LocalProcess:
             await self.kill()
         finally:
             self._close()
+
+    def leave(self, error: SandboxError) -> None:
+        """Close its descriptor and let it run; `error` is why it could not be started, if it has not."""
+        self._close()
+        if not self._started.done():
+            self._started.set_exception(error)
 
     def _read_now(self) -> bytes | None:
         """Give what there is: None for nothing yet, `b""` at the end."""
@@ -170,11 +207,6 @@ class LocalProcess:
             raise
 
     # -- what the sandbox says --------------------------------------------------
-
-    @property
-    def finished(self) -> bool:
-        """No more news can come."""
-        return self._ended.done() and self._killed.done()
 
     async def until_started(self, program: str) -> None:
         """Wait for the program to run; raises `SandboxError` where it does not. On any failure nothing stays open."""
@@ -208,24 +240,29 @@ class LocalProcess:
         if not self._started.done():
             self._started.set_result(refused)
         self.on_ended(ExitStatus(code=127))
-        if not self._kill_posted:
-            _wake(self._killed)
+        if not self._kill_posted:  # else that will be answered
+            self._killed.set_result(True)
+        self._finish()
         return True
 
-    def on_ended(self, status: ExitStatus) -> bool:
-        """Take the news of its end; says whether that can be."""
+    def on_ended(self, status: ExitStatus) -> None:
+        """Take how it ended; the first counts."""
         if self._ended.done():
-            return False
+            return
         self._ended.set_result(status)
         _wake(self._reading)
         _wake(self._writing)
-        return True
+        self._finish()
 
-    def on_killed(self) -> bool:
-        """Take the news that nothing is left of its session; says whether that was asked for."""
+    def on_killed(self, *, everything: bool) -> bool:
+        """Take the answer to a kill; says whether that was asked for."""
         if not self._kill_posted or self._killed.done():
             return False
-        _wake(self._killed)
+        self._killed.set_result(everything)
+        if everything:
+            self._finish()
+        else:
+            self._killed, self._kill_posted = self._loop.create_future(), False  # it may be tried again
         return True
 
     def on_lost(self, error: SandboxError, status: ExitStatus) -> None:
@@ -233,7 +270,12 @@ class LocalProcess:
         if not self._started.done():
             self._started.set_exception(error)
         self.on_ended(status)
-        _wake(self._killed)
+        if not self._killed.done():
+            self._killed.set_result(True)
+
+    def _finish(self) -> None:
+        if self._ended.done() and self._killed.done():
+            self._on_finished()  # nothing more can come
 
     def _kill_once(self) -> None:
         if not self._kill_posted and not self._killed.done():
@@ -259,6 +301,10 @@ class LocalProcess:
             self._writing = None
             if self._fd >= 0:
                 self._loop.remove_writer(self._fd)
+
+
+def _outlived() -> SandboxError:
+    return SandboxError("Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox")
 
 
 def _wake(future: asyncio.Future[None] | asyncio.Future[Refused | None] | None) -> None:
