@@ -45,7 +45,7 @@ class WorkspaceEvent(Enum):
 
 
 class WorkspaceAction(Enum):
-    """What the supervisor must do after a transition."""
+    """What the sandbox's owner must do after a transition."""
 
     START = "start the sandbox"
     TAKE_OVER = "take the sandbox over"
@@ -82,13 +82,11 @@ class KernelEvent(Enum):
 
 
 class KernelAction(Enum):
-    """What the execution lane must do after a transition."""
+    """What the kernel's supervisor must do after a transition."""
 
     START = "start a kernel"
     TAKE_OVER = "connect to the kernel"
     KILL = "end the kernel"
-    SUBMIT = "submit the first waiting cell"
-    FAIL_WAITING = "end every waiting cell with the error"
     NOTHING = "nothing"
 
 
@@ -154,15 +152,15 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
     {
         (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
         (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.TAKE_OVER),
-        (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
+        (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
         (_KS.ADOPTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
         # It is old, but cannot be ended before it is reached.
         (_KS.ADOPTING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.STARTED): Transition(_KS.RESTARTING, _KA.KILL),
         (_KS.REPLACING, _KE.START_FAILED): Transition(_KS.RESTARTING, _KA.START),
-        (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
-        (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
+        (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
+        (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
         (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),
         (_KS.READY, _KE.RESTART): Transition(_KS.RESTARTING, _KA.KILL),
         (_KS.RESTARTING, _KE.DIED): Transition(_KS.RESTARTING, _KA.START),
@@ -173,8 +171,8 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
         (_KS.RESTARTING, _KE.RESTART): Transition(_KS.RESTARTING, _KA.NOTHING),
         # From here on the next result has to say that variables are lost.
         (_KS.DEAD, _KE.NEED): Transition(_KS.RESTARTING, _KA.START),
-        (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
-        (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.FAIL_WAITING),
+        (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
+        (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.NOTHING),
     }
 )
 

@@ -243,7 +243,7 @@ class Workspace:
         await self._step("kernel", self.executions.leave())
         await self.files.watcher.aclose()
         self._record.leave()
-        self._log.info("workspace_left", cell=self.executions.running_since is not None)
+        self._log.info("workspace_left", cell=self.executions.running is not None)
 
     async def close(self) -> None:
         """Wait until it is closed; see `begin_close`."""
@@ -437,10 +437,8 @@ class Workspace:
             )
 
     def _running(self) -> Iterator[WhatRan]:
-        if (job := self.executions.running) is not None:
-            since = self.executions.running_since
-            at = None if since is None else timestamp(since)
-            yield ran("cell", request_id=job.request_id, since=at, code=job.cell.code)
+        if (run := self.executions.running) is not None:
+            yield ran("cell", request_id=run.job.request_id, since=timestamp(run.since), code=run.job.cell.code)
         if (command := self.commands.running) is not None:
             text, request_id, began = command
             yield ran("command", request_id=request_id, since=timestamp(began), code=text)

@@ -138,9 +138,8 @@ class KernelSupervisor:
     def adopt(self, start: StartKernel | None, incarnation: int) -> None:
         """Take over what an earlier server started, by `start`; without it there is none any more."""
         self._incarnation = incarnation
-        if start is not None:
+        if start is not None and self._machine.on(KernelEvent.ADOPT) is KernelAction.TAKE_OVER:
             self.lived = True
-            self._machine.on(KernelEvent.ADOPT)
             self._taking_over = self._tasks.create(self._take_over(start, incarnation))
 
     async def reached(self) -> None:

@@ -361,7 +361,7 @@ class TerminalLane:
 
     async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
         self._record.command_begins(job.request_id, streams=job.listen is not None)
-        mark = self._memory.before_command()  # not before: the sandbox may have been started for it
+        mark = self._memory.mark()  # not before: the sandbox may have been started for it
         outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
         self._intact = outcome.state_preserved
         return await self._memory.over_command(outcome, mark)

@@ -63,9 +63,6 @@ class Unrecorded:
     def ended(self) -> None:
         pass
 
-    def loss_told(self) -> None:
-        pass
-
 
 class Place:
     """A lane with its kernels."""
