@@ -53,7 +53,6 @@ class WorkspaceAction(Enum):
     RESUME = "resume the sandbox"
     NOTHING = "nothing"
     FORGET = "forget the sandbox; the next message starts another"
-    DESTROY = "end what runs and destroy the sandbox"
 
 
 class KernelState(Enum):
@@ -112,10 +111,10 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
         {
             (_WS.ABSENT, _WE.NEED): Transition(_WS.STARTING, _WA.START),
             (_WS.ABSENT, _WE.ADOPT): Transition(_WS.STARTING, _WA.TAKE_OVER),
-            (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
-            (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.ACTIVE, _WE.IDLE): Transition(_WS.PAUSING, _WA.PAUSE),
             (_WS.PAUSING, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
             # A pause that is under way is carried out first, and then undone.
@@ -134,10 +133,10 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.PAUSING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.PAUSED, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.RESUMING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
-            (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             # A start that was under way when the close came still reports its end.
             (_WS.CLOSING, _WE.STARTED): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.CLOSING, _WE.START_FAILED): Transition(_WS.CLOSING, _WA.NOTHING),

@@ -44,7 +44,7 @@ def test_every_action_is_executed_by_somebody(actions: type[Enum]) -> None:
 
 def test_every_living_workspace_can_be_closed() -> None:
     for state in set(WorkspaceState) - {WorkspaceState.CLOSING, WorkspaceState.CLOSED}:
-        assert WORKSPACE[state, WorkspaceEvent.CLOSE] == (WorkspaceState.CLOSING, WorkspaceAction.DESTROY)
+        assert WORKSPACE[state, WorkspaceEvent.CLOSE] == (WorkspaceState.CLOSING, WorkspaceAction.NOTHING)
 
 
 def test_a_lost_sandbox_is_started_again_by_the_next_message() -> None:
