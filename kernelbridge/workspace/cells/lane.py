@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kernelbridge.aio.tasks import TaskSet, Wait
-from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SESSION_CLOSED, sandbox_lost_meanwhile
 from kernelbridge.jupyter.help import Help
@@ -133,7 +133,7 @@ class ExecutionLane:
         return None if self.running is None else self.running.prompts.waiting
 
     def submit(self, job: Job) -> None:
-        """Queue a cell. Raises `BadRequest` if it may run too long, `LimitExceeded` or `KernelError`."""
+        """Queue a cell. Raises `BadRequest` if it may run too long, `LimitExceeded` or `SessionClosed`."""
         self._check_open()
         timeout = run_timeout(job.timeout, self._longest)
         if timeout != job.timeout:
@@ -171,7 +171,7 @@ class ExecutionLane:
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
         """Have a new interpreter; `done` is called with how many cells were ended for it, or why there is none.
 
-        Raises `LimitExceeded` or `KernelError`.
+        Raises `LimitExceeded` or `SessionClosed`.
         """
         self._check_open()
         self._questions.take("")
@@ -187,7 +187,7 @@ class ExecutionLane:
     ) -> None:
         """Put a question about `code`; the interpreter is started if need be. `done` is called with the answer.
 
-        Raises `LimitExceeded` or `KernelError`.
+        Raises `LimitExceeded` or `SessionClosed`.
         """
         self._check_open()
         self._questions.ask(code, put, done)
@@ -216,7 +216,7 @@ class ExecutionLane:
     def finish(self) -> asyncio.Event:
         """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
         self._closed = True
-        self._warmed(KernelError("The session was closed", "send the request again to open it anew"))
+        self._warmed(SessionClosed())
         self._waiting.end(NEVER_CLOSED)
         if self.running is None:
             self._quiet.set()
@@ -284,7 +284,7 @@ class ExecutionLane:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise KernelError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed
 
     def _warmed(self, error: KernelBridgeError | None) -> None:
         warming, self._warming = self._warming, []

@@ -11,7 +11,7 @@ import structlog
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
-from kernelbridge.errors import SandboxError
+from kernelbridge.errors import SandboxError, SessionClosed
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
@@ -92,9 +92,10 @@ class SandboxOwner:
         return self.state in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}
 
     async def get(self) -> Sandbox:
-        """Return the running sandbox; start or resume it if need be. Raises `SandboxError` or `ImageError`.
+        """Return the running sandbox; start or resume it if need be.
 
-        A cancellation leaves a start that is under way to others.
+        A cancellation leaves a start that is under way to others. Raises `SandboxError`, `ImageError` or
+        `SessionClosed`.
         """
         while self.pausing.asleep:
             await self.pausing.awake()
@@ -103,7 +104,7 @@ class SandboxOwner:
         if self.state is WorkspaceState.ABSENT and self._machine.on(WorkspaceEvent.NEED) is WorkspaceAction.START:
             self._starting = asyncio.get_running_loop().create_task(self._start())
         if self._starting is None or self.ends:
-            raise SandboxError("The session is closing", "send the request again to open it anew")
+            raise SessionClosed(SandboxError.code)
         return await asyncio.shield(self._starting)
 
     def adopt(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed, TerminalError
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.queue_limits import WaitingBudget, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -170,7 +170,7 @@ class TerminalLane:
         place of this one.
         """
         if self._closed or self._finishing:
-            raise TerminalError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed(TerminalError.code)
         timeout = run_timeout(timeout, self._longest)
         self._budget.take(command)
         self._waiting.append(_Job(command, timeout, done, listen, request_id))
@@ -377,7 +377,7 @@ class TerminalLane:
             shell = await self._start_shell()
             if self._closed:
                 await shell.aclose()
-                raise TerminalError("The session is closed", "send the request again to open it anew")
+                raise SessionClosed(TerminalError.code)
             self._shell = shell
             return shell, True
 

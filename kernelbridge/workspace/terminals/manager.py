@@ -10,7 +10,7 @@ from pathlib import Path
 from posixpath import join
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import LimitExceeded, TerminalError, UnknownTerminal
+from kernelbridge.errors import LimitExceeded, SessionClosed, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.shell.command_files import why
@@ -91,7 +91,7 @@ class Terminals:
         Raises `LimitExceeded` and `TerminalError`.
         """
         if self._closed:
-            raise TerminalError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed(TerminalError.code)
         terminal = None if terminal_id is None else self._open.get(terminal_id)
         if terminal is None:
             terminal = self._make(terminal_id or self._free_name(), size)
