@@ -87,7 +87,9 @@ class Workspace:
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
-        self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
+        self._record = Record(
+            data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve, executor=executor
+        )
         self.sandbox = SandboxOwner(
             key,
             runtime=runtime,
@@ -235,6 +237,7 @@ class Workspace:
         await self._step("kernel", self.executions.leave())
         await self.files.watcher.aclose()
         self._record.leave()
+        await self._record.written()
         self._log.info("workspace_left", cell=self.executions.running is not None)
 
     async def close(self) -> None:
@@ -251,6 +254,7 @@ class Workspace:
     async def _destroy(self) -> None:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         self._record.remove()  # first of all: what is half destroyed must not be gone on with
+        await self._record.written()
         self.commands.end()
         self.terminals.end()
         self.executions.end()

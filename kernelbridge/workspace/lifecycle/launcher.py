@@ -63,6 +63,7 @@ class Launcher:
 
         kernel = await self.in_sandbox(start)
         self._record.kernel_started(kernel.identity)
+        await self._noted(kernel)
         return kernel
 
     async def left_kernel(
@@ -108,7 +109,16 @@ class Launcher:
 
         shell = await self.in_sandbox(start)
         self._record.shell_started()
+        await self._noted(shell)
         return shell
+
+    async def _noted(self, started: Kernel | Shell) -> None:
+        """Wait until what was started is on record, before anything runs in it."""
+        try:
+            await self._record.written()
+        except BaseException:
+            await started.aclose()
+            raise
 
     async def end_jobs(self, spare: int) -> None:
         """SIGKILL all but `spare` that terminal commands have started; raises `SandboxError` if some outlived that."""

@@ -171,7 +171,6 @@ class SandboxOwner:
             self._not_started()
             raise
         self._began(sandbox)
-        self._record.opened(self.opening.choice, sandbox)
         self._log.info("sandbox_started", sandbox=sandbox.id)
         return sandbox
 
@@ -198,6 +197,8 @@ class SandboxOwner:
         sandbox = await self._runtime.create(spec)
         try:
             await self._prepare(sandbox)
+            self._record.opened(self.opening.choice, sandbox)
+            await self._record.written()  # before anything runs in it
         except BaseException:
             await sandbox.destroy()
             raise
@@ -209,6 +210,7 @@ class SandboxOwner:
             sockets = self._data.paths(self._key).sockets
             await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
             await self._prepare(sandbox)
+            await self._record.written()
         except BaseException:
             self._not_started()
             if not self._left:
