@@ -339,20 +339,25 @@ async def test_a_disk_that_stands_still_holds_up_nobody_but_who_waits_for_it(tmp
         assert only(tmp_path).state.kernel == KERNEL
 
 
-async def test_threads_that_overtake_each_other_leave_the_latest_note_and_nothing_of_a_removed_one(
-    tmp_path: Path,
+async def test_a_note_that_is_being_written_when_its_session_is_removed_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ThreadPoolExecutor(8) as executor:
-        numbers = iter(range(1000))
-        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=lambda: next(numbers), executor=executor)
+    begun, go_on, replace = threading.Event(), threading.Event(), Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        begun.set()
+        go_on.wait(5)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    with ThreadPoolExecutor(4) as executor:
+        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
         record.opened(CHOICE, SANDBOX)
-        for _ in range(300):
-            record.write()
-        await record.written()
-        assert only(tmp_path).state.seq == 300
-        for _ in range(50):
-            record.write()
+        await asyncio.to_thread(begun.wait, 5)
+        record.write()
         record.remove()
-        await record.written()
-        executor.shutdown()
-        assert list(tmp_path.iterdir()) == []
+        removed = asyncio.ensure_future(record.written())
+        await asyncio.wait({removed}, timeout=0.1)
+        go_on.set()
+        await asyncio.wait_for(removed, 5)
+    assert list(tmp_path.iterdir()) == []
