@@ -135,7 +135,7 @@ class Workspace:
         )
         self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
         self._left_shells = LostShells(self._record)
-        self.on_rest: Callable[[], object] = _nothing
+        self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
         self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
@@ -361,7 +361,3 @@ class Workspace:
         return await prepare_files(
             self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
         )
-
-
-def _nothing() -> None:
-    """Do nothing: nobody waits for it."""

@@ -58,7 +58,7 @@ class Launcher:
                 start_timeout=self._settings.start_timeout,
                 max_output=self._settings.max_output,
                 on_late_output=on_late_output,
-                overflows=self._spills.of("cell"),
+                overflows=self._spills,
             )
 
         kernel = await self.in_sandbox(start)
@@ -79,7 +79,7 @@ class Launcher:
             sockets_inside=sandbox.sockets_path,
             on_late_output=on_late_output,
             max_output=self._settings.max_output,
-            overflows=self._spills.of("cell"),
+            overflows=self._spills,
         )
         if not runs:
             try:
