@@ -20,7 +20,7 @@ from kernelbridge.jupyter.help import Help
 from kernelbridge.workspace.cells.interrupts import Graces, Progress, Report
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, Questions, StartKernel, then
 from kernelbridge.workspace.cells.late_output import LateOutput
-from kernelbridge.workspace.cells.prompts import Prompt, nothing_waits
+from kernelbridge.workspace.cells.prompts import Prompt, check_answer
 from kernelbridge.workspace.cells.queue import (
     NEVER_CLOSED,
     NEVER_INTERRUPTED,
@@ -130,7 +130,7 @@ class ExecutionLane:
     @property
     def prompt(self) -> Prompt | None:
         """What the running cell asks, while it waits for a line of input."""
-        return None if self.running is None else self.running.prompts.waiting
+        return None if self.running is None else self.running.prompt
 
     def submit(self, job: Job) -> None:
         """Queue a cell. Raises `BadRequest` if it may run too long, `LimitExceeded` or `SessionClosed`."""
@@ -194,9 +194,9 @@ class ExecutionLane:
 
     def reply_input(self, value: str, input_id: str | None) -> None:
         """Answer what the running cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
-        if self.running is None:
-            raise nothing_waits()
-        self.running.reply_input(value, input_id)
+        check_answer(self.prompt, value, input_id)
+        if self.running is not None:
+            self.running.reply_input(value)
 
     def adopt(
         self, start: StartKernel | None, incarnation: int, lost: str | None, job: Job | None, cell: RunningCell | None

@@ -1,9 +1,7 @@
-"""The question that a running cell asks its client: from `input()` to the line that answers it."""
+"""The question that a running cell asks: from `input()` to the line that answers it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kernelbridge.errors import BadRequest, NoInputWaiting
@@ -30,50 +28,15 @@ class Prompt:
         return any(listener.open for listener in self.told)
 
 
-class Prompts:
-    """The questions of one cell, of which it asks one at a time.
-
-    `limit` is how many seconds may pass without an answer; `unanswered` is called then.
-    """
-
-    def __init__(self, *, limit: float | None, unanswered: Callable[[], None]) -> None:
-        self._limit = limit
-        self._unanswered = unanswered
-        self._timer: asyncio.TimerHandle | None = None
-        self.waiting: Prompt | None = None
-
-    def ask(self, asked: Asked) -> None:
-        """Remember a question, and start its time limit."""
-        self.drop()
-        self.waiting = Prompt(asked)
-        if self._limit is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._limit, self._unanswered)
-
-    def check(self, value: str, input_id: str | None) -> None:
-        """Check that an answer can be given. Raises `NoInputWaiting` or `BadRequest`."""
-        if self.waiting is None:
-            raise nothing_waits()
-        if input_id is not None and input_id != self.waiting.asked.input_id:
-            raise NoInputWaiting(
-                "That question does not wait for an answer any more",
-                "inputId must be that of the latest input_request, or be left out",
-            )
-        if len(value) > MAX_VALUE:
-            raise BadRequest(
-                "The field 'value' is wrong",
-                f"expected at most {MAX_VALUE} characters",
-                field="value",
-                code="invalid_field",
-            )
-
-    def drop(self) -> None:
-        """Forget the question: it is answered, or its cell has ended or is interrupted. Idempotent."""
-        self.waiting = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def nothing_waits() -> NoInputWaiting:
-    """Return the error for an answer that nobody has asked for."""
-    return NoInputWaiting("Nothing waits for input in this session", "send it after an input_request")
+def check_answer(prompt: Prompt | None, value: str, input_id: str | None) -> None:
+    """Check that `value` can be given to the question that waits. Raises `NoInputWaiting` or `BadRequest`."""
+    if prompt is None:
+        raise NoInputWaiting("Nothing waits for input in this session", "send it after an input_request")
+    if input_id is not None and input_id != prompt.asked.input_id:
+        raise NoInputWaiting(
+            "That question does not wait for an answer any more",
+            "inputId must be that of the latest input_request, or be left out",
+        )
+    if len(value) > MAX_VALUE:
+        expected = f"expected at most {MAX_VALUE} characters"
+        raise BadRequest("The field 'value' is wrong", expected, field="value", code="invalid_field")

@@ -23,7 +23,7 @@ from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, 
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, take, with_hint, written
-from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompts
+from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
 from kernelbridge.workspace.cells.queue import CellRecord, Job
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_state import RunningCell
@@ -56,13 +56,15 @@ class Run:
         self.since = time.time() if left is None else left.since
         """When it began, in seconds since the epoch."""
         self.answered = False
-        self.prompts = Prompts(limit=services.input_timeout, unanswered=self._end_unanswered)
+        self.prompt: Prompt | None = None
+        """What it asks, while it waits for a line of input: one question at a time."""
         self._services = services
         self._left = left
         self._interrupts = Reports()
         """Those that wait for its kernel to be reached."""
         self._execution: Execution | None = None
         self._deadline: Deadline | None = None
+        self._answer_by: Deadline | None = None
         self._escalation: Escalation | None = None
 
     @property
@@ -115,14 +117,13 @@ class Run:
             return False
         return True
 
-    def reply_input(self, value: str, input_id: str | None) -> None:
-        """Answer what the cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
-        self.prompts.check(value, input_id)
+    def reply_input(self, value: str) -> None:
+        """Answer what the cell asks. Raises `KernelError`."""
         kernel = self._services.supervisor.kernel
         if kernel is None:
             raise KernelError("The kernel is dead", "send the request again: a new one is started")
         kernel.reply_input(value)
-        self.prompts.drop()
+        self._drop_prompt()
         if self._deadline is not None:
             self._deadline.go_on()
 
@@ -156,7 +157,9 @@ class Run:
                 return
             if self._deadline is not None:
                 self._deadline.stop()
-            self.prompts.ask(event)
+            self._drop_prompt()
+            self.prompt = Prompt(event)
+            self._answer_by = Deadline(self._services.input_timeout, self._end_unanswered)
         self.job.listener(event)
 
     def _refuse_question(self, escalation: Escalation) -> None:
@@ -165,13 +168,19 @@ class Run:
         if kernel is not None and escalation.may_refuse():
             kernel.reply_input(END_OF_INPUT)
 
+    def _drop_prompt(self) -> None:
+        """Forget the question: it is answered, or the cell has ended or is interrupted. Idempotent."""
+        self.prompt = None
+        if self._answer_by is not None:
+            self._answer_by.cancel()
+
     # -- its end ------------------------------------------------------------------
 
     def _ended(self, outcome: Outcome) -> Outcome:
         self._execution = None
         if self._deadline is not None:
             self._deadline.cancel()
-        self.prompts.drop()
+        self._drop_prompt()
         if outcome.cause in {None, "interrupted"} and not outcome.state_preserved:
             self._services.supervisor.use_no_more()
         return outcome if self._escalation is None else self._escalation.finished(outcome)
@@ -208,8 +217,8 @@ class Run:
             raise AssertionError("nothing runs")
         if self._deadline is not None:
             self._deadline.cancel()
-        if self.prompts.waiting is not None:
-            self.prompts.drop()
+        if self.prompt is not None:
+            self._drop_prompt()
             kernel.withdraw_question()
         restart, graces = self._services.supervisor.restart, self._services.graces
         self._escalation = Escalation(kernel, self._execution, ending, reports, restart=restart, graces=graces)
