@@ -133,7 +133,12 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
+        self.terminals = Terminals(
+            self._launcher.in_sandbox,
+            files_host=paths.sockets,
+            note=self._record.terminals_are,
+            noted=self._record.written,
+        )
         self._left_shells = LostShells(self._record)
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
