@@ -259,10 +259,10 @@ class Workspace:
     async def _destroy(self) -> None:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
         self._record.remove()  # first of all: what is half destroyed must not be gone on with
-        await self._record.written()
         self.commands.end()
         self.terminals.end()
         self.executions.end()
+        await self._record.written()
         await self.sandbox.destroy()  # before its parts: nothing in it can hold up the rest then
         await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
