@@ -132,6 +132,7 @@ def bench_lag(url: str, pid: int, path: Path, runs: int = RUNS, only: str = "") 
     cases["12 MB that is no JSON"] = _ask(client, "error", type="\\" * (6 * MB), oops=content[:MB])
     make = "import os\nos.makedirs('many', exist_ok=True)\nfor i in range(20_000): open(f'many/{i}', 'w').close()"
     client.ask(type="execute_code", sessionId="b", code=make)
+    client.ask(type="save_file", sessionId="b", filename="f", content=content)
     print(f"  {'':<36} longest turn, wall    processor         neighbour's x=1 (ms)")
     print(f"  {'':<36}   p50     p100       p50     p100       p50     p99    p100")
     over = []
@@ -177,8 +178,9 @@ def _ask(client: WebSocketClient, until: str, **message: object) -> Callable[[],
     def ask() -> None:
         client.send(sessionId="b", **message)
         mark = f'"type":"{until}"'.encode()
-        while mark not in client.receive_raw()[:100]:
-            pass
+        while mark not in (start := client.receive_raw()[:100]):
+            if b'"type":"error"' in start and until != "error":
+                raise AssertionError(start)
 
     return ask
 
