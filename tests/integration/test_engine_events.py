@@ -46,6 +46,8 @@ async def test_nothing_that_runs_in_a_session_goes_through_the_engine(start_serv
         await client.send(type="execute_code", sessionId="s", code="import time; time.sleep(1000)", requestId="cell")
         await client.send(type="interrupt", sessionId="s", requestId="stop")
         assert (await client.answer_to("cell"))["cause"] == "interrupted"
+        while not (await client.answer_to("stop"))["done"]:
+            pass
         await client.send(type="restart_kernel", sessionId="s", requestId="restart")
         assert (await client.answer_to("restart"))["type"] == "kernel_restarted"
         assert (await client.run("print(1)", requestId="last"))["output"] == "1\n"
