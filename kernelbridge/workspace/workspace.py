@@ -171,6 +171,8 @@ class Workspace:
         if self.opening.take(options, starting=self._machine.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
+        if self._sandbox is not None:
+            self._sandbox.outlive(self.opening.outlives)
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh
@@ -326,6 +328,7 @@ class Workspace:
     def _began(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._memory.watch(sandbox)
+        sandbox.outlive(self.opening.outlives)
         self.opening.started(sandbox.facts)
         self._machine.on(WorkspaceEvent.STARTED)
         if self._machine.state is WorkspaceState.ACTIVE:
