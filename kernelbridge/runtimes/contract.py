@@ -285,9 +285,9 @@ class Sandbox(Protocol):
         ...
 
     def outlive(self, seconds: float) -> None:
-        """Set for how many seconds it goes on without a server, from now on; then it ends itself, paused or not.
+        """Set for how many seconds it goes on without a server, from now on; then it ends itself.
 
-        A runtime whose sandboxes cannot do that does nothing.
+        One that stands still because an engine has paused it ends when it goes on.
         """
         ...
 
@@ -346,7 +346,7 @@ class Runtime(Protocol):
         """Take over what an earlier server with the same data directory left running, by workspace id.
 
         `left` is what is known of it; what does not run any more is not in the result. A sandbox may be paused: who
-        takes it over resumes it. Raises `SandboxError` or `RuntimeUnavailable`.
+        takes it over calls `resume` before all else. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         ...
 

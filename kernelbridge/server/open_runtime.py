@@ -13,9 +13,6 @@ from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.settings.settings import Settings
 
-OUTLIVE_SECONDS = 60.0
-"""How long a sandbox goes on after `linger` when no server comes back to it."""
-
 
 async def open_runtime(
     settings: Settings,
@@ -80,7 +77,6 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
         image=settings.image,
         instance=instance,
         guest=settings.data_dir / "guest",
-        outlive=max(settings.linger, settings.max_linger) + OUTLIVE_SECONDS,
         profile_file=settings.seccomp_profile,
         own_uid=_own_uid(settings),
     )

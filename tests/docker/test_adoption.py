@@ -25,7 +25,7 @@ async def open_runtime(workspace_image: str, tmp_path: Path) -> AsyncIterator[Op
     opened: list[DockerRuntime] = []
 
     async def make() -> DockerRuntime:
-        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance, guest=tmp_path, outlive=60.0))
+        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance, guest=tmp_path))
         return opened[-1]
 
     yield make
@@ -51,6 +51,7 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
     (spec.files / "go").touch()
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
+    await adopted.resume()
     assert await second.reclaim() == 0
     assert adopted.id == sandbox.id
     again = [await adopted.rejoin(handle) for handle in handles]
@@ -76,6 +77,7 @@ async def test_what_execs_have_started_is_ended_but_for_one(open_runtime: Open, 
     await first.aclose(keep=True)
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
+    await adopted.resume()
     await adopted.end_others(spare=spared.pid)
     seen = (await run(adopted, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).output
     assert [number for number in range(1111, 6000, 1111) if f"sleep {number}" in seen] == [1111, 2222]
@@ -109,8 +111,9 @@ async def test_what_is_gone_stopped_or_unknown_is_not_adopted(
 async def test_a_container_that_no_server_comes_back_to_ends_itself(
     new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
 ) -> None:
-    async with docker_runtime(workspace_image, outlive=0.5) as runtime:
+    async with docker_runtime(workspace_image) as runtime:
         sandbox = await runtime.create(new_spec())
+        sandbox.outlive(0.5)
         sandbox.leave()
         async with asyncio.timeout(20):  # an agent that was told nothing goes on for longer
             assert (await asyncio.to_thread(client.api.wait, sandbox.id))["StatusCode"] == 0

@@ -234,8 +234,9 @@ async def test_a_container_that_ends_while_the_engine_is_away_is_known_to_have_e
 async def test_a_container_whose_agent_breaks_its_protocol_is_removed(
     workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec
 ) -> None:
-    async with docker_runtime(workspace_image, outlive=10 * PATIENCE) as runtime:
+    async with docker_runtime(workspace_image) as runtime:
         sandbox = await runtime.create(new_spec())
+        sandbox.outlive(10 * PATIENCE)
         process = await sandbox.exec(["sleep", "1000"])
         sandbox.agent._link._lose("the sandbox's agent broke its protocol")
         assert client.api.inspect_container(sandbox.id)["State"]["Running"]

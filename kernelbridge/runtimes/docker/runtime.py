@@ -91,7 +91,6 @@ class DockerRuntime:
         image: str,
         instance: str,
         guest: Path,
-        outlive: float,
         seccomp: str | None,
         own_uid: int | None,
     ) -> None:
@@ -99,7 +98,7 @@ class DockerRuntime:
         self.info = runtime_info(about, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
-        self._guest, self._outlive = guest, outlive
+        self._guest = guest
         self._cpus = about.cpus
         self._old_cgroups = about.cgroup_version == "1"
         self._background = Background()
@@ -137,7 +136,6 @@ class DockerRuntime:
         image: str,
         instance: str,
         guest: Path,
-        outlive: float = 0.0,
         client_factory: ClientFactory = docker.from_env,
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
@@ -146,9 +144,8 @@ class DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
         `guest` is a directory of this server's for what is mounted into containers; like those of a `SandboxSpec`, it
-        has the same path for the engine. `outlive` is for how many seconds a sandbox goes on without a server.
-        `profile_file` is a seccomp profile to use in place of kernelbridge's own. `own_uid` is one of the user ids
-        that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
+        has the same path for the engine. `profile_file` is a seccomp profile to use in place of kernelbridge's own.
+        `own_uid` is one of the user ids that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
@@ -167,7 +164,6 @@ class DockerRuntime:
             image=image,
             instance=instance,
             guest=guest,
-            outlive=outlive,
             seccomp=profile if "seccomp" in about.security else None,
             own_uid=own_uid,
         )
@@ -222,22 +218,14 @@ class DockerRuntime:
         return adopted
 
     async def _adopted(self, sandbox: DockerSandbox) -> bool:
-        """Reach the agent of a container that an earlier server started; say whether it can be used."""
+        """Look at a container that an earlier server started; say whether it still runs."""
         found = await self._inspected(sandbox)
         if found is None or not found["State"].get("Running"):
             return False
         sockets = [mount["Source"] for mount in found["Mounts"] if mount["Destination"] == SOCKETS_PATH]
         if not sockets:
             return False
-        try:
-            # A pause may have been under way when that server ended, and the agent stands still with all the rest.
-            await sandbox.resume()
-            await sandbox.reach_again(AgentDirectory(Path(sockets[0])), outlive=self._outlive)
-        except RuntimeUnavailable:
-            raise
-        except SandboxError as exc:
-            log.warning("container_not_adopted", container=sandbox.id, reason=str(exc))
-            return False
+        sandbox.adopted(AgentDirectory(Path(sockets[0])))
         return sandbox.alive
 
     async def reclaim(self) -> int:
@@ -325,7 +313,7 @@ class DockerRuntime:
             raise
         sandbox.facts = facts
         try:
-            await sandbox.reach(directory, outlive=self._outlive)
+            await sandbox.reach(directory)
         except BaseException:
             await sandbox.destroy()
             raise

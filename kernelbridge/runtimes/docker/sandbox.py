@@ -59,6 +59,11 @@ class DockerSandbox:
         self._removals = removals
         self._agent: AgentClient | None = None
         """Once it has been reached."""
+        self._left: AgentDirectory | None = None
+        """Of an agent that an earlier server has left, and that may stand still until `resume`."""
+        self._reaching = asyncio.Lock()
+        self._outlives: float | None = None
+        """Seconds; None: what its agent was told last."""
         self._oom = OomWatch()
         self._oom_count = OomCount()
         self._tell_oom: Callable[[], None] = _nothing
@@ -82,15 +87,14 @@ class DockerSandbox:
             raise SandboxError("The sandbox cannot be used", "it is still being started")
         return self._agent
 
-    async def reach(self, directory: AgentDirectory, *, outlive: float) -> None:
-        """Wait for its agent, which has `outlive` seconds to go on without a server; closes `directory`.
+    async def reach(self, directory: AgentDirectory) -> None:
+        """Wait for the agent of a container that has just been started; closes `directory`.
 
         Raises `SandboxError` with what the container has printed instead; the caller then destroys it.
         """
         try:
             async with asyncio.timeout(START_SECONDS):
-                control = await directory.connect(self._end)
-                await self._speak(control, outlive)
+                await self._speak(await directory.connect(self._end))
         except TimeoutError as exc:
             reason = await self.last_words() or f"its agent gave no answer within {START_SECONDS:.0f} s"
             raise SandboxError("The sandbox could not be started", reason) from exc
@@ -99,15 +103,18 @@ class DockerSandbox:
         finally:
             directory.close()
 
-    async def reach_again(self, directory: AgentDirectory, *, outlive: float) -> None:
-        """Do the same after another server, with a container that is not paused; raises `SandboxError`."""
+    async def _reach_again(self, directory: AgentDirectory) -> None:
         try:
-            await self._speak(await directory.reopen(), outlive)
+            await self._speak(await directory.reopen())
             await self.agent.known()  # its programs' numbers are not to be used again
+        except BaseException:
+            self.leave()
+            self._agent = None
+            raise
         finally:
             directory.close()
 
-    async def _speak(self, control: socket.socket, outlive: float) -> None:
+    async def _speak(self, control: socket.socket) -> None:
         self._agent = AgentClient(
             control,
             self.facts,
@@ -115,7 +122,8 @@ class DockerSandbox:
             on_lost=self._on_agent_lost,
         )
         await self._agent.until_ready()
-        self._agent.outlive(outlive)
+        if self._outlives is not None:
+            self._agent.outlive(self._outlives)
 
     # -- the contract -------------------------------------------------------------
 
@@ -184,11 +192,19 @@ class DockerSandbox:
 
     async def resume(self) -> None:
         """Have everything in it go on; raises `SandboxError` or `RuntimeUnavailable`."""
-        if not self._end.done():
-            await self.pauses.resume()
+        if self._end.done():
+            return
+        await self.pauses.resume()
+        async with self._reaching:
+            if self._left is not None:
+                await self._reach_again(self._left)
+                self._left = None
 
     def outlive(self, seconds: float) -> None:
-        """Do nothing: a container has no agent that could end it."""
+        """Tell its agent; one that the engine has paused ends no sooner than it goes on."""
+        self._outlives = seconds
+        if self._agent is not None:
+            self._agent.outlive(seconds)
 
     def watch_pauses(self, told: PauseTold) -> None:
         """Have `told` called when somebody else pauses (True) or resumes it."""
@@ -257,6 +273,10 @@ class DockerSandbox:
             return " ".join(b"".join(await self.output()).decode("utf-8", "replace").split())[-500:]
         except SandboxError:
             return ""
+
+    def adopted(self, directory: AgentDirectory) -> None:
+        """Stand for a container that an earlier server has left; nothing can be asked of it before `resume`."""
+        self._left = directory
 
     def leave(self) -> None:
         """Leave the container and all that runs in it to the next server."""
