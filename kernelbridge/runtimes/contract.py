@@ -1,7 +1,7 @@
 """The contract between the workspace layer and whatever makes sandboxes.
 
-A sandbox is a long-lived, empty place to run processes in: an init over an
-idle process, the workspace's files mounted read-write at `WORKSPACE_PATH`, the
+A sandbox is a long-lived, empty place to run processes in: its first process
+is an agent (`runtimes/agent`), the workspace's files mounted read-write at `WORKSPACE_PATH`, the
 workspace's socket directory mounted at `SOCKETS_PATH`, no network interface but
 loopback. Kernels and shells are processes started in it with `exec`. Every
 runtime passes the one suite in `tests/contract`.

@@ -126,7 +126,7 @@ class WorkspaceImage:
         return facts
 
     async def _ask(self, image: ImageFacts, user: str) -> Facts:
-        """Run the probe in a sandbox like any other, but without anybody's files."""
+        """Find out what the image offers to `user`; raises `ImageError`."""
         unusable = f"Workspace image {self.name!r} cannot be used"
         said, errors, status = await self._try(image, user, unusable)
         if status.code == _NO_PYTHON:
