@@ -11,6 +11,7 @@ import pytest
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.contract import Left
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import PATIENCE, read_until, run
 from tests.docker.conftest import MakeSpec
@@ -106,6 +107,22 @@ async def test_what_is_gone_stopped_or_unknown_is_not_adopted(
     (sandbox,) = adopted.values()
     await sandbox.resume()
     assert (await run(sandbox, "echo", "on")).output == "on\n"
+
+
+async def test_a_container_of_a_version_without_an_agent_is_not_adopted(
+    open_runtime: Open, new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
+) -> None:
+    runtime = await open_runtime()
+    spec = new_spec()
+    old = client.api.create_container(
+        workspace_image,
+        ["sleep", "1000"],
+        labels={INSTANCE_LABEL: runtime._instance, WORKSPACE_LABEL: spec.workspace_id},
+        host_config=client.api.create_host_config(binds=[f"{spec.sockets}:/run/kernelbridge"]),
+    )["Id"]
+    client.api.start(old)
+    assert await runtime.adopt({spec.workspace_id: Left(old, await runtime.prepare())}) == {}
+    assert await runtime.reclaim() == 1
 
 
 async def test_a_container_that_no_server_comes_back_to_ends_itself(

@@ -222,10 +222,10 @@ class DockerRuntime:
         found = await self._inspected(sandbox)
         if found is None or not found["State"].get("Running"):
             return False
-        sockets = [mount["Source"] for mount in found["Mounts"] if mount["Destination"] == SOCKETS_PATH]
-        if not sockets:
-            return False
-        sandbox.adopted(AgentDirectory(Path(sockets[0])))
+        mounts = {mount["Destination"]: mount.get("Source", "") for mount in found["Mounts"]}
+        if GUEST_PATH not in mounts:
+            return False  # made by a version that had no agent
+        sandbox.adopted(AgentDirectory(Path(mounts[SOCKETS_PATH])))
         return sandbox.alive
 
     async def reclaim(self) -> int:
