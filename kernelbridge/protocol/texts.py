@@ -68,14 +68,14 @@ def _bundle(result: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
 
 
 def _text(text: str) -> Generator[None, None, msgspec.Raw]:
-    parts = [b'"']
+    written = bytearray(b'"')  # which grows where it is: to join the parts at the end would be one long step
     for start in range(0, len(text), _PART):
         part = text[start : start + _PART]
         try:
             data = _encoder.encode(part)
         except UnicodeError:
             data = _encoder.encode(_SURROGATES.sub("\ufffd", part))
-        parts.append(data[1:-1])
+        written += memoryview(data)[1:-1]
         yield
-    parts.append(b'"')
-    return msgspec.Raw(b"".join(parts))
+    written += b'"'
+    return msgspec.Raw(written)

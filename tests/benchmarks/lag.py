@@ -186,7 +186,7 @@ def _ask(client: WebSocketClient, until: str, **message: object) -> Callable[[],
 WORST = """
 import sys
 def worst(what):
-    parts = [part.strip() for part in what.split(";")]
+    parts = [part.strip() for part in what.split("; ")]
     for text, times in zip(parts[::2], parts[1::2]):
         text, times = eval(text), int(times.replace("_", ""))
         at_once = max(1, 1_000_000 // len(text))

@@ -81,25 +81,14 @@ def kept_beginning(text):
     return text if len(text) <= KEPT_TEXT else text[:KEPT_TEXT] + CUT
 
 
-def kept_end(lines):
-    """As many of the last lines as are kept, whole or cut."""
-    left, kept = KEPT_TEXT, []
-    for line in reversed(lines):
-        if len(line) > left:
-            kept.append(CUT + line[len(line) - left :])
-            break
-        kept.append(line)
-        left -= len(line)
-    return kept[::-1]
-
-
 def kept_short(reply):
     """A reply that fits into a recollection: the next server refuses one that is too large."""
     kept = dict(reply)
     if "evalue" in kept:
         kept["evalue"] = kept_beginning(str(kept["evalue"]))
     if "traceback" in kept:
-        kept["traceback"] = kept_end([str(line) for line in kept["traceback"]])
+        text = "\n".join(map(str, kept["traceback"]))
+        kept["traceback"] = [text if len(text) <= KEPT_TEXT else CUT + text[-KEPT_TEXT:]]
     if len(repr(kept.get("payload"))) > KEPT_TEXT:
         kept["payload"] = []
     return kept

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed, TerminalError
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.queue_limits import WaitingBudget, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -170,7 +170,7 @@ class TerminalLane:
         place of this one.
         """
         if self._closed or self._finishing:
-            raise TerminalError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed(TerminalError.code)
         timeout = run_timeout(timeout, self._longest)
         self._budget.take(command)
         self._waiting.append(_Job(command, timeout, done, listen, request_id))
@@ -361,7 +361,7 @@ class TerminalLane:
 
     async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
         self._record.command_begins(job.request_id, streams=job.listen is not None)
-        mark = self._memory.before_command()  # not before: the sandbox may have been started for it
+        mark = self._memory.mark()  # not before: the sandbox may have been started for it
         outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
         self._intact = outcome.state_preserved
         return await self._memory.over_command(outcome, mark)
@@ -377,7 +377,7 @@ class TerminalLane:
             shell = await self._start_shell()
             if self._closed:
                 await shell.aclose()
-                raise TerminalError("The session is closed", "send the request again to open it anew")
+                raise SessionClosed(TerminalError.code)
             self._shell = shell
             return shell, True
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from posixpath import join
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import LimitExceeded, TerminalError, UnknownTerminal
+from kernelbridge.errors import LimitExceeded, SessionClosed, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.shell.command_files import why
@@ -60,10 +60,18 @@ def _write_setup(path: Path, text: str) -> None:
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, *, files_host: Path, note: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self,
+        in_sandbox: InSandbox,
+        *,
+        files_host: Path,
+        note: Callable[[list[str]], None],
+        noted: Callable[[], Awaitable[None]],
+    ) -> None:
         """`files_host` is the directory that the sandbox sees as its `sockets_path`.
 
-        `note` is told the names of those that another server would have to say the end of.
+        `note` is told the names of those that another server would have to say the end of; `noted` waits until that
+        is on disk.
         """
         self._in_sandbox = in_sandbox
         self._files_host = files_host
@@ -71,6 +79,7 @@ class Terminals:
         self._lives: dict[Terminal, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
         self._note = note
+        self._noted = noted
         self._unseen: list[str] = []
         """Those that ended with the session's server, and nobody was told."""
         self._closed = False
@@ -91,7 +100,7 @@ class Terminals:
         Raises `LimitExceeded` and `TerminalError`.
         """
         if self._closed:
-            raise TerminalError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed(TerminalError.code)
         terminal = None if terminal_id is None else self._open.get(terminal_id)
         if terminal is None:
             terminal = self._make(terminal_id or self._free_name(), size)
@@ -143,11 +152,11 @@ class Terminals:
 
     async def _start(self, size: Size, mark: str) -> Started:
         async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
+            self._note(self.ids)
+            await self._noted()  # before anybody hears that it is open
             return sandbox, await start_shell(sandbox, size, mark, env=python.env, files_host=self._files_host)
 
-        started = await self._in_sandbox(start)
-        self._note(self.ids)
-        return started
+        return await self._in_sandbox(start)
 
     def _forget(self, terminal: Terminal) -> None:
         if self._open.get(terminal.id) is terminal:

@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, RuntimeUnavailable, SandboxError
+from kernelbridge.errors import (
+    KernelBridgeError,
+    LimitExceeded,
+    RuntimeUnavailable,
+    SandboxError,
+    SessionClosed,
+)
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
@@ -231,7 +237,7 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
     registry.close(KEY, Absent(None, registry), delete_files=False, done=closed.put_nowait)
     async with asyncio.timeout(20):
         await closed.get()
-    assert isinstance(answers.get_nowait(), KernelError)
+    assert isinstance(answers.get_nowait(), SessionClosed)
     assert answers.empty()
 
 

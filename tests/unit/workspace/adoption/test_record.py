@@ -1,9 +1,12 @@
 """What is noted of a session is read again by the next server, or said to be damaged."""
 
+import asyncio
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -36,12 +39,21 @@ class Known:
 SANDBOX = cast("Sandbox", Known())
 
 
+class AtOnce(Executor):
+    """Works when it is asked to, so that files can be looked at without waiting."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*args, **kwargs))
+        return done
+
+
 def ignore(_answer: object) -> None:
     """Answer nobody."""
 
 
 def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
-    return Record(directory, key, created="then", runtime="docker", seq=seq)
+    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce())
 
 
 def only(directory: Path) -> PreviousSession:
@@ -121,7 +133,7 @@ def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
 def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
     for number, runtime in enumerate(("docker", "docker", "local")):
         key = SessionKey("Ada", f"s{number}")
-        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int)
+        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int, executor=AtOnce())
         record.opened(CHOICE, SANDBOX)
     assert left_in_sandboxes(tmp_path, "docker") == 2
     new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
@@ -310,3 +322,42 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     cell = only(tmp_path / "later").cell
     assert cell is not None
     assert cell.msg_id == "msg_1"
+
+
+async def test_a_disk_that_stands_still_holds_up_nobody_but_who_waits_for_it(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(go_on.wait)
+        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
+        record.opened(CHOICE, SANDBOX)
+        record.kernel_started(KERNEL)
+        written = asyncio.ensure_future(record.written())
+        await asyncio.wait({written}, timeout=0.05)
+        assert (written.done(), list(previous_sessions(tmp_path))) == (False, [])
+        go_on.set()
+        await asyncio.wait_for(written, 5)
+        assert only(tmp_path).state.kernel == KERNEL
+
+
+async def test_a_note_that_is_being_written_when_its_session_is_removed_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, replace = threading.Event(), threading.Event(), Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        begun.set()
+        go_on.wait(5)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    with ThreadPoolExecutor(4) as executor:
+        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
+        record.opened(CHOICE, SANDBOX)
+        await asyncio.to_thread(begun.wait, 5)
+        record.write()
+        record.remove()
+        removed = asyncio.ensure_future(record.written())
+        await asyncio.wait({removed}, timeout=0.1)
+        go_on.set()
+        await asyncio.wait_for(removed, 5)
+    assert list(tmp_path.iterdir()) == []

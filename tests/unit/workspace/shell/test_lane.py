@@ -19,6 +19,7 @@ from kernelbridge.workspace.shell import command_files
 from kernelbridge.workspace.shell import lane as module
 from kernelbridge.workspace.shell.lane import Interruption, TerminalLane
 from kernelbridge.workspace.shell.shell import Shell
+from tests.unit.workspace.adoption.test_record import AtOnce
 from tests.unit.workspace.conftest import Place
 
 Answer = CommandOutcome | KernelBridgeError
@@ -62,7 +63,9 @@ def lane_of(
         queue_limit=10,
         tasks=tasks,
         memory=MemoryWatch(lambda: None),
-        record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
+        record=Record(
+            place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int, executor=AtOnce()
+        ),
         longest=None,
     )
 
