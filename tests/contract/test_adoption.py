@@ -29,7 +29,7 @@ async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
             from kernelbridge.runtimes.docker.runtime import DockerRuntime  # noqa: PLC0415 - the rest needs no engine
 
             image = request.getfixturevalue("workspace_image")
-            opened.append(await DockerRuntime.open(image=image, instance=instance))
+            opened.append(await DockerRuntime.open(image=image, instance=instance, guest=tmp_path / "guest"))
         else:
             isolation = request.param == "local"
             made = await asyncio.to_thread(

@@ -276,7 +276,8 @@ class DockerSandbox:
 
     def adopted(self, directory: AgentDirectory) -> None:
         """Stand for a container that an earlier server has left; nothing can be asked of it before `resume`."""
-        self._left = directory
+        if self._agent is None:
+            self._left = directory
 
     def leave(self) -> None:
         """Leave the container and all that runs in it to the next server."""

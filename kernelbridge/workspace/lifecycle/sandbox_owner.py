@@ -113,6 +113,11 @@ class SandboxOwner:
             self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, kernel))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    def outlive(self, seconds: float) -> None:
+        """Set for how many seconds the sandbox that runs, if any, goes on without a server."""
+        if self._sandbox is not None:
+            self._sandbox.outlive(seconds)
+
     def lose(self, sandbox: Sandbox) -> None:
         """Forget a sandbox that has ended by itself, unless that is known; the next request starts another."""
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
