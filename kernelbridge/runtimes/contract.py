@@ -1,7 +1,7 @@
 """The contract between the workspace layer and whatever makes sandboxes.
 
-A sandbox is a long-lived, empty place to run processes in: an init over an
-idle process, the workspace's files mounted read-write at `WORKSPACE_PATH`, the
+A sandbox is a long-lived, empty place to run processes in: its first process
+is an agent (`runtimes/agent`), the workspace's files mounted read-write at `WORKSPACE_PATH`, the
 workspace's socket directory mounted at `SOCKETS_PATH`, no network interface but
 loopback. Kernels and shells are processes started in it with `exec`. Every
 runtime passes the one suite in `tests/contract`.
@@ -284,6 +284,13 @@ class Sandbox(Protocol):
         """
         ...
 
+    def outlive(self, seconds: float) -> None:
+        """Set for how many seconds it goes on without a server, from now on; then it ends itself.
+
+        One that stands still because an engine has paused it ends when it goes on.
+        """
+        ...
+
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Have `told` called whenever somebody else pauses the sandbox (True) or resumes it (False)."""
         ...
@@ -339,7 +346,7 @@ class Runtime(Protocol):
         """Take over what an earlier server with the same data directory left running, by workspace id.
 
         `left` is what is known of it; what does not run any more is not in the result. A sandbox may be paused: who
-        takes it over resumes it. Raises `SandboxError` or `RuntimeUnavailable`.
+        takes it over calls `resume` before all else. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         ...
 

@@ -74,7 +74,11 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
         progress=on_progress,
     )
     return await DockerRuntime.open(
-        image=settings.image, instance=instance, profile_file=settings.seccomp_profile, own_uid=_own_uid(settings)
+        image=settings.image,
+        instance=instance,
+        guest=settings.data_dir / "guest",
+        profile_file=settings.seccomp_profile,
+        own_uid=_own_uid(settings),
     )
 
 

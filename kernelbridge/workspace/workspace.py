@@ -178,6 +178,7 @@ class Workspace:
         if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
+        self.sandbox.outlive()
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh

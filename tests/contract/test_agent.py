@@ -1,9 +1,7 @@
-"""What every runtime with an agent promises of it: whom it lets in, and what it ends."""
+"""What every runtime promises of its agent: whom it lets in, and what it ends."""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +15,6 @@ from tests.contract.driving import (
     run,
     start_python,
 )
-from tests.contract.local_fixture import local_runtime
-
-
-@pytest.fixture(params=["local"])
-async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
-    async with local_runtime(tmp_path / "state") as opened:
-        yield opened
 
 
 async def sleepers(sandbox: Sandbox) -> list[str]:

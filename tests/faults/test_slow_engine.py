@@ -89,8 +89,6 @@ async def test_starts_take_longer_and_nothing_else_does(slow_server: RunningServ
         pytest.param(rb"", id="everything"),
         pytest.param(rb"POST /containers/create", id="create"),
         pytest.param(rb"POST /containers/\w+/start", id="start"),
-        pytest.param(rb"POST /containers/\w+/exec", id="exec"),
-        pytest.param(rb"POST /exec/\w+/start", id="attach"),
     ],
 )
 async def test_what_takes_too_long_is_refused_in_time_and_taken_back(

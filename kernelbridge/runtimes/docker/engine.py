@@ -98,29 +98,19 @@ class Engine:
         # again, only kept open. To connect to a local socket takes microseconds.
         client.api.headers["Connection"] = "close"
         client.api.close()
-        # The SDK gives some requests no time-out, to attach to a container for one: their threads would outlive us all.
-        client.api.request = partial(client.api.request, timeout=client.api.timeout)  # type: ignore[method-assign]  # the one place they all pass
         return client
 
-    async def call(
-        self,
-        job: Callable[[APIClient], T],
-        *,
-        doing: str,
-        discard: Callable[[T], object] | None = None,
-    ) -> T:
-        """Run `job` in a thread. `discard` releases a result that comes when nobody waits for it any more.
+    async def call(self, job: Callable[[APIClient], T], *, doing: str) -> T:
+        """Run `job` in a thread; `doing` says what that is for, in an error.
 
-        Raises `RuntimeUnavailable`, or what the engine answered as `docker.errors.APIError`.
+        Raises `RuntimeUnavailable`, or what the engine answered as `docker.errors.APIError`. When cancelled, the
+        thread still comes to its end.
         """
-        api = await self.awake(doing)
-        return await self._bounded(partial(job, api), doing=doing, discard=discard)
+        api = await self._awake(doing)
+        return await self._bounded(partial(job, api), doing=doing)
 
-    async def awake(self, doing: str) -> APIClient:
-        """See that it answers, if something was not answered before; for who speaks to it on a stream of their own.
-
-        Raises `RuntimeUnavailable`.
-        """
+    async def _awake(self, doing: str) -> APIClient:
+        """See that it answers, if something was not answered before. Raises `RuntimeUnavailable`."""
         if self._client is None:
             raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
         api = self._client.api
@@ -129,11 +119,6 @@ class Engine:
             self._fail_queue(problem)
             raise problem
         return api
-
-    def missed(self, since: float) -> None:
-        """Take note of what was given up, and was asked or said on a stream at the monotonic time `since`."""
-        if self._heard < since:
-            self._missed = time.monotonic()
 
     async def join(self, ended: Callable[[], None]) -> None:
         """Wait, outside the event loop, for a thread of somebody else."""
@@ -186,7 +171,8 @@ class Engine:
         if not future.cancelled() and isinstance(future.exception(), APIError | None):
             self._heard = time.monotonic()
 
-    async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None) -> T:
+    async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None = None) -> T:
+        """`discard` releases a result that comes when nobody waits for it any more."""
         async with self._turn():
             began = time.monotonic()
             future = self._submitted(job)
@@ -200,7 +186,8 @@ class Engine:
             except APIError:
                 raise
             except TimeoutError as exc:
-                self.missed(began)
+                if self._heard < began:
+                    self._missed = time.monotonic()
                 problem = no_answer(doing, self.timeout)
                 self._fail_queue(problem)
                 raise problem from exc

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from docker import DockerClient
+from docker.api import APIClient
 
-from kernelbridge.runtimes.docker.attach import EventStream
 from kernelbridge.runtimes.docker.engine import UNREACHABLE, explain, release
 
 log = structlog.get_logger(__name__)
 
-ACTIONS = ("create", "start", "die", "destroy", "oom", "exec_die", "pause", "unpause")
+ACTIONS = ("create", "start", "die", "destroy", "oom", "pause", "unpause")
 FIRST_DELAY = 0.1
 """Seconds until the engine is asked again after its stream ended; doubles up to `LAST_DELAY`."""
 LAST_DELAY = 2.0
@@ -31,7 +32,6 @@ class EngineEvent:
     """One of `ACTIONS`."""
     container: str
     labels: Mapping[str, str]
-    exec_id: str = ""
     code: int | None = None
     """Exit code of what died; above 128 it stands for a signal."""
     at: float | None = None
@@ -51,10 +51,39 @@ def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
         action=action,
         container=container,
         labels=attributes,
-        exec_id=attributes.get("execID", ""),
         code=int(code) if code.isdigit() else None,
         at=nanoseconds / 1e9 if isinstance(nanoseconds, int) else None,
     )
+
+
+class EventStream:
+    """The engine's endless answer to `GET /events`. Iterated by one thread, hung up by any."""
+
+    def __init__(self, api: APIClient, filters: dict[str, Any]) -> None:
+        """Ask for it; raises what the SDK does, also if the engine refuses, or a proxy before it."""
+        stream: Any = api.events(filters=filters, decode=True)
+        self._events: Iterator[Mapping[str, Any]] = iter(stream)
+        self._response = stream._response  # noqa: SLF001 - the SDK offers no way to it
+        try:
+            self._response.raise_for_status()  # which the SDK does with the first event only
+        except BaseException:
+            self._response.close()
+            raise
+        self._connection: socket.socket = self._response.raw._fp.fp.raw._sock  # noqa: SLF001 - as above
+        # The time-out of a call would end it: there may be nothing to tell for hours.
+        self._connection.settimeout(None)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return self._events
+
+    def hang_up(self) -> None:
+        """End the iteration, which may be in another thread."""
+        with contextlib.suppress(OSError):  # the engine hung up first
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Release the connection, after the iteration."""
+        self._response.close()
 
 
 class EventFollower:

@@ -16,7 +16,6 @@ from docker.errors import APIError
 from kernelbridge.errors import ImageError, RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Limits
 from kernelbridge.runtimes.docker.engine import Engine, explain
-from kernelbridge.runtimes.docker.process import DockerProcess
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from kernelbridge.runtimes.docker.spec import DEFAULT_USER, ImageFacts, Launch, image_facts
 from kernelbridge.runtimes.docker.tasks import Background
@@ -31,8 +30,21 @@ _FIND_PYTHON = r"""
 for python in python3 python /opt/conda/bin/python; do
     if command -v "$python" >/dev/null; then exec "$python" -c "$1"; fi
 done
+# One that only a kernelspec names.
+for spec in /usr/local/share/jupyter/kernels/*/kernel.json /usr/share/jupyter/kernels/*/kernel.json; do
+    [ -r "$spec" ] || continue
+    set -f
+    while IFS= read -r line || [ -n "$line" ]; do
+        IFS='"'
+        for word in $line; do
+            case $word in /*python*) if [ -x "$word" ]; then exec "$word" -c "$1"; fi ;; esac
+        done
+    done <"$spec"
+    set +f
+done
 exit 127
 """
+"""Argument: the program for the python that it finds."""
 _NO_PYTHON = 127
 
 Start = Callable[[Launch], Coroutine[Any, Any, DockerSandbox]]
@@ -114,15 +126,33 @@ class WorkspaceImage:
         return facts
 
     async def _ask(self, image: ImageFacts, user: str) -> Facts:
-        """Run the probe in a sandbox like any other, but without anybody's files."""
+        """Find out what the image offers to `user`; raises `ImageError`."""
+        unusable = f"Workspace image {self.name!r} cannot be used"
+        said, errors, status = await self._try(image, user, unusable)
+        if status.code == _NO_PYTHON:
+            raise ImageError(
+                unusable,
+                "it has no python3; install Python 3.8 or later in the image, with ipykernel: workspaces of an image"
+                " are run by its own Python",
+            )
+        if status.code != 0:
+            tail = " ".join((said + errors).decode("utf-8", "replace").split())[-500:]
+            raise ImageError(unusable, f"its python failed with {status}: {tail}")
+        facts = _facts(said, image)
+        if self._any_uid and facts.uid:
+            return msgspec.structs.replace(facts, any_uid=await self._serves_any(image, facts, unusable))
+        return facts
+
+    async def _try(self, image: ImageFacts, user: str, unusable: str) -> tuple[bytes, bytes, ExitStatus]:
+        """Run the probe as `user`, in a sandbox like any other but without anybody's files and without an agent."""
         launch = self._launch(
             workspace_id=f"probe-{secrets.token_hex(4)}",
             image=image,
+            command=("/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE),
             user=user,
             limits=Limits(),
             tmpfs=(WORKSPACE_PATH,),
         )
-        unusable = f"Workspace image {self.name!r} cannot be used"
         try:
             # A server that is told to stop while it starts cancels this: what the engine makes then has to be removed.
             sandbox = await self._background.whole(
@@ -130,14 +160,8 @@ class WorkspaceImage:
             )
             try:
                 async with asyncio.timeout(PROBE_SECONDS):
-                    said, status = await _run_probe(sandbox, "")
-                    facts = None if status.code else _facts(said, image)
-                    if facts is not None and self._any_uid and facts.uid:
-                        facts = msgspec.structs.replace(facts, any_uid=await self._serves_any(sandbox, facts))
-            except RuntimeUnavailable:
-                raise  # which says nothing of the image
-            except SandboxError as exc:
-                raise SandboxError(exc.message, await sandbox.last_words() or exc.reason) from exc
+                    status = await sandbox.wait()
+                return *await sandbox.output(), status
             finally:
                 await sandbox.destroy()
         except TimeoutError as exc:
@@ -146,19 +170,11 @@ class WorkspaceImage:
             if exc.code != SandboxError.code:  # the engine, not the image
                 raise
             raise ImageError(unusable, exc.reason or exc.message) from exc
-        if status.code == _NO_PYTHON:
-            raise ImageError(unusable, "it has no python3; install it in the image, with ipykernel")
-        if status.code != 0:
-            tail = " ".join(said.decode("utf-8", "replace").split())[-500:]
-            raise ImageError(unusable, f"its python failed with {status}: {tail}")
-        if facts is None:
-            raise AssertionError(status)
-        return facts
 
-    async def _serves_any(self, sandbox: DockerSandbox, facts: Facts) -> bool:
+    async def _serves_any(self, image: ImageFacts, facts: Facts, unusable: str) -> bool:
         """Whether the image's python and kernels can be used by a user that the image does not know."""
-        said, status = await _run_probe(sandbox, f"{self._any_uid}:{facts.gid}")
         with contextlib.suppress(ImageError):
+            said, _, status = await self._try(image, f"{self._any_uid}:{facts.gid}", unusable)
             found = parse_probe(_last_line(said), facts.env)
             if status.code == 0 and (found.python, found.kernelspecs) == (facts.python, facts.kernelspecs):
                 return True
@@ -173,15 +189,3 @@ def _facts(said: bytes, image: ImageFacts) -> Facts:
 def _last_line(said: bytes) -> bytes:
     """Give the answer: a warning may come before it."""
     return said.strip().rpartition(b"\n")[2]
-
-
-async def _run_probe(sandbox: DockerSandbox, user: str) -> tuple[bytes, ExitStatus]:
-    probe = await sandbox.exec(["/bin/sh", "-c", _FIND_PYTHON, "sh", PROBE], user=user)
-    return await _read_all(probe), await probe.wait()
-
-
-async def _read_all(process: DockerProcess) -> bytes:
-    pieces: list[bytes] = []
-    while data := await process.read():
-        pieces.append(data)
-    return b"".join(pieces)

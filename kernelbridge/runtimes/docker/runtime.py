@@ -1,19 +1,20 @@
 """Sandboxes as Docker containers, one per workspace.
 
 DockerRuntime        makes, finds again and removes containers (this module)
-├── docker_spec      what the engine is told about one: all of its isolation (pure)
-├── docker_image     what the image offers, once per digest
-├── docker_sandbox   one container
-│   ├── docker_process   one `docker exec`
-│   │   └── docker_control   its idle process, which sends signals
-│   ├── docker_pauses    whether it stands still
-│   └── docker_exit      what its exit means: code, signal, out of memory
-├── docker_info      what the runtime says of itself
-├── docker_sockets   the limit of socket buffers, which engines do not set
-├── docker_removals  what the engine did not remove when it was asked to
-├── docker_events    the thread that follows the engine's event stream
-├── docker_attach    the byte streams of execs
-└── docker_engine    calls to the engine, in threads, in bounded time
+├── spec             what the engine is told about one: all of its isolation (pure)
+├── guest            the agent's program, where the engine finds it
+├── image            what the image offers, once per digest
+├── sandbox          one container, and the connection to its agent
+│   ├── pauses       whether it stands still
+│   └── exit_status  what its exit means: code, signal, out of memory
+├── info             what the runtime says of itself
+├── sockets          the limit of socket buffers, which engines do not set
+├── removals         what the engine did not remove when it was asked to
+├── events           the thread that follows the engine's event stream
+└── engine           calls to the engine, in threads, in bounded time
+
+The engine makes, pauses and removes containers and tells of their ends. Programs in them are started by their agent,
+`runtimes/agent`: what runs goes on whatever becomes of the engine.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ import structlog
 from docker.errors import APIError, NotFound
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.contract import Left, SandboxSpec
-from kernelbridge.runtimes.docker.control import IDLE
+from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command
+from kernelbridge.runtimes.agent.directory import NAME as AGENT
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.contract import SOCKETS_PATH, Left, SandboxSpec
 from kernelbridge.runtimes.docker.engine import (
     CALL_TIMEOUT,
     GONE,
@@ -48,12 +51,14 @@ from kernelbridge.runtimes.docker.engine import (
 )
 from kernelbridge.runtimes.docker.events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker.exit_status import end_of
+from kernelbridge.runtimes.docker.guest import FILE, deliver
 from kernelbridge.runtimes.docker.image import WorkspaceImage
 from kernelbridge.runtimes.docker.info import mounts_terminals, runtime_info, start_problem
 from kernelbridge.runtimes.docker.removals import Removals
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
 from kernelbridge.runtimes.docker.spec import (
+    GUEST_PATH,
     INSTANCE_LABEL,
     LAUNCH_LABEL,
     WORKSPACE_LABEL,
@@ -85,6 +90,7 @@ class DockerRuntime:
         *,
         image: str,
         instance: str,
+        guest: Path,
         seccomp: str | None,
         own_uid: int | None,
     ) -> None:
@@ -92,6 +98,7 @@ class DockerRuntime:
         self.info = runtime_info(about, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
+        self._guest = guest
         self._cpus = about.cpus
         self._old_cgroups = about.cgroup_version == "1"
         self._background = Background()
@@ -105,7 +112,6 @@ class DockerRuntime:
         self._launch = partial(
             Launch,
             instance=instance,
-            command=IDLE,
             seccomp=seccomp,
             userns_remap="userns" in about.security,
             own_terminals=mounts_terminals(about),
@@ -129,6 +135,7 @@ class DockerRuntime:
         *,
         image: str,
         instance: str,
+        guest: Path,
         client_factory: ClientFactory = docker.from_env,
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
@@ -136,8 +143,9 @@ class DockerRuntime:
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
-        `profile_file` is a seccomp profile to use in place of kernelbridge's own. `own_uid` is one of the user ids
-        that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
+        `guest` is a directory of this server's for what is mounted into containers; like those of a `SandboxSpec`, it
+        has the same path for the engine. `profile_file` is a seccomp profile to use in place of kernelbridge's own.
+        `own_uid` is one of the user ids that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
         `instance` names this server's data directory: its containers carry it, and only those are ever touched.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
@@ -155,6 +163,7 @@ class DockerRuntime:
             about,
             image=image,
             instance=instance,
+            guest=guest,
             seccomp=profile if "seccomp" in about.security else None,
             own_uid=own_uid,
         )
@@ -201,12 +210,23 @@ class DockerRuntime:
         adopted: dict[str, DockerSandbox] = {}
         for workspace_id, known in left.items():
             sandbox = self._sandboxes.get(known.sandbox_id)
-            state = None if sandbox is None else await self._state_of(sandbox)
-            if sandbox is not None and state is not None and state.get("Running") and sandbox.alive:
+            if sandbox is not None and await self._adopted(sandbox):
                 adopted[workspace_id] = sandbox
             elif sandbox is not None:
+                sandbox.leave()
                 self._dropped(sandbox)
         return adopted
+
+    async def _adopted(self, sandbox: DockerSandbox) -> bool:
+        """Look at a container that an earlier server started; say whether it still runs."""
+        found = await self._inspected(sandbox)
+        if found is None or not found["State"].get("Running"):
+            return False
+        mounts = {mount["Destination"]: mount.get("Source", "") for mount in found["Mounts"]}
+        if GUEST_PATH not in mounts:
+            return False  # made by a version that had no agent
+        sandbox.adopted(AgentDirectory(Path(mounts[SOCKETS_PATH])))
+        return sandbox.alive
 
     async def reclaim(self) -> int:
         """Remove the containers of earlier servers with the same instance; return how many. Some may stay at first."""
@@ -234,8 +254,10 @@ class DockerRuntime:
         await self._background.settle()
         sandboxes = list(self._sandboxes.values())
         await asyncio.gather(*(self._clean_up(token) for token in self._given_up))
-        ends = (box.leave() if keep else box.destroy() for box in sandboxes)
-        results = await asyncio.gather(*ends, return_exceptions=True)
+        if keep:
+            while sandboxes:
+                sandboxes.pop().leave()
+        results = await asyncio.gather(*(box.destroy() for box in sandboxes), return_exceptions=True)
         for box, result in zip(sandboxes, results, strict=True):
             if isinstance(result, BaseException):
                 log.warning("container_left_behind", container=box.id, reason=str(result))
@@ -264,17 +286,43 @@ class DockerRuntime:
             uid=facts.uid if spec.uid is None else spec.uid,
             env={**thread_counts(spec.limits.cpus, facts.env), **facts.env},
         )
+        directory = AgentDirectory(spec.sockets)
+        try:
+            guest = await asyncio.to_thread(self._prepared, directory)
+        except OSError as exc:
+            raise SandboxError("The sandbox could not be made", f"{exc.strerror}: {exc.filename}") from exc
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,
+            command=agent_command(
+                facts.python.executable,
+                f"{GUEST_PATH}/{FILE}",
+                f"{SOCKETS_PATH}/{AGENT}",
+                rlimits={},  # the engine has set them
+                start=START_SECONDS,
+            ),
             user=f"{facts.uid}:{facts.gid}",
             # The engine refuses to promise more than the host has.
             limits=replace(spec.limits, cpus=min(spec.limits.cpus, self._cpus or spec.limits.cpus)),
-            mounts=workspace_mounts(spec),
+            mounts=workspace_mounts(spec, guest),
         )
-        sandbox = await self._start(workspace_image.name, launch)
+        try:
+            sandbox = await self._start(workspace_image.name, launch)
+        except BaseException:
+            directory.close()
+            raise
         sandbox.facts = facts
+        try:
+            await sandbox.reach(directory)
+        except BaseException:
+            await sandbox.destroy()
+            raise
         return sandbox
+
+    def _prepared(self, directory: AgentDirectory) -> Path:
+        guest = deliver(self._guest)
+        directory.prepare()
+        return guest
 
     async def _start(self, image: str, launch: Launch) -> DockerSandbox:
         """Make and start a container: two calls, when all is well."""
@@ -420,26 +468,25 @@ class DockerRuntime:
 
     async def _look_at(self, sandbox: DockerSandbox) -> None:
         # Not in a list of all: that may still call running what the engine has told the end of.
-        state = await self._state_of(sandbox)
-        if state is None:
+        found = await self._inspected(sandbox)
+        if found is None:
             sandbox.lost()
-        elif state["Status"] in {"exited", "dead"}:
-            sandbox.died(end_of(state))
+        elif found["State"]["Status"] in {"exited", "dead"}:
+            sandbox.died(end_of(found["State"]))
         else:
-            sandbox.engine_returned(paused=bool(state.get("Paused")))
+            sandbox.pauses.seen(paused=bool(found["State"].get("Paused")))
 
-    async def _state_of(self, sandbox: DockerSandbox) -> dict[str, Any] | None:
+    async def _inspected(self, sandbox: DockerSandbox) -> dict[str, Any] | None:
         """Give what the engine says of a container; None if it has none of that name. Raises `SandboxError`."""
         try:
-            found = await self._engine.call(
+            found: dict[str, Any] = await self._engine.call(
                 lambda api: api.inspect_container(sandbox.id), doing="inspecting a container"
             )
         except APIError as exc:
             if exc.status_code == _NOT_FOUND:
                 return None
             raise SandboxError("The engine's containers cannot be inspected", explain(exc)) from exc
-        state: dict[str, Any] = found["State"]
-        return state
+        return found
 
 
 def _remove_unused_volumes(api: Any, *, label: str) -> None:  # untyped: the stubs leave the answers open

@@ -1,30 +1,41 @@
-"""One container: processes are started in it, and it is known to have ended when it has."""
+"""One container: its agent starts programs in it, and it is known to have ended when it has."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from docker.api import APIClient
 from docker.errors import APIError
 
-from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.contract import NO_MEMORY, NO_ROOM, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
-from kernelbridge.runtimes.docker.attach import Attached, start_exec
-from kernelbridge.runtimes.docker.control import OUTLIVED, ControlChannel, outlived
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.contract import NO_MEMORY, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
 from kernelbridge.runtimes.docker.engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker.events import EngineEvent
 from kernelbridge.runtimes.docker.exit_status import OomCount, OomWatch, exit_status
 from kernelbridge.runtimes.docker.pauses import Pauses, PauseTold
-from kernelbridge.runtimes.docker.process import DockerProcess, launch_command
 from kernelbridge.runtimes.docker.removals import Removals
+from kernelbridge.runtimes.docker.spec import HOSTNAME
 from kernelbridge.runtimes.docker.tasks import Background
 from kernelbridge.runtimes.facts import Facts
 
+END_NOTICE = 2.0
+"""Seconds that the engine has to say how a container ended whose agent is gone. One that hangs does not say it."""
+
+_KILLED = ExitStatus(signal=signal.SIGKILL)
+
 
 class DockerSandbox:
-    """A running container (`runtimes.base.Sandbox`). Made by `DockerRuntime.create`."""
+    """A running container (`contract.Sandbox`). Made by `DockerRuntime.create`.
+
+    The engine makes, pauses and removes it, and tells how it ended. All else is between the bridge and the agent.
+    """
 
     facts: Facts
     """Set once it is a workspace's: the container that finds them out has none."""
@@ -42,34 +53,79 @@ class DockerSandbox:
     ) -> None:
         self.id = container_id
         self.pauses = Pauses(container_id, engine=engine, background=background)
-        self.control = ControlChannel(container_id, engine=engine, until_running=self.pauses.until_running)
         self._engine = engine
         self._background = background
         self._on_removed = on_removed
         self._removals = removals
+        self._agent: AgentClient | None = None
+        """Once it has been reached."""
+        self._left: AgentDirectory | None = None
+        """Of an agent that an earlier server has left, and that may stand still until `resume`."""
+        self._reaching = asyncio.Lock()
+        self._outlives: float | None = None
+        """Seconds; None: what its agent was told last."""
         self._oom = OomWatch()
         self._oom_count = OomCount()
         self._tell_oom: Callable[[], None] = _nothing
         self._end: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-        self._processes: dict[str, DockerProcess] = {}
         self._removal: asyncio.Lock = asyncio.Lock()
         self._judged = False
+        """Whether it has ended, although how may not be known yet."""
         self._removing = False
         self._removed = False
 
     def __repr__(self) -> str:
         state = str(self._end.result()) if self._end.done() else "paused" if self.pauses.paused else "running"
-        return f"<DockerSandbox {self.id[:12]} {state}, {len(self._processes)} processes>"
+        return f"<DockerSandbox {self.id[:12]} {state}>"
+
+    # -- its agent ----------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        """Whether the container is believed to run."""
-        return not self._end.done()
+    def agent(self) -> AgentClient:
+        """The connection to its first process; raises `SandboxError` before `reach`."""
+        if self._agent is None:
+            raise SandboxError("The sandbox cannot be used", "it is still being started")
+        return self._agent
 
-    @property
-    def ending(self) -> bool:
-        """Whether it has ended, although how may not be known yet, or is being removed."""
-        return self._judged or self._removing or self._end.done()
+    async def reach(self, directory: AgentDirectory) -> None:
+        """Wait for the agent of a container that has just been started; closes `directory`.
+
+        Raises `SandboxError` with what the container has printed instead; the caller then destroys it.
+        """
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._speak(await directory.connect(self._end))
+        except TimeoutError as exc:
+            reason = await self.last_words() or f"its agent gave no answer within {START_SECONDS:.0f} s"
+            raise SandboxError("The sandbox could not be started", reason) from exc
+        except SandboxError as exc:
+            raise SandboxError("The sandbox could not be started", await self.last_words() or exc.reason) from exc
+        finally:
+            directory.close()
+
+    async def _reach_again(self, directory: AgentDirectory) -> None:
+        try:
+            await self._speak(await directory.reopen())
+            await self.agent.known()  # its programs' numbers are not to be used again
+        except BaseException:
+            self.leave()
+            self._agent = None
+            raise
+        finally:
+            directory.close()
+
+    async def _speak(self, control: socket.socket) -> None:
+        self._agent = AgentClient(
+            control,
+            self.facts,
+            judge=lambda status, _, then: self._oom.judge(status, then),
+            on_lost=self._on_agent_lost,
+        )
+        await self._agent.until_ready()
+        if self._outlives is not None:
+            self._agent.outlive(self._outlives)
+
+    # -- the contract -------------------------------------------------------------
 
     async def exec(
         self,
@@ -80,92 +136,47 @@ class DockerSandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-        name: str = "",  # noqa: ARG002 - another server finds it by its exec
-        user: str = "",
-    ) -> DockerProcess:
-        """Start a process as the container's user, or as `user` (`uid:gid`); raises `SandboxError`."""
+        name: str = "",
+    ) -> AgentProcess:
+        """Start a process as the container's user; raises `SandboxError`."""
         await self.pauses.until_running()
-        if self._end.done():
-            raise SandboxError("The sandbox is gone", str(self._end.result()))
-        return await self._background.whole(
-            self._exec(argv, dict(env or {}), cwd, tty=tty, rows=rows, cols=cols, user=user),
-            undo=DockerProcess.aclose,
-            doing="starting a program",
-        )
-
-    async def _exec(
-        self, argv: Sequence[str], env: dict[str, str], cwd: str, *, tty: bool, rows: int, cols: int, user: str
-    ) -> DockerProcess:
-        def start(api: APIClient) -> tuple[str, Attached]:
-            command = launch_command(argv, tty=tty)
-            exec_id = api.exec_create(self.id, command, stdin=True, tty=tty, environment=env, workdir=cwd, user=user)[
-                "Id"
-            ]
-            return exec_id, start_exec(api, exec_id, tty=tty)
-
-        try:
-            exec_id, attached = await self._engine.call(
-                start, doing="starting a program", discard=lambda started: started[1].close()
-            )
-        except APIError as exc:
-            if exc.status_code in GONE and "paused" not in explain(exc):
-                raise SandboxError("The sandbox is gone", explain(exc)) from exc
-            raise SandboxError(f"The program {argv[0]!r} cannot be started", explain(exc)) from exc
-        process = DockerProcess(
-            exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=tty
-        )
-        self._processes[exec_id] = process
+        terminal = {"TERM": "xterm-256color"} if tty else {}
+        environment = {"HOSTNAME": HOSTNAME, **self.facts.env, **terminal, **(env or {})}
         kills = self._oom_count.kills
         try:
-            await process.start(attached, argv, rows=rows, cols=cols)
-        except RuntimeUnavailable:
-            self.forget(process)
-            raise
+            return await self.agent.spawn(argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name)
         except SandboxError as exc:
-            self.forget(process)
-            # The engine's own helper says many things when it was not given a thread.
-            if NO_ROOM not in exc.reason and await self.crowded():
-                raise SandboxError(exc.message, NO_ROOM) from exc
             if self._oom_count.kills > kills:
                 raise SandboxError(exc.message, NO_MEMORY) from exc
             raise
-        except BaseException:
-            self.forget(process)
-            raise
-        return process
 
-    async def rejoin(self, handle: str) -> DockerProcess:
-        """Give a process that an earlier server started; raises `SandboxError` if `handle` is none of this runtime."""
-        exec_id, _, pid = handle.partition(":")
-        if not (exec_id and pid.isdigit()):
-            raise SandboxError("A process cannot be found again", f"{handle[:100]!r} does not name one")
-        if (known := self._processes.get(exec_id)) is not None:
-            return known
-        process = DockerProcess(
-            exec_id, engine=self._engine, around=self, oom=self._oom, background=self._background, tty=False
-        )
-        self._processes[exec_id] = process
-        process.rejoin(int(pid))
-        return process
+    async def rejoin(self, handle: str) -> AgentProcess:
+        """Give a program that an earlier server started; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if str(known.program) == handle:
+                return await self.agent.attach(known)
+        raise SandboxError("A process cannot be found again", f"{handle[:100]!r} is none that runs")
 
     async def end_others(self, *, spare: int) -> None:
-        """SIGKILL the sessions of all execs but that of the process `spare`; raises `SandboxError`."""
-        if self.alive and await self.control.sweep_others(spare) == OUTLIVED:
-            raise outlived()
+        """SIGKILL all programs but the one with that pid, with all that they started; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if known.pid != spare:
+                await (await self.agent.attach(known)).aclose()
 
     async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        """SIGKILL whatever has `mark`; raises `SandboxError` if some outlived that."""
-        # What is being removed takes all of it along, as soon as the engine does that.
-        if self.alive and not self.leaving and await self.control.sweep_marked(mark, spare) == OUTLIVED:
-            raise outlived()
+        """Do nothing: `Process.kill` and `prune` have ended it."""
 
     async def crowded(self) -> bool | None:
-        """Have its control group looked at, from inside."""
-        return None if not self.alive else await self.control.is_crowded()
+        """Have its agent look at its control group."""
+        return (await self.agent.room())[0] if self._usable else None
 
     async def starves(self, pid: int) -> bool:
-        """Have the shell looked at, from inside."""
-        return self.alive and await self.control.starves(pid)
+        """Have its agent look at the shell."""
+        return self._usable and (await self.agent.room(pid)) == (True, True)
+
+    @property
+    def _usable(self) -> bool:
+        return not (self._end.done() or self._removing or self.pauses.paused)
 
     def oom_kills(self) -> int:
         """Count what the engine's out-of-memory events tell of."""
@@ -181,8 +192,19 @@ class DockerSandbox:
 
     async def resume(self) -> None:
         """Have everything in it go on; raises `SandboxError` or `RuntimeUnavailable`."""
-        if not self._end.done():
-            await self.pauses.resume()
+        if self._end.done():
+            return
+        await self.pauses.resume()
+        async with self._reaching:
+            if self._left is not None:
+                await self._reach_again(self._left)
+                self._left = None
+
+    def outlive(self, seconds: float) -> None:
+        """Tell its agent; one that the engine has paused ends no sooner than it goes on."""
+        self._outlives = seconds
+        if self._agent is not None:
+            self._agent.outlive(seconds)
 
     def watch_pauses(self, told: PauseTold) -> None:
         """Have `told` called when somebody else pauses (True) or resumes it."""
@@ -192,25 +214,16 @@ class DockerSandbox:
         """Return how the container ended, when it has."""
         return await asyncio.shield(self._end)
 
-    async def last_words(self) -> str:
-        """Give the end of the container's own log, where its init says why it could not run; empty if it is gone."""
-        try:
-            said = await self._engine.call(lambda api: api.logs(self.id, tail=3), doing="reading a container's log")
-        except APIError:
-            return ""
-        return " ".join(said.decode("utf-8", "replace").split())
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it was to be destroyed, and perhaps is not yet."""
-        return self._removing
-
     async def destroy(self) -> None:
         """Kill and remove the container; raises `SandboxError` if the engine does not, which is asked again then."""
         try:
             await self._destroy()
         except SandboxError as exc:
             self._removals.insist(self.id, self._destroy, reason=exc)
+            if self._agent is not None:
+                # What runs in it need not wait for the engine.
+                self._agent.end()
+                self._agent.ended(_KILLED)
             raise
 
     async def _destroy(self) -> None:
@@ -228,19 +241,48 @@ class DockerSandbox:
                         raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
                 self.pauses.ended()
             self._removed = True
-            await self.control.aclose()
         self._on_removed(self)
-        self._ended(ExitStatus(signal=signal.SIGKILL), drain=False)
+        self._ended(_KILLED)
 
-    async def leave(self) -> None:
-        """Release what is held of the container, and leave it and all that runs in it to the next server."""
-        for process in list(self._processes.values()):
-            await process.leave()
-        await self.control.aclose()
+    # -- for the runtime ------------------------------------------------------------
 
-    def forget(self, process: DockerProcess) -> None:
-        """Take note that nothing more will be heard of a process."""
-        self._processes.pop(process.exec_id, None)
+    @property
+    def alive(self) -> bool:
+        """Whether the container is believed to run."""
+        return not self._end.done()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was to be destroyed, and perhaps is not yet."""
+        return self._removing
+
+    async def output(self) -> tuple[bytes, bytes]:
+        """Return what the container's first process has printed, to stdout and to stderr; raises `SandboxError`."""
+
+        def read(api: APIClient) -> tuple[bytes, bytes]:
+            return api.logs(self.id, stderr=False), api.logs(self.id, stdout=False)
+
+        try:
+            return await self._engine.call(read, doing="reading a container's log")
+        except APIError as exc:
+            raise SandboxError("A container's log cannot be read", explain(exc)) from exc
+
+    async def last_words(self) -> str:
+        """Give the end of that, where it says why it could not run; empty if there is nothing."""
+        try:
+            return " ".join(b"".join(await self.output()).decode("utf-8", "replace").split())[-500:]
+        except SandboxError:
+            return ""
+
+    def adopted(self, directory: AgentDirectory) -> None:
+        """Stand for a container that an earlier server has left; nothing can be asked of it before `resume`."""
+        if self._agent is None:
+            self._left = directory
+
+    def leave(self) -> None:
+        """Leave the container and all that runs in it to the next server."""
+        if self._agent is not None:
+            self._agent.leave()
 
     def take_event(self, event: EngineEvent) -> None:
         """Learn from the engine what happened in or to the container."""
@@ -249,9 +291,6 @@ class DockerSandbox:
                 self._oom.reported()
                 if self._oom_count.event(event.at):
                     self._tell_oom()
-            case "exec_die":
-                if (process := self._processes.get(event.exec_id)) is not None:
-                    process.exited(event.code)
             case "pause" | "unpause":
                 self.pauses.seen(paused=event.action == "pause")
             case "die":
@@ -265,27 +304,35 @@ class DockerSandbox:
             return
         self._judged = True
         if self._removing:
-            self._ended(status, drain=False)
+            self._ended(_KILLED)
         else:
-            self._oom.judge(status, lambda whole: self._ended(whole, drain=True))
-
-    def engine_returned(self, *, paused: bool) -> None:
-        """Learn that the engine was away, and that the container still runs, or is `paused`."""
-        self.pauses.seen(paused=paused)
-        for process in list(self._processes.values()):
-            process.engine_returned()
+            self._oom.judge(status, self._ended)
 
     def lost(self) -> None:
         """Learn that the container is no more; how it ended may be known already."""
         if not self._judged:
-            self._ended(ExitStatus(), drain=False)
+            self._ended(ExitStatus())
 
-    def _ended(self, status: ExitStatus, *, drain: bool) -> None:
+    # -- its end --------------------------------------------------------------------
+
+    def _on_agent_lost(self, _reason: str) -> None:
+        if not (self._judged or self._removing):
+            self._background.spawn(self._without_agent(), doing="removing a container without an agent")
+
+    async def _without_agent(self) -> None:
+        """Take the container for ended if the engine does not say so: nothing runs in it without its first process."""
+        await asyncio.wait({self._end}, timeout=END_NOTICE)
+        if not (self._judged or self._removing):
+            self._ended(ExitStatus())
+            with contextlib.suppress(SandboxError):  # it is asked again
+                await self.destroy()
+
+    def _ended(self, status: ExitStatus) -> None:
         if not self._end.done():
             self._end.set_result(status)
         self.pauses.ended()
-        for process in list(self._processes.values()):
-            process.sandbox_ended(self._end.result(), drain=drain)
+        if self._agent is not None:
+            self._agent.ended(self._end.result())
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ keeps a workspace in is in `_host_config`, on one screen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +35,8 @@ DEFAULT_USER = "1000:100"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The engine's own PATH for an image without one."""
 HOSTNAME = "workspace"
+GUEST_PATH = "/run/kernelbridge-guest"
+"""Where the directory with the agent's program is in a container."""
 ETC_FILES = ("passwd", "group")
 """Those of `SandboxSpec.etc`."""
 
@@ -93,8 +95,8 @@ class Launch:
     token: str
     """Value of `LAUNCH_LABEL`."""
     image: ImageFacts
-    command: tuple[str, ...]
-    """What keeps the container alive."""
+    command: Sequence[str]
+    """Its first process: the container lives as long as that does."""
     user: str
     """`uid:gid`, or, before they are known, the image's own name for it."""
     limits: Limits
@@ -127,7 +129,8 @@ class Launch:
             "User": self.user,
             "Hostname": HOSTNAME,
             "WorkingDir": WORKSPACE_PATH,
-            "OpenStdin": True,
+            # The first process of a PID namespace gets no other from outside, `docker stop` would wait for nothing.
+            "StopSignal": "SIGKILL",
             "Env": [f"{name}={value}" for name, value in self._env.items()],
             "Labels": {
                 VERSION_LABEL: __version__,
@@ -141,12 +144,15 @@ class Launch:
         }
 
 
-def workspace_mounts(spec: SandboxSpec) -> tuple[Mapping[str, Any], ...]:
-    """Bind mounts of a workspace. `Mount` objects, because the engine refuses a source that is not there."""
+def workspace_mounts(spec: SandboxSpec, guest: Path) -> tuple[Mapping[str, Any], ...]:
+    """Bind mounts of a workspace; `guest` holds the agent's program.
+
+    `Mount` objects, because the engine refuses a source that is not there.
+    """
     pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
     own = [_bind(source, target, read_only=False) for source, target in pairs]
     etc = [] if spec.etc is None else [_bind(spec.etc / name, f"/etc/{name}", read_only=True) for name in ETC_FILES]
-    return (*own, *etc)
+    return (*own, _bind(guest, GUEST_PATH, read_only=True), *etc)
 
 
 def _bind(source: Path, target: str, *, read_only: bool) -> Mapping[str, Any]:
@@ -159,7 +165,6 @@ def _host_config(launch: Launch) -> dict[str, Any]:
     if launch.seccomp is not None:
         security.append(f"seccomp={launch.seccomp}")
     config: dict[str, Any] = {
-        "Init": True,
         "NetworkMode": "none",
         "IpcMode": "private",
         "CgroupnsMode": "private",
