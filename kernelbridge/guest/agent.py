@@ -37,8 +37,9 @@ To the bridge; R numbers a request, I a program:
     {"op": "room", "id": R, "crowded": bool|null, "waits": bool}
     {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it could be done
 
-Without a bridge for `outlive` seconds (at first: S seconds for one to come) it ends everything and itself. What a
-program writes meanwhile stays in its pipe or terminal, and the program waits when that is full: nothing is lost.
+Without a bridge for `outlive` seconds (at first: S seconds for one to come) it ends everything and itself; where it is
+not process 1, on SIGTERM as well. What a program writes meanwhile stays in its pipe or terminal, and the program waits
+when that is full: nothing is lost.
 
 For Python 3.8 and later, standard library only. It must not import what a user could have put anywhere (-I -S).
 """
@@ -111,12 +112,18 @@ class Agent:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # to PID 1 from its own namespace: never delivered
+        self.told_to_end = False
+        if not self.first:  # with a handler, that would be delivered to it as well
+            signal.signal(signal.SIGTERM, self.on_sigterm)
         self.poll.register(self.wake, select.POLLIN)
         self.listener = listen(config["directory"])
         self.poll.register(self.listener, select.POLLIN)
 
+    def on_sigterm(self, *_):
+        self.told_to_end = True
+
     def run(self):
-        while True:
+        while not self.told_to_end:
             if self.bridge is None:
                 left = self.alone_since + self.outlive - time.monotonic()
                 if left <= 0:

@@ -284,6 +284,13 @@ class Sandbox(Protocol):
         """
         ...
 
+    def outlive(self, seconds: float) -> None:
+        """Set for how many seconds it goes on without a server, from now on; then it ends itself, paused or not.
+
+        A runtime whose sandboxes cannot do that does nothing.
+        """
+        ...
+
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Have `told` called whenever somebody else pauses the sandbox (True) or resumes it (False)."""
         ...

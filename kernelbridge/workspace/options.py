@@ -42,6 +42,10 @@ _RESERVED = frozenset(
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
 
 
+SERVER_RETURNS = 60.0
+"""Seconds beyond a session's linger in which a server must come back to its sandbox."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What the operator grants."""
@@ -204,6 +208,13 @@ class Opening:
         """Seconds that the session lives on after its last connection."""
         bounds = self._bounds
         return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
+
+    @property
+    def outlives(self) -> float:
+        """Seconds that the sandbox goes on without a server: nobody looks then whether something runs in it."""
+        bounds = self._bounds
+        linger = max(bounds.max_linger, bounds.linger) if self.keep_while_running else self.linger
+        return linger + SERVER_RETURNS
 
     @property
     def asked_linger(self) -> float | None:

@@ -142,7 +142,7 @@ import asyncio, os, sys
 from pathlib import Path
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.runtimes.contract import SandboxSpec
-async def main(home, instance, marker, isolation, pause):
+async def main(home, instance, marker, isolation, pause, outlive):
     runtime = LocalRuntime(instance=instance, state_dir=home / 'state', isolation=isolation == '1')
     facts = await runtime.prepare()
     for name in ('files', 'sockets'):
@@ -156,8 +156,7 @@ async def main(home, instance, marker, isolation, pause):
     said = b''
     while said.count(b'ready') < 2:
         said += await process.read()
-    if pause == 'by signals':
-        sandbox._freezer = None
+    sandbox.outlive(float(outlive))
     if pause:
         await sandbox.pause()
     print(said, flush=True)
@@ -166,14 +165,18 @@ asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("pause", ["", "as it can", "by signals"])
+@pytest.mark.parametrize("pause", ["", "paused"])
 @pytest.mark.parametrize("isolation", ["1", "0"])
-async def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path, isolation: str, pause: str) -> None:
+@pytest.mark.parametrize("outlive", ["0.5", "1000"])
+async def test_a_server_that_is_killed_leaves_no_process(
+    tmp_path: Path, isolation: str, pause: str, outlive: str
+) -> None:
+    """The sandbox ends itself, paused or not; or the next server ends it, whether that would isolate or not."""
     marker = f"11111.{os.getpid()}"
     root = str(Path(__file__).parents[2])
     server = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-c", SERVER, str(tmp_path), INSTANCE, marker, isolation, pause),
+        *("-c", SERVER, str(tmp_path), INSTANCE, marker, isolation, pause, outlive),
         env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
     )
@@ -182,17 +185,36 @@ async def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path, isolati
         async with asyncio.timeout(PATIENCE):
             assert b"ready" in await server.stdout.readline()
     finally:
-        sleeping = on_host(marker)
+        tree = with_ancestors([pid for pid in on_host(marker) if pid != server.pid], server.pid)
         server.kill()
         await server.wait()
-    assert len(sleeping) >= 3  # the server has it in its own command line
-    for pid in sleeping:
-        await on_exit(pid)
+    assert len(tree) == (5 if isolation == "1" else 4)
+    if outlive == "0.5":
+        for pid in tree:
+            await on_exit(pid)
     runtime = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
-    left = await runtime.reclaim()
-    assert left == (1 if Cgroups.find(INSTANCE).usable else 0)
+    assert await runtime.reclaim() == 1
+    for pid in tree:
+        await on_exit(pid)
+    assert list((tmp_path / "state" / "sandboxes").iterdir()) == []
     assert await runtime.reclaim() == 0
     await runtime.aclose()
+    assert groups() == []
+
+
+def with_ancestors(pids: list[int], server: int) -> set[int]:
+    """Add what stands between processes and the server: keepers, the agent, bubblewrap's monitor."""
+    found: set[int] = set()
+    for pid in pids:
+        while pid != server:
+            found.add(pid)
+            pid = parent(pid)  # noqa: PLW2901 - up to the server
+    return found
+
+
+def groups() -> list[Path]:
+    """The control groups of this run's instance."""
+    return [path for path in Path("/sys/fs/cgroup").rglob(INSTANCE) if path.is_dir()]
 
 
 async def test_an_unusable_python_is_told_and_leaves_nothing(
@@ -255,18 +277,47 @@ async def test_without_isolation_paths_are_the_hosts(bare: LocalRuntime, tmp_pat
 def test_the_short_names_of_a_killed_server_are_reclaimed(tmp_path: Path) -> None:
     note, long = tmp_path / "state" / "note", tmp_path / ("long" * 25)
     left = ShortLinks(note)
-    short, link = left.shorten(long)
+    (short, link), (_, adopted) = left.shorten(long), left.shorten(long)
     assert link is not None
+    assert adopted is not None
     assert Path(short).readlink() == long
     later = ShortLinks(note)
+    later.adopt(adopted)
+    again, mine = later.shorten(long)
     later.reclaim()
-    assert not link.parent.exists()
-    again, _ = later.shorten(long)
-    later.reclaim()  # its own stay
+    assert not link.is_symlink()
     assert Path(again).is_symlink()
+    assert mine is not None
+    assert mine.parent == adopted.parent
+    later.leave(adopted)
     later.close()
-    later.close()
+    assert sorted(link.parent.iterdir()) == [adopted]  # which the next one finds
+    last = ShortLinks(note)
+    last.reclaim()
+    last.close()
+    last.close()
     assert list(note.parent.iterdir()) == []
+    assert not link.parent.exists()
+
+
+def test_short_names_are_not_looked_for_in_a_directory_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is noted may have been removed, and another made in its place: /tmp is everybody's."""
+    note, long = tmp_path / "note", tmp_path / ("long" * 25)
+    _, link = ShortLinks(note).shorten(long)
+    assert link is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: 4242)
+        other = ShortLinks(note)
+        other.reclaim()
+        assert link.is_symlink()
+        _, made = other.shorten(long)
+        assert made is not None
+        assert made.parent != link.parent
+    other.close()
+    link.unlink()
+    link.parent.rmdir()
 
 
 async def test_without_isolation_the_environment_is_still_clean(

@@ -20,6 +20,9 @@ class Unpaused:
     async def resume(self) -> None:
         raise NotImplementedError
 
+    def outlive(self, seconds: float) -> None:
+        """It has no server."""
+
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Nobody else does."""
 

@@ -184,6 +184,9 @@ class DockerSandbox:
         if not self._end.done():
             await self.pauses.resume()
 
+    def outlive(self, seconds: float) -> None:
+        """Do nothing: a container has no agent that could end it."""
+
     def watch_pauses(self, told: PauseTold) -> None:
         """Have `told` called when somebody else pauses (True) or resumes it."""
         self.pauses.watch(told)

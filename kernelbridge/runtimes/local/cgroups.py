@@ -4,8 +4,7 @@ Root uses `/sys/fs/cgroup/[CONTROLLER/]kernelbridge/INSTANCE/SANDBOX`, as contai
 needs a cgroup v2 subtree that was delegated to the server, as systemd does for `Delegate=yes`. Versions
 1 and 2 may be mixed, controller by controller. What cannot be had is told by `Cgroups.missing`, never guessed.
 
-Version 2 can also freeze a group, which needs no controller. Version 1's freezer is left alone: what it has frozen
-cannot even be killed.
+No group is ever frozen: the agent in it could not end a sandbox then that no server comes back to.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import time
 from collections.abc import Mapping
@@ -22,10 +20,9 @@ from pathlib import Path
 
 from kernelbridge.runtimes.contract import SLEEPS_BETWEEN_FORKS, Limits
 from kernelbridge.runtimes.local.oom_notice import OomNotice, open_notice
+from kernelbridge.runtimes.local.pidfd import open_pidfd, send_signal, wait_for_end
 
 CONTROLLERS = ("memory", "pids", "cpu")
-_FREEZER = "freezer"
-"""Among the controllers here, though version 2 has none of that name: every group can be frozen."""
 _PARENT = "kernelbridge"
 _LEAF = "kernelbridge-server"
 """Where the server itself steps down to in a delegated subtree."""
@@ -36,10 +33,6 @@ _MONITORS = 1
 _END_SECONDS = 5.0
 """How long a process may take to die; one that cannot holds its group until the next server's `reclaim`."""
 _RETRY_SECONDS = 0.001
-_FREEZE_SECONDS = 5.0
-"""How long processes may take to stand still; one that waits for a disk does not before that has answered."""
-_LOOK_SECONDS = 0.05
-"""After which it is looked whether the group has been thawed meanwhile, which no event tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +90,6 @@ class Cgroup:
             return open_notice(home, self._versions["memory"])
         return None
 
-    @property
-    def freezes(self) -> bool:
-        """Whether it can be frozen (Linux 5.2 and later)."""
-        home = self._directories.get(_FREEZER)
-        return home is not None and (home / "cgroup.freeze").exists()
-
-    def freeze(self) -> bool:
-        """Freeze every process in it; blocking. Say whether all stand still; if not, or thawed meanwhile, none does."""
-        home = self._directories[_FREEZER]
-        with (home / "cgroup.events").open("rb", buffering=0) as events:
-            poll = select.poll()
-            poll.register(events, select.POLLPRI)
-            (home / "cgroup.freeze").write_text("1", encoding="ascii")
-            end = time.monotonic() + _FREEZE_SECONDS
-            while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
-                if time.monotonic() > end or _read(home / "cgroup.freeze") != "1\n":
-                    self.thaw()
-                    return False
-                poll.poll(_LOOK_SECONDS * 1000)
-        return True
-
-    def thaw(self) -> None:
-        """Let every process in it go on. Idempotent; no error if it has been removed."""
-        try:
-            (self._directories[_FREEZER] / "cgroup.freeze").write_text("0", encoding="ascii")
-        except OSError as exc:
-            if exc.errno not in _REMOVED:
-                raise
-
     def remove(self, *, kill: bool) -> bool:
         """Remove it, and what still runs in it if `kill` says so (blocking then). Say whether it is gone."""
         directories = list(dict.fromkeys(self._directories.values()))
@@ -153,8 +117,7 @@ class Cgroups:
             try:
                 _open_parents(controller, instance)
             except OSError as exc:
-                if name != _FREEZER:  # it limits nothing, and there is another way
-                    missing[name] = f"{exc.strerror} at {exc.filename or controller.home}"
+                missing[name] = f"{exc.strerror} at {exc.filename or controller.home}"
             else:
                 usable[name] = controller
         return cls(usable, instance, missing)
@@ -162,12 +125,7 @@ class Cgroups:
     @property
     def controllers(self) -> Mapping[str, Controller]:
         """What can be limited, by controller name."""
-        return {name: self._controllers[name] for name in CONTROLLERS if name in self._controllers}
-
-    @property
-    def usable(self) -> bool:
-        """Whether groups can be made, to limit a sandbox or to freeze it."""
-        return bool(self._controllers)
+        return self._controllers
 
     def create(self, name: str, limits: Limits) -> Cgroup:
         """Make the control groups of the sandbox `name`; raises OSError and leaves nothing."""
@@ -188,6 +146,18 @@ class Cgroups:
         self._live.add(name)
         return cgroup
 
+    def adopt(self, name: str) -> Cgroup | None:
+        """Go on with the control groups of a sandbox that an earlier server made; None if it has none."""
+        directories = {key: path for key in self._controllers if (path := self._base(key) / name).is_dir()}
+        if not directories:
+            return None
+        self._live.add(name)
+        return Cgroup(directories, {key: self._controllers[key].version for key in directories})
+
+    def leave(self, name: str) -> None:
+        """Have a sandbox keep its control groups when this server ends."""
+        self._live.discard(name)
+
     def release(self, name: str, cgroup: Cgroup, *, kill: bool) -> bool:
         """Remove a sandbox's control groups as `Cgroup.remove` does. Idempotent."""
         gone = cgroup.remove(kill=kill)
@@ -195,8 +165,8 @@ class Cgroups:
             self._live.discard(name)
         return gone
 
-    def reclaim(self) -> int:
-        """Remove what an earlier server left, with every process in it; blocking. Return how many sandboxes it was."""
+    def reclaim(self) -> set[str]:
+        """Remove what an earlier server left, with every process in it; blocking. Return the names of its sandboxes."""
         left: set[str] = set()
         for base in self._bases():
             with contextlib.suppress(FileNotFoundError):
@@ -204,7 +174,7 @@ class Cgroups:
         for name in left:
             for base in self._bases():
                 _remove(base / name, kill=True)
-        return len(left)
+        return left
 
     def close(self) -> None:
         """Remove what it made, with every process left in it, and its own directories if they are empty.
@@ -247,7 +217,6 @@ def settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
         ("pids", 2): [("pids.max", pids)],
         ("cpu", 1): [("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", quota)],
         ("cpu", 2): [("cpu.max", f"{quota} {_PERIOD}")],
-        (_FREEZER, 2): [],
     }
     return table[name, version]
 
@@ -271,8 +240,6 @@ def _homes(proc: Path, *, root: bool) -> tuple[dict[str, Controller], dict[str, 
             found[name] = Controller(name, 2, second)
         else:
             found[name] = Controller(name, 2, second / _own(proc / "cgroup").lstrip("/"))
-    if second is not None:
-        found[_FREEZER] = Controller(_FREEZER, 2, second if root else second / _own(proc / "cgroup").lstrip("/"))
     return found, missing
 
 
@@ -328,7 +295,7 @@ def _open_parents(controller: Controller, instance: str) -> None:
     for path in (controller.home, controller.home / _PARENT, controller.home / _PARENT / instance):
         path.mkdir(exist_ok=True)
         passed_on = path / "cgroup.subtree_control"
-        if controller.name != _FREEZER and controller.name not in _words(passed_on):
+        if controller.name not in _words(passed_on):
             _pass_on(passed_on, controller.name)
 
 
@@ -373,19 +340,12 @@ def _rmdir(path: Path) -> bool:
 
 def _end(pid: int) -> None:
     """SIGKILL a process and wait for its end."""
-    if not hasattr(os, "pidfd_open"):  # a python built for older kernels
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        return
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = open_pidfd(pid)
     except ProcessLookupError:
         return
     try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(_END_SECONDS * 1000)
+        send_signal(pidfd, signal.SIGKILL)
+        wait_for_end(pidfd, _END_SECONDS)
     finally:
         os.close(pidfd)

@@ -30,11 +30,6 @@ class Launched:
     stderr: int
     """A memory file: what was printed before the agent was ready."""
 
-    def printed(self, limit: int = 2000) -> str:
-        """Give the end of what was printed on standard error."""
-        size = os.fstat(self.stderr).st_size
-        return os.pread(self.stderr, limit, max(0, size - limit)).decode("utf-8", "replace").strip()
-
 
 def launch_isolated(
     host: Host,
@@ -47,7 +42,7 @@ def launch_isolated(
     sockets: Path,
     cgroups: Sequence[Path] = (),
 ) -> Launched:
-    """Start the agent in bubblewrap. It must be called in a thread that lives as long as the sandbox shall.
+    """Start the agent in bubblewrap. Nothing of it ends with the server: the next one may go on with it.
 
     `rlimits` are what the agent limits for itself and all it starts: see `Limits.rlimits`.
     Raises `SandboxError` or OSError; blocking, a few milliseconds.

@@ -65,7 +65,7 @@ def bwrap_arguments(
         *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
         "--unshare-cgroup-try",
         *("--uid", str(host.uid), "--gid", str(host.gid), "--hostname", _HOST_NAME),
-        *("--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"),
+        *("--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"),
         *("--json-status-fd", str(files.status)),
     ]
     if disable_userns:

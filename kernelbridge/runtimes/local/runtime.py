@@ -6,6 +6,9 @@ LocalRuntime         makes sandboxes; this module
   mounts             pure: bubblewrap's arguments, the launching script
   seccomp            pure: the system-call filter, for both runtimes
   launcher           starts a process tree
+  tree               holds it: its end, and how to end it
+  pidfd              processes that need not be our children
+  notes              what the next server must know of one
   terminals          limits its terminals, where the server is not root
   cgroups            memory, process and CPU limits
 LocalSandbox         one process tree          (sandbox)
@@ -19,11 +22,13 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from kernelbridge.errors import ImageError, SandboxError
 from kernelbridge.runtimes.agent.directory import AgentDirectory
@@ -33,10 +38,15 @@ from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewr
 from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroup, Cgroups
 from kernelbridge.runtimes.local.host import Host, read_host
 from kernelbridge.runtimes.local.launcher import Launched, launch_bare, launch_isolated
-from kernelbridge.runtimes.local.sandbox import LocalSandbox
+from kernelbridge.runtimes.local.notes import Note, Notes
+from kernelbridge.runtimes.local.pidfd import Identity, send_signal, wait_for_end
+from kernelbridge.runtimes.local.sandbox import DESTROY_SECONDS, LocalSandbox
 from kernelbridge.runtimes.local.short_links import ShortLinks
+from kernelbridge.runtimes.local.tree import Tree
 from kernelbridge.runtimes.processors import thread_counts
 from kernelbridge.runtimes.seccomp import bpf_filter
+
+log = structlog.get_logger(__name__)
 
 _PROBE_BYTES = 1 << 20
 _PROBE_SECONDS = 60.0
@@ -89,8 +99,8 @@ class LocalRuntime:
         self._cgroups = Cgroups.find(instance)
         self._seccomp = bpf_filter(host.machine) if isolation else None
         self._sandboxes: set[LocalSandbox] = set()
-        self._counter = itertools.count(1)
         self._links = ShortLinks(state_dir / "local-links")
+        self._notes = Notes(state_dir / "sandboxes")
         self._facts: Facts | None = None
         self._preparing = asyncio.Lock()
         self._closed = False
@@ -111,20 +121,37 @@ class LocalRuntime:
         """Make and start one; raises `SandboxError` or `ImageError`."""
         return await self._start(spec, await self.prepare(spec.image))
 
+    async def adopt(self, left: Mapping[str, Left]) -> Mapping[str, LocalSandbox]:
+        """Take over those sandboxes of earlier servers that still run, and are isolated as this one's are."""
+        notes = {note.id: note for note in await asyncio.to_thread(self._notes.read)}
+        found = {
+            workspace_id: self._take_over(note, known.facts)
+            for workspace_id, known in left.items()
+            if (note := notes.get(known.sandbox_id)) is not None
+            and note.workspace_id == workspace_id
+            and note.isolated == self._isolation
+            and note.id not in {sandbox.id for sandbox in self._sandboxes}
+        }
+        taken = await asyncio.gather(*found.values())
+        return {name: sandbox for name, sandbox in zip(found, taken, strict=True) if sandbox is not None}
+
     async def reclaim(self) -> int:
-        """Remove what a killed server left: its sandboxes died with it, their control groups did not."""
+        """End what an earlier server left and was not adopted; no process or control group of it is left."""
+        mine = {sandbox.id for sandbox in self._sandboxes}
+        stale = [note for note in await asyncio.to_thread(self._notes.read) if note.id not in mine]
+        await asyncio.gather(*(asyncio.to_thread(_end, note) for note in stale))
+        names = await asyncio.to_thread(self._cgroups.reclaim)
+        for note in stale:
+            self._notes.remove(note.id)
         self._links.reclaim()
-        return await asyncio.to_thread(self._cgroups.reclaim)
+        return len(names | {note.id for note in stale})
 
-    async def adopt(self, _left: Mapping[str, Left]) -> Mapping[str, LocalSandbox]:
-        """Adopt nothing: a sandbox ends with the server that made it, lest it be left to itself."""
-        return {}
-
-    async def aclose(self, *, keep: bool = False) -> None:  # noqa: ARG002 - they cannot outlive the server
-        """Destroy every sandbox."""
+    async def aclose(self, *, keep: bool = False) -> None:
+        """Destroy every sandbox, or leave them all to the next server."""
         self._closed = True
         results = await asyncio.gather(
-            *(sandbox.destroy() for sandbox in list(self._sandboxes)), return_exceptions=True
+            *(sandbox.leave() if keep else sandbox.destroy() for sandbox in list(self._sandboxes)),
+            return_exceptions=True,
         )
         self._links.close()
         await asyncio.to_thread(self._cgroups.close)
@@ -132,12 +159,41 @@ class LocalRuntime:
             if isinstance(result, BaseException):
                 raise result
 
+    # -- taking one over --------------------------------------------------------
+
+    async def _take_over(self, note: Note, facts: Facts) -> LocalSandbox | None:
+        try:
+            pidfd = note.agent.open()
+        except ProcessLookupError:
+            return None
+        places = _Places(note.workspace_path, note.sockets_path, None if note.link is None else Path(note.link))
+        if places.link is not None:
+            self._links.adopt(places.link)
+        sandbox = self._hold(
+            note.id,
+            Tree.left(note.agent.pid, pidfd, isolated=note.isolated),
+            AgentDirectory(Path(note.sockets)),
+            facts=facts,
+            places=places,
+            cgroup=self._cgroups.adopt(note.id),
+        )
+        try:
+            await sandbox.take_over()
+        except SandboxError as exc:
+            log.warning("sandbox_not_taken_over", sandbox=note.id, error=str(exc))
+            await sandbox.destroy()
+            return None
+        except BaseException:
+            await sandbox.leave()
+            raise
+        return sandbox
+
     # -- making one -------------------------------------------------------------
 
     async def _start(self, spec: SandboxSpec, facts: Facts) -> LocalSandbox:
         if self._closed:
             raise SandboxError("The sandbox could not be started", "the server is stopping")
-        name = f"{spec.workspace_id}-{next(self._counter)}-{secrets.token_hex(2)}"
+        name = f"{spec.workspace_id}-{secrets.token_hex(4)}"
         for path in (spec.files, spec.sockets):
             if not path.is_dir():
                 raise SandboxError("The sandbox could not be started", f"{path} is not a directory")
@@ -145,7 +201,7 @@ class LocalRuntime:
         counts = thread_counts(spec.limits.cpus, facts.env)
         cgroup: Cgroup | None = None
         try:
-            if self._cgroups.usable:
+            if self._cgroups.controllers:
                 cgroup = self._cgroups.create(name, spec.limits)
             host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
             directory = AgentDirectory(spec.sockets)
@@ -160,27 +216,77 @@ class LocalRuntime:
             if isinstance(exc, OSError):
                 raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
             raise
-        sandbox = LocalSandbox(
+        sandbox = self._hold(
             name,
-            launched,
+            Tree.launched(launched, isolated=self._isolation),
             directory,
-            msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
-            workspace_path=places.workspace,
-            sockets_path=places.sockets,
-            isolated=self._isolation,
+            facts=msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
+            places=places,
             cgroup=cgroup,
-            on_ended=lambda: self._forget(sandbox, cgroup, places),
-            release=lambda: cgroup is None or self._cgroups.release(name, cgroup, kill=True),
         )
-        self._sandboxes.add(sandbox)
         try:
-            await sandbox.until_ready()
+            pid = await sandbox.until_ready()
             if self._isolation and not self._host.root:
-                await sandbox.limit_terminals(spec.limits.ptys)
+                await sandbox.limit_terminals(pid, spec.limits.ptys)
+            await asyncio.to_thread(self._note, sandbox, spec, pid, places)
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
+
+    def _hold(
+        self,
+        name: str,
+        tree: Tree,
+        directory: AgentDirectory,
+        *,
+        facts: Facts,
+        places: _Places,
+        cgroup: Cgroup | None,
+    ) -> LocalSandbox:
+        def forget() -> bool:
+            self._sandboxes.discard(sandbox)
+            return self._release(name, cgroup, places)
+
+        def leave() -> None:
+            self._sandboxes.discard(sandbox)
+            self._cgroups.leave(name)
+            if places.link is not None:
+                self._links.leave(places.link)
+
+        sandbox = LocalSandbox(
+            name,
+            tree,
+            directory,
+            facts,
+            workspace_path=places.workspace,
+            sockets_path=places.sockets,
+            cgroup=cgroup,
+            on_ended=forget,
+            on_left=leave,
+            release=lambda: cgroup is None or self._cgroups.release(name, cgroup, kill=True),
+        )
+        self._sandboxes.add(sandbox)
+        return sandbox
+
+    def _note(self, sandbox: LocalSandbox, spec: SandboxSpec, pid: int, places: _Places) -> None:
+        agent = Identity.of(pid)
+        if agent is None:
+            raise SandboxError("The sandbox could not be started", "its first process has ended")
+        note = Note(
+            id=sandbox.id,
+            workspace_id=spec.workspace_id,
+            isolated=self._isolation,
+            agent=agent,
+            sockets=str(spec.sockets.absolute()),
+            workspace_path=places.workspace,
+            sockets_path=places.sockets,
+            link=None if places.link is None else str(places.link),
+        )
+        try:
+            self._notes.write(note)
+        except OSError as exc:
+            raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
 
     def _launch(self, host: Host, spec: SandboxSpec, places: _Places, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
@@ -210,13 +316,10 @@ class LocalRuntime:
         sockets, link = self._links.shorten(spec.sockets)
         return _Places(str(spec.files.absolute()), sockets, link)
 
-    def _forget(self, sandbox: LocalSandbox, cgroup: Cgroup | None, places: _Places) -> bool:
-        self._sandboxes.discard(sandbox)
-        return self._release(sandbox.id, cgroup, places)
-
     def _release(self, name: str, cgroup: Cgroup | None, places: _Places) -> bool:
         if places.link is not None:
-            places.link.unlink(missing_ok=True)
+            self._links.release(places.link)
+        self._notes.remove(name)
         return cgroup is None or self._cgroups.release(name, cgroup, kill=False)
 
     # -- facts ------------------------------------------------------------------
@@ -255,6 +358,7 @@ class LocalRuntime:
                 name="local",
                 detail=f"no isolation; python {python}",
                 isolation="none: code sees and may do whatever the server's own user may",
+                adopts=True,
                 warning="Code runs without isolation, as the server's own user and with all its rights: "
                 "its files, its network, its other processes. Let only people use it who could log in as that user.",
             )
@@ -276,8 +380,26 @@ class LocalRuntime:
             name="local",
             detail=f"bubblewrap {version}; python {python}",
             isolation="; ".join(parts),
+            adopts=True,
             own_uids=self._own_uids,
         )
+
+
+def _end(note: Note) -> None:
+    """End a sandbox that nobody has adopted; blocking."""
+    try:
+        pidfd = note.agent.open()
+    except ProcessLookupError:
+        return
+    try:
+        if not note.isolated:  # then it is the agent that ends the rest
+            send_signal(pidfd, signal.SIGTERM)
+            if wait_for_end(pidfd, DESTROY_SECONDS):
+                return
+        send_signal(pidfd, signal.SIGKILL)
+        wait_for_end(pidfd, DESTROY_SECONDS)
+    finally:
+        os.close(pidfd)
 
 
 async def _output(sandbox: LocalSandbox, argv: list[str]) -> bytes:

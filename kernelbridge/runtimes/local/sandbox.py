@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
+import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import msgspec
 import structlog
 
 from kernelbridge.errors import SandboxError
@@ -19,112 +18,122 @@ from kernelbridge.runtimes.agent.process import AgentProcess
 from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.runtimes.local.cgroups import Cgroup
-from kernelbridge.runtimes.local.launcher import Launched
 from kernelbridge.runtimes.local.oom_notice import KillsSeen
 from kernelbridge.runtimes.local.terminals import limit_terminals
+from kernelbridge.runtimes.local.tree import Tree
 
 log = structlog.get_logger(__name__)
 
 DESTROY_SECONDS = 15.0
 _LAST_WORDS = 5.0
 """How long a tree whose agent cannot be reached has to end by itself, and so to say why."""
-_STATUS_CHUNK = 1 << 16
 _LOOKS = 20
 _LOOK_SECONDS = 0.02
 _SHELL_SIGNALLED = 128
 """A shell's (and bubblewrap's) exit code for something that a signal ended is this plus the signal."""
 
 
-class _ChildPid(msgspec.Struct):
-    """The one document of bubblewrap's `--json-status-fd` that matters here."""
-
-    pid: int = msgspec.field(name="child-pid", default=0)
-
-
 class LocalSandbox:
-    """A running local sandbox; see `base.Sandbox`. Owns all of `launched`.
+    """A running local sandbox; see `base.Sandbox`. Owns `tree`.
 
-    The pipe that bubblewrap (or the bare agent) holds ends with the whole tree: that is the one
-    sign of its end that is believed, whatever the agent says or leaves unsaid.
+    The end of the tree is the one sign of its end that is believed, whatever the agent says or leaves unsaid.
     """
 
     def __init__(
         self,
         sandbox_id: str,
-        launched: Launched,
+        tree: Tree,
         directory: AgentDirectory,
         facts: Facts,
         *,
         workspace_path: str,
         sockets_path: str,
         cgroup: Cgroup | None,
-        isolated: bool,
         on_ended: Callable[[], bool],
+        on_left: Callable[[], None],
         release: Callable[[], bool],
     ) -> None:
         self.id = sandbox_id
         self.facts = facts
         self.workspace_path, self.sockets_path = workspace_path, sockets_path
         self._loop = asyncio.get_running_loop()
-        self._launched = launched
+        self._tree = tree
         self._directory = directory
         self._agent: AgentClient | None = None
         """Once it has been reached."""
         self._ending = False
-        self._isolated = isolated
         self._cgroup = cgroup
-        # Without isolation it is the agent that ends everything when the server is gone: it must not be frozen.
-        self._freezer = cgroup if isolated and cgroup is not None and cgroup.freezes else None
-        self._on_ended = on_ended
+        self._on_ended, self._on_left = on_ended, on_left
         self._release = release
         self._left_over = False
         """Something of it could not be removed when it ended."""
         self._turn = asyncio.Lock()
         self._running = asyncio.Event()
         self._running.set()
-        self._printed = ""
-        self._pidfd = -1
-        self._said = b""
-        self._child: asyncio.Future[int] = self._loop.create_future()
-        """The pid of its first process, or 0 if that is not told."""
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._tell_oom: Callable[[], None] = lambda: None
         self._kills = KillsSeen()
         self._notice = None if cgroup is None else cgroup.oom_notice()
         if self._notice is not None:
             self._loop.add_reader(self._notice.fd, self._on_memory)
-        self._loop.add_reader(launched.status, self._on_status)
+        tree.ended.add_done_callback(lambda ended: self._finish(ended.result()))
 
     def __repr__(self) -> str:
         state = str(self._ended.result()) if self._ended.done() else "running" if self._running.is_set() else "paused"
         return f"<LocalSandbox {self.id} {state}>"
 
-    async def until_ready(self) -> None:
-        """Wait for the agent; raises `SandboxError` saying what was printed instead. The caller then destroys it."""
+    async def until_ready(self) -> int:
+        """Wait for the agent and return its pid as this machine counts.
+
+        Raises `SandboxError` saying what was printed instead. The caller then destroys it.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
-                control = await self._directory.connect(self._ended)
-            self._agent = AgentClient(
-                control, self.facts, judge=self._judge, ooms=self.oom_kills, on_lost=lambda _: self._end()
-            )
-            await self._agent.until_ready()
-            self._agent.outlive(0)
+                await self._meet(await self._directory.connect(self._ended))
+                pid = await asyncio.shield(self._tree.agent)
         except TimeoutError as exc:
             raise self._not_started(f"no answer within {START_SECONDS:.0f} seconds") from exc
         except SandboxError as exc:
             await asyncio.wait({self._ended}, timeout=_LAST_WORDS)
             raise self._not_started(str(self._ended.result()) if self._ended.done() else exc.reason) from exc
+        if not pid:
+            raise self._not_started("bubblewrap did not tell its first process")
+        return pid
 
-    async def limit_terminals(self, ptys: int) -> None:
+    async def take_over(self) -> None:
+        """Go on with a sandbox that an earlier server started. It may be paused, and so has to be resumed before use.
+
+        Raises `SandboxError`. The caller then destroys it.
+        """
+        self._running.clear()
+        control = await self._directory.reopen()
+        pid, _, _ = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if pid != self._tree.agent.result():
+            control.close()
+            raise SandboxError("The sandbox cannot be reached", "another process is in the place of its agent")
+        await self._meet(control)
+        await self.agent.known()  # its numbers are not to be used again
+
+    async def _meet(self, control: socket.socket) -> None:
+        self._agent = AgentClient(
+            control, self.facts, judge=self._judge, ooms=self.oom_kills, on_lost=lambda _: self._end()
+        )
+        await self._agent.until_ready()
+
+    async def limit_terminals(self, pid: int, ptys: int) -> None:
         """Limit its terminals; before anything is started in it. Where that cannot be, it is logged."""
-        problem: str | None = "its first process is not known"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                pid = await asyncio.shield(self._child)
-            if pid:
-                problem = await asyncio.to_thread(limit_terminals, pid, ptys)
-        if problem:
+        if problem := await asyncio.to_thread(limit_terminals, pid, ptys):
             log.warning("terminals_not_limited", sandbox=self.id, reason=problem)
+
+    async def leave(self) -> None:
+        """Release what is held of it, and leave it and all that runs in it to the next server."""
+        if self._agent is None:
+            await self.destroy()
+            return
+        self._agent.leave()
+        self._tree.leave()
+        self._release_watches()
+        self._on_left()
 
     # -- the contract -----------------------------------------------------------
 
@@ -185,7 +194,7 @@ class LocalSandbox:
         self._tell_oom = tell
 
     async def pause(self) -> None:
-        """Freeze its control group, or stop its processes one by one; raises `SandboxError`."""
+        """Stop its processes one by one, but not the agent, which may have to end them; raises `SandboxError`."""
         async with self._turn:
             if self._gone():
                 raise SandboxError("The sandbox cannot be paused", f"it is gone: {self.agent.why}")
@@ -193,27 +202,24 @@ class LocalSandbox:
                 return
             self._running.clear()
             try:
-                still = await self._stand_still()
-            except OSError as exc:
+                still = await self.agent.pause()
+            except SandboxError:
                 self._running.set()
-                raise SandboxError("The sandbox cannot be paused", f"{exc.strerror}: {exc.filename}") from exc
+                raise
             if not still:
                 self._running.set()
                 raise SandboxError("The sandbox cannot be paused", "some of its processes did not stop in time")
-            if self._gone():
-                self._thaw()  # it was being destroyed meanwhile, and its monitor must see that
 
     async def resume(self) -> None:
         """Let its processes go on."""
         async with self._turn:
-            try:
-                if self._freezer is not None:
-                    self._freezer.thaw()
-                elif not self._running.is_set() and not self._gone():
-                    await self.agent.resume()
-            except OSError as exc:
-                raise SandboxError("The sandbox cannot be resumed", f"{exc.strerror}: {exc.filename}") from exc
+            if not self._running.is_set() and not self._gone():
+                await self.agent.resume()
             self._running.set()
+
+    def outlive(self, seconds: float) -> None:
+        """Tell the agent."""
+        self.agent.outlive(seconds)
 
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Do nothing: nobody else pauses a process tree."""
@@ -224,11 +230,6 @@ class LocalSandbox:
                 await self._running.wait()
         except TimeoutError as exc:
             raise SandboxError("The sandbox is paused", f"nobody resumed it within {START_SECONDS:.0f} s") from exc
-
-    async def _stand_still(self) -> bool:
-        if self._freezer is None:
-            return await self.agent.pause()
-        return await asyncio.to_thread(self._freezer.freeze)
 
     async def wait(self) -> ExitStatus:
         """Return how the sandbox ended."""
@@ -241,11 +242,9 @@ class LocalSandbox:
             async with asyncio.timeout(DESTROY_SECONDS):
                 await self.wait()
         except TimeoutError:
-            monitor = self._launched.popen
-            monitor.kill()
+            self._tree.force_end()
             raise SandboxError(
-                f"Sandbox {self.id} did not end",
-                f"its processes did not die within {DESTROY_SECONDS:.0f} seconds; see process {monitor.pid}",
+                f"Sandbox {self.id} did not end", f"its processes did not die within {DESTROY_SECONDS:.0f} seconds"
             ) from None
         if self._left_over:
             self._left_over = not await asyncio.to_thread(self._release)
@@ -256,80 +255,45 @@ class LocalSandbox:
         if self._ended.done():
             return
         self._ending = True
-        if self._isolated and self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        elif self._isolated or self._agent is None:
-            # Not told yet which process is PID 1 inside: the monitor's death takes it along.
-            self._launched.popen.kill()
+        self._tree.end()
         if self._agent is not None:
             self._agent.end()
-        self._thaw()
 
     def _gone(self) -> bool:
         return self._ending or self._ended.done()
 
-    def _thaw(self) -> None:
-        """Let what was killed end, and the monitor see it."""
-        if self._freezer is not None:
-            with contextlib.suppress(OSError):  # then `destroy` says what did not end
-                self._freezer.thaw()
-
-    def _on_status(self) -> None:
-        try:
-            data = os.read(self._launched.status, _STATUS_CHUNK)
-        except BlockingIOError:
-            return
-        if data:
-            self._note_child(data)
-            return
-        self._loop.remove_reader(self._launched.status)
-        self._finish(self._launched.popen.wait())
-
-    def _note_child(self, data: bytes) -> None:
-        if self._child.done():
-            return
-        self._said += data  # it comes in pieces
-        line, newline, _ = self._said.partition(b"\n")
-        if not newline:
-            return
-        with contextlib.suppress(msgspec.MsgspecError):
-            pid = msgspec.json.decode(line, type=_ChildPid).pid
-            self._child.set_result(pid)
-            if pid and self._pidfd < 0 and hasattr(os, "pidfd_open"):
-                with contextlib.suppress(ProcessLookupError):
-                    self._pidfd = os.pidfd_open(pid)
-
-    def _finish(self, returncode: int) -> None:
-        if not self._child.done():
-            self._child.set_result(0)
+    def _finish(self, returncode: int | None) -> None:
         status = self._exit_status(returncode)
         if self._agent is not None:
             self._agent.ended(status)
-        self._directory.close()
         self._running.set()
-        self._printed = self._launched.printed()
-        for fd in (self._launched.status, self._launched.stderr, self._pidfd):
-            if fd >= 0:
-                os.close(fd)
-        self._pidfd = -1
+        self._release_watches()
+        self._left_over = not self._on_ended()
+        self._ended.set_result(status)
+
+    def _release_watches(self) -> None:
+        self._directory.close()
         if self._notice is not None:
             self._loop.remove_reader(self._notice.fd)
             self._notice.close()
             self._notice = None
-        self._left_over = not self._on_ended()
-        self._ended.set_result(status)
 
-    def _exit_status(self, returncode: int) -> ExitStatus:
-        if returncode < 0:
-            number: int | None = -returncode
+    def _exit_status(self, returncode: int | None) -> ExitStatus:
+        if returncode is None:  # of a process that this server is not the parent of, the system tells nobody here
+            number: int | None = signal.SIGKILL if self._ending or self._killed_for_memory() else None
+        elif returncode < 0:
+            number = -returncode
         else:
             number = returncode - _SHELL_SIGNALLED if returncode > _SHELL_SIGNALLED else None
-        oom = number == signal.SIGKILL and self.oom_kills() > self._kills.over(self._loop.time())
-        return ExitStatus(signal=number, oom=oom) if number else ExitStatus(code=returncode)
+        if number:
+            return ExitStatus(signal=number, oom=number == signal.SIGKILL and self._killed_for_memory())
+        return ExitStatus(code=returncode)
+
+    def _killed_for_memory(self) -> bool:
+        return self.oom_kills() > self._kills.over(self._loop.time())
 
     def _not_started(self, reason: str) -> SandboxError:
-        return SandboxError("The sandbox could not be started", self._printed or reason)
+        return SandboxError("The sandbox could not be started", self._tree.printed or reason)
 
     # -- out of memory ------------------------------------------------------------
 

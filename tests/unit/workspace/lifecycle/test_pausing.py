@@ -26,6 +26,9 @@ class ObedientSandbox:
         self.calls: asyncio.Queue[tuple[str, asyncio.Future[None]]] = asyncio.Queue()
         self.told: Callable[[bool], None] = lambda _paused: None
 
+    def outlive(self, seconds: float) -> None:
+        """It has no server."""
+
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         self.told = told
 
