@@ -9,9 +9,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.adoption.house import House, begin, result, resume, touch, until_there
+from tests.adoption.house import House, begin, docker_only, result, resume, touch, until_there
 from tests.docker.faulty_engine import CuttableWire, PrivateEngine, cuttable_wire
 from tests.integration.conftest import PATIENCE
+
+pytestmark = docker_only
 
 TOLD = 30.0
 """Seconds in which a server that cannot start has to end: ten are promised, on a machine that is not busy."""

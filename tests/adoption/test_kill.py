@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from tests.adoption.house import House, begin, engine, result, resume, touch, until, until_there
+from tests.adoption.house import House, begin, docker_only, engine, result, resume, touch, until, until_there
 
 TOLD_IN_THE_GAP = f"""print('before'); print(x)
 {until("gap")}
@@ -24,7 +24,7 @@ async def test_variables_are_there_and_the_running_cell_is_answered(house: House
             assert (await client.run(f"x = {number}", session=session))["success"]
         await begin(client, TOLD_IN_THE_GAP, "cell", session="s0")
         await server.kill()
-    before = house.containers()
+    before = house.sandboxes()
     files = house.files("s0")
     touch(files, "gap")
     await until_there(files / "printed")
@@ -42,7 +42,7 @@ async def test_variables_are_there_and_the_running_cell_is_answered(house: House
             found = await client.run("print(x)", session=session)
             assert found["output"] == f"{number}\n"
             assert "lateOutput" not in found
-        assert sorted(house.containers()) == sorted(before)
+        assert sorted(house.sandboxes()) == sorted(before)
     await house.until_nothing_is_left()
 
 
@@ -199,6 +199,7 @@ async def test_a_server_that_is_killed_again_costs_nothing_either(house: House) 
         assert (await result(client, "cell"))["output"] == "one\n1\n"
 
 
+@docker_only
 async def test_an_interpreter_outlives_its_image(house: House, workspace_image: str) -> None:
     image = f"kb-test-{secrets.token_hex(4)}:latest"
     with engine() as api:
@@ -243,9 +244,8 @@ async def test_whose_sandbox_vanished_is_told(house: House) -> None:
         await client.ask(type="save_file", sessionId="s", filename="kept", content="y")
         await begin(client, until("go"), "cell")
         await server.kill()
-    with engine() as api:
-        for container in house.containers():
-            api.remove_container(container, force=True)
+    for sandbox in house.sandboxes():
+        house.destroy(sandbox)
     server = await house.serve()
     async with house.connect(server) as client:
         await resume(client)
@@ -260,6 +260,7 @@ async def test_whose_sandbox_vanished_is_told(house: House) -> None:
         assert "variables are lost" in answer["lateOutput"]
 
 
+@docker_only
 async def test_another_sandbox_is_made_as_this_server_grants_it(house: House, workspace_image: str) -> None:
     image = f"kb-test-{secrets.token_hex(4)}:latest"
     with engine() as api:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.adoption import house as houses
-from tests.adoption.house import House, engine, resume, until_there
+from tests.adoption.house import House, resume, until_there
 from tests.integration.conftest import Client, Frame
 
 
@@ -79,20 +79,8 @@ async def test_they_have_ended_with_their_sandbox(house: House) -> None:
         await open_terminals(client, "t")
         await begin_command(house, client, "c")
         await server.kill()
-    with engine() as api:
-        for container in house.containers():
-            api.remove_container(container, force=True)
-    await ended_with_their_sandbox(house)
-
-
-async def test_they_have_ended_with_a_local_server(local_house: House) -> None:
-    house = local_house
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await client.shell("true")
-        await open_terminals(client, "t")
-        await begin_command(house, client, "c")
-        await server.kill()
+    for sandbox in house.sandboxes():
+        house.destroy(sandbox)
     await ended_with_their_sandbox(house)
 
 
