@@ -279,6 +279,8 @@ async def test_a_damaged_note_costs_its_session_alone(house: House, damage: byte
         assert not (await client.run("print(x)", session="damaged"))["success"]
 
 
+PROMPT = 20.0
+"""Seconds in which a sandbox has ended that waits two for a server; one that was told nothing waits 30."""
 SOON = """
 from kernelbridge.workspace import options
 options.SERVER_RETURNS = 1.0
@@ -300,11 +302,31 @@ async def test_a_sandbox_that_no_server_comes_back_to_ends_itself(house: House, 
         await until(lambda: running(mark))
         await server.kill()
     assert house.sandboxes("s")
-    await until(lambda: not running(mark) and not house.sandboxes("s"))
+    async with asyncio.timeout(PROMPT):
+        await until(lambda: not running(mark) and not house.sandboxes("s"))
     server = await house.serve()
     async with house.connect(server) as client:
         await resume(client)
         status = await client.receive()
         assert (status["status"], status["cause"]) == ("closed", "sandbox_lost")
+        await server.stop()
+    assert house.left() == []
+
+
+@local_only
+async def test_a_session_that_asked_for_more_time_waits_longer_for_a_server(house: House) -> None:
+    server = await house.serve(linger="0", program=SOON)
+    async with house.connect(server) as client:
+        for session in ("short", "long", "kept"):
+            await client.run("x = 1", session=session)
+        await client.ask(type="open_session", sessionId="long", linger=1000)
+        await client.ask(type="open_session", sessionId="kept", keepWhileRunning=True)
+        await server.kill()
+    async with asyncio.timeout(PROMPT):
+        await until(lambda: not house.sandboxes("short"))
+    server = await house.serve()
+    async with house.connect(server) as client:
+        for session in ("long", "kept"):
+            assert (await client.run("print(x)", session=session))["output"] == "1\n"
         await server.stop()
     assert house.left() == []

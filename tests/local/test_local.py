@@ -6,6 +6,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Left, Limits, Sandbox, SandboxSpec
 from kernelbridge.runtimes.local.cgroups import Cgroups
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.runtimes.local.short_links import ShortLinks
@@ -200,6 +201,40 @@ async def test_a_server_that_is_killed_leaves_no_process(
     assert await runtime.reclaim() == 0
     await runtime.aclose()
     assert groups() == []
+
+
+async def test_what_is_in_the_place_of_the_agents_socket_is_not_spoken_to(
+    runtime: LocalRuntime, tmp_path: Path
+) -> None:
+    """Where the server is the sandbox's user, programs in it can do that. It costs them the sandbox."""
+    sandbox, spec = await make(runtime, tmp_path)
+    await sandbox.exec(["sleep", mark := f"33333.{os.getpid()}"])
+    [sleeping] = on_host(mark)
+    await runtime.aclose(keep=True)
+    (spec.sockets / "agent" / "socket").unlink()
+    directory = os.open(spec.sockets / "agent", os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"/proc/self/fd/{directory}/socket")
+        listener.listen()
+        os.close(directory)
+        later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+        async with asyncio.timeout(PATIENCE):
+            assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+    await on_exit(sleeping)
+    assert await later.reclaim() == 0
+    await later.aclose()
+    assert groups() == []
+
+
+async def test_sandboxes_without_isolation_are_not_adopted_by_a_server_that_isolates(
+    bare: LocalRuntime, tmp_path: Path
+) -> None:
+    sandbox, spec = await make(bare, tmp_path)
+    await bare.aclose(keep=True)
+    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+    assert await later.reclaim() == 1
+    await later.aclose()
 
 
 def with_ancestors(pids: list[int], server: int) -> set[int]:

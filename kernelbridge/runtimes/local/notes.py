@@ -63,11 +63,10 @@ class Notes:
         for path in sorted(self._directory.iterdir()):
             try:
                 note = msgspec.json.decode(path.read_bytes(), type=Note)
+                if path.name != f"{note.id}{_SUFFIX}":
+                    raise msgspec.ValidationError("it is another sandbox's")
             except msgspec.MsgspecError as exc:
                 log.warning("sandbox_note_damaged", file=str(path), error=str(exc))
                 path.unlink(missing_ok=True)
                 continue
-            if path.name == f"{note.id}{_SUFFIX}":
-                yield note
-            else:
-                path.unlink(missing_ok=True)
+            yield note
