@@ -218,12 +218,27 @@ async def test_what_is_in_the_place_of_the_agents_socket_is_not_spoken_to(
         listener.listen()
         os.close(directory)
         later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(20):  # it is not waited for: an agent has 30 s to answer
             assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
     await on_exit(sleeping)
     assert await later.reclaim() == 0
     await later.aclose()
     assert groups() == []
+
+
+async def test_without_isolation_and_control_groups_the_agent_ends_what_is_not_adopted(
+    bare: LocalRuntime, tmp_path: Path
+) -> None:
+    bare._cgroups._controllers.clear()
+    sandbox, _ = await make(bare, tmp_path)
+    mark = f"44444.{os.getpid()}"
+    process = await sandbox.exec(["sh", "-c", f"setsid sleep {mark} & echo up; exec sleep {mark}"])
+    await read_until(process, b"up")
+    await bare.aclose(keep=True)
+    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state", isolation=False)
+    assert await later.reclaim() == 1
+    assert on_host(mark) == []
+    await later.aclose()
 
 
 async def test_sandboxes_without_isolation_are_not_adopted_by_a_server_that_isolates(
