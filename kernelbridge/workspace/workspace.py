@@ -178,8 +178,7 @@ class Workspace:
         if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
-        if self._sandbox is not None:
-            self._sandbox.outlive(self.opening.outlives)
+        self.sandbox.outlive()
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh
@@ -255,7 +254,6 @@ class Workspace:
 
     def _began(self, sandbox: Sandbox) -> None:
         self._memory.watch(sandbox)
-        sandbox.outlive(self.opening.outlives)
         self.opening.started(sandbox.facts)
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 

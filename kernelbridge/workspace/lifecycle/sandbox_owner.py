@@ -113,6 +113,11 @@ class SandboxOwner:
             self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, kernel))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    def outlive(self) -> None:
+        """Tell the sandbox, if there is one, how long to go on without a server."""
+        if self._sandbox is not None:
+            self._sandbox.outlive(self.opening.outlives)
+
     def lose(self, sandbox: Sandbox) -> None:
         """Forget a sandbox that has ended by itself, unless that is known; the next request starts another."""
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
@@ -234,6 +239,7 @@ class SandboxOwner:
 
     def _began(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
+        self.outlive()
         self._on_began(sandbox)
         self._machine.on(WorkspaceEvent.STARTED)
         if self.state is WorkspaceState.ACTIVE:
