@@ -115,7 +115,7 @@ async def test_what_was_paused_goes_on(successors: Open, tmp_path: Path) -> None
     second = await successors()
     [again] = (await second.adopt(known(sandbox))).values()
     await again.resume()
-    assert state(sleeping) == "S"
+    assert state(sleeping) in "SR"  # it may be just about to go on
     await again.pause()
     await again.resume()
     assert (await run(again, "echo", "goes on")).output == "goes on\n"
