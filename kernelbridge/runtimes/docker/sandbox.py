@@ -206,9 +206,6 @@ class DockerSandbox:
         if self._agent is not None:
             self._agent.outlive(seconds)
 
-    def outlive(self, seconds: float) -> None:
-        """Do nothing: a container has no agent that could end it."""
-
     def watch_pauses(self, told: PauseTold) -> None:
         """Have `told` called when somebody else pauses (True) or resumes it."""
         self.pauses.watch(told)
