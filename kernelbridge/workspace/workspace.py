@@ -118,7 +118,6 @@ class Workspace:
         )
         self.commands = TerminalLane(
             self._launcher.shell,
-            end_jobs=self._launcher.end_jobs,
             destroy_sandbox=self._give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,

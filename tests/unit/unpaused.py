@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kernelbridge.runtimes.contract import Process
+from kernelbridge.runtimes.contract import Process, Terminal
 
 
 class Unpaused:
@@ -25,6 +25,9 @@ class Unpaused:
 
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Nobody else does."""
+
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
+        raise NotImplementedError
 
     async def rejoin(self, handle: str) -> Process:
         raise NotImplementedError

@@ -30,8 +30,9 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent import messages
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import NAME_LENGTH, Answer, Known, Request
-from kernelbridge.runtimes.agent.process import AgentProcess, open_terminal
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_terminal, stop_echo
+from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
 
 START_SECONDS = 30.0
@@ -128,10 +129,12 @@ class AgentClient:
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> AgentProcess:
         """Start a program as the sandbox's user.
 
-        `env` is all of its environment. Without `tty` its stdin is empty, and stdout and stderr go into one pipe.
+        `env` is all of its environment. Without `tty` its stdin is empty, and stdout and stderr go into one pipe; with
+        `terminal`, which is one of `open_terminal`, see `contract.Sandbox.exec`.
         `name` (200 characters at most) is what a later server knows it by. Raises `SandboxError` if it cannot be
         started; when cancelled, it is killed as soon as it runs.
         """
@@ -139,11 +142,16 @@ class AgentClient:
             raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self.why}")
         number = next(self._numbers)
         # The standard library's JSON, because it carries file names that are not UTF-8.
-        body = json.dumps({"argv": list(argv), "env": dict(env), "cwd": cwd})
+        body = json.dumps({"argv": list(argv), "env": dict(env), "cwd": cwd, "member": terminal is not None})
         with contextlib.ExitStack() as undo:
             body_fd = memory_file("spawn", body.encode())
             undo.callback(os.close, body_fd)
-            ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
+            if terminal is not None:
+                if not isinstance(terminal, AgentTerminal):
+                    raise TypeError(terminal)
+                tty, ours, theirs = True, os.dup(terminal.master), os.dup(terminal.slave)
+            else:
+                ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
             undo.callback(os.close, theirs)
             undo.callback(os.close, ours)
             kept = os.dup(ours)
@@ -159,6 +167,19 @@ class AgentClient:
                 f"{argv[0]!r} could not be started in the sandbox", f"no answer within {START_SECONDS:.0f} seconds"
             ) from exc
         return process
+
+    def open_terminal(self, rows: int, cols: int) -> AgentTerminal:
+        """Open a terminal that echoes nothing; raises `SandboxError` where there is none left."""
+        if self._link.closed:
+            raise self._gone()
+        master, slave = self._open_output(rows, cols)
+        try:
+            stop_echo(slave)
+            return AgentTerminal(master, slave)
+        except BaseException:
+            os.close(master)
+            os.close(slave)
+            raise
 
     async def known(self) -> list[Known]:
         """List the programs that run, and those that have ended and were not killed: nobody knows of their end yet.
@@ -241,10 +262,11 @@ class AgentClient:
     # -- helpers ------------------------------------------------------------------------
 
     def _process(self, number: int, name: str, fd: int, *, tty: bool) -> AgentProcess:
-        async def prune(since: float | None) -> bool:
+        async def prune(since: Moment | None) -> bool:
             asked = next(self._numbers)
+            moment = None if since is None else (since.ticks, since.last)
             try:
-                return self._done(await self._ask(asked, messages.Prune(asked, number, since)))
+                return self._done(await self._ask(asked, messages.Prune(asked, number, moment)))
             except SandboxError:
                 if self._link.closed:
                     return True  # all of it ends
@@ -258,11 +280,19 @@ class AgentClient:
             ooms=self._ooms(),
             post_signal=lambda signum: self._link.post(messages.Signal(number, signum)),
             post_kill=lambda: self._link.post(messages.Kill(number)),
+            ask_moment=self._moment,
             ask_prune=prune,
             on_finished=lambda: self._processes.pop(number, None),
         )
         self._processes[number] = process
         return process
+
+    async def _moment(self) -> Moment:
+        number = next(self._numbers)
+        answer = await self._ask(number, messages.AskMoment(number))
+        if not isinstance(answer, messages.Moment):
+            raise self._gone()
+        return Moment(answer.ticks, answer.last)
 
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         if self._link.ptmx < 0:
@@ -301,7 +331,7 @@ class AgentClient:
         match answer:
             case messages.Known():
                 return self._on_known(answer)
-            case messages.Done() | messages.Room() | messages.Attached():
+            case messages.Done() | messages.Room() | messages.Moment() | messages.Attached():
                 return self._on_asked(answer, fds)
             case _:
                 process = self._processes.get(answer.id)
@@ -316,7 +346,9 @@ class AgentClient:
         listed.append(known)
         return len(listed) <= _MOST_KNOWN
 
-    def _on_asked(self, answer: messages.Done | messages.Room | messages.Attached, fds: list[int]) -> bool:
+    def _on_asked(
+        self, answer: messages.Done | messages.Room | messages.Moment | messages.Attached, fds: list[int]
+    ) -> bool:
         asked = self._asked.pop(answer.id, None)
         if asked is None:
             return False

@@ -11,8 +11,6 @@ import structlog
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Sandbox
-from kernelbridge.workspace.shell import script
-from kernelbridge.workspace.terminals import shell_rc
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +53,6 @@ async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbo
     spare = 0 if kernel is None else (await sandbox.rejoin(kernel.process)).pid
     try:
         await sandbox.end_others(spare=spare)
-        # And what has left its session, by what it got from there.
-        for mark in (script.MARK, shell_rc.MARK):
-            await sandbox.sweep(f"{mark}=", spare=spare)
     except RuntimeUnavailable:
         raise
     except SandboxError as exc:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -70,8 +69,6 @@ class Launcher:
         self._sockets = sockets
         self._settings = settings
         self._spills = spills
-        self._jobs_mark = secrets.token_hex(16)  # in the environment of all that terminal commands start
-        self._commands_in: Sandbox | None = None
         self.environment: PythonEnvironment | None = None
         """Of the sandbox that runs; set before anything is started in it."""
 
@@ -127,13 +124,11 @@ class Launcher:
         """Start the persistent shell."""
 
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Shell:
-            self._commands_in = sandbox
             return await start_shell(
                 sandbox,
                 commands_host=self._sockets,
                 commands_inside=sandbox.sockets_path,
                 env=environment.env,
-                mark=self._jobs_mark,
                 max_output=self._settings.max_output,
                 overflow=functools.partial(self._spills.new, "command"),
             )
@@ -141,11 +136,6 @@ class Launcher:
         shell = await self.in_sandbox(start)
         self._record.shell_started()
         return shell
-
-    async def end_jobs(self, spare: int) -> None:
-        """SIGKILL all but `spare` that terminal commands have started; raises `SandboxError` if some outlived that."""
-        if self._commands_in is not None:
-            await self._commands_in.sweep(self._jobs_mark, spare=spare)
 
     async def in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
         """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""

@@ -12,14 +12,13 @@ from typing import Any
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import BoundedText, Overflow
+from kernelbridge.runtimes.contract import Moment
 from kernelbridge.terminal_text import TerminalDecoder, drawn
 from kernelbridge.workspace.shell.hints import ScreenWatch
 from kernelbridge.workspace.shell.marks import CommandMarks, MarkState
 
 _FAREWELL = "exit\n"
 """What bash itself says when it ends: the last such line."""
-_LEAST_LIMIT = 10**17
-"""Limits have 18 digits: such a number means nothing else, and fits 63 bits."""
 
 Listen = Callable[[str], None]
 """Takes a command's output as it comes: whole characters, escape sequences as written, lines ended by `\\n`."""
@@ -33,10 +32,8 @@ class Exchange:
         """What makes its marks its own: no program that it runs can know it."""
         self.file = secrets.token_hex(16)
         """Name of the file that it is handed over in, which every program in the sandbox can see."""
-        self.limit = str(_LEAST_LIMIT + secrets.randbelow(9 * _LEAST_LIMIT))
-        """What all of the command's processes have as their limit; see `Sandbox.sweep`."""
-        self.since = time.clock_gettime(time.CLOCK_BOOTTIME)
-        """What the shell has started since is the command's; see `Process.prune`."""
+        self.since: Moment | None = None
+        """What the shell has started since is the command's; see `Process.prune`. None: all that it has."""
         self.marks = CommandMarks(self.nonce)
         self.screen = ScreenWatch()
         self.started = asyncio.Event()

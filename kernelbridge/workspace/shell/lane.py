@@ -80,7 +80,6 @@ class TerminalLane:
         self,
         start_shell: Callable[[], Awaitable[Shell]],
         *,
-        end_jobs: Callable[[int], Awaitable[None]],
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
@@ -88,12 +87,8 @@ class TerminalLane:
         record: CommandRecord,
         longest: float | None,
     ) -> None:
-        """`end_jobs` ends all that any of its shells has started, but for the process that it is given.
-
-        `longest`: seconds that a command may run; None: as long as it likes.
-        """
+        """`longest`: seconds that a command may run; None: as long as it likes."""
         self._start_shell = start_shell
-        self._end_jobs = end_jobs
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
@@ -300,7 +295,6 @@ class TerminalLane:
         try:
             if shell is not None:
                 await shell.end_jobs()
-            await self._end_jobs(0 if shell is None else shell.pid)
         except KernelBridgeError as exc:
             log.warning("jobs_not_ended", error=str(exc))
             step = "kill"

@@ -14,19 +14,17 @@ from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
-from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox, Terminal
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
-from kernelbridge.workspace.shell.ptys import ScreenOnly, ShellTerminals
+from kernelbridge.workspace.shell.ptys import ShellTerminals
 
 TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
-_MOVE_TIMEOUT = 5.0
-"""Seconds of these for another terminal, which takes a tenth of one where the engine answers."""
 _STARVED_TIMEOUT = 2.0
 """Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
@@ -63,7 +61,7 @@ class ShellSettings:
 class Shell:
     """An interactive shell in a sandbox with a terminal to write on. Its caller runs one command at a time."""
 
-    def __init__(self, sandbox: Sandbox, process: Process, screen: ScreenOnly, settings: ShellSettings) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, terminal: Terminal, settings: ShellSettings) -> None:
         self._sandbox = sandbox
         self._process = process
         self._settings = settings
@@ -71,12 +69,10 @@ class Shell:
         self._usable = True
         self._starved = False
         self._over = asyncio.Event()
-        self._terminals = ShellTerminals(sandbox, screen, self._on_data)
-        self._terminals.on_lost = self._screen_lost
+        self._terminals = ShellTerminals(sandbox, terminal, self._on_data)
         self._watchers: set[asyncio.Task[None]] = set()
         self.notice = ""
         """What the output of the first command begins with."""
-        self._losing: asyncio.Task[None] | None = None
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     @property
@@ -88,8 +84,8 @@ class Shell:
 
     @property
     def busy(self) -> bool:
-        """Whether a command runs, or a terminal is being opened for the next one."""
-        return self._exchange is not None or self._terminals.opening
+        """Whether a command runs."""
+        return self._exchange is not None
 
     async def run(
         self,
@@ -120,7 +116,7 @@ class Shell:
         self._exchange = exchange
         try:
             until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
-            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT), unless=exchange.ended)
+            await self._note_moment(exchange)
             if not exchange.complete:
                 await self._begin(exchange, size, until)
             if not await within(exchange.ended, timeout):
@@ -151,20 +147,14 @@ class Shell:
             exchange.looked_at = True
             self._watch(exchange, self._watch_silence)
 
-    @property
-    def pid(self) -> int:
-        """Its process, as seen inside the sandbox."""
-        return self._process.pid
-
     async def aclose(self) -> None:
         """End the shell and every process of its session. Idempotent; a running command ends with it."""
         self._usable = False
         try:
             await self._process.aclose()
         finally:
-            for task in (self._follower, *([self._losing] if self._losing is not None else [])):
-                task.cancel()
-                await asyncio.wait({task})
+            self._follower.cancel()
+            await asyncio.wait({self._follower})
             await self._terminals.aclose()
             self._end()
 
@@ -176,6 +166,7 @@ class Shell:
         finally:
             self._exchange = None
         if setup.complete:
+            self._terminals.set_up()
             return None
         if not in_time:
             return f"was not ready within {seconds:g} seconds"
@@ -186,13 +177,21 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
+    async def _note_moment(self, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(TAKE_TIMEOUT):
+                exchange.since = await self._process.moment()
+        except TimeoutError as exc:
+            raise TerminalError(
+                "The terminal command was not run", "its sandbox does not answer; send it again"
+            ) from exc
+
     async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
-        program, path = self._settings.program, self._terminals.path
         exchange.typed = True
         try:
-            await self._terminals.write(
-                script.run(program, exchange.nonce, exchange.limit, path, exchange.file, size=size)
-            )
+            await self._terminals.move()
+            program, path = self._settings.program, self._terminals.path
+            await self._terminals.write(script.run(program, exchange.nonce, path, exchange.file, size=size))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         else:
@@ -221,7 +220,7 @@ class Shell:
             if exchange.ended.is_set():
                 return False
             exchange.cause = cause
-            if not exchange.typed:  # the shell waits for a terminal: a signal would only be about its prompt
+            if not exchange.typed:  # a signal would only be about the shell's prompt
                 exchange.give_up()
                 tell("sigint", True)  # noqa: FBT003 - the second of two
                 return True
@@ -238,22 +237,21 @@ class Shell:
         # To its group, which is the shell's: a shell that waits for a program leaves off only if both get it.
         await self._process.signal(signal.SIGINT)
         if await within(exchange.ended, self._settings.grace):
-            await self._sweep(exchange)
+            await self._process.prune(exchange.since)
             tell("sigint", True)  # noqa: FBT003 - the second of two
             return
         tell("sigint", False)  # noqa: FBT003 - as above
         await self._process.signal(signal.SIGINT)
         await self._process.signal(signal.SIGURG)
         for _ in range(3):  # it may have started another program meanwhile
-            await self._sweep(exchange)
+            await self._process.prune(exchange.since)
             if await within(exchange.ended, self._settings.grace / 3):
-                await self._sweep(exchange)
+                await self._process.prune(exchange.since)
                 tell("process_group", True)  # noqa: FBT003 - as above
                 return
         tell("process_group", False)  # noqa: FBT003 - as above
         exchange.killed = True
         await self._process.kill()
-        await self._sandbox.sweep(exchange.limit)
         await within(self._over, _END_TIMEOUT)
         exchange.lose()
         tell("kill", False)  # noqa: FBT003 - as above
@@ -261,10 +259,6 @@ class Shell:
     async def end_jobs(self) -> None:
         """SIGKILL everything that it has started; raises `SandboxError` if something outlives that."""
         await self._process.prune()
-
-    async def _sweep(self, exchange: Exchange) -> None:
-        await self._process.prune(exchange.since)
-        await self._sandbox.sweep(exchange.limit, spare=self._process.pid)
 
     def _watch(self, exchange: Exchange, how: Callable[[Exchange], Coroutine[Any, Any, None]]) -> None:
         if not exchange.ended.is_set():
@@ -360,17 +354,6 @@ class Shell:
     def _on_data(self, data: bytes) -> None:
         if self._exchange is not None:
             self._exchange.receive_data(data)
-
-    def _screen_lost(self) -> None:
-        """End a shell that nobody hears any more, with what runs in it."""
-        if self._usable and self._losing is None:
-            self._losing = asyncio.get_running_loop().create_task(self._kill_all())
-
-    async def _kill_all(self) -> None:
-        with contextlib.suppress(SandboxError):  # then the next command hears of that
-            await self._process.kill()
-            if self._exchange is not None:
-                await self._sandbox.sweep(self._exchange.limit)
 
     async def _follow(self) -> None:
         """Take note of the shell's end, when all that it wrote has come."""

@@ -25,7 +25,7 @@ InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]
 """Start something in the workspace's sandbox, which is started first if need be; see `Workspace`."""
 
 
-async def start_shell(sandbox: Sandbox, size: Size, mark: str, *, env: Mapping[str, str], files_host: Path) -> Process:
+async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str], files_host: Path) -> Process:
     """Start an interactive shell. `files_host` is the directory that the sandbox sees as its `sockets_path`.
 
     Raises `SandboxError`, or `TerminalError` when the disk is full.
@@ -35,7 +35,7 @@ async def start_shell(sandbox: Sandbox, size: Size, mark: str, *, env: Mapping[s
     file = join(sandbox.sockets_path, shell_rc.FILE)
     return await sandbox.exec(
         shell_rc.argv(shell, file),
-        env={**env, **shell_rc.environment(shell, file, mark, {**sandbox.facts.env, **env})},
+        env={**env, **shell_rc.environment(shell, file, {**sandbox.facts.env, **env})},
         cwd=sandbox.workspace_path,
         tty=True,
         rows=size.rows,
@@ -141,9 +141,9 @@ class Terminals:
             await asyncio.wait(earlier)
         await terminal.run(self._start)
 
-    async def _start(self, size: Size, mark: str) -> Started:
+    async def _start(self, size: Size) -> Started:
         async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
-            return sandbox, await start_shell(sandbox, size, mark, env=python.env, files_host=self._files_host)
+            return sandbox, await start_shell(sandbox, size, env=python.env, files_host=self._files_host)
 
         started = await self._in_sandbox(start)
         self._note(self.ids)

@@ -5,7 +5,7 @@
                            └── not read while a viewer has too much unread
 
 A viewer that takes nothing for `PATIENCE` seconds is detached, so that it does not hold up the others for longer.
-When the terminal ends, everything that was started in it ends, daemons included: they carry its mark.
+When the terminal ends, everything that was started in it ends, daemons included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import secrets
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -101,8 +100,8 @@ class Size:
     cols: int
 
 
-StartShell = Callable[[Size, str], Awaitable[tuple[Sandbox, Process]]]
-"""Start an interactive shell of this size, whose environment has this mark."""
+StartShell = Callable[[Size], Awaitable[tuple[Sandbox, Process]]]
+"""Start an interactive shell of this size."""
 
 
 class Terminal:
@@ -112,7 +111,6 @@ class Terminal:
         self.id = terminal_id
         self._size = size
         self._on_ending = on_ending
-        self._mark = str(10**17 + secrets.randbelow(9 * 10**17))
         self._running = False
         self._cause: Cause | None = None
         self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
@@ -199,7 +197,7 @@ class Terminal:
         """Start the shell and serve it until it has ended and everything in it is gone."""
         size = self._size
         try:
-            sandbox, process = await start(size, self._mark)
+            sandbox, process = await start(size)
         except KernelBridgeError as exc:
             log.warning("terminal_not_started", terminal=self.id, error=str(exc))
             self._not_started(exc)
@@ -216,7 +214,7 @@ class Terminal:
         problem: KernelBridgeError | None = None
         status = ExitStatus()
         try:
-            status = await self._serve(sandbox, process)
+            status = await self._serve(process)
         except KernelBridgeError as exc:
             problem = exc
             log.warning("terminal_not_ended", terminal=self.id, error=str(exc))
@@ -224,7 +222,7 @@ class Terminal:
             self._running = False
             self._finish(await self._ending(sandbox, status), problem)
 
-    async def _serve(self, sandbox: Sandbox, process: Process) -> ExitStatus:
+    async def _serve(self, process: Process) -> ExitStatus:
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(process))
         helpers = [loop.create_task(work(process)) for work in (self._type, self._resize)]
@@ -236,7 +234,6 @@ class Terminal:
             if not exited.done():
                 await self._hang_up(process, exited)
             await process.kill()
-            await sandbox.sweep(self._mark)
             self._all_gone.set()
             await asyncio.wait({reader, exited}, timeout=_LAST_NEWS)
             return exited.result() if exited.done() else ExitStatus()

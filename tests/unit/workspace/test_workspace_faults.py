@@ -50,9 +50,6 @@ class BrokenSandbox(Unpaused):
     async def exec(self, *_args: object, **_options: object) -> Any:
         raise SandboxError("The program cannot be started", "the sandbox is broken")
 
-    async def sweep(self, mark: str) -> None:
-        raise SandboxError("Processes in the sandbox cannot be ended", f"the sandbox is broken, and has no {mark}")
-
     def oom_kills(self) -> int:
         return 0
 
