@@ -22,6 +22,9 @@ From the bridge:
     {"op": "moment", "id": R}                           what time it is, for that
     {"op": "list", "id": R}                             what runs, or has ended and was not killed yet
     {"op": "attach", "id": R, "program": I}             the descriptor that was kept
+    {"op": "hold", "name": N}                           + the bridge's end of a terminal, to be kept under this name
+    {"op": "take", "id": R, "name": N}                  that
+    {"op": "drop", "name": N}                           it is not needed any more
     {"op": "pause", "id": R}                            SIGSTOP to everything until all stands still
     {"op": "resume", "id": R}                           SIGCONT to what that stopped
     {"op": "room", "id": R, "pid": P}                   whether hardly any processes can be started
@@ -109,6 +112,7 @@ class Agent:
     def __init__(self, config):
         self.first = os.getpid() == 1
         self.programs = {}  # by id
+        self.held = {}  # descriptors of terminals, by their names
         self.reports = {}  # programs whose keepers live, by the descriptor of their pipe
         self.stopped = set()  # pids, by on_pause
         self.bridge = None
@@ -227,8 +231,8 @@ class Agent:
             op = message.pop("op")
             if op == "end":
                 return False
-            if op == "spawn":
-                self.on_spawn(fds=fds, **message)
+            if op in ("spawn", "hold"):
+                getattr(self, "on_" + op)(fds=fds, **message)
             else:
                 getattr(self, "on_" + op)(**message)
         finally:
@@ -309,6 +313,20 @@ class Agent:
             self.send([known.kept], op="attached", id=id)
             if known.status is not None:
                 self.send(op="ended", id=known.id, code=known.status[0], signal=known.status[1])
+
+    def on_hold(self, name, fds):
+        self.on_drop(name)
+        self.held[name] = fds.pop()
+
+    def on_take(self, id, name):
+        if name in self.held:
+            self.send([self.held[name]], op="attached", id=id)
+        else:
+            self.send(op="done", id=id, all=False)
+
+    def on_drop(self, name):
+        if name in self.held:
+            os.close(self.held.pop(name))
 
     def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS

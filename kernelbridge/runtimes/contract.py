@@ -9,7 +9,7 @@ runtime passes the one suite in `tests/contract`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -182,6 +182,10 @@ class Terminal(Protocol):
         """Release both ends; programs in it are hung up. Idempotent."""
         ...
 
+    def leave(self) -> None:
+        """Release both ends, and leave it to another server. Idempotent."""
+        ...
+
 
 class Process(Protocol):
     """A process in a sandbox. It leads its own session and process group."""
@@ -278,14 +282,18 @@ class Sandbox(Protocol):
         ...
 
     async def rejoin(self, handle: str) -> Process:
-        """Give a process that an earlier server started; nothing can be read from it or written to it any more.
+        """Give a process that an earlier server started; what it wrote since that ended is there to be read.
 
         Raises `SandboxError` if there is no way back to it.
         """
         ...
 
-    async def end_others(self, *, spare: int) -> None:
-        """SIGKILL whatever an earlier server started with `exec`, with its session, but for the process `spare`.
+    async def take_terminal(self, path: str) -> Terminal:
+        """Give a terminal that an earlier server opened, with what was written on it since; raises `SandboxError`."""
+        ...
+
+    async def end_others(self, *, spare: Collection[str]) -> None:
+        """SIGKILL whatever an earlier server started with `exec`, with all that it started, but what has these handles.
 
         Raises `SandboxError` if some outlive it.
         """

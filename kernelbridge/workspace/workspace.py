@@ -15,7 +15,6 @@ from msgspec import structs
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, SandboxError
-from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
@@ -38,9 +37,10 @@ from kernelbridge.workspace.lifecycle.succession import Departure
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
-from kernelbridge.workspace.shell.lane import TerminalLane
+from kernelbridge.workspace.shell.lane import PreviousCommand, TerminalLane
 from kernelbridge.workspace.states import (
     WORKSPACE,
     KernelEvent,
@@ -101,7 +101,14 @@ class Workspace:
         self._closing: asyncio.Task[None] | None = None
         self.departure = Departure()
         self._memory = MemoryWatch(self._status.memory_ran_out)
-        self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
+        self._record = Record(
+            data.state,
+            key,
+            created=feed.created,
+            runtime=runtime.info.name,
+            seq=feed.reserve,
+            spool=settings.max_output,
+        )
         self._launcher = Launcher(self, self._record, paths.sockets, settings, self._spills)
         feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
@@ -191,25 +198,35 @@ class Workspace:
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: PreviousSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
+    def adopt(
+        self,
+        left: PreviousSession,
+        sandbox: Sandbox | None,
+        job: Job | None,
+        command: PreviousCommand | None,
+        tell: TellLoss,
+    ) -> Wait:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
+        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
+        shell if that goes on, `tell` for what else ran in shells.
         """
         state = left.state
         self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
-        self.commands.adopt(had_shell=state.had_shell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         elif self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
-            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state.kernel))
+            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
-        self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
+        running = None if command is None else command.command
+        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
+        self.commands.adopt(shell, command, had_shell=state.had_shell)
+        self._left_shells.adopt(tell, command=command is None, sandbox_lost=sandbox is None)
         return reached
 
     @property
@@ -220,16 +237,16 @@ class Workspace:
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
 
-        With `keep`, that is what `leave` cannot leave: commands. Without, it is told that `seconds` are left.
+        With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
         """
         cells, commands = self.executions.finish(), self.commands.finish()
         if keep:
-            return [commands]
+            return []
         self._status.server_stops(seconds)
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and the cell in it to another server; commands and terminals end."""
+        """Leave the sandbox, its kernel and its shell to another server, with what runs in them; terminals end."""
         self._left = True
         self._left_shells.leave()
         self.executions.finish()
@@ -238,7 +255,7 @@ class Workspace:
         if self.pausing.asleep:
             await self._step("resume", self.pausing.awake())  # or its shells could not be ended
         self.pausing.ended()
-        await self._step("terminal", self.commands.aclose())
+        await self._step("terminal", self.commands.leave())
         await self._step("terminals", self.terminals.aclose())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
@@ -305,9 +322,10 @@ class Workspace:
         self._log.info("sandbox_started", sandbox=sandbox.id)
         return sandbox
 
-    async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
+    async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
+        spared = {program.process for program in (state.kernel, state.shell) if program is not None}
         try:
-            await take_over(sandbox, kernel, wanted=self._wanted)
+            await take_over(sandbox, spared, wanted=self._wanted)
             await self._step("reserve", in_thread(self._executor, restore_reserve, self._data.paths(self.key).sockets))
             await self._prepare(sandbox)
         except BaseException:

@@ -1,11 +1,11 @@
-"""The shells of a killed server have ended: whoever comes back is told so, of each, and once."""
+"""The shell of a killed server goes on, with what runs in it. Its interactive terminals end: that is told once."""
 
 import asyncio
 
 import pytest
 
 from tests.adoption import house as houses
-from tests.adoption.house import House, engine, resume, until_there
+from tests.adoption.house import House, engine, resume, touch, until_there
 from tests.integration.conftest import Client, Frame
 
 
@@ -36,26 +36,19 @@ async def told(client: Client, after: int = 0) -> tuple[int, list[Frame]]:
     return frame["seq"], [frame for frame in frames if frame["type"] in {"terminal_closed", "terminal_output"}]
 
 
-@pytest.mark.parametrize("streams", [False, True])
-async def test_the_end_of_terminals_and_of_the_running_command_is_told_once(house: House, *, streams: bool) -> None:
+async def test_the_end_of_terminals_is_told_once(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:
-        await client.shell("export HERE=1")
         await open_terminals(client, "one", "closed", "two")
         await client.send(type="close_terminal", sessionId="s", terminalId="closed")
         while (await client.receive())["type"] != "terminal_closed":
             pass
-        await begin_command(house, client, "c", stream=streams)
         await server.kill()
     server = await house.serve()
     async with house.connect(server) as client:
         last, frames = await told(client)
         closed = [frame for frame in frames if frame["type"] == "terminal_closed"]
         assert [(frame["terminalId"], frame["cause"]) for frame in closed] == [("one", "exited"), ("two", "exited")]
-        (answer,) = [frame for frame in frames if frame["type"] == "terminal_output"]
-        assert (answer["requestId"], answer["cause"], answer["statePreserved"]) == ("c", "shell_exited", False)
-        assert answer["durationMs"] > 0
-        assert "what it wrote is lost" in answer["hint"]
         numbers = [frame["seq"] for frame in frames]
         assert numbers == sorted(set(numbers))
         await client.send(type="terminal_input", sessionId="s", terminalId="one", data="x", requestId="typed")
@@ -69,7 +62,120 @@ async def test_the_end_of_terminals_and_of_the_running_command_is_told_once(hous
     async with house.connect(server) as client:
         _, frames = await told(client, after=last)
         assert [(frame["type"], frame.get("terminalId")) for frame in frames] == [("terminal_closed", "one")]
+
+
+async def begin_waiting(house: House, client: Client, **more: object) -> None:
+    """Send a command that waits for a file, and return when its first output has come to the server."""
+    await client.send(
+        type="terminal_command",
+        sessionId="s",
+        command="for i in 1 2 3; do echo $i; done; sleep 0.3; touch begun; until [ -e go ]; do sleep 0.02; done; "
+        "echo $HERE; (exit 7)",
+        requestId="c",
+        **more,
+    )
+    await until_there(house.files("s") / "begun")
+
+
+async def answer(client: Client) -> Frame:
+    """Give what the command is answered with by whoever comes after."""
+    await resume(client)
+    while (frame := await client.receive())["type"] != "terminal_output" or frame.get("requestId") != "c":
+        pass
+    return frame
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_command_goes_on_and_is_answered_whole(house: House, *, streams: bool, meanwhile: bool) -> None:
+    """Whether it ends while there is no server or when there is one again."""
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.shell("export HERE=there; cd /tmp; sleep 1000 &")
+        await client.shell("cd /workspace")
+        await begin_waiting(house, client, stream=streams)
+        await client.send(type="terminal_command", sessionId="s", command="touch queued", requestId="queued")
+        await server.kill()
+    if meanwhile:
+        touch(house.files("s"), "go")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        if not meanwhile:
+            touch(house.files("s"), "go")
+        frame = await answer(client)
+        assert (frame["output"], frame["exitCode"]) == ("1\n2\n3\nthere\n", 7)
+        assert (frame.get("cause"), frame.get("statePreserved", True)) == (None, True)
+        assert 300 < frame["durationMs"] < 60_000
+        after = await client.shell("echo $HERE $OLDPWD $(jobs | grep -c Running)")
+        assert (after["output"], after.get("statePreserved", True)) == ("there /tmp 1\n", True)
     assert not (house.files("s") / "queued").exists()
+
+
+async def test_an_idle_shell_goes_on_and_again(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.shell("V=kept; f() { echo f; }; { until [ -e go ]; do sleep 0.02; done; echo late; } & cd /tmp")
+        await server.kill()
+    for _ in range(2):
+        server = await house.serve()
+        async with house.connect(server) as client:
+            frame = await client.shell("echo $V; f")
+            assert (frame["output"], frame["cwd"], frame.get("statePreserved", True)) == ("kept\nf\n", "/tmp", True)
+            await server.kill()
+    touch(house.files("s"), "go")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        late = await client.shell("wait")
+        while not late.get("lateOutput"):
+            late = await client.shell("true")
+        assert late["lateOutput"] == "late\n"
+
+
+async def test_a_command_of_an_earlier_server_can_be_interrupted(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.shell("sleep 1000 & V=kept")
+        await begin_waiting(house, client)
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.send(type="interrupt", sessionId="s", target="terminal", requestId="i")
+        frame = await answer(client)
+        assert (frame["output"].rstrip(), frame["cause"], frame["exitCode"]) == ("1\n2\n3", "interrupted", 130)
+        after = await client.shell("echo $V $(jobs | grep -c Running)")
+        assert (after["output"], after.get("statePreserved", True)) == ("kept 1\n", True)
+
+
+async def test_a_command_has_the_rest_of_its_time(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await begin_waiting(house, client, timeout=3)
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        frame = await answer(client)
+        assert (frame["output"].rstrip(), frame["cause"]) == ("1\n2\n3", "timeout")
+        assert frame.get("statePreserved", True)
+
+
+async def test_a_shell_that_ended_while_there_was_no_server_is_told_of(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.send(
+            type="terminal_command",
+            sessionId="s",
+            command="echo heard; touch begun; until [ -e go ]; do sleep 0.02; done; exit 5",
+            requestId="c",
+        )
+        await until_there(house.files("s") / "begun")
+        await server.kill()
+    touch(house.files("s"), "go")
+    server = await house.serve()
+    async with house.connect(server) as client:
+        frame = await answer(client)
+        assert (frame["output"], frame["cause"], frame["exitCode"]) == ("heard\n", "shell_exited", 5)
+        assert frame.get("statePreserved", True) is False
+        assert (await client.shell("echo new")).get("statePreserved", True)
 
 
 async def test_they_have_ended_with_their_sandbox(house: House) -> None:
@@ -109,22 +215,38 @@ async def ended_with_their_sandbox(house: House) -> None:
 
 
 async def test_what_was_told_before_an_upgrade_is_not_told_again(house: House) -> None:
-    server = await house.serve("--keep-sandboxes", "--stop-timeout", "0.5s")
+    server = await house.serve("--keep-sandboxes")
     async with house.connect(server) as client, house.connect(server) as leaving:
         await open_terminals(client, "seen")
         await open_terminals(leaving, "unseen")
         await leaving.ws.close()
-        await begin_command(house, client, "c")
         stopping = asyncio.create_task(server.stop())
         while (closed := await client.receive())["type"] != "terminal_closed":
-            if closed.get("requestId") == "c":
-                assert closed["cause"] == "session_closed"
+            pass
         assert (closed["terminalId"], closed["cause"]) == ("seen", "session_closed")
         await stopping
     server = await house.serve()
     async with house.connect(server) as client:
         _, frames = await told(client)
         assert [(frame["type"], frame.get("terminalId")) for frame in frames] == [("terminal_closed", "unseen")]
+
+
+async def test_a_command_goes_on_over_an_upgrade_which_does_not_wait_for_it(house: House) -> None:
+    server = await house.serve("--keep-sandboxes", "--stop-timeout", "60s")
+    async with house.connect(server) as client:
+        await client.shell("export HERE=there")
+        await begin_waiting(house, client)
+        await client.send(type="terminal_command", sessionId="s", command="touch queued", requestId="queued")
+        async with asyncio.timeout(30):
+            await server.stop()
+        while (frame := await client.receive()).get("requestId") != "queued":
+            assert frame.get("requestId") != "c"
+        assert frame["cause"] == "session_closed"
+    server = await house.serve()
+    async with house.connect(server) as client:
+        touch(house.files("s"), "go")
+        frame = await answer(client)
+        assert (frame["output"], frame["exitCode"], frame.get("statePreserved", True)) == ("1\n2\n3\nthere\n", 7, True)
 
 
 async def test_they_end_with_a_session_that_is_closed(house: House) -> None:

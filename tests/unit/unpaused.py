@@ -1,6 +1,6 @@
 """What sandboxes of tests have in common that nobody pauses, fills or takes over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kernelbridge.runtimes.contract import Process, Terminal
 
@@ -32,5 +32,8 @@ class Unpaused:
     async def rejoin(self, handle: str) -> Process:
         raise NotImplementedError
 
-    async def end_others(self, *, spare: int) -> None:
+    async def take_terminal(self, path: str) -> Terminal:
+        raise NotImplementedError
+
+    async def end_others(self, *, spare: Collection[str]) -> None:
         raise NotImplementedError

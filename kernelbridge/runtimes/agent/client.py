@@ -31,7 +31,7 @@ from kernelbridge.runtimes.agent import messages
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import NAME_LENGTH, Answer, Known, Request
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_terminal, stop_echo
+from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_slave, open_terminal, stop_echo
 from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
 
@@ -90,9 +90,10 @@ class AgentClient:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._processes: dict[int, AgentProcess] = {}
-        self._asked: dict[int, asyncio.Future[Answer | AgentProcess]] = {}
+        self._asked: dict[int, asyncio.Future[Answer | AgentProcess | AgentTerminal]] = {}
         """Answers that are due; to `Attach` a process, which is there before anything more is told of it."""
-        self._attaching: dict[int, Known] = {}
+        self._attaching: dict[int, Known | None] = {}
+        """What is attached; None: a terminal alone."""
         self._listed: dict[int, list[Known]] = {}
         self.why = "it has ended"
         """Why there is no connection any more."""
@@ -175,11 +176,25 @@ class AgentClient:
         master, slave = self._open_output(rows, cols)
         try:
             stop_echo(slave)
-            return AgentTerminal(master, slave)
+            terminal = self._terminal(master, slave)
         except BaseException:
             os.close(master)
             os.close(slave)
             raise
+        self._link.post(messages.Hold(terminal.path), (os.dup(master),))
+        return terminal
+
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Go on with a terminal that an earlier server opened; raises `SandboxError`."""
+        number = next(self._numbers)
+        self._attaching[number] = None
+        try:
+            taken = await self._ask(number, messages.Take(number, path))
+        finally:
+            del self._attaching[number]
+        if not isinstance(taken, AgentTerminal):
+            raise SandboxError("A terminal cannot be found again", f"the agent has no {path!r} any more")
+        return taken
 
     async def known(self) -> list[Known]:
         """List the programs that run, and those that have ended and were not killed: nobody knows of their end yet.
@@ -287,6 +302,9 @@ class AgentClient:
         self._processes[number] = process
         return process
 
+    def _terminal(self, master: int, slave: int) -> AgentTerminal:
+        return AgentTerminal(master, slave, drop=lambda path: self._link.post(messages.Drop(path)))
+
     async def _moment(self) -> Moment:
         number = next(self._numbers)
         answer = await self._ask(number, messages.AskMoment(number))
@@ -299,10 +317,10 @@ class AgentClient:
             raise SandboxError("A terminal cannot be opened in the sandbox", "it has no /dev/pts/ptmx")
         return open_terminal(self._link.ptmx, rows, cols, uid=self._facts.uid, gid=self._facts.gid)
 
-    async def _ask(self, number: int, request: Request) -> Answer | AgentProcess:
+    async def _ask(self, number: int, request: Request) -> Answer | AgentProcess | AgentTerminal:
         if self._link.closed:
             raise self._gone()
-        answer: asyncio.Future[Answer | AgentProcess] = self._loop.create_future()
+        answer: asyncio.Future[Answer | AgentProcess | AgentTerminal] = self._loop.create_future()
         self._asked[number] = answer
         self._link.post(request)
         try:
@@ -311,7 +329,7 @@ class AgentClient:
         except TimeoutError as exc:
             raise SandboxError("The sandbox does not answer", f"for {ANSWER_SECONDS:.0f} s") from exc
 
-    def _done(self, answer: Answer | AgentProcess) -> bool:
+    def _done(self, answer: Answer | AgentProcess | AgentTerminal) -> bool:
         return isinstance(answer, messages.Done) and answer.all
 
     def _gone(self) -> SandboxError:
@@ -357,9 +375,19 @@ class AgentClient:
         if not isinstance(answer, messages.Attached):
             asked.set_result(answer)
             return True
-        known = self._attaching.get(answer.id)
-        if known is None or not fds:
-            return False
+        return answer.id in self._attaching and bool(fds) and self._on_attached(asked, self._attaching[answer.id], fds)
+
+    def _on_attached(
+        self, asked: asyncio.Future[Answer | AgentProcess | AgentTerminal], known: Known | None, fds: list[int]
+    ) -> bool:
+        if known is None:
+            try:
+                terminal = self._terminal(fds[0], open_slave(fds[0]))
+            except OSError:
+                return False
+            fds.clear()
+            asked.set_result(terminal)
+            return True
         process = self._process(known.program, known.name, fds.pop(), tty=known.tty)
         process.on_started(known.pid)
         asked.set_result(process)

@@ -162,6 +162,25 @@ class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
     program: int
 
 
+class Hold(msgspec.Struct, frozen=True, tag_field="op", tag="hold"):
+    """Keep the descriptor that comes with it: the bridge's end of a terminal."""
+
+    name: str
+
+
+class Take(msgspec.Struct, frozen=True, tag_field="op", tag="take"):
+    """Give what was to be held."""
+
+    id: int
+    name: str
+
+
+class Drop(msgspec.Struct, frozen=True, tag_field="op", tag="drop"):
+    """Hold it no longer."""
+
+    name: str
+
+
 class Pause(msgspec.Struct, frozen=True, tag_field="op", tag="pause"):
     """SIGSTOP every program, until all stand still."""
 
@@ -191,4 +210,7 @@ class End(msgspec.Struct, frozen=True, tag_field="op", tag="end"):
     """End everything."""
 
 
-Request = Spawn | Signal | Kill | Prune | AskMoment | List | Attach | Pause | Resume | AskRoom | Outlive | End
+Request = (
+    Spawn | Signal | Kill | Prune | AskMoment | List | Attach | Hold | Take | Drop | Pause | Resume | AskRoom
+    | Outlive | End
+)  # fmt: skip

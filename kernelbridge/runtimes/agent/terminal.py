@@ -8,6 +8,7 @@ import fcntl
 import os
 import struct
 import termios
+from collections.abc import Callable
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.stream import Stream
@@ -24,11 +25,13 @@ _LFLAG = 3
 class AgentTerminal:
     """A terminal in a sandbox; see `contract.Terminal`. Both descriptors are owned from now on."""
 
-    def __init__(self, master: int, slave: int) -> None:
+    def __init__(self, master: int, slave: int, *, drop: Callable[[str], None]) -> None:
+        """`drop` is called with its path when it is closed, and not when it is left."""
         number = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]
         self.path = f"/dev/pts/{number}"
         self._stream = Stream(master)
         self._slave = slave
+        self._drop = drop
         self._write_lock = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -74,6 +77,12 @@ class AgentTerminal:
 
     def close(self) -> None:
         """Release both ends."""
+        if not self._stream.closed:
+            self._drop(self.path)
+        self.leave()
+
+    def leave(self) -> None:
+        """Release both ends, and leave it to another server."""
         self.release()
         self._stream.close()
 
@@ -94,7 +103,7 @@ def open_terminal(ptmx: int, rows: int, cols: int, *, uid: int, gid: int) -> tup
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         set_size(master, rows, cols)
-        slave = int(fcntl.ioctl(master, _TIOCGPTPEER, _FLAGS))
+        slave = open_slave(master)
         try:
             if os.geteuid() == 0:
                 os.fchown(slave, uid, gid)  # so that its user can open it by name
@@ -107,6 +116,11 @@ def open_terminal(ptmx: int, rows: int, cols: int, *, uid: int, gid: int) -> tup
         os.close(master)
         raise
     return master, slave
+
+
+def open_slave(master: int) -> int:
+    """Open the programs' end of a terminal that is there already."""
+    return int(fcntl.ioctl(master, _TIOCGPTPEER, _FLAGS))
 
 
 def stop_echo(slave: int) -> None:

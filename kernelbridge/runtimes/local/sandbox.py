@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -176,10 +176,14 @@ class LocalSandbox:
                 return await self.agent.attach(known)
         raise SandboxError("A process cannot be found again", f"{handle[:100]!r} is none that runs")
 
-    async def end_others(self, *, spare: int) -> None:
-        """SIGKILL all programs but the one with that pid, with all that they started; raises `SandboxError`."""
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Give a terminal that an earlier server opened; raises `SandboxError`."""
+        return await self.agent.take_terminal(path)
+
+    async def end_others(self, *, spare: Collection[str]) -> None:
+        """SIGKILL all programs but those with these handles, with all that they started; raises `SandboxError`."""
         for known in await self.agent.known():
-            if known.pid != spare:
+            if str(known.program) not in spare:
                 await (await self.agent.attach(known)).aclose()
 
     async def crowded(self) -> bool | None:

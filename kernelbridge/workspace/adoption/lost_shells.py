@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
 from kernelbridge.workspace.adoption.record import Record
-from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause
 from kernelbridge.workspace.session_state import RunningCommand
 from kernelbridge.workspace.states import KernelEvent, WorkspaceEvent
 
-LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
-"""How they ended: alone, with their sandbox, or with their session."""
 TellLoss = Callable[[LossCause], None]
 """Tell of the end of every terminal, and of the command that ran."""
 
@@ -53,10 +50,14 @@ class LostShells:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._tell: TellLoss | None = None
+        self._command = True
 
-    def adopt(self, tell: TellLoss, *, sandbox_lost: bool) -> None:
-        """Tell of their end when it comes, or at once if they have ended with their sandbox."""
-        self._tell = tell
+    def adopt(self, tell: TellLoss, *, command: bool, sandbox_lost: bool) -> None:
+        """Tell of their end when it comes, or at once if they have ended with their sandbox.
+
+        `command` says whether that of a command is among it.
+        """
+        self._tell, self._command = tell, command
         if sandbox_lost:
             self._over("sandbox_lost")
 
@@ -73,4 +74,4 @@ class LostShells:
         tell, self._tell = self._tell, None
         if tell is not None:
             tell(cause)
-            self._record.shells_told()
+            self._record.shells_told(command=self._command)

@@ -3,6 +3,7 @@
     <data>/state/<id>.json   written anew when the session's sandbox or interpreter changes
     <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
     <data>/state/<id>.shell  the command that runs in the session's shell, likewise; made with the first command
+    <data>/state/<id>.output what its terminal has said since it was given, up to a limit
 
 None is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
 server can read them. One that cannot be written costs nothing while the server runs.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from kernelbridge.workspace.session_state import (
     RunningCommand,
     SandboxState,
     SessionState,
+    ShellState,
     T,
     read_running,
     read_session,
@@ -43,7 +44,7 @@ from kernelbridge.workspace.session_state import (
 
 log = structlog.get_logger(__name__)
 
-_SESSION, _CELL, _SHELL = ".json", ".cell", ".shell"
+_SESSION, _CELL, _SHELL, _OUTPUT = ".json", ".cell", ".shell", ".output"
 _NONE = write_running(None)
 MOST = 1 << 20
 """Bytes of a file that is read: one is smaller, whoever wrote it."""
@@ -59,6 +60,8 @@ class PreviousSession:
     """What ran in its interpreter, or ended without an answer."""
     command: RunningCommand | None = None
     """What ran in its shell, likewise."""
+    output: bytes = b""
+    """What that had said."""
 
     def without_sandbox(self) -> PreviousSession:
         """Give what is left when the sandbox is gone."""
@@ -68,8 +71,20 @@ class PreviousSession:
 class Record:
     """The files of one session. Nothing here raises; what cannot be written is logged."""
 
-    def __init__(self, directory: Path, key: SessionKey, *, created: str, runtime: str, seq: Callable[[], int]) -> None:
-        """`seq` gives a number that no event will reach before this is written again."""
+    def __init__(
+        self,
+        directory: Path,
+        key: SessionKey,
+        *,
+        created: str,
+        runtime: str,
+        seq: Callable[[], int],
+        spool: int = 1 << 20,
+    ) -> None:
+        """`seq` gives a number that no event will reach before this is written again.
+
+        `spool`: bytes of a running command's output that another server is to have.
+        """
         self._key = key
         self._created = created
         self._runtime = runtime
@@ -77,6 +92,8 @@ class Record:
         self._path = directory / f"{key.workspace_id}{_SESSION}"
         self._cell = StateFile(self._path.with_suffix(_CELL), failed=self._failed)
         self._command = StateFile(self._path.with_suffix(_SHELL), failed=self._failed)
+        self._output = StateFile(self._path.with_suffix(_OUTPUT), failed=self._failed)
+        self._spool = spool
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
         self._stay: tuple[float | None, bool] = (None, False)
@@ -87,6 +104,9 @@ class Record:
         self._state, self._running = structs.replace(state, runtime=self._runtime), cell
         self._stay = (state.linger, state.keep_while_running)
         self._cell.open()
+        if state.shell is not None:
+            self._command.open()
+            self._output.open()
         self.write()
 
     def opened(self, choice: Choice, sandbox: Sandbox) -> None:
@@ -133,10 +153,10 @@ class Record:
         """Note that it runs no more, which nobody has been told yet."""
         self._change(kernel=None, lost=how)
 
-    def shell_started(self) -> None:
-        """Note that a shell runs, which another server cannot speak to."""
-        if self._state is not None and not self._state.had_shell:
-            self._change(had_shell=True)
+    def shell_is(self, shell: ShellState | None) -> None:
+        """Note which shell runs, and its terminals; None if none does any more."""
+        if self._state is not None and (self._state.shell != shell or not self._state.had_shell):
+            self._change(shell=shell, had_shell=True)
 
     def loss_told(self) -> None:
         """Note that a result has told of the last interpreter's end."""
@@ -170,14 +190,20 @@ class Record:
         self._running = None
         self._cell.write(_NONE)
 
-    def command_begins(self, request_id: str | None, *, streams: bool) -> None:
+    def command_begins(self, command: RunningCommand) -> None:
         """Note the command that is about to be given to the shell."""
         if self._state is not None:
             self._command.open()
-        self._command.write(write_running(RunningCommand(request_id, streams, time.time())))
+            self._output.open()
+        self._output.empty()
+        self._command.write(write_running(command))
+
+    def command_wrote(self, data: bytes) -> None:
+        """Keep what its terminal says."""
+        self._output.append(data, self._spool)
 
     def command_ended(self) -> None:
-        """Note that it has been answered."""
+        """Note that it was answered."""
         self._command.write(_NONE)
 
     def terminals_are(self, names: Iterable[str]) -> None:
@@ -186,11 +212,12 @@ class Record:
         if self._state is not None and self._state.terminals != found:
             self._change(terminals=found)
 
-    def shells_told(self) -> None:
-        """Note that the end of an earlier server's command and terminals has been told."""
-        if self._state is not None:
-            self._command.open()
-        self.command_ended()
+    def shells_told(self, *, command: bool) -> None:
+        """Note that the end of an earlier server's terminals has been told, and that of its `command`."""
+        if command:
+            if self._state is not None:
+                self._command.open()
+            self.command_ended()
         self.terminals_are(())
 
     def write(self) -> None:
@@ -211,6 +238,7 @@ class Record:
         """Release what is held, and leave the files to another server. Idempotent."""
         self._cell.close()
         self._command.close()
+        self._output.close()
         self._state, self._over = None, True
 
     def remove(self) -> None:
@@ -220,6 +248,7 @@ class Record:
             self._path.unlink(missing_ok=True)
         self._cell.remove()
         self._command.remove()
+        self._output.remove()
 
     def _change(self, **changes: object) -> None:
         if self._state is not None:
@@ -252,7 +281,7 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
         yield session
     known = {path.stem for path in directory.iterdir() if path.suffix == _SESSION}
     for path in directory.iterdir():
-        if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL} and path.stem in known):
+        if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL, _OUTPUT} and path.stem in known):
             path.unlink(missing_ok=True)
 
 
@@ -268,9 +297,12 @@ def _read_left(path: Path) -> PreviousSession:
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it is another session's")
-    return PreviousSession(
-        key, state, _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
-    )
+    cell, command = _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
+    output = b""
+    if command is not None:
+        with contextlib.suppress(FileNotFoundError):
+            output = path.with_suffix(_OUTPUT).read_bytes()
+    return PreviousSession(key, state, cell, command, output)
 
 
 def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
@@ -309,6 +341,23 @@ class StateFile:
         if self._fd >= 0:
             try:
                 os.pwrite(self._fd, content, 0)
+            except OSError as exc:
+                self._failed(exc)
+
+    def empty(self) -> None:
+        """Forget what is in it, if it is open."""
+        if self._fd >= 0:
+            try:
+                os.ftruncate(self._fd, 0)
+            except OSError as exc:
+                self._failed(exc)
+
+    def append(self, content: bytes, limit: int) -> None:
+        """Write behind what is in it, if it is open; no more than `limit` bytes in all."""
+        if self._fd >= 0:
+            try:
+                size = os.fstat(self._fd).st_size
+                os.pwrite(self._fd, content[: max(0, limit - size)], size)
             except OSError as exc:
                 self._failed(exc)
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from kernelbridge.aio.threads import in_thread, in_turns
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
@@ -28,9 +28,10 @@ from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell
-from kernelbridge.workspace.shell.start import start_shell
+from kernelbridge.workspace.shell.start import start_shell, take_shell
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +135,29 @@ class Launcher:
             )
 
         shell = await self.in_sandbox(start)
-        self._record.shell_started()
+        self._record.shell_is(shell.state)
+        shell.on_change(self._record.shell_is)
+        return shell
+
+    async def left_shell(self, state: ShellState, command: RunningCommand | None) -> Shell:
+        """Take over the shell that an earlier server has started; `command` runs in it.
+
+        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        """
+        sandbox = await self._place.sandbox()
+        if command is not None:
+            (self._sockets / command.file).unlink(missing_ok=True)
+        try:
+            shell = await take_shell(
+                sandbox,
+                state,
+                commands_host=self._sockets,
+                max_output=self._settings.max_output,
+                overflow=functools.partial(self._spills.new, "command"),
+            )
+        except SandboxError as exc:
+            raise TerminalError("The shell cannot be gone on with", exc.reason) from exc
+        shell.on_change(self._record.shell_is)
         return shell
 
     async def in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:

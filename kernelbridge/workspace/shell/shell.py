@@ -14,14 +14,15 @@ from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
-from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox, Terminal
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
-from kernelbridge.workspace.shell.ptys import ShellTerminals
+from kernelbridge.workspace.shell.ptys import ShellTerminals, Taken
 
 TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
@@ -36,6 +37,8 @@ _STALL_PATIENCE = 1.6
 _NO_FORK = 254
 """What bash gives as the exit code where it could not start a process."""
 _SIGNALLED = 128
+
+_LOST_OUTPUT = "\n[output was lost here, with the server that ended]\n"
 
 Step = Literal["none", "sigint", "process_group", "kill", "restart"]
 """How far it was gone to end a command; `none`: nothing ran."""
@@ -58,10 +61,14 @@ class ShellSettings:
     """Gives what takes the whole output of one command when it is too much."""
 
 
+def _nobody_notes(_exchange: Exchange) -> None:
+    """Note nothing: no other server will go on with it."""
+
+
 class Shell:
     """An interactive shell in a sandbox with a terminal to write on. Its caller runs one command at a time."""
 
-    def __init__(self, sandbox: Sandbox, process: Process, terminal: Terminal, settings: ShellSettings) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, terminals: Taken, settings: ShellSettings) -> None:
         self._sandbox = sandbox
         self._process = process
         self._settings = settings
@@ -69,11 +76,21 @@ class Shell:
         self._usable = True
         self._starved = False
         self._over = asyncio.Event()
-        self._terminals = ShellTerminals(sandbox, terminal, self._on_data)
+        self._terminals = ShellTerminals(sandbox, terminals, self._on_data)
         self._watchers: set[asyncio.Task[None]] = set()
         self.notice = ""
         """What the output of the first command begins with."""
         self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    @property
+    def state(self) -> ShellState:
+        """What another server needs to go on with it."""
+        keys, screen, jobs, left = self._terminals.paths
+        return ShellState(self._process.handle, keys, screen, jobs, left)
+
+    def on_change(self, call: Callable[[ShellState], None]) -> None:
+        """Have `call` called when that has changed."""
+        self._terminals.on_change = lambda: call(self.state)
 
     @property
     def alive(self) -> bool:
@@ -93,9 +110,11 @@ class Shell:
         *,
         timeout: float | None,  # noqa: ASYNC109 - the command's, which gets its outcome and not a TimeoutError
         listen: Listen | None = None,
+        begins: Callable[[Exchange], None] = _nobody_notes,
     ) -> CommandOutcome:
         """Run a command and wait for its end; after `timeout` seconds it is ended. `listen` gets its output meanwhile.
 
+        `begins` is called when the shell is about to be told of it, unless it was interrupted before.
         Raises `BadRequest` for text that no shell can take, and `TerminalError` when the shell
         could not begin it; nothing of the command has run then.
         """
@@ -105,20 +124,50 @@ class Shell:
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
         settings = self._settings
-        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
-        exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
-        exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
+        exchange = self._new_exchange(listen)
         # Before anything of it is begun: what cannot be handed over costs no shell.
         with handed_over(settings.commands / exchange.file, data):
-            return await self._run(exchange, len(data), timeout)
+            self._exchange = exchange
+            return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
 
-    async def _run(self, exchange: Exchange, size: int, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109  as above
-        self._exchange = exchange
+    def _new_exchange(self, listen: Listen | None, nonce: str = "") -> Exchange:
+        settings = self._settings
+        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen, nonce=nonce)
+        exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
+        exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
+        return exchange
+
+    def resume(
+        self, command: RunningCommand, said: bytes, listen: Listen | None, wrote: Callable[[bytes], None]
+    ) -> None:
+        """Go on with a command that an earlier server has given to it; `finish` then waits for its end.
+
+        To be called before anything else is awaited. `said` is what that server has read since, `wrote` is given what
+        comes. `listen` is as in `run`, for what comes.
+        """
+        exchange = self._exchange = self._new_exchange(None, command.nonce)
+        exchange.began, exchange.since = command.began, command.moment
+        exchange.typed = True
+        exchange.receive_data(said)
+        if len(said) >= self._settings.max_output:
+            exchange.note(_LOST_OUTPUT)
+        exchange.on_data, exchange.listen = wrote, listen
+
+    async def finish(self, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109 - as above
+        """Wait for the end of the command of `resume`; see `run`."""
+        exchange = self._exchange
+        if exchange is None:
+            raise AssertionError("no command was resumed")
+        return await self._finish(exchange, timeout, self._until_begun(exchange, TAKE_TIMEOUT))
+
+    async def _finish(
+        self,
+        exchange: Exchange,
+        timeout: float | None,  # noqa: ASYNC109 - as above
+        beginning: Coroutine[Any, Any, None],
+    ) -> CommandOutcome:
         try:
-            until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
-            await self._note_moment(exchange)
-            if not exchange.complete:
-                await self._begin(exchange, size, until)
+            await beginning
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -146,6 +195,13 @@ class Shell:
         if exchange is not None and not exchange.looked_at:
             exchange.looked_at = True
             self._watch(exchange, self._watch_silence)
+
+    async def leave(self) -> None:
+        """Leave it to another server, with the command that runs in it."""
+        self._usable = False
+        self._follower.cancel()
+        await asyncio.wait({self._follower})
+        await self._terminals.aclose(leave=True)
 
     async def aclose(self) -> None:
         """End the shell and every process of its session. Idempotent; a running command ends with it."""
@@ -177,26 +233,29 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
-    async def _note_moment(self, exchange: Exchange) -> None:
+    async def _begin(self, exchange: Exchange, size: int, begins: Callable[[Exchange], None]) -> None:
+        until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
         try:
-            async with asyncio.timeout(TAKE_TIMEOUT):
+            async with asyncio.timeout_at(until):
                 exchange.since = await self._process.moment()
         except TimeoutError as exc:
-            raise TerminalError(
-                "The terminal command was not run", "its sandbox does not answer; send it again"
-            ) from exc
-
-    async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
+            reason = "its sandbox does not answer; send it again"
+            raise TerminalError("The terminal command was not run", reason) from exc
+        if exchange.complete:
+            return  # it was interrupted meanwhile
         exchange.typed = True
         try:
             await self._terminals.move()
+            begins(exchange)
             program, path = self._settings.program, self._terminals.path
             await self._terminals.write(script.run(program, exchange.nonce, path, exchange.file, size=size))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
-        else:
-            left = until - asyncio.get_running_loop().time()
-            await within(exchange.started, min(left, _STARVED_TIMEOUT) if self._starved else left)
+        left = until - asyncio.get_running_loop().time()
+        await self._until_begun(exchange, min(left, _STARVED_TIMEOUT) if self._starved else left)
+
+    async def _until_begun(self, exchange: Exchange, seconds: float) -> None:
+        await within(exchange.started, seconds)
         match exchange.marks.state:
             case _ if exchange.cause is not None:
                 return

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import join
 
-from kernelbridge.errors import TerminalError
+from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
+from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
+from kernelbridge.workspace.shell.ptys import Taken
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
 NAME = "shell"
@@ -58,6 +60,36 @@ async def start_shell(
     return shell
 
 
+async def take_shell(
+    sandbox: Sandbox,
+    state: ShellState,
+    *,
+    commands_host: Path,
+    max_output: int,
+    grace: float = 2.0,
+    overflow: Callable[[], Overflow | None] | None = None,
+) -> Shell:
+    """Go on with a shell that an earlier server started; raises `SandboxError` if it is gone."""
+    process = await sandbox.rejoin(state.process)
+    paths = list(dict.fromkeys((state.keys, state.screen, *state.jobs)))
+    taken: dict[str, Terminal] = {}
+    try:
+        for path in paths:
+            try:
+                taken[path] = await sandbox.take_terminal(path)
+            except SandboxError:
+                if path not in state.jobs:  # whose jobs have ended
+                    raise
+    except BaseException:
+        for terminal in taken.values():
+            terminal.leave()
+        await process.aclose()
+        raise
+    jobs = tuple(taken[path] for path in state.jobs if path in taken)
+    settings = ShellSettings(sandbox.facts.shell, commands_host, max_output, grace, overflow)
+    return Shell(sandbox, process, Taken(taken[state.keys], taken[state.screen], jobs, state.left), settings)
+
+
 @dataclass(frozen=True, slots=True)
 class _Launch:
     """What every attempt to start a workspace's shell has in common."""
@@ -98,7 +130,7 @@ class _Launch:
         process = await self.sandbox.exec(
             argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
         )
-        return Shell(self.sandbox, process, terminal, self.settings), setup
+        return Shell(self.sandbox, process, Taken(terminal, terminal), self.settings), setup
 
 
 def _link(directory: Path, name: str, target: str) -> None:

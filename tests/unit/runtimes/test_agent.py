@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -231,10 +232,11 @@ async def test_prune_since_tells_processes_of_the_same_hundredth_apart(house: Ho
 
 def test_the_order_of_pids_where_they_begin_anew() -> None:
     last = guest.PIDS - 3
-    assert guest.began_since(301, 7, (7, last))
-    assert guest.began_since(last + 1, 7, (7, last))
-    assert not guest.began_since(last, 7, (7, last))
-    assert not guest.began_since(last, 7, (7, 301))
+    began_since = cast("Callable[[int, int, tuple[int, int]], bool]", guest.began_since)
+    assert began_since(301, 7, (7, last))
+    assert began_since(last + 1, 7, (7, last))
+    assert not began_since(last, 7, (7, last))
+    assert not began_since(last, 7, (7, 301))
 
 
 async def test_a_program_on_a_terminal_that_the_bridge_holds_has_no_controlling_one(house: House) -> None:
