@@ -63,7 +63,7 @@ async def gone_on_with(house: House, containers: list[str], **environ: str) -> A
         )
         while frames[-1].get("requestId") != "ps":
             frames.append(await client.receive())
-        assert "4444" not in frames[-1]["output"]
+        assert "4444" in frames[-1]["output"]
         assert [frame["terminalId"] for frame in frames if frame["type"] == "terminal_closed"] == ["t"]
         assert await asyncio.to_thread(house.containers) == containers
         await client.send(type="execute_code", sessionId="s", code="print(x + 1)", requestId="next")
@@ -134,18 +134,6 @@ async def test_an_engine_that_freezes_while_a_session_is_taken_over_is_waited_fo
         async with asyncio.timeout(PATIENCE):
             for _ in range(2):  # the second one is asked when the first has been given up
                 await wire.held.get()
-        wire.release()
-
-
-async def test_an_engine_that_freezes_while_shells_are_ended_is_waited_for(house: House, wire: CuttableWire) -> None:
-    await killed(house)
-    containers = house.containers()
-    wire.hold(b"sweep_others [0-9]")  # what the container's idle process is sent
-    async with gone_on_with(house, containers, DOCKER_HOST=f"unix://{wire.path}"):
-        async with asyncio.timeout(PATIENCE):
-            await wire.held.get()
-            wire.hold(b"POST .*/unpause")  # and now nothing else is answered either
-            await wire.held.get()
         wire.release()
 
 

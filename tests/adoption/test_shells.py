@@ -1,12 +1,19 @@
 """The shell of a killed server goes on, with what runs in it. Its interactive terminals end: that is told once."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.adoption import house as houses
 from tests.adoption.house import House, engine, resume, touch, until_there
 from tests.integration.conftest import Client, Frame
+
+
+@pytest.fixture(params=["docker", "local"])
+async def either(request: pytest.FixtureRequest, workspace_image: str) -> AsyncIterator[House]:
+    async with houses.house(request.param, workspace_image) as made:
+        yield made
 
 
 async def open_terminals(client: Client, *names: str) -> None:
@@ -36,7 +43,8 @@ async def told(client: Client, after: int = 0) -> tuple[int, list[Frame]]:
     return frame["seq"], [frame for frame in frames if frame["type"] in {"terminal_closed", "terminal_output"}]
 
 
-async def test_the_end_of_terminals_is_told_once(house: House) -> None:
+async def test_the_end_of_terminals_is_told_once(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await open_terminals(client, "one", "closed", "two")
@@ -87,8 +95,9 @@ async def answer(client: Client) -> Frame:
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("meanwhile", [False, True])
-async def test_a_command_goes_on_and_is_answered_whole(house: House, *, streams: bool, meanwhile: bool) -> None:
+async def test_a_command_goes_on_and_is_answered_whole(either: House, *, streams: bool, meanwhile: bool) -> None:
     """Whether it ends while there is no server or when there is one again."""
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await client.shell("export HERE=there; cd /tmp; sleep 1000 &")
@@ -111,7 +120,8 @@ async def test_a_command_goes_on_and_is_answered_whole(house: House, *, streams:
     assert not (house.files("s") / "queued").exists()
 
 
-async def test_an_idle_shell_goes_on_and_again(house: House) -> None:
+async def test_an_idle_shell_goes_on_and_again(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await client.shell("V=kept; f() { echo f; }; { until [ -e go ]; do sleep 0.02; done; echo late; } & cd /tmp")
@@ -131,7 +141,8 @@ async def test_an_idle_shell_goes_on_and_again(house: House) -> None:
         assert late["lateOutput"] == "late\n"
 
 
-async def test_a_command_of_an_earlier_server_can_be_interrupted(house: House) -> None:
+async def test_a_command_of_an_earlier_server_can_be_interrupted(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await client.shell("sleep 1000 & V=kept")
@@ -146,7 +157,8 @@ async def test_a_command_of_an_earlier_server_can_be_interrupted(house: House) -
         assert (after["output"], after.get("statePreserved", True)) == ("kept 1\n", True)
 
 
-async def test_a_command_has_the_rest_of_its_time(house: House) -> None:
+async def test_a_command_has_the_rest_of_its_time(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await begin_waiting(house, client, timeout=3)
@@ -158,7 +170,8 @@ async def test_a_command_has_the_rest_of_its_time(house: House) -> None:
         assert frame.get("statePreserved", True)
 
 
-async def test_a_shell_that_ended_while_there_was_no_server_is_told_of(house: House) -> None:
+async def test_a_shell_that_ended_while_there_was_no_server_is_told_of(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await client.send(
@@ -191,17 +204,6 @@ async def test_they_have_ended_with_their_sandbox(house: House) -> None:
     await ended_with_their_sandbox(house)
 
 
-async def test_they_have_ended_with_a_local_server(local_house: House) -> None:
-    house = local_house
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await client.shell("true")
-        await open_terminals(client, "t")
-        await begin_command(house, client, "c")
-        await server.kill()
-    await ended_with_their_sandbox(house)
-
-
 async def ended_with_their_sandbox(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:
@@ -214,7 +216,8 @@ async def ended_with_their_sandbox(house: House) -> None:
         assert frames[1]["statePreserved"] is False
 
 
-async def test_what_was_told_before_an_upgrade_is_not_told_again(house: House) -> None:
+async def test_what_was_told_before_an_upgrade_is_not_told_again(either: House) -> None:
+    house = either
     server = await house.serve("--keep-sandboxes")
     async with house.connect(server) as client, house.connect(server) as leaving:
         await open_terminals(client, "seen")
@@ -231,7 +234,8 @@ async def test_what_was_told_before_an_upgrade_is_not_told_again(house: House) -
         assert [(frame["type"], frame.get("terminalId")) for frame in frames] == [("terminal_closed", "unseen")]
 
 
-async def test_a_command_goes_on_over_an_upgrade_which_does_not_wait_for_it(house: House) -> None:
+async def test_a_command_goes_on_over_an_upgrade_which_does_not_wait_for_it(either: House) -> None:
+    house = either
     server = await house.serve("--keep-sandboxes", "--stop-timeout", "60s")
     async with house.connect(server) as client:
         await client.shell("export HERE=there")
@@ -249,7 +253,8 @@ async def test_a_command_goes_on_over_an_upgrade_which_does_not_wait_for_it(hous
         assert (frame["output"], frame["exitCode"], frame.get("statePreserved", True)) == ("1\n2\n3\nthere\n", 7, True)
 
 
-async def test_they_end_with_a_session_that_is_closed(house: House) -> None:
+async def test_they_end_with_a_session_that_is_closed(either: House) -> None:
+    house = either
     server = await house.serve()
     async with house.connect(server) as client:
         await open_terminals(client, "t")
