@@ -84,10 +84,11 @@ class Absentees:
     def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
         """Give what tells of the end of an earlier server's terminals and command."""
 
-        def tell(cause: LossCause) -> None:
-            for terminal_id in left.state.terminals:
-                _closed(_context(registry, workspace, None), terminal_id, cause)
-            if left.command is not None:
+        def tell(lost: str | None, cause: LossCause) -> None:
+            for terminal in left.state.terminals:
+                if lost in {None, terminal.id}:
+                    _closed(_context(registry, workspace, None), terminal.id, cause)
+            if lost is None and left.command is not None:
                 context = _context(registry, workspace, left.command.request_id)
                 answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
                 answer(lost_command(left.command, cause))

@@ -13,7 +13,7 @@ from kernelbridge.runtimes.contract import Left, Moment
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.options import Bounds, Choice
 
-VERSION = 1
+VERSION = 2
 """Of the form of these files; another one cannot be read."""
 
 
@@ -90,6 +90,16 @@ class ShellState(msgspec.Struct, frozen=True):
     """Whether `screen` is to be one of those, when the next command begins."""
 
 
+class TerminalState(msgspec.Struct, frozen=True):
+    """An interactive terminal."""
+
+    id: str
+    process: str
+    """The handle of its shell."""
+    rows: int
+    cols: int
+
+
 class LimitsState(msgspec.Struct, frozen=True):
     """What its sandbox may use, as far as it can be chosen."""
 
@@ -149,8 +159,8 @@ class SessionState(msgspec.Struct, frozen=True):
     """Whether a shell was started in the sandbox."""
     lost: str | None
     """How the interpreter ended that earlier cells ran in, until a result has told that."""
-    terminals: tuple[str, ...] = ()
-    """The names of its interactive terminals."""
+    terminals: tuple[TerminalState, ...] = ()
+    """Its interactive terminals."""
     shell: ShellState | None = None
     """The shell, if it runs."""
     linger: float | None = None

@@ -18,7 +18,7 @@ from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace.adoption.lost_shells import LostShells, TellLoss
+from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.cells.lane import ExecutionLane
@@ -132,8 +132,12 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
-        self._left_shells = LostShells(self._record)
+        self.terminals = Terminals(
+            self._launcher.in_sandbox,
+            self._launcher.left_program,
+            files_host=paths.sockets,
+            record=self._record,
+        )
         self.on_rest: Callable[[], object] = _nothing
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
@@ -209,7 +213,7 @@ class Workspace:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
         `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
-        shell if that goes on, `tell` for what else ran in shells.
+        shell if that goes on, `tell` for whoever is to be told of what is lost.
         """
         state = left.state
         self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
@@ -226,7 +230,11 @@ class Workspace:
         running = None if command is None else command.command
         shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
-        self._left_shells.adopt(tell, command=command is None, sandbox_lost=sandbox is None)
+        if sandbox is None:
+            tell(None, "sandbox_lost")
+            self._record.shells_told()
+        else:
+            self.terminals.adopt(state.terminals, tell)
         return reached
 
     @property
@@ -246,9 +254,8 @@ class Workspace:
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and its shell to another server, with what runs in them; terminals end."""
+        """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
         self._left = True
-        self._left_shells.leave()
         self.executions.finish()
         if self._starting is not None:
             await self._step("start", self._starting)
@@ -256,7 +263,7 @@ class Workspace:
             await self._step("resume", self.pausing.awake())  # or its shells could not be ended
         self.pausing.ended()
         await self._step("terminal", self.commands.leave())
-        await self._step("terminals", self.terminals.aclose())
+        await self._step("terminals", self.terminals.leave())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
         await self.files.watcher.aclose()
@@ -323,7 +330,7 @@ class Workspace:
         return sandbox
 
     async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
-        spared = {program.process for program in (state.kernel, state.shell) if program is not None}
+        spared = {program.process for program in (state.kernel, state.shell, *state.terminals) if program is not None}
         try:
             await take_over(sandbox, spared, wanted=self._wanted)
             await self._step("reserve", in_thread(self._executor, restore_reserve, self._data.paths(self.key).sockets))
@@ -431,7 +438,6 @@ class Workspace:
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
         self._status.changed(self._machine.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
-        self._left_shells.changed(event)
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
 

@@ -1,4 +1,4 @@
-"""The shell of a killed server goes on, with what runs in it. Its interactive terminals end: that is told once."""
+"""The shell and the interactive terminals of a server that ended go on, with what runs in them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,33 +43,61 @@ async def told(client: Client, after: int = 0) -> tuple[int, list[Frame]]:
     return frame["seq"], [frame for frame in frames if frame["type"] in {"terminal_closed", "terminal_output"}]
 
 
-async def test_the_end_of_terminals_is_told_once(either: House) -> None:
+async def type_and_see(client: Client, terminal: str, text: str, seen: str) -> None:
+    """Type into a terminal, and return when it has shown something."""
+    await client.send(type="terminal_input", sessionId="s", terminalId=terminal, data=text)
+    await see(client, terminal, seen)
+
+
+async def see(client: Client, terminal: str, seen: str) -> str:
+    """Give what a terminal shows until something is there."""
+    shown = ""
+    while seen not in shown:
+        frame = await client.receive()
+        if frame["type"] == "terminal_data" and frame["terminalId"] == terminal:
+            shown += frame["data"]
+    return shown
+
+
+@pytest.mark.parametrize("how", ["kill", "upgrade"])
+async def test_terminals_go_on(either: House, how: str) -> None:
+    """With what they have shown, and what they show meanwhile."""
     house = either
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await open_terminals(client, "one", "closed", "two")
+    server = await house.serve("--keep-sandboxes")
+    async with house.connect(server) as client, house.connect(server) as leaving:
+        await open_terminals(client, "one", "closed")
+        await open_terminals(leaving, "unseen")
+        await leaving.ws.close()
         await client.send(type="close_terminal", sessionId="s", terminalId="closed")
         while (await client.receive())["type"] != "terminal_closed":
             pass
-        await server.kill()
-    server = await house.serve()
-    async with house.connect(server) as client:
-        last, frames = await told(client)
-        closed = [frame for frame in frames if frame["type"] == "terminal_closed"]
-        assert [(frame["terminalId"], frame["cause"]) for frame in closed] == [("one", "exited"), ("two", "exited")]
-        numbers = [frame["seq"] for frame in frames]
-        assert numbers == sorted(set(numbers))
-        await client.send(type="terminal_input", sessionId="s", terminalId="one", data="x", requestId="typed")
-        refused = await client.answer_to("typed")
-        assert (refused["code"], refused["error"]) == ("unknown_terminal", "it has ended, or was never opened")
-    async with house.connect(server) as client:  # it is in the journal, as everything else
-        assert (await told(client, after=numbers[0] - 1))[1][: len(frames)] == frames
-        await open_terminals(client, "one")
-        await server.kill()
-    server = await house.serve()
-    async with house.connect(server) as client:
-        _, frames = await told(client, after=last)
-        assert [(frame["type"], frame.get("terminalId")) for frame in frames] == [("terminal_closed", "one")]
+        await type_and_see(client, "one", "V=kept; echo sh''own\n", "shown")
+        await type_and_see(
+            client, "one", "until [ -e go ]; do sleep 0.02; done; echo mean''while; touch over\n", "until"
+        )
+        await client.send(type="terminal_resize", sessionId="s", terminalId="one", rows=33, cols=44)
+        await (server.kill() if how == "kill" else server.stop())
+    touch(house.files("s"), "go")
+    await until_there(house.files("s") / "over")
+    for _ in range(2):
+        server = await house.serve("--keep-sandboxes")
+        async with house.connect(server) as client:
+            await client.send(type="session_info", sessionId="s", requestId="i")
+            assert set((await client.answer_to("i"))["terminals"]) == {"one", "unseen"}
+            await client.send(
+                type="open_terminal", sessionId="s", terminalId="one", rows=33, cols=44, requestId="again"
+            )
+            while (opened := await client.receive())["type"] != "terminal_opened":
+                pass
+            assert opened["reattached"] is True
+            shown = await see(client, "one", "meanwhile")
+            assert "shown" in shown
+            await type_and_see(client, "one", "echo $V-$(stty size)-\n", "kept-33 44-")
+            await (server.kill() if how == "kill" else server.stop())
+    assert sorted(path.suffix[:6] for path in (house.data_dir / "state").iterdir() if ".shown" in path.name) == [
+        ".shown",
+        ".shown",
+    ]
 
 
 async def begin_waiting(house: House, client: Client, **more: object) -> None:
@@ -214,24 +242,6 @@ async def ended_with_their_sandbox(house: House) -> None:
         ]
         assert (frames[0]["terminalId"], frames[1]["requestId"]) == ("t", "c")
         assert frames[1]["statePreserved"] is False
-
-
-async def test_what_was_told_before_an_upgrade_is_not_told_again(either: House) -> None:
-    house = either
-    server = await house.serve("--keep-sandboxes")
-    async with house.connect(server) as client, house.connect(server) as leaving:
-        await open_terminals(client, "seen")
-        await open_terminals(leaving, "unseen")
-        await leaving.ws.close()
-        stopping = asyncio.create_task(server.stop())
-        while (closed := await client.receive())["type"] != "terminal_closed":
-            pass
-        assert (closed["terminalId"], closed["cause"]) == ("seen", "session_closed")
-        await stopping
-    server = await house.serve()
-    async with house.connect(server) as client:
-        _, frames = await told(client)
-        assert [(frame["type"], frame.get("terminalId")) for frame in frames] == [("terminal_closed", "unseen")]
 
 
 async def test_a_command_goes_on_over_an_upgrade_which_does_not_wait_for_it(either: House) -> None:

@@ -4,6 +4,7 @@
     <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
     <data>/state/<id>.shell  the command that runs in the session's shell, likewise; made with the first command
     <data>/state/<id>.output what its terminal has said since it was given, up to a limit
+    <data>/state/<id>.shown… what an interactive terminal has shown last
 
 None is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
 server can read them. One that cannot be written costs nothing while the server runs.
@@ -35,6 +36,7 @@ from kernelbridge.workspace.session_state import (
     SessionState,
     ShellState,
     T,
+    TerminalState,
     read_running,
     read_session,
     without_sandbox,
@@ -45,6 +47,7 @@ from kernelbridge.workspace.session_state import (
 log = structlog.get_logger(__name__)
 
 _SESSION, _CELL, _SHELL, _OUTPUT = ".json", ".cell", ".shell", ".output"
+_SHOWN = ".shown"
 _NONE = write_running(None)
 MOST = 1 << 20
 """Bytes of a file that is read: one is smaller, whoever wrote it."""
@@ -206,19 +209,22 @@ class Record:
         """Note that it was answered."""
         self._command.write(_NONE)
 
-    def terminals_are(self, names: Iterable[str]) -> None:
+    def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
         """Note which interactive terminals there are."""
-        found = tuple(names)
+        found = tuple(terminals)
         if self._state is not None and self._state.terminals != found:
             self._change(terminals=found)
 
-    def shells_told(self, *, command: bool) -> None:
-        """Note that the end of an earlier server's terminals has been told, and that of its `command`."""
-        if command:
-            if self._state is not None:
-                self._command.open()
-            self.command_ended()
+    def shells_told(self) -> None:
+        """Note that the end of an earlier server's terminals and command has been told."""
+        if self._state is not None:
+            self._command.open()
+        self.command_ended()
         self.terminals_are(())
+
+    def scrollback(self, process: str) -> StateFile:
+        """Give the file for what the terminal of this process has shown last."""
+        return StateFile(self._path.with_suffix(f"{_SHOWN}{process}"), failed=self._failed)
 
     def write(self) -> None:
         """Write the session's file."""
@@ -249,6 +255,8 @@ class Record:
         self._cell.remove()
         self._command.remove()
         self._output.remove()
+        for path in self._path.parent.glob(f"{self._path.stem}{_SHOWN}*"):
+            path.unlink(missing_ok=True)
 
     def _change(self, **changes: object) -> None:
         if self._state is not None:
@@ -281,7 +289,8 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
         yield session
     known = {path.stem for path in directory.iterdir() if path.suffix == _SESSION}
     for path in directory.iterdir():
-        if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL, _OUTPUT} and path.stem in known):
+        of_session = path.suffix in {_CELL, _SHELL, _OUTPUT} or path.suffix.startswith(_SHOWN)
+        if path.suffix != _SESSION and not (of_session and path.stem in known):
             path.unlink(missing_ok=True)
 
 
@@ -352,14 +361,24 @@ class StateFile:
             except OSError as exc:
                 self._failed(exc)
 
-    def append(self, content: bytes, limit: int) -> None:
-        """Write behind what is in it, if it is open; no more than `limit` bytes in all."""
+    def append(self, content: bytes, limit: int) -> bool:
+        """Write behind what is in it, if it is open; no more than `limit` bytes in all. Say whether all of it fit."""
         if self._fd >= 0:
             try:
                 size = os.fstat(self._fd).st_size
                 os.pwrite(self._fd, content[: max(0, limit - size)], size)
+                return size + len(content) <= limit
             except OSError as exc:
                 self._failed(exc)
+        return True
+
+    def read(self) -> bytes:
+        """Give what is in it, if it is open."""
+        try:
+            return os.pread(self._fd, os.fstat(self._fd).st_size, 0) if self._fd >= 0 else b""
+        except OSError as exc:
+            self._failed(exc)
+            return b""
 
     def close(self) -> None:
         """Release it, and leave the file. Idempotent."""

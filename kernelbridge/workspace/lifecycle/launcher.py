@@ -20,7 +20,7 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.accounts import group, passwd
-from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -159,6 +159,17 @@ class Launcher:
             raise TerminalError("The shell cannot be gone on with", exc.reason) from exc
         shell.on_change(self._record.shell_is)
         return shell
+
+    async def left_program(self, handle: str) -> tuple[Sandbox, Process]:
+        """Give a program that an earlier server has started.
+
+        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        """
+        sandbox = await self._place.sandbox()
+        try:
+            return sandbox, await sandbox.rejoin(handle)
+        except SandboxError as exc:
+            raise TerminalError("The terminal cannot be gone on with", exc.reason) from exc
 
     async def in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
         """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""

@@ -19,13 +19,14 @@ from kernelbridge.workspace.adoption.record import PreviousSession, Record, left
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import RunningCommand, ShellState
+from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
 CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
 KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
 
+A, B = (TerminalState(name, f"exec:{name}", 24, 80) for name in "ab")
 SHELL = ShellState("exec:8", "/dev/pts/0", "/dev/pts/1", ("/dev/pts/2",), left=True)
 
 
@@ -95,9 +96,9 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
     record.opened(CHOICE, SANDBOX)
     record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
     record.command_ended()
-    record.terminals_are(["a", "b"])
+    record.terminals_are([A, B])
     left = only(tmp_path)
-    assert (left.command, left.state.terminals) == (None, ("a", "b"))
+    assert (left.command, left.state.terminals) == (None, (A, B))
     command = RunningCommand(
         "c",
         False,  # noqa: FBT003 - streams
@@ -120,8 +121,8 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
     record = new(tmp_path)
     record.adopt(left.without_sandbox().state, None)
     left = only(tmp_path)
-    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
-    record.shells_told(command=True)
+    assert (left.command is None, left.state.terminals) == (False, (A, B))
+    record.shells_told()
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, ())
 
@@ -129,7 +130,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
 def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.terminals_are(["a"])
+    record.terminals_are([A])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
 
@@ -283,7 +284,7 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
 def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))
     assert list(previous_sessions(tmp_path)) == []
 
 
