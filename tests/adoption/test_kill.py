@@ -147,7 +147,7 @@ async def test_all_that_the_shell_has_started_goes_on(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:
         await resume(client)
-        await client.send(type="interrupt", sessionId="s", target="terminal", requestId="i")
+        await client.send(type="interrupt", sessionId="s", target="terminal", requestId="stop")
         await client.send(
             type="terminal_command",
             sessionId="s",
