@@ -12,13 +12,19 @@ From the bridge:
 
     {"op": "spawn", "id": I, "name": N, "tty": bool}    + descriptors: a file with {"argv", "env", "cwd"}; the output
                                                         (a pipe, or the terminal, which is then its stdin as well); and
-                                                        a duplicate of the bridge's own end, kept until I is forgotten
+                                                        a duplicate of the bridge's own end, kept until I is forgotten.
+                                                        With "member" in the file it leads no session, and so no
+                                                        terminal ever becomes its controlling one
     {"op": "signal", "id": I, "signal": N}              to the process group that I leads
     {"op": "kill", "id": I}                             SIGKILL to I and everything it ever started; I is forgotten
-    {"op": "prune", "id": R, "program": I, "since": T}  SIGKILL to everything it ever started but I itself; T: only what
-                                                        began at that time (CLOCK_BOOTTIME) or later; null: all
+    {"op": "prune", "id": R, "program": I, "since": M}  SIGKILL to everything it ever started but I itself; M: only what
+                                                        began after that moment; null: all
+    {"op": "moment", "id": R}                           what time it is, for that
     {"op": "list", "id": R}                             what runs, or has ended and was not killed yet
     {"op": "attach", "id": R, "program": I}             the descriptor that was kept
+    {"op": "hold", "name": N}                           + the bridge's end of a terminal, to be kept under this name
+    {"op": "take", "id": R, "name": N}                  that
+    {"op": "drop", "name": N}                           it is not needed any more
     {"op": "pause", "id": R}                            SIGSTOP to everything until all stands still
     {"op": "resume", "id": R}                           SIGCONT to what that stopped
     {"op": "room", "id": R, "pid": P}                   whether hardly any processes can be started
@@ -35,6 +41,7 @@ To the bridge; R numbers a request, I a program:
     {"op": "known", "id": R, "program": I, "name": N, "pid": P, "tty": bool, "running": bool, "code": …, "signal": …}
     {"op": "attached", "id": R}             + the descriptor; "ended" follows if it has
     {"op": "room", "id": R, "crowded": bool|null, "waits": bool}
+    {"op": "moment", "id": R, "ticks": N, "last": P}    hundredths of a second of CLOCK_BOOTTIME, and the latest pid
     {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it could be done
 
 Without a bridge for `outlive` seconds (at first: S seconds for one to come) it ends everything and itself; where it is
@@ -74,6 +81,11 @@ NAME, KEEPER_NAME = b"kb-agent", b"kb-keeper"
 PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36
 WALL = 0x40000000  # waitpid(2): whatever signal a child was to end with
 TICKS = os.sysconf("SC_CLK_TCK")
+ALL = (-1, 0)
+"""A moment before anything began."""
+
+with open("/proc/sys/kernel/pid_max", "rb") as stream:
+    PIDS = int(stream.read())
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -100,6 +112,7 @@ class Agent:
     def __init__(self, config):
         self.first = os.getpid() == 1
         self.programs = {}  # by id
+        self.held = {}  # descriptors of terminals, by their names
         self.reports = {}  # programs whose keepers live, by the descriptor of their pipe
         self.stopped = set()  # pids, by on_pause
         self.bridge = None
@@ -218,8 +231,8 @@ class Agent:
             op = message.pop("op")
             if op == "end":
                 return False
-            if op == "spawn":
-                self.on_spawn(fds=fds, **message)
+            if op in ("spawn", "hold"):
+                getattr(self, "on_" + op)(fds=fds, **message)
             else:
                 getattr(self, "on_" + op)(**message)
         finally:
@@ -269,6 +282,12 @@ class Agent:
         pruned = self.programs.get(program)
         self.send(op="done", id=id, all=pruned is None or self.prune(pruned, since))
 
+    def on_moment(self, id):
+        # The pid first: what begins in between counts as begun before.
+        with open("/proc/loadavg", "rb") as stream:
+            last = int(stream.read(PACKET).split()[-1])
+        self.send(op="moment", id=id, ticks=time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS // 10**9, last=last)
+
     def on_list(self, id):
         for program in list(self.programs.values()):
             if program.pid:
@@ -294,6 +313,20 @@ class Agent:
             self.send([known.kept], op="attached", id=id)
             if known.status is not None:
                 self.send(op="ended", id=known.id, code=known.status[0], signal=known.status[1])
+
+    def on_hold(self, name, fds):
+        self.on_drop(name)
+        self.held[name] = fds.pop()
+
+    def on_take(self, id, name):
+        if name in self.held:
+            self.send([self.held[name]], op="attached", id=id)
+        else:
+            self.send(op="done", id=id, all=False)
+
+    def on_drop(self, name):
+        if name in self.held:
+            os.close(self.held.pop(name))
 
     def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS
@@ -379,8 +412,7 @@ class Agent:
     def prune(self, program, since):
         """SIGKILL what a program has started, or has started since; say whether nothing of that is left."""
         main = program.pid if program.status is None else 0
-        least = -1 if since is None else int(since * TICKS)
-        return self.end(lambda: self.below(program.keeper, main, least))
+        return self.end(lambda: self.below(program.keeper, main, since or ALL))
 
     def kill_strays(self):
         """SIGKILL what is below no keeper."""
@@ -422,9 +454,9 @@ class Agent:
             self.turn(MOMENT if left or gone is not None else 0)
         return True
 
-    def below(self, root, main=0, least=-1, spare=()):
-        """Everything alive below `root` but `main`; what began before `least` (ticks), or is in `spare`, with all below
-        it is left out. Also says whether a process had a parent that was not found."""
+    def below(self, root, main=0, since=ALL, spare=()):
+        """Everything alive below `root` but `main`; what began before the moment `since`, or is in `spare`, with all
+        below it is left out. Also says whether a process had a parent that was not found."""
         table = self.table()
         children = {}
         torn = False
@@ -435,7 +467,7 @@ class Agent:
         ahead = [root]
         while ahead:
             for pid in children.get(ahead.pop(), ()):
-                if pid in spare or (pid != main and table[pid][1] < least):
+                if pid in spare or (pid != main and not began_since(pid, table[pid][1], since)):
                     continue
                 ahead.append(pid)
                 if pid != main and table[pid][2] not in b"ZX":
@@ -554,9 +586,13 @@ def become(body, output, tty, born):
     """Turn this fork into the program; never returns."""
     step = "terminal"
     try:
-        os.setsid()
+        if body.get("member"):
+            os.setpgid(0, 0)
+        else:
+            os.setsid()
+            if tty:
+                fcntl.ioctl(output, termios.TIOCSCTTY, 0)
         if tty:
-            fcntl.ioctl(output, termios.TIOCSCTTY, 0)
             os.dup2(output, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -629,6 +665,14 @@ def waits_to_fork(pid):
             return any(line.startswith(b"SigBlk:") and line.rstrip().endswith(b"04000") for line in stream)
     except OSError:
         return False
+
+
+def began_since(pid, ticks, moment):
+    """Whether a process began after a moment. In the same tick its number tells: they are given in order, until they
+    begin anew; which takes longer than a tick."""
+    if ticks != moment[0]:
+        return ticks > moment[0]
+    return 0 < (pid - moment[1]) % PIDS < PIDS // 2
 
 
 def send_signal(pid, number):

@@ -9,7 +9,7 @@ runtime passes the one suite in `tests/contract`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -146,6 +146,47 @@ SLEEPS_BETWEEN_FORKS = "04000"
 all signals it holds SIGTERM back then, and at no other time that one alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time in a sandbox, told apart from every start of a process."""
+
+    ticks: int
+    """Hundredths of a second of CLOCK_BOOTTIME, as a rule."""
+    last: int
+    """The latest pid: which tells processes of the same hundredth apart."""
+
+
+class Terminal(Protocol):
+    """A terminal in a sandbox that echoes nothing. The bridge holds both of its ends."""
+
+    path: str
+    """Its name inside the sandbox."""
+
+    async def read(self) -> bytes:
+        """Give the next that was written on it; `b""` once nobody has its other end open. One reader at a time."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Type all of `data`; raises `BrokenPipeError` when it is closed."""
+        ...
+
+    def only_for_writing(self) -> None:
+        """Let nobody in the sandbox open it any more to read from it."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the end that programs have, so that reading ends with the last of them. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Release both ends; programs in it are hung up. Idempotent."""
+        ...
+
+    def leave(self) -> None:
+        """Release both ends, and leave it to another server. Idempotent."""
+        ...
+
+
 class Process(Protocol):
     """A process in a sandbox. It leads its own session and process group."""
 
@@ -180,11 +221,15 @@ class Process(Protocol):
         """
         ...
 
-    async def prune(self, since: float | None = None) -> None:
+    async def moment(self) -> Moment:
+        """Give the time in its sandbox, for `prune`. Raises `SandboxError`."""
+        ...
+
+    async def prune(self, since: Moment | None = None) -> None:
         """SIGKILL everything that it ever started, but not itself.
 
-        With `since`, in seconds of CLOCK_BOOTTIME, what it started before that is spared with all that this started;
-        what began in the same hundredth of a second is not. Raises `SandboxError` if something outlives that.
+        With `since`, what it started before that is spared with all that this started. Raises `SandboxError` if
+        something outlives that.
         """
         ...
 
@@ -217,38 +262,40 @@ class Sandbox(Protocol):
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> Process:
         """Start a process as the sandbox's user; `env` is laid over the sandbox's own.
 
         `name` is what another server finds it by, e.g. `kernel` (200 characters at most).
+
+        With `terminal`, which this sandbox has opened, it is that what it reads from and writes on, and nothing is to
+        be read from the process itself. It leads a process group but no session, and so neither this nor any other
+        terminal becomes its controlling one.
 
         Without `tty`, stdin is empty (`write` is not supported). Raises `SandboxError`
         when the sandbox is gone or the program cannot be started.
         """
         ...
 
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
+        """Open a terminal; starts nothing and waits for nothing. Raises `SandboxError` where there is none left."""
+        ...
+
     async def rejoin(self, handle: str) -> Process:
-        """Give a process that an earlier server started; nothing can be read from it or written to it any more.
+        """Give a process that an earlier server started; what it wrote since that ended is there to be read.
 
         Raises `SandboxError` if there is no way back to it.
         """
         ...
 
-    async def end_others(self, *, spare: int) -> None:
-        """SIGKILL whatever an earlier server started with `exec`, with its session, but for the process `spare`.
-
-        Raises `SandboxError` if some outlive it.
-        """
+    async def take_terminal(self, path: str) -> Terminal:
+        """Give a terminal that an earlier server opened, with what was written on it since; raises `SandboxError`."""
         ...
 
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        """SIGKILL every process but `spare` (a pid) with `mark` in its environment or limits, until none is left.
+    async def end_others(self, *, spare: Collection[str]) -> None:
+        """SIGKILL whatever an earlier server started with `exec`, with all that it started, but what has these handles.
 
-        Only where `Process.kill` and `prune` do not end all that a process has started: elsewhere this does nothing.
-        `mark` is hexadecimal, unguessable, and a value in the `env` of an `exec`; everything started from
-        there inherits it, but for what throws its environment away. Or it is decimal and a resource limit, which
-        a process sets for itself and what it starts (`ulimit`). Raises `SandboxError` if some outlive it;
-        a sandbox that is gone is no error.
+        Raises `SandboxError` if some outlive it.
         """
         ...
 
@@ -271,7 +318,7 @@ class Sandbox(Protocol):
     async def pause(self) -> None:
         """Have every process in it stand still until `resume`; what they have in memory stays there. Idempotent.
 
-        Meanwhile `exec`, `sweep` and what is asked of processes wait (some seconds, then `SandboxError`) or are done;
+        Meanwhile `exec` and what is asked of processes wait (some seconds, then `SandboxError`) or are done;
         `destroy` is done. Raises `SandboxError` or `RuntimeUnavailable`; it may stand still all the same then, and
         `resume` puts that right.
         """

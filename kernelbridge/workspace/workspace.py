@@ -17,7 +17,7 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
-from kernelbridge.workspace.adoption.lost_shells import LostShells, TellLoss
+from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
@@ -36,7 +36,7 @@ from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell.lane import TerminalLane
+from kernelbridge.workspace.shell.lane import PreviousCommand, TerminalLane
 from kernelbridge.workspace.states import (
     KernelEvent,
     KernelState,
@@ -88,7 +88,13 @@ class Workspace:
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
         self._record = Record(
-            data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve, executor=executor
+            data.state,
+            key,
+            created=feed.created,
+            runtime=runtime.info.name,
+            seq=feed.reserve,
+            executor=executor,
+            spool=settings.max_output,
         )
         self.sandbox = SandboxOwner(
             key,
@@ -125,7 +131,6 @@ class Workspace:
         )
         self.commands = TerminalLane(
             self._launcher.shell,
-            end_jobs=self._launcher.end_jobs,
             destroy_sandbox=self.sandbox.give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
@@ -135,11 +140,10 @@ class Workspace:
         )
         self.terminals = Terminals(
             self._launcher.in_sandbox,
+            self._launcher.left_program,
             files_host=paths.sockets,
-            note=self._record.terminals_are,
-            noted=self._record.written,
+            record=self._record,
         )
-        self._left_shells = LostShells(self._record)
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
@@ -196,24 +200,38 @@ class Workspace:
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: PreviousSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
+    def adopt(
+        self,
+        left: PreviousSession,
+        sandbox: Sandbox | None,
+        job: Job | None,
+        command: PreviousCommand | None,
+        tell: TellLoss,
+    ) -> Wait:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
+        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
+        shell if that goes on, `tell` for whoever is to be told of what is lost.
         """
         state = left.state
         self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
-        self.commands.adopt(had_shell=state.had_shell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         else:
-            self.sandbox.adopt(sandbox, state.kernel)
+            self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
-        self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
+        running = None if command is None else command.command
+        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
+        self.commands.adopt(shell, command, had_shell=state.had_shell)
+        if sandbox is None:
+            tell(None, "sandbox_lost")
+            self._record.shells_told()
+        else:
+            self.terminals.adopt(state.terminals, tell)
         return reached
 
     @property
@@ -224,21 +242,20 @@ class Workspace:
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
 
-        With `keep`, that is what `leave` cannot leave: commands. Without, it is told that `seconds` are left.
+        With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
         """
         cells, commands = self.executions.finish(), self.commands.finish()
         if keep:
-            return [commands]
+            return []
         self._status.server_stops(seconds)
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and the cell in it to another server; commands and terminals end."""
-        self._left_shells.leave()
+        """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
         self.executions.finish()
         await self.sandbox.leave()
-        await self._step("terminal", self.commands.aclose())
-        await self._step("terminals", self.terminals.aclose())
+        await self._step("terminal", self.commands.leave())
+        await self._step("terminals", self.terminals.leave())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
         await self.files.watcher.aclose()
@@ -295,7 +312,6 @@ class Workspace:
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
         self._status.changed(self.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
-        self._left_shells.changed(event)
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
 

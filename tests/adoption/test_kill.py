@@ -132,7 +132,7 @@ async def test_a_cell_that_asks_is_answered_by_another_server(house: House) -> N
         assert "hello Ada\n" in (await result(client, "cell"))["output"]
 
 
-async def test_the_shell_and_all_that_it_started_is_ended_and_that_is_said(house: House) -> None:
+async def test_all_that_the_shell_has_started_goes_on(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:
         await client.run("import subprocess; job = subprocess.Popen(['sleep', '1111'], start_new_session=True)")
@@ -147,6 +147,7 @@ async def test_the_shell_and_all_that_it_started_is_ended_and_that_is_said(house
     server = await house.serve()
     async with house.connect(server) as client:
         await resume(client)
+        await client.send(type="interrupt", sessionId="s", target="terminal", requestId="stop")
         await client.send(
             type="terminal_command",
             sessionId="s",
@@ -154,12 +155,12 @@ async def test_the_shell_and_all_that_it_started_is_ended_and_that_is_said(house
             requestId="d",
         )
         answer = await client.answer_to("d")
-        assert answer["output"].startswith("[]\n")
-        assert answer["statePreserved"] is False
+        assert answer["output"].startswith("[1]\n")
+        assert "statePreserved" not in answer
         left = [number for number in range(1111, 8888, 1111) if f"sleep {number} " in answer["output"]]
-        assert left == [1111]
+        assert left == [1111, 2222, 3333, 4444, 5555, 6666]
         await client.send(type="session_info", sessionId="s", requestId="i")
-        assert (await client.answer_to("i"))["terminals"] == []
+        assert (await client.answer_to("i"))["terminals"] == ["t"]
 
 
 async def test_a_paused_session_is_resumed_and_paused_again(house: House) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.adoption.house import House, begin, docker_only, result, resume, touch, until_there
+from tests.adoption.house import House, begin, docker_only, result, resume, touch
 from tests.contract.driving import on_host
 from tests.faults.slow_engine import late_answers
 from tests.integration.conftest import PATIENCE, Client, Frame
@@ -142,31 +142,6 @@ async def test_an_upgrade_costs_no_running_cell(house: House) -> None:
         assert (await result(client, "a"))["output"] == "old\nwent\n42\n"
         assert house.sandboxes() == sandboxes
     await house.until_nothing_is_left()
-
-
-async def test_a_command_is_waited_for_and_the_shell_is_new_afterwards(house: House) -> None:
-    server = await house.serve("--keep-sandboxes", "--stop-timeout", "60s")
-    async with house.connect(server) as client:
-        await client.shell("export HERE=1")
-        await client.run("x = 1")
-        await client.send(
-            type="terminal_command",
-            sessionId="s",
-            command="touch began; until [ -e go ]; do sleep 0.02; done; echo done",
-            requestId="t",
-        )
-        await until_there(house.files("s") / "began")
-        stopping = asyncio.create_task(server.stop())
-        touch(house.files("s"), "go")
-        answer = await client.answer_to("t")
-        assert (answer["output"], answer.get("cause")) == ("done\n", None)
-        await stopping
-    server = await house.serve()
-    async with house.connect(server) as client:
-        answer = await client.shell("echo [$HERE]")
-        assert (answer["output"], answer["statePreserved"]) == ("[]\n", False)
-        assert "statePreserved" not in await client.shell("true")
-        assert (await client.run("print(x)"))["output"] == "1\n"
 
 
 async def test_a_paused_session_ends_in_time_and_nothing_is_left(house: House) -> None:

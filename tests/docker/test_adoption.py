@@ -79,7 +79,7 @@ async def test_what_execs_have_started_is_ended_but_for_one(open_runtime: Open, 
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
     await adopted.resume()
-    await adopted.end_others(spare=spared.pid)
+    await adopted.end_others(spare={spared.handle})
     seen = (await run(adopted, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).output
     assert [number for number in range(1111, 6000, 1111) if f"sleep {number}" in seen] == [1111, 2222]
 

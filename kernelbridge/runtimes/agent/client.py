@@ -30,8 +30,9 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent import messages
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import NAME_LENGTH, Answer, Known, Request
-from kernelbridge.runtimes.agent.process import AgentProcess, open_terminal
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_slave, open_terminal, stop_echo
+from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
 
 START_SECONDS = 30.0
@@ -89,9 +90,10 @@ class AgentClient:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._processes: dict[int, AgentProcess] = {}
-        self._asked: dict[int, asyncio.Future[Answer | AgentProcess]] = {}
+        self._asked: dict[int, asyncio.Future[Answer | AgentProcess | AgentTerminal]] = {}
         """Answers that are due; to `Attach` a process, which is there before anything more is told of it."""
-        self._attaching: dict[int, Known] = {}
+        self._attaching: dict[int, Known | None] = {}
+        """What is attached; None: a terminal alone."""
         self._listed: dict[int, list[Known]] = {}
         self.why = "it has ended"
         """Why there is no connection any more."""
@@ -128,10 +130,12 @@ class AgentClient:
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> AgentProcess:
         """Start a program as the sandbox's user.
 
-        `env` is all of its environment. Without `tty` its stdin is empty, and stdout and stderr go into one pipe.
+        `env` is all of its environment. Without `tty` its stdin is empty, and stdout and stderr go into one pipe; with
+        `terminal`, which is one of `open_terminal`, see `contract.Sandbox.exec`.
         `name` (200 characters at most) is what a later server knows it by. Raises `SandboxError` if it cannot be
         started; when cancelled, it is killed as soon as it runs.
         """
@@ -139,11 +143,16 @@ class AgentClient:
             raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self.why}")
         number = next(self._numbers)
         # The standard library's JSON, because it carries file names that are not UTF-8.
-        body = json.dumps({"argv": list(argv), "env": dict(env), "cwd": cwd})
+        body = json.dumps({"argv": list(argv), "env": dict(env), "cwd": cwd, "member": terminal is not None})
         with contextlib.ExitStack() as undo:
             body_fd = memory_file("spawn", body.encode())
             undo.callback(os.close, body_fd)
-            ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
+            if terminal is not None:
+                if not isinstance(terminal, AgentTerminal):
+                    raise TypeError(terminal)
+                tty, ours, theirs = True, os.dup(terminal.master), os.dup(terminal.slave)
+            else:
+                ours, theirs = self._open_output(rows, cols) if tty else os.pipe2(os.O_CLOEXEC)
             undo.callback(os.close, theirs)
             undo.callback(os.close, ours)
             kept = os.dup(ours)
@@ -159,6 +168,33 @@ class AgentClient:
                 f"{argv[0]!r} could not be started in the sandbox", f"no answer within {START_SECONDS:.0f} seconds"
             ) from exc
         return process
+
+    def open_terminal(self, rows: int, cols: int) -> AgentTerminal:
+        """Open a terminal that echoes nothing; raises `SandboxError` where there is none left."""
+        if self._link.closed:
+            raise self._gone()
+        master, slave = self._open_output(rows, cols)
+        try:
+            stop_echo(slave)
+            terminal = self._terminal(master, slave)
+        except BaseException:
+            os.close(master)
+            os.close(slave)
+            raise
+        self._link.post(messages.Hold(terminal.path), (os.dup(master),))
+        return terminal
+
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Go on with a terminal that an earlier server opened; raises `SandboxError`."""
+        number = next(self._numbers)
+        self._attaching[number] = None
+        try:
+            taken = await self._ask(number, messages.Take(number, path))
+        finally:
+            del self._attaching[number]
+        if not isinstance(taken, AgentTerminal):
+            raise SandboxError("A terminal cannot be found again", f"the agent has no {path!r} any more")
+        return taken
 
     async def known(self) -> list[Known]:
         """List the programs that run, and those that have ended and were not killed: nobody knows of their end yet.
@@ -241,10 +277,11 @@ class AgentClient:
     # -- helpers ------------------------------------------------------------------------
 
     def _process(self, number: int, name: str, fd: int, *, tty: bool) -> AgentProcess:
-        async def prune(since: float | None) -> bool:
+        async def prune(since: Moment | None) -> bool:
             asked = next(self._numbers)
+            moment = None if since is None else (since.ticks, since.last)
             try:
-                return self._done(await self._ask(asked, messages.Prune(asked, number, since)))
+                return self._done(await self._ask(asked, messages.Prune(asked, number, moment)))
             except SandboxError:
                 if self._link.closed:
                     return True  # all of it ends
@@ -258,21 +295,32 @@ class AgentClient:
             ooms=self._ooms(),
             post_signal=lambda signum: self._link.post(messages.Signal(number, signum)),
             post_kill=lambda: self._link.post(messages.Kill(number)),
+            ask_moment=self._moment,
             ask_prune=prune,
             on_finished=lambda: self._processes.pop(number, None),
         )
         self._processes[number] = process
         return process
 
+    def _terminal(self, master: int, slave: int) -> AgentTerminal:
+        return AgentTerminal(master, slave, drop=lambda path: self._link.post(messages.Drop(path)))
+
+    async def _moment(self) -> Moment:
+        number = next(self._numbers)
+        answer = await self._ask(number, messages.AskMoment(number))
+        if not isinstance(answer, messages.Moment):
+            raise self._gone()
+        return Moment(answer.ticks, answer.last)
+
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         if self._link.ptmx < 0:
             raise SandboxError("A terminal cannot be opened in the sandbox", "it has no /dev/pts/ptmx")
         return open_terminal(self._link.ptmx, rows, cols, uid=self._facts.uid, gid=self._facts.gid)
 
-    async def _ask(self, number: int, request: Request) -> Answer | AgentProcess:
+    async def _ask(self, number: int, request: Request) -> Answer | AgentProcess | AgentTerminal:
         if self._link.closed:
             raise self._gone()
-        answer: asyncio.Future[Answer | AgentProcess] = self._loop.create_future()
+        answer: asyncio.Future[Answer | AgentProcess | AgentTerminal] = self._loop.create_future()
         self._asked[number] = answer
         self._link.post(request)
         try:
@@ -281,7 +329,7 @@ class AgentClient:
         except TimeoutError as exc:
             raise SandboxError("The sandbox does not answer", f"for {ANSWER_SECONDS:.0f} s") from exc
 
-    def _done(self, answer: Answer | AgentProcess) -> bool:
+    def _done(self, answer: Answer | AgentProcess | AgentTerminal) -> bool:
         return isinstance(answer, messages.Done) and answer.all
 
     def _gone(self) -> SandboxError:
@@ -301,7 +349,7 @@ class AgentClient:
         match answer:
             case messages.Known():
                 return self._on_known(answer)
-            case messages.Done() | messages.Room() | messages.Attached():
+            case messages.Done() | messages.Room() | messages.Moment() | messages.Attached():
                 return self._on_asked(answer, fds)
             case _:
                 process = self._processes.get(answer.id)
@@ -316,7 +364,9 @@ class AgentClient:
         listed.append(known)
         return len(listed) <= _MOST_KNOWN
 
-    def _on_asked(self, answer: messages.Done | messages.Room | messages.Attached, fds: list[int]) -> bool:
+    def _on_asked(
+        self, answer: messages.Done | messages.Room | messages.Moment | messages.Attached, fds: list[int]
+    ) -> bool:
         asked = self._asked.pop(answer.id, None)
         if asked is None:
             return False
@@ -325,9 +375,19 @@ class AgentClient:
         if not isinstance(answer, messages.Attached):
             asked.set_result(answer)
             return True
-        known = self._attaching.get(answer.id)
-        if known is None or not fds:
-            return False
+        return answer.id in self._attaching and bool(fds) and self._on_attached(asked, self._attaching[answer.id], fds)
+
+    def _on_attached(
+        self, asked: asyncio.Future[Answer | AgentProcess | AgentTerminal], known: Known | None, fds: list[int]
+    ) -> bool:
+        if known is None:
+            try:
+                terminal = self._terminal(fds[0], open_slave(fds[0]))
+            except OSError:
+                return False
+            fds.clear()
+            asked.set_result(terminal)
+            return True
         process = self._process(known.program, known.name, fds.pop(), tty=known.tty)
         process.on_started(known.pid)
         asked.set_result(process)

@@ -85,6 +85,14 @@ class Room(msgspec.Struct, frozen=True, tag_field="op", tag="room"):
     waits: bool
 
 
+class Moment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
+    """What time it is in the sandbox."""
+
+    id: Id
+    ticks: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    last: Annotated[int, msgspec.Meta(ge=0, le=2**22)]
+
+
 class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):
     """The last answer to a request that has no other."""
 
@@ -93,7 +101,7 @@ class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):
     """Whether it could be done."""
 
 
-Answer = Started | Refused | Ended | Killed | Known | Attached | Room | Done
+Answer = Started | Refused | Ended | Killed | Known | Attached | Room | Moment | Done
 _DECODER = msgspec.json.Decoder(Ready | Answer)
 
 
@@ -131,7 +139,14 @@ class Prune(msgspec.Struct, frozen=True, tag_field="op", tag="prune"):
 
     id: int
     program: int
-    since: float | None
+    since: tuple[int, int] | None
+    """Ticks and the latest pid, as `Moment` tells them."""
+
+
+class AskMoment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
+    """Say what time it is."""
+
+    id: int
 
 
 class List(msgspec.Struct, frozen=True, tag_field="op", tag="list"):
@@ -145,6 +160,25 @@ class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
 
     id: int
     program: int
+
+
+class Hold(msgspec.Struct, frozen=True, tag_field="op", tag="hold"):
+    """Keep the descriptor that comes with it: the bridge's end of a terminal."""
+
+    name: str
+
+
+class Take(msgspec.Struct, frozen=True, tag_field="op", tag="take"):
+    """Give what was to be held."""
+
+    id: int
+    name: str
+
+
+class Drop(msgspec.Struct, frozen=True, tag_field="op", tag="drop"):
+    """Hold it no longer."""
+
+    name: str
 
 
 class Pause(msgspec.Struct, frozen=True, tag_field="op", tag="pause"):
@@ -176,4 +210,7 @@ class End(msgspec.Struct, frozen=True, tag_field="op", tag="end"):
     """End everything."""
 
 
-Request = Spawn | Signal | Kill | Prune | List | Attach | Pause | Resume | AskRoom | Outlive | End
+Request = (
+    Spawn | Signal | Kill | Prune | AskMoment | List | Attach | Hold | Take | Drop | Pause | Resume | AskRoom
+    | Outlive | End
+)  # fmt: skip

@@ -5,21 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import Awaitable, Callable
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.messages import Refused
-from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus
-from kernelbridge.runtimes.terminals import no_terminals
-
-_CHUNK = 1 << 16
-_TIOCSPTLCK = 0x40045431
-_TIOCGPTPEER = 0x5441
-"""linux/tty.h; python does not name them."""
+from kernelbridge.runtimes.agent.stream import Stream
+from kernelbridge.runtimes.agent.terminal import set_size
+from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus, Moment
 
 _STEPS = {
     "fork": NO_ROOM,
@@ -29,47 +22,10 @@ _STEPS = {
 }
 
 
-def open_terminal(ptmx: int, rows: int, cols: int, *, uid: int, gid: int) -> tuple[int, int]:
-    """Open a terminal in the sandbox's own devpts; give (master, slave), which the caller closes.
-
-    Raises `SandboxError` where there is none left.
-
-    The master is opened here, so that only the bridge decides whether reading it blocks.
-    """
-    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        master = os.open(f"/proc/self/fd/{ptmx}", flags | os.O_NONBLOCK)
-    except OSError as exc:
-        if exc.errno != errno.ENOSPC:
-            raise
-        raise SandboxError("A terminal cannot be opened in the sandbox", no_terminals()) from exc
-    try:
-        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
-        set_size(master, rows, cols)
-        slave = int(fcntl.ioctl(master, _TIOCGPTPEER, flags))
-        try:
-            if os.geteuid() == 0:
-                os.fchown(slave, uid, gid)  # so that its user can open it by name
-            elif os.geteuid() != uid:
-                os.fchmod(slave, 0o666)  # nobody but the sandbox's user sees this devpts
-        except BaseException:
-            os.close(slave)
-            raise
-    except BaseException:
-        os.close(master)
-        raise
-    return master, slave
-
-
-def set_size(master: int, rows: int, cols: int) -> None:
-    """Set a terminal's size in characters; its foreground processes get SIGWINCH."""
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-
 class AgentProcess:
     """A program in a sandbox; see `contract.Process`. Made by `AgentClient.spawn` and `attach`.
 
-    `fd` is the bridge's end of its pipe or terminal; owned from now on. The three `post_` and `ask_` functions send
+    `fd` is the bridge's end of its pipe or terminal; owned from now on. The `post_` and `ask_` functions send
     what their names say to the agent.
     """
 
@@ -83,7 +39,8 @@ class AgentProcess:
         ooms: int,
         post_signal: Callable[[int], None],
         post_kill: Callable[[], None],
-        ask_prune: Callable[[float | None], Awaitable[bool]],
+        ask_moment: Callable[[], Awaitable[Moment]],
+        ask_prune: Callable[[Moment | None], Awaitable[bool]],
         on_finished: Callable[[], object],
     ) -> None:
         self.number = number
@@ -93,9 +50,10 @@ class AgentProcess:
         self.ooms = ooms
         """How often the sandbox had been out of memory when this process began."""
         self._loop = asyncio.get_running_loop()
-        self._fd = fd
+        self._stream = Stream(fd)
         self._tty = tty
-        self._post_signal, self._post_kill, self._ask_prune = post_signal, post_kill, ask_prune
+        self._post_signal, self._post_kill = post_signal, post_kill
+        self._ask_moment, self._ask_prune = ask_moment, ask_prune
         self._on_finished = on_finished
         self.ending = False
         """Whether the agent has told of its end; what that was may not be known yet."""
@@ -103,10 +61,7 @@ class AgentProcess:
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._killed: asyncio.Future[bool] = self._loop.create_future()
         self._kill_posted = False
-        self._reading: asyncio.Future[None] | None = None
-        self._writing: asyncio.Future[None] | None = None
         self._write_lock = asyncio.Lock()
-        os.set_blocking(fd, False)
 
     def __repr__(self) -> str:
         state = str(self._ended.result()) if self._ended.done() else f"runs as {self.pid}" if self.pid else "starts"
@@ -121,23 +76,17 @@ class AgentProcess:
 
     async def read(self) -> bytes:
         """Give the next output; `b""` once it has ended, even if something that it left behind holds the pipe."""
-        while self._fd >= 0:
+        stream = self._stream
+        while not stream.closed:
             ended = self._ended.done()  # asked first: what it wrote before its end is then there to be read
-            data = self._read_now()
+            data = stream.read_now()
             if data:
                 return data
             if ended:
-                self._close()
+                stream.close()
             if ended or data is not None:
                 return b""
-            self._reading = self._loop.create_future()
-            self._loop.add_reader(self._fd, _wake, self._reading)
-            try:
-                await self._reading
-            finally:
-                self._reading = None
-                if self._fd >= 0:
-                    self._loop.remove_reader(self._fd)
+            await stream.until_readable()
         return b""
 
     async def write(self, data: bytes) -> None:
@@ -147,19 +96,14 @@ class AgentProcess:
         async with self._write_lock:
             left = memoryview(data)
             while left:
-                if self._fd < 0 or self._ended.done():
+                if self._stream.closed or self._ended.done():
                     raise BrokenPipeError(errno.EPIPE, "the process has ended")
-                try:
-                    left = left[os.write(self._fd, left) :]
-                except BlockingIOError:
-                    await self._until_writable()
-                except OSError as exc:
-                    raise BrokenPipeError(errno.EPIPE, "the terminal is closed") from exc
+                left = left[await self._stream.write(left) :]
 
     async def resize(self, rows: int, cols: int) -> None:
         """Set the size of the terminal."""
-        if self._tty and self._fd >= 0 and not self._ended.done():
-            set_size(self._fd, rows, cols)
+        if self._tty and not self._stream.closed and not self._ended.done():
+            set_size(self._stream.fd, rows, cols)
 
     async def signal(self, signum: int) -> None:
         """Signal the process group."""
@@ -173,7 +117,11 @@ class AgentProcess:
         if not await asyncio.shield(killed):
             raise _outlived()
 
-    async def prune(self, since: float | None = None) -> None:
+    async def moment(self) -> Moment:
+        """Give the time in its sandbox; raises `SandboxError`."""
+        return await self._ask_moment()
+
+    async def prune(self, since: Moment | None = None) -> None:
         """SIGKILL what it has started, or has started since; raises `SandboxError` if something outlived that."""
         if not self._killed.done() and not await self._ask_prune(since):
             raise _outlived()
@@ -187,24 +135,13 @@ class AgentProcess:
         try:
             await self.kill()
         finally:
-            self._close()
+            self._stream.close()
 
     def leave(self, error: SandboxError) -> None:
         """Close its descriptor and let it run; `error` is why it could not be started, if it has not."""
-        self._close()
+        self._stream.close()
         if not self._started.done():
             self._started.set_exception(error)
-
-    def _read_now(self) -> bytes | None:
-        """Give what there is: None for nothing yet, `b""` at the end."""
-        try:
-            return os.read(self._fd, _CHUNK)
-        except BlockingIOError:
-            return None
-        except OSError as exc:
-            if exc.errno == errno.EIO:  # how Linux says that nobody has the terminal open any more
-                return b""
-            raise
 
     # -- what the sandbox says --------------------------------------------------
 
@@ -216,21 +153,22 @@ class AgentProcess:
             self.abandon()
             raise
         if refused is not None:
-            self._close()
+            self._stream.close()
             reason = f"{_STEPS[refused.step]}: {os.strerror(refused.errno)}"
             raise SandboxError(f"{program!r} could not be started in the sandbox", reason)
 
     def abandon(self) -> None:
         """Kill it, whenever it starts, and close its descriptor; for a caller that cannot wait."""
         self._kill_once()
-        self._close()
+        self._stream.close()
 
     def on_started(self, pid: int) -> bool:
         """Take the news that it runs; says whether that can be."""
         if self.pid:
             return False
         self.pid = pid
-        _wake(self._started)
+        with contextlib.suppress(asyncio.InvalidStateError):  # its waiter was cancelled
+            self._started.set_result(None)
         return True
 
     def on_refused(self, refused: Refused) -> bool:
@@ -250,8 +188,7 @@ class AgentProcess:
         if self._ended.done():
             return
         self._ended.set_result(status)
-        _wake(self._reading)
-        _wake(self._writing)
+        self._stream.wake()
         self._finish()
 
     def on_killed(self, *, everything: bool) -> bool:
@@ -282,32 +219,6 @@ class AgentProcess:
             self._kill_posted = True
             self._post_kill()
 
-    def _close(self) -> None:
-        if self._fd < 0:
-            return
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
-        os.close(self._fd)
-        self._fd = -1
-        _wake(self._reading)
-        _wake(self._writing)
-
-    async def _until_writable(self) -> None:
-        self._writing = self._loop.create_future()
-        self._loop.add_writer(self._fd, _wake, self._writing)
-        try:
-            await self._writing
-        finally:
-            self._writing = None
-            if self._fd >= 0:
-                self._loop.remove_writer(self._fd)
-
 
 def _outlived() -> SandboxError:
     return SandboxError("Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox")
-
-
-def _wake(future: asyncio.Future[None] | asyncio.Future[Refused | None] | None) -> None:
-    if future is not None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # already, or its waiter was cancelled
-            future.set_result(None)

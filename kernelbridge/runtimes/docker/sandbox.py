@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from docker.api import APIClient
 from docker.errors import APIError
@@ -15,7 +15,8 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
 from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.contract import NO_MEMORY, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus
+from kernelbridge.runtimes.agent.terminal import AgentTerminal
+from kernelbridge.runtimes.contract import NO_MEMORY, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Terminal
 from kernelbridge.runtimes.docker.engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker.events import EngineEvent
 from kernelbridge.runtimes.docker.exit_status import OomCount, OomWatch, exit_status
@@ -137,18 +138,29 @@ class DockerSandbox:
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> AgentProcess:
         """Start a process as the container's user; raises `SandboxError`."""
         await self.pauses.until_running()
-        terminal = {"TERM": "xterm-256color"} if tty else {}
-        environment = {"HOSTNAME": HOSTNAME, **self.facts.env, **terminal, **(env or {})}
+        term = {"TERM": "xterm-256color"} if tty else {}
+        environment = {"HOSTNAME": HOSTNAME, **self.facts.env, **term, **(env or {})}
         kills = self._oom_count.kills
         try:
-            return await self.agent.spawn(argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name)
+            return await self.agent.spawn(
+                argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name, terminal=terminal
+            )
         except SandboxError as exc:
             if self._oom_count.kills > kills:
                 raise SandboxError(exc.message, NO_MEMORY) from exc
             raise
+
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> AgentTerminal:
+        """Open a terminal; raises `SandboxError`."""
+        return self.agent.open_terminal(rows, cols)
+
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Give a terminal that an earlier server opened; raises `SandboxError`."""
+        return await self.agent.take_terminal(path)
 
     async def rejoin(self, handle: str) -> AgentProcess:
         """Give a program that an earlier server started; raises `SandboxError`."""
@@ -157,14 +169,11 @@ class DockerSandbox:
                 return await self.agent.attach(known)
         raise SandboxError("A process cannot be found again", f"{handle[:100]!r} is none that runs")
 
-    async def end_others(self, *, spare: int) -> None:
-        """SIGKILL all programs but the one with that pid, with all that they started; raises `SandboxError`."""
+    async def end_others(self, *, spare: Collection[str]) -> None:
+        """SIGKILL all programs but those with these handles, with all that they started; raises `SandboxError`."""
         for known in await self.agent.known():
-            if known.pid != spare:
+            if str(known.program) not in spare:
                 await (await self.agent.attach(known)).aclose()
-
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        """Do nothing: `Process.kill` and `prune` have ended it."""
 
     async def crowded(self) -> bool | None:
         """Have its agent look at its control group."""

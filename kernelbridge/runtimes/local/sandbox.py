@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -15,7 +15,8 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
 from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.agent.terminal import AgentTerminal
+from kernelbridge.runtimes.contract import ExitStatus, Terminal
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.runtimes.local.cgroups import Cgroup
 from kernelbridge.runtimes.local.oom_notice import KillsSeen
@@ -147,12 +148,19 @@ class LocalSandbox:
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> AgentProcess:
         """Start a process; raises `SandboxError`."""
         await self._until_running()
         environment = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
         cwd = cwd or self.workspace_path
-        return await self.agent.spawn(argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name)
+        return await self.agent.spawn(
+            argv, env=environment, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name, terminal=terminal
+        )
+
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> AgentTerminal:
+        """Open a terminal; raises `SandboxError`."""
+        return self.agent.open_terminal(rows, cols)
 
     @property
     def agent(self) -> AgentClient:
@@ -168,14 +176,15 @@ class LocalSandbox:
                 return await self.agent.attach(known)
         raise SandboxError("A process cannot be found again", f"{handle[:100]!r} is none that runs")
 
-    async def end_others(self, *, spare: int) -> None:
-        """SIGKILL all programs but the one with that pid, with all that they started; raises `SandboxError`."""
-        for known in await self.agent.known():
-            if known.pid != spare:
-                await (await self.agent.attach(known)).aclose()
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Give a terminal that an earlier server opened; raises `SandboxError`."""
+        return await self.agent.take_terminal(path)
 
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        """Do nothing: `Process.kill` and `prune` have ended it."""
+    async def end_others(self, *, spare: Collection[str]) -> None:
+        """SIGKILL all programs but those with these handles, with all that they started; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if str(known.program) not in spare:
+                await (await self.agent.attach(known)).aclose()
 
     async def crowded(self) -> bool | None:
         """Look at its control group."""

@@ -3,6 +3,8 @@
     <data>/state/<id>.json   replaced when the session's sandbox or interpreter changes, in a thread
     <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
     <data>/state/<id>.shell  the command that runs in the session's shell, likewise; made with the first command
+    <data>/state/<id>.output what its terminal has said since it was given, up to a limit
+    <data>/state/<id>.shown… what an interactive terminal has shown last
 
 A cell must be noted before its kernel may run it. Overwriting 200 bytes takes 30 µs on the event loop (99 % within
 0.1 ms; at most 18 ms beside a program that keeps the disk busy with `fsync`): to hand that to a thread and wait for it
@@ -18,7 +20,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -41,7 +42,9 @@ from kernelbridge.workspace.session_state import (
     RunningCommand,
     SandboxState,
     SessionState,
+    ShellState,
     T,
+    TerminalState,
     read_running,
     read_session,
     without_sandbox,
@@ -51,7 +54,8 @@ from kernelbridge.workspace.session_state import (
 
 log = structlog.get_logger(__name__)
 
-_SESSION, _CELL, _SHELL = ".json", ".cell", ".shell"
+_SESSION, _CELL, _SHELL, _OUTPUT = ".json", ".cell", ".shell", ".output"
+_SHOWN = ".shown"
 _NONE = write_running(None)
 MOST = 1 << 20
 """Bytes of a file that is read: one is smaller, whoever wrote it."""
@@ -67,6 +71,8 @@ class PreviousSession:
     """What ran in its interpreter, or ended without an answer."""
     command: RunningCommand | None = None
     """What ran in its shell, likewise."""
+    output: bytes = b""
+    """What that had said."""
 
     def without_sandbox(self) -> PreviousSession:
         """Give what is left when the sandbox is gone."""
@@ -85,8 +91,12 @@ class Record:
         runtime: str,
         seq: Callable[[], int],
         executor: Executor,
+        spool: int = 1 << 20,
     ) -> None:
-        """`seq` gives a number that no event will reach before this is written again."""
+        """`seq` gives a number that no event will reach before this is written again.
+
+        `spool`: bytes of a running command's output that another server is to have.
+        """
         self._executor = executor
         self._due: deque[bytes] = deque(maxlen=1)
         self._lock = threading.Lock()  # held by the thread that works on the session's file
@@ -98,6 +108,8 @@ class Record:
         self._path = directory / f"{key.workspace_id}{_SESSION}"
         self._cell = StateFile(self._path.with_suffix(_CELL), failed=self._failed)
         self._command = StateFile(self._path.with_suffix(_SHELL), failed=self._failed)
+        self._output = StateFile(self._path.with_suffix(_OUTPUT), failed=self._failed)
+        self._spool = spool
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
         self._stay: tuple[float | None, bool] = (None, False)
@@ -108,6 +120,9 @@ class Record:
         self._state, self._running = structs.replace(state, runtime=self._runtime), cell
         self._stay = (state.linger, state.keep_while_running)
         self._cell.open()
+        if state.shell is not None:
+            self._command.open()
+            self._output.open()
         self.write()
 
     def opened(self, choice: Choice, sandbox: Sandbox) -> None:
@@ -154,10 +169,10 @@ class Record:
         """Note that it runs no more, which nobody has been told yet."""
         self._change(kernel=None, lost=how)
 
-    def shell_started(self) -> None:
-        """Note that a shell runs, which another server cannot speak to."""
-        if self._state is not None and not self._state.had_shell:
-            self._change(had_shell=True)
+    def shell_is(self, shell: ShellState | None) -> None:
+        """Note which shell runs, and its terminals; None if none does any more."""
+        if self._state is not None and (self._state.shell != shell or not self._state.had_shell):
+            self._change(shell=shell, had_shell=True)
 
     def loss_told(self) -> None:
         """Note that a result has told of the last interpreter's end."""
@@ -191,28 +206,38 @@ class Record:
         self._running = None
         self._cell.write(_NONE)
 
-    def command_begins(self, request_id: str | None, *, streams: bool) -> None:
+    def command_begins(self, command: RunningCommand) -> None:
         """Note the command that is about to be given to the shell."""
         if self._state is not None:
             self._command.open()
-        self._command.write(write_running(RunningCommand(request_id, streams, time.time())))
+            self._output.open()
+        self._output.empty()
+        self._command.write(write_running(command))
+
+    def command_wrote(self, data: bytes) -> None:
+        """Keep what its terminal says."""
+        self._output.append(data, self._spool)
 
     def command_ended(self) -> None:
-        """Note that it has been answered."""
+        """Note that it was answered."""
         self._command.write(_NONE)
 
-    def terminals_are(self, names: Iterable[str]) -> None:
+    def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
         """Note which interactive terminals there are."""
-        found = tuple(names)
+        found = tuple(terminals)
         if self._state is not None and self._state.terminals != found:
             self._change(terminals=found)
 
     def shells_told(self) -> None:
-        """Note that the end of an earlier server's command and terminals has been told."""
+        """Note that the end of an earlier server's terminals and command has been told."""
         if self._state is not None:
             self._command.open()
         self.command_ended()
         self.terminals_are(())
+
+    def scrollback(self, process: str) -> StateFile:
+        """Give the file for what the terminal of this process has shown last."""
+        return StateFile(self._path.with_suffix(f"{_SHOWN}{process}"), failed=self._failed)
 
     def write(self) -> None:
         """Have the session's file written; see `written`."""
@@ -230,6 +255,7 @@ class Record:
         """Release what is held, and leave the files to another server; `written` is to follow. Idempotent."""
         self._cell.close()
         self._command.close()
+        self._output.close()
         self._state, self._over = None, True
 
     def remove(self) -> None:
@@ -253,9 +279,11 @@ class Record:
 
     def _unlink(self) -> None:
         with self._lock:
-            for suffix in (_SESSION, _CELL, _SHELL):
+            shown = self._path.parent.glob(f"{self._path.stem}{_SHOWN}*")
+            files = (self._path.with_suffix(suffix) for suffix in (_SESSION, _CELL, _SHELL, _OUTPUT))
+            for path in (*files, *shown):
                 with contextlib.suppress(OSError):
-                    self._path.with_suffix(suffix).unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _change(self, **changes: object) -> None:
         if self._state is not None:
@@ -288,7 +316,8 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
         yield session
     known = {path.stem for path in directory.iterdir() if path.suffix == _SESSION}
     for path in directory.iterdir():
-        if path.suffix != _SESSION and not (path.suffix in {_CELL, _SHELL} and path.stem in known):
+        of_session = path.suffix in {_CELL, _SHELL, _OUTPUT} or path.suffix.startswith(_SHOWN)
+        if path.suffix != _SESSION and not (of_session and path.stem in known):
             path.unlink(missing_ok=True)
 
 
@@ -304,9 +333,12 @@ def _read_left(path: Path) -> PreviousSession:
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it is another session's")
-    return PreviousSession(
-        key, state, _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
-    )
+    cell, command = _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
+    output = b""
+    if command is not None:
+        with contextlib.suppress(FileNotFoundError):
+            output = path.with_suffix(_OUTPUT).read_bytes()
+    return PreviousSession(key, state, cell, command, output)
 
 
 def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
@@ -348,8 +380,41 @@ class StateFile:
             except OSError as exc:
                 self._failed(exc)
 
+    def empty(self) -> None:
+        """Forget what is in it, if it is open."""
+        if self._fd >= 0:
+            try:
+                os.ftruncate(self._fd, 0)
+            except OSError as exc:
+                self._failed(exc)
+
+    def append(self, content: bytes, limit: int) -> bool:
+        """Write behind what is in it, if it is open; no more than `limit` bytes in all. Say whether all of it fit."""
+        if self._fd >= 0:
+            try:
+                size = os.fstat(self._fd).st_size
+                os.pwrite(self._fd, content[: max(0, limit - size)], size)
+                return size + len(content) <= limit
+            except OSError as exc:
+                self._failed(exc)
+        return True
+
+    def read(self) -> bytes:
+        """Give what is in it, if it is open."""
+        try:
+            return os.pread(self._fd, os.fstat(self._fd).st_size, 0) if self._fd >= 0 else b""
+        except OSError as exc:
+            self._failed(exc)
+            return b""
+
     def close(self) -> None:
         """Release it, and leave the file. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def remove(self) -> None:
+        """Release and remove it. Idempotent."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)

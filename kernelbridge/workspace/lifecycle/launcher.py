@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.errors import RuntimeUnavailable, SandboxError, TerminalError
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
+from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell
-from kernelbridge.workspace.shell.start import start_shell
+from kernelbridge.workspace.shell.start import start_shell, take_shell
 
 T = TypeVar("T")
 
@@ -40,8 +40,6 @@ class Launcher:
         self._sockets = sockets
         self._settings = settings
         self._spills = spills
-        self._jobs_mark = secrets.token_hex(16)  # in the environment of all that terminal commands start
-        self._commands_in: Sandbox | None = None
 
     async def kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         """Start a kernel (`kernel_supervisor.StartKernel`)."""
@@ -96,20 +94,19 @@ class Launcher:
         """Start the persistent shell."""
 
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Shell:
-            self._commands_in = sandbox
             return await start_shell(
                 sandbox,
                 commands_host=self._sockets,
                 commands_inside=sandbox.sockets_path,
                 env=environment.env,
-                mark=self._jobs_mark,
                 max_output=self._settings.max_output,
                 overflow=functools.partial(self._spills.new, "command"),
             )
 
         shell = await self.in_sandbox(start)
-        self._record.shell_started()
+        self._record.shell_is(shell.state)
         await self._noted(shell)
+        shell.on_change(self._record.shell_is)
         return shell
 
     async def _noted(self, started: Kernel | Shell) -> None:
@@ -120,10 +117,37 @@ class Launcher:
             await started.aclose()
             raise
 
-    async def end_jobs(self, spare: int) -> None:
-        """SIGKILL all but `spare` that terminal commands have started; raises `SandboxError` if some outlived that."""
-        if self._commands_in is not None:
-            await self._commands_in.sweep(self._jobs_mark, spare=spare)
+    async def left_shell(self, state: ShellState, command: RunningCommand | None) -> Shell:
+        """Take over the shell that an earlier server has started; `command` runs in it.
+
+        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        """
+        sandbox = await self._owner.get()
+        if command is not None:
+            (self._sockets / command.file).unlink(missing_ok=True)
+        try:
+            shell = await take_shell(
+                sandbox,
+                state,
+                commands_host=self._sockets,
+                max_output=self._settings.max_output,
+                overflow=functools.partial(self._spills.new, "command"),
+            )
+        except SandboxError as exc:
+            raise TerminalError("The shell cannot be gone on with", exc.reason) from exc
+        shell.on_change(self._record.shell_is)
+        return shell
+
+    async def left_program(self, handle: str) -> tuple[Sandbox, Process]:
+        """Give a program that an earlier server has started.
+
+        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        """
+        sandbox = await self._owner.get()
+        try:
+            return sandbox, await sandbox.rejoin(handle)
+        except SandboxError as exc:
+            raise TerminalError("The terminal cannot be gone on with", exc.reason) from exc
 
     async def in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
         """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""

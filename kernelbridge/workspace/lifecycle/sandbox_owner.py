@@ -12,7 +12,6 @@ import structlog
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import SandboxError, SessionClosed
-from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.take_over import take_over
@@ -25,6 +24,7 @@ from kernelbridge.workspace.lifecycle.succession import Departure
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
@@ -107,10 +107,10 @@ class SandboxOwner:
             raise SessionClosed(SandboxError.code)
         return await asyncio.shield(self._starting)
 
-    def adopt(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> None:
-        """Begin to take over the sandbox of an earlier server, in which `kernel` runs."""
+    def adopt(self, sandbox: Sandbox, state: SessionState) -> None:
+        """Begin to take over the sandbox of an earlier server; what `state` names in it goes on."""
         if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
-            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, kernel))
+            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def outlive(self) -> None:
@@ -209,9 +209,11 @@ class SandboxOwner:
             raise
         return sandbox
 
-    async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
+    async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
+        programs = (state.kernel, state.shell, *state.terminals)
+        spared = {program.process for program in programs if program is not None}
         try:
-            await take_over(sandbox, kernel, wanted=self._wanted)
+            await take_over(sandbox, spared, wanted=self._wanted)
             sockets = self._data.paths(self._key).sockets
             await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
             await self._prepare(sandbox)

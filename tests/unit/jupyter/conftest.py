@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.contract import ExitStatus, Process
+from kernelbridge.runtimes.contract import ExitStatus, Moment, Process, Terminal
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from tests.older_kernel import older_python
 from tests.unit.unpaused import Unpaused
@@ -75,8 +75,11 @@ class HostProcess:
     async def kill(self) -> None:
         await self.signal(signal.SIGKILL)
 
-    async def prune(self, since: float | None = None) -> None:
-        """Do nothing: the sandbox's `sweep` ends what it has started."""
+    async def moment(self) -> Moment:
+        raise NotImplementedError
+
+    async def prune(self, since: Moment | None = None) -> None:
+        raise NotImplementedError
 
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)
@@ -121,8 +124,9 @@ class HostSandbox(Unpaused):
         rows: int = 24,
         cols: int = 80,
         name: str = "",
+        terminal: Terminal | None = None,
     ) -> Process:
-        del tty, rows, cols, name
+        del tty, rows, cols, name, terminal
         process = HostProcess(
             await asyncio.create_subprocess_exec(
                 *argv,
@@ -136,9 +140,6 @@ class HostSandbox(Unpaused):
         )
         self.processes.append(process)
         return process
-
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        raise AssertionError(f"a kernel marks nothing, nor with {mark}, {spare}")
 
     def oom_kills(self) -> int:
         return 0

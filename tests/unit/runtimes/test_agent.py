@@ -12,10 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.guest import agent as guest
 from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
 from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.agent.process import AgentProcess
@@ -189,18 +191,75 @@ async def test_prune_since_ends_one_command_and_spares_earlier_jobs(house: House
     script = f"setsid -f sh -c '{early} 999 & wait' & read x; setsid -f {late} 999; {late} 999 & echo up; read x"
     process = await house.start(client, script, tty=True)
     await until_alive(early)
-    await asyncio.sleep(0.02)  # times of processes are told in hundredths of a second
-    since = time.clock_gettime(time.CLOCK_BOOTTIME)
+    since = await process.moment()
     await process.write(b"\n")
     await read_until(process, b"up")
     await until_alive(late, 2)
     await process.prune(since)
     assert alive(late) == []
     assert len(alive(early)) == 1
-    await process.prune(0)
+    await process.prune()
     assert alive(early) == []
     await process.write(b"\n")
     assert (await process.wait()).code == 0
+
+
+def ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+async def test_prune_since_tells_processes_of_the_same_hundredth_apart(house: House) -> None:
+    client = await house.connect()
+    path = house.link("job")
+    process = await house.start(client, f"while read x; do {path} 999 & echo up $!.; done", tty=True)
+
+    async def job() -> int:
+        await process.write(b"\n")
+        found = re.search(rb"up ([0-9]+)\.", await read_until(process, b".\r\n"))
+        assert found is not None
+        return int(found[1])
+
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            before, since, after = await job(), await process.moment(), await job()
+            if ticks(before) == since.ticks == ticks(after):
+                break
+            await process.prune()
+    await until_alive(path, 2)
+    await process.prune(since)
+    assert alive(path) == [before]
+
+
+def test_the_order_of_pids_where_they_begin_anew() -> None:
+    last = guest.PIDS - 3
+    began_since = cast("Callable[[int, int, tuple[int, int]], bool]", guest.began_since)
+    assert began_since(301, 7, (7, last))
+    assert began_since(last + 1, 7, (7, last))
+    assert not began_since(last, 7, (7, last))
+    assert not began_since(last, 7, (7, 301))
+
+
+async def test_a_program_on_a_terminal_that_the_bridge_holds_has_no_controlling_one(house: House) -> None:
+    client = await house.connect()
+    terminal = client.open_terminal(24, 80)
+    script = f"tty; read x; echo got $x; exec 3<>{terminal.path}; (: </dev/tty) 2>&1; exec sleep 999"
+    process = await client.spawn(["sh", "-c", script], env=FACTS.env, cwd="/", terminal=terminal)
+    await terminal.write(b"typed\n")
+    said = b""
+    async with asyncio.timeout(PATIENCE):
+        while b"/dev/tty" not in said or not said.endswith(b"\n"):
+            said += await terminal.read()
+    assert said.split(b"\r\n")[:2] == [terminal.path.encode(), b"got typed"]
+    assert b"No such device or address" in said
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    assert (int(fields[2]), int(fields[3]), int(fields[4])) == (process.pid, int(fields[1]), 0)  # group, session, tty
+    terminal.only_for_writing()
+    assert os.fstat(terminal.slave).st_mode & 0o777 in {0o200, 0o220}
+    await process.kill()
+    terminal.release()
+    async with asyncio.timeout(PATIENCE):
+        assert await terminal.read() == b""
+    terminal.close()
 
 
 async def test_the_end_of_a_keeper_is_the_end_of_its_program_alone(house: House) -> None:

@@ -56,8 +56,8 @@ class BrokenSandbox(Unpaused):
     async def exec(self, *_args: object, **_options: object) -> Any:
         raise SandboxError("The program cannot be started", "the sandbox is broken")
 
-    async def sweep(self, mark: str) -> None:
-        raise SandboxError("Processes in the sandbox cannot be ended", f"the sandbox is broken, and has no {mark}")
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Any:
+        raise SandboxError("The terminal cannot be opened", f"the sandbox is broken, and has none of {rows}x{cols}")
 
     def oom_kills(self) -> int:
         return 0

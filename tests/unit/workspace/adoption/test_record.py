@@ -17,16 +17,20 @@ from msgspec import structs
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Limits, Sandbox
+from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice
 from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
 CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
 KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
+
+A, B = (TerminalState(name, f"exec:{name}", 24, 80) for name in "ab")
+SHELL = ShellState("exec:8", "/dev/pts/0", "/dev/pts/1", ("/dev/pts/2",), left=True)
 
 
 class Known:
@@ -53,7 +57,7 @@ def ignore(_answer: object) -> None:
 
 
 def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
-    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce())
+    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce(), spool=100)
 
 
 def only(directory: Path) -> PreviousSession:
@@ -79,14 +83,14 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
-    record.shell_started()
+    record.shell_is(SHELL)
     job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
     record.begins("msg_1", job, 12.5, 7.5)
     record.leave()
     left = only(tmp_path)
     assert left.key == KEY
     assert left.state.kernel == KERNEL
-    assert left.state.had_shell
+    assert (left.state.had_shell, left.state.shell) == (True, SHELL)
     assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
     assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
         Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
@@ -102,21 +106,34 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
 def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.command_begins("r" * 100, streams=True)
+    record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
     record.command_ended()
-    record.terminals_are(["a", "b"])
+    record.terminals_are([A, B])
     left = only(tmp_path)
-    assert (left.command, left.state.terminals) == (None, ("a", "b"))
-    record.command_begins("c", streams=False)
+    assert (left.command, left.state.terminals) == (None, (A, B))
+    command = RunningCommand(
+        "c",
+        False,  # noqa: FBT003 - streams
+        since=1.0,
+        began=2.0,
+        timeout=3.0,
+        nonce="n",
+        file="f",
+        moment=Moment(4, 5),
+    )
+    record.command_begins(command)
+    record.command_wrote(b"a" * 60)
+    record.command_wrote(b"b" * 60)
     record.leave()
     left = only(tmp_path)
-    assert left.command is not None
-    assert (left.command.request_id, left.command.streams) == ("c", False)
+    assert left.command == command
+    assert left.output == b"a" * 60 + b"b" * 40
+    assert command.time_left(4.0) == 1.0
     # What an earlier server has noted is kept until its end has been told, also when the sandbox is gone.
     record = new(tmp_path)
     record.adopt(left.without_sandbox().state, None)
     left = only(tmp_path)
-    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
+    assert (left.command is None, left.state.terminals) == (False, (A, B))
     record.shells_told()
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, ())
@@ -125,7 +142,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
 def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.terminals_are(["a"])
+    record.terminals_are([A])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
 
@@ -279,7 +296,7 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
 def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))
     assert list(previous_sessions(tmp_path)) == []
 
 
