@@ -15,11 +15,11 @@ from msgspec import structs
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, SessionClosed, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.contract import Process, Sandbox
-from kernelbridge.workspace.adoption.record import StateFile
 from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_state import TerminalState
 from kernelbridge.workspace.shell.command_files import why
+from kernelbridge.workspace.state_file import StateFile
 from kernelbridge.workspace.terminals import shell_rc
 from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 
