@@ -229,7 +229,7 @@ async def test_whoever_comes_back_to_another_runtime_is_told_what_is_lost(house:
         await client.send(type="resume", sessionId="closed", requestId="r")
         assert (await client.answer_to("r"))["code"] == "unknown_session"
         await server.stop()
-    # The local sandbox would end itself after its session's linger and a minute; a server of its runtime does so at once.
+    # The local sandbox would end itself after its session's linger and a minute; a server of its runtime does it now.
     house.runtime = "local"
     server = await house.serve()
     await server.stop()
