@@ -1,1 +1,0 @@
-"""Sandboxes that are containers of a Docker engine."""

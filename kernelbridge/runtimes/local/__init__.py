@@ -1,1 +1,0 @@
-"""Sandboxes without a container engine: process trees in bubblewrap, or without isolation."""
