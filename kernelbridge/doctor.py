@@ -25,10 +25,10 @@ import msgspec
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.images import build
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_engine import EngineInfo, probe_engine
-from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
-from kernelbridge.runtimes.local_host import read_host
+from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
+from kernelbridge.runtimes.local.host import read_host
 from kernelbridge.settings.quantities import format_size, human_size
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
@@ -69,7 +69,7 @@ async def examine(settings: Settings) -> list[Row]:
         rows.append(judge_engine(engine, needed=settings.runtime == "docker", host=os.environ.get("DOCKER_HOST")))
     docker = engine is not None and (engine.available or settings.runtime == "docker")
     if engine is not None and engine.available:
-        rows.append(await _guarded("image", check_image(settings.image)))
+        rows.append(await _guarded("image", check_image(settings.image, settings.data_dir)))
         rows.append(judge_limits(settings.memory, settings.cpus, engine))
     if docker or settings.isolation:
         rows.append(judge_user(os.geteuid(), settings.uid_range))
@@ -162,11 +162,12 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
     return Row("terminals", Status.OK, found)
 
 
-async def check_image(reference: str) -> Row:
+async def check_image(reference: str, data_dir: Path) -> Row:
     """Whether workspaces can be made from the image, as `serve` finds out; raises `KernelBridgeError`."""
     if await asyncio.to_thread(build.image_exists, reference):
         # No server has this name, so nobody else's containers are touched.
-        runtime = await DockerRuntime.open(image=reference, instance=f"doctor-{secrets.token_hex(4)}")
+        instance = f"doctor-{secrets.token_hex(4)}"
+        runtime = await DockerRuntime.open(image=reference, instance=instance, guest=data_dir / "guest")
         try:
             facts = await runtime.prepare()
         finally:

@@ -11,6 +11,7 @@ may succeed later without being changed.
     │   └── TooMuchBuffered    the server holds too much for its clients, and most for this one
     ├── SessionConflict        the session is open, and is not what was asked for
     ├── UnknownSession         no such session is open
+    ├── SessionClosed          the session was closed before what was asked for was begun
     ├── SandboxError           the sandbox could not be made or was lost
     │   └── RuntimeUnavailable the engine (or bubblewrap) does not answer
     ├── ImageError             the image is absent, broken or unusable
@@ -120,6 +121,20 @@ class KernelError(KernelBridgeError):
 
     code = "kernel_failed"
     retryable = True
+
+
+class SessionClosed(KernelBridgeError):
+    """The session is closed, or is being closed: what was asked for was not begun.
+
+    It has the code of what was asked for: that of `KernelError`, `TerminalError` or `SandboxError`.
+    """
+
+    code = KernelError.code
+    retryable = True
+
+    def __init__(self, code: str = code) -> None:
+        super().__init__("The session is closed", "send the request again to open it anew")
+        self.code = code
 
 
 class KernelBusy(KernelBridgeError):

@@ -1,96 +1,240 @@
-"""The first process of a local sandbox: starts, signals and reaps all others for the bridge.
+"""The first process of every sandbox: starts, signals and ends all other programs for the bridge.
 
-    python -I -S agent.py '{"control": FD, "keep": [FD], "limits": {"nofile": N, …}}'
+    python3 -I -S agent.py '{"directory": D, "start": S, "limits": {"nofile": N, …}, "keep": [FD]}'
 
-`control` is one end of an AF_UNIX SOCK_SEQPACKET pair; a packet is one JSON object. From the bridge:
+It listens on D/socket (AF_UNIX, SOCK_SEQPACKET); a packet is one JSON object. One bridge at a time: a new connection
+replaces the old one. Where the agent is process 1 of a PID namespace, only peers outside of it are let in.
 
-    {"op": "spawn", "id": I, "tty": bool}   + descriptors: a file with {"argv", "env", "cwd"}, and the output
-                                              (a pipe, or the terminal, which is then its stdin as well)
-    {"op": "signal", "id": I, "signal": N}  to the process group that I leads
-    {"op": "kill", "id": I}                 SIGKILL to its whole session; I is forgotten
-    {"op": "sweep", "id": I, "mark": "…", "spare": P}   SIGKILL to everything but P with the mark in its environment
-                                              or limits; I is new
-    {"op": "pause", "id": I}                SIGSTOP to everything until all stands still; I is new
-    {"op": "resume", "id": I}               SIGCONT to what that stopped; I is new
+    agent ── keeper ── program ── whatever it starts          One keeper for each program that the bridge spawns. It is
+      └───── keeper ── program ── …                           a subreaper: daemons, double forks and orphans stay below it.
 
-To the bridge:
+From the bridge:
 
-    {"op": "ready"}                         + a descriptor (O_PATH) of this sandbox's /dev/ptmx
+    {"op": "spawn", "id": I, "name": N, "tty": bool}    + descriptors: a file with {"argv", "env", "cwd"}; the output
+                                                        (a pipe, or the terminal, which is then its stdin as well); and
+                                                        a duplicate of the bridge's own end, kept until I is forgotten.
+                                                        With "member" in the file it leads no session, and so no
+                                                        terminal ever becomes its controlling one
+    {"op": "signal", "id": I, "signal": N}              to the process group that I leads
+    {"op": "kill", "id": I}                             SIGKILL to I and everything it ever started; I is forgotten
+    {"op": "prune", "id": R, "program": I, "since": M}  SIGKILL to everything it ever started but I itself; M: only what
+                                                        began after that moment; null: all
+    {"op": "moment", "id": R}                           what time it is, for that
+    {"op": "list", "id": R}                             what runs, or has ended and was not killed yet
+    {"op": "attach", "id": R, "program": I}             the descriptor that was kept
+    {"op": "hold", "name": N}                           + the bridge's end of a terminal, to be kept under this name
+    {"op": "take", "id": R, "name": N}                  that
+    {"op": "drop", "name": N}                           it is not needed any more
+    {"op": "pause", "id": R}                            SIGSTOP to everything until all stands still
+    {"op": "resume", "id": R}                           SIGCONT to what that stopped
+    {"op": "room", "id": R, "pid": P}                   whether hardly any processes can be started
+    {"op": "outlive", "seconds": S}                     how long to go on without a bridge from now on
+    {"op": "end"}                                       end everything, and itself
+
+To the bridge; R numbers a request, I a program:
+
+    {"op": "ready"}                         + a descriptor (O_PATH) of this sandbox's ptmx; first of each connection
     {"op": "started", "id": I, "pid": P}
     {"op": "refused", "id": I, "step": "fork" | "cwd" | "program" | "terminal", "errno": E}
     {"op": "ended", "id": I, "code": C|null, "signal": S|null}
-    {"op": "killed", "id": I}
-    {"op": "done", "id": I, "all": bool}    after a sweep: whether none is left; a pause: whether all stand still
+    {"op": "killed", "id": I, "all": bool}  whether nothing is left of it; if something is, it is not forgotten
+    {"op": "known", "id": R, "program": I, "name": N, "pid": P, "tty": bool, "running": bool, "code": …, "signal": …}
+    {"op": "attached", "id": R}             + the descriptor; "ended" follows if it has
+    {"op": "room", "id": R, "crowded": bool|null, "waits": bool}
+    {"op": "moment", "id": R, "ticks": N, "last": P}    hundredths of a second of CLOCK_BOOTTIME, and the latest pid
+    {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it could be done
 
-When the bridge closes its end (or dies), everything here ends. Standard library only.
+Without a bridge for `outlive` seconds (at first: S seconds for one to come) it ends everything and itself; where it is
+not process 1, on SIGTERM as well. What a program writes meanwhile stays in its pipe or terminal, and the program waits
+when that is full: nothing is lost.
+
+For Python 3.8 and later, standard library only. It must not import what a user could have put anywhere (-I -S).
 """
 
+import ctypes
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
 import select
 import signal
 import socket
+import struct
 import sys
 import termios
 import time
 
 PACKET = 4096
-KILL_SECONDS = 5.0
 PATIENT_SECONDS = 0.5
+"""How long processes are killed one by one before all are stopped to do it."""
+KILL_SECONDS = 5.0
+SEND_SECONDS = 10.0
+"""How long a bridge may take to read; the next one asks again what it was not told."""
+MOMENT = 5
+"""Milliseconds between two looks at processes that were told to end or stop."""
 OOM_SCORE = b"500"
+STEPS = ("fork", "cwd", "program", "terminal")
+NAME, KEEPER_NAME = b"kb-agent", b"kb-keeper"
+
+PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36
+WALL = 0x40000000  # waitpid(2): whatever signal a child was to end with
+TICKS = os.sysconf("SC_CLK_TCK")
+ALL = (-1, 0)
+"""A moment before anything began."""
+
+with open("/proc/sys/kernel/pid_max", "rb") as stream:
+    PIDS = int(stream.read())
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option, value):
+    if libc.prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class Program:
+    """What the bridge has spawned, and has not yet been told to forget."""
+
+    def __init__(self, id, name, tty, keeper, report, kept):
+        self.id, self.name, self.tty = id, name, tty
+        self.keeper = keeper  # a pid
+        self.report = report  # pipe from the keeper, which ends with it; then -1
+        self.kept = kept  # the bridge's end of its pipe or terminal
+        self.said = b""
+        self.pid = 0  # until it has started
+        self.status = None  # (code, signal) when it has ended
 
 
 class Agent:
     def __init__(self, config):
-        self.control = socket.socket(fileno=config["control"])
-        self.control.set_inheritable(False)
-        self.alone = os.getpid() == 1
-        self.running = {}  # pid -> id, of processes that have not ended
-        self.sessions = {}  # id -> pid, until killed
+        self.first = os.getpid() == 1
+        self.programs = {}  # by id
+        self.held = {}  # descriptors of terminals, by their names
+        self.reports = {}  # programs whose keepers live, by the descriptor of their pipe
         self.stopped = set()  # pids, by on_pause
+        self.bridge = None
+        self.outlive = config["start"]
+        self.alone_since = time.monotonic()
+        self.poll = select.poll()
         self.wake, wake_write = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # to PID 1 from its own namespace: never delivered
+        self.told_to_end = False
+        if not self.first:  # with a handler, that would be delivered to it as well
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+        self.poll.register(self.wake, select.POLLIN)
+        self.listener = listen(config["directory"])
+        self.poll.register(self.listener, select.POLLIN)
 
-    def send(self, fds=(), **message):
-        socket.send_fds(self.control, [json.dumps(message).encode()], list(fds))
+    def on_sigterm(self, *_):
+        self.told_to_end = True
 
     def run(self):
-        ptmx = os.open("/dev/pts/ptmx" if self.alone else "/dev/ptmx", os.O_PATH)
+        while not self.told_to_end:
+            if self.bridge is None:
+                left = self.alone_since + self.outlive - time.monotonic()
+                if left <= 0:
+                    return
+                ready = self.poll.poll(min(left, 3600.0) * 1000 + 1)
+            else:
+                ready = self.poll.poll()
+            # Before the deadline is looked at again: a bridge may have come while everything here was frozen.
+            for fd, _ in ready:
+                if fd == self.wake:
+                    self.reap()
+                elif fd in self.reports:
+                    self.take_report(self.reports[fd])
+                elif fd == self.listener.fileno():
+                    self.welcome()
+                elif self.bridge is not None and fd == self.bridge.fileno() and not self.receive():
+                    return
+
+    # -- the bridge -------------------------------------------------------------
+
+    def welcome(self):
+        try:
+            peer, _ = self.listener.accept()
+        except OSError:
+            return  # it has left already
+        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        # A process outside of our PID namespace has no number in it. Without one, any of the user's may do all we do.
+        if pid != 0 if self.first else uid not in (0, os.geteuid()):
+            peer.close()
+            return
+        self.leave()
+        peer.setblocking(False)
+        self.bridge = peer
+        self.poll.register(peer, select.POLLIN)
+        try:
+            ptmx = os.open("/dev/pts/ptmx" if self.first else "/dev/ptmx", os.O_PATH)
+        except OSError:
+            self.send(op="ready")
+            return
         self.send([ptmx], op="ready")
         os.close(ptmx)
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        poll.register(self.wake, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            self.reap()
-            if self.control.fileno() in ready and not self.receive():
-                return
+
+    def leave(self):
+        """The bridge is gone: undo what it was not told of."""
+        if self.bridge is None:
+            return
+        self.poll.unregister(self.bridge)
+        self.bridge.close()
+        self.bridge = None
+        self.alone_since = time.monotonic()
+        for program in [program for program in self.programs.values() if not program.pid]:
+            self.kill(program)
+            self.forget(program)
+
+    def send(self, fds=(), **message):
+        if self.bridge is None:
+            return
+        data = json.dumps(message).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("%di" % len(fds), *fds))] if fds else []
+        try:
+            try:
+                self.bridge.sendmsg([data], rights)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self.bridge, select.POLLOUT)
+                poll.poll(SEND_SECONDS * 1000)
+                self.bridge.sendmsg([data], rights)
+        except BlockingIOError:
+            self.leave()
+        except OSError:
+            pass  # it has left: its end is read behind what it has sent
 
     def receive(self):
-        data, ancillary, _, _ = self.control.recvmsg(PACKET, socket.CMSG_SPACE(2 * 4), socket.MSG_CMSG_CLOEXEC)
+        """Do what the bridge asks; say whether to go on."""
+        try:
+            data, ancillary, _, _ = self.bridge.recvmsg(PACKET, socket.CMSG_SPACE(3 * 4), socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, ConnectionResetError):
+            return True  # a bridge that left without reading all resets; what it sent before is there all the same
+        except OSError:
+            data, ancillary = b"", []
         fds = [
-            int.from_bytes(content[i : i + 4], sys.byteorder)
+            fd
             for level, kind, content in ancillary
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
-            for i in range(0, len(content), 4)
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            for (fd,) in struct.iter_unpack("i", content[: len(content) - len(content) % 4])
         ]
         if not data:
-            return False
-        message = json.loads(data)
+            self.leave()
+            return True
         try:
-            getattr(self, "on_" + message.pop("op"))(fds=fds, **message)
+            message = json.loads(data.decode())
+            op = message.pop("op")
+            if op == "end":
+                return False
+            if op in ("spawn", "hold"):
+                getattr(self, "on_" + op)(fds=fds, **message)
+            else:
+                getattr(self, "on_" + op)(**message)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -98,111 +242,286 @@ class Agent:
 
     # -- requests ---------------------------------------------------------------
 
-    def on_spawn(self, id, tty, fds):
-        body = json.loads(os.pread(fds[0], os.fstat(fds[0]).st_size, 0))
+    def on_outlive(self, seconds):
+        self.outlive = seconds
+
+    def on_spawn(self, id, name, tty, fds):
+        body = json.loads(os.pread(fds[0], os.fstat(fds[0]).st_size, 0).decode())
         report, report_write = os.pipe()
         try:
-            pid = os.fork()
+            keeper = os.fork()
         except OSError as exc:
             os.close(report)
             os.close(report_write)
             self.send(op="refused", id=id, step="fork", errno=exc.errno)
             return
-        if pid == 0:
-            become(body, fds[1], tty, report_write, alone=self.alone)
+        if keeper == 0:
+            keep(body, fds[1], tty, report_write)
         os.close(report_write)
-        with open(report, "rb") as stream:  # ends at once when exec closes the child's copy
-            failure = stream.read()
-        if failure:
-            os.waitpid(pid, 0)
-            self.send(op="refused", id=id, **json.loads(failure))
-            return
-        self.sessions = {other: leader for other, leader in self.sessions.items() if leader != pid}
-        self.sessions[id] = pid
-        self.running[pid] = id
-        self.send(op="started", id=id, pid=pid)
+        os.set_blocking(report, False)
+        program = Program(id, name, tty, keeper, report, fds.pop())
+        self.programs[id] = self.reports[report] = program
+        self.poll.register(report, select.POLLIN)
 
-    def on_signal(self, id, signal, fds):
-        pid = self.sessions.get(id)
-        if self.running.get(pid) == id:
+    def on_signal(self, id, signal):
+        program = self.programs.get(id)
+        if program is not None and program.pid and program.status is None:
             try:
-                os.killpg(pid, signal)
+                os.killpg(program.pid, signal)
             except ProcessLookupError:
                 pass
 
-    def on_kill(self, id, fds):
-        leader = self.sessions.pop(id, None)
-        if leader is not None:
-            self.kill(lambda member, _parent, session: session == leader)
-        self.send(op="killed", id=id)
+    def on_kill(self, id):
+        program = self.programs.get(id)
+        everything = program is None or self.kill(program)
+        if program is not None and everything:
+            self.forget(program)
+        self.send(op="killed", id=id, all=everything)
 
-    def on_sweep(self, id, mark, spare, fds):
-        mark = mark.encode()
-        others = {spare}  # what has no mark cannot have children with one
-        blank = set()
+    def on_prune(self, id, program, since):
+        pruned = self.programs.get(program)
+        self.send(op="done", id=id, all=pruned is None or self.prune(pruned, since))
 
-        def marked(pid, _parent, _session):
-            if pid in others:
-                return False
-            environment = look(pid, "environ")  # at once: it ends where a process becomes another program
-            # A process that has ended still has its limits.
-            if mark in environment or ((environment or look(pid, "cmdline")) and mark in look(pid, "limits")):
-                return True
-            (others if environment else blank).add(pid)
-            return False
+    def on_moment(self, id):
+        # The pid first: what begins in between counts as begun before.
+        with open("/proc/loadavg", "rb") as stream:
+            last = int(stream.read(PACKET).split()[-1])
+        self.send(op="moment", id=id, ticks=time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS // 10**9, last=last)
 
-        everything = False
-        # Nothing to read: a process was becoming another program, or ended, perhaps after a fork.
-        for _ in range(10):
-            blank.clear()
-            everything = self.kill(marked)
-            if not everything or not blank:
-                break
-        self.send(op="done", id=id, all=everything)
+    def on_list(self, id):
+        for program in list(self.programs.values()):
+            if program.pid:
+                code, number = program.status or (None, None)
+                self.send(
+                    op="known",
+                    id=id,
+                    program=program.id,
+                    name=program.name,
+                    pid=program.pid,
+                    tty=program.tty,
+                    running=program.status is None,
+                    code=code,
+                    signal=number,
+                )
+        self.send(op="done", id=id, all=True)
 
-    def on_pause(self, id, fds):
+    def on_attach(self, id, program):
+        known = self.programs.get(program)
+        if known is None:
+            self.send(op="done", id=id, all=False)
+        else:
+            self.send([known.kept], op="attached", id=id)
+            if known.status is not None:
+                self.send(op="ended", id=known.id, code=known.status[0], signal=known.status[1])
+
+    def on_hold(self, name, fds):
+        self.on_drop(name)
+        self.held[name] = fds.pop()
+
+    def on_take(self, id, name):
+        if name in self.held:
+            self.send([self.held[name]], op="attached", id=id)
+        else:
+            self.send(op="done", id=id, all=False)
+
+    def on_drop(self, name):
+        if name in self.held:
+            os.close(self.held.pop(name))
+
+    def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS
-        if self.alone:
+        if self.first:
             # One signal to all leaves out no process that is just being forked, as any list may.
-            already = {pid for pid, _, _, state in self.processes() if state in b"Tt"}
+            already = {pid for pid, state in self.states() if state in b"Tt"}
             to_all(signal.SIGSTOP)
-            self.stopped |= {pid for pid, *_ in self.processes()} - already
-        while running := [pid for pid, _, _, state in self.processes() if state not in b"Tt"]:
+            for keeper in self.keepers():
+                send_signal(keeper, signal.SIGCONT)  # what is killed meanwhile has to be reaped
+            self.stopped |= {pid for pid, _ in self.states()} - already
+        while running := [pid for pid, state in self.states() if state not in b"Tt"]:
             if time.monotonic() > end:
                 self.go_on()
                 break
             for pid in running:
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                except (ProcessLookupError, PermissionError):
-                    continue
-                self.stopped.add(pid)
-            self.wait_a_moment()
+                if send_signal(pid, signal.SIGSTOP):
+                    self.stopped.add(pid)
+            self.turn(MOMENT)
         self.send(op="done", id=id, all=not running)
 
-    def on_resume(self, id, fds):
+    def states(self):
+        """The state of every living process but keepers."""
+        keepers = self.keepers()
+        return [(pid, row[2]) for pid, row in self.table().items() if pid not in keepers and row[2] not in b"ZX"]
+
+    def keepers(self):
+        return {program.keeper for program in self.reports.values() if program.keeper > 0}
+
+    def on_resume(self, id):
         self.go_on()
         self.send(op="done", id=id, all=True)
 
+    def on_room(self, id, pid):
+        crowded = is_crowded()
+        self.send(op="room", id=id, crowded=crowded, waits=bool(crowded) and waits_to_fork(pid))
+
+    # -- programs ---------------------------------------------------------------
+
+    def take_report(self, program):
+        """Take what a keeper says of its program, or that the keeper is gone."""
+        try:
+            data = os.read(program.report, PACKET)
+        except BlockingIOError:
+            return
+        *lines, program.said = (program.said + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line.decode())
+            if message["op"] == "started":
+                program.pid = message["pid"]
+            elif message["op"] == "ended":
+                program.status = (message["code"], message["signal"])
+            elif message["op"] == "refused":
+                self.forget(program)
+            self.send(id=program.id, **message)
+        if data:
+            return
+        self.poll.unregister(program.report)
+        os.close(program.report)
+        del self.reports[program.report]
+        program.report = -1
+        if program.id not in self.programs or program.status is not None:
+            return
+        # Somebody killed it. What it kept is ours now, and of nobody that is known.
+        if program.pid:
+            program.status = (None, signal.SIGKILL)
+            self.send(op="ended", id=program.id, code=None, signal=int(signal.SIGKILL))
+        else:
+            self.forget(program)
+            self.send(op="refused", id=program.id, step="fork", errno=errno.EAGAIN)
+        self.kill_strays()
+
+    def forget(self, program):
+        if self.programs.pop(program.id, None) is not None:
+            os.close(program.kept)
+
+    def kill(self, program):
+        """SIGKILL a program and all that it ever started; say whether nothing is left.
+
+        A keeper ends when it has no child any more, which no list of processes can tell for sure.
+        """
+        return self.end(lambda: self.below(program.keeper), lambda: program.report < 0)
+
+    def prune(self, program, since):
+        """SIGKILL what a program has started, or has started since; say whether nothing of that is left."""
+        main = program.pid if program.status is None else 0
+        return self.end(lambda: self.below(program.keeper, main, since or ALL))
+
+    def kill_strays(self):
+        """SIGKILL what is below no keeper."""
+        return self.end(lambda: self.below(os.getpid(), spare=self.keepers()))
+
+    def kill_all(self):
+        """SIGKILL everything below us, keepers included."""
+        return self.end(lambda: self.below(os.getpid()))
+
+    def end(self, victims, gone=None):
+        """SIGKILL again until all is gone: one may have been forking meanwhile. Say whether it is."""
+        if self.rounds(victims, PATIENT_SECONDS, gone):
+            return True
+        # What forks without end is faster than any list of it, and where hundreds want to run we hardly get a turn.
+        # One signal to all leaves nothing out, a process that is forking included. What a user had stopped goes on with
+        # the rest afterwards, and a shell in a terminal takes its program for stopped: so not before it has to be.
+        # Without a PID namespace, all would be more than ours.
+        if self.first and not self.stopped:
+            to_all(signal.SIGSTOP)
+            try:
+                self.rounds(victims, KILL_SECONDS)
+            finally:
+                to_all(signal.SIGCONT)
+        return self.rounds(victims, KILL_SECONDS, gone)
+
+    def rounds(self, victims, seconds, gone=None):
+        """`gone` says whether all is; without it, that nothing was found twice: a list is not made in one moment."""
+        end = time.monotonic() + seconds
+        quiet = 0
+        while gone is None or not gone():
+            left, torn = victims()
+            for pid in left:
+                send_signal(pid, signal.SIGKILL)
+            quiet = 0 if left or torn else quiet + 1
+            if gone is None and quiet > 1:
+                return True
+            if time.monotonic() > end:
+                return False
+            self.turn(MOMENT if left or gone is not None else 0)
+        return True
+
+    def below(self, root, main=0, since=ALL, spare=()):
+        """Everything alive below `root` but `main`; what began before the moment `since`, or is in `spare`, with all
+        below it is left out. Also says whether a process had a parent that was not found."""
+        table = self.table()
+        children = {}
+        torn = False
+        for pid, (parent, _, _) in table.items():
+            children.setdefault(parent, []).append(pid)
+            torn = torn or (parent not in table and parent not in (0, os.getpid(), os.getppid()))
+        found = []
+        ahead = [root]
+        while ahead:
+            for pid in children.get(ahead.pop(), ()):
+                if pid in spare or (pid != main and not began_since(pid, table[pid][1], since)):
+                    continue
+                ahead.append(pid)
+                if pid != main and table[pid][2] not in b"ZX":
+                    found.append(pid)
+        return found, torn and self.first
+
+    def table(self):
+        """Every process below this one, or of its PID namespace: pid -> (parent, start in ticks, state)."""
+        found = {}
+        own = os.getpid()
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) == own:
+                continue
+            try:
+                with open("/proc/%s/stat" % name, "rb", buffering=0) as stream:
+                    fields = stream.read(PACKET).rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields:
+                found[int(name)] = (int(fields[1]), int(fields[19]), fields[0])
+        if self.first:
+            return found
+        below = set()
+        size = -1
+        while size != len(below):
+            size = len(below)
+            below |= {pid for pid, (parent, _, _) in found.items() if parent == own or parent in below}
+        return {pid: found[pid] for pid in below}
+
     def go_on(self):
         """SIGCONT to what was stopped, children first: a shell shall not see that they were."""
-        parents = {pid: parent for pid, parent, _, _ in self.processes()}
+        table = self.table()
 
         def depth(pid):
             steps = 0
-            while pid in parents:
-                pid = parents[pid]
+            while pid in table:
+                pid = table[pid][0]
                 steps += 1
             return steps
 
-        for pid in sorted(self.stopped & parents.keys(), key=depth, reverse=True):
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except (ProcessLookupError, PermissionError):
-                pass
+        for pid in sorted(self.stopped & table.keys(), key=depth, reverse=True):
+            send_signal(pid, signal.SIGCONT)
         self.stopped.clear()
 
-    # -- processes --------------------------------------------------------------
+    def turn(self, milliseconds):
+        """Take what happens to programs meanwhile, and wait so long for it at most."""
+        poll = select.poll()
+        for fd in (self.wake, *self.reports):
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(milliseconds):
+            if fd == self.wake:
+                self.reap()
+            elif fd in self.reports:
+                self.take_report(self.reports[fd])
 
     def reap(self):
         try:
@@ -210,115 +529,79 @@ class Agent:
                 pass
         except BlockingIOError:
             pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            id = self.running.pop(pid, None)
-            if id is None:
-                continue  # an orphan that was left to us
-            if os.WIFSIGNALED(status):
-                self.send(op="ended", id=id, code=None, signal=os.WTERMSIG(status))
-            else:
-                self.send(op="ended", id=id, code=os.WEXITSTATUS(status), signal=None)
-
-    def kill(self, chosen):
-        """SIGKILL until no chosen process is left: one may have been forking meanwhile. Say whether none is."""
-        if self.kill_until_gone(chosen, PATIENT_SECONDS):
-            return True
-        # What forks without end is faster than any list of it, and where hundreds want to run we hardly get a turn.
-        # One signal to all leaves nothing out, a process that is forking included. What a user had stopped goes on with
-        # the rest afterwards, and a shell in a terminal takes its program for stopped: so not before it has to be.
-        # Without a PID namespace, all would be more than ours.
-        held = self.alone and not self.stopped
-        if held:
-            to_all(signal.SIGSTOP)
         try:
-            return self.kill_until_gone(chosen, KILL_SECONDS)
-        finally:
-            if held:
-                to_all(signal.SIGCONT)
+            while pid := os.waitpid(-1, os.WNOHANG | WALL)[0]:
+                for program in self.reports.values():
+                    if program.keeper == pid:
+                        program.keeper = -1  # the number may be another's now; its pipe tells the rest
+        except ChildProcessError:
+            pass
 
-    def kill_until_gone(self, chosen, seconds):
-        end = time.monotonic() + seconds
-        while True:
-            victims = [pid for pid, parent, session, _ in self.processes() if chosen(pid, parent, session)]
-            for pid in victims:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
-            self.reap()
-            if not victims or time.monotonic() > end:
-                return not victims
-            self.wait_a_moment()
 
-    def wait_a_moment(self):
-        """Let processes do what they were told; not all of them are our children, which would wake us."""
-        poll = select.poll()
-        poll.register(self.wake, select.POLLIN)
-        poll.poll(5)
-
-    def processes(self):
-        """Everything alive below this process: (pid, parent, session, state)."""
-        found = {}
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
+def keep(body, output, tty, report):
+    """Turn this fork into the keeper of a program; never returns. Holds nothing of it, and ends with the last of it."""
+    try:
+        signal.set_wakeup_fd(-1)
+        close_all_but(0, 1, 2, output, report)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_NAME, KEEPER_NAME)
+        os.setsid()
+        for number in range(1, signal.NSIG):
             try:
-                with open(f"/proc/{name}/stat", "rb") as stream:
-                    fields = stream.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            found[int(name)] = (fields[0], int(fields[1]), int(fields[3]))
-        below = set() if not self.alone else set(found) - {1}
-        size = -1
-        while not self.alone and size != len(below):
-            size = len(below)
-            below |= {pid for pid, (_, parent, _) in found.items() if parent == os.getpid() or parent in below}
-        return [
-            (pid, parent, session, state)
-            for pid, (state, parent, session) in found.items()
-            if pid in below and state not in (b"Z", b"X")
-        ]
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass  # SIGKILL, SIGSTOP, and two that belong to the C library
+        born, born_write = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            tell(report, op="refused", step="fork", errno=exc.errno)
+            return
+        if pid == 0:
+            os.close(report)
+            os.close(born)
+            become(body, output, tty, born_write)
+        os.close(output)
+        os.close(born_write)
+        failure = os.read(born, 3)  # ends when exec closes the program's copy
+        os.close(born)
+        if len(failure) == 3 and failure[0] < len(STEPS):
+            os.waitpid(pid, 0)
+            tell(report, op="refused", step=STEPS[failure[0]], errno=int.from_bytes(failure[1:], "big"))
+            return
+        tell(report, op="started", pid=pid)
+        while True:
+            ended, status = os.waitpid(-1, WALL)
+            if ended == pid and os.WIFSIGNALED(status):
+                tell(report, op="ended", code=None, signal=os.WTERMSIG(status))
+            elif ended == pid:
+                tell(report, op="ended", code=os.WEXITSTATUS(status), signal=None)
+    except ChildProcessError:
+        pass  # nothing is left
+    finally:
+        os._exit(0)
 
 
-def to_all(number):
-    """Signal everything but this process."""
-    try:
-        os.kill(-1, number)
-    except ProcessLookupError:
-        pass
-
-
-def look(pid, name):
-    """Read a file of a process; empty if it is gone."""
-    try:
-        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as stream:
-            return stream.read(1 << 20)
-    except OSError:
-        return b""
-
-
-def become(body, output, tty, report, alone):
+def become(body, output, tty, born):
     """Turn this fork into the program; never returns."""
     step = "terminal"
     try:
-        os.setsid()
+        if body.get("member"):
+            os.setpgid(0, 0)
+        else:
+            os.setsid()
+            if tty:
+                fcntl.ioctl(output, termios.TIOCSCTTY, 0)
         if tty:
-            fcntl.ioctl(output, termios.TIOCSCTTY, 0)
             os.dup2(output, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        # What is ignored stays so in the program: two by Python, and whatever the server was started with (`nohup`, `&`).
+        # What is ignored stays so in the program: the keeper's, and whatever the server was started with (`nohup`, `&`).
         for number in range(1, signal.NSIG):
             try:
                 signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
-                pass  # SIGKILL, SIGSTOP, and two that belong to the C library
+                pass  # as in a keeper
         prefer_as_victim()
         step = "cwd"
         os.chdir(body["cwd"])
@@ -326,13 +609,14 @@ def become(body, output, tty, report, alone):
         os.execvpe(body["argv"][0], body["argv"], body["env"])
     except BaseException as exc:
         number = exc.errno if isinstance(exc, OSError) else errno.EINVAL
-        os.write(report, json.dumps({"step": step, "errno": number}).encode())
+        os.write(born, bytes([STEPS.index(step)]) + number.to_bytes(2, "big"))
     finally:
         os._exit(127)
 
 
 def prefer_as_victim():
     """Out of memory, the kernel shall take a program before the agent."""
+    prctl(PR_SET_DUMPABLE, 1)  # else the file is root's; there is nothing of ours to be seen here any more
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     except OSError:
@@ -345,6 +629,77 @@ def prefer_as_victim():
         os.close(fd)
 
 
+def tell(report, **message):
+    os.write(report, json.dumps(message).encode() + b"\n")
+
+
+def listen(directory):
+    """Make the socket; it has its name when somebody may connect."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.chdir(directory)  # the path of a socket ends at 107 bytes
+    listener.bind("binding")
+    os.chmod("binding", 0o666)  # the bridge may be another user; who gets this far, the directory says
+    listener.listen(8)
+    os.rename("binding", "socket")
+    os.chdir("/")
+    listener.setblocking(False)
+    return listener
+
+
+def is_crowded():
+    """Whether nine tenths of the processes that there may be are there; None if nobody counts them."""
+    for home in ("/sys/fs/cgroup", "/sys/fs/cgroup/pids"):
+        try:
+            with open(home + "/pids.max") as most, open(home + "/pids.current") as now:
+                most, now = most.read().strip(), now.read().strip()
+        except OSError:
+            continue
+        return most != "max" and int(now) * 10 >= int(most) * 9
+    return None
+
+
+def waits_to_fork(pid):
+    """Whether a bash sleeps until it tries again to fork: of all signals it then holds SIGTERM back, alone."""
+    try:
+        with open("/proc/%d/status" % pid, "rb") as stream:
+            return any(line.startswith(b"SigBlk:") and line.rstrip().endswith(b"04000") for line in stream)
+    except OSError:
+        return False
+
+
+def began_since(pid, ticks, moment):
+    """Whether a process began after a moment. In the same tick its number tells: they are given in order, until they
+    begin anew; which takes longer than a tick."""
+    if ticks != moment[0]:
+        return ticks > moment[0]
+    return 0 < (pid - moment[1]) % PIDS < PIDS // 2
+
+
+def send_signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def to_all(number):
+    """Signal everything but this process."""
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        pass
+
+
+def close_all_but(*kept):
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd not in kept:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the listing's own descriptor
+
+
 def limit(kind, value):
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
@@ -352,38 +707,32 @@ def limit(kind, value):
     resource.setrlimit(kind, (value, value))
 
 
-def adopt_orphans():
-    import ctypes  # only without a PID namespace, which adopts by itself
-
-    PR_SET_CHILD_SUBREAPER = 36
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def main():
     config = json.loads(sys.argv[1])
-    keep = {0, 1, 2, config["control"], *config["keep"]}
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the listing's own descriptor
+    close_all_but(0, 1, 2, *config["keep"])
     for fd in config["keep"]:
         os.set_inheritable(fd, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for name, value in config["limits"].items():
         limit(getattr(resource, "RLIMIT_" + name.upper()), value)
+    prctl(PR_SET_DUMPABLE, 0)  # no program of the same user can look into our memory or take our descriptors
+    prctl(PR_SET_NAME, NAME)
     if os.getpid() != 1:
-        adopt_orphans()
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
     agent = Agent(config)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    # What is never collected is never written to: keepers then share it with us.
+    gc.disable()
+    gc.collect()
+    gc.freeze()
     try:
         agent.run()
-    except OSError as exc:
-        if exc.errno not in (errno.EPIPE, errno.ECONNRESET):
-            raise
     finally:
-        if not agent.alone:
-            agent.kill(lambda *_: True)
+        if not agent.first:
+            agent.kill_all()
     os._exit(0)
 
 

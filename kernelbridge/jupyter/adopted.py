@@ -32,7 +32,7 @@ from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import until_heard, until_listening
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Process
 
 log = structlog.get_logger(__name__)
 
@@ -149,13 +149,10 @@ class AdoptedKernel(Kernel):
     ) -> Execution:
         """Wait for the end of a cell that an earlier server has sent; see `Kernel.submit`.
 
-        `began` is when it was sent, in monotonic seconds. `listener` is told of what comes from now on.
+        `began` is when it was sent, in monotonic seconds. `listener` is told of what comes from now on. What of the
+        outcome is lost is added by `with_losses`.
         """
-
-        def ended(outcome: Outcome) -> None:
-            done(self._with_losses(outcome))
-
-        execution = self._table.add(msg_id, ended, listener, asks=asks)
+        execution = self._table.add(msg_id, done, listener, asks=asks)
         execution.began = min(execution.began, began)
         execution.told = True  # by the server that sent it
         if began + BEGIN_GRACE < time.monotonic():
@@ -261,8 +258,8 @@ class AdoptedKernel(Kernel):
             idle = wire.Message("status", "", execution.msg_id, b"{}", b'{"execution_state":"idle"}')
             self._table.on_iopub(idle)
 
-    def _with_losses(self, outcome: Outcome) -> Outcome:
-        """Say in a result what of it is lost."""
+    def with_losses(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of a cell that was taken over, with what of it is lost."""
         if (
             outcome.cause is None
             and not outcome.success

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal as signals
 from typing import NamedTuple
 
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.contract import ExitStatus
 
 
 class Ended(NamedTuple):

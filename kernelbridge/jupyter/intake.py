@@ -10,9 +10,20 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol
 
+import structlog
+
 from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Overflow
+
+log = structlog.get_logger(__name__)
+
+Consumer = Callable[[str, wire.RawMessage], object]
+"""Takes each message of a kernel, with the name of its channel: `shell`, `iopub`, `stdin` or `control`.
+
+It is called from the event loop, in the order of each channel, and must not block. Nothing is kept for it: what it
+cannot use at once it has to bound. One that raises is called no more.
+"""
 
 _IN_THREAD = 1 << 20  # bytes of a message that would keep everybody waiting
 
@@ -71,6 +82,7 @@ class Intake:
         self._spawn = spawn
         self._behind = behind
         self._under_way = 0
+        self.consumers: set[Consumer] = set()
 
     @property
     def held(self) -> bool:
@@ -90,6 +102,8 @@ class Intake:
         except wire.BadFrame as exc:
             self._refuse(f"it sent {exc}")
             return None
+        if self.consumers:
+            self._tell_consumers(channel, frames)
         later = turns().begin(self._taking(channel, message))
         return later or (self._behind() if channel == "iopub" else None)
 
@@ -102,6 +116,15 @@ class Intake:
         finally:
             self._under_way -= 1
 
+    def _tell_consumers(self, channel: str, frames: list[bytes]) -> None:
+        message = wire.whole(frames)
+        for consumer in tuple(self.consumers):
+            try:
+                consumer(channel, message)
+            except Exception:
+                log.exception("kernel_consumer_failed")  # the cells go on without it
+                self.consumers.discard(consumer)
+
     async def _take_large(self, channel: str, frames: list[bytes]) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -109,6 +132,8 @@ class Intake:
         except wire.BadFrame as exc:
             self._refuse(f"it sent {exc}")
             return
+        if self.consumers:
+            self._tell_consumers(channel, frames)
         frames.clear()  # they may be large, and what is in them is in the message
         await turns().run(self._taking(channel, message))
         later = self._behind() if channel == "iopub" else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import time
 import uuid
@@ -37,11 +38,11 @@ from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Execution, ExecutionTable
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Intake, Overflows, refuse_lost
+from kernelbridge.jupyter.intake import NO_OVERFLOWS, Consumer, Intake, Overflows, refuse_lost
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
 log = structlog.get_logger(__name__)
@@ -217,6 +218,15 @@ class Kernel:
         except KernelError as exc:
             self._break(exc.reason)
         return execution
+
+    def subscribe(self, consumer: Consumer) -> Callable[[], None]:
+        """Give every message of this kernel whole to `consumer` as well, from now on until it ends.
+
+        That includes what no cell has asked for: comms, buffers, messages without a parent. Returns what ends the
+        subscription.
+        """
+        self._intake.consumers.add(consumer)
+        return functools.partial(self._intake.consumers.discard, consumer)
 
     async def interrupt(self, cause: str = "interrupted") -> None:
         """Interrupt the running cell and its subprocesses; if it then fails, `cause` is in its outcome.

@@ -77,7 +77,7 @@ def hooks_source() -> str:
 
 
 def _source(names: Sequence[str]) -> str:
-    guest = resources.files("kernelbridge.guest")
+    guest = resources.files("kernelbridge.guest.kernel")
     return "\n".join(guest.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 

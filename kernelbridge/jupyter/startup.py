@@ -16,7 +16,7 @@ from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.runtimes.base import NO_ROOM, ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus, Process, Sandbox
 
 log = structlog.get_logger(__name__)
 

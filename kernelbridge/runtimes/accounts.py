@@ -5,7 +5,7 @@ git, ssh, `whoami` and python's `getpass` ask for one, and some end without it.
 
 from __future__ import annotations
 
-from kernelbridge.runtimes.base import WORKSPACE_PATH
+from kernelbridge.runtimes.contract import WORKSPACE_PATH
 from kernelbridge.runtimes.facts import Facts
 
 _NAME = "sandbox"

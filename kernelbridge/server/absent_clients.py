@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from kernelbridge.jupyter.cell import Cell
@@ -10,11 +11,13 @@ from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given
-from kernelbridge.workspace.adoption.lost_shells import LossCause, TellLoss, lost_command
+from kernelbridge.workspace.adoption.lost_shells import TellLoss, lost_command
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_state import RunningCell
+from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
 
@@ -63,13 +66,29 @@ class Absentees:
         context = _context(registry, workspace, cell.request_id)
         return job_of(context, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
 
+    def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
+        """Give what stands for a command that an earlier server has given to a shell, if the shell may be there."""
+        command = left.command
+        if command is None or left.state.shell is None or not command.can_be_resumed:
+            return None
+        context = _context(registry, workspace, command.request_id)
+        events = CommandEvents(context) if command.streams else None
+        return PreviousCommand(
+            command,
+            left.output,
+            answer_of(context) if events is None else events.answer,
+            events,
+            lost=functools.partial(lost_command, command),
+        )
+
     def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
         """Give what tells of the end of an earlier server's terminals and command."""
 
-        def tell(cause: LossCause) -> None:
-            for terminal_id in left.state.terminals:
-                _closed(_context(registry, workspace, None), terminal_id, cause)
-            if left.command is not None:
+        def tell(lost: str | None, cause: LossCause) -> None:
+            for terminal in left.state.terminals:
+                if lost in {None, terminal.id}:
+                    _closed(_context(registry, workspace, None), terminal.id, cause)
+            if lost is None and left.command is not None:
                 context = _context(registry, workspace, left.command.request_id)
                 answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
                 answer(lost_command(left.command, cause))

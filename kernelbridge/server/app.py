@@ -18,7 +18,7 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.base import Limits, Runtime
+from kernelbridge.runtimes.contract import Limits, Runtime
 from kernelbridge.server import listening, principal
 from kernelbridge.server.absent_clients import Absentees
 from kernelbridge.server.access import handshake_problem, malformed, refusal
@@ -291,7 +291,7 @@ async def running(
             retention.start(registry)
         stack.push_async_callback(server.finish, runner)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, port)
+        yield _report(settings, runtime, port, keeps=ending.keep)
 
 
 async def serve(
@@ -315,12 +315,11 @@ async def serve(
         gc.collect()
         gc.freeze()
         await stop.wait()
-        on_stopping(_stopping(settings, report.runtime))
+        on_stopping(_stopping(settings, keeps=report.keeps))
 
 
-def _stopping(settings: Settings, runtime: str) -> str:
-    kept = settings.keep_sandboxes and runtime == "docker"
-    what = "cells are left to the next server; what cannot be left" if kept else "what still runs"
+def _stopping(settings: Settings, *, keeps: bool) -> str:
+    what = "cells are left to the next server; what cannot be left" if keeps else "what still runs"
     if not settings.stop_timeout:
         return f"Stopping: {what} is ended now."
     return (
@@ -366,7 +365,7 @@ def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExec
     return Retention(data, executor, retain=settings.retain)
 
 
-def _report(settings: Settings, runtime: Runtime, port: int) -> StartReport:
+def _report(settings: Settings, runtime: Runtime, port: int, *, keeps: bool) -> StartReport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return StartReport(
         url=f"ws://{host}:{port}/ws",
@@ -374,6 +373,7 @@ def _report(settings: Settings, runtime: Runtime, port: int) -> StartReport:
         detail=runtime.info.detail,
         isolation=runtime.info.isolation,
         warning=runtime.info.warning,
-        image=settings.image if runtime.info.name == "docker" else None,
+        image=settings.image if runtime.info.images else None,
+        keeps=keeps,
         data_dir=settings.data_dir,
     )

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.images.build import ensure_image
-from kernelbridge.runtimes.base import Runtime
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_engine import probe_engine
-from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.contract import Runtime
+from kernelbridge.runtimes.docker.engine import probe_engine
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.settings.settings import Settings
 
 
@@ -74,7 +74,11 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
         progress=on_progress,
     )
     return await DockerRuntime.open(
-        image=settings.image, instance=instance, profile_file=settings.seccomp_profile, own_uid=_own_uid(settings)
+        image=settings.image,
+        instance=instance,
+        guest=settings.data_dir / "guest",
+        profile_file=settings.seccomp_profile,
+        own_uid=_own_uid(settings),
     )
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from kernelbridge.errors import ImageError, KernelBridgeError
-from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.contract import Runtime
 from kernelbridge.settings.quantities import human_size
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
 

@@ -21,5 +21,7 @@ class StartReport:
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None where the runtime has none."""
+    keeps: bool = False
+    """Whether its sandboxes are left to the next server when it is told to stop."""
     warning: str | None = None
     """What a user must know before they trust it."""

@@ -136,7 +136,7 @@ class Settings:
         Option(
             kinds.switch(),
             SANDBOXES,
-            "Whether a server that is told to stop leaves its sandboxes, and the cells in them, to the next (docker).",
+            "Whether a server that is told to stop leaves its sandboxes, and the cells in them, to the next.",
         ),
     ] = False
 
@@ -398,11 +398,6 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['isolation']} is only valid with --runtime local",
             f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
-        )
-    if settings.keep_sandboxes and settings.runtime == "local":
-        raise ConfigError(
-            f"{sources['keep_sandboxes']} is not valid with --runtime local",
-            "a local sandbox ends with its server; leave it out, or take --runtime docker",
         )
     if settings.max_buffered < settings.max_message:
         setting = "max_buffered" if "max_buffered" in sources else "max_message"

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
+"""How they ended: alone, with their sandbox, or with their session."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM
+from kernelbridge.runtimes.contract import NO_ROOM
 
 TERMINAL_HINT = (
     "this program wants a terminal with a person at its keys: start it in one from open_terminal, or use"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kernelbridge.errors import BadRequest, SessionConflict
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.settings.quantities import format_size
 
@@ -40,6 +40,10 @@ _RESERVED = frozenset(
 )
 """What the bridge sets itself, and what decides how the shell and the interpreter come up."""
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
+
+
+SERVER_RETURNS = 60.0
+"""Seconds beyond a session's linger in which a server must come back to its sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,13 @@ class Opening:
         """Seconds that the session lives on after its last connection."""
         bounds = self._bounds
         return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
+
+    @property
+    def outlives(self) -> float:
+        """Seconds that the sandbox goes on without a server: nobody looks then whether something runs in it."""
+        bounds = self._bounds
+        linger = max(bounds.max_linger, bounds.linger) if self.keep_while_running else self.linger
+        return linger + SERVER_RETURNS
 
     @property
     def asked_linger(self) -> float | None:

@@ -8,7 +8,7 @@ import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
-from kernelbridge.runtimes.base import Runtime, Sandbox
+from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
@@ -29,6 +29,7 @@ from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCell, SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
+from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
@@ -68,6 +69,10 @@ class Absentees(Protocol):
 
     def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
         """Give what stands for the cell that runs."""
+        ...
+
+    def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
+        """Give what stands for the command that runs in its shell, if that can be gone on with."""
         ...
 
     def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
@@ -191,7 +196,10 @@ class Registry:
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
         job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
-        entry.reached = workspace.adopt(session, sandbox, job, self._absentees.loss(self, workspace, session))
+        command = self._absentees.command(self, workspace, session)
+        untold = session if command is None else replace(session, command=None)
+        tell = self._absentees.loss(self, workspace, untold)
+        entry.reached = workspace.adopt(session, sandbox, job, command, tell)
         return entry
 
     def _make(

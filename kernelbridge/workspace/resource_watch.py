@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 
 LATE = 2.0
@@ -26,13 +26,11 @@ NOTICE = "kernelbridge: the session's memory ran out, and a process in it was ki
 HINT = "The session's memory ran out, and a process in it was killed. Files in /dev/shm and /tmp count as memory."
 _KILLED = 128 + 9
 
-CellDone = Callable[[Outcome], None]
-
 _LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class Mark:
     """What was known when something began to run."""
 
     sandbox: Sandbox | None
@@ -62,25 +60,20 @@ class MemoryWatch:
         self._busy.append(busy)
         self._tell_later = tell_later or self._tell_later
 
-    def over_cell(self, done: CellDone) -> CellDone:
-        """Give what takes the outcome of a cell that begins now, and hands it on with the cause if it was this."""
-        mark = self._mark()
+    def mark(self) -> Mark:
+        """Return what is known when something begins to run, for `explained` or `over_command`."""
+        return Mark(self._sandbox, 0 if self._sandbox is None else self._sandbox.oom_kills())
 
-        def ended(outcome: Outcome) -> None:
-            if outcome.cause == "out_of_memory":
-                self._settle()
-            elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
-                self._settle(whole=False)
-                outcome = replace(outcome, cause="out_of_memory")
-            done(outcome)
+    def explained(self, outcome: Outcome, mark: Mark) -> Outcome:
+        """Return the outcome of a cell that began at `mark`, with the cause if the memory ran out meanwhile."""
+        if outcome.cause == "out_of_memory":
+            self._settle()
+        elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
+            self._settle(whole=False)
+            return replace(outcome, cause="out_of_memory")
+        return outcome
 
-        return ended
-
-    def before_command(self) -> _Mark:
-        """Note that a command begins."""
-        return self._mark()
-
-    async def over_command(self, outcome: CommandOutcome, mark: _Mark) -> CommandOutcome:
+    async def over_command(self, outcome: CommandOutcome, mark: Mark) -> CommandOutcome:
         """Give a command's outcome with the cause if it was this."""
         if outcome.cause == "out_of_memory":
             self._settle()
@@ -92,18 +85,15 @@ class MemoryWatch:
                 return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
         return outcome
 
-    def _mark(self) -> _Mark:
-        return _Mark(self._sandbox, 0 if self._sandbox is None else self._sandbox.oom_kills())
-
-    def _since(self, mark: _Mark) -> bool:
-        now = self._mark()
+    def _since(self, mark: Mark) -> bool:
+        now = self.mark()
         return mark.sandbox is now.sandbox and now.kills > max(mark.kills, self._explained)
 
     def _settle(self, *, whole: bool = True) -> None:
         """Note that it was told; `whole`: and that nothing else has to do with it."""
         self._settled = asyncio.get_running_loop().time()
         if whole:
-            self._explained = self._mark().kills
+            self._explained = self.mark().kills
 
     async def _wait_for_news(self) -> None:
         self._news.clear()

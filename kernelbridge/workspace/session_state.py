@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Left
+from kernelbridge.runtimes.contract import Left, Moment
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.options import Bounds, Choice
 
-VERSION = 1
+VERSION = 2
 """Of the form of these files; another one cannot be read."""
 
 
@@ -54,6 +54,50 @@ class RunningCommand(msgspec.Struct, frozen=True):
     """Whether its output is told as it comes."""
     since: float
     """When it was given, in seconds since the epoch."""
+    began: float = 0.0
+    """The same in seconds of the clock that nobody sets."""
+    timeout: float | None = None
+    """Seconds that it may run."""
+    nonce: str = ""
+    """What its marks have; see `marks.py`."""
+    file: str = ""
+    """The name of the file that it was handed over in."""
+    moment: Moment | None = None
+    """When it began, for `Process.prune`."""
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether a server can go on with it."""
+        return bool(self.nonce)
+
+    def time_left(self, now: float) -> float | None:
+        """Give how many seconds it may still run at `now`; None: as long as it likes."""
+        return None if self.timeout is None else max(0.0, self.timeout - max(0.0, now - self.began))
+
+
+class ShellState(msgspec.Struct, frozen=True):
+    """The persistent shell."""
+
+    process: str
+    """Its handle."""
+    keys: str
+    """The name of the terminal that it reads from."""
+    screen: str
+    """And of the one that it writes on."""
+    jobs: tuple[str, ...] = ()
+    """Of those that only background jobs write on."""
+    left: bool = False
+    """Whether `screen` is to be one of those, when the next command begins."""
+
+
+class TerminalState(msgspec.Struct, frozen=True):
+    """An interactive terminal."""
+
+    id: str
+    process: str
+    """The handle of its shell."""
+    rows: int
+    cols: int
 
 
 class LimitsState(msgspec.Struct, frozen=True):
@@ -115,8 +159,10 @@ class SessionState(msgspec.Struct, frozen=True):
     """Whether a shell was started in the sandbox."""
     lost: str | None
     """How the interpreter ended that earlier cells ran in, until a result has told that."""
-    terminals: tuple[str, ...] = ()
-    """The names of its interactive terminals."""
+    terminals: tuple[TerminalState, ...] = ()
+    """Its interactive terminals."""
+    shell: ShellState | None = None
+    """The shell, if it runs."""
     linger: float | None = None
     """Seconds that it lives on after its last connection, if somebody asked for that."""
     keep_while_running: bool = False
@@ -129,7 +175,7 @@ class SessionState(msgspec.Struct, frozen=True):
 def without_sandbox(state: SessionState) -> SessionState:
     """Give what is left of a session whose sandbox is gone."""
     lost = state.lost if state.kernel is None else "ended with its sandbox"
-    return msgspec.structs.replace(state, sandbox=None, kernel=None, lost=lost)
+    return msgspec.structs.replace(state, sandbox=None, kernel=None, shell=None, lost=lost)
 
 
 def _plain(value: Any) -> Any:

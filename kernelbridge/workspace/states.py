@@ -45,7 +45,7 @@ class WorkspaceEvent(Enum):
 
 
 class WorkspaceAction(Enum):
-    """What the supervisor must do after a transition."""
+    """What the sandbox's owner must do after a transition."""
 
     START = "start the sandbox"
     TAKE_OVER = "take the sandbox over"
@@ -53,7 +53,6 @@ class WorkspaceAction(Enum):
     RESUME = "resume the sandbox"
     NOTHING = "nothing"
     FORGET = "forget the sandbox; the next message starts another"
-    DESTROY = "end what runs and destroy the sandbox"
 
 
 class KernelState(Enum):
@@ -82,13 +81,11 @@ class KernelEvent(Enum):
 
 
 class KernelAction(Enum):
-    """What the execution lane must do after a transition."""
+    """What the kernel's supervisor must do after a transition."""
 
     START = "start a kernel"
     TAKE_OVER = "connect to the kernel"
     KILL = "end the kernel"
-    SUBMIT = "submit the first waiting cell"
-    FAIL_WAITING = "end every waiting cell with the error"
     NOTHING = "nothing"
 
 
@@ -114,10 +111,10 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
         {
             (_WS.ABSENT, _WE.NEED): Transition(_WS.STARTING, _WA.START),
             (_WS.ABSENT, _WE.ADOPT): Transition(_WS.STARTING, _WA.TAKE_OVER),
-            (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
-            (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.ACTIVE, _WE.IDLE): Transition(_WS.PAUSING, _WA.PAUSE),
             (_WS.PAUSING, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
             # A pause that is under way is carried out first, and then undone.
@@ -136,10 +133,10 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.PAUSING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.PAUSED, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.RESUMING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
-            (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
-            (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.DESTROY),
+            (_WS.ACTIVE, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
+            (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             # A start that was under way when the close came still reports its end.
             (_WS.CLOSING, _WE.STARTED): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.CLOSING, _WE.START_FAILED): Transition(_WS.CLOSING, _WA.NOTHING),
@@ -154,15 +151,15 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
     {
         (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
         (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.TAKE_OVER),
-        (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
+        (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
         (_KS.ADOPTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
         # It is old, but cannot be ended before it is reached.
         (_KS.ADOPTING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.STARTED): Transition(_KS.RESTARTING, _KA.KILL),
         (_KS.REPLACING, _KE.START_FAILED): Transition(_KS.RESTARTING, _KA.START),
-        (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
-        (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.FAIL_WAITING),
+        (_KS.STARTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
+        (_KS.STARTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
         (_KS.READY, _KE.DIED): Transition(_KS.DEAD, _KA.NOTHING),
         (_KS.READY, _KE.RESTART): Transition(_KS.RESTARTING, _KA.KILL),
         (_KS.RESTARTING, _KE.DIED): Transition(_KS.RESTARTING, _KA.START),
@@ -173,8 +170,8 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
         (_KS.RESTARTING, _KE.RESTART): Transition(_KS.RESTARTING, _KA.NOTHING),
         # From here on the next result has to say that variables are lost.
         (_KS.DEAD, _KE.NEED): Transition(_KS.RESTARTING, _KA.START),
-        (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.SUBMIT),
-        (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.FAIL_WAITING),
+        (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
+        (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.NOTHING),
     }
 )
 

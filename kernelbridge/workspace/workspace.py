@@ -1,4 +1,4 @@
-"""One workspace: the only owner of its sandbox's start and end, and of the two lanes in it."""
+"""One workspace: a session's life, and the parts that it consists of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Literal
 
 import structlog
@@ -14,14 +13,12 @@ from msgspec import structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread
-from kernelbridge.errors import KernelBridgeError, SandboxError
-from kernelbridge.jupyter.identity import KernelIdentity
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
-from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
-from kernelbridge.workspace.adoption.lost_shells import LostShells, TellLoss
+from kernelbridge.runtimes.contract import Runtime, Sandbox
+from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
-from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
@@ -30,23 +27,19 @@ from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
-from kernelbridge.workspace.lifecycle.launcher import Launcher, prepare_files, prepare_python, prepare_user
-from kernelbridge.workspace.lifecycle.pausing import Pausing
+from kernelbridge.workspace.lifecycle.launcher import Launcher
+from kernelbridge.workspace.lifecycle.preparation import prepare_files
+from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.lifecycle.start_queue import Starts
 from kernelbridge.workspace.lifecycle.status import StatusTeller
-from kernelbridge.workspace.lifecycle.succession import Departure
-from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening, SessionOptions
+from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
-from kernelbridge.workspace.shell.lane import TerminalLane
+from kernelbridge.workspace.shell.lane import PreviousCommand, TerminalLane
 from kernelbridge.workspace.states import (
-    WORKSPACE,
     KernelEvent,
     KernelState,
-    Machine,
-    WorkspaceAction,
     WorkspaceEvent,
     WorkspaceState,
 )
@@ -81,32 +74,52 @@ class Workspace:
         self._data = data
         self._settings = settings
         self._executor = executor
-        self._starts = starts
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusTeller(feed.status)
-        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, self._changed)
-        self._deleting = self._left = False
+        self._deleting = False
         self._tasks = TaskSet()
-        self.pausing = Pausing(self._machine, idle_timeout=settings.idle_timeout, busy=self._busy, tasks=self._tasks)
         self._files = Lazy(self._open_files)
         self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
             paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file
         )
-        self._starting: asyncio.Task[Sandbox] | None = None
-        self._sandbox: Sandbox | None = None
-        self._clearing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self.departure = Departure()
         self._memory = MemoryWatch(self._status.memory_ran_out)
-        self._record = Record(data.state, key, created=feed.created, runtime=runtime.info.name, seq=feed.reserve)
-        self._launcher = Launcher(self, self._record, paths.sockets, settings, self._spills)
+        self._record = Record(
+            data.state,
+            key,
+            created=feed.created,
+            runtime=runtime.info.name,
+            seq=feed.reserve,
+            executor=executor,
+            spool=settings.max_output,
+        )
+        self.sandbox = SandboxOwner(
+            key,
+            runtime=runtime,
+            data=data,
+            executor=executor,
+            starts=starts,
+            opening=self.opening,
+            files=self._files,
+            record=self._record,
+            tasks=self._tasks,
+            idle_timeout=settings.idle_timeout,
+            busy=self._busy,
+            before_start=self._succeed,
+            on_began=self._began,
+            tell=self._tell,
+            observer=self._changed,
+            log=self._log,
+        )
+        self.pausing = self.sandbox.pausing
+        self._launcher = Launcher(self.sandbox, self._record, paths.sockets, settings, self._spills)
         feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
             self._launcher.kernel,
-            destroy_sandbox=self._give_up,
+            destroy_sandbox=self.sandbox.give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
@@ -118,17 +131,20 @@ class Workspace:
         )
         self.commands = TerminalLane(
             self._launcher.shell,
-            end_jobs=self._launcher.end_jobs,
-            destroy_sandbox=self._give_up,
+            destroy_sandbox=self.sandbox.give_up,
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(self._launcher.in_sandbox, files_host=paths.sockets, note=self._record.terminals_are)
-        self._left_shells = LostShells(self._record)
-        self.on_rest: Callable[[], object] = _nothing
+        self.terminals = Terminals(
+            self._launcher.in_sandbox,
+            self._launcher.left_program,
+            files_host=paths.sockets,
+            record=self._record,
+        )
+        self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
         self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
@@ -141,17 +157,12 @@ class Workspace:
                 self.commands.was_lost(closed.how())
 
     def __repr__(self) -> str:
-        return f"<Workspace {self.key.workspace_id} {self._machine.state.value} kernel={self.executions.state.value}>"
+        return f"<Workspace {self.key.workspace_id} {self.state.value} kernel={self.executions.state.value}>"
 
     @property
     def state(self) -> WorkspaceState:
         """The sandbox's state."""
-        return self._machine.state
-
-    @property
-    def kernel_name(self) -> str:
-        """The name of the session's kernelspec."""
-        return self.opening.choice.kernel
+        return self.sandbox.state
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -168,9 +179,10 @@ class Workspace:
 
         `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
         """
-        if self.opening.take(options, starting=self._machine.state is not WorkspaceState.ABSENT):
+        if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
+        self.sandbox.outlive()
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
         return fresh
@@ -184,31 +196,42 @@ class Workspace:
         if self._closing is None:
             self._deleting = delete_files
             self._note_closing(None if delete_files else why)
-            if (action := self._machine.on(WorkspaceEvent.CLOSE)) is not WorkspaceAction.DESTROY:
-                raise AssertionError(action)
-            self.pausing.ended()
+            self.sandbox.begin_close()
             self._closing = asyncio.get_running_loop().create_task(self._destroy())
         return self._closing
 
-    def adopt(self, left: PreviousSession, sandbox: Sandbox | None, job: Job | None, tell: TellLoss) -> Wait:
+    def adopt(
+        self,
+        left: PreviousSession,
+        sandbox: Sandbox | None,
+        job: Job | None,
+        command: PreviousCommand | None,
+        tell: TellLoss,
+    ) -> Wait:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `tell` for what ran in shells.
+        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
+        shell if that goes on, `tell` for whoever is to be told of what is lost.
         """
         state = left.state
         self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
-        self.commands.adopt(had_shell=state.had_shell)
         if sandbox is None:
             self._status.sandbox_was_lost()
-        elif self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
-            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state.kernel))
-            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        else:
+            self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
-        self._left_shells.adopt(tell, sandbox_lost=sandbox is None)
+        running = None if command is None else command.command
+        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
+        self.commands.adopt(shell, command, had_shell=state.had_shell)
+        if sandbox is None:
+            tell(None, "sandbox_lost")
+            self._record.shells_told()
+        else:
+            self.terminals.adopt(state.terminals, tell)
         return reached
 
     @property
@@ -219,174 +242,52 @@ class Workspace:
     def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
         """Take no more; give what is set when nothing runs any more that ends with the server.
 
-        With `keep`, that is what `leave` cannot leave: commands. Without, it is told that `seconds` are left.
+        With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
         """
         cells, commands = self.executions.finish(), self.commands.finish()
         if keep:
-            return [commands]
+            return []
         self._status.server_stops(seconds)
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and the cell in it to another server; commands and terminals end."""
-        self._left = True
-        self._left_shells.leave()
+        """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
         self.executions.finish()
-        if self._starting is not None:
-            await self._step("start", self._starting)
-        if self.pausing.asleep:
-            await self._step("resume", self.pausing.awake())  # or its shells could not be ended
-        self.pausing.ended()
-        await self._step("terminal", self.commands.aclose())
-        await self._step("terminals", self.terminals.aclose())
+        await self.sandbox.leave()
+        await self._step("terminal", self.commands.leave())
+        await self._step("terminals", self.terminals.leave())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
         await self.files.watcher.aclose()
         self._record.leave()
-        self._log.info("workspace_left", cell=self.executions.running_since is not None)
+        await self._record.written()
+        self._log.info("workspace_left", cell=self.executions.running is not None)
 
     async def close(self) -> None:
         """Wait until it is closed; see `begin_close`."""
         await asyncio.shield(self.begin_close())
 
-    # -- the sandbox ------------------------------------------------------------
-
-    async def sandbox(self) -> Sandbox:
-        """Give the running sandbox; starts or resumes it if need be. Raises `SandboxError` or `ImageError`."""
-        while self.pausing.asleep:
-            await self.pausing.awake()
-        state = self._machine.state
-        if state is WorkspaceState.ACTIVE and self._sandbox is not None:
-            return self._sandbox
-        if state is WorkspaceState.ABSENT and self._machine.on(WorkspaceEvent.NEED) is WorkspaceAction.START:
-            self._starting = asyncio.get_running_loop().create_task(self._start())
-        if self._starting is None or state in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}:
-            raise SandboxError("The session is closing", "send the request again to open it anew")
-        # Shielded: one waiter's end must not end the start that others wait for.
-        return await asyncio.shield(self._starting)
-
-    async def _start(self) -> Sandbox:
-        try:
-            await self._succeed()
-            if self._clearing is not None:
-                await self._clearing
-                self._clearing = None
-            if self.opening.keep_to_bounds():
-                self._files.forget()
-            files = await self._files.get()
-            choice = self.opening.choice
-            facts = await self._runtime.prepare(choice.image)
-            if choice.kernel != DEFAULT_KERNEL:
-                self.opening.check_kernel(facts)
-            uid, etc = await prepare_user(self._data, self.key, facts, files, executor=self._executor)
-            sockets = await in_thread(self._executor, self._data.prepare_sockets, self.key, prepare_directory)
-            spec = SandboxSpec(
-                workspace_id=self.key.workspace_id,
-                files=self._data.paths(self.key).files,
-                sockets=sockets,
-                limits=choice.limits,
-                image=choice.image,
-                uid=uid,
-                etc=etc,
-            )
-            try:
-                async with self._starts.turn(self.key.principal, wanted=self._wanted):
-                    sandbox = await self._create(spec)
-            except BaseException:
-                await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
-                raise
-        except BaseException:
-            self._starting = None
-            self._machine.on(WorkspaceEvent.START_FAILED)
-            raise
-        self._began(sandbox)
-        self._record.opened(choice, sandbox)
-        self._log.info("sandbox_started", sandbox=sandbox.id)
-        return sandbox
-
-    async def _take_over(self, sandbox: Sandbox, kernel: KernelIdentity | None) -> Sandbox:
-        try:
-            await take_over(sandbox, kernel, wanted=self._wanted)
-            await self._step("reserve", in_thread(self._executor, restore_reserve, self._data.paths(self.key).sockets))
-            await self._prepare(sandbox)
-        except BaseException:
-            self._starting = None
-            self._machine.on(WorkspaceEvent.START_FAILED)
-            if not self._left:
-                self._clear(sandbox)
-            raise
-        self._began(sandbox)
-        self._log.info("sandbox_taken_over", sandbox=sandbox.id)
-        return sandbox
-
-    def _wanted(self) -> bool:
-        """Whether anybody waits for the sandbox that is on its way."""
-        return self._machine.state is WorkspaceState.STARTING and not self._left
+    # -- its parts ----------------------------------------------------------------
 
     def _began(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
         self._memory.watch(sandbox)
         self.opening.started(sandbox.facts)
-        self._machine.on(WorkspaceEvent.STARTED)
-        if self._machine.state is WorkspaceState.ACTIVE:
-            self.pausing.began(sandbox)
-        self._tasks.create(self._watch(sandbox))
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
-
-    async def _create(self, spec: SandboxSpec) -> Sandbox:
-        sandbox = await self._runtime.create(spec)
-        try:
-            await self._prepare(sandbox)
-        except BaseException:
-            await sandbox.destroy()
-            raise
-        return sandbox
-
-    async def _prepare(self, sandbox: Sandbox) -> None:
-        files = await self._files.get()
-        environment = await prepare_python(sandbox, files, executor=self._executor, tell=self.executions.tell)
-        self._launcher.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
-
-    async def _watch(self, sandbox: Sandbox) -> None:
-        status = await sandbox.wait()
-        if self._machine.state not in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}:
-            self._log.warning("sandbox_lost", sandbox=sandbox.id, status=str(status))
-        self.lose(sandbox)
-
-    def lose(self, sandbox: Sandbox) -> None:
-        """Take note that a sandbox has ended by itself, if that is not known yet."""
-        if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
-            self._sandbox = self._starting = None
-            self.pausing.ended()
-            self._clear(sandbox)
-
-    def _clear(self, sandbox: Sandbox) -> None:
-        self._record.sandbox_lost()
-        # The next start waits for this: both have the same name and directories.
-        self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
-
-    async def _give_up(self) -> None:
-        """Destroy the sandbox, because what runs in it cannot be ended otherwise."""
-        if self._sandbox is not None:
-            await self._step("sandbox", self._sandbox.destroy())
 
     async def _destroy(self) -> None:
         """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
-        started = self._starting
         self._record.remove()  # first of all: what is half destroyed must not be gone on with
         self.commands.end()
         self.terminals.end()
         self.executions.end()
-        if started is not None:
-            # First of all: nothing in it can hold up the rest then.
-            await self._step("sandbox", self.departure.destroy(started))
+        await self._record.written()
+        await self.sandbox.destroy()  # before its parts: nothing in it can hold up the rest then
         await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
         await self._tasks.aclose()
         await self.files.watcher.aclose()
-        if self._clearing is not None:
-            await self._clearing
+        await self.sandbox.cleared()
         if self._predecessor is not None:
             await self._step("predecessor", self._predecessor.close())
         await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
@@ -395,12 +296,12 @@ class Workspace:
                 self.files_deleted = await in_thread(self._executor, self._data.delete_files, self.key)
         finally:
             self._deleting = False
-            self._machine.on(WorkspaceEvent.DESTROYED)
+            self.sandbox.closed()
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
     async def _succeed(self) -> None:
         if self._predecessor is not None:
-            await self._predecessor.departure.over(self._predecessor.begin_close())
+            await self._predecessor.sandbox.departure.over(self._predecessor.begin_close())
             self._predecessor = None
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
@@ -410,10 +311,12 @@ class Workspace:
         return self.executions.busy or self.commands.busy or self.terminals.busy
 
     def _changed(self, event: WorkspaceEvent | KernelEvent) -> None:
-        self._status.changed(self._machine.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
-        self._left_shells.changed(event)
+        self._status.changed(self.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
+
+    def _tell(self, text: str) -> None:
+        self.executions.tell(text)
 
     def _rested(self) -> None:
         self.on_rest()
@@ -437,10 +340,8 @@ class Workspace:
             )
 
     def _running(self) -> Iterator[WhatRan]:
-        if (job := self.executions.running) is not None:
-            since = self.executions.running_since
-            at = None if since is None else timestamp(since)
-            yield ran("cell", request_id=job.request_id, since=at, code=job.cell.code)
+        if (run := self.executions.running) is not None:
+            yield ran("cell", request_id=run.job.request_id, since=timestamp(run.since), code=run.job.cell.code)
         if (command := self.commands.running) is not None:
             text, request_id, began = command
             yield ran("command", request_id=request_id, since=timestamp(began), code=text)
@@ -482,7 +383,3 @@ class Workspace:
         return await prepare_files(
             self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
         )
-
-
-def _nothing() -> None:
-    """Do nothing: nobody waits for it."""

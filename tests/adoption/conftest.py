@@ -1,4 +1,4 @@
-"""One house for each test."""
+"""One house for each test, and each runtime: `docker_only` and `local_only` take one."""
 
 from collections.abc import AsyncIterator
 
@@ -10,13 +10,7 @@ from tests.faults.conftest import engine_home
 __all__ = ["engine_home"]
 
 
-@pytest.fixture
-async def house(workspace_image: str) -> AsyncIterator[houses.House]:
-    async with houses.house("docker", workspace_image) as made:
-        yield made
-
-
-@pytest.fixture
-async def local_house(workspace_image: str) -> AsyncIterator[houses.House]:
-    async with houses.house("local", workspace_image) as made:
+@pytest.fixture(params=["docker", "local"])
+async def house(request: pytest.FixtureRequest, workspace_image: str) -> AsyncIterator[houses.House]:
+    async with houses.house(request.param, workspace_image) as made:
         yield made

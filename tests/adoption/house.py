@@ -14,12 +14,20 @@ from typing import Any
 
 import aiohttp
 import docker
+import pytest
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
+from kernelbridge.runtimes.local.notes import Notes
+from kernelbridge.runtimes.local.pidfd import Identity
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import PATIENCE, Client, Frame
 
 ROOT = Path(__file__).parents[2]
+
+docker_only = pytest.mark.parametrize("house", ["docker"], indirect=True)
+"""For a test of what only an engine or an image does."""
+local_only = pytest.mark.parametrize("house", ["local"], indirect=True)
 
 
 class Server:
@@ -52,9 +60,9 @@ class House:
         self._http = http
         self._servers: list[Server] = []
 
-    async def serve(self, *flags: str, linger: str = "60s", **environ: str) -> Server:
-        """Start a server, and wait until it listens."""
-        server = await self._launch(*flags, "--linger", linger, **environ)
+    async def serve(self, *flags: str, linger: str = "60s", program: str = "", **environ: str) -> Server:
+        """Start a server, with a `program` of its own if need be, and wait until it listens."""
+        server = await self._launch(*flags, "--linger", linger, program=program, **environ)
         async with asyncio.timeout(PATIENCE):
             while not server.url:
                 assert server.process.returncode is None, server.log.read_text()
@@ -73,9 +81,10 @@ class House:
             assert await server.process.wait() == 1, server.log.read_text()
         return server.log.read_text()
 
-    async def _launch(self, *flags: str, **environ: str) -> Server:
+    async def _launch(self, *flags: str, program: str = "", **environ: str) -> Server:
         log = self.data_dir.with_name(f"{self.data_dir.name}-{len(self._servers)}.log")
-        command = [sys.executable, "-m", "kernelbridge", "serve", "--port", "0", "--log-format", "json"]
+        python = [sys.executable, *(["-c", program] if program else ["-m", "kernelbridge"])]
+        command = [*python, "serve", "--port", "0", "--log-format", "json"]
         command += ["--runtime", self.runtime, "--image", self._image, "--data-dir", str(self.data_dir), *flags]
         mine = {name: value for name, value in os.environ.items() if not name.startswith("KERNELBRIDGE_")}
         with log.open("wb") as said:
@@ -116,11 +125,37 @@ class House:
         with engine() as api:
             return [row["Id"] for row in api.containers(all=True, filters={"label": labels})]
 
+    def sandboxes(self, session: str | None = None, user: str = "u") -> list[str]:
+        """Give the ids of its sandboxes that run, whichever runtime made them."""
+        if self.runtime == "docker":
+            return self.containers(session, user)
+        return [
+            note.id
+            for note in self._notes.read()
+            if (session is None or note.workspace_id == SessionKey(user, session).workspace_id)
+            and Identity.of(note.agent.pid) == note.agent
+        ]
+
+    def destroy(self, sandbox: str) -> None:
+        """End a sandbox behind its server's back."""
+        if self.runtime == "docker":
+            with engine() as api:
+                api.remove_container(sandbox, force=True)
+            return
+        [note] = [note for note in self._notes.read() if note.id == sandbox]
+        os.kill(note.agent.pid, signal.SIGKILL)
+
+    @property
+    def _notes(self) -> Notes:
+        return Notes(self.data_dir / "local" / "sandboxes")
+
     def left(self) -> list[str]:
         """Name what is left of sessions but their files."""
         found = [
             f"{path.parent.name}/{path.name}" for name in ("run", "state") for path in (self.data_dir / name).iterdir()
         ]
+        found += [note.id for note in self._notes.read()]
+        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/kernelbridge/{self.instance}/*/")]
         return found + (self.containers() if self.runtime == "docker" else [])
 
     async def until_nothing_is_left(self) -> None:
@@ -134,7 +169,13 @@ class House:
         for server in self._servers:
             if server.process.returncode is None:
                 await server.kill()
-        if self.runtime == "docker" and (self.data_dir / "instance").exists():
+        if not (self.data_dir / "instance").exists():
+            return
+        if list(self._notes.read()):
+            local = await asyncio.to_thread(LocalRuntime, instance=self.instance, state_dir=self.data_dir / "local")
+            await local.reclaim()
+            await local.aclose()
+        if self.runtime == "docker":
             with engine() as api:
                 for container in self.containers():
                     api.remove_container(container, force=True, v=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.adoption.house import House, begin, result, resume
+from tests.adoption.house import House, begin, docker_only, result, resume
 from tests.faults.slow_engine import late_answers
 from tests.integration.conftest import Client
+
+pytestmark = docker_only
 
 FOR_EVER = "print('before')\nwhile True: time.sleep(0.01)"
 LATE = 7.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.adoption.house import House, begin, result, resume, touch, until_there
+from tests.adoption.house import House, begin, docker_only, result, resume, touch
 from tests.contract.driving import on_host
 from tests.faults.slow_engine import late_answers
 from tests.integration.conftest import PATIENCE, Client, Frame
@@ -127,7 +127,7 @@ async def test_an_upgrade_costs_no_running_cell(house: House) -> None:
         told = await until_closed(follower)
         assert [frame["status"] for frame in told if frame["type"] == "session_status"] == ["starting", "ready"]
         await stopping
-    containers = house.containers()
+    sandboxes = house.sandboxes()
     for _ in range(2):  # and again, from a server that has taken it over itself
         server = await house.serve("--keep-sandboxes")
         async with house.connect(server) as client:
@@ -140,43 +140,14 @@ async def test_an_upgrade_costs_no_running_cell(house: House) -> None:
         await resume(client)
         touch(house.files("s"), "go")
         assert (await result(client, "a"))["output"] == "old\nwent\n42\n"
-        assert house.containers() == containers
+        assert house.sandboxes() == sandboxes
     await house.until_nothing_is_left()
 
 
-async def test_a_command_is_waited_for_and_the_shell_is_new_afterwards(house: House) -> None:
-    server = await house.serve("--keep-sandboxes", "--stop-timeout", "60s")
-    async with house.connect(server) as client:
-        await client.shell("export HERE=1")
-        await client.run("x = 1")
-        await client.send(
-            type="terminal_command",
-            sessionId="s",
-            command="touch began; until [ -e go ]; do sleep 0.02; done; echo done",
-            requestId="t",
-        )
-        await until_there(house.files("s") / "began")
-        stopping = asyncio.create_task(server.stop())
-        touch(house.files("s"), "go")
-        answer = await client.answer_to("t")
-        assert (answer["output"], answer.get("cause")) == ("done\n", None)
-        await stopping
-    server = await house.serve()
-    async with house.connect(server) as client:
-        answer = await client.shell("echo [$HERE]")
-        assert (answer["output"], answer["statePreserved"]) == ("[]\n", False)
-        assert "statePreserved" not in await client.shell("true")
-        assert (await client.run("print(x)"))["output"] == "1\n"
-
-
-@pytest.mark.parametrize("runtime", ["docker", "local"])
-async def test_a_paused_session_ends_in_time_and_nothing_is_left(
-    house: House, local_house: House, runtime: str
-) -> None:
+async def test_a_paused_session_ends_in_time_and_nothing_is_left(house: House) -> None:
     """What stands still could neither end nor be ended: it must not use up, or outlive, the time that there is."""
-    where = house if runtime == "docker" else local_house
-    server = await where.serve("--idle-timeout", "300ms", "--stop-timeout", "1h")
-    async with where.connect(server, streams=True) as client:
+    server = await house.serve("--idle-timeout", "300ms", "--stop-timeout", "1h")
+    async with house.connect(server, streams=True) as client:
         mark = f"86{secrets.randbelow(10**9):09}"
         await client.send(type="terminal_command", sessionId="s", command=f"sleep {mark} &", requestId="t")
         code = f"import subprocess; child = subprocess.Popen(['sleep', '{mark}'])"
@@ -191,10 +162,11 @@ async def test_a_paused_session_ends_in_time_and_nothing_is_left(
         told = await until_closed(client)
         assert "closing" in [frame.get("status") for frame in told]
         await stopping
-    assert where.left() == []
+    assert house.left() == []
     assert on_host(mark) == []
 
 
+@docker_only
 @pytest.mark.parametrize("stop_timeout", ["60s", "0"])
 async def test_what_a_container_is_being_made_for_is_answered_and_nothing_is_left(
     house: House, tmp_path: Path, stop_timeout: str

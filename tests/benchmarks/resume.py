@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kernelbridge.runtimes.base import Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Sandbox, SandboxSpec
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.settings.settings import resolve
 from tests.benchmarks.client import WebSocketClient

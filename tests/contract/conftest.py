@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.runtimes.base import Limits, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Limits, Runtime, Sandbox, SandboxSpec
 from tests.contract.local_fixture import local_runtime
 
 MakeSpec = Callable[..., SandboxSpec]

@@ -3,23 +3,26 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import docker
 
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 
 
 @asynccontextmanager
 async def docker_runtime(image: str, **options: Any) -> AsyncIterator[DockerRuntime]:
     """Open a runtime; after it was closed, nothing that it made may be left."""
     instance = f"test-{secrets.token_hex(4)}"
-    runtime = await DockerRuntime.open(image=image, instance=instance, **options)
-    try:
-        yield runtime
-    finally:
-        await runtime.aclose()
+    with TemporaryDirectory() as guest:
+        runtime = await DockerRuntime.open(image=image, instance=instance, guest=Path(guest), **options)
+        try:
+            yield runtime
+        finally:
+            await runtime.aclose()
     assert containers(instance) == []
     assert volumes(instance) == []
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 
 PATIENCE = 120
 """Seconds after which something that should have happened is taken as never happening."""
@@ -91,6 +91,11 @@ def kill_on_host(pid: int) -> None:
 def state(pid: int) -> str:
     """Give what a process of the machine does: R, S, T and so on; see proc(5)."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+
+def parent(pid: int) -> int:
+    """The parent of a process of the machine."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def descriptors() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 
 
 @asynccontextmanager

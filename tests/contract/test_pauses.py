@@ -3,31 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import ExitStatus, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import ExitStatus, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
 from tests.contract.driving import PATIENCE, kill_on_host, on_host, read_until, run, start_python, state
-from tests.contract.local_fixture import local_runtime
-
-
-@pytest.fixture(params=["docker", "local", "local, by signals"])
-async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runtime]:
-    """Beside the usual two, the local one where control groups cannot be frozen."""
-    if request.param == "docker":
-        from tests.contract.docker_fixture import docker_runtime  # noqa: PLC0415 - the local half runs without an engine
-
-        async with docker_runtime(request.getfixturevalue("workspace_image")) as opened:
-            yield opened
-        return
-    async with local_runtime(tmp_path / "state") as local:
-        if request.param != "local":
-            local._cgroups._controllers.pop("freezer", None)
-        yield local
 
 
 def mine(seconds: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
 from tests.contract.driving import (
     PATIENCE,

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import HIDDEN_PATHS, READ_ONLY_PATHS, Limits, Runtime, Sandbox
+from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, Limits, Runtime, Sandbox
 from kernelbridge.runtimes.processors import THREAD_VARIABLES
 from tests.contract.conftest import MakeSandbox
 from tests.contract.driving import python, read_all, read_until, run, start_python

@@ -8,9 +8,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernelbridge.runtimes.base import Limits, SandboxSpec
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.contract import Limits, SandboxSpec
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from tests.contract.docker_fixture import docker_runtime
 from tests.docker.faulty_engine import CuttableWire, cuttable_wire
 

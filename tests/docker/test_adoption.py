@@ -3,28 +3,30 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import docker
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import Left
-from kernelbridge.runtimes.docker import DockerRuntime
-from tests.contract.docker_fixture import containers
-from tests.contract.driving import PATIENCE, run
+from kernelbridge.runtimes.contract import Left
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
+from tests.contract.docker_fixture import containers, docker_runtime
+from tests.contract.driving import PATIENCE, read_until, run
 from tests.docker.conftest import MakeSpec
 
 Open = Callable[[], Awaitable[DockerRuntime]]
 
 
 @pytest.fixture
-async def open_runtime(workspace_image: str) -> AsyncIterator[Open]:
+async def open_runtime(workspace_image: str, tmp_path: Path) -> AsyncIterator[Open]:
     """Open runtimes of one instance, one after the other."""
     instance = f"test-{secrets.token_hex(4)}"
     opened: list[DockerRuntime] = []
 
     async def make() -> DockerRuntime:
-        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance))
+        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance, guest=tmp_path))
         return opened[-1]
 
     yield make
@@ -40,20 +42,25 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
     spec = new_spec()
     sandbox = await first.create(spec)
     ended = await sandbox.exec(["sh", "-c", "exit 5"])
-    lives = await sandbox.exec(["sleep", "1000"])
+    script = "echo one; while [ ! -e go ]; do sleep 0.05; done; echo two; sleep 1000"
+    lives = await sandbox.exec(["sh", "-c", script], tty=True)
+    await read_until(lives, b"one")
     ends = await sandbox.exec(["sleep", "1000"])
     handles = [process.handle for process in (ended, lives, ends)]
     await ended.wait()
     await first.aclose(keep=True)
+    (spec.files / "go").touch()
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
+    await adopted.resume()
     assert await second.reclaim() == 0
     assert adopted.id == sandbox.id
     again = [await adopted.rejoin(handle) for handle in handles]
     assert [process.pid for process in again[1:]] == [lives.pid, ends.pid]
     async with asyncio.timeout(PATIENCE):
         assert (await again[0].wait()).code == 5
-        assert await again[1].read() == b""
+        await read_until(again[1], b"two")
+        await again[1].resize(30, 90)
         await again[1].signal(15)
         assert (await again[1].wait()).signal == 15
         assert (await run(adopted, "echo", "alive")).output == "alive\n"
@@ -71,7 +78,8 @@ async def test_what_execs_have_started_is_ended_but_for_one(open_runtime: Open, 
     await first.aclose(keep=True)
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
-    await adopted.end_others(spare=spared.pid)
+    await adopted.resume()
+    await adopted.end_others(spare={spared.handle})
     seen = (await run(adopted, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).output
     assert [number for number in range(1111, 6000, 1111) if f"sleep {number}" in seen] == [1111, 2222]
 
@@ -99,6 +107,33 @@ async def test_what_is_gone_stopped_or_unknown_is_not_adopted(
     (sandbox,) = adopted.values()
     await sandbox.resume()
     assert (await run(sandbox, "echo", "on")).output == "on\n"
+
+
+async def test_a_container_of_a_version_without_an_agent_is_not_adopted(
+    open_runtime: Open, new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
+) -> None:
+    runtime = await open_runtime()
+    spec = new_spec()
+    old = client.api.create_container(
+        workspace_image,
+        ["sleep", "1000"],
+        labels={INSTANCE_LABEL: runtime._instance, WORKSPACE_LABEL: spec.workspace_id},
+        host_config=client.api.create_host_config(binds=[f"{spec.sockets}:/run/kernelbridge"]),
+    )["Id"]
+    client.api.start(old)
+    assert await runtime.adopt({spec.workspace_id: Left(old, await runtime.prepare())}) == {}
+    assert await runtime.reclaim() == 1
+
+
+async def test_a_container_that_no_server_comes_back_to_ends_itself(
+    new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
+) -> None:
+    async with docker_runtime(workspace_image) as runtime:
+        sandbox = await runtime.create(new_spec())
+        sandbox.outlive(0.5)
+        sandbox.leave()
+        async with asyncio.timeout(20):  # an agent that was told nothing goes on for longer
+            assert (await asyncio.to_thread(client.api.wait, sandbox.id))["StatusCode"] == 0
 
 
 async def test_a_handle_of_something_else_leads_nowhere(open_runtime: Open, new_spec: MakeSpec) -> None:

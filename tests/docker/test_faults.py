@@ -9,14 +9,13 @@ import pytest
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import ExitStatus, SandboxSpec
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_engine import THREADS
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
+from kernelbridge.runtimes.contract import ExitStatus, SandboxSpec
+from kernelbridge.runtimes.docker.engine import THREADS
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from tests.contract.docker_fixture import containers, docker_runtime
-from tests.contract.driving import descriptors, read_all, read_until, run, start_python
+from tests.contract.driving import descriptors, read_all, read_until, run
 from tests.docker.conftest import MakeSpec
 from tests.docker.faulty_engine import PATIENCE, CuttableWire, sdk_leaves_sockets
 
@@ -47,40 +46,9 @@ async def test_a_removed_container_ends_everything(client: docker.DockerClient, 
 
 
 async def test_a_stopped_container_is_told_how_it_ended(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
-    await asyncio.to_thread(client.api.kill, sandbox.id, "TERM")
     async with asyncio.timeout(PATIENCE):
-        assert await sandbox.wait() == ExitStatus(signal=signal.SIGTERM)
-
-
-async def test_an_idle_process_that_is_stopped_is_told(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
-    sandbox = await runtime.create(new_spec())
-    process = await sandbox.exec(["sleep", "1000"])
-    stopper = await start_python(sandbox, STOP_IDLE)
-    assert (await stopper.wait()).code == 0
-    sandbox.control._engine.timeout = 0.5
-    with pytest.raises(SandboxError, match="destroy the sandbox"):
-        await process.kill()
-    sandbox.control._engine.timeout = PATIENCE
-    await sandbox.destroy()
-    assert await process.wait() == KILLED
-
-
-STOP_IDLE = """
-import os, signal
-others = [name for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]
-for name in others:
-    if b'kernelbridge-idle' in open(f'/proc/{name}/cmdline', 'rb').read():
-        os.kill(int(name), signal.SIGSTOP)
-"""
-
-
-async def test_noise_on_the_idle_process_output_changes_nothing(sandbox: DockerSandbox) -> None:
-    process = await sandbox.exec(["sleep", "1000"])
-    await process.signal(0)
-    liar = "kernelbridge-control 2 0"
-    await run(sandbox, "sh", "-c", f"for i in 1 2 3; do echo {liar}; head -c 300000 /dev/zero; done >/proc/1/fd/1")
-    await process.kill()
-    assert await process.wait() == KILLED
+        await asyncio.to_thread(client.api.stop, sandbox.id, timeout=10 * PATIENCE)  # which need not be waited for
+        assert await sandbox.wait() == KILLED
 
 
 async def test_a_stale_container_of_the_same_workspace_is_replaced(
@@ -195,7 +163,7 @@ async def test_hundreds_of_processes_leave_nothing(runtime: DockerRuntime, new_s
             for number in range(start, start + 8):
                 group.create_task(cycle(number))
 
-    await eight(0)  # the connection to the idle process is made once and kept
+    await eight(0)
     await runtime._background.settle()
     before = len(descriptors()), len(asyncio.all_tasks())
     for start in range(0, 200, 8):
@@ -203,7 +171,7 @@ async def test_hundreds_of_processes_leave_nothing(runtime: DockerRuntime, new_s
     await runtime._background.settle()
     assert (len(descriptors()), len(asyncio.all_tasks())) == before
     assert sum(thread.name.startswith("docker_") for thread in threading.enumerate()) <= THREADS
-    assert repr(sandbox).endswith("running, 0 processes>")
+    assert repr(sandbox).endswith(" running>")
     await sandbox.destroy()
 
 
@@ -213,6 +181,7 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
     async with docker_runtime(workspace_image) as runtime:
         process = await (await runtime.create(new_spec())).exec(["sleep", "1000"])
     assert await process.wait() == LOST
+    await process.aclose()
     assert (threading.active_count(), descriptors()) == before
 
 
@@ -220,66 +189,61 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
 
 
 @sdk_leaves_sockets
-async def test_a_container_that_ends_while_the_engine_is_away(
-    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
-) -> None:
-    removed, stopped, survivor = [await wired.create(new_spec()) for _ in range(3)]
-    process = await removed.exec(["sleep", "1000"])
-    await wire.cut()
-    assert await process.read() == b""
-    await asyncio.to_thread(client.api.remove_container, removed.id, force=True)
-    await asyncio.to_thread(client.api.kill, stopped.id, "TERM")
-    with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
-        await survivor.exec(["true"])
-    await wire.join()
-    async with asyncio.timeout(PATIENCE):
-        assert await removed.wait() == ExitStatus()
-        assert await process.wait() == LOST
-        assert await stopped.wait() == ExitStatus(signal=signal.SIGTERM)
-    assert (await run(survivor, "echo", "lives")).output == "lives\n"
-
-
-@sdk_leaves_sockets
-async def test_a_process_that_ends_while_the_engine_is_away(
+async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
     wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
 ) -> None:
     spec = new_spec()
     sandbox = await wired.create(spec)
-    script = "echo ready; while [ ! -e end ]; do sleep 0.05; done; exit 5"
-    ends, lives = [await sandbox.exec(["sh", "-c", script]), await sandbox.exec(["sleep", "1000"])]
+    ends = await sandbox.exec(["sh", "-c", "echo ready; while [ ! -e end ]; do sleep 0.05; done; echo on; exit 5"])
+    terminal = await sandbox.exec(["cat"], tty=True)
     await read_until(ends, b"ready")
     await wire.cut()
     (spec.files / "end").touch()
+    assert await read_all(ends) == b"on\n"
+    assert await ends.wait() == ExitStatus(code=5)
+    await terminal.write(b"typed\n")
+    await read_until(terminal, b"typed\r\ntyped\r\n")
+    await terminal.resize(33, 44)
+    await terminal.signal(signal.SIGTERM)
+    assert await terminal.wait() == ExitStatus(signal=signal.SIGTERM)
+    assert (await run(sandbox, "echo", "lives")).output == "lives\n"
+    with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
+        await wired.create(new_spec())
     await wire.join()
-    async with asyncio.timeout(PATIENCE):
-        assert await ends.wait() == ExitStatus(code=5)
-    await lives.kill()
-    async with asyncio.timeout(PATIENCE):
-        assert await lives.wait() == KILLED
 
 
 @sdk_leaves_sockets
-@pytest.mark.parametrize("tty", [False, True])
-async def test_what_became_of_a_process_is_asked_until_the_engine_answers(
-    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec, *, tty: bool
+async def test_a_container_that_ends_while_the_engine_is_away_is_known_to_have_ended(
+    wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
 ) -> None:
-    """One that is back, and hangs, says nothing when it goes on."""
-    spec = new_spec()
-    sandbox = await wired.create(spec)
-    process = await sandbox.exec(["sh", "-c", "while [ ! -e end ]; do sleep 0.05; done; exit 5"], tty=tty)
+    removed, stopped = [await wired.create(new_spec()) for _ in range(2)]
+    process = await removed.exec(["sleep", "1000"])
     await wire.cut()
-    if not tty:
-        of_this = {"event": "exec_die", "label": f"{INSTANCE_LABEL}={wired._instance}"}
-        events = EventStream(client.api, of_this)
-        (spec.files / "end").touch()
-        await asyncio.to_thread(next, iter(events))
-        events.close()
-    wired._engine.timeout = 0.5
-    wire.hold(rb"GET .*/exec/|POST .*/attach")
+    await asyncio.to_thread(client.api.remove_container, removed.id, force=True)
+    await asyncio.to_thread(client.api.kill, stopped.id)
+    async with asyncio.timeout(PATIENCE):
+        assert await removed.wait() == ExitStatus()
+        assert await process.wait() == LOST
+        assert await stopped.wait() == ExitStatus()
     await wire.join()
     async with asyncio.timeout(PATIENCE):
-        await wire.held.get()
-        await wired._background.settle()  # until nobody waits for an answer any more
-        wired._engine.timeout = PATIENCE
-        wire.release()
-        assert await process.wait() == (KILLED if tty else ExitStatus(code=5))
+        while await asyncio.to_thread(containers, wired._instance):
+            pass
+
+
+async def test_a_container_whose_agent_breaks_its_protocol_is_removed(
+    workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec
+) -> None:
+    async with docker_runtime(workspace_image) as runtime:
+        sandbox = await runtime.create(new_spec())
+        sandbox.outlive(10 * PATIENCE)
+        process = await sandbox.exec(["sleep", "1000"])
+        sandbox.agent._link._lose("the sandbox's agent broke its protocol")
+        assert client.api.inspect_container(sandbox.id)["State"]["Running"]
+        async with asyncio.timeout(PATIENCE):
+            assert await sandbox.wait() == ExitStatus()
+            assert await process.wait() == LOST
+            while containers(runtime._instance):  # noqa: ASYNC110 - nothing in the runtime tells it
+                await asyncio.sleep(0.05)
+        with pytest.raises(SandboxError, match="gone"):
+            await sandbox.exec(["true"])

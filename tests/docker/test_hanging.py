@@ -1,6 +1,7 @@
 """An engine that is there and does not answer: what it costs, and whom."""
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -12,17 +13,18 @@ import pytest
 from aiohttp import web
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes import docker_engine
-from kernelbridge.runtimes.base import ExitStatus
-from kernelbridge.runtimes.docker import DockerRuntime, probe_engine
-from kernelbridge.runtimes.docker_attach import EventStream
-from kernelbridge.runtimes.docker_events import FIRST_DELAY, EventFollower
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.docker import engine as docker_engine
+from kernelbridge.runtimes.docker.events import FIRST_DELAY, EventFollower, EventStream
+from kernelbridge.runtimes.docker.runtime import DockerRuntime, probe_engine
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime
+from tests.contract.driving import on_host, run
 from tests.docker.conftest import MakeSpec
 from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, sdk_leaves_sockets
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
+LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
 
 
 @pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
@@ -45,43 +47,43 @@ async def test_a_container_that_comes_too_late_is_removed(
         events.close()
 
 
-async def test_the_processes_of_a_container_that_is_not_removed_yet_are_not_waited_for(
+async def test_an_engine_that_hangs_costs_open_sandboxes_nothing_and_a_new_one_one_time_out(
     wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
 ) -> None:
-    """An engine that answers nothing would be asked in vain for each, one after the other."""
     sandbox = await wired.create(new_spec())
-    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(2)]
+    processes = [await sandbox.exec(["sleep", "1000"], tty=tty) for tty in (False, True)]
+    wired._engine.timeout = 0.5
+    wire.hold(b"")
+    assert (await run(sandbox, "echo", "lives")).output == "lives\n"
+    for process in processes:
+        await process.kill()
+        assert await process.wait() == KILLED
+    with pytest.raises(RuntimeUnavailable, match="longer than"):
+        await wired.create(new_spec())
+    wired._engine.timeout = PATIENCE
+    wire.release()
+
+
+async def test_what_runs_in_a_container_that_cannot_be_removed_yet_ends_at_once(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    sandbox = await wired.create(new_spec())
+    mark = f"1000.{os.getpid()}"
+    processes = [await sandbox.exec(["sleep", mark]) for _ in range(2)]
+    assert len(on_host(mark)) == 2
     wired._engine.timeout = 0.5
     wire.hold(b"")
     with pytest.raises(RuntimeUnavailable):
         await sandbox.destroy()
-    wired._engine.timeout = PATIENCE
-    async with asyncio.timeout(PATIENCE / 2):
-        for process in processes:
-            await process.aclose()
-        wire.release()
-        assert [await process.wait() for process in processes] == [KILLED, KILLED]
-
-
-async def test_signals_in_a_row_cost_one_time_out_of_an_engine_that_hangs(
-    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
-) -> None:
-    sandbox = await wired.create(new_spec())
-    processes = [await sandbox.exec(["sleep", "1000"]) for _ in range(3)]
-    await processes[0].signal(0)  # so that the stream to the idle process is there already
-    wired._engine.timeout = 0.5
-    wire.hold(b"")
-    with pytest.raises(RuntimeUnavailable, match="signalling processes took longer"):
-        await processes[0].kill()
-    for process in processes[1:]:
-        with pytest.raises(RuntimeUnavailable, match="sign of life"):
-            await process.kill()
-    wired._engine.timeout = PATIENCE
-    wire.release()
     async with asyncio.timeout(PATIENCE):
         for process in processes:
-            await process.kill()
-            assert await process.wait() == KILLED
+            await process.aclose()
+            assert await process.wait() == LOST
+        while on_host(mark):  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.01)
+        wired._engine.timeout = PATIENCE
+        wire.release()
+        assert await sandbox.wait() == KILLED
 
 
 async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: CuttableWire, wired: DockerRuntime) -> None:
@@ -129,7 +131,7 @@ async def test_who_asks_is_not_refused_for_a_question_that_was_asked_before(
     ("before", "request_line"),
     [
         (rb"GET .*/images/", rb"POST .*/containers/create"),
-        (rb"POST .*/containers/\w+/start", rb"POST .*/containers/\w+/exec"),
+        (rb"POST .*/containers/\w+/start", rb"GET .*/containers/\w+/logs"),
     ],
 )
 async def test_an_engine_that_hangs_while_an_image_is_tried_is_not_the_images_fault(
@@ -161,17 +163,18 @@ async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> No
     assert not info.available
     assert "start the Docker engine" in info.reason
     with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
-        await DockerRuntime.open(image=workspace_image, instance="x", client_factory=nowhere.factory)
+        await DockerRuntime.open(image=workspace_image, instance="x", guest=tmp_path, client_factory=nowhere.factory)
 
 
 async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFactory, workspace_image: str) -> None:
-    engine = await PrivateEngine.start(tmp_path_factory.mktemp("engine"))
+    home = tmp_path_factory.mktemp("engine")
+    engine = await PrivateEngine.start(home)
     try:
         info = await probe_engine(engine.factory)
         assert info.available
         assert info.version in str(info)
         runtime = await DockerRuntime.open(
-            image=workspace_image, instance="frozen", client_factory=engine.factory, call_timeout=5.0
+            image=workspace_image, instance="frozen", guest=home, client_factory=engine.factory, call_timeout=5.0
         )
         engine.freeze()
         preparing = asyncio.create_task(runtime.prepare())

@@ -9,8 +9,8 @@ import docker
 import pytest
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes import docker_image
-from kernelbridge.runtimes.docker_image import own_user
+from kernelbridge.runtimes.docker import image as docker_image
+from kernelbridge.runtimes.docker.image import own_user
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec
@@ -30,6 +30,29 @@ async def test_an_image_without_python(derived_image: MakeImage) -> None:
     async with docker_runtime(derived_image("ENV PATH=/nowhere")) as runtime:
         with pytest.raises(ImageError, match="no python3"):
             await runtime.prepare()
+
+
+async def test_an_image_whose_python_only_a_kernelspec_names(
+    client: docker.DockerClient, workspace_image: str, new_spec: MakeSpec
+) -> None:
+    name = f"kernelbridge-test-{secrets.token_hex(4)}"
+    hide = (
+        "set -e; spec=$(find / -xdev -path '*/kernels/*/kernel.json' 2>/dev/null | head -1);"
+        " mkdir -p /usr/share/jupyter/kernels/python3;"
+        ' sed "s|"python"|"$(readlink -f $(command -v python3))"|" "$spec" >/tmp/kernel.json;'
+        " mv /tmp/kernel.json /usr/share/jupyter/kernels/python3/kernel.json"
+    )
+    container = client.api.create_container(workspace_image, ["sh", "-c", hide], user="root", entrypoint=[])["Id"]
+    client.api.start(container)
+    assert client.api.wait(container)["StatusCode"] == 0, client.api.logs(container)
+    client.api.commit(container, name, "latest", changes="ENV PATH=/nowhere")
+    client.api.remove_container(container)
+    try:
+        async with docker_runtime(f"{name}:latest") as runtime:
+            sandbox = await runtime.create(new_spec())
+            assert (await run(sandbox, "/bin/echo", "lives")).output == "lives\n"
+    finally:
+        client.api.remove_image(f"{name}:latest", force=True)
 
 
 async def test_an_image_without_a_shell(client: docker.DockerClient) -> None:

@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import run
 from tests.docker.conftest import MakeSpec

@@ -3,9 +3,9 @@ import re
 import docker
 
 from kernelbridge import __version__
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_sandbox import DockerSandbox
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime, volumes
 from tests.contract.driving import run
 from tests.docker.conftest import MakeImage, MakeSpec
@@ -46,6 +46,7 @@ async def test_the_engine_was_told_every_restriction(client: docker.DockerClient
     assert sorted(mount["Destination"] for mount in inspected["Mounts"]) == [
         "/dev/pts",
         "/run/kernelbridge",
+        "/run/kernelbridge-guest",
         "/workspace",
     ]
     assert inspected["Config"]["Healthcheck"] == {"Test": ["NONE"]}
@@ -107,11 +108,14 @@ async def test_a_declared_volume_is_no_way_to_the_disk(
         assert [mount["Destination"] for mount in mounts if mount["Type"] == "volume"] == ["/dev/pts"]
 
 
-async def test_the_idle_process_costs_little_and_reaps(sandbox: DockerSandbox) -> None:
-    ran = await run(sandbox, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l")
-    init, count = ran.output.split()
-    assert "init" in init
+async def test_the_first_process_is_the_agent(sandbox: DockerSandbox) -> None:
+    ran = await run(
+        sandbox, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; touch /run/kernelbridge-guest/x"
+    )
+    agent, count, *refusal = ran.output.split()
+    assert agent == "kb-agent"
     assert int(count) <= 6
+    assert "Read-only" in refusal
 
 
 async def test_no_volume_outlives_its_container(

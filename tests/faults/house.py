@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import aiohttp
 import docker
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
 from kernelbridge.workspace.session_key import SessionKey

@@ -12,7 +12,7 @@ from hypothesis.stateful import rule
 
 from tests.faults.house import Frame, Guest, inhabited, next_frame
 from tests.faults.served_house import ServedHouse
-from tests.faults.test_any_order import FINAL, SESSIONS, USERS, Life, reported, run
+from tests.faults.test_any_order import FINAL, USERS, Life, reported, run
 
 
 class KilledLife(Life):
@@ -49,8 +49,6 @@ class KilledLife(Life):
             self.house.do(guest.ws.close())
         self.guests = {user: [] for user in USERS}
         self.left.clear()
-        if self.house.runtime == "local":  # whose sandboxes end with the server
-            self.known = {(user, session): None for user in USERS for session in SESSIONS}
         self.house.do(self.house.start())
         for user, session in sorted(touched):
             self.house.do(self.ask_for(self.guest(user), session))

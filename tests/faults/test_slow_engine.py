@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.faults.slow_engine import LateAnswers, late_answers
 from tests.faults.test_engine import SETTLED, TOLD, steady_loop
 from tests.integration.conftest import RunningServer, StartServer
@@ -89,8 +89,6 @@ async def test_starts_take_longer_and_nothing_else_does(slow_server: RunningServ
         pytest.param(rb"", id="everything"),
         pytest.param(rb"POST /containers/create", id="create"),
         pytest.param(rb"POST /containers/\w+/start", id="start"),
-        pytest.param(rb"POST /containers/\w+/exec", id="exec"),
-        pytest.param(rb"POST /exec/\w+/start", id="attach"),
     ],
 )
 async def test_what_takes_too_long_is_refused_in_time_and_taken_back(

@@ -17,8 +17,8 @@ from docker import APIClient
 from kernelbridge.doctor import Status, check_image, examine, serves
 from kernelbridge.errors import ImageError
 from kernelbridge.images.build import ensure_image
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_spec import INSTANCE_LABEL
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from kernelbridge.settings.settings import Settings
 
 NOWHERE = "registry.invalid/none:1"
@@ -48,7 +48,7 @@ async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: st
 
 
 async def test_the_look_at_an_image_leaves_nothing_behind(
-    engine: APIClient, workspace_image: str, monkeypatch: pytest.MonkeyPatch
+    engine: APIClient, workspace_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = []
 
@@ -57,7 +57,7 @@ async def test_the_look_at_an_image_leaves_nothing_behind(
         return await DockerRuntime.open(**options)
 
     monkeypatch.setattr("kernelbridge.doctor.DockerRuntime", SimpleNamespace(open=noted))
-    await check_image(workspace_image)
+    await check_image(workspace_image, tmp_path)
     (instance,) = looked
     assert engine.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"}) == []
 
@@ -129,14 +129,14 @@ def registry() -> Iterator[str]:
 
 
 async def test_an_image_that_could_be_pulled_is_not_pulled(registry: str, engine: APIClient) -> None:
-    row = await check_image(f"{registry}/there:1")
+    row = await check_image(f"{registry}/there:1", Path("/nowhere"))
     assert (row.status, row.found) == (
         Status.WARNING,
         f"{registry}/there:1 is absent: it will be pulled at the first start",
     )
     assert not engine.images(f"{registry}/there")
     with pytest.raises(ImageError, match="neither on the engine nor can it be pulled"):
-        await check_image(f"{registry}/elsewhere:1")
+        await check_image(f"{registry}/elsewhere:1", Path("/nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_an_unusable_image_is_a_problem_in_the_words_of_serve(
     reference = new_tag()
     dockerfile = BytesIO(f"FROM {workspace_image}\n{change}\n".encode())
     assert list(engine.build(fileobj=dockerfile, tag=reference, rm=True, forcerm=True))
-    runtime = await DockerRuntime.open(image=reference, instance=f"test-{secrets.token_hex(4)}")
+    runtime = await DockerRuntime.open(image=reference, instance=f"test-{secrets.token_hex(4)}", guest=tmp_path)
     try:
         with pytest.raises(ImageError, match=said) as served:
             await runtime.prepare()

@@ -306,10 +306,11 @@ async def test_what_a_background_job_writes_between_two_commands_is_told(client:
 
 
 @on_both_runtimes
-async def test_a_job_with_its_own_session_lives_on_when_its_command_ended_by_itself(client: Client) -> None:
+async def test_a_job_with_its_own_session_lives_as_long_as_its_shell(client: Client) -> None:
     await client.shell("setsid sleep 5151 & true")
-    assert (await client.shell("exit 3"))["exitCode"] == 3
     assert (await client.shell(everything("5151")))["output"] == "1\n"
+    assert (await client.shell("exit 3"))["exitCode"] == 3
+    assert (await client.shell(everything("5151")))["output"] == "0\n"
 
 
 @pytest.mark.parametrize(

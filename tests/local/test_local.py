@@ -6,6 +6,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.base import Limits, Sandbox, SandboxSpec
-from kernelbridge.runtimes.cgroups import Cgroups
-from kernelbridge.runtimes.local import LocalRuntime
-from kernelbridge.runtimes.local_links import ShortLinks
-from kernelbridge.runtimes.local_terminals import limit_terminals
-from tests.contract.driving import PATIENCE, children, descriptors, on_host, python, read_until, run
+from kernelbridge.runtimes.contract import Left, Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.local.cgroups import Cgroups
+from kernelbridge.runtimes.local.runtime import LocalRuntime
+from kernelbridge.runtimes.local.short_links import ShortLinks
+from kernelbridge.runtimes.local.terminals import limit_terminals
+from tests.contract.driving import PATIENCE, children, descriptors, on_host, parent, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
 """Of this run alone: a runtime ends what others of its instance have left."""
@@ -116,8 +117,8 @@ async def test_a_tree_that_is_killed_from_outside_is_told(runtime: LocalRuntime,
     marker = f"22222.{os.getpid()}"
     process = await sandbox.exec(["sleep", marker])
     [sleeping] = on_host(marker)
-    agent = int(Path(f"/proc/{sleeping}/stat").read_text().rpartition(")")[2].split()[1])
-    monitor = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
+    agent = parent(parent(sleeping))
+    monitor = parent(agent)
     os.kill({"monitor": monitor, "agent": agent}[victim], signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert (await sandbox.wait()).signal == signal.SIGKILL
@@ -140,9 +141,9 @@ async def test_the_user_cannot_end_the_agent(runtime: LocalRuntime, tmp_path: Pa
 SERVER = """
 import asyncio, os, sys
 from pathlib import Path
-from kernelbridge.runtimes.local import LocalRuntime
-from kernelbridge.runtimes.base import SandboxSpec
-async def main(home, instance, marker, isolation, pause):
+from kernelbridge.runtimes.local.runtime import LocalRuntime
+from kernelbridge.runtimes.contract import SandboxSpec
+async def main(home, instance, marker, isolation, pause, outlive):
     runtime = LocalRuntime(instance=instance, state_dir=home / 'state', isolation=isolation == '1')
     facts = await runtime.prepare()
     for name in ('files', 'sockets'):
@@ -156,8 +157,7 @@ async def main(home, instance, marker, isolation, pause):
     said = b''
     while said.count(b'ready') < 2:
         said += await process.read()
-    if pause == 'by signals':
-        sandbox._freezer = None
+    sandbox.outlive(float(outlive))
     if pause:
         await sandbox.pause()
     print(said, flush=True)
@@ -166,14 +166,18 @@ asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("pause", ["", "as it can", "by signals"])
+@pytest.mark.parametrize("pause", ["", "paused"])
 @pytest.mark.parametrize("isolation", ["1", "0"])
-async def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path, isolation: str, pause: str) -> None:
+@pytest.mark.parametrize("outlive", ["0.5", "1000"])
+async def test_a_server_that_is_killed_leaves_no_process(
+    tmp_path: Path, isolation: str, pause: str, outlive: str
+) -> None:
+    """The sandbox ends itself, paused or not; or the next server ends it, whether that would isolate or not."""
     marker = f"11111.{os.getpid()}"
     root = str(Path(__file__).parents[2])
     server = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-c", SERVER, str(tmp_path), INSTANCE, marker, isolation, pause),
+        *("-c", SERVER, str(tmp_path), INSTANCE, marker, isolation, pause, outlive),
         env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
     )
@@ -182,17 +186,85 @@ async def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path, isolati
         async with asyncio.timeout(PATIENCE):
             assert b"ready" in await server.stdout.readline()
     finally:
-        sleeping = on_host(marker)
+        tree = with_ancestors([pid for pid in on_host(marker) if pid != server.pid], server.pid)
         server.kill()
         await server.wait()
-    assert len(sleeping) >= 3  # the server has it in its own command line
-    for pid in sleeping:
-        await on_exit(pid)
+    assert len(tree) == (5 if isolation == "1" else 4)
+    if outlive == "0.5":
+        for pid in tree:
+            await on_exit(pid)
     runtime = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
-    left = await runtime.reclaim()
-    assert left == (1 if Cgroups.find(INSTANCE).usable else 0)
+    assert await runtime.reclaim() == 1
+    for pid in tree:
+        await on_exit(pid)
+    assert list((tmp_path / "state" / "sandboxes").iterdir()) == []
     assert await runtime.reclaim() == 0
     await runtime.aclose()
+    assert groups() == []
+
+
+async def test_what_is_in_the_place_of_the_agents_socket_is_not_spoken_to(
+    runtime: LocalRuntime, tmp_path: Path
+) -> None:
+    """Where the server is the sandbox's user, programs in it can do that. It costs them the sandbox."""
+    sandbox, spec = await make(runtime, tmp_path)
+    await sandbox.exec(["sleep", mark := f"33333.{os.getpid()}"])
+    [sleeping] = on_host(mark)
+    await runtime.aclose(keep=True)
+    (spec.sockets / "agent" / "socket").unlink()
+    directory = os.open(spec.sockets / "agent", os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"/proc/self/fd/{directory}/socket")
+        listener.listen()
+        os.close(directory)
+        later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+        async with asyncio.timeout(20):  # it is not waited for: an agent has 30 s to answer
+            assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+    await on_exit(sleeping)
+    assert await later.reclaim() == 0
+    await later.aclose()
+    assert groups() == []
+
+
+async def test_without_isolation_and_control_groups_the_agent_ends_what_is_not_adopted(
+    bare: LocalRuntime, tmp_path: Path
+) -> None:
+    bare._cgroups._controllers.clear()
+    sandbox, _ = await make(bare, tmp_path)
+    mark = f"44444.{os.getpid()}"
+    process = await sandbox.exec(["sh", "-c", f"setsid sleep {mark} & echo up; exec sleep {mark}"])
+    await read_until(process, b"up")
+    await bare.aclose(keep=True)
+    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state", isolation=False)
+    assert await later.reclaim() == 1
+    assert on_host(mark) == []
+    await later.aclose()
+
+
+async def test_sandboxes_without_isolation_are_not_adopted_by_a_server_that_isolates(
+    bare: LocalRuntime, tmp_path: Path
+) -> None:
+    sandbox, spec = await make(bare, tmp_path)
+    await bare.aclose(keep=True)
+    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+    assert await later.reclaim() == 1
+    await later.aclose()
+
+
+def with_ancestors(pids: list[int], server: int) -> set[int]:
+    """Add what stands between processes and the server: keepers, the agent, bubblewrap's monitor."""
+    found: set[int] = set()
+    for pid in pids:
+        while pid != server:
+            found.add(pid)
+            pid = parent(pid)  # noqa: PLW2901 - up to the server
+    return found
+
+
+def groups() -> list[Path]:
+    """The control groups of this run's instance."""
+    return [path for path in Path("/sys/fs/cgroup").rglob(INSTANCE) if path.is_dir()]
 
 
 async def test_an_unusable_python_is_told_and_leaves_nothing(
@@ -200,7 +272,7 @@ async def test_an_unusable_python_is_told_and_leaves_nothing(
 ) -> None:
     _, spec = await make(runtime, tmp_path)
     before = len(descriptors()), children()
-    monkeypatch.setattr("kernelbridge.runtimes.local_launcher.agent_source", lambda: b"raise SystemExit('no agent')")
+    monkeypatch.setattr("kernelbridge.runtimes.local.launcher.agent_source", lambda: b"raise SystemExit('no agent')")
     with pytest.raises(SandboxError, match="no agent"):
         await runtime.create(spec)
     assert (len(descriptors()), children()) == before
@@ -255,18 +327,47 @@ async def test_without_isolation_paths_are_the_hosts(bare: LocalRuntime, tmp_pat
 def test_the_short_names_of_a_killed_server_are_reclaimed(tmp_path: Path) -> None:
     note, long = tmp_path / "state" / "note", tmp_path / ("long" * 25)
     left = ShortLinks(note)
-    short, link = left.shorten(long)
+    (short, link), (_, adopted) = left.shorten(long), left.shorten(long)
     assert link is not None
+    assert adopted is not None
     assert Path(short).readlink() == long
     later = ShortLinks(note)
+    later.adopt(adopted)
+    again, mine = later.shorten(long)
     later.reclaim()
-    assert not link.parent.exists()
-    again, _ = later.shorten(long)
-    later.reclaim()  # its own stay
+    assert not link.is_symlink()
     assert Path(again).is_symlink()
+    assert mine is not None
+    assert mine.parent == adopted.parent
+    later.leave(adopted)
     later.close()
-    later.close()
+    assert sorted(link.parent.iterdir()) == [adopted]  # which the next one finds
+    last = ShortLinks(note)
+    last.reclaim()
+    last.close()
+    last.close()
     assert list(note.parent.iterdir()) == []
+    assert not link.parent.exists()
+
+
+def test_short_names_are_not_looked_for_in_a_directory_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is noted may have been removed, and another made in its place: /tmp is everybody's."""
+    note, long = tmp_path / "note", tmp_path / ("long" * 25)
+    _, link = ShortLinks(note).shorten(long)
+    assert link is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: 4242)
+        other = ShortLinks(note)
+        other.reclaim()
+        assert link.is_symlink()
+        _, made = other.shorten(long)
+        assert made is not None
+        assert made.parent != link.parent
+    other.close()
+    link.unlink()
+    link.parent.rmdir()
 
 
 async def test_without_isolation_the_environment_is_still_clean(
@@ -293,8 +394,8 @@ async def test_without_isolation_destroy_still_takes_everything(bare: LocalRunti
 
 async def test_without_isolation_a_killed_agent_is_told(bare: LocalRuntime, tmp_path: Path) -> None:
     sandbox, _ = await make(bare, tmp_path)
-    process = await sandbox.exec(["sh", "-c", "read line; kill -9 $PPID; exec sleep 1000"], tty=True)
-    await process.write(b"go\n")
+    process = await sandbox.exec(["sleep", "1000"], tty=True)
+    os.kill(parent(parent(process.pid)), signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert (await sandbox.wait()).signal == signal.SIGKILL
         assert (await process.wait()).signal == signal.SIGKILL

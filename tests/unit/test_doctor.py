@@ -28,7 +28,7 @@ from kernelbridge.doctor import (
     serves,
 )
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.docker_engine import EngineInfo
+from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import DataDirectory
 
@@ -216,7 +216,7 @@ def test_an_engine_that_docker_host_names() -> None:
 
 async def test_an_image_that_the_first_start_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernelbridge.images.build.image_exists", lambda _reference: False)
-    row = await check_image("kernelbridge-workspace:latest")
+    row = await check_image("kernelbridge-workspace:latest", Path("/nowhere"))
     assert row.status is Status.WARNING
     assert "will be built at the first start" in row.found
     assert "`kernelbridge images build workspace`" in row.fix
@@ -225,7 +225,7 @@ async def test_an_image_that_the_first_start_builds(monkeypatch: pytest.MonkeyPa
 async def test_an_image_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
     with pytest.raises(RuntimeUnavailable, match=r"from DOCKER_HOST\): nothing listens there; start it"):
-        await check_image("anything")
+        await check_image("anything", Path("/nowhere"))
 
 
 async def test_without_an_engine_auto_looks_at_the_local_runtime(

@@ -1,8 +1,8 @@
 """What sandboxes of tests have in common that nobody pauses, fills or takes over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Process, Terminal
 
 
 class Unpaused:
@@ -20,11 +20,20 @@ class Unpaused:
     async def resume(self) -> None:
         raise NotImplementedError
 
+    def outlive(self, seconds: float) -> None:
+        """It has no server."""
+
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         """Nobody else does."""
+
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
+        raise NotImplementedError
 
     async def rejoin(self, handle: str) -> Process:
         raise NotImplementedError
 
-    async def end_others(self, *, spare: int) -> None:
+    async def take_terminal(self, path: str) -> Terminal:
+        raise NotImplementedError
+
+    async def end_others(self, *, spare: Collection[str]) -> None:
         raise NotImplementedError

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Sandbox
-from kernelbridge.workspace.shell import script
-from kernelbridge.workspace.terminals import shell_rc
+from kernelbridge.runtimes.contract import Sandbox
 
 log = structlog.get_logger(__name__)
 
@@ -20,18 +17,17 @@ ENGINE_PAUSE = 1.0
 """Seconds until an engine that did not answer is asked again about a sandbox that is to be taken over."""
 
 
-async def take_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted: Callable[[], bool]) -> None:
-    """Make a sandbox of an earlier server this one's: nothing but its kernel goes on in it. Raises `SandboxError`.
+async def take_over(sandbox: Sandbox, spare: Collection[str], *, wanted: Callable[[], bool]) -> None:
+    """Make a sandbox of an earlier server this one's: nothing but the processes with the handles `spare` goes on in it.
 
-    What leads to the terminals of its shells has ended with that server, so they are ended, too. An engine that does
-    not answer is asked again while that is `wanted`.
+    An engine that does not answer is asked again while that is `wanted`. Raises `SandboxError`.
     """
     tried = False
     while True:
         try:
             # A pause may have been under way when that server ended.
             await sandbox.resume()
-            problem = await _end_shells(sandbox, kernel)
+            problem = await _end_others(sandbox, spare)
             # An engine that was killed meanwhile has passed nothing on, and did not say so.
             await sandbox.resume()
         except RuntimeUnavailable as exc:
@@ -50,14 +46,10 @@ async def take_over(sandbox: Sandbox, kernel: KernelIdentity | None, *, wanted: 
         tried = True  # once more: perhaps it was the engine that stood still, and goes on again
 
 
-async def _end_shells(sandbox: Sandbox, kernel: KernelIdentity | None) -> SandboxError | None:
-    """End all but the kernel; give what kept it from that. Raises `RuntimeUnavailable`."""
-    spare = 0 if kernel is None else (await sandbox.rejoin(kernel.process)).pid
+async def _end_others(sandbox: Sandbox, spare: Collection[str]) -> SandboxError | None:
+    """End all else; give what kept it from that. Raises `RuntimeUnavailable`."""
     try:
         await sandbox.end_others(spare=spare)
-        # And what has left its session, by what it got from there.
-        for mark in (script.MARK, shell_rc.MARK):
-            await sandbox.sweep(f"{mark}=", spare=spare)
     except RuntimeUnavailable:
         raise
     except SandboxError as exc:

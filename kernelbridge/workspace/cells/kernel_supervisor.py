@@ -13,12 +13,12 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet, attempt
-from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable
+from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable, SessionClosed
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, Ended
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.workspace.cells.queue import CHARACTERS
 from kernelbridge.workspace.queue_limits import WaitingBudget
 from kernelbridge.workspace.states import KERNEL, KernelAction, KernelEvent, KernelState, Machine
@@ -118,7 +118,7 @@ class KernelSupervisor:
         if kernel is not None:
             return kernel
         if self._closed:
-            raise _closed()
+            raise SessionClosed
         waiter = self._waiter()
         self.need()
         return await waiter
@@ -126,10 +126,10 @@ class KernelSupervisor:
     def restart(self) -> asyncio.Future[Kernel]:
         """End the kernel, which is not used from now on, and start another; one that is being started is new enough.
 
-        The result is the new kernel, or the `KernelBridgeError` that says why there is none. Raises `KernelError`.
+        The result is the new kernel, or the `KernelBridgeError` that says why there is none. Raises `SessionClosed`.
         """
         if self._closed:
-            raise _closed()
+            raise SessionClosed
         # Who waits is entered first: what is being started may be ready at once.
         waiter = self._waiter()
         self._do(self._machine.on(KernelEvent.RESTART))
@@ -138,9 +138,8 @@ class KernelSupervisor:
     def adopt(self, start: StartKernel | None, incarnation: int) -> None:
         """Take over what an earlier server started, by `start`; without it there is none any more."""
         self._incarnation = incarnation
-        if start is not None:
+        if start is not None and self._machine.on(KernelEvent.ADOPT) is KernelAction.TAKE_OVER:
             self.lived = True
-            self._machine.on(KernelEvent.ADOPT)
             self._taking_over = self._tasks.create(self._take_over(start, incarnation))
 
     async def reached(self) -> None:
@@ -177,7 +176,7 @@ class KernelSupervisor:
     def end(self) -> None:
         """Start no more. Idempotent; no I/O."""
         self._closed = True
-        self._answer_waiters(_closed())
+        self._answer_waiters(SessionClosed())
 
     async def aclose(self) -> None:
         """End the kernel, after `end`. Idempotent."""
@@ -319,10 +318,6 @@ class KernelSupervisor:
         return True
 
 
-def _closed() -> KernelError:
-    return KernelError("The session is closed", "send the request again to open it anew")
-
-
 class Questions:
     """What waits for one interpreter's answer."""
 
@@ -363,7 +358,7 @@ class Questions:
             answer = exc
         except asyncio.CancelledError:
             # The session ends, perhaps in the same moment in which the interpreter has said so: whoever asked is told.
-            done(KernelError("The session is closed", "send the request again to open it anew"))
+            done(SessionClosed())
             raise
         finally:
             self._budget.release(code)

@@ -60,9 +60,6 @@ class CellRecord(Protocol):
     def ended(self) -> None:
         """Take note that it was answered."""
 
-    def loss_told(self) -> None:
-        """Take note that a result has told how the interpreter before ended."""
-
 
 def _never_ran(cause: str, why: str) -> Outcome:
     return Outcome.ended(cause, f"{why} before the cell ran; it never ran")

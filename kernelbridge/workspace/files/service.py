@@ -17,7 +17,7 @@ from pathlib import Path
 from kernelbridge.aio.threads import BlockingWork, in_thread, in_turns
 from kernelbridge.errors import BadRequest, FileError, FileTooLarge, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
-from kernelbridge.runtimes.base import Runtime
+from kernelbridge.runtimes.contract import Runtime
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.files import reading
 from kernelbridge.workspace.files.data_directory import DataDirectory

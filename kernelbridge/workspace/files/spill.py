@@ -1,6 +1,6 @@
 """Output that is too long for a message, in a file of the workspace's hidden area.
 
-    spill = spills.new("cell")           # nothing is made yet; None when the server spills nothing
+    spill = spills.new()                 # nothing is made yet; None when the server spills nothing
     spill.begin(["all", "so far"])       # never blocks: a thread of the executor writes it
     spill.write("text")
     spilled = await spill.finish()       # Spilled(path=".kernelbridge/output/….txt", complete=True)
@@ -24,7 +24,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -62,7 +61,7 @@ class Spills:
         self._limit = limit
         self._open: set[Spill] = set()
 
-    def new(self, kind: str) -> Spill | None:
+    def new(self, kind: str = "cell") -> Spill | None:
         """Give a file to be, for one run; `kind` (lower-case letters) is part of its name."""
         if not self._limit:
             return None
@@ -70,32 +69,12 @@ class Spills:
         self._open.add(spill)
         return spill
 
-    def of(self, kind: str) -> KindOfSpills:
-        """Give those of one kind."""
-        return KindOfSpills(self, kind)
-
     def behind(self) -> asyncio.Future[None] | None:
         """Give None, or what is done when the disk has caught up: until then its runs should be held up."""
         for spill in self._open:
             if later := spill.behind():
                 return later
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class KindOfSpills:
-    """The files of one kind of run."""
-
-    spills: Spills
-    kind: str
-
-    def new(self) -> Spill | None:
-        """See `Spills.new`."""
-        return self.spills.new(self.kind)
-
-    def behind(self) -> asyncio.Future[None] | None:
-        """See `Spills.behind`."""
-        return self.spills.behind()
 
 
 class Spill:

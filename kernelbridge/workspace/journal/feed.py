@@ -105,7 +105,7 @@ class Feed:
     def next_seq(self) -> int:
         """Take the number of the next event."""
         self._taken = next(self._numbers)
-        if self._taken >= self._reserved:
+        if self._taken >= self._reserved - RESERVE // 2:  # what notes it may take its time
             self.on_reserved()
         return self._taken
 

@@ -16,7 +16,7 @@ import structlog
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.states import Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
 from kernelbridge.workspace.lifecycle.admission import Rota
 
 
@@ -25,12 +25,12 @@ class Starts:
     async def turn(self, user: str | None, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
         """Wait for a turn and hold it. Raises `RuntimeUnavailable` when those before found that nothing answers.
 
-        Raises `SandboxError` if it is not `wanted` any more when it comes: nothing is made then to be removed at once.
+        Raises `SessionClosed` if it is not `wanted` any more when it comes: nothing is made then to be removed at once.
         """
         await self._wait(user)
         try:
             if not wanted():
-                raise SandboxError("The session is closing", "send the request again to open it anew")
+                raise SessionClosed(SandboxError.code)
             yield
         except RuntimeUnavailable as exc:
             # Each would wait as long as this one did, one after the other, only to hear the same.

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from kernelbridge.protocol.base import Cause
 from kernelbridge.protocol.sessions import Status
-from kernelbridge.runtimes.base import NO_ROOM
+from kernelbridge.runtimes.contract import NO_ROOM
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 

@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 
 
 class Departure:

@@ -12,14 +12,13 @@ from typing import Any
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import BoundedText, Overflow
+from kernelbridge.runtimes.contract import Moment
 from kernelbridge.terminal_text import TerminalDecoder, drawn
 from kernelbridge.workspace.shell.hints import ScreenWatch
 from kernelbridge.workspace.shell.marks import CommandMarks, MarkState
 
 _FAREWELL = "exit\n"
 """What bash itself says when it ends: the last such line."""
-_LEAST_LIMIT = 10**17
-"""Limits have 18 digits: such a number means nothing else, and fits 63 bits."""
 
 Listen = Callable[[str], None]
 """Takes a command's output as it comes: whole characters, escape sequences as written, lines ended by `\\n`."""
@@ -28,17 +27,20 @@ Listen = Callable[[str], None]
 class Exchange:
     """One command, from the line that starts it to its end."""
 
-    def __init__(self, output: BoundedText, listen: Listen | None = None) -> None:
-        self.nonce = secrets.token_hex(16)
+    def __init__(self, output: BoundedText, listen: Listen | None = None, *, nonce: str = "") -> None:
+        """`nonce` is that of a command that an earlier server gave to the shell."""
+        self.nonce = nonce or secrets.token_hex(16)
         """What makes its marks its own: no program that it runs can know it."""
         self.file = secrets.token_hex(16)
         """Name of the file that it is handed over in, which every program in the sandbox can see."""
-        self.limit = str(_LEAST_LIMIT + secrets.randbelow(9 * _LEAST_LIMIT))
-        """What all of the command's processes have as their limit; see `Sandbox.sweep`."""
+        self.since: Moment | None = None
+        """What the shell has started since is the command's; see `Process.prune`. None: all that it has."""
         self.marks = CommandMarks(self.nonce)
         self.screen = ScreenWatch()
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
+        self.on_data: Callable[[bytes], None] = _nothing
+        """Is given what the terminal says, before it is looked at."""
         self.on_paint: Callable[[], None] = lambda: None
         """Is called when it first paints a screen."""
         self.on_stall: Callable[[], None] = lambda: None
@@ -61,10 +63,12 @@ class Exchange:
         """Somebody looks whether its shell waits until it may start a process."""
         self._stalled = False
         self._output = output
-        self._listen = listen
+        self.listen = listen
+        """Is given its output."""
         self._decoder = TerminalDecoder()
-        self._began = time.perf_counter()
-        self._finished = self._began
+        self.began = time.monotonic()
+        """When it was sent, in seconds of the clock that nobody sets."""
+        self._finished = self.began
 
     @property
     def complete(self) -> bool:
@@ -74,15 +78,20 @@ class Exchange:
     @property
     def duration_ms(self) -> float:
         """How long it took."""
-        return (self._finished - self._began) * 1000
+        return (self._finished - self.began) * 1000
 
     def receive_data(self, data: bytes) -> None:
         """Take what the terminal said."""
+        self.on_data(data)
         self._take(self._decoder.decode(self.marks.receive_data(data)))
         if self.marks.state is not MarkState.WAITING and not self.started.is_set():
             self.started.set()
         if self.marks.state in {MarkState.ENDED, MarkState.REFUSED}:
             self._end()
+
+    def note(self, text: str) -> None:
+        """Put words of the bridge's into the output."""
+        self._take(text)
 
     def lose(self) -> None:
         """Take it that no more comes, because the shell is gone."""
@@ -125,15 +134,19 @@ class Exchange:
             self.on_paint()
         if self._stalled and not stalled:
             self.on_stall()
-        if self._listen is not None:
-            self._listen(text)
+        if self.listen is not None:
+            self.listen(text)
 
     def _end(self) -> None:
         if not self.ended.is_set():
-            self._finished = time.perf_counter()
+            self._finished = time.monotonic()
             self.end_output()
             self.started.set()
             self.ended.set()
+
+
+def _nothing(_data: bytes) -> None:
+    """Keep nothing: no other server has to know."""
 
 
 def bounded_output(max_output: int, overflow: Callable[[], Overflow | None] | None = None) -> BoundedText:

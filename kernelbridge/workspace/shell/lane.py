@@ -13,11 +13,12 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, TerminalError
-from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed, TerminalError
+from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause
 from kernelbridge.workspace.queue_limits import WaitingBudget, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.shell.exchange import Listen
+from kernelbridge.workspace.session_state import RunningCommand
+from kernelbridge.workspace.shell.exchange import Exchange, Listen
 from kernelbridge.workspace.shell.shell import TAKE_TIMEOUT, Shell, Step
 
 log = structlog.get_logger(__name__)
@@ -62,15 +63,37 @@ class _Job:
 
 
 class CommandRecord(Protocol):
-    """What is told which command runs, so that another server can know."""
+    """What is told which command runs, so that another server can go on with it."""
 
-    def command_begins(self, request_id: str | None, *, streams: bool) -> None:
+    def command_begins(self, command: RunningCommand) -> None:
         """Take note of a command that is about to be given to the shell."""
+        ...
+
+    def command_wrote(self, data: bytes) -> None:
+        """Keep what the shell's terminal says meanwhile."""
         ...
 
     def command_ended(self) -> None:
         """Take note that it was answered."""
         ...
+
+
+TakeShell = Callable[[], Awaitable[Shell]]
+"""Give the shell that an earlier server started."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousCommand:
+    """A command that an earlier server gave to its shell."""
+
+    command: RunningCommand
+    said: bytes
+    """What that server has read since."""
+    done: CommandDone
+    listen: Listen | None
+    """Is given what comes."""
+    lost: Callable[[LossCause], CommandOutcome]
+    """Gives how it ended, if it is gone with its shell."""
 
 
 class TerminalLane:
@@ -80,7 +103,6 @@ class TerminalLane:
         self,
         start_shell: Callable[[], Awaitable[Shell]],
         *,
-        end_jobs: Callable[[int], Awaitable[None]],
         destroy_sandbox: Callable[[], Awaitable[None]],
         queue_limit: int,
         tasks: TaskSet,
@@ -88,12 +110,8 @@ class TerminalLane:
         record: CommandRecord,
         longest: float | None,
     ) -> None:
-        """`end_jobs` ends all that any of its shells has started, but for the process that it is given.
-
-        `longest`: seconds that a command may run; None: as long as it likes.
-        """
+        """`longest`: seconds that a command may run; None: as long as it likes."""
         self._start_shell = start_shell
-        self._end_jobs = end_jobs
         self._destroy_sandbox = destroy_sandbox
         self._budget = WaitingBudget("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
@@ -123,7 +141,7 @@ class TerminalLane:
         """Those under way, and whether they end all that any command has started: none may begin meanwhile."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._finishing = self._closed = False
+        self._finishing = self._closed = self._left = False
 
     @property
     def waiting(self) -> int:
@@ -170,7 +188,7 @@ class TerminalLane:
         place of this one.
         """
         if self._closed or self._finishing:
-            raise TerminalError("The session is closed", "send the request again to open it anew")
+            raise SessionClosed(TerminalError.code)
         timeout = run_timeout(timeout, self._longest)
         self._budget.take(command)
         self._waiting.append(_Job(command, timeout, done, listen, request_id))
@@ -205,9 +223,68 @@ class TerminalLane:
             self._quiet.set()
         return self._quiet
 
-    def adopt(self, *, had_shell: bool) -> None:
-        """Take note whether there was a shell, which has ended with the server that earlier commands were sent to."""
-        self._lost = had_shell or self._lost
+    def adopt(self, take: TakeShell | None, previous: PreviousCommand | None, *, had_shell: bool) -> None:
+        """Go on with the shell of an earlier server, and with the command in it, before anything is submitted.
+
+        Without `take`, `had_shell` says whether there was one, which has ended with that server's sandbox.
+        """
+        if take is None:
+            self._lost = had_shell or self._lost
+        else:
+            self._draining = self._intact = True
+            self._tasks.create(self._take(take, previous))
+
+    async def leave(self) -> None:
+        """Leave the shell and the command in it to another server, after `finish`."""
+        self._left = True
+        if self._dropping is not None:
+            await asyncio.wait({self._dropping})
+        shell, self._shell = self._shell, None
+        if shell is not None:
+            await shell.leave()
+
+    async def _take(self, take: TakeShell, previous: PreviousCommand | None) -> None:
+        """Take the shell over, wait for the end of its command, and answer that; then run what waits."""
+        job = None
+        if previous is not None:
+            command = previous.command
+            job = self._running = _Job("", command.timeout, previous.done, previous.listen, command.request_id)
+            self._since = command.since
+        outcome: CommandOutcome | KernelBridgeError = _CLOSED
+        try:
+            outcome = await self._go_on(take, previous, job)
+        finally:
+            self._running = None
+            if not self._left:
+                if job is not None:
+                    _answer(job, outcome)
+                    self._record.command_ended()
+                await self._drain()
+
+    async def _go_on(
+        self, take: TakeShell, previous: PreviousCommand | None, job: _Job | None
+    ) -> CommandOutcome | KernelBridgeError:
+        try:
+            async with self._starting:
+                shell = self._shell = await take()
+                if previous is not None:
+                    shell.resume(previous.command, previous.said, previous.listen, self._record.command_wrote)
+        except KernelBridgeError as exc:
+            log.warning("shell_not_taken_over", error=str(exc))
+            self._intact, self._lost = False, previous is None
+            if previous is None or self._closed:
+                return _CLOSED
+            return previous.lost("shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost")
+        if previous is None or job is None:
+            return _CLOSED  # to nobody
+        try:
+            if job.interrupted:
+                await shell.interrupt(lambda _step, _done: None)
+            outcome = await shell.finish(previous.command.time_left(time.monotonic()))
+        except KernelBridgeError as exc:
+            return _CLOSED if self._closed else exc
+        self._intact = outcome.state_preserved
+        return replace(outcome, cause="session_closed") if self._closed else outcome
 
     def end(self) -> None:
         """End every waiting command with cause `session_closed` and take no more. Idempotent; no I/O."""
@@ -241,8 +318,9 @@ class TerminalLane:
                     outcome = await self._run(job)
                 finally:
                     self._running = None
-                    _answer(job, outcome)
-                    self._record.command_ended()
+                    if not self._left:
+                        _answer(job, outcome)
+                        self._record.command_ended()
         finally:
             self._draining = False
             if self._finishing:
@@ -298,7 +376,8 @@ class TerminalLane:
         shell = self._shell
         step: Step = "process_group"
         try:
-            await self._end_jobs(0 if shell is None else shell.pid)
+            if shell is not None:
+                await shell.end_jobs()
         except KernelBridgeError as exc:
             log.warning("jobs_not_ended", error=str(exc))
             step = "kill"
@@ -358,9 +437,24 @@ class TerminalLane:
                 raise RuntimeUnavailable("The terminal command was not run", reason)
 
     async def _run_in(self, shell: Shell, job: _Job) -> CommandOutcome:
-        self._record.command_begins(job.request_id, streams=job.listen is not None)
-        mark = self._memory.before_command()  # not before: the sandbox may have been started for it
-        outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen)
+        mark = self._memory.mark()  # not before: the sandbox may have been started for it
+
+        def begins(exchange: Exchange) -> None:
+            self._record.command_begins(
+                RunningCommand(
+                    job.request_id,
+                    job.listen is not None,
+                    since=self._since,
+                    began=exchange.began,
+                    timeout=job.timeout,
+                    nonce=exchange.nonce,
+                    file=exchange.file,
+                    moment=exchange.since,
+                )
+            )
+            exchange.on_data = self._record.command_wrote
+
+        outcome = await shell.run(job.command, timeout=job.timeout, listen=job.listen, begins=begins)
         self._intact = outcome.state_preserved
         return await self._memory.over_command(outcome, mark)
 
@@ -375,7 +469,7 @@ class TerminalLane:
             shell = await self._start_shell()
             if self._closed:
                 await shell.aclose()
-                raise TerminalError("The session is closed", "send the request again to open it anew")
+                raise SessionClosed(TerminalError.code)
             self._shell = shell
             return shell, True
 

@@ -3,100 +3,107 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kernelbridge.aio.turns import LoopWork
-from kernelbridge.errors import SandboxError, TerminalError
-from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM, Process, Sandbox
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.contract import Sandbox, Terminal
 from kernelbridge.terminal_text import TerminalDecoder, drawn
 from kernelbridge.workspace.shell import script
 
 _JOB_TERMINALS = 8
-"""Terminals that are kept for background jobs; those of later ones are shared with the commands after them."""
+"""Terminals that background jobs may have; those of later ones are shared with the commands after them."""
 _LATE_LIMIT = 1 << 20
 """Characters of background jobs' output that are kept until the next outcome."""
 
-_READY_TIMEOUT = 10.0
-"""Seconds to say its name."""
-_NAME = re.compile(rb"(/dev/pts/[0-9]+)\r?\n")
-_NOISE = 1 << 16
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The terminals of a shell that runs."""
+
+    keys: Terminal
+    """What it reads from."""
+    screen: Terminal
+    """What it writes on: at first the same."""
+    jobs: tuple[Terminal, ...] = ()
+    """Those that only background jobs write on."""
+    left: bool = False
+    """Whether `screen` is to be one of those, when the next command begins."""
 
 
 class ShellTerminals:
     """Moves a shell from one terminal to the next, and keeps what jobs write on the old ones."""
 
-    def __init__(self, sandbox: Sandbox, screen: ScreenOnly, on_data: Callable[[bytes], None]) -> None:
+    def __init__(self, sandbox: Sandbox, terminals: Taken, on_data: Callable[[bytes], None]) -> None:
         self._sandbox = sandbox
         self._on_data = on_data
-        self._screens = [screen]
-        """The last one is the shell's to write on; the others belong to background jobs."""
-        self._keys = screen
-        """What it reads from: the first."""
-        self._opening: asyncio.Task[ScreenOnly] | None = None
         self._late: list[str] = []
         self._late_size = 0
-        self.on_lost: Callable[[], None] = lambda: None
-        """Told when one that the shell needs has ended, which nobody here asked it to."""
-        screen.on_data, screen.on_lost = on_data, self._lost
+        self._left = terminals.left
+        self._jobs: set[_Screen] = set()
+        """Those on which nobody but background jobs writes any more."""
+        first = terminals.screen is terminals.keys
+        self._screen = _Screen(terminals.screen, self._late_taker() if self._left else on_data)
+        self._keys = self._screen if first else _Screen(terminals.keys, self._late_taker())
+        """What the shell reads from."""
+        if not first:
+            self._jobs.add(self._keys)
+        for terminal in terminals.jobs:
+            self._end_with_jobs(_Screen(terminal, self._late_taker()))
+        self.on_change: Callable[[], None] = lambda: None
+        """Told when another server would have to know of other terminals."""
 
     @property
     def path(self) -> str:
         """The name of the one that the shell writes on, inside the sandbox."""
-        return self._screens[-1].path
+        return self._screen.terminal.path
 
     @property
-    def opening(self) -> bool:
-        """Whether one is being opened for the next command."""
-        return self._opening is not None and not self._opening.done()
+    def paths(self) -> tuple[str, str, tuple[str, ...], bool]:
+        """The names of what it reads from, of what it writes on, those of jobs, and whether the second is left."""
+        jobs = tuple(screen.terminal.path for screen in self._jobs if screen is not self._keys)
+        return self._keys.terminal.path, self.path, jobs, self._left
+
+    def set_up(self) -> None:
+        """Take note that the shell has opened what it reads from: nobody else is to read there."""
+        self._keys.terminal.only_for_writing()
 
     async def write(self, data: bytes) -> None:
-        """Type `data`; raises `BrokenPipeError` when the shell's terminal is gone."""
-        await self._keys.write(data)
+        """Type `data`; raises `BrokenPipeError` when the shell's terminal is closed."""
+        await self._keys.terminal.write(data)
 
     def leave(self, written: bytes) -> None:
         """Leave the terminal to a background job, so that what it writes is not taken for the next command's.
 
         `written` is what has come from there since the end of the command that started it.
         """
-        if len(self._screens) <= _JOB_TERMINALS:
+        if len(self._jobs) < _JOB_TERMINALS:
             # At once, not when the next command moves: until then nothing else would take it.
-            self._screens[-1].on_data = take = self._late_taker()
+            self._screen.on_data = take = self._late_taker()
             take(written)
-            if self._opening is None:  # else the one is still on its way that the last `move` did not wait for
-                self._opening = asyncio.get_running_loop().create_task(ScreenOnly.open(self._sandbox, closed=True))
+            self._left = True
+            self.on_change()
 
-    async def move(self, seconds: float, *, unless: asyncio.Event) -> None:
-        """Take the shell to the terminal that was opened since `leave`, if it was.
-
-        Waits so long for it, `unless` that is not wanted any more.
-        """
-        opening = self._opening
-        if opening is None:
+    async def move(self) -> None:
+        """Take the shell to another terminal if the one that it writes on was left; raises `BrokenPipeError`."""
+        if not self._left:
             return
-        unwanted = asyncio.ensure_future(unless.wait())
+        self._left = False
+        left = self._screen
         try:
-            await asyncio.wait({opening, unwanted}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            unwanted.cancel()
-        if not opening.done():
-            if not unless.is_set():
-                self._screens[-1].on_data = self._on_data
-            return  # the engine does not answer: then the terminal is shared until it does
-        self._opening = None
-        try:
-            screen = await opening
-        except (TerminalError, SandboxError):
-            self._screens[-1].on_data = self._on_data
-            return  # e.g. no more processes can be started: then the terminal is shared
-        self._screens[-1].on_lost = lambda: None
-        self._screens.append(screen)
-        screen.on_data = self._on_data
-        screen.on_lost = self._keys.on_lost = self._lost
-        with contextlib.suppress(BrokenPipeError):
-            await self._keys.write(script.move(screen.path))
+            terminal = self._sandbox.open_terminal()
+        except SandboxError:
+            left.on_data = self._on_data
+            return  # there is none: then the terminal is shared
+        terminal.only_for_writing()
+        self._screen = _Screen(terminal, self._on_data)
+        await self._keys.terminal.write(script.move(terminal.path))
+        if left is self._keys:
+            self._jobs.add(left)
+        else:
+            self._end_with_jobs(left)
+        self.on_change()
 
     def take_late(self) -> LoopWork[str]:
         """Give what jobs have written since this was last asked, to be drawn as a terminal shows it."""
@@ -107,20 +114,19 @@ class ShellTerminals:
         return _drawn(late)
 
     async def drain(self, seconds: float) -> None:
-        """End the one that the shell writes on, and wait for what was written before to arrive."""
-        await self._screens[-1].drain(seconds)
+        """Wait for all that was written on the shell's, when everything that had it open has ended."""
+        self._screen.terminal.release()
+        await asyncio.wait({self._screen.over}, timeout=seconds)
 
-    async def aclose(self) -> None:
-        """End them all. Idempotent."""
-        if self._opening is not None:
-            await asyncio.wait({self._opening})
-            if self._opening.exception() is None:
-                await self._opening.result().aclose()
-        for screen in self._screens:
-            await screen.aclose()
+    async def aclose(self, *, leave: bool = False) -> None:
+        """Close them all, or with `leave` let another server have them. Idempotent."""
+        for screen in {self._keys, self._screen, *self._jobs}:
+            await screen.aclose(leave=leave)
 
-    def _lost(self) -> None:
-        self.on_lost()
+    def _end_with_jobs(self, screen: _Screen) -> None:
+        self._jobs.add(screen)
+        screen.over.add_done_callback(lambda _: self._jobs.discard(screen))
+        screen.leave()
 
     def _late_taker(self) -> Callable[[bytes], None]:
         decoder = TerminalDecoder()
@@ -133,83 +139,42 @@ class ShellTerminals:
         return take
 
 
+class _Screen:
+    """A terminal that is read all the time: a background job must not stand still for want of a reader."""
+
+    def __init__(self, terminal: Terminal, on_data: Callable[[bytes], None]) -> None:
+        self.terminal = terminal
+        self.on_data = on_data
+        """Takes what is written on it."""
+        self.over = asyncio.get_running_loop().create_task(self._read())
+        """Done when nobody has it open any more."""
+        self._closes = False
+
+    def leave(self) -> None:
+        """Close it when the last that has it open has ended."""
+        self._closes = True
+        self.terminal.release()
+
+    async def aclose(self, *, leave: bool) -> None:
+        """Close it, or with `leave` let another server have it. Idempotent."""
+        self.over.cancel()
+        await asyncio.wait({self.over})
+        if leave:
+            self.terminal.leave()
+        else:
+            self.terminal.close()
+
+    async def _read(self) -> None:
+        while data := await self.terminal.read():
+            self.on_data(data)
+            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
+        if self._closes:
+            self.terminal.close()
+
+
 def _drawn(text: str) -> LoopWork[str]:
     parts: list[str] = []
     for part in drawn(text):
         parts.append(part)
         yield part
     return "".join(parts)
-
-
-class ScreenOnly:
-    """A terminal in a sandbox that is nobody's controlling terminal but its holder's."""
-
-    def __init__(self, holder: Process, path: str) -> None:
-        self.path = path
-        """Its name inside the sandbox."""
-        self.on_data: Callable[[bytes], None] = lambda _data: None
-        """Takes what is written to it; from the event loop."""
-        self.on_lost: Callable[[], None] = lambda: None
-        """Told when its holder has ended, which nobody here asked it to; from the event loop."""
-        self._holder = holder
-        self._reader = asyncio.get_running_loop().create_task(self._read())
-
-    @classmethod
-    async def open(cls, sandbox: Sandbox, *, closed: bool = False) -> ScreenOnly:
-        """Open one, `closed` to whoever would read from it. Raises `TerminalError`, `SandboxError`."""
-        holder = await sandbox.exec(script.hold(closed=closed), cwd=sandbox.workspace_path, tty=True)
-        try:
-            async with asyncio.timeout(_READY_TIMEOUT):
-                return cls(holder, await _name(holder))
-        except TerminalError as exc:
-            await holder.aclose()
-            with contextlib.suppress(SandboxError):
-                if await sandbox.crowded():  # not every program says so
-                    raise TerminalError(exc.message, NO_ROOM) from exc
-            raise
-        except TimeoutError:
-            await holder.aclose()
-            reason = f"it was not open within {_READY_TIMEOUT:g} seconds"
-            raise TerminalError("The workspace's terminal was not opened", reason) from None
-        except BaseException:
-            await holder.aclose()
-            raise
-
-    async def write(self, data: bytes) -> None:
-        """Type `data`; raises `BrokenPipeError` when it is gone."""
-        await self._holder.write(data)
-
-    async def drain(self, seconds: float) -> None:
-        """End it, and wait for what was written before to arrive."""
-        await self._holder.kill()
-        await asyncio.wait({self._reader}, timeout=seconds)
-
-    async def aclose(self) -> None:
-        """End it and release what it holds. Idempotent."""
-        try:
-            await self._holder.aclose()
-        finally:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
-
-    async def _read(self) -> None:
-        # Always: a background job must not stand still for want of a reader.
-        while data := await self._holder.read():
-            self.on_data(data)
-            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
-        # An engine that is away ends the stream, and may have it go on when it is back.
-        if not (await self._holder.wait()).lost:  # with its sandbox, that is: the shell's own end tells that
-            self.on_lost()
-
-
-async def _name(holder: Process) -> str:
-    said = b""
-    while (found := _NAME.search(said)) is None:
-        data = await holder.read()
-        if not data or len(said) > _NOISE:
-            reason = " ".join(said.decode("utf-8", "replace").split())[-200:] or "its process ended at once"
-            reason = NO_ROOM if wants_processes(reason) else reason
-            raise TerminalError("The workspace's terminal was not opened", reason)
-        said += data
-    return found[1].decode("ascii")

@@ -4,9 +4,9 @@ The shell is interactive (`-i`): only then do a syntax error, an unset variable 
 lead back to its prompt instead of ending it, and only then do aliases work. It is
 not a login shell (`-l`): /etc/profile on Debian sets PATH anew and loses the one that the sandbox gives.
 
-It reads from and writes to a terminal that is not its own: another process, which does nothing, is the one whose
-controlling terminal that is. So programs see a terminal to write on, and none to read from: what opens /dev/tty to ask
-something (ssh, sudo, a pager) fails at once with its own words instead of waiting for keys that never come.
+It reads from and writes to a terminal that is not its own: it leads no session, so none becomes its controlling one.
+So programs see a terminal to write on, and none to read from: what opens /dev/tty to ask something (ssh, sudo, a
+pager) fails at once with its own words instead of waiting for keys that never come.
 
 A command never travels through the terminal, whose input lines end at 4095 bytes and whose special
 characters act. It lies in a file that the shell reads into a variable and evaluates. `eval` stands at the
@@ -26,9 +26,6 @@ terminal to the next, and what it reads does not.
 
 Nothing of this starts a process, so that a shell is of use where no more can be started, and does not wait for that
 (bash tries for 15 seconds). Only a long command in a POSIX shell has `cat` read it, which is the faster one there.
-
-Each command sets one limit anew that Linux does not look at (file locks), to a number of its own. Whatever it
-starts inherits that, wherever it goes: so that all of it can be found and ended.
 """
 
 from __future__ import annotations
@@ -53,20 +50,11 @@ PLAIN: Mapping[str, str] = MappingProxyType(
 )
 """The environment in which programs write plain text and do not wait for keys."""
 
-MARK = "KERNELBRIDGE_COMMANDS"
-"""The variable whose value marks all that the shells of a workspace start, so that it can be ended."""
-
-_HOLD = "stty -echo 2>/dev/null; @CLOSE@tty && while :; do kill -STOP $$; done"
-# Not `sleep`, which users end by its name.
-
-_START = 'terminal=$1; shift; exec "$@" <"$terminal" >"$terminal" 2>&1'
-
 _START_POSIX = """
-exec <"$1" >"$1" 2>&1
-case $("$3" --help 2>&1 </dev/null) in
-BusyBox*) cd "$2" && exec "$3" -i @NAME@ ;;
+case $("$2" --help 2>&1 </dev/null) in
+BusyBox*) cd "$1" && exec "$2" -i @NAME@ ;;
 esac
-exec "$3" -i
+exec "$2" -i
 """
 
 POSIX_KEYS = "sh", "/proc/self/fd/0"
@@ -78,10 +66,9 @@ _SHORT = 2048
 _BASH = r"""
 __kb_begin() {
     builtin printf -v PS1 "$__kb_p" "$1" "$1"
-    builtin ulimit -S -x "$2"
     # At the end of the file `read` fails although it has read all of it.
-    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$4" || [[ $__kb_c ]]; } &&
-        builtin printf '\033]133;C;%s\007' "$1" >"$3"
+    { IFS= builtin read -r -d '' __kb_c <@DIRECTORY@/"$3" || [[ $__kb_c ]]; } &&
+        builtin printf '\033]133;C;%s\007' "$1" >"$2"
     return "${__kb_s:-0}"
 }
 __kb_end() {
@@ -103,18 +90,17 @@ unset HISTFILE MAILCHECK
 _POSIX = r"""
 __kb_begin() {
     PS1=@PROMPT@
-    ulimit -S -w "$2" || ulimit -S -x "$2"
-    if [ "${5-}" = short ]; then
+    if [ "${4-}" = short ]; then
         __kb_c=
         # The word is another one where `command` was replaced and nothing was read.
         while __kb_l=$1; IFS= command read -r __kb_l && [ "$__kb_l" != "$1" ]; do
             __kb_c="$__kb_c$__kb_l
 "
-        done <@DIRECTORY@/"$4" && [ "$__kb_c" ]
+        done <@DIRECTORY@/"$3" && [ "$__kb_c" ]
     else
-        __kb_c=$(command -p cat @DIRECTORY@/"$4")
+        __kb_c=$(command -p cat @DIRECTORY@/"$3")
     fi &&
-        command printf '\033]133;C;%s\007' "$1" >"$3"
+        command printf '\033]133;C;%s\007' "$1" >"$2"
     return "${__kb_s:-0}"
 }
 __kb_end() {
@@ -134,11 +120,8 @@ variable does not stop."""
 
 _BEGIN = """
 @CD@__kb_s=0 __kb_c= __kb_j=${!-} PS1='\x1b]133;D;@NONCE@;$?;;${PWD-}@NONCE@\x07' PS2=
-command -p chmod 200 @TERMINAL@ 2>/dev/null
 printf '\\033]133;C;%s\\007' @NONCE@ >@TERMINAL@
 """
-# The terminal is open already, for reading too; nobody else shall open it for that.
-
 _USER_FILE = """
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi </dev/null
 set +o vi +o emacs
@@ -148,12 +131,6 @@ set +o vi +o emacs
 def is_bash(shell: str) -> bool:
     """Say whether a shell is bash, by its name."""
     return basename(shell) == "bash"
-
-
-def hold(*, closed: bool) -> list[str]:
-    """Give the arguments of the process that says the name of its terminal and keeps it; `closed` to who reads."""
-    close = 'chmod 200 "$(tty)" 2>/dev/null; ' if closed else ""
-    return ["/bin/sh", "-c", _HOLD.replace("@CLOSE@", close), "kernelbridge-terminal"]
 
 
 def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str, *, user_file: bool) -> str:
@@ -179,12 +156,11 @@ def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str,
     return script
 
 
-def start(shell: str, directory: str, terminal: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
+def start(shell: str, directory: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
     """Give the arguments and the environment that start a shell on a terminal and make it read its set-up."""
     if is_bash(shell):
-        return ["/bin/sh", "-c", _START, "sh", terminal, shell, "--noediting", "--rcfile", setup_path, "-i"], {}
-    script = _START_POSIX.replace("@NAME@", POSIX_KEYS[0])
-    return ["/bin/sh", "-c", script, "sh", terminal, directory, shell], {"ENV": setup_path}
+        return [shell, "--noediting", "--rcfile", setup_path, "-i"], {}
+    return ["/bin/sh", "-c", _START_POSIX.replace("@NAME@", POSIX_KEYS[0]), "sh", directory, shell], {"ENV": setup_path}
 
 
 def move(terminal: str) -> bytes:
@@ -192,13 +168,13 @@ def move(terminal: str) -> bytes:
     return f"exec >{terminal} 2>&1\n".encode("ascii")
 
 
-def run(shell: str, nonce: str, limit: str, terminal: str, file: str, *, size: int) -> bytes:
+def run(shell: str, nonce: str, terminal: str, file: str, *, size: int) -> bytes:
     """Give the lines to type that run the command in the file of that name and `size`, in bytes."""
     # A function of the user's may be called eval; in a POSIX shell none can.
     evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
     # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
     # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
-    begin = f"__kb_begin {nonce} {limit} {terminal} {file}" + (" short" if size <= _SHORT else "")
+    begin = f"__kb_begin {nonce} {terminal} {file}" + (" short" if size <= _SHORT else "")
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
     # What busybox does in place of a prompt: it shows none where it reads a script.

@@ -14,19 +14,18 @@ from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
-from kernelbridge.workspace.shell.ptys import ScreenOnly, ShellTerminals
+from kernelbridge.workspace.shell.ptys import ShellTerminals, Taken
 
 TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
-_MOVE_TIMEOUT = 5.0
-"""Seconds of these for another terminal, which takes a tenth of one where the engine answers."""
 _STARVED_TIMEOUT = 2.0
 """Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
@@ -38,6 +37,8 @@ _STALL_PATIENCE = 1.6
 _NO_FORK = 254
 """What bash gives as the exit code where it could not start a process."""
 _SIGNALLED = 128
+
+_LOST_OUTPUT = "\n[output was lost here, with the server that ended]\n"
 
 Step = Literal["none", "sigint", "process_group", "kill", "restart"]
 """How far it was gone to end a command; `none`: nothing ran."""
@@ -60,10 +61,14 @@ class ShellSettings:
     """Gives what takes the whole output of one command when it is too much."""
 
 
+def _nobody_notes(_exchange: Exchange) -> None:
+    """Note nothing: no other server will go on with it."""
+
+
 class Shell:
     """An interactive shell in a sandbox with a terminal to write on. Its caller runs one command at a time."""
 
-    def __init__(self, sandbox: Sandbox, process: Process, screen: ScreenOnly, settings: ShellSettings) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, terminals: Taken, settings: ShellSettings) -> None:
         self._sandbox = sandbox
         self._process = process
         self._settings = settings
@@ -71,13 +76,21 @@ class Shell:
         self._usable = True
         self._starved = False
         self._over = asyncio.Event()
-        self._terminals = ShellTerminals(sandbox, screen, self._on_data)
-        self._terminals.on_lost = self._screen_lost
+        self._terminals = ShellTerminals(sandbox, terminals, self._on_data)
         self._watchers: set[asyncio.Task[None]] = set()
         self.notice = ""
         """What the output of the first command begins with."""
-        self._losing: asyncio.Task[None] | None = None
         self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    @property
+    def state(self) -> ShellState:
+        """What another server needs to go on with it."""
+        keys, screen, jobs, left = self._terminals.paths
+        return ShellState(self._process.handle, keys, screen, jobs, left)
+
+    def on_change(self, call: Callable[[ShellState], None]) -> None:
+        """Have `call` called when that has changed."""
+        self._terminals.on_change = lambda: call(self.state)
 
     @property
     def alive(self) -> bool:
@@ -88,8 +101,8 @@ class Shell:
 
     @property
     def busy(self) -> bool:
-        """Whether a command runs, or a terminal is being opened for the next one."""
-        return self._exchange is not None or self._terminals.opening
+        """Whether a command runs."""
+        return self._exchange is not None
 
     async def run(
         self,
@@ -97,9 +110,11 @@ class Shell:
         *,
         timeout: float | None,  # noqa: ASYNC109 - the command's, which gets its outcome and not a TimeoutError
         listen: Listen | None = None,
+        begins: Callable[[Exchange], None] = _nobody_notes,
     ) -> CommandOutcome:
         """Run a command and wait for its end; after `timeout` seconds it is ended. `listen` gets its output meanwhile.
 
+        `begins` is called when the shell is about to be told of it, unless it was interrupted before.
         Raises `BadRequest` for text that no shell can take, and `TerminalError` when the shell
         could not begin it; nothing of the command has run then.
         """
@@ -109,20 +124,50 @@ class Shell:
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
         settings = self._settings
-        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen)
-        exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
-        exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
+        exchange = self._new_exchange(listen)
         # Before anything of it is begun: what cannot be handed over costs no shell.
         with handed_over(settings.commands / exchange.file, data):
-            return await self._run(exchange, len(data), timeout)
+            self._exchange = exchange
+            return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
 
-    async def _run(self, exchange: Exchange, size: int, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109  as above
-        self._exchange = exchange
+    def _new_exchange(self, listen: Listen | None, nonce: str = "") -> Exchange:
+        settings = self._settings
+        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen, nonce=nonce)
+        exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
+        exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
+        return exchange
+
+    def resume(
+        self, command: RunningCommand, said: bytes, listen: Listen | None, wrote: Callable[[bytes], None]
+    ) -> None:
+        """Go on with a command that an earlier server has given to it; `finish` then waits for its end.
+
+        To be called before anything else is awaited. `said` is what that server has read since, `wrote` is given what
+        comes. `listen` is as in `run`, for what comes.
+        """
+        exchange = self._exchange = self._new_exchange(None, command.nonce)
+        exchange.began, exchange.since = command.began, command.moment
+        exchange.typed = True
+        exchange.receive_data(said)
+        if len(said) >= self._settings.max_output:
+            exchange.note(_LOST_OUTPUT)
+        exchange.on_data, exchange.listen = wrote, listen
+
+    async def finish(self, timeout: float | None) -> CommandOutcome:  # noqa: ASYNC109 - as above
+        """Wait for the end of the command of `resume`; see `run`."""
+        exchange = self._exchange
+        if exchange is None:
+            raise AssertionError("no command was resumed")
+        return await self._finish(exchange, timeout, self._until_begun(exchange, TAKE_TIMEOUT))
+
+    async def _finish(
+        self,
+        exchange: Exchange,
+        timeout: float | None,  # noqa: ASYNC109 - as above
+        beginning: Coroutine[Any, Any, None],
+    ) -> CommandOutcome:
         try:
-            until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
-            await self._terminals.move(min(_MOVE_TIMEOUT, TAKE_TIMEOUT), unless=exchange.ended)
-            if not exchange.complete:
-                await self._begin(exchange, size, until)
+            await beginning
             if not await within(exchange.ended, timeout):
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
@@ -151,10 +196,12 @@ class Shell:
             exchange.looked_at = True
             self._watch(exchange, self._watch_silence)
 
-    @property
-    def pid(self) -> int:
-        """Its process, as seen inside the sandbox."""
-        return self._process.pid
+    async def leave(self) -> None:
+        """Leave it to another server, with the command that runs in it."""
+        self._usable = False
+        self._follower.cancel()
+        await asyncio.wait({self._follower})
+        await self._terminals.aclose(leave=True)
 
     async def aclose(self) -> None:
         """End the shell and every process of its session. Idempotent; a running command ends with it."""
@@ -162,9 +209,8 @@ class Shell:
         try:
             await self._process.aclose()
         finally:
-            for task in (self._follower, *([self._losing] if self._losing is not None else [])):
-                task.cancel()
-                await asyncio.wait({task})
+            self._follower.cancel()
+            await asyncio.wait({self._follower})
             await self._terminals.aclose()
             self._end()
 
@@ -176,6 +222,7 @@ class Shell:
         finally:
             self._exchange = None
         if setup.complete:
+            self._terminals.set_up()
             return None
         if not in_time:
             return f"was not ready within {seconds:g} seconds"
@@ -186,18 +233,29 @@ class Shell:
 
     # -- a command's beginning and end ------------------------------------------
 
-    async def _begin(self, exchange: Exchange, size: int, until: float) -> None:
-        program, path = self._settings.program, self._terminals.path
+    async def _begin(self, exchange: Exchange, size: int, begins: Callable[[Exchange], None]) -> None:
+        until = asyncio.get_running_loop().time() + TAKE_TIMEOUT
+        try:
+            async with asyncio.timeout_at(until):
+                exchange.since = await self._process.moment()
+        except TimeoutError as exc:
+            reason = "its sandbox does not answer; send it again"
+            raise TerminalError("The terminal command was not run", reason) from exc
+        if exchange.complete:
+            return  # it was interrupted meanwhile
         exchange.typed = True
         try:
-            await self._terminals.write(
-                script.run(program, exchange.nonce, exchange.limit, path, exchange.file, size=size)
-            )
+            await self._terminals.move()
+            begins(exchange)
+            program, path = self._settings.program, self._terminals.path
+            await self._terminals.write(script.run(program, exchange.nonce, path, exchange.file, size=size))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
-        else:
-            left = until - asyncio.get_running_loop().time()
-            await within(exchange.started, min(left, _STARVED_TIMEOUT) if self._starved else left)
+        left = until - asyncio.get_running_loop().time()
+        await self._until_begun(exchange, min(left, _STARVED_TIMEOUT) if self._starved else left)
+
+    async def _until_begun(self, exchange: Exchange, seconds: float) -> None:
+        await within(exchange.started, seconds)
         match exchange.marks.state:
             case _ if exchange.cause is not None:
                 return
@@ -221,7 +279,7 @@ class Shell:
             if exchange.ended.is_set():
                 return False
             exchange.cause = cause
-            if not exchange.typed:  # the shell waits for a terminal: a signal would only be about its prompt
+            if not exchange.typed:  # a signal would only be about the shell's prompt
                 exchange.give_up()
                 tell("sigint", True)  # noqa: FBT003 - the second of two
                 return True
@@ -238,28 +296,28 @@ class Shell:
         # To its group, which is the shell's: a shell that waits for a program leaves off only if both get it.
         await self._process.signal(signal.SIGINT)
         if await within(exchange.ended, self._settings.grace):
-            await self._sweep(exchange)
+            await self._process.prune(exchange.since)
             tell("sigint", True)  # noqa: FBT003 - the second of two
             return
         tell("sigint", False)  # noqa: FBT003 - as above
         await self._process.signal(signal.SIGINT)
         await self._process.signal(signal.SIGURG)
         for _ in range(3):  # it may have started another program meanwhile
-            await self._sweep(exchange)
+            await self._process.prune(exchange.since)
             if await within(exchange.ended, self._settings.grace / 3):
-                await self._sweep(exchange)
+                await self._process.prune(exchange.since)
                 tell("process_group", True)  # noqa: FBT003 - as above
                 return
         tell("process_group", False)  # noqa: FBT003 - as above
         exchange.killed = True
         await self._process.kill()
-        await self._sandbox.sweep(exchange.limit)
         await within(self._over, _END_TIMEOUT)
         exchange.lose()
         tell("kill", False)  # noqa: FBT003 - as above
 
-    async def _sweep(self, exchange: Exchange) -> None:
-        await self._sandbox.sweep(exchange.limit, spare=self._process.pid)
+    async def end_jobs(self) -> None:
+        """SIGKILL everything that it has started; raises `SandboxError` if something outlives that."""
+        await self._process.prune()
 
     def _watch(self, exchange: Exchange, how: Callable[[Exchange], Coroutine[Any, Any, None]]) -> None:
         if not exchange.ended.is_set():
@@ -355,17 +413,6 @@ class Shell:
     def _on_data(self, data: bytes) -> None:
         if self._exchange is not None:
             self._exchange.receive_data(data)
-
-    def _screen_lost(self) -> None:
-        """End a shell that nobody hears any more, with what runs in it."""
-        if self._usable and self._losing is None:
-            self._losing = asyncio.get_running_loop().create_task(self._kill_all())
-
-    async def _kill_all(self) -> None:
-        with contextlib.suppress(SandboxError):  # then the next command hears of that
-            await self._process.kill()
-            if self._exchange is not None:
-                await self._sandbox.sweep(self._exchange.limit)
 
     async def _follow(self) -> None:
         """Take note of the shell's end, when all that it wrote has come."""

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import join
 
-from kernelbridge.errors import TerminalError
+from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.runtimes.base import NO_ROOM, Sandbox
+from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
+from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import handed_over
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
-from kernelbridge.workspace.shell.ptys import ScreenOnly
+from kernelbridge.workspace.shell.ptys import Taken
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
+NAME = "shell"
+"""By which the sandbox knows its process."""
 _READY_TIMEOUT = 10.0
 """Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
 _SETUP_OUTPUT = 1 << 16
@@ -30,21 +33,20 @@ async def start_shell(
     commands_host: Path,
     commands_inside: str,
     env: Mapping[str, str],
-    mark: str = "",
     max_output: int,
     grace: float = 2.0,
     overflow: Callable[[], Overflow | None] | None = None,
 ) -> Shell:
     """Start a shell and wait until it is ready.
 
-    `mark` is in the environment of all that it starts. `commands_host` is a directory of the bridge's that the sandbox
+    `commands_host` is a directory of the bridge's that the sandbox
     sees, and cannot write, at `commands_inside`. For the rest see `ShellSettings`. Where the user's
     ~/.bashrc keeps the shell from starting it is skipped, and the first command says so.
     Raises `TerminalError`, and `SandboxError` when the sandbox is gone.
     """
     program = sandbox.facts.shell
     settings = ShellSettings(program, commands_host, max_output, grace, overflow)
-    launch = _Launch(sandbox, settings, commands_inside, {**env, shell_script.MARK: mark})
+    launch = _Launch(sandbox, settings, commands_inside, env)
     has_user_file = shell_script.is_bash(program)
     shell, failure = await launch.attempt(user_file=has_user_file)
     if shell is None and has_user_file:
@@ -58,6 +60,36 @@ async def start_shell(
     return shell
 
 
+async def take_shell(
+    sandbox: Sandbox,
+    state: ShellState,
+    *,
+    commands_host: Path,
+    max_output: int,
+    grace: float = 2.0,
+    overflow: Callable[[], Overflow | None] | None = None,
+) -> Shell:
+    """Go on with a shell that an earlier server started; raises `SandboxError` if it is gone."""
+    process = await sandbox.rejoin(state.process)
+    paths = list(dict.fromkeys((state.keys, state.screen, *state.jobs)))
+    taken: dict[str, Terminal] = {}
+    try:
+        for path in paths:
+            try:
+                taken[path] = await sandbox.take_terminal(path)
+            except SandboxError:
+                if path not in state.jobs:  # whose jobs have ended
+                    raise
+    except BaseException:
+        for terminal in taken.values():
+            terminal.leave()
+        await process.aclose()
+        raise
+    jobs = tuple(taken[path] for path in state.jobs if path in taken)
+    settings = ShellSettings(sandbox.facts.shell, commands_host, max_output, grace, overflow)
+    return Shell(sandbox, process, Taken(taken[state.keys], taken[state.screen], jobs, state.left), settings)
+
+
 @dataclass(frozen=True, slots=True)
 class _Launch:
     """What every attempt to start a workspace's shell has in common."""
@@ -69,12 +101,12 @@ class _Launch:
 
     async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
         """Give a shell that is ready, or None and what it did instead."""
-        screen = await ScreenOnly.open(self.sandbox)
+        terminal = self.sandbox.open_terminal()
         with contextlib.ExitStack() as files:
             try:
-                shell, setup = await self._begin(screen, files, user_file=user_file)
+                shell, setup = await self._begin(terminal, files, user_file=user_file)
             except BaseException:
-                await screen.aclose()
+                terminal.close()
                 raise
             failure: str | None = "was not waited for"
             try:
@@ -85,20 +117,20 @@ class _Launch:
         return (shell, "") if failure is None else (None, failure)
 
     async def _begin(
-        self, screen: ScreenOnly, files: contextlib.ExitStack, *, user_file: bool
+        self, terminal: Terminal, files: contextlib.ExitStack, *, user_file: bool
     ) -> tuple[Shell, Exchange]:
         """Start it; what it reads is there until `files` is closed."""
         program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
         path = self.settings.commands / f"shell-{setup.file}"
         inside, workspace = self.commands_inside, self.sandbox.workspace_path
-        script = shell_script.setup(program, inside, workspace, screen.path, setup.nonce, user_file=user_file)
-        argv, extra = shell_script.start(program, inside, screen.path, join(inside, path.name))
-        screen.on_data = setup.receive_data  # it may speak before it is known to run
+        script = shell_script.setup(program, inside, workspace, terminal.path, setup.nonce, user_file=user_file)
+        argv, extra = shell_script.start(program, inside, join(inside, path.name))
         files.enter_context(handed_over(path, script.encode()))
         _link(self.settings.commands, *shell_script.POSIX_KEYS)
-        # Not a terminal of its own: see `shell_script`.
-        process = await self.sandbox.exec(argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace)
-        return Shell(self.sandbox, process, screen, self.settings), setup
+        process = await self.sandbox.exec(
+            argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
+        )
+        return Shell(self.sandbox, process, Taken(terminal, terminal), self.settings), setup
 
 
 def _link(directory: Path, name: str, target: str) -> None:

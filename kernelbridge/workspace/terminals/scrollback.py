@@ -1,9 +1,9 @@
-"""What a terminal has shown last, for a connection that comes to it later; pure."""
+"""What a terminal has shown last, for a connection, or a server, that comes to it later."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 LIMIT = 1 << 20
 """Bytes of output that are kept for a replay."""
@@ -31,20 +31,41 @@ class Replayed(NamedTuple):
     """Bytes of output that are older."""
 
 
+class Spool(Protocol):
+    """Where another server finds it."""
+
+    def append(self, content: bytes, limit: int) -> bool:
+        """Write behind what is in it, up to so many bytes in all; say whether all of it fit."""
+        ...
+
+    def empty(self) -> None:
+        """Forget what is in it."""
+        ...
+
+
 class Replay:
     """The latest output of one terminal, at most `LIMIT` bytes."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
         self._total = 0
+        self._spool: Spool | None = None
 
-    def append(self, text: str) -> None:
+    def spool(self, spool: Spool, earlier: bytes) -> None:
+        """Keep it for another server, too; `earlier` is what one before this has kept."""
+        self._spool = spool
+        self.append(earlier.decode(errors="replace"), spooled=True)
+
+    def append(self, text: str, *, spooled: bool = False) -> None:
         """Take note of output. Half a surrogate pair, which has no UTF-8 form, must not be in it."""
         data = text.encode()
         self._total += len(data)
         self._kept += data
         if len(self._kept) > LIMIT + CONTEXT + _SLACK:
             del self._kept[: len(self._kept) - LIMIT - CONTEXT]
+        if self._spool is not None and not spooled and not self._spool.append(data, LIMIT + CONTEXT + _SLACK):
+            self._spool.empty()
+            self._spool.append(bytes(self._kept), len(self._kept))
 
     def latest(self) -> Replayed:
         """Give it from a place on at which a terminal emulator can begin."""

@@ -12,17 +12,12 @@ from kernelbridge.workspace.shell.script import is_bash
 
 FILE = "terminal.rc"
 """Name of the file that the shell reads, in the directory of the workspace's sockets."""
-MARK = "KERNELBRIDGE_TERMINAL"
-"""The variable whose value, a decimal number, marks every process of a terminal, so that its end can be theirs."""
 
-# The same number as a limit that Linux does not look at, for what throws its environment away; dash calls it -w.
-_BASH = r"""ulimit -S -x "$KERNELBRIDGE_TERMINAL" 2>/dev/null
-PS1='\[\e[1;32m\]\h\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
+_BASH = r"""PS1='\[\e[1;32m\]\h\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
 alias ls='ls --color=auto' grep='grep --color=auto'
 if [ -r ~/.bashrc ]; then . ~/.bashrc; fi
 """
-_POSIX = r"""{ ulimit -S -w "$KERNELBRIDGE_TERMINAL" || ulimit -S -x "$KERNELBRIDGE_TERMINAL"; } 2>/dev/null
-PS1='$PWD\$ '
+_POSIX = r"""PS1='$PWD\$ '
 alias ls='ls --color=auto' grep='grep --color=auto'
 """
 
@@ -37,9 +32,9 @@ def argv(shell: str, file: str) -> list[str]:
     return [shell, "--rcfile", file, "-i"] if is_bash(shell) else [shell, "-i"]
 
 
-def environment(shell: str, file: str, mark: str, own: Mapping[str, str]) -> dict[str, str]:
+def environment(shell: str, file: str, own: Mapping[str, str]) -> dict[str, str]:
     """Give the variables to lay over the sandbox's `own`."""
-    variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell, MARK: mark}
+    variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell}
     if not any(own.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
         variables["LANG"] = "C.UTF-8"
     return variables if is_bash(shell) else {**variables, "ENV": file}

@@ -5,7 +5,7 @@
                            └── not read while a viewer has too much unread
 
 A viewer that takes nothing for `PATIENCE` seconds is detached, so that it does not hold up the others for longer.
-When the terminal ends, everything that was started in it ends, daemons included: they carry its mark.
+When the terminal ends, everything that was started in it ends, daemons included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import secrets
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,7 +22,7 @@ from typing import Literal, Protocol
 import structlog
 
 from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded, TerminalError
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.terminals.scrollback import Replay
 
 log = structlog.get_logger(__name__)
@@ -101,25 +100,27 @@ class Size:
     cols: int
 
 
-StartShell = Callable[[Size, str], Awaitable[tuple[Sandbox, Process]]]
-"""Start an interactive shell of this size, whose environment has this mark."""
+StartShell = Callable[[Size], Awaitable[tuple[Sandbox, Process]]]
+"""Start an interactive shell of this size, or give the one that an earlier server has started."""
 
 
 class Terminal:
     """An open terminal. `run` is its life; everything else is said to it meanwhile and does not wait."""
 
-    def __init__(self, terminal_id: str, size: Size, *, on_ending: Callable[[], None]) -> None:
+    def __init__(self, terminal_id: str, size: Size, *, on_ending: Callable[[], None], adopted: bool = False) -> None:
+        """`adopted`: an earlier server has opened it."""
         self.id = terminal_id
+        self._adopted = adopted
+        self._left = False
         self._size = size
         self._on_ending = on_ending
-        self._mark = str(10**17 + secrets.randbelow(9 * 10**17))
         self._running = False
         self._cause: Cause | None = None
         self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
         self._closers: list[Viewer] = []
         self._replaced: list[Viewer] = []
         """Views that were replaced before it was open: their requests are to be answered all the same."""
-        self._replay = Replay()
+        self.replay = Replay()
         self._held: list[str] = []
         self._length = 0
         self._sent_at = 0.0
@@ -128,6 +129,8 @@ class Terminal:
         self._input_size = 0
         self._typed = asyncio.Event()
         self._resized = asyncio.Event()
+        if adopted:
+            self._resized.set()  # that server may have ended before it had set the size that it noted
         self._fits = asyncio.Event()
         self._fits.set()
         self._end_wanted = asyncio.Event()
@@ -139,9 +142,9 @@ class Terminal:
         return f"<Terminal {self.id} {state}, {len(self._viewers)} viewers, {self._input_size} bytes to type>"
 
     @property
-    def seen(self) -> bool:
-        """Whether a connection shows it."""
-        return bool(self._viewers)
+    def size(self) -> Size:
+        """Its size."""
+        return self._size
 
     # -- what is said to it ------------------------------------------------------
 
@@ -154,8 +157,11 @@ class Terminal:
         self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
         if not self._running:
             return  # told when it is
-        viewer.opened(self.id, self._size.rows, self._size.cols, reattached=True)
-        text, left_out = self._replay.latest()
+        self._opened(viewer, reattached=True)
+
+    def _opened(self, viewer: Viewer, *, reattached: bool) -> None:
+        viewer.opened(self.id, self._size.rows, self._size.cols, reattached=reattached)
+        text, left_out = self.replay.latest()
         for start in range(0, len(text), CHUNK):
             viewer.show(self.id, text[start : start + CHUNK], replay=True, left_out=0 if start else left_out)
 
@@ -193,13 +199,18 @@ class Terminal:
             self._cause = cause
         self._end_wanted.set()
 
+    def leave(self) -> None:
+        """Take note that another server goes on with it: who cancels `run` from now on ends nothing."""
+        self._flush()
+        self._left = True
+
     # -- its life -----------------------------------------------------------------
 
     async def run(self, start: StartShell) -> None:
         """Start the shell and serve it until it has ended and everything in it is gone."""
         size = self._size
         try:
-            sandbox, process = await start(size, self._mark)
+            sandbox, process = await start(size)
         except KernelBridgeError as exc:
             log.warning("terminal_not_started", terminal=self.id, error=str(exc))
             self._not_started(exc)
@@ -212,19 +223,20 @@ class Terminal:
         if size == self._size:
             self._fits.set()
         for number, viewer in enumerate([*self._replaced, *(viewer for viewer, _ in self._viewers.values())]):
-            viewer.opened(self.id, self._size.rows, self._size.cols, reattached=number > 0)
+            self._opened(viewer, reattached=self._adopted or number > 0)
         problem: KernelBridgeError | None = None
         status = ExitStatus()
         try:
-            status = await self._serve(sandbox, process)
+            status = await self._serve(process)
         except KernelBridgeError as exc:
             problem = exc
             log.warning("terminal_not_ended", terminal=self.id, error=str(exc))
         finally:
             self._running = False
-            self._finish(await self._ending(sandbox, status), problem)
+            if not self._left:
+                self._finish(await self._ending(sandbox, status), problem)
 
-    async def _serve(self, sandbox: Sandbox, process: Process) -> ExitStatus:
+    async def _serve(self, process: Process) -> ExitStatus:
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(process))
         helpers = [loop.create_task(work(process)) for work in (self._type, self._resize)]
@@ -236,17 +248,17 @@ class Terminal:
             if not exited.done():
                 await self._hang_up(process, exited)
             await process.kill()
-            await sandbox.sweep(self._mark)
             self._all_gone.set()
             await asyncio.wait({reader, exited}, timeout=_LAST_NEWS)
             return exited.result() if exited.done() else ExitStatus()
         finally:
-            self._on_ending()
             tasks = [reader, *helpers, exited, asked]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await process.aclose()
+            if not self._left:
+                self._on_ending()
+                await process.aclose()
 
     async def _hang_up(self, process: Process, exited: asyncio.Task[ExitStatus]) -> None:
         if self._cause == "session_closed":
@@ -355,7 +367,7 @@ class Terminal:
         self._held.clear()
         self._length = 0
         self._sent_at = asyncio.get_running_loop().time()
-        self._replay.append(text)
+        self.replay.append(text)
         for start in range(0, len(text), CHUNK):
             piece = text[start : start + CHUNK]
             for viewer, _ in self._viewers.values():

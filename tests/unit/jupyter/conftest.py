@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.runtimes.base import ExitStatus, Process
+from kernelbridge.runtimes.contract import ExitStatus, Moment, Process, Terminal
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from tests.older_kernel import older_python
 from tests.unit.unpaused import Unpaused
@@ -75,6 +75,12 @@ class HostProcess:
     async def kill(self) -> None:
         await self.signal(signal.SIGKILL)
 
+    async def moment(self) -> Moment:
+        raise NotImplementedError
+
+    async def prune(self, since: Moment | None = None) -> None:
+        raise NotImplementedError
+
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)
 
@@ -117,8 +123,10 @@ class HostSandbox(Unpaused):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        name: str = "",
+        terminal: Terminal | None = None,
     ) -> Process:
-        del tty, rows, cols
+        del tty, rows, cols, name, terminal
         process = HostProcess(
             await asyncio.create_subprocess_exec(
                 *argv,
@@ -132,9 +140,6 @@ class HostSandbox(Unpaused):
         )
         self.processes.append(process)
         return process
-
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        raise AssertionError(f"a kernel marks nothing, nor with {mark}, {spare}")
 
     def oom_kills(self) -> int:
         return 0

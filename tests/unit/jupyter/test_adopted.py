@@ -72,7 +72,13 @@ class Change:
     def take_over(self, **more: Any) -> asyncio.Future[Outcome]:
         """Be the next server, and wait for the cell."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.adopt().take_over(self.msg_id, done.set_result, None, **({"asks": False, "began": 0.0} | more))
+        kernel = self.adopt()
+        kernel.take_over(
+            self.msg_id,
+            lambda outcome: done.set_result(kernel.with_losses(outcome)),
+            None,
+            **({"asks": False, "began": 0.0} | more),
+        )
         return done
 
 

@@ -18,7 +18,7 @@ from kernelbridge.jupyter.completion_watchdog import NO_REPLY
 from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.startup import OwnOutput, in_time
-from kernelbridge.runtimes.base import ExitStatus
+from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
 

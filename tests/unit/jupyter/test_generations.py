@@ -22,7 +22,7 @@ async def test_the_parts_of_our_program_share_no_name() -> None:
     """They run in one namespace: the later of two would take the place of the earlier."""
     names: list[str] = []
     for part in PROGRAM:
-        tree = ast.parse(resources.files("kernelbridge.guest").joinpath(part).read_text(encoding="utf-8"))
+        tree = ast.parse(resources.files("kernelbridge.guest.kernel").joinpath(part).read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names.append(node.name)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter.end_causes import process_ended
 from kernelbridge.jupyter.startup import OwnOutput, in_time
-from kernelbridge.runtimes.base import ExitStatus, Process
+from kernelbridge.runtimes.contract import ExitStatus, Process
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 from tests.unit.jupyter.test_faults import faulty
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernelbridge.guest import recall as guest
+from kernelbridge.guest.kernel import recall as guest
 from kernelbridge.jupyter import recall, wire
 from kernelbridge.jupyter.recall import Recalled, before_mark, since_idle
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.local_agent import AgentLink, Answer, Kill, Started
+from kernelbridge.runtimes.agent.link import AgentLink
+from kernelbridge.runtimes.agent.messages import Answer, Attached, Kill, Started
 from tests.contract.driving import PATIENCE, descriptors
 
 
@@ -23,12 +24,15 @@ class ForgingAgent:
     two_answers: asyncio.Event = field(default_factory=asyncio.Event)
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     believed: bool = True
+    taken: list[int] = field(default_factory=list)
 
     def send(self, text: str | bytes, *fds: int) -> None:
         socket.send_fds(self.end, [text.encode() if isinstance(text, str) else text], list(fds))
 
-    def answer(self, answer: Answer) -> bool:
+    def answer(self, answer: Answer, fds: list[int]) -> bool:
         self.answers.append(answer)
+        if isinstance(answer, Attached):
+            self.taken.append(fds.pop())
         if len(self.answers) == 2:
             self.two_answers.set()
         return self.believed
@@ -82,6 +86,9 @@ async def test_a_ready_agent_brings_its_terminal_device(agent: ForgingAgent) -> 
         b'{"op":"ended","id":1,"code":"0","signal":null}',
         b'{"op":"ended","id":1,"code":0,"signal":999}',
         b'{"op":"refused","id":1,"step":"\\u0000","errno":2}',
+        b'{"op":"done","id":1,"all":1}',
+        b'{"op":"known","id":1,"program":0,"name":"","pid":5,"tty":true,"running":true,"code":null,"signal":null}',
+        b'{"op":"known","id":1,"program":1,"name":"' + b"n" * 201 + b'","pid":5,"tty":true,"running":true,"code":0}',
         b'{"op":"started","id":1,"pid":5,"x":"' + b"x" * 5000 + b'"}',
     ],
 )
@@ -100,13 +107,20 @@ async def test_an_answer_to_nothing_ends_the_link(agent: ForgingAgent) -> None:
     assert agent.answers == [Started(1, 5)]
 
 
-@pytest.mark.parametrize("packet", ['{"op":"started","id":1,"pid":5}', '{"op":"ready"}'])
-async def test_nothing_is_believed_before_the_agent_is_ready(agent: ForgingAgent, packet: str) -> None:
-    agent.send(packet)
+async def test_nothing_is_believed_before_the_agent_is_ready(agent: ForgingAgent) -> None:
+    agent.send('{"op":"started","id":1,"pid":5}')
     await agent.until_lost()
     assert agent.answers == []
     assert agent.link is not None
     assert not await agent.link.ready
+
+
+async def test_an_agent_may_have_no_terminals(agent: ForgingAgent) -> None:
+    agent.send('{"op":"ready"}')
+    assert agent.link is not None
+    async with asyncio.timeout(PATIENCE):
+        assert await agent.link.ready
+    assert agent.link.ptmx == -1
 
 
 async def test_the_end_of_the_agent_is_told(agent: ForgingAgent) -> None:
@@ -125,6 +139,22 @@ async def test_descriptors_that_nobody_asked_for_are_not_kept(agent: ForgingAgen
     async with asyncio.timeout(PATIENCE):
         await agent.two_answers.wait()
     assert descriptors() == before
+
+
+async def test_a_descriptor_that_was_asked_for_is_passed_on(agent: ForgingAgent) -> None:
+    link = await become_ready(agent)
+    reading, writing = os.pipe()
+    agent.send('{"op":"attached","id":1}', writing, reading)
+    agent.send('{"op":"started","id":2,"pid":6}')
+    os.close(writing)
+    async with asyncio.timeout(PATIENCE):
+        await agent.two_answers.wait()
+    os.write(agent.taken[0], b"through")
+    assert os.read(reading, 100) == b"through"
+    os.close(agent.taken.pop())
+    assert os.read(reading, 100) == b"", "it has also kept a copy"
+    os.close(reading)
+    assert not link.closed
 
 
 async def test_an_agent_that_takes_nothing_blocks_nobody(agent: ForgingAgent) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.local import LocalRuntime
-from kernelbridge.runtimes.local_bubblewrap import find_bubblewrap
+from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 
 
 def put(directory: Path, name: str, script: str) -> None:

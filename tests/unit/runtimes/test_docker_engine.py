@@ -9,7 +9,7 @@ from typing import Any, cast
 import docker
 import pytest
 
-from kernelbridge.runtimes.docker_engine import THREADS, Engine
+from kernelbridge.runtimes.docker.engine import THREADS, Engine
 
 PATIENCE = 20.0
 

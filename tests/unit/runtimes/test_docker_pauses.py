@@ -8,9 +8,9 @@ import requests
 from docker.errors import APIError
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.docker_engine import Engine
-from kernelbridge.runtimes.docker_pauses import Pauses
-from kernelbridge.runtimes.docker_tasks import Background
+from kernelbridge.runtimes.docker.engine import Engine
+from kernelbridge.runtimes.docker.pauses import Pauses
+from kernelbridge.runtimes.docker.tasks import Background
 
 
 class EngineThatGivesUp:

@@ -1,23 +1,19 @@
 import asyncio
 import signal
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.errors import APIError, DockerException
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.base import ExitStatus, Limits, SandboxSpec
-from kernelbridge.runtimes.docker_attach import FrameDecoder
-from kernelbridge.runtimes.docker_engine import EngineInfo, explain
-from kernelbridge.runtimes.docker_events import parse_event
-from kernelbridge.runtimes.docker_exit import OOM_ECHO, OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker_info import mounts_terminals
-from kernelbridge.runtimes.docker_spec import (
+from kernelbridge.runtimes.contract import ExitStatus, Limits, SandboxSpec
+from kernelbridge.runtimes.docker.engine import EngineInfo, explain
+from kernelbridge.runtimes.docker.events import parse_event
+from kernelbridge.runtimes.docker.exit_status import OOM_ECHO, OomCount, OomWatch, exit_status
+from kernelbridge.runtimes.docker.info import mounts_terminals
+from kernelbridge.runtimes.docker.spec import (
     DEFAULT_PATH,
     DEFAULT_USER,
     Launch,
@@ -106,13 +102,18 @@ def test_every_limit_is_told_to_the_engine() -> None:
 
 def test_a_user_database_is_mounted_where_there_is_one(tmp_path: Path) -> None:
     spec = SandboxSpec("w", tmp_path / "files", tmp_path / "sockets")
-    assert [mount["Target"] for mount in workspace_mounts(spec)] == ["/workspace", "/run/kernelbridge"]
-    mounts = workspace_mounts(replace(spec, etc=tmp_path))
+    assert [mount["Target"] for mount in workspace_mounts(spec, tmp_path)] == [
+        "/workspace",
+        "/run/kernelbridge",
+        "/run/kernelbridge-guest",
+    ]
+    mounts = workspace_mounts(replace(spec, etc=tmp_path), tmp_path)
     assert [(mount["Target"], mount["ReadOnly"]) for mount in mounts[2:]] == [
+        ("/run/kernelbridge-guest", True),
         ("/etc/passwd", True),
         ("/etc/group", True),
     ]
-    assert mounts[2]["Source"] == str(tmp_path / "passwd")
+    assert mounts[3]["Source"] == str(tmp_path / "passwd")
 
 
 @pytest.mark.parametrize(("security", "mounted"), [((), True), (("seccomp",), True), (("selinux",), False)])
@@ -147,21 +148,12 @@ def test_exit_codes_stand_for_signals(code: int | None, status: ExitStatus) -> N
     assert exit_status(code) == status
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 3]), st.binary(max_size=40))), st.data())
-def test_frames_are_found_however_the_stream_is_cut(frames: list[tuple[int, bytes]], data: st.DataObject) -> None:
-    stream = b"".join(struct.pack(">BxxxL", kind, len(content)) + content for kind, content in frames)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
-    decoder = FrameDecoder()
-    pieces = [decoder.feed(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assert b"".join(pieces) == b"".join(content for _, content in frames)
-
-
 def test_an_event_is_read() -> None:
-    attributes = {"exitCode": "137", "execID": "e", "kernelbridge.launch": "t"}
+    attributes = {"exitCode": "137", "kernelbridge.launch": "t"}
     actor = {"ID": "c", "Attributes": attributes}
-    event = parse_event({"Type": "container", "Action": "exec_die", "Actor": actor, "timeNano": 2_500_000_000})
+    event = parse_event({"Type": "container", "Action": "die", "Actor": actor, "timeNano": 2_500_000_000})
     assert event is not None
-    assert (event.action, event.container, event.exec_id, event.code, event.at) == ("exec_die", "c", "e", 137, 2.5)
+    assert (event.action, event.container, event.code, event.at) == ("die", "c", 137, 2.5)
     assert event.labels["kernelbridge.launch"] == "t"
 
 

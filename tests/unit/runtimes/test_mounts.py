@@ -2,9 +2,9 @@
 
 import shlex
 
-from kernelbridge.runtimes.base import Limits
-from kernelbridge.runtimes.local_host import Host, Mount, read_host
-from kernelbridge.runtimes.local_mounts import (
+from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.local.host import Host, Mount, read_host
+from kernelbridge.runtimes.local.mounts import (
     InheritedFiles,
     bwrap_arguments,
     choose_stage,
@@ -45,7 +45,7 @@ def position(*words: str) -> int:
 
 def test_every_namespace_is_its_own() -> None:
     assert {"--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"} <= set(arguments())
-    assert {"--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"} <= set(arguments())
+    assert {"--new-session", "--as-pid-1", "--clearenv"} <= set(arguments())
     assert "--share-net" not in arguments()
 
 

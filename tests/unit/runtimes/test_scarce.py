@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.base import Limits
-from kernelbridge.runtimes.docker_sockets import limit_socket_buffers
+from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
 from kernelbridge.runtimes.processors import THREAD_VARIABLES, thread_counts
 from kernelbridge.runtimes.terminals import no_terminals
 

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable
-from kernelbridge.runtimes.docker import DockerRuntime
-from kernelbridge.runtimes.docker_engine import EngineInfo
+from kernelbridge.runtimes.docker.engine import EngineInfo
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.server import app, listening
 from kernelbridge.server import open_runtime as module
 from kernelbridge.server.open_runtime import open_runtime

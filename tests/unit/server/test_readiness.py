@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from kernelbridge.errors import ImageError, RuntimeUnavailable
-from kernelbridge.runtimes.base import Runtime
-from kernelbridge.runtimes.local import LocalRuntime
+from kernelbridge.runtimes.contract import Runtime
+from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.server import readiness as module
 from kernelbridge.server.readiness import Readiness
 from tests.unit.server.conftest import StartServer

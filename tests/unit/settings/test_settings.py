@@ -321,16 +321,6 @@ def test_an_engine_elsewhere_is_not_supported() -> None:
     assert "the engine must be on this machine" in refusal(environ={"DOCKER_HOST": "ssh://ada@engine.example"})
 
 
-@pytest.mark.parametrize("runtime", ["local", "docker", "auto"])
-def test_only_containers_can_be_kept(runtime: str) -> None:
-    flags = {"runtime": runtime, "keep_sandboxes": True}
-    if runtime == "local":
-        with pytest.raises(ConfigError, match="--keep-sandboxes is not valid with --runtime local"):
-            resolve(flags, {})
-    else:
-        assert resolve(flags, {}).keep_sandboxes
-
-
 @pytest.mark.parametrize(
     ("written", "value"), [("off", None), ("1001-1002", (1001, 1002)), ("2000000-2147483647", (2000000, 2147483647))]
 )

@@ -2,14 +2,9 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import pty
-import select
-import signal
-import struct
 import sys
-import termios
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,95 +12,15 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.jupyter.bounded import Overflow
-from kernelbridge.runtimes.base import WORKSPACE_PATH, ExitStatus, Process
+from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Terminal
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell.script import POSIX_KEYS
 from kernelbridge.workspace.shell.shell import Shell
 from kernelbridge.workspace.shell.start import start_shell
 from tests.unit.unpaused import Unpaused
-
-
-class HostProcess:
-    """`runtimes.base.Process` over a terminal of this machine."""
-
-    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
-        self._process = process
-        self._master = master
-        self._closed = False
-        self._output: asyncio.Queue[bytes] = asyncio.Queue()
-        self.pid = process.pid
-        self.handle = ""
-        os.set_blocking(master, False)
-        asyncio.get_running_loop().add_reader(master, self._on_output)
-
-    def _on_output(self) -> None:
-        try:
-            data = os.read(self._master, 65536)
-        except BlockingIOError:
-            return
-        except OSError:  # what Linux says when a terminal has hung up
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._master)
-        self._output.put_nowait(data)
-
-    async def read(self) -> bytes:
-        data = await self._output.get()
-        if not data:
-            self._output.put_nowait(b"")
-        return data
-
-    async def write(self, data: bytes) -> None:
-        if self._closed or self._process.returncode is not None:
-            raise BrokenPipeError
-        assert os.write(self._master, data) == len(data)
-
-    async def resize(self, rows: int, cols: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    async def signal(self, signum: int) -> None:
-        if self._process.returncode is None:
-            os.killpg(self.pid, signum)
-
-    async def kill(self) -> None:
-        while found := session(self.pid):  # one of them may just have forked
-            await _end_all(found)
-
-    async def wait(self) -> ExitStatus:
-        code = await self._process.wait()
-        return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)
-
-    async def aclose(self) -> None:
-        await self.kill()
-        await self._process.wait()
-        if not self._closed:
-            self._closed = True
-            asyncio.get_running_loop().remove_reader(self._master)
-            os.close(self._master)
-            self._output.put_nowait(b"")
-
-
-async def _end_all(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                os.kill(pid, signal.SIGKILL)
-                await asyncio.to_thread(select.select, [descriptor], [], [], 20)
-            finally:
-                os.close(descriptor)
-
-
-def marked(mark: str) -> list[int]:
-    """The processes of this machine with `mark` in their environment or limits."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                where = (entry / "environ").read_bytes() + (entry / "limits").read_bytes()
-                if mark.encode() in where and (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
 
 
 def session(sid: int) -> list[int]:
@@ -120,15 +35,18 @@ def session(sid: int) -> list[int]:
     return found
 
 
-@dataclass
 class HostSandbox(Unpaused):
-    """`runtimes.base.Sandbox` without a wall around it."""
+    """`contract.Sandbox` without a wall around it: an agent, and what it runs."""
 
-    facts: Facts
-    workspace_path: str
-    sockets_path: str
-    id: str = "host"
-    processes: list[HostProcess] = field(default_factory=list)
+    id = "host"
+
+    def __init__(self, facts: Facts, home: Path, sockets: Path, client: AgentClient) -> None:
+        self.facts = facts
+        self.workspace_path, self.sockets_path = str(home), str(sockets)
+        self.client = client
+        self.processes: list[AgentProcess] = []
+        self.keepers: list[int] = []
+        """Those of the processes; each leads the session that its program, a shell, is a member of."""
 
     async def exec(
         self,
@@ -139,28 +57,25 @@ class HostSandbox(Unpaused):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-    ) -> Process:
-        environment = {**self.facts.env, **(env or {})}
-        if tty:
-            master, slave = pty.openpty()
-            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=environment,
-                start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            )  # fmt: skip
-        else:
-            master, slave = os.pipe()
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=slave, stderr=slave, cwd=cwd, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
-        os.close(slave)
-        self.processes.append(HostProcess(process, master))
-        return self.processes[-1]
+        name: str = "",
+        terminal: Terminal | None = None,
+    ) -> AgentProcess:
+        process = await self.client.spawn(
+            argv, env={**self.facts.env, **(env or {})}, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name,
+            terminal=terminal,
+        )  # fmt: skip
+        self.processes.append(process)
+        with contextlib.suppress(FileNotFoundError):  # it has ended already
+            stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+            self.keepers.append(int(stat.rpartition(")")[2].split()[1]))
+        return process
 
-    async def sweep(self, mark: str, *, spare: int = 0) -> None:
-        while pids := [pid for pid in marked(mark) if pid != spare]:
-            await _end_all(pids)
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
+        return self.client.open_terminal(rows, cols)
+
+    def running(self) -> list[int]:
+        """The living members of the sessions of shells, but for the keepers."""
+        return [pid for keeper in self.keepers for pid in session(keeper) if pid != keeper]
 
     def oom_kills(self) -> int:
         return 0
@@ -230,13 +145,29 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     env = {"PATH": f"/opt/sandbox/bin:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8"}
     python = PythonFacts(sys.executable, sys.version_info[:2], True, (), sys.executable)  # noqa: FBT003 - facts in their order
     facts = Facts(uid=os.getuid(), gid=os.getgid(), env=env, python=python, kernelspecs={}, shell=program)
-    place = Place(HostSandbox(facts, str(home), str(commands)), home, commands)
-    yield place
-    for shell in place.opened:
-        await shell.aclose()
-    left = [pid for process in place.sandbox.processes for pid in session(process.pid)]
-    assert left == [], "processes were left behind"
-    assert {path.name for path in commands.iterdir()} <= {POSIX_KEYS[0]}, "commands were left behind"
+    with tempfile.TemporaryDirectory(prefix="kb-") as sockets:  # whose path is short
+        directory = AgentDirectory(Path(sockets))
+        directory.prepare()
+        source = Path(sockets, "agent.py")
+        source.write_bytes(agent_source())
+        command = agent_command(sys.executable, str(source), f"{sockets}/agent", rlimits={}, start=20)
+        agent = await asyncio.create_subprocess_exec(*command, cwd="/")
+        client = AgentClient(
+            await directory.connect(), facts, judge=lambda status, _, then: then(status), on_lost=lambda _: None
+        )
+        await client.until_ready()
+        client.outlive(0)
+        place = Place(HostSandbox(facts, home, commands, client), home, commands)
+        yield place
+        for shell in place.opened:
+            await shell.aclose()
+        left = place.sandbox.running()
+        client.end()
+        await agent.wait()
+        client.ended(ExitStatus(code=0))
+        directory.close()
+        assert left == [], "processes were left behind"
+        assert {path.name for path in commands.iterdir()} <= {POSIX_KEYS[0]}, "commands were left behind"
 
 
 @pytest.fixture

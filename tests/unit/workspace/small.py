@@ -1,6 +1,6 @@
 """Settings of workspaces that hold little, for tests that fill them."""
 
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.workspace.options import Bounds
 from kernelbridge.workspace.settings import WorkspaceSettings
 

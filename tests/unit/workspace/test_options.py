@@ -5,7 +5,7 @@ from types import MappingProxyType
 import pytest
 
 from kernelbridge.errors import BadRequest, SessionConflict
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.workspace.lifecycle.status import StatusTeller, session_status
 from kernelbridge.workspace.options import Bounds, Choice, Opening, SessionOptions, checked, choose

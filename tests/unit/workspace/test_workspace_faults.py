@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, RuntimeUnavailable, SandboxError
+from kernelbridge.errors import (
+    KernelBridgeError,
+    LimitExceeded,
+    RuntimeUnavailable,
+    SandboxError,
+    SessionClosed,
+)
 from kernelbridge.jupyter.cell import Cell, Outcome
-from kernelbridge.runtimes.base import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.absent_clients import Absent
 from kernelbridge.workspace.cells.queue import Job
@@ -50,8 +56,8 @@ class BrokenSandbox(Unpaused):
     async def exec(self, *_args: object, **_options: object) -> Any:
         raise SandboxError("The program cannot be started", "the sandbox is broken")
 
-    async def sweep(self, mark: str) -> None:
-        raise SandboxError("Processes in the sandbox cannot be ended", f"the sandbox is broken, and has no {mark}")
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> Any:
+        raise SandboxError("The terminal cannot be opened", f"the sandbox is broken, and has none of {rows}x{cols}")
 
     def oom_kills(self) -> int:
         return 0
@@ -231,7 +237,7 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
     registry.close(KEY, Absent(None, registry), delete_files=False, done=closed.put_nowait)
     async with asyncio.timeout(20):
         await closed.get()
-    assert isinstance(answers.get_nowait(), KernelError)
+    assert isinstance(answers.get_nowait(), SessionClosed)
     assert answers.empty()
 
 

@@ -30,7 +30,7 @@ from kernelbridge.protocol.sessions import (
     SessionReady,
     State,
 )
-from kernelbridge.runtimes.base import Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import (
     Client,
@@ -118,7 +118,7 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
         return
     choice = workspace.opening.choice
     cells, commands = workspace.queued
-    since = workspace.executions.running_since
+    run = workspace.executions.running
     client.send(
         SessionInfoReply(
             session_id=message.session_id,
@@ -136,7 +136,7 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
             connections=registry.connections(key),
             queued_cells=cells,
             queued_commands=commands,
-            running_since=UNSET if since is None else timestamp(since),
+            running_since=UNSET if run is None else timestamp(run.since),
             terminals=workspace.terminals.ids,
             waiting_input=workspace.executions.prompt is not None,
             last_seq=workspace.feed.last,

@@ -103,7 +103,8 @@ async def type_input(context: RequestContext, message: TerminalInput) -> None:
 
 async def resize(context: RequestContext, message: TerminalResize) -> None:
     """Set a terminal's size."""
-    context.workspace.terminals.find(message.terminal_id).resize(Size(message.rows, message.cols))
+    terminals = context.workspace.terminals
+    terminals.resize(terminals.find(message.terminal_id), Size(message.rows, message.cols))
 
 
 async def close(context: RequestContext, message: CloseTerminal) -> None:

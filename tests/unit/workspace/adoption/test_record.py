@@ -1,9 +1,12 @@
 """What is noted of a session is read again by the next server, or said to be damaged."""
 
+import asyncio
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -14,16 +17,20 @@ from msgspec import structs
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.base import Limits, Sandbox
+from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice
 from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
 CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
 KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
+
+A, B = (TerminalState(name, f"exec:{name}", 24, 80) for name in "ab")
+SHELL = ShellState("exec:8", "/dev/pts/0", "/dev/pts/1", ("/dev/pts/2",), left=True)
 
 
 class Known:
@@ -36,12 +43,21 @@ class Known:
 SANDBOX = cast("Sandbox", Known())
 
 
+class AtOnce(Executor):
+    """Works when it is asked to, so that files can be looked at without waiting."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*args, **kwargs))
+        return done
+
+
 def ignore(_answer: object) -> None:
     """Answer nobody."""
 
 
 def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
-    return Record(directory, key, created="then", runtime="docker", seq=seq)
+    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce(), spool=100)
 
 
 def only(directory: Path) -> PreviousSession:
@@ -67,14 +83,14 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
-    record.shell_started()
+    record.shell_is(SHELL)
     job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
     record.begins("msg_1", job, 12.5, 7.5)
     record.leave()
     left = only(tmp_path)
     assert left.key == KEY
     assert left.state.kernel == KERNEL
-    assert left.state.had_shell
+    assert (left.state.had_shell, left.state.shell) == (True, SHELL)
     assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
     assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
         Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
@@ -90,21 +106,34 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
 def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.command_begins("r" * 100, streams=True)
+    record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
     record.command_ended()
-    record.terminals_are(["a", "b"])
+    record.terminals_are([A, B])
     left = only(tmp_path)
-    assert (left.command, left.state.terminals) == (None, ("a", "b"))
-    record.command_begins("c", streams=False)
+    assert (left.command, left.state.terminals) == (None, (A, B))
+    command = RunningCommand(
+        "c",
+        False,  # noqa: FBT003 - streams
+        since=1.0,
+        began=2.0,
+        timeout=3.0,
+        nonce="n",
+        file="f",
+        moment=Moment(4, 5),
+    )
+    record.command_begins(command)
+    record.command_wrote(b"a" * 60)
+    record.command_wrote(b"b" * 60)
     record.leave()
     left = only(tmp_path)
-    assert left.command is not None
-    assert (left.command.request_id, left.command.streams) == ("c", False)
+    assert left.command == command
+    assert left.output == b"a" * 60 + b"b" * 40
+    assert command.time_left(4.0) == 1.0
     # What an earlier server has noted is kept until its end has been told, also when the sandbox is gone.
     record = new(tmp_path)
     record.adopt(left.without_sandbox().state, None)
     left = only(tmp_path)
-    assert (left.command is None, left.state.terminals) == (False, ("a", "b"))
+    assert (left.command is None, left.state.terminals) == (False, (A, B))
     record.shells_told()
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, ())
@@ -113,7 +142,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
 def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.terminals_are(["a"])
+    record.terminals_are([A])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
 
@@ -121,7 +150,7 @@ def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
 def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
     for number, runtime in enumerate(("docker", "docker", "local")):
         key = SessionKey("Ada", f"s{number}")
-        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int)
+        record = Record(tmp_path, key, created="then", runtime=runtime, seq=int, executor=AtOnce())
         record.opened(CHOICE, SANDBOX)
     assert left_in_sandboxes(tmp_path, "docker") == 2
     new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
@@ -267,7 +296,7 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
 def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))
     assert list(previous_sessions(tmp_path)) == []
 
 
@@ -310,3 +339,42 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     cell = only(tmp_path / "later").cell
     assert cell is not None
     assert cell.msg_id == "msg_1"
+
+
+async def test_a_disk_that_stands_still_holds_up_nobody_but_who_waits_for_it(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(go_on.wait)
+        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
+        record.opened(CHOICE, SANDBOX)
+        record.kernel_started(KERNEL)
+        written = asyncio.ensure_future(record.written())
+        await asyncio.wait({written}, timeout=0.05)
+        assert (written.done(), list(previous_sessions(tmp_path))) == (False, [])
+        go_on.set()
+        await asyncio.wait_for(written, 5)
+        assert only(tmp_path).state.kernel == KERNEL
+
+
+async def test_a_note_that_is_being_written_when_its_session_is_removed_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, replace = threading.Event(), threading.Event(), Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        begun.set()
+        go_on.wait(5)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    with ThreadPoolExecutor(4) as executor:
+        record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
+        record.opened(CHOICE, SANDBOX)
+        await asyncio.to_thread(begun.wait, 5)
+        record.write()
+        record.remove()
+        removed = asyncio.ensure_future(record.written())
+        await asyncio.wait({removed}, timeout=0.1)
+        go_on.set()
+        await asyncio.wait_for(removed, 5)
+    assert list(tmp_path.iterdir()) == []

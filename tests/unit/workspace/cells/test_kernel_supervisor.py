@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, KernelError, NoInputWaiting, SandboxError
+from kernelbridge.errors import KernelBridgeError, KernelError, NoInputWaiting, SandboxError, SessionClosed
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent
 from kernelbridge.jupyter.kernel import Kernel
@@ -61,9 +61,6 @@ class Unrecorded:
         pass
 
     def ended(self) -> None:
-        pass
-
-    def loss_told(self) -> None:
         pass
 
 
@@ -324,13 +321,14 @@ async def test_the_end_of_the_session_answers_everybody(new_place: NewPlace) -> 
     place.lane.end()
     assert (await done).cause == "kernel_restarted"
     for answer in (restarted, questioned):
-        assert isinstance(await asyncio.wait_for(answer, PATIENCE), KernelError)
+        assert isinstance(await asyncio.wait_for(answer, PATIENCE), SessionClosed)
     with pytest.raises(NoInputWaiting):
         place.lane.reply_input("x", None)
-    with pytest.raises(KernelError):
+    with pytest.raises(SessionClosed, match="The session is closed: send the request again"):
         place.lane.restart(restarted.set_result)
-    with pytest.raises(KernelError):
+    with pytest.raises(SessionClosed) as refused:
         place.send("1")
+    assert (refused.value.code, refused.value.retryable) == ("kernel_failed", True)
 
 
 async def test_a_deadline_counts_only_while_its_clock_runs() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.errors import KernelBridgeError, KernelError, SessionClosed
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
@@ -243,4 +243,4 @@ async def test_the_end_of_the_session_answers_everybody_who_asked_meanwhile(afte
     after.lane.end()
     assert answer.result().cause == "session_closed"
     assert steps == [Progress("none", done=True, state_preserved=False)]
-    assert isinstance(await of(restart), KernelError)
+    assert isinstance(await of(restart), SessionClosed)

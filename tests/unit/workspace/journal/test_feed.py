@@ -262,8 +262,9 @@ async def test_a_reserve_is_asked_for_before_it_is_used_up(feed: Feed, monkeypat
     assert noted == []
     note()
     for _ in range(20):
-        assert feed.next_seq() < noted[-1]
-    assert noted == [15, 20, 25, 30, 35]
+        before = noted[-1]
+        assert feed.next_seq() < before, "what is noted now may not be on disk yet"
+    assert noted == [15, 18, 21, 24, 27, 30, 33]
 
 
 async def test_a_kept_answer_is_kept_until_the_slowest_follower_has_it(tasks: TaskSet) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
-from kernelbridge.runtimes.base import Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
@@ -25,6 +25,9 @@ class ObedientSandbox:
         self.running = True
         self.calls: asyncio.Queue[tuple[str, asyncio.Future[None]]] = asyncio.Queue()
         self.told: Callable[[bool], None] = lambda _paused: None
+
+    def outlive(self, seconds: float) -> None:
+        """It has no server."""
 
     def watch_pauses(self, told: Callable[[bool], None]) -> None:
         self.told = told

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError, TerminalError
-from kernelbridge.runtimes.base import ExitStatus, Process
-from kernelbridge.workspace.shell.ptys import ScreenOnly
+from kernelbridge.runtimes.contract import ExitStatus, Moment
+from kernelbridge.workspace.shell.ptys import Taken
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell
-from tests.unit.workspace.conftest import HostSandbox, Place, session
+from tests.unit.workspace.conftest import Place
 
 every = pytest.mark.parametrize("place", ["bash", "dash", "busybox"], indirect=True)
 
@@ -209,8 +209,7 @@ async def test_a_command_that_times_out_is_ended_and_the_shell_is_not(place: Pla
     assert "not reached" not in outcome.output
     assert ("begun" in outcome.output) == ("begun" in command)
     assert (outcome.state_preserved, outcome.cwd) == (True, "/usr")
-    process = place.sandbox.processes[-1]
-    assert session(process.pid) == [process.pid]
+    assert place.sandbox.running() == [place.sandbox.processes[-1].pid]
     assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
     assert (await shell.run("echo $A $PWD", timeout=20)).output == "1 /usr\n"
 
@@ -229,7 +228,7 @@ async def test_what_ignores_every_key_is_killed_with_its_shell(place: Place, com
     outcome = await shell.run(command.replace("1000", UNUSUAL), timeout=1)
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("timeout", None, False)
     assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
-    assert session(place.sandbox.processes[-1].pid) == []
+    assert place.sandbox.running() == []
     assert not await works(place, shell)
 
 
@@ -247,7 +246,7 @@ async def test_closing_ends_a_running_command_and_every_job(shell: Shell, place:
     await shell.aclose()
     outcome = await running
     assert (outcome.cause, outcome.state_preserved) == ("shell_exited", False)
-    assert session(place.sandbox.processes[-1].pid) == []
+    assert place.sandbox.running() == []
     await shell.aclose()
 
 
@@ -306,11 +305,31 @@ async def test_a_program_that_is_no_shell_is_named(place: Place) -> None:
         await place.shell()
 
 
-class GoneSandbox(HostSandbox):
-    """A sandbox that was removed behind the bridge's back."""
+class DeafTerminal:
+    """One on which nobody writes."""
 
-    async def exec(self, *_: object, **__: object) -> Process:
-        raise SandboxError("The sandbox is gone", "it was removed")
+    path = "/dev/pts/0"
+
+    def __init__(self, process: "DeafProcess") -> None:
+        self._process = process
+
+    async def read(self) -> bytes:
+        return await self._process.read()
+
+    async def write(self, data: bytes) -> None:
+        await self._process.write(data)
+
+    def only_for_writing(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
 
 
 class DeafProcess:
@@ -333,6 +352,12 @@ class DeafProcess:
         pass
 
     async def signal(self, signum: int) -> None:
+        pass
+
+    async def moment(self) -> Moment:
+        return Moment(0, 0)
+
+    async def prune(self, since: Moment | None = None) -> None:
         pass
 
     async def kill(self) -> None:
@@ -366,14 +391,15 @@ class OutOfMemoryProcess(DeafProcess):
 
 
 async def test_a_sandbox_that_is_gone_is_reported_as_such(place: Place) -> None:
-    gone = GoneSandbox(place.sandbox.facts, str(place.home), str(place.commands))
-    with pytest.raises(SandboxError, match="it was removed"):
-        await start_shell(gone, commands_host=place.commands, commands_inside="/x", env={}, max_output=1)
+    place.sandbox.client.end()
+    with pytest.raises(SandboxError, match="The sandbox is gone"):
+        await start_shell(place.sandbox, commands_host=place.commands, commands_inside="/x", env={}, max_output=1)
 
 
 async def shell_of(process: DeafProcess, place: Place) -> Shell:
+    terminal = DeafTerminal(process)
     settings = ShellSettings("/bin/sh", place.commands, max_output=100, grace=1)
-    return Shell(place.sandbox, process, ScreenOnly(process, "/dev/pts/0"), settings)
+    return Shell(place.sandbox, process, Taken(terminal, terminal), settings)
 
 
 async def test_a_shell_that_does_not_answer_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

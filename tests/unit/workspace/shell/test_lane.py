@@ -19,6 +19,7 @@ from kernelbridge.workspace.shell import command_files
 from kernelbridge.workspace.shell import lane as module
 from kernelbridge.workspace.shell.lane import Interruption, TerminalLane
 from kernelbridge.workspace.shell.shell import Shell
+from tests.unit.workspace.adoption.test_record import AtOnce
 from tests.unit.workspace.conftest import Place
 
 Answer = CommandOutcome | KernelBridgeError
@@ -37,12 +38,12 @@ async def run(lane: TerminalLane, command: str) -> CommandOutcome:
 
 
 class Jobs:
-    """Ends the jobs of a lane's commands when it is let."""
+    """Ends the jobs of a shell when it is let."""
 
     def __init__(self) -> None:
         self.begun, self.let = asyncio.Event(), asyncio.Event()
 
-    async def end(self, _spare: int) -> None:
+    async def end(self) -> None:
         self.begun.set()
         await self.let.wait()
 
@@ -52,25 +53,24 @@ def jobs() -> Jobs:
     return Jobs()
 
 
-def lane_of(
-    place: Place, tasks: TaskSet, jobs: Jobs, start_shell: Callable[[], Awaitable[Shell]] | None = None
-) -> TerminalLane:
+def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Shell]] | None = None) -> TerminalLane:
     return TerminalLane(
         start_shell or place.shell,
-        end_jobs=jobs.end,
         destroy_sandbox=place.sandbox.destroy,
         queue_limit=10,
         tasks=tasks,
         memory=MemoryWatch(lambda: None),
-        record=Record(place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int),
+        record=Record(
+            place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int, executor=AtOnce()
+        ),
         longest=None,
     )
 
 
 @pytest.fixture
-async def lane(place: Place, jobs: Jobs) -> AsyncIterator[TerminalLane]:
+async def lane(place: Place) -> AsyncIterator[TerminalLane]:
     tasks = TaskSet()
-    lane = lane_of(place, tasks, jobs)
+    lane = lane_of(place, tasks)
     yield lane
     await lane.aclose()
     await tasks.aclose()
@@ -118,11 +118,12 @@ async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
 
 
 async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
-    place: Place, lane: TerminalLane, jobs: Jobs
+    place: Place, lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ends them ends all that any command has started."""
     told: list[Interruption] = []
     await run(lane, "V=1")
+    monkeypatch.setattr(place.opened[-1], "end_jobs", jobs.end)
     lane.interrupt(told.append, queued=False, jobs=True)
     following = send(lane, "echo $V >begun")
     await jobs.begun.wait()
@@ -136,11 +137,12 @@ async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
 
 
 async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
-    lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    place: Place, lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What makes sandboxes may hang: that is told, and the shell is none the worse."""
     monkeypatch.setattr(module, "_PATIENCE", 0.1)
     await run(lane, "V=1")
+    monkeypatch.setattr(place.opened[-1], "end_jobs", jobs.end)
     lane.interrupt(lambda _: None, queued=False, jobs=True)
     assert isinstance(await send(lane, "echo $V"), RuntimeUnavailable)
     jobs.let.set()
@@ -148,7 +150,7 @@ async def test_a_command_is_refused_when_those_jobs_are_not_ended_in_time(
     assert (outcome.output, outcome.state_preserved) == ("1\n", True)
 
 
-@pytest.mark.parametrize("unasked", ["signal", "sweep"])
+@pytest.mark.parametrize("unasked", ["signal", "prune"])
 async def test_an_interrupt_is_answered_when_nobody_can_be_asked_to_end_the_command(
     place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch, unasked: str
 ) -> None:
@@ -164,7 +166,7 @@ async def test_an_interrupt_is_answered_when_nobody_can_be_asked_to_end_the_comm
     await begun.wait()
     told: asyncio.Queue[Interruption] = asyncio.Queue()
     with monkeypatch.context() as patched:
-        patched.setattr(place.opened[-1]._process if unasked == "signal" else place.sandbox, unasked, engine_hangs)
+        patched.setattr(place.opened[-1]._process, unasked, engine_hangs)
         lane.interrupt(told.put_nowait, queued=False, jobs=False)
         last = await last_of(told)
         assert isinstance(await command, RuntimeUnavailable)
@@ -173,10 +175,14 @@ async def test_an_interrupt_is_answered_when_nobody_can_be_asked_to_end_the_comm
     assert (await run(lane, "true")).state_preserved is last.state_preserved
 
 
-async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(place: Place, jobs: Jobs) -> None:
+async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(
+    place: Place, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or what ends processes would be frozen with them, and taken for stuck."""
     tasks = TaskSet()
-    lane = lane_of(place, tasks, jobs)
+    lane = lane_of(place, tasks)
+    await run(lane, "true")
+    monkeypatch.setattr(place.opened[-1], "end_jobs", jobs.end)
     told: asyncio.Queue[Interruption] = asyncio.Queue()
     lane.interrupt(told.put_nowait, queued=False, jobs=True)
     assert lane.busy
@@ -205,13 +211,11 @@ class HeldTasks(TaskSet):
         return super().create(held())
 
 
-async def test_an_interrupt_of_a_command_that_has_ended_meanwhile_leaves_the_next_one_alone(
-    place: Place, jobs: Jobs
-) -> None:
+async def test_an_interrupt_of_a_command_that_has_ended_meanwhile_leaves_the_next_one_alone(place: Place) -> None:
     for name in ("one", "two"):
         os.mkfifo(place.home / name)
     tasks = HeldTasks()
-    lane = lane_of(place, tasks, jobs)
+    lane = lane_of(place, tasks)
     begun, told = asyncio.Event(), asyncio.Queue[Interruption]()
     following: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     first: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -234,7 +238,7 @@ async def test_an_interrupt_of_a_command_that_has_ended_meanwhile_leaves_the_nex
     await tasks.aclose()
 
 
-async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place: Place, jobs: Jobs) -> None:
+async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place: Place) -> None:
     asked, let = asyncio.Event(), asyncio.Event()
 
     async def start() -> Shell:
@@ -243,7 +247,7 @@ async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place:
         return await place.shell()
 
     tasks = TaskSet()
-    lane = lane_of(place, tasks, jobs, start)
+    lane = lane_of(place, tasks, start)
     done = send(lane, "echo x")
     await asked.wait()
     await lane.aclose()

@@ -3,15 +3,15 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import Spilled
-from kernelbridge.runtimes.base import Process
+from kernelbridge.runtimes.contract import Moment, Terminal
 from kernelbridge.workspace.shell.shell import Shell, Step
-from tests.unit.workspace.conftest import HostSandbox, Place, session
+from tests.unit.workspace.conftest import Place
 from tests.unit.workspace.shell.test_hostile import UNUSUAL, everything, words
 
 every = pytest.mark.parametrize("place", ["bash", "dash", "busybox"], indirect=True)
@@ -67,7 +67,7 @@ async def test_an_interrupt_ends_the_command_and_what_it_started(place: Place) -
     assert heard.steps == [("sigint", True)]
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("interrupted", 130, True)
     assert "not reached" not in outcome.output
-    assert session(place.sandbox.processes[-1].pid) == [place.sandbox.processes[-1].pid]
+    assert place.sandbox.running() == [place.sandbox.processes[-1].pid]
     assert [pid for pid in everything() if f"sleep {UNUSUAL}" in words(pid)] == []
     assert (await shell.run("echo $A", timeout=20)).output == "1\n"
 
@@ -100,27 +100,27 @@ async def test_an_interrupt_of_nothing_does_nothing(shell: Shell) -> None:
     assert (await shell.run("echo x", timeout=20)).output == "x\n"
 
 
-async def test_an_interrupt_of_a_command_that_waits_for_a_terminal_costs_nothing(
+async def test_an_interrupt_of_a_command_that_is_not_typed_yet_costs_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is opened slowly where there is hardly any room for processes."""
-    shell, opened, exec_ = await place.shell(grace=0.3), asyncio.Event(), place.sandbox.exec
+    """The sandbox may take its time to say what time it is there."""
+    shell, told = await place.shell(grace=0.3), asyncio.Event()
+    process = place.sandbox.processes[-1]
+    moment = process.moment
 
-    async def slowly(*of: Any, **how: Any) -> Process:
-        await opened.wait()
-        return await exec_(*of, **how)
+    async def slowly() -> Moment:
+        await told.wait()
+        return await moment()
 
-    monkeypatch.setattr(place.sandbox, "exec", slowly)
-    await shell.run(f"A=1; sleep {UNUSUAL} &", timeout=20)
-    try:
+    await shell.run("A=1", timeout=20)
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "moment", slowly)
         heard = Heard()
         running = asyncio.create_task(shell.run("echo not reached", timeout=None))
-        await asyncio.sleep(0)  # its turn: it goes on to the terminal
+        await asyncio.sleep(0)  # its turn: it goes on to ask
         assert await shell.interrupt(heard.step)
+        told.set()
         outcome = await running
-    finally:
-        opened.set()
-    outcome = await running
     assert heard.steps == [("sigint", True)]
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("interrupted", 130, True)
     assert outcome.output == outcome.late_output == ""
@@ -151,23 +151,36 @@ async def test_a_job_keeps_its_terminal_and_its_output_comes_late(shell: Shell, 
         late = (await shell.run("true", timeout=20)).late_output
     assert late == "late\n"
     assert (await shell.run("true", timeout=20)).late_output == ""
-    holders = [process for process in place.sandbox.processes if session(process.pid)]
-    assert len(holders) == 3  # two terminals and the shell
+    assert len(place.sandbox.processes) == 1  # a terminal costs none
 
 
-class FullSandbox(HostSandbox):
-    """A sandbox in which no more processes can be started."""
-
-    async def exec(self, *_: object, **__: object) -> Process:
-
-        raise SandboxError("no more processes can be started in this sandbox")
+def terminals() -> int:
+    """How many of this process's descriptors are the bridge's end of a terminal."""
+    return sum(path.readlink().name == "ptmx" for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
 
 
-async def test_where_no_terminal_can_be_opened_jobs_share_it(shell: Shell, place: Place) -> None:
-    place.sandbox.__class__ = FullSandbox
-    await shell.run("sleep 1000 &", timeout=20)
-    assert (await shell.run("echo x", timeout=20)).output == "x\n"
-    place.sandbox.__class__ = HostSandbox
+async def test_the_terminal_of_a_job_is_closed_when_it_has_ended(shell: Shell) -> None:
+    await shell.run("true &", timeout=20)
+    await shell.run("wait", timeout=20)  # what it reads from stays, and another is written on
+    before = terminals()
+    for _ in range(12):
+        await shell.run("sleep 0.01 &", timeout=20)
+        await shell.run("wait", timeout=20)
+    async with asyncio.timeout(20):
+        while terminals() > before:
+            await shell.run("true", timeout=20)
+
+
+async def test_where_no_terminal_can_be_opened_jobs_share_it(
+    shell: Shell, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> Terminal:
+        raise SandboxError("A terminal cannot be opened in the sandbox", "there is none left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.sandbox, "open_terminal", none_left)
+        await shell.run("sleep 1000 &", timeout=20)
+        assert (await shell.run("echo x", timeout=20)).output == "x\n"
 
 
 class KeptOverflow:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernelbridge.runtimes.base import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.terminals.terminal import BACKLOG, Ending, Size, Terminal
 
 PATIENCE = 20.0
@@ -67,19 +67,14 @@ class QuickProcess:
         pass
 
 
-class EmptySandbox:
-    async def sweep(self, _mark: str) -> None:
-        pass
-
-
 async def test_the_last_output_of_a_shell_that_has_ended_waits_for_nobody() -> None:
     """Whoever reads slowly may be waited for longer than the end of a terminal may take."""
     viewer, process = LateViewer(), QuickProcess()
     terminal = Terminal("t", Size(24, 80), on_ending=lambda: None)
     terminal.attach(viewer)
 
-    async def start(_size: Size, _mark: str) -> tuple[Sandbox, Process]:
-        return cast("Sandbox", EmptySandbox()), cast("Process", process)
+    async def start(_size: Size) -> tuple[Sandbox, Process]:
+        return cast("Sandbox", None), cast("Process", process)
 
     running: asyncio.Task[Any] = asyncio.create_task(terminal.run(start))
     async with asyncio.timeout(PATIENCE):

@@ -1,0 +1,109 @@
+"""Where an agent's socket is, and how it is reached safely.
+
+It has a directory of its own in the sandbox's socket directory, which is open to the sandbox's user only while the
+agent binds, before any program of the user runs. Then the socket is opened with `O_PATH | O_NOFOLLOW`, seen to be one,
+and reached through `/proc/self/fd`. Where the bridge is another user, the closed directory also keeps programs in the
+sandbox from connecting; the agent refuses them in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.trees import remove_tree
+
+NAME = "agent"
+"""Of the directory, in the sandbox's socket directory."""
+_SOCKET = "socket"
+_OPEN, _CLOSED = 0o777, 0o700
+_LOOK_SECONDS = 0.005
+_BUSY_SECONDS = 0.02
+
+
+class AgentDirectory:
+    """The directory of one sandbox's agent; `sockets` is the host's side of the sandbox's socket directory.
+
+    Use `prepare` before the sandbox is started and then `connect`; or `reopen` for one that an earlier server started.
+    """
+
+    def __init__(self, sockets: Path) -> None:
+        self._path = sockets / NAME
+        self._fd = -1
+
+    def prepare(self) -> None:
+        """Make the directory anew, open to the sandbox's user; raises OSError. Blocking."""
+        remove_tree(self._path)
+        self._path.mkdir(mode=0o700)
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # To everyone, and not by chown: with user namespaces the sandbox's uid is not the host's.
+        os.fchmod(self._fd, _OPEN)
+
+    async def connect(self, gone: asyncio.Future[Any] | None = None) -> socket.socket:
+        """Wait for the agent to bind, close the directory to the sandbox's user, and connect.
+
+        Returns a connected socket, which the caller closes. Raises `SandboxError` when `gone` is done before that, or
+        something else is in the place of the socket. Cancellation leaves nothing open.
+        """
+        while True:
+            if gone is not None and gone.done():
+                raise SandboxError("The sandbox could not be started", "it ended before its agent could be reached")
+            if self._bound():
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        os.fchmod(self._fd, _CLOSED)
+        return await self._connect()
+
+    async def reopen(self) -> socket.socket:
+        """Connect to the agent of a sandbox that an earlier server started; raises `SandboxError`."""
+        self.close()
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as exc:
+            raise SandboxError("The sandbox cannot be reached", f"its agent's directory: {exc.strerror}") from exc
+        return await self._connect()
+
+    def close(self) -> None:
+        """Release the directory, which stays. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _bound(self) -> bool:
+        try:
+            os.stat(_SOCKET, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def _connect(self) -> socket.socket:
+        try:
+            held = os.open(_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as exc:
+            raise SandboxError("The sandbox cannot be reached", f"its agent's socket: {exc.strerror}") from exc
+        try:
+            if not stat.S_ISSOCK(os.fstat(held).st_mode):
+                raise SandboxError("The sandbox cannot be reached", "something else is in the place of its socket")
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                connection.settimeout(0)
+                while True:
+                    try:
+                        connection.connect(f"/proc/self/fd/{held}")
+                    except BlockingIOError:  # as many wait to be let in as may: programs of the same user can do that
+                        await asyncio.sleep(_BUSY_SECONDS)
+                    else:
+                        return connection
+            except OSError as exc:
+                connection.close()
+                raise SandboxError("The sandbox cannot be reached", f"its agent's socket: {exc.strerror}") from exc
+            except BaseException:
+                connection.close()
+                raise
+        finally:
+            os.close(held)

@@ -1,0 +1,139 @@
+"""The bridge's end of an agent's socket: packets and descriptors, in order, without ever blocking.
+
+What an agent says is believed only as an answer to something asked. Anything else breaks the link, and with it the
+sandbox is lost.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from kernelbridge.runtimes.agent.messages import PACKET, Answer, Ready, Request, decode
+
+_QUEUE = 1024
+"""Requests that the agent has not taken yet; one that takes none is broken."""
+_BATCH = 64
+"""Packets read before other work has its turn."""
+
+
+class AgentLink:
+    """One agent's socket; owns it. Sends never block.
+
+    `on_answer` takes each answer, and a list with the descriptor that came with it, if one did: it may take that out,
+    and says whether the answer can be. `on_lost` takes the reason when the link breaks; not after `close`.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        *,
+        on_answer: Callable[[Answer, list[int]], bool],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        control.settimeout(0)
+        self._loop = asyncio.get_running_loop()
+        self._socket = control
+        self._fd = control.fileno()
+        self._on_answer = on_answer
+        self._on_lost = on_lost
+        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self.closed = False
+        self.ready: asyncio.Future[bool] = self._loop.create_future()
+        """True once the agent has answered, false if the link ends before that."""
+        self.ptmx = -1
+        """The sandbox's ptmx (O_PATH), while the link is open; -1 if it has none."""
+        self._loop.add_reader(self._fd, self._readable)
+
+    def post(self, message: Request, fds: Sequence[int] = ()) -> None:
+        """Send a request, now or when the agent takes it; `fds` are closed in any case."""
+        if self.closed:
+            _close_all(fds)
+            return
+        self._queue.append((msgspec.json.encode(message), list(fds)))
+        if len(self._queue) > _QUEUE:
+            self._lose("the sandbox's agent takes no requests")
+        elif len(self._queue) == 1:
+            self._flush()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._socket.close()
+        for _, fds in self._queue:
+            _close_all(fds)
+        self._queue.clear()
+        if self.ptmx >= 0:
+            os.close(self.ptmx)
+            self.ptmx = -1
+        if not self.ready.done():
+            self.ready.set_result(False)
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, fds = self._queue[0]
+            try:
+                socket.send_fds(self._socket, [data], fds)
+            except BlockingIOError:
+                self._loop.add_writer(self._fd, self._flush)
+                return
+            except OSError as exc:
+                self._lose(f"the sandbox's agent is gone ({exc.strerror})")
+                return
+            self._queue.popleft()
+            _close_all(fds)
+        self._loop.remove_writer(self._fd)
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            if self.closed:
+                return
+            try:
+                # The kernel closes what comes beyond one descriptor.
+                data, ancillary, flags, _ = self._socket.recvmsg(PACKET, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._lose(f"the sandbox's agent is gone ({exc.strerror})")
+                return
+            fds = array.array("i")
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+            self._receive(data, flags, list(fds))
+
+    def _receive(self, data: bytes, flags: int, fds: list[int]) -> None:
+        try:
+            if not data:
+                self._lose("the sandbox's agent is gone")
+                return
+            message = None if flags & socket.MSG_TRUNC else decode(data)
+            if isinstance(message, Ready):
+                if not self.ready.done():
+                    self.ptmx = fds.pop() if fds else -1
+                    self.ready.set_result(True)
+                    return
+            elif message is not None and self.ready.done() and self._on_answer(message, fds):
+                return
+            self._lose("the sandbox's agent broke its protocol")
+        finally:
+            _close_all(fds)
+
+    def _lose(self, reason: str) -> None:
+        self.close()
+        self._on_lost(reason)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

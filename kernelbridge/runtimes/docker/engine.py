@@ -1,0 +1,327 @@
+"""Questions to the Docker Engine, in bounded time and off the event loop.
+
+The SDK is synchronous. Its calls run in a few threads of their own; a caller waits at most `timeout` seconds
+for the answer and gets `RuntimeUnavailable` otherwise. Answers that say no (`docker.errors.APIError`) pass through:
+only the caller knows what they mean.
+
+What somebody waits for may be several calls in a row, of several owners: a container is removed, then another made in
+its place. So that an engine that hangs costs them one time-out and not one each, it is asked for a sign of life before
+a call that follows one which was not answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import docker
+from docker.api import APIClient
+from docker.errors import APIError, DockerException
+from urllib3.exceptions import HTTPError
+
+from kernelbridge.errors import RuntimeUnavailable
+
+T = TypeVar("T")
+ClientFactory = Callable[..., docker.DockerClient]
+"""`docker.from_env` or alike: takes `version`, `timeout` (seconds) and `max_pool_size`."""
+
+CALL_TIMEOUT = 8.0
+"""Seconds for one call. A new session must hear of an engine that hangs within ten."""
+KNOCK_TIMEOUT = 1.0
+"""Seconds for a sign of life, which takes milliseconds: with the call that had no answer before, less than ten."""
+MISTRUST = 15.0
+"""Seconds after a call without an answer in which signs of life are asked for: who is slow with those, too, is not
+given up for ever."""
+THREADS = 8
+
+UNREACHABLE = (OSError, HTTPError, DockerException)
+"""What the SDK raises when there is no answer. `APIError` is one of them and must be handled before."""
+GONE = (404, 409)
+"""Status codes for what is not there, or does not run, any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is known about the engine. Where it does not answer, only `reason` is."""
+
+    available: bool
+    reason: str = ""
+    """Why it does not answer and what to do."""
+    version: str = ""
+    api_version: str = ""
+    cgroup_version: str = ""
+    cpus: int = 0
+    memory: int = 0
+    """Bytes of the host."""
+    security: tuple[str, ...] = ()
+    """Names of the engine's security options: seccomp, apparmor, rootless, userns …"""
+
+    def __str__(self) -> str:
+        return f"Docker Engine {self.version} (API {self.api_version}, cgroup v{self.cgroup_version})"
+
+
+class Engine:
+    """A connection to one engine. `aclose` releases its threads and sockets."""
+
+    def __init__(self, client_factory: ClientFactory = docker.from_env, *, timeout: float = CALL_TIMEOUT) -> None:
+        self.timeout = timeout
+        # The socket's own limit only ends the thread; ours comes first, and says it better.
+        self._connect = partial(client_factory, version="auto", timeout=timeout + 0.5, max_pool_size=THREADS)
+        self._client: docker.DockerClient | None = None
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
+        self._running: set[Future[Any]] = set()
+        self._heard = self._missed = float("-inf")
+        """Times: of the latest answer, and of the latest call that was given up without any since it began."""
+        self._knock: Future[bool] | None = None
+        self._knocked = float("-inf")
+        """When that was asked."""
+        self._calls = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    async def open(self) -> EngineInfo:
+        """Connect and ask what the engine is; raises `RuntimeUnavailable`."""
+        self._client = await self._bounded(self.new_client, doing="connecting", discard=_close_client)
+        return await self.call(_engine_info, doing="asking for its version")
+
+    def new_client(self) -> docker.DockerClient:
+        """Make a client of one's own, for a thread that streams. Blocks; raises one of `UNREACHABLE`."""
+        client = self._connect()
+        # The SDK keeps a pool of connections for each URL, and nearly every URL has an id in it: they are never used
+        # again, only kept open. To connect to a local socket takes microseconds.
+        client.api.headers["Connection"] = "close"
+        client.api.close()
+        return client
+
+    async def call(self, job: Callable[[APIClient], T], *, doing: str) -> T:
+        """Run `job` in a thread; `doing` says what that is for, in an error.
+
+        Raises `RuntimeUnavailable`, or what the engine answered as `docker.errors.APIError`. When cancelled, the
+        thread still comes to its end.
+        """
+        api = await self._awake(doing)
+        return await self._bounded(partial(job, api), doing=doing)
+
+    async def _awake(self, doing: str) -> APIClient:
+        """See that it answers, if something was not answered before. Raises `RuntimeUnavailable`."""
+        if self._client is None:
+            raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
+        api = self._client.api
+        if self._silent and not await self._lives(api):
+            problem = no_answer(f"a sign of life before {doing}", min(KNOCK_TIMEOUT, self.timeout))
+            self._fail_queue(problem)
+            raise problem
+        return api
+
+    async def join(self, ended: Callable[[], None]) -> None:
+        """Wait, outside the event loop, for a thread of somebody else."""
+        await asyncio.wrap_future(self._pool.submit(ended))
+
+    async def aclose(self) -> None:
+        """Close the connections and end the threads; one that hangs in a call ends with its time-out. Idempotent."""
+        client, self._client = self._client, None
+        running = [asyncio.wrap_future(future) for future in list(self._running)]
+        with contextlib.suppress(TimeoutError):  # the threads end by themselves soon after
+            async with asyncio.timeout(self.timeout):
+                await asyncio.gather(*running, return_exceptions=True)
+        self._pool.shutdown(wait=not self._running, cancel_futures=True)
+        if client is not None:
+            _close_client(client)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether it may hang, as far as is known."""
+        return self._heard < self._missed and time.monotonic() < self._missed + MISTRUST
+
+    async def _lives(self, api: APIClient) -> bool:
+        """Ask for a sign of life, once for all who want to know."""
+        limit = min(KNOCK_TIMEOUT, self.timeout)
+        asked = time.monotonic()
+        while True:
+            if self._knock is None or self._knock.done():
+                self._knock, self._knocked = self._submitted(partial(_knock, api, limit)), time.monotonic()
+            began, knock = self._knocked, asyncio.wrap_future(self._knock)
+            await asyncio.wait({knock}, timeout=asked + limit - time.monotonic())
+            if knock.done() and knock.result():
+                self._heard = time.monotonic()
+                return True
+            # What was asked for earlier may have failed just before the engine went on.
+            if began >= asked or not knock.done():
+                return False
+
+    def _submitted(self, job: Callable[[], T]) -> Future[T]:
+        """Have a thread do it; raises `RuntimeUnavailable` when there are no more."""
+        try:
+            future = self._pool.submit(_releasing, job)
+        except RuntimeError as exc:
+            raise RuntimeUnavailable("The Docker engine cannot be asked", "the runtime was closed") from exc
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def _listen(self, future: Future[Any]) -> None:
+        """Take note of an answer, also of one that nobody waits for any more; in the thread that got it."""
+        if not future.cancelled() and isinstance(future.exception(), APIError | None):
+            self._heard = time.monotonic()
+
+    async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None = None) -> T:
+        """`discard` releases a result that comes when nobody waits for it any more."""
+        async with self._turn():
+            began = time.monotonic()
+            future = self._submitted(job)
+            future.add_done_callback(self._listen)
+            taken = False
+            try:
+                async with asyncio.timeout(self.timeout):
+                    result = await asyncio.wrap_future(future)
+                taken = True
+                return result  # noqa: TRY300 - the `finally` below is what has to know
+            except APIError:
+                raise
+            except TimeoutError as exc:
+                if self._heard < began:
+                    self._missed = time.monotonic()
+                problem = no_answer(doing, self.timeout)
+                self._fail_queue(problem)
+                raise problem from exc
+            except UNREACHABLE as exc:
+                raise RuntimeUnavailable("The Docker engine does not answer", explain(exc)) from exc
+            finally:
+                if discard is not None and not taken:
+                    future.add_done_callback(partial(_discard_late, discard))
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let in as many callers as there are threads, first come first served.
+
+        The time-out of a call starts when its turn does: a crowd is no reason to give up, an engine that hangs is,
+        for all who wait.
+        """
+        if self._calls >= THREADS:
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    self._pass_on()
+                raise
+        else:
+            self._calls += 1
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._calls -= 1
+
+    def _fail_queue(self, problem: RuntimeUnavailable) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_exception(RuntimeUnavailable(problem.message, problem.reason))
+
+
+async def probe_engine(client_factory: ClientFactory = docker.from_env, *, timeout: float = 5.0) -> EngineInfo:  # noqa: ASYNC109 - also bounds the threads that cannot be cancelled
+    """Ask whether an engine answers within `timeout` seconds a question; never raises for one that does not."""
+    engine = Engine(client_factory, timeout=timeout)
+    try:
+        return await engine.open()
+    except RuntimeUnavailable as exc:
+        return EngineInfo(available=False, reason=exc.reason)
+    except APIError as exc:
+        return EngineInfo(available=False, reason=explain(exc))
+    finally:
+        await engine.aclose()
+
+
+def no_answer(doing: str, seconds: float) -> RuntimeUnavailable:
+    """Say that the engine took too long."""
+    return RuntimeUnavailable(
+        "The Docker engine does not answer",
+        f"{doing} took longer than {seconds:g} s; see whether `docker info` answers, and restart the engine if not",
+    )
+
+
+def explain(exc: BaseException) -> str:
+    """Say in one line why the engine did not do it and, where somebody can act on it, what to do."""
+    if isinstance(exc, APIError):
+        return " ".join((exc.explanation or str(exc)).split())
+    text = " ".join(str(exc).split())
+    lower = text.lower()
+    if "permission denied" in lower:
+        return "this user may not use the engine's socket; join the group `docker`, or set DOCKER_HOST"
+    if "no such file" in lower or "connection refused" in lower:
+        return "nothing listens on the engine's socket; start the Docker engine, or set DOCKER_HOST"
+    if "timed out" in lower:
+        return "it took too long; see whether `docker info` answers, and restart the engine if not"
+    return text or type(exc).__name__
+
+
+def _engine_info(api: APIClient) -> EngineInfo:
+    info: Mapping[str, Any] = api.info()
+    options = [dict(part.partition("=")[::2] for part in text.split(",")) for text in info.get("SecurityOptions") or ()]
+    return EngineInfo(
+        available=True,
+        version=info.get("ServerVersion") or "unknown",
+        api_version=api.api_version,
+        cgroup_version=info.get("CgroupVersion") or "1",
+        cpus=info.get("NCPU") or 0,
+        memory=info.get("MemTotal") or 0,
+        security=tuple(option.get("name", "") for option in options),
+    )
+
+
+def release(failure: BaseException) -> None:
+    """Release at once the connections that the SDK leaves to the garbage collector when a request fails.
+
+    The socket that could not be connected lives in a frame of the traceback, a refused stream in the response.
+    """
+    if isinstance(failure, APIError) and failure.response is not None:
+        failure.response.close()
+    link: BaseException | None = failure
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+def _releasing(job: Callable[[], T]) -> T:
+    try:
+        return job()
+    except Exception as exc:
+        release(exc)
+        raise
+
+
+def _knock(api: APIClient, seconds: float) -> bool:
+    """Say whether the engine answers at all, whatever it says."""
+    try:
+        # Not `ping`: that has the time of a call, and this thread would outlast whoever asks.
+        api.get(f"{api.base_url}/_ping", timeout=seconds)
+    except UNREACHABLE as exc:
+        release(exc)
+        return False
+    return True
+
+
+def _close_client(client: docker.DockerClient) -> None:
+    client.close()
+
+
+def _discard_late(discard: Callable[[T], object], future: Future[T]) -> None:
+    """Release what nobody took: at once, or in the thread that makes it."""
+    if not future.cancelled() and future.exception() is None:
+        discard(future.result())

@@ -1,0 +1,45 @@
+"""What the Docker runtime says of itself, and of a container that did not start."""
+
+from __future__ import annotations
+
+from kernelbridge.runtimes.contract import RuntimeInfo
+from kernelbridge.runtimes.docker.engine import EngineInfo
+
+
+def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
+    """Describe a runtime over this engine."""
+    warning = None
+    if "seccomp" not in about.security:
+        warning = "the Docker engine filters no system calls: it was built or started without seccomp"
+    return RuntimeInfo(
+        name="docker",
+        detail=str(about),
+        isolation=(
+            "a container for each workspace: no network but loopback, no capabilities, read-only root, "
+            f"{'a user of its own' if own_uids else 'a user'} without privileges, limits on memory, CPU and processes"
+        ),
+        warning=warning,
+        images=True,
+        adopts=True,
+        own_uids=own_uids,
+        cpus=about.cpus or None,
+    )
+
+
+def mounts_terminals(about: EngineInfo) -> bool:
+    """Whether the engine can mount a devpts for a container that the container may use.
+
+    Under SELinux a volume of this kind has no label that a container may touch.
+    """
+    return not {"selinux", "rootless"} & set(about.security)
+
+
+def start_problem(reason: str) -> str:
+    """Give what the engine says of a failed start, with what to do where that is known."""
+    lower = reason.lower()
+    if "bind source path does not exist" in lower:
+        return (
+            f"{reason}; the data directory must have the same absolute path for the engine as for kernelbridge, "
+            "also when kernelbridge runs in a container"
+        )
+    return reason

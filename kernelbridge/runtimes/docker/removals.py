@@ -1,0 +1,75 @@
+"""Removals that the engine has not carried out: it is asked again until it has.
+
+An engine that hangs or is away takes no request, and says nothing when it is back from having been frozen. What it
+was to remove meanwhile would stay for ever: nobody else would ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.docker.tasks import Background
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY = 0.5
+"""Seconds until the engine is asked again; doubles up to `LAST_DELAY`."""
+LAST_DELAY = 4.0
+
+
+class Removals:
+    """What one runtime still has to see removed."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._outstanding: set[str] = set()
+        self._stopping = asyncio.Event()
+
+    async def attempt(self, name: str, remove: Callable[[], Awaitable[None]]) -> bool:
+        """Call `remove`, and have it called again as `insist` does if that fails; say whether it did not."""
+        try:
+            await remove()
+        except SandboxError as exc:
+            self.insist(name, remove, reason=exc)
+            return False
+        return True
+
+    def insist(self, name: str, remove: Callable[[], Awaitable[None]], *, reason: SandboxError) -> None:
+        """Have `remove` called until it raises no `SandboxError` any more. `name` says of what, and once is enough."""
+        if name in self._outstanding:
+            return
+        log.warning("container_not_removed", container=name, reason=str(reason))
+        if self._stopping.is_set():
+            return
+        self._outstanding.add(name)
+        self._background.spawn(self._until_done(name, remove), doing=f"removing {name}")
+
+    def stop(self) -> None:
+        """Ask no more: whoever stops has asked for everything once more, or is about to."""
+        self._stopping.set()
+
+    async def _until_done(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
+        delay = FIRST_DELAY
+        try:
+            while not await self._stopped(delay):
+                try:
+                    await remove()
+                except SandboxError:
+                    delay = min(2 * delay, LAST_DELAY)
+                else:
+                    return
+        finally:
+            self._outstanding.discard(name)
+
+    async def _stopped(self, seconds: float) -> bool:
+        """Wait; say whether `stop` was called meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,214 @@
+"""What the Docker Engine is told about a sandbox: Engine API JSON, built without asking anybody.
+
+Only fields that both API 1.41 (Engine 20.10, cgroup v1) and current versions (cgroup v2) know. Everything that
+keeps a workspace in is in `_host_config`, on one screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from kernelbridge import __version__
+from kernelbridge.errors import ImageError
+from kernelbridge.runtimes.contract import (
+    HIDDEN_PATHS,
+    READ_ONLY_PATHS,
+    SOCKETS_PATH,
+    WORKSPACE_PATH,
+    Limits,
+    SandboxSpec,
+)
+from kernelbridge.runtimes.processors import thread_counts
+
+VERSION_LABEL = "kernelbridge"
+INSTANCE_LABEL = "kernelbridge.instance"
+WORKSPACE_LABEL = "kernelbridge.workspace"
+LAUNCH_LABEL = "kernelbridge.launch"
+"""Unique per attempt to make a container: finds one that the engine made after nobody waited for it any more."""
+
+DEFAULT_USER = "1000:100"
+"""Who runs in an image that names no user, or root."""
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The engine's own PATH for an image without one."""
+HOSTNAME = "workspace"
+GUEST_PATH = "/run/kernelbridge-guest"
+"""Where the directory with the agent's program is in a container."""
+ETC_FILES = ("passwd", "group")
+"""Those of `SandboxSpec.etc`."""
+
+_LOG_OPTIONS = {"max-size": "1m", "max-file": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the engine says about an image."""
+
+    id: str
+    user: str
+    """`Config.User`: empty, a name or a number, perhaps with a group."""
+    env: Mapping[str, str]
+    volumes: tuple[str, ...]
+    """Paths that the image declares as volumes."""
+
+    @property
+    def run_as(self) -> str:
+        """The image's own user, unless that is root or nobody in particular."""
+        name = self.user.partition(":")[0]
+        is_root = name in {"", "root"} or (name.isdigit() and int(name) == 0)
+        return DEFAULT_USER if is_root else self.user
+
+    @property
+    def sandbox_env(self) -> Mapping[str, str]:
+        """The environment of a sandbox's processes: the image's own, with HOME in the workspace."""
+        return MappingProxyType({"PATH": DEFAULT_PATH, **self.env, "HOME": WORKSPACE_PATH})
+
+
+def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
+    """Read the answer to `GET /images/{name}/json`; raises `ImageError` for an image of another system."""
+    if (system := inspected.get("Os") or "linux") != "linux":
+        raise ImageError("The workspace image cannot be used", f"it is made for {system}, not for linux")
+    config = inspected.get("Config") or {}
+    pairs = (item.partition("=") for item in config.get("Env") or ())
+    return ImageFacts(
+        id=inspected["Id"],
+        user=config.get("User") or "",
+        env=MappingProxyType({name: value for name, _, value in pairs}),
+        volumes=tuple(config.get("Volumes") or ()),
+    )
+
+
+def container_name(instance: str, workspace_id: str) -> str:
+    """Name of a workspace's container, for a person who reads `docker ps`."""
+    return f"kernelbridge-{instance}-{workspace_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt to make a container."""
+
+    instance: str
+    workspace_id: str
+    token: str
+    """Value of `LAUNCH_LABEL`."""
+    image: ImageFacts
+    command: Sequence[str]
+    """Its first process: the container lives as long as that does."""
+    user: str
+    """`uid:gid`, or, before they are known, the image's own name for it."""
+    limits: Limits
+    mounts: tuple[Mapping[str, Any], ...] = ()
+    """Bind mounts, as Engine API `Mount` objects."""
+    tmpfs: tuple[str, ...] = ()
+    """Paths that get a small writable tmpfs, besides /tmp and the image's volumes."""
+    seccomp: str | None = None
+    """A seccomp profile (JSON text) in place of the engine's default one."""
+    userns_remap: bool = False
+    """The engine maps users to others by default; bind-mounted files then belong to nobody inside."""
+    own_terminals: bool = True
+    """Whether the sandbox may have a file system of terminals (devpts) that the engine mounts for it."""
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return container_name(self.instance, self.workspace_id)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return {**thread_counts(self.limits.cpus, self.image.env), "HOME": WORKSPACE_PATH}
+
+    def container(self) -> dict[str, Any]:
+        """Give the body of `POST /containers/create`."""
+        return {
+            "Image": self.image.id,
+            "Entrypoint": list(self.command),
+            "Cmd": [],
+            "User": self.user,
+            "Hostname": HOSTNAME,
+            "WorkingDir": WORKSPACE_PATH,
+            # The first process of a PID namespace gets no other from outside, `docker stop` would wait for nothing.
+            "StopSignal": "SIGKILL",
+            "Env": [f"{name}={value}" for name, value in self._env.items()],
+            "Labels": {
+                VERSION_LABEL: __version__,
+                INSTANCE_LABEL: self.instance,
+                WORKSPACE_LABEL: self.workspace_id,
+                LAUNCH_LABEL: self.token,
+            },
+            # An image's health check would run its own program in every workspace, every few seconds.
+            "Healthcheck": {"Test": ["NONE"]},
+            "HostConfig": _host_config(self),
+        }
+
+
+def workspace_mounts(spec: SandboxSpec, guest: Path) -> tuple[Mapping[str, Any], ...]:
+    """Bind mounts of a workspace; `guest` holds the agent's program.
+
+    `Mount` objects, because the engine refuses a source that is not there.
+    """
+    pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
+    own = [_bind(source, target, read_only=False) for source, target in pairs]
+    etc = [] if spec.etc is None else [_bind(spec.etc / name, f"/etc/{name}", read_only=True) for name in ETC_FILES]
+    return (*own, _bind(guest, GUEST_PATH, read_only=True), *etc)
+
+
+def _bind(source: Path, target: str, *, read_only: bool) -> Mapping[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
+
+
+def _host_config(launch: Launch) -> dict[str, Any]:
+    limits = launch.limits
+    security = ["no-new-privileges:true"]
+    if launch.seccomp is not None:
+        security.append(f"seccomp={launch.seccomp}")
+    config: dict[str, Any] = {
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": security,
+        "Memory": limits.memory,
+        "MemorySwap": limits.memory,  # of memory and swap together: no swap
+        "NanoCpus": int(limits.cpus * 1e9),
+        "PidsLimit": limits.pids,
+        "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.rlimits.items()],
+        "ShmSize": limits.shm,
+        "Tmpfs": _tmpfs(launch),
+        "Mounts": [*launch.mounts, *([_terminals(launch)] if launch.own_terminals else [])],
+        "MaskedPaths": list(HIDDEN_PATHS),
+        "ReadonlyPaths": list(READ_ONLY_PATHS),
+        "LogConfig": {"Type": "json-file", "Config": dict(_LOG_OPTIONS)},
+        "RestartPolicy": {"Name": "no"},
+    }
+    if launch.userns_remap:
+        config["UsernsMode"] = "host"
+    return config
+
+
+def _tmpfs(launch: Launch) -> dict[str, str]:
+    # The temporary directory may hold programs (compiled wheels). A declared volume would be a disk without a limit.
+    size = launch.limits.tmp
+    mounted = {WORKSPACE_PATH, SOCKETS_PATH, "/tmp"}  # noqa: S108 - the sandbox's /tmp, not this host's
+    small = f"rw,noexec,nosuid,nodev,size={size},mode=1777"
+    return {
+        **{path: small for path in launch.image.volumes if path.rstrip("/") not in mounted},
+        **dict.fromkeys(launch.tmpfs, small),
+        "/tmp": f"rw,exec,nosuid,nodev,size={size},mode=1777",  # noqa: S108 - as above
+    }
+
+
+def _terminals(launch: Launch) -> dict[str, Any]:
+    """Mount a devpts with a limit. The one that an engine mounts has none, and the machine's terminals are few."""
+    options = f"nosuid,noexec,newinstance,max={launch.limits.ptys},ptmxmode=0666,mode=0620,gid=5"
+    labels = {INSTANCE_LABEL: launch.instance, WORKSPACE_LABEL: launch.workspace_id, LAUNCH_LABEL: launch.token}
+    driver = {"Name": "local", "Options": {"type": "devpts", "device": "devpts", "o": options}}
+    # Without a name the engine removes it with the container.
+    return {
+        "Type": "volume",
+        "Target": "/dev/pts",
+        "VolumeOptions": {"NoCopy": True, "Labels": labels, "DriverConfig": driver},
+    }

@@ -1,0 +1,1 @@
+"""Sandboxes without a container engine: process trees in bubblewrap, or without isolation."""

@@ -1,0 +1,198 @@
+"""What the local runtime shows of this machine to a sandbox: system directories, a little of /etc, the python.
+
+Reads the machine once; `local_mounts` turns the result into arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from kernelbridge.errors import ImageError
+from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, SOCKETS_PATH, WORKSPACE_PATH
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
+_ETC = (
+    "alternatives",
+    "ca-certificates",
+    "fonts",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "matplotlibrc",
+    "mime.types",
+    "pki/ca-trust",
+    "pki/tls/cert.pem",
+    "pki/tls/certs",
+    "protocols",
+    "services",
+    "ssl/cert.pem",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+)
+"""What programs need of /etc and what says nothing of this machine: no user, no host name, no key."""
+_RESERVED = (WORKSPACE_PATH, SOCKETS_PATH, "/proc", "/dev", "/etc")
+_PACKAGES = ("ipykernel", "IPython", "jupyter_client", "traitlets", "tornado", "zmq")
+_HOMES = ("/", "/home", "/root", "/tmp", "/var", "/opt", "/srv")  # noqa: S108  compared with, not written to
+
+USER_ID, GROUP_ID = 1000, 100
+"""Whom a sandbox runs as where the server is root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host directory (or file) that a sandbox sees at `target`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProcFiles:
+    """What this machine's /proc has of what a sandbox may not see, or not change."""
+
+    hidden_files: tuple[str, ...] = ()
+    hidden_directories: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This machine, as far as a sandbox sees it."""
+
+    uid: int
+    """Whom a sandbox runs as, inside and outside."""
+    gid: int
+    root: bool
+    """The server is root: it has to become someone else first."""
+    machine: str
+    system: tuple[Mount, ...]
+    """Readable by everybody."""
+    links: tuple[tuple[str, str], ...]
+    """(target, path) of symlinks such as /bin."""
+    python: tuple[Mount, ...]
+    """The prefixes of the python; where the server is root they may lie where nobody else can look."""
+    python_executable: str
+    env: Mapping[str, str]
+    """The environment of a sandbox."""
+    proc: ProcFiles = ProcFiles()
+
+
+def read_host() -> Host:
+    """Look at this machine; raises `ImageError` where the python cannot be shown to a sandbox."""
+    root = os.geteuid() == 0
+    system, links = _system()
+    python, extra = _python(covered=[mount.target for mount in system])
+    return Host(
+        uid=USER_ID if root else os.geteuid(),
+        gid=GROUP_ID if root else os.getegid(),
+        root=root,
+        machine=platform.machine(),
+        system=tuple(system),
+        links=tuple(links),
+        python=tuple(Mount(os.path.realpath(path), path) for path in python),
+        python_executable=sys.executable,
+        env=_environment(extra),
+        proc=_proc_files(),
+    )
+
+
+def _proc_files() -> ProcFiles:
+    # A sandbox has a /proc of its own, and no /sys.
+    hidden = [Path(path) for path in HIDDEN_PATHS if path.startswith("/proc/")]
+    return ProcFiles(
+        hidden_files=tuple(str(path) for path in hidden if path.is_file()),
+        hidden_directories=tuple(str(path) for path in hidden if path.is_dir()),
+        read_only=tuple(path for path in READ_ONLY_PATHS if Path(path).exists()),
+    )
+
+
+def _environment(python_path: Iterable[str]) -> dict[str, str]:
+    directories = dict.fromkeys(
+        [str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+    )
+    env = {
+        "PATH": os.pathsep.join(directories),
+        "HOME": WORKSPACE_PATH,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "LANG": "C.UTF-8",
+        "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
+    }
+    if extra := os.pathsep.join(python_path):
+        env["PYTHONPATH"] = extra
+    return env
+
+
+def _system() -> tuple[list[Mount], list[tuple[str, str]]]:
+    mounts: list[Mount] = []
+    links: list[tuple[str, str]] = []
+    for path in map(Path, _SYSTEM):
+        if path.is_symlink():
+            links.append((str(path.readlink()), str(path)))
+        elif path.is_dir():
+            mounts.append(Mount(str(path), str(path)))
+    for name in _ETC:
+        path = Path("/etc", name)
+        if path.exists():
+            mounts.append(Mount(os.path.realpath(path), str(path)))
+    return mounts, links
+
+
+def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Give the directories to show, outermost only, and those that python does not find by itself."""
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *_link_prefixes(sys.executable)}
+    prefixes |= {os.path.realpath(prefix) for prefix in prefixes}
+    packages = _package_directories()
+    outermost: list[str] = []
+    for path in sorted(prefixes | packages):
+        if not any(_inside(path, known) for known in [*covered, *outermost]):
+            _check(path)
+            outermost.append(path)
+    found = {os.path.realpath(prefix) for prefix in prefixes}
+    extra = [path for path in sorted(packages) if not any(_inside(os.path.realpath(path), known) for known in found)]
+    return outermost, extra
+
+
+def _link_prefixes(executable: str) -> set[str]:
+    """Follow the executable's symlinks, one by one: each of them has to exist in the sandbox too."""
+    prefixes: set[str] = set()
+    path = Path(executable)
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path.parent.name == "bin":
+            prefixes.add(str(path.parent.parent))
+    return prefixes
+
+
+def _package_directories() -> set[str]:
+    """Say which entries of `sys.path` the kernel's own packages come from."""
+    directories: set[str] = set()
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            directories.add(str(Path(spec.origin).parent.parent))
+    return directories
+
+
+def _check(path: str) -> None:
+    homes = {*_HOMES, str(Path.home())}
+    if path in homes or any(_inside(path, reserved) or _inside(reserved, path) for reserved in _RESERVED):
+        raise ImageError(
+            f"The python in {path} cannot be shown to a sandbox",
+            f"{path} holds more than python, or is a place that sandboxes use themselves; "
+            "install kernelbridge in a virtual environment of its own, for example `python3 -m venv ~/kernelbridge`",
+        )
+
+
+def _inside(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -1,0 +1,174 @@
+"""How bubblewrap is told to make a sandbox; pure.
+
+`bwrap_arguments` gives what goes through `--args FD`, in the order in which bubblewrap acts on it: a
+mount over another's directory comes after it. `launch_script` is the shell program around it.
+Only root needs its larger half: the directories to mount may lie where the sandbox's
+user cannot look (a python below /root, say), and bubblewrap, run as that user, could not either. So in a mount
+namespace of its own they are first bound below a neutral directory, then root is given up, then bubblewrap runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.local.host import Host, Mount, ProcFiles
+
+AGENT_PATH = "/run/kernelbridge-agent.py"
+STAGES = ("/mnt", "/media", "/srv", "/opt", "/run", "/home")
+"""Directories that every Linux has; one of them becomes the staging directory, in a private mount namespace."""
+
+_HOST_NAME = "workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedFiles:
+    """Descriptors that bubblewrap reads, closes, and knows by number."""
+
+    agent: int
+    passwd: int
+    group: int
+    hosts: int
+    nsswitch: int
+    status: int
+    """Written to, not read: what `--json-status-fd` says."""
+    seccomp: int | None
+
+
+def etc_files(uid: int, gid: int, home: str = WORKSPACE_PATH, shell: str = "/bin/sh") -> Mapping[str, str]:
+    """Give the contents of /etc/passwd, group, hosts and nsswitch.conf by those names."""
+    return {
+        "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{uid}:{gid}:sandbox:{home}:{shell}\n"
+        "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+        "group": f"root:x:0:\nsandbox:x:{gid}:\nnogroup:x:65534:\n",
+        "hosts": f"127.0.0.1 localhost {_HOST_NAME}\n::1 localhost\n",
+        "nsswitch": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }
+
+
+def bwrap_arguments(
+    host: Host,
+    mounts: Sequence[Mount],
+    files: InheritedFiles,
+    limits: Limits,
+    *,
+    terminals: str | None = None,
+    disable_userns: bool = False,
+) -> list[str]:
+    """Describe one sandbox; `mounts` are the python's prefixes and the workspace's two directories.
+
+    `terminals` is where a devpts with a limit has been mounted for it; None lets bubblewrap mount one without.
+    """
+    arguments = [
+        *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
+        "--unshare-cgroup-try",
+        *("--uid", str(host.uid), "--gid", str(host.gid), "--hostname", _HOST_NAME),
+        *("--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"),
+        *("--json-status-fd", str(files.status)),
+    ]
+    if disable_userns:
+        arguments.append("--disable-userns")
+    if files.seccomp is not None:
+        arguments += ["--seccomp", str(files.seccomp)]
+    for name, value in host.env.items():
+        arguments += ["--setenv", name, value]
+    for mount in host.system:
+        arguments += ["--ro-bind", mount.source, mount.target]
+    for target, path in host.links:
+        arguments += ["--symlink", target, path]
+    arguments += [*_proc(host.proc), "--dev", "/dev"]
+    if terminals is not None:
+        arguments += ["--dev-bind", terminals, "/dev/pts"]
+    arguments += ["--perms", "1777", "--size", str(limits.shm), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  the sandbox's own
+    arguments += ["--perms", "1777", "--size", str(limits.tmp), "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
+    arguments += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108  the sandbox's own
+    for fd, path in (
+        (files.passwd, "/etc/passwd"),
+        (files.group, "/etc/group"),
+        (files.hosts, "/etc/hosts"),
+        (files.nsswitch, "/etc/nsswitch.conf"),
+        (files.agent, AGENT_PATH),
+    ):
+        arguments += ["--perms", "0444", "--file", str(fd), path]
+    for mount in mounts:
+        arguments += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
+    arguments += ["--remount-ro", "/", "--chdir", WORKSPACE_PATH]
+    return arguments
+
+
+def _proc(files: ProcFiles) -> list[str]:
+    arguments = ["--proc", "/proc"]
+    for path in files.read_only:
+        arguments += ["--ro-bind", path, path]
+    for path in files.hidden_files:
+        arguments += ["--ro-bind", "/dev/null", path]
+    for path in files.hidden_directories:
+        arguments += ["--perms", "0555", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
+    return arguments
+
+
+def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
+    """Give what a sandbox sees beside the system; `files` and `sockets` are host directories."""
+    return [
+        *host.python,
+        Mount(files, WORKSPACE_PATH, writable=True),
+        Mount(sockets, SOCKETS_PATH, writable=True),
+    ]
+
+
+def stage_terminals(stage: str, ptys: int) -> tuple[list[str], str]:
+    """Give the shell commands that mount a devpts for `ptys` terminals below `stage`, and where it is then."""
+    path = f"{stage}/terminals"
+    options = f"newinstance,{terminal_options(ptys)}"
+    return [f"mkdir {shlex.quote(path)}", f"mount -t devpts -o {options} devpts {shlex.quote(path)}"], path
+
+
+def terminal_options(ptys: int) -> str:
+    """Give the mount options of a devpts for `ptys` terminals."""
+    return f"max={ptys},ptmxmode=0666,mode=0620"
+
+
+def stage_mounts(mounts: Sequence[Mount], stage: str) -> tuple[list[str], list[Mount]]:
+    """Give the shell commands that bind every source below `stage`, and the mounts from there."""
+    staged = [replace(mount, source=f"{stage}/{index}") for index, mount in enumerate(mounts)]
+    quote = shlex.quote
+    commands = [
+        f"mount -t tmpfs -o mode=0755,size=64k,nosuid,nodev kernelbridge {quote(stage)}",
+        "mkdir " + " ".join(quote(mount.source) for mount in staged),
+    ]
+    commands += [
+        f"mount --rbind {quote(mount.source)} {quote(there.source)}"
+        for mount, there in zip(mounts, staged, strict=True)
+    ]
+    return commands, staged
+
+
+def choose_stage(mounts: Sequence[Mount], existing: Sequence[str]) -> str | None:
+    """Choose a directory that hides none of the sources when it is mounted over."""
+    for stage in existing:
+        if not any(mount.source == stage or mount.source.startswith(stage + "/") for mount in mounts):
+            return stage
+    return None
+
+
+def launch_script(command: Sequence[str], *, cgroups: Sequence[str] = (), staging: Sequence[str] = ()) -> str:
+    """Give the shell program that enters the cgroups, stages the mounts and becomes `command`."""
+    lines = ["set -eu", *(f"echo $$ >{shlex.quote(path)}" for path in cgroups), *staging]
+    return "\n".join([*lines, f"exec {shlex.join(command)}"])
+
+
+def drop_root(host: Host) -> list[str]:
+    """Give the command prefix that stops being root for good; nothing where the server is not root."""
+    if not host.root:
+        return []
+    return [
+        *("setpriv", "--reuid", str(host.uid), "--regid", str(host.gid), "--clear-groups", "--no-new-privs"),
+        *("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"),
+    ]
+
+
+def own_mount_namespace(host: Host) -> list[str]:
+    """Give the command prefix that makes mounts of the rest its own; nothing where the server is not root."""
+    return ["unshare", "--mount", "--propagation", "private", "--"] if host.root else []

@@ -1,0 +1,418 @@
+"""The local runtime: sandboxes without a container engine, in the python that kernelbridge is installed in.
+
+LocalRuntime         makes sandboxes; this module
+  host               what of this machine a sandbox sees
+  bubblewrap         whether bubblewrap works here, and what to do where it does not
+  mounts             pure: bubblewrap's arguments, the launching script
+  seccomp            pure: the system-call filter, for both runtimes
+  launcher           starts a process tree
+  tree               holds it: its end, and how to end it
+  pidfd              processes that need not be our children
+  notes              what the next server must know of one
+  terminals          limits its terminals, where the server is not root
+  cgroups            memory, process and CPU limits
+LocalSandbox         one process tree          (sandbox)
+  AgentClient        talks to its first process (runtimes/agent)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
+from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewrap
+from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroup, Cgroups
+from kernelbridge.runtimes.local.host import Host, read_host
+from kernelbridge.runtimes.local.launcher import Launched, launch_bare, launch_isolated
+from kernelbridge.runtimes.local.notes import Note, Notes
+from kernelbridge.runtimes.local.pidfd import Identity, send_signal, wait_for_end
+from kernelbridge.runtimes.local.sandbox import DESTROY_SECONDS, LocalSandbox
+from kernelbridge.runtimes.local.short_links import ShortLinks
+from kernelbridge.runtimes.local.tree import Tree
+from kernelbridge.runtimes.processors import thread_counts
+from kernelbridge.runtimes.seccomp import bpf_filter
+
+log = structlog.get_logger(__name__)
+
+_PROBE_BYTES = 1 << 20
+_PROBE_SECONDS = 60.0
+_NPROC_PER_NAMESPACE = (5, 14)
+"""Since this version Linux counts RLIMIT_NPROC per user namespace; before, all sandboxes would share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where one sandbox's two directories are, for itself."""
+
+    workspace: str
+    sockets: str
+    link: Path | None = None
+    """A symlink that makes `sockets` short; removed with the sandbox."""
+
+
+class LocalRuntime:
+    """Makes local sandboxes; see `base.Runtime`. Construct it in a thread: it tries bubblewrap out, which blocks.
+
+    `isolation=False` runs code as the server's own user, with all its rights. `instance` names this server
+    among those on the machine; `state_dir` is its own directory; with `own_uid`, sandboxes may be given other user ids
+    (`SandboxSpec.uid`). Raises `RuntimeUnavailable` where
+    bubblewrap cannot make sandboxes, and `ImageError` where the python cannot be shown to one.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        state_dir: Path,
+        isolation: bool = True,
+        bubblewrap: BubblewrapInfo | None = None,
+        own_uid: int | None = None,
+    ) -> None:
+        self._isolation = isolation
+        self._state_dir = state_dir
+        host = read_host()
+        self._bwrap = ""
+        version = None
+        if isolation:
+            found = bubblewrap or find_bubblewrap(root=host.root)
+            self._bwrap, version = found.require(), found.version
+        else:
+            names = {"USER", "LOGNAME"}  # the server's user has another one
+            env = {name: value for name, value in host.env.items() if name not in names}
+            host = replace(host, uid=os.geteuid(), gid=os.getegid(), env=env)
+        self._host = host
+        self._own_uids = isolation and host.root and own_uid is not None
+        self._cgroups = Cgroups.find(instance)
+        self._seccomp = bpf_filter(host.machine) if isolation else None
+        self._sandboxes: set[LocalSandbox] = set()
+        self._links = ShortLinks(state_dir / "local-links")
+        self._notes = Notes(state_dir / "sandboxes")
+        self._facts: Facts | None = None
+        self._preparing = asyncio.Lock()
+        self._closed = False
+        self.info = self._describe(version)
+
+    # -- the contract -----------------------------------------------------------
+
+    async def prepare(self, image: str | None = None) -> Facts:
+        """Learn what a sandbox looks like by asking one; raises `ImageError` or `SandboxError`."""
+        if image is not None:
+            raise ImageError(f"Image {image!r} cannot be used", "local sandboxes are not made of images")
+        async with self._preparing:
+            if self._facts is None:
+                self._facts = await self._probe()
+            return self._facts
+
+    async def create(self, spec: SandboxSpec) -> LocalSandbox:
+        """Make and start one; raises `SandboxError` or `ImageError`."""
+        return await self._start(spec, await self.prepare(spec.image))
+
+    async def adopt(self, left: Mapping[str, Left]) -> Mapping[str, LocalSandbox]:
+        """Take over those sandboxes of earlier servers that still run, and are isolated as this one's are."""
+        notes = {note.id: note for note in await asyncio.to_thread(self._notes.read)}
+        found = {
+            workspace_id: self._take_over(note, known.facts)
+            for workspace_id, known in left.items()
+            if (note := notes.get(known.sandbox_id)) is not None
+            and note.workspace_id == workspace_id
+            and note.isolated == self._isolation
+            and note.id not in {sandbox.id for sandbox in self._sandboxes}
+        }
+        taken = await asyncio.gather(*found.values())
+        return {name: sandbox for name, sandbox in zip(found, taken, strict=True) if sandbox is not None}
+
+    async def reclaim(self) -> int:
+        """End what an earlier server left and was not adopted; no process or control group of it is left."""
+        mine = {sandbox.id for sandbox in self._sandboxes}
+        stale = [note for note in await asyncio.to_thread(self._notes.read) if note.id not in mine]
+        await asyncio.gather(*(asyncio.to_thread(_end, note) for note in stale))
+        names = await asyncio.to_thread(self._cgroups.reclaim)
+        for note in stale:
+            self._notes.remove(note.id)
+        self._links.reclaim()
+        return len(names | {note.id for note in stale})
+
+    async def aclose(self, *, keep: bool = False) -> None:
+        """Destroy every sandbox, or leave them all to the next server."""
+        self._closed = True
+        results = await asyncio.gather(
+            *(sandbox.leave() if keep else sandbox.destroy() for sandbox in list(self._sandboxes)),
+            return_exceptions=True,
+        )
+        self._links.close()
+        await asyncio.to_thread(self._cgroups.close)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    # -- taking one over --------------------------------------------------------
+
+    async def _take_over(self, note: Note, facts: Facts) -> LocalSandbox | None:
+        try:
+            pidfd = note.agent.open()
+        except ProcessLookupError:
+            return None
+        places = _Places(note.workspace_path, note.sockets_path, None if note.link is None else Path(note.link))
+        if places.link is not None:
+            self._links.adopt(places.link)
+        sandbox = self._hold(
+            note.id,
+            Tree.left(note.agent.pid, pidfd, isolated=note.isolated),
+            AgentDirectory(Path(note.sockets)),
+            facts=facts,
+            places=places,
+            cgroup=self._cgroups.adopt(note.id),
+        )
+        try:
+            await sandbox.take_over()
+        except SandboxError as exc:
+            log.warning("sandbox_not_taken_over", sandbox=note.id, error=str(exc))
+            await sandbox.destroy()
+            return None
+        except BaseException:
+            await sandbox.leave()
+            raise
+        return sandbox
+
+    # -- making one -------------------------------------------------------------
+
+    async def _start(self, spec: SandboxSpec, facts: Facts) -> LocalSandbox:
+        if self._closed:
+            raise SandboxError("The sandbox could not be started", "the server is stopping")
+        name = f"{spec.workspace_id}-{secrets.token_hex(4)}"
+        for path in (spec.files, spec.sockets):
+            if not path.is_dir():
+                raise SandboxError("The sandbox could not be started", f"{path} is not a directory")
+        places = self._places(spec)
+        counts = thread_counts(spec.limits.cpus, facts.env)
+        cgroup: Cgroup | None = None
+        try:
+            if self._cgroups.controllers:
+                cgroup = self._cgroups.create(name, spec.limits)
+            host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
+            directory = AgentDirectory(spec.sockets)
+            directory.prepare()
+            try:
+                launched = self._launch(host, spec, places, cgroup)
+            except BaseException:
+                directory.close()
+                raise
+        except BaseException as exc:
+            self._release(name, cgroup, places)
+            if isinstance(exc, OSError):
+                raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
+            raise
+        sandbox = self._hold(
+            name,
+            Tree.launched(launched, isolated=self._isolation),
+            directory,
+            facts=msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
+            places=places,
+            cgroup=cgroup,
+        )
+        try:
+            pid = await sandbox.until_ready()
+            if self._isolation and not self._host.root:
+                await sandbox.limit_terminals(pid, spec.limits.ptys)
+            await asyncio.to_thread(self._note, sandbox, spec, pid, places)
+        except BaseException:
+            await sandbox.destroy()
+            raise
+        return sandbox
+
+    def _hold(
+        self,
+        name: str,
+        tree: Tree,
+        directory: AgentDirectory,
+        *,
+        facts: Facts,
+        places: _Places,
+        cgroup: Cgroup | None,
+    ) -> LocalSandbox:
+        def forget() -> bool:
+            self._sandboxes.discard(sandbox)
+            return self._release(name, cgroup, places)
+
+        def leave() -> None:
+            self._sandboxes.discard(sandbox)
+            self._cgroups.leave(name)
+            if places.link is not None:
+                self._links.leave(places.link)
+
+        sandbox = LocalSandbox(
+            name,
+            tree,
+            directory,
+            facts,
+            workspace_path=places.workspace,
+            sockets_path=places.sockets,
+            cgroup=cgroup,
+            on_ended=forget,
+            on_left=leave,
+            release=lambda: cgroup is None or self._cgroups.release(name, cgroup, kill=True),
+        )
+        self._sandboxes.add(sandbox)
+        return sandbox
+
+    def _note(self, sandbox: LocalSandbox, spec: SandboxSpec, pid: int, places: _Places) -> None:
+        agent = Identity.of(pid)
+        if agent is None:
+            raise SandboxError("The sandbox could not be started", "its first process has ended")
+        note = Note(
+            id=sandbox.id,
+            workspace_id=spec.workspace_id,
+            isolated=self._isolation,
+            agent=agent,
+            sockets=str(spec.sockets.absolute()),
+            workspace_path=places.workspace,
+            sockets_path=places.sockets,
+            link=None if places.link is None else str(places.link),
+        )
+        try:
+            self._notes.write(note)
+        except OSError as exc:
+            raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
+
+    def _launch(self, host: Host, spec: SandboxSpec, places: _Places, cgroup: Cgroup | None) -> Launched:
+        limits, limited = spec.limits, self._cgroups.controllers
+        namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
+        rlimits = limits.rlimits
+        if namespaced:
+            rlimits["nproc"] = limits.pids
+        if "memory" not in limited:
+            rlimits["data"] = limits.memory
+        entrances = cgroup.entrances if cgroup is not None else []
+        if not self._isolation:
+            return launch_bare(host, rlimits, sockets=places.sockets, cgroups=entrances)
+        return launch_isolated(
+            host,
+            self._bwrap,
+            limits,
+            rlimits,
+            self._seccomp,
+            files=spec.files,
+            sockets=spec.sockets,
+            cgroups=entrances,
+        )
+
+    def _places(self, spec: SandboxSpec) -> _Places:
+        if self._isolation:
+            return _Places(WORKSPACE_PATH, SOCKETS_PATH)
+        sockets, link = self._links.shorten(spec.sockets)
+        return _Places(str(spec.files.absolute()), sockets, link)
+
+    def _release(self, name: str, cgroup: Cgroup | None, places: _Places) -> bool:
+        if places.link is not None:
+            self._links.release(places.link)
+        self._notes.remove(name)
+        return cgroup is None or self._cgroups.release(name, cgroup, kill=False)
+
+    # -- facts ------------------------------------------------------------------
+
+    async def _probe(self) -> Facts:
+        host = self._host
+        python = PythonFacts(
+            executable=host.python_executable, version=(0, 0), user_site=False, site_packages=(), base_executable=""
+        )
+        unknown = Facts(
+            uid=host.uid, gid=host.gid, env=host.env, python=python, kernelspecs={}, shell=host.env["SHELL"]
+        )
+        home = self._state_dir / "local-probe"
+        files, sockets = home / "files", home / "sockets"
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            for path in (files, sockets):
+                path.mkdir(parents=True)
+            sandbox = await self._start(SandboxSpec("probe", files, sockets, Limits()), unknown)
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    output = await _output(sandbox, [host.python_executable, "-c", PROBE])
+            finally:
+                await sandbox.destroy()
+        except TimeoutError as exc:
+            raise ImageError("The workspace's python gives no facts", f"no end after {_PROBE_SECONDS:.0f} s") from exc
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+        # Its user database is made for each sandbox.
+        return msgspec.structs.replace(parse_probe(output, host.env), passwd="", group="", any_uid=self._own_uids)
+
+    def _describe(self, version: str | None) -> RuntimeInfo:
+        python = self._host.python_executable
+        if not self._isolation:
+            return RuntimeInfo(
+                name="local",
+                detail=f"no isolation; python {python}",
+                isolation="none: code sees and may do whatever the server's own user may",
+                adopts=True,
+                warning="Code runs without isolation, as the server's own user and with all its rights: "
+                "its files, its network, its other processes. Let only people use it who could log in as that user.",
+            )
+        limited = [name for name in CONTROLLERS if name in self._cgroups.controllers]
+        parts = [
+            "own user, pid, network (loopback only), ipc, uts and mount namespaces",
+            "a user of its own without capabilities"
+            if self._own_uids
+            else f"user {self._host.uid}:{self._host.gid} without capabilities",
+            "read-only system",
+            "system-call filter" if self._seccomp else f"no system-call filter for {self._host.machine}",
+        ]
+        parts += [f"{', '.join(limited)} limited by cgroup"] if limited else []
+        lacking = [f"{name} ({why})" for name, why in self._cgroups.missing.items()]
+        parts += [f"no cgroup limit for {', '.join(lacking)}"] if lacking else []
+        if "memory" not in limited:
+            parts.append("memory limited for each process alone (RLIMIT_DATA)")
+        return RuntimeInfo(
+            name="local",
+            detail=f"bubblewrap {version}; python {python}",
+            isolation="; ".join(parts),
+            adopts=True,
+            own_uids=self._own_uids,
+        )
+
+
+def _end(note: Note) -> None:
+    """End a sandbox that nobody has adopted; blocking."""
+    try:
+        pidfd = note.agent.open()
+    except ProcessLookupError:
+        return
+    try:
+        if not note.isolated:  # then it is the agent that ends the rest
+            send_signal(pidfd, signal.SIGTERM)
+            if wait_for_end(pidfd, DESTROY_SECONDS):
+                return
+        send_signal(pidfd, signal.SIGKILL)
+        wait_for_end(pidfd, DESTROY_SECONDS)
+    finally:
+        os.close(pidfd)
+
+
+async def _output(sandbox: LocalSandbox, argv: list[str]) -> bytes:
+    process = await sandbox.exec(argv)
+    output = bytearray()
+    try:
+        while (data := await process.read()) and len(output) < _PROBE_BYTES:
+            output += data
+    finally:
+        await process.aclose()
+    return bytes(output)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor, *_ = os.uname().release.split(".")
+    return int(major), int("".join(itertools.takewhile(str.isdigit, minor)))

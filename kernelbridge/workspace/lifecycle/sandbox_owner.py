@@ -1,0 +1,265 @@
+"""The one place that knows the current sandbox of a session: its start, take-over, pauses, loss and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import structlog
+
+from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
+from kernelbridge.aio.threads import in_thread
+from kernelbridge.errors import SandboxError, SessionClosed
+from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.take_over import take_over
+from kernelbridge.workspace.files.data_directory import DataDirectory
+from kernelbridge.workspace.files.store import WorkspaceFiles
+from kernelbridge.workspace.lifecycle.pausing import Pausing
+from kernelbridge.workspace.lifecycle.preparation import prepare_python, prepare_user
+from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.succession import Departure
+from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
+from kernelbridge.workspace.python_env import PythonEnvironment
+from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.session_state import SessionState
+from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
+from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
+
+
+class SandboxOwner:
+    """Owns the sandbox of one session, of which there is at most one at a time."""
+
+    def __init__(
+        self,
+        key: SessionKey,
+        *,
+        runtime: Runtime,
+        data: DataDirectory,
+        executor: Executor,
+        starts: Starts,
+        opening: Opening,
+        files: Lazy[WorkspaceFiles],
+        record: Record,
+        tasks: TaskSet,
+        idle_timeout: float | None,
+        busy: Callable[[], bool],
+        before_start: Callable[[], Awaitable[None]],
+        on_began: Callable[[Sandbox], None],
+        tell: Callable[[str], None],
+        observer: Callable[[WorkspaceEvent], None],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        """Own none yet.
+
+        `busy` says whether anything runs in it, without which it is paused after `idle_timeout` seconds. Each start
+        waits for `before_start`. `on_began` is called with each sandbox that runs, `tell` with a text for the next
+        result, `observer` with each event.
+        """
+        self._key = key
+        self._runtime = runtime
+        self._data = data
+        self._executor = executor
+        self._starts = starts
+        self.opening = opening
+        self._files = files
+        self._record = record
+        self._tasks = tasks
+        self._before_start = before_start
+        self._on_began = on_began
+        self._tell = tell
+        self._log = log
+        self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, observer)
+        self._sandbox: Sandbox | None = None
+        self._starting: asyncio.Task[Sandbox] | None = None
+        self._clearing: asyncio.Task[None] | None = None
+        self._left = False
+        self.environment: PythonEnvironment | None = None
+        """For what is started in the sandbox; set before it can be had."""
+        self.pausing = Pausing(self._machine, idle_timeout=idle_timeout, busy=busy, tasks=tasks)
+        self.departure = Departure()
+
+    @property
+    def state(self) -> WorkspaceState:
+        """Where the sandbox is in its life."""
+        return self._machine.state
+
+    @property
+    def ends(self) -> bool:
+        """Whether the session ends, and its sandbox with it."""
+        return self.state in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}
+
+    async def get(self) -> Sandbox:
+        """Return the running sandbox; start or resume it if need be.
+
+        A cancellation leaves a start that is under way to others. Raises `SandboxError`, `ImageError` or
+        `SessionClosed`.
+        """
+        while self.pausing.asleep:
+            await self.pausing.awake()
+        if self.state is WorkspaceState.ACTIVE and self._sandbox is not None:
+            return self._sandbox
+        if self.state is WorkspaceState.ABSENT and self._machine.on(WorkspaceEvent.NEED) is WorkspaceAction.START:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+        if self._starting is None or self.ends:
+            raise SessionClosed(SandboxError.code)
+        return await asyncio.shield(self._starting)
+
+    def adopt(self, sandbox: Sandbox, state: SessionState) -> None:
+        """Begin to take over the sandbox of an earlier server; what `state` names in it goes on."""
+        if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
+            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def outlive(self) -> None:
+        """Tell the sandbox, if there is one, how long to go on without a server."""
+        if self._sandbox is not None:
+            self._sandbox.outlive(self.opening.outlives)
+
+    def lose(self, sandbox: Sandbox) -> None:
+        """Forget a sandbox that has ended by itself, unless that is known; the next request starts another."""
+        if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
+            self._sandbox = self._starting = None
+            self.pausing.ended()
+            self._clear(sandbox)
+
+    async def give_up(self) -> None:
+        """Destroy the sandbox, because what runs in it cannot be ended otherwise."""
+        if self._sandbox is not None:
+            await self._step("sandbox", self._sandbox.destroy())
+
+    async def leave(self) -> None:
+        """Leave it to another server, running."""
+        self._left = True
+        if self._starting is not None:
+            await self._step("start", self._starting)
+        if self.pausing.asleep:
+            await self._step("resume", self.pausing.awake())  # or its shells could not be ended
+        self.pausing.ended()
+
+    def begin_close(self) -> None:
+        """Start no more; `destroy` and `closed` are to follow."""
+        self._machine.on(WorkspaceEvent.CLOSE)
+        self.pausing.ended()
+
+    async def destroy(self) -> None:
+        """Destroy the sandbox, or the one that is being started."""
+        if self._starting is not None:
+            await self._step("sandbox", self.departure.destroy(self._starting))
+
+    async def cleared(self) -> None:
+        """Wait until a sandbox that was lost before is gone."""
+        if self._clearing is not None:
+            await self._clearing
+            self._clearing = None
+
+    def closed(self) -> None:
+        """Note that nothing is left of the session's sandboxes."""
+        self._machine.on(WorkspaceEvent.DESTROYED)
+
+    # -- its start ------------------------------------------------------------------
+
+    async def _start(self) -> Sandbox:
+        try:
+            await self._before_start()
+            await self.cleared()
+            spec = await self._spec()
+            try:
+                async with self._starts.turn(self._key.principal, wanted=self._wanted):
+                    sandbox = await self._create(spec)
+            except BaseException:
+                await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self._key))
+                raise
+        except BaseException:
+            self._not_started()
+            raise
+        self._began(sandbox)
+        self._log.info("sandbox_started", sandbox=sandbox.id)
+        return sandbox
+
+    async def _spec(self) -> SandboxSpec:
+        if self.opening.keep_to_bounds():
+            self._files.forget()
+        files = await self._files.get()
+        choice = self.opening.choice
+        facts = await self._runtime.prepare(choice.image)
+        if choice.kernel != DEFAULT_KERNEL:
+            self.opening.check_kernel(facts)
+        uid, etc = await prepare_user(self._data, self._key, facts, files, executor=self._executor)
+        return SandboxSpec(
+            workspace_id=self._key.workspace_id,
+            files=self._data.paths(self._key).files,
+            sockets=await in_thread(self._executor, self._data.prepare_sockets, self._key, prepare_directory),
+            limits=choice.limits,
+            image=choice.image,
+            uid=uid,
+            etc=etc,
+        )
+
+    async def _create(self, spec: SandboxSpec) -> Sandbox:
+        sandbox = await self._runtime.create(spec)
+        try:
+            await self._prepare(sandbox)
+            self._record.opened(self.opening.choice, sandbox)
+            await self._record.written()  # before anything runs in it
+        except BaseException:
+            await sandbox.destroy()
+            raise
+        return sandbox
+
+    async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
+        programs = (state.kernel, state.shell, *state.terminals)
+        spared = {program.process for program in programs if program is not None}
+        try:
+            await take_over(sandbox, spared, wanted=self._wanted)
+            sockets = self._data.paths(self._key).sockets
+            await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
+            await self._prepare(sandbox)
+            await self._record.written()
+        except BaseException:
+            self._not_started()
+            if not self._left:
+                self._clear(sandbox)
+            raise
+        self._began(sandbox)
+        self._log.info("sandbox_taken_over", sandbox=sandbox.id)
+        return sandbox
+
+    async def _prepare(self, sandbox: Sandbox) -> None:
+        environment = await prepare_python(sandbox, await self._files.get(), executor=self._executor, tell=self._tell)
+        self.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
+
+    def _wanted(self) -> bool:
+        """Whether anybody waits for the sandbox that is on its way."""
+        return self.state is WorkspaceState.STARTING and not self._left
+
+    def _not_started(self) -> None:
+        self._starting = None
+        self._machine.on(WorkspaceEvent.START_FAILED)
+
+    def _began(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.outlive()
+        self._on_began(sandbox)
+        self._machine.on(WorkspaceEvent.STARTED)
+        if self.state is WorkspaceState.ACTIVE:
+            self.pausing.began(sandbox)
+        self._tasks.create(self._watch(sandbox))
+
+    # -- its end --------------------------------------------------------------------
+
+    async def _watch(self, sandbox: Sandbox) -> None:
+        status = await sandbox.wait()
+        if not self.ends:
+            self._log.warning("sandbox_lost", sandbox=sandbox.id, status=str(status))
+        self.lose(sandbox)
+
+    def _clear(self, sandbox: Sandbox) -> None:
+        self._record.sandbox_lost()
+        # The next start waits for this: both have the same name and directories.
+        self._clearing = asyncio.get_running_loop().create_task(self._step("sandbox", sandbox.destroy()))
+
+    async def _step(self, name: str, work: Awaitable[object]) -> None:
+        await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))

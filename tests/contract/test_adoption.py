@@ -1,0 +1,152 @@
+"""What every runtime that adopts promises: another one with the same data goes on with what it left, or ends it."""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.contract import Left, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.local.notes import Notes
+from kernelbridge.runtimes.local.runtime import LocalRuntime
+from tests.contract.driving import PATIENCE, on_host, read_until, run, state
+
+Open = Callable[[], Awaitable[Runtime]]
+
+
+@pytest.fixture(params=["docker", "local", "local, not isolated"])
+async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
+    """Open one runtime after another over the same data; the last one is closed, and leaves nothing."""
+    instance = secrets.token_hex(4)
+    opened: list[Runtime] = []
+
+    async def another() -> Runtime:
+        if request.param == "docker":
+            from kernelbridge.runtimes.docker.runtime import DockerRuntime  # noqa: PLC0415 - the rest needs no engine
+
+            image = request.getfixturevalue("workspace_image")
+            opened.append(await DockerRuntime.open(image=image, instance=instance, guest=tmp_path / "guest"))
+        else:
+            isolation = request.param == "local"
+            made = await asyncio.to_thread(
+                LocalRuntime, instance=instance, state_dir=tmp_path / "state", isolation=isolation
+            )
+            opened.append(made)
+        return opened[-1]
+
+    yield another
+    last = await another()
+    await last.reclaim()
+    for runtime in opened:
+        await runtime.aclose()
+    assert Notes(tmp_path / "state" / "sandboxes").read() == []
+    assert list(Path("/sys/fs/cgroup").glob(f"*/kernelbridge/{instance}")) == []
+    reap()
+
+
+def reap() -> None:
+    """Take note of the ends of children that their runtime has left, as another process would for a dead server."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+async def make(runtime: Runtime, home: Path, name: str = "ada") -> Sandbox:
+    facts = await runtime.prepare()
+    files, sockets = home / name / "files", home / name / "sockets"
+    for path in (files, sockets):
+        path.mkdir(parents=True)
+        path.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(path, facts.uid, facts.gid)
+    return await runtime.create(SandboxSpec(f"{name}{os.getpid():x}", files, sockets))
+
+
+def known(sandbox: Sandbox, name: str = "ada") -> dict[str, Left]:
+    return {f"{name}{os.getpid():x}": Left(sandbox.id, sandbox.facts)}
+
+
+async def test_what_is_left_is_adopted_with_what_runs_in_it(successors: Open, tmp_path: Path) -> None:
+    first = await successors()
+    assert first.info.adopts
+    sandbox = await make(first, tmp_path)
+    mark = f"1212.{os.getpid()}"
+    process = await sandbox.exec(["sh", "-c", f"sleep {mark}; exit 3"], name="kernel")
+    async with asyncio.timeout(PATIENCE):
+        while not on_host(f"sleep\0{mark}"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    handle = process.handle
+    await first.aclose(keep=True)
+    second = await successors()
+    left = known(sandbox)
+    nobody = {"b0b": Left("b0b-1", sandbox.facts)}
+    adopted = await second.adopt({**left, **nobody})
+    assert adopted.keys() == left.keys()
+    [again] = adopted.values()
+    assert await second.adopt(left) == {} or (await second.adopt(left))[next(iter(left))] is again
+    assert await second.reclaim() == 0
+    await again.resume()
+    assert (again.id, again.workspace_path) == (sandbox.id, sandbox.workspace_path)
+    same = await again.rejoin(handle)
+    assert same.pid == process.pid
+    assert (await run(again, "echo", "next")).output == "next\n"
+    [sleeping] = on_host(f"sleep\0{mark}")
+    os.kill(sleeping, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        assert (await same.wait()).code == 3
+    await again.destroy()
+    assert (await again.wait()).signal == signal.SIGKILL
+
+
+async def test_what_was_paused_goes_on(successors: Open, tmp_path: Path) -> None:
+    first = await successors()
+    sandbox = await make(first, tmp_path)
+    mark = f"3434.{os.getpid()}"
+    await sandbox.exec(["sleep", mark])
+    [sleeping] = on_host(mark)
+    await sandbox.pause()
+    await first.aclose(keep=True)
+    second = await successors()
+    [again] = (await second.adopt(known(sandbox))).values()
+    await again.resume()
+    assert state(sleeping) in "SR"  # it may be just about to go on
+    await again.pause()
+    await again.resume()
+    assert (await run(again, "echo", "goes on")).output == "goes on\n"
+
+
+async def test_what_is_not_adopted_is_ended(successors: Open, tmp_path: Path) -> None:
+    first = await successors()
+    kept, ended = await make(first, tmp_path), await make(first, tmp_path, "eve")
+    mark = f"5656.{os.getpid()}"
+    process = await ended.exec(["sh", "-c", f"setsid sleep {mark} & echo up; exec sleep {mark}"])
+    await read_until(process, b"up")
+    await first.aclose(keep=True)
+    second = await successors()
+    [again] = (await second.adopt(known(kept))).values()
+    assert await second.reclaim() == 1
+    assert on_host(f"sleep\0{mark}") == []
+    assert await second.adopt(known(ended, "eve")) == {}
+    await again.resume()
+    assert (await run(again, "true")).status.code == 0
+
+
+async def test_the_end_of_an_adopted_one_is_told(successors: Open, tmp_path: Path) -> None:
+    first = await successors()
+    sandbox = await make(first, tmp_path)
+    await first.aclose(keep=True)
+    second, third = await successors(), await successors()
+    [again] = (await second.adopt(known(sandbox))).values()
+    await again.resume()
+    await third.reclaim()  # behind its back
+    async with asyncio.timeout(PATIENCE):
+        await again.wait()
+    with pytest.raises(SandboxError):
+        await again.exec(["true"])
+    await again.destroy()

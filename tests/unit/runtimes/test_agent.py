@@ -1,0 +1,446 @@
+"""The agent as a process of this machine, without isolation: what it keeps, ends and survives."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.guest import agent as guest
+from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.facts import Facts, PythonFacts
+from tests.contract.driving import PATIENCE, read_all, read_until
+
+FACTS = Facts(
+    uid=os.getuid(),
+    gid=os.getgid(),
+    env={"PATH": os.environ["PATH"]},
+    python=PythonFacts(sys.executable, (3, 11), user_site=False, site_packages=(), base_executable=sys.executable),
+    kernelspecs={},
+    shell="/bin/sh",
+)
+RUN = f"{os.getpid():x}"
+"""Part of every file name of these tests' sleeping programs, so that none is taken for another run's."""
+
+
+@dataclass
+class House:
+    """An agent that runs, and whoever speaks to it."""
+
+    sockets: Path
+    agent: asyncio.subprocess.Process
+    directory: AgentDirectory
+    clients: list[AgentClient] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    async def connect(self, *, again: bool = False, outlive: float = 60) -> AgentClient:
+        async with asyncio.timeout(PATIENCE):
+            control = await (self.directory.reopen() if again else self.directory.connect())
+            client = AgentClient(control, FACTS, judge=lambda status, _, then: then(status), on_lost=self.lost.append)
+            self.clients.append(client)
+            await client.until_ready()
+        client.outlive(outlive)
+        return client
+
+    async def start(self, client: AgentClient, script: str, *, tty: bool = False, name: str = "") -> AgentProcess:
+        return await client.spawn(["sh", "-c", script], env=FACTS.env, cwd=str(self.sockets), tty=tty, name=name)
+
+    def link(self, name: str) -> Path:
+        """Make another name of `sleep`, by which its processes are found."""
+        path = self.sockets / f"{name}-{RUN}"
+        path.symlink_to("/bin/sleep")
+        return path
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.agent.wait()
+
+
+def alive(path: Path) -> list[int]:
+    """The processes that were started by this name."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if (entry / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(path):
+                found.append(int(entry.name))
+    return found
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Look until something is true that no event tells."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.01)
+
+
+async def until_alive(path: Path, count: int = 1) -> None:
+    """Wait until so many run that were started by this name, whatever became of their parents."""
+    await until(lambda: len(alive(path)) >= count)
+
+
+def of(pid: int, name: str) -> str:
+    """One line of a process's status."""
+    [line] = re.findall(rf"^{name}:\s+(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return str(line)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    opened = await _house(tmp_path, start=60)
+    yield opened
+    await _close(opened)
+
+
+async def _house(path: Path, *, start: float) -> House:
+    directory = AgentDirectory(path)
+    directory.prepare()
+    file = path / "agent.py"
+    file.write_bytes(agent_source())
+    command = agent_command(sys.executable, str(file), str(path / "agent"), rlimits={"nofile": 200}, start=start)
+    return House(path, await asyncio.create_subprocess_exec(*command, cwd="/"), directory)
+
+
+async def _close(house: House) -> None:
+    for client in house.clients:
+        client.outlive(0)
+        client.ended(ExitStatus(code=0))
+    house.directory.close()
+    try:
+        await house.ended()
+    except TimeoutError:
+        house.agent.kill()
+        raise
+
+
+# -- what programs leave -----------------------------------------------------------
+
+
+DAEMONS = {
+    "a background job": "{sleep} 999 &",
+    "a job of its own session": "setsid {sleep} 999 &",
+    "a daemon without an environment": "env -i setsid -f {sleep} 999",
+    "a double fork": "(setsid sh -c '{sleep} 999 & exit' &) ; :",
+    "an empty environment": """{python} -c 'import os; os.fork() or (os.setsid(), os.fork() and os._exit(0), \
+os.execve("{sleep}", ["{sleep}", "999"], {{}}))'""",
+    "a subreaper of its own": """{python} -c 'import ctypes, os; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); \
+os.fork() or (os.setsid(), os.fork() and os._exit(0), os.execv("{sleep}", ["{sleep}", "999"])); \
+import time; time.sleep(999)' &""",
+}
+
+
+@pytest.mark.parametrize("kind", DAEMONS)
+async def test_kill_ends_whatever_a_program_started_and_nothing_else(house: House, kind: str) -> None:
+    client = await house.connect()
+    victim, neighbour = house.link("victim"), house.link("neighbour")
+    for path in (victim, neighbour):
+        script = DAEMONS[kind].format(sleep=path, python=sys.executable)
+        process = await house.start(client, f"{script}\n echo up; sleep 999")
+        await read_until(process, b"up")
+        await until_alive(path)
+        if path is victim:
+            doomed = process
+    await doomed.kill()
+    assert alive(victim) == []
+    assert (await doomed.wait()).signal == signal.SIGKILL
+    assert len(alive(neighbour)) == 1
+    await process.kill()
+    assert alive(neighbour) == []
+
+
+async def test_kill_ends_what_outlived_its_program(house: House) -> None:
+    client = await house.connect()
+    path = house.link("left")
+    process = await house.start(client, DAEMONS["an empty environment"].format(sleep=path, python=sys.executable))
+    assert (await process.wait()).code == 0
+    await until_alive(path)
+    await process.kill()
+    assert alive(path) == []
+
+
+async def test_prune_spares_the_program(house: House) -> None:
+    client = await house.connect()
+    path = house.link("job")
+    process = await house.start(
+        client, f"{DAEMONS['a double fork'].format(sleep=path)}\n echo up; read x; echo $x", tty=True
+    )
+    await read_until(process, b"up")
+    await until_alive(path)
+    await process.prune()
+    assert alive(path) == []
+    await process.write(b"lives\n")
+    assert b"lives\r\nlives" in await read_all(process)
+
+
+async def test_prune_since_ends_one_command_and_spares_earlier_jobs(house: House) -> None:
+    client = await house.connect()
+    early, late = house.link("early"), house.link("late")
+    script = f"setsid -f sh -c '{early} 999 & wait' & read x; setsid -f {late} 999; {late} 999 & echo up; read x"
+    process = await house.start(client, script, tty=True)
+    await until_alive(early)
+    since = await process.moment()
+    await process.write(b"\n")
+    await read_until(process, b"up")
+    await until_alive(late, 2)
+    await process.prune(since)
+    assert alive(late) == []
+    assert len(alive(early)) == 1
+    await process.prune()
+    assert alive(early) == []
+    await process.write(b"\n")
+    assert (await process.wait()).code == 0
+
+
+def ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+async def test_prune_since_tells_processes_of_the_same_hundredth_apart(house: House) -> None:
+    client = await house.connect()
+    path = house.link("job")
+    process = await house.start(client, f"while read x; do {path} 999 & echo up $!.; done", tty=True)
+
+    async def job() -> int:
+        await process.write(b"\n")
+        found = re.search(rb"up ([0-9]+)\.", await read_until(process, b".\r\n"))
+        assert found is not None
+        return int(found[1])
+
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            before, since, after = await job(), await process.moment(), await job()
+            if ticks(before) == since.ticks == ticks(after):
+                break
+            await process.prune()
+    await until_alive(path, 2)
+    await process.prune(since)
+    assert alive(path) == [before]
+
+
+def test_the_order_of_pids_where_they_begin_anew() -> None:
+    last = guest.PIDS - 3
+    began_since = cast("Callable[[int, int, tuple[int, int]], bool]", guest.began_since)
+    assert began_since(301, 7, (7, last))
+    assert began_since(last + 1, 7, (7, last))
+    assert not began_since(last, 7, (7, last))
+    assert not began_since(last, 7, (7, 301))
+
+
+async def test_a_program_on_a_terminal_that_the_bridge_holds_has_no_controlling_one(house: House) -> None:
+    client = await house.connect()
+    terminal = client.open_terminal(24, 80)
+    script = f"tty; read x; echo got $x; exec 3<>{terminal.path}; (: </dev/tty) 2>&1; exec sleep 999"
+    process = await client.spawn(["sh", "-c", script], env=FACTS.env, cwd="/", terminal=terminal)
+    await terminal.write(b"typed\n")
+    said = b""
+    async with asyncio.timeout(PATIENCE):
+        while b"/dev/tty" not in said or not said.endswith(b"\n"):
+            said += await terminal.read()
+    assert said.split(b"\r\n")[:2] == [terminal.path.encode(), b"got typed"]
+    assert b"No such device or address" in said
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    assert (int(fields[2]), int(fields[3]), int(fields[4])) == (process.pid, int(fields[1]), 0)  # group, session, tty
+    terminal.only_for_writing()
+    assert os.fstat(terminal.slave).st_mode & 0o777 in {0o200, 0o220}
+    await process.kill()
+    terminal.release()
+    async with asyncio.timeout(PATIENCE):
+        assert await terminal.read() == b""
+    terminal.close()
+
+
+async def test_the_end_of_a_keeper_is_the_end_of_its_program_alone(house: House) -> None:
+    client = await house.connect()
+    victim, neighbour = house.link("victim"), house.link("neighbour")
+    script = "setsid -f {0} 999; echo up; sleep 999"
+    process = await house.start(client, script.format(victim))
+    other = await house.start(client, script.format(neighbour))
+    await read_until(process, b"up")
+    await read_until(other, b"up")
+    await until_alive(victim)
+    os.kill(int(of(process.pid, "PPid")), signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        assert (await process.wait()).signal == signal.SIGKILL
+    await process.kill()
+    assert alive(victim) == []
+    assert len(alive(neighbour)) == 1
+    assert of(other.pid, "State").startswith("S")
+
+
+async def test_a_keeper_holds_nothing_and_ignores_what_ends_programs(house: House) -> None:
+    client = await house.connect()
+    process = await house.start(client, "trap '' TERM HUP INT; echo up; read x; exit 7", tty=True)
+    await read_until(process, b"up")
+    keeper = int(of(process.pid, "PPid"))
+    assert of(keeper, "Name") == "kb-keeper"
+    assert of(int(of(keeper, "PPid")), "Name") == "kb-agent"
+    if os.geteuid() == 0:  # the agent's memory and descriptors are closed to others of its user
+        held = sorted(str(fd.readlink()) for fd in Path(f"/proc/{keeper}/fd").iterdir())
+        assert held[:3] == ["/dev/null"] * 3
+        assert len(held) == 4
+        assert held[3].startswith("pipe:")
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGALRM):
+        os.kill(keeper, number)
+    assert of(keeper, "State").startswith("S")
+    await process.write(b"\n")
+    assert (await process.wait()).code == 7
+
+
+async def test_an_agent_cannot_be_dumped(house: House) -> None:
+    client = await house.connect()
+    process = await house.start(client, "sleep 999")
+    keeper = int(of(process.pid, "PPid"))
+    for pid in (keeper, int(of(keeper, "PPid"))):
+        assert Path(f"/proc/{pid}/environ").stat().st_uid == 0
+    assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "500"
+
+
+# -- another bridge ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_another_bridge_goes_on_with_what_runs(house: House, tty: bool) -> None:  # noqa: FBT001 - a parameter
+    first = await house.connect()
+    script = "echo one; sleep 0.1; echo two; read x; echo got $x; exit 3" if tty else "echo one; sleep 0.1; echo two"
+    process = await house.start(first, script, tty=tty, name="shell")
+    await read_until(process, b"one")
+    first.leave()
+    assert await process.read() == b""
+    second = await house.connect(again=True)
+    [known] = await second.known()
+    assert (known.name, known.pid, known.tty) == ("shell", process.pid, tty)
+    again = await second.attach(known)
+    assert await second.attach(known) is again
+    assert b"two" in await read_until(again, b"two")
+    if tty:
+        await again.resize(7, 9)
+        await again.write(b"hello\n")
+        assert b"got hello" in await read_until(again, b"got hello")
+    assert (await again.wait()).code == (3 if tty else 0)
+    assert await read_all(again) in {b"", b"\r\n", b"\n"}
+    await again.aclose()
+    assert await second.known() == []
+
+
+async def test_what_is_written_while_no_bridge_reads_waits(house: House) -> None:
+    first = await house.connect()
+    process = await house.start(first, "echo up; head -c 300000 /dev/zero | tr '\\0' x; echo; echo last", name="writer")
+    begun = await read_until(process, b"up")
+    first.leave()
+    second = await house.connect(again=True)
+    [known] = await second.known()
+    assert known.running, "it waits for a reader"
+    again = await second.attach(known)
+    assert (begun + await read_all(again)).replace(b"x", b"") == b"up\n\nlast\n"
+    assert (await again.wait()).code == 0
+    await again.aclose()
+
+
+async def test_an_end_that_nobody_was_told_of_is_told_later(house: House) -> None:
+    first = await house.connect()
+    process = await house.start(first, "read x; echo bye; exit 9", tty=True, name="kernel")
+    await process.write(b"\n")
+    first.leave()
+    second = await house.connect(again=True)
+    await until(lambda: not Path(f"/proc/{process.pid}").exists())
+    [known] = await second.known()
+    assert (known.name, known.running, known.code, known.signal) == ("kernel", False, 9, None)
+    again = await second.attach(known)
+    assert b"bye" in await read_all(again)
+    assert await again.wait() == ExitStatus(code=9)
+    await again.aclose()
+    assert await second.known() == []
+
+
+async def test_a_new_bridge_replaces_the_old_one(house: House) -> None:
+    first = await house.connect()
+    process = await house.start(first, "echo up; sleep 999")
+    await read_until(process, b"up")
+    second = await house.connect(again=True)
+    await until(lambda: first.closed)
+    assert house.lost == ["the sandbox's agent is gone"]
+    assert [known.pid for known in await second.known()] == [process.pid]
+    with pytest.raises(SandboxError, match="gone"):
+        await house.start(first, "true")
+    fresh = await house.start(second, "echo fresh")
+    assert await read_all(fresh) == b"fresh\n"
+
+
+async def test_what_was_never_said_to_have_started_is_undone(house: House) -> None:
+    """A bridge that dies at that moment leaves nothing that nobody knows of."""
+    path = house.link("undone")
+    first = await house.connect()
+    starting = asyncio.create_task(house.start(first, f"exec {path} 999"))
+    await asyncio.sleep(0)
+    first.leave()
+    with pytest.raises(SandboxError):
+        await starting
+    second = await house.connect(again=True)
+    known = await second.known()
+    assert len(alive(path)) == len(known)  # it was told, or undone
+
+
+# -- its end -----------------------------------------------------------------------------
+
+
+async def test_without_a_bridge_it_ends_everything(house: House) -> None:
+    client = await house.connect(outlive=0.3)
+    path = house.link("orphan")
+    process = await house.start(client, f"env -i setsid -f {path} 999; echo up; sleep 999")
+    await read_until(process, b"up")
+    await until_alive(path)
+    began = time.monotonic()
+    client.leave()
+    await house.ended()
+    assert time.monotonic() - began >= 0.3
+    assert alive(path) == []
+
+
+async def test_a_bridge_that_comes_in_time_stops_that(house: House) -> None:
+    client = await house.connect(outlive=1)
+    path = house.link("kept")
+    await house.start(client, f"exec {path} 999")
+    client.leave()
+    again = await house.connect(again=True, outlive=1)
+    await asyncio.sleep(1.3)  # longer than it would have gone on
+    assert len(alive(path)) == 1
+    assert len(await again.known()) == 1
+
+
+async def test_an_agent_that_nobody_comes_to_ends(tmp_path: Path) -> None:
+    house = await _house(tmp_path, start=0.2)
+    await house.ended()
+    await _close(house)
+
+
+async def test_it_ends_when_it_is_told_to(house: House) -> None:
+    client = await house.connect()
+    path = house.link("told")
+    await house.start(client, f"exec {path} 999")
+    client.end()
+    await house.ended()
+    assert alive(path) == []
+
+
+@pytest.mark.parametrize("packet", [b"{", b"\xff", b"[]", b'{"op":"none"}', b'{"op":"spawn","id":1}', b'{"op":"kill"}'])
+async def test_a_malformed_packet_ends_this_sandbox(house: House, packet: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        async with asyncio.timeout(PATIENCE):
+            (await house.directory.connect()).close()
+        stranger.connect(str(house.sockets / "agent/socket"))
+        assert json.loads(stranger.recv(4096)) == {"op": "ready"}
+        stranger.send(packet)
+        await house.ended()
