@@ -3,6 +3,9 @@
 A connection whose other end vanished (a cable, a lid, a router that forgot it) says nothing of that. The sign of
 life is what the kernel has received of it, a pong or anything else, whole message or not. Who reads a backlog lives
 too: its pong is behind all that it has not read yet. That its machine confirms what fits into its buffers is no sign.
+
+Nobody is dropped who was not asked, however long it has been silent: a server that stood still (a suspended machine, a
+stopped process) asks first, as clients that send nothing of themselves had no reason to.
 """
 
 from __future__ import annotations
@@ -35,9 +38,16 @@ class Patience:
     drop: float = 90.0
     """After which it is gone."""
 
-    def next_look(self, silent: float) -> float:
-        """Give the seconds until something is to be done about a client that was silent for `silent` of them."""
-        return min(self.ping - silent % self.ping, self.drop - silent) + _SLACK
+    def left(self, silent: float, asked: float | None) -> float:
+        """Give the seconds until a client is gone that was silent for `silent` of them.
+
+        It was first asked `asked` seconds ago, or not since it was last heard of.
+        """
+        return max(self.drop - silent, self.drop - self.ping - (asked or 0.0))
+
+    def next_look(self, silent: float, asked: float | None) -> float:
+        """Give the seconds until something is to be done about such a client."""
+        return min(self.ping - silent % self.ping, self.left(silent, asked)) + _SLACK
 
 
 class Heartbeat:
@@ -53,12 +63,14 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._asked_at: float | None = None
+        """When it was first asked of those times that it has not answered; it may have been heard of since."""
         self._blocked = False
         self._confirmed = 0
         self._read_at = self._loop.time()
 
     def __enter__(self) -> None:
-        self._timer = self._loop.call_later(self._patience.next_look(0.0), self._look)
+        self._timer = self._loop.call_later(self._patience.next_look(0.0, None), self._look)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._timer is not None:
@@ -70,13 +82,19 @@ class Heartbeat:
         if self._transport.is_closing():
             return
         silent = self._silence()
-        if silent >= self._patience.drop:
+        now = self._loop.time()
+        if self._asked_at is not None and self._asked_at < now - silent:
+            self._asked_at = None  # it has been heard of since
+        if self._asked_at is not None and self._patience.left(silent, now - self._asked_at) <= 0:
             log.info("client_vanished", silent_seconds=round(silent, 1))
             self._transport.abort()
             return
         if silent >= self._patience.ping and self._asking is None:
             self._asking = self._loop.create_task(self._ask())
-        self._timer = self._loop.call_later(self._patience.next_look(silent), self._look)
+            if self._asked_at is None:
+                self._asked_at = now
+        asked = None if self._asked_at is None else now - self._asked_at
+        self._timer = self._loop.call_later(self._patience.next_look(silent, asked), self._look)
 
     async def _ask(self) -> None:
         try:

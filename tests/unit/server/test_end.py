@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -92,13 +93,21 @@ async def test_answers_that_are_not_read_in_time_end_the_connection(
 
 
 async def test_a_client_that_vanishes_is_dropped(start_server: StartServer) -> None:
-    server = await start_server(Patience(ping=0.1, drop=0.4))
+    server = await start_server(Patience(ping=0.1, drop=1.5))
     async with server.upgraded() as silent, server.connect("u") as client:
         assert (await silent.frame())[0] == 9  # it is asked for a sign of life
         reading = asyncio.ensure_future(client.receive())  # a library answers pings while it reads
         assert (await silent.everything()).count(b"\x89\x00") >= 1
         await client.send(type="ping")
         assert (await reading)["type"] == "pong"
+
+
+async def test_a_client_is_asked_before_it_is_dropped_though_the_server_stood_still(start_server: StartServer) -> None:
+    server = await start_server(Patience(ping=0.1, drop=0.3))
+    async with server.upgraded() as silent:
+        time.sleep(0.5)  # the fault: the event loop does nothing meanwhile
+        assert (await silent.frame())[0] == 9
+        await silent.everything()  # and then it is dropped all the same
 
 
 async def test_a_port_that_is_taken_and_an_address_that_is_none() -> None:

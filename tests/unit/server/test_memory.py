@@ -61,7 +61,17 @@ async def test_of_many_unfinished_messages_the_largest_of_the_largest_user_is_dr
         await asyncio.wait(told)
 
 
-async def test_who_reads_nothing_is_cut_off_before_the_budget_is_used_up(server: RunningServer) -> None:
+async def test_who_reads_nothing_is_cut_off_before_the_budget_is_used_up(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off = asyncio.Event()
+    end = socket.Socket.end
+
+    def seen_end(self: socket.Socket) -> None:
+        cut_off.set()
+        end(self)
+
+    monkeypatch.setattr(socket.Socket, "end", seen_end)
     async with AsyncExitStack() as stack:
         deaf = [await stack.enter_async_context(server.upgraded("deaf", buffer=1024)) for _ in range(4)]
         for wire in deaf:
@@ -72,6 +82,8 @@ async def test_who_reads_nothing_is_cut_off_before_the_budget_is_used_up(server:
             for number in range(10):
                 wire.write(text(type="read_file", sessionId="s", filename="f", requestId=f"{number}"))
         await works(server)
+        async with asyncio.timeout(PATIENCE):
+            await cut_off.wait()
         for wire in deaf:
             wire.writer.transport.resume_reading()  # type: ignore[attr-defined]  # likewise
         ends = await asyncio.gather(*(asyncio.wait_for(read_all(wire), PATIENCE) for wire in deaf))
