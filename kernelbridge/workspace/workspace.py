@@ -244,15 +244,16 @@ class Workspace:
 
         With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
         """
-        cells, commands = self.executions.finish(), self.commands.finish()
         if keep:
+            self._begin_leave()
             return []
+        cells, commands = self.executions.finish(), self.commands.finish()
         self._status.server_stops(seconds)
         return [cells, commands]
 
     async def leave(self) -> None:
         """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
-        self.executions.finish()
+        self._begin_leave()
         await self.sandbox.leave()
         await self._step("terminal", self.commands.leave())
         await self._step("terminals", self.terminals.leave())
@@ -262,6 +263,12 @@ class Workspace:
         self._record.leave()
         await self._record.written()
         self._log.info("workspace_left", cell=self.executions.running is not None)
+
+    def _begin_leave(self) -> None:
+        """Accept no more work. What an earlier server left and cannot be reached now is the next server's to answer."""
+        self.executions.finish(leaving=True)
+        self.commands.finish(leaving=True)
+        self.terminals.finish()
 
     async def close(self) -> None:
         """Wait until it is closed; see `begin_close`."""

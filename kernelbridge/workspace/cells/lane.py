@@ -87,7 +87,7 @@ class ExecutionLane:
         """The cell that runs, or whose interrupt is still under way."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._closed = False
+        self._closed = self._leaving = False
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell has been answered; another may begin at once."""
 
@@ -213,9 +213,14 @@ class ExecutionLane:
             self._lose_unreached()
         return self._supervisor.reached
 
-    def finish(self) -> asyncio.Event:
-        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
+    def finish(self, *, leaving: bool = False) -> asyncio.Event:
+        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs.
+
+        If this server is `leaving` the kernel to the next one, a cell that an earlier server left and this one cannot
+        reach is not answered: the next server will.
+        """
         self._closed = True
+        self._leaving = self._leaving or leaving
         self._warmed(SessionClosed())
         self._waiting.end(NEVER_CLOSED)
         if self.running is None:
@@ -277,7 +282,7 @@ class ExecutionLane:
         self._fail_unreached(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
 
     def _fail_unreached(self, answer: Outcome | KernelBridgeError) -> None:
-        if self._run is not None and self._run.unreached:
+        if self._run is not None and self._run.unreached and not self._leaving:
             self._run.fail(answer)
 
     # -- the queue ------------------------------------------------------------------

@@ -220,7 +220,9 @@ class SandboxOwner:
             await self._record.written()
         except BaseException:
             self._not_started()
-            if not self._left:
+            if self._left:
+                self._record.leave()  # as it is: what fails now for want of the sandbox is not to be noted
+            else:
                 self._clear(sandbox)
             raise
         self._began(sandbox)

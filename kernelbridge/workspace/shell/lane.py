@@ -141,7 +141,7 @@ class TerminalLane:
         """Those under way, and whether they end all that any command has started: none may begin meanwhile."""
         self._quiet = asyncio.Event()
         """Set when nothing runs, and nothing will."""
-        self._finishing = self._closed = self._left = False
+        self._finishing = self._closed = self._leaving = self._left = False
 
     @property
     def waiting(self) -> int:
@@ -215,9 +215,14 @@ class TerminalLane:
             self._interrupts[interrupting] = jobs
             interrupting.add_done_callback(self._interrupts.pop)
 
-    def finish(self) -> asyncio.Event:
-        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs."""
+    def finish(self, *, leaving: bool = False) -> asyncio.Event:
+        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs.
+
+        If this server is `leaving` the shell to the next one, a command that an earlier server left and this one cannot
+        reach is not answered: the next server will.
+        """
         self._finishing = True
+        self._leaving = self._leaving or leaving
         self._end_waiting(_CLOSED)
         if not self._draining:
             self._quiet.set()
@@ -250,20 +255,21 @@ class TerminalLane:
             command = previous.command
             job = self._running = _Job("", command.timeout, previous.done, previous.listen, command.request_id)
             self._since = command.since
-        outcome: CommandOutcome | KernelBridgeError = _CLOSED
+        outcome: CommandOutcome | KernelBridgeError | None = _CLOSED
         try:
             outcome = await self._go_on(take, previous, job)
         finally:
             self._running = None
             if not self._left:
-                if job is not None:
+                if job is not None and outcome is not None:
                     _answer(job, outcome)
                     self._record.command_ended()
                 await self._drain()
 
     async def _go_on(
         self, take: TakeShell, previous: PreviousCommand | None, job: _Job | None
-    ) -> CommandOutcome | KernelBridgeError:
+    ) -> CommandOutcome | KernelBridgeError | None:
+        """Return the result of `job`; None if the next server has to answer it."""
         try:
             async with self._starting:
                 shell = self._shell = await take()
@@ -271,6 +277,8 @@ class TerminalLane:
                     shell.resume(previous.command, previous.said, previous.listen, self._record.command_wrote)
         except KernelBridgeError as exc:
             log.warning("shell_not_taken_over", error=str(exc))
+            if self._leaving:
+                return None
             self._intact, self._lost = False, previous is None
             if previous is None or self._closed:
                 return _CLOSED

@@ -99,7 +99,7 @@ class Terminals:
         self._record = record
         self._states: dict[Terminal, TerminalState] = {}
         self._spools: dict[Terminal, StateFile] = {}
-        self._closed = False
+        self._closed = self._leaving = False
 
     @property
     def ids(self) -> list[str]:
@@ -152,9 +152,12 @@ class Terminals:
             await asyncio.wait(list(self._lives.values()))
         await self._tasks.aclose()
 
+    def finish(self) -> None:
+        """Open no other: they are left to the next server, those included that cannot be reached now."""
+        self._closed = self._leaving = True
+
     async def leave(self) -> None:
-        """Leave them all to another server; no other is opened."""
-        self._closed = True
+        """Leave them all to another server, after `finish`."""
         for terminal in self._lives:
             terminal.leave()
         await self._tasks.aclose()
@@ -213,6 +216,8 @@ class Terminals:
         try:
             return await self._rejoin(state.process)
         except KernelBridgeError as exc:
+            if self._leaving:
+                raise asyncio.CancelledError from exc  # viewers are not told of an end: the next server shows it again
             lost(state.id, "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost")
             raise
 
