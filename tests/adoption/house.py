@@ -219,7 +219,9 @@ async def resume(client: Client, session: str = "s", after: int = 0) -> Frame:
 
 async def begin(client: Client, code: str, request_id: str, *, session: str = "s", **more: object) -> None:
     """Send a cell and return when its first line has run; its output comes behind that."""
-    await client.shell("rm -f begun; mkfifo begun", session=session)
+    # By name: the next frame may tell of the session's start, and the cell must not come before the FIFO.
+    await client.send(type="terminal_command", sessionId=session, command="rm -f begun; mkfifo begun", requestId="fifo")
+    assert (await client.answer_to("fifo"))["exitCode"] == 0
     code = f"open('begun', 'w').close()\n{code}"
     await client.send(type="execute_code", sessionId=session, code=code, requestId=request_id, **more)
     await client.send(type="terminal_command", sessionId=session, command="cat begun", requestId="begun")
