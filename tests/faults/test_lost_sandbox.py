@@ -45,3 +45,18 @@ async def test_when_nothing_ran_the_next_cell_says_so(server: RunningServer, los
         after = await client.run("print(open('f').read(), 'x' in globals())")
         assert (after["output"], after["statePreserved"]) == ("kept False\n", False)
         assert "its variables are lost" in after["lateOutput"]
+
+
+async def test_what_is_sent_in_the_moment_of_its_end_runs_in_another(
+    server: RunningServer, lose_sandboxes: Lose
+) -> None:
+    async with server.connect("u") as client:
+        await client.shell("true")
+        for _ in range(5):
+            losing = asyncio.create_task(lose_sandboxes(server))
+            while not losing.done():
+                result = await client.shell("echo on")
+                assert result["type"] == "terminal_output", result
+                assert result.get("cause") in {None, "sandbox_lost"}
+            result = await client.shell("echo on")
+            assert (result["type"], result["output"]) == ("terminal_output", "on\n"), result
