@@ -1,9 +1,9 @@
 """Ends the executions of a kernel that tells only half of their end.
 
 An honest kernel tells both halves, reply and idle, within milliseconds. One that says that it is idle and does not
-reply would keep its cell for ever; it has broken the protocol. One that has replied and never says that it is idle,
-because its output was more than its sockets take, is only not known to have told everything: when nothing has come for
-some time, all of it is taken to be there.
+reply would keep its cell for ever: it has broken the protocol, unless an interrupt hit its own code. One that has
+replied and never says that it is idle, because its output was more than its sockets take, is only not known to have
+told everything: when nothing has come for some time, all of it is taken to be there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from kernelbridge.jupyter.end_causes import INTERRUPTED_BEHIND
 from kernelbridge.jupyter.execution import HALF_DONE, Execution, ExecutionTable, State
 
 LOOK_SECONDS = 3.0
@@ -60,5 +61,7 @@ class CompletionWatchdog:
             self._begin()
         elif seen[1] is State.REPLIED:
             self._table.complete(seen[0])
+        elif seen[0].cause is not None:
+            self._table.end(seen[0], INTERRUPTED_BEHIND._replace(cause=seen[0].cause))
         else:
             self._refuse(NO_REPLY)

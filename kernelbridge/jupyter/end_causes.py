@@ -18,6 +18,8 @@ class Ended(NamedTuple):
     """That of the kernel's process, if it has ended by itself."""
     signal: str | None = None
     """The signal that ended it, e.g. `SIGSEGV`."""
+    kernel_lives: bool = False
+    """Whether its kernel goes on, with its variables."""
 
 
 BUS_ERROR = (
@@ -34,6 +36,8 @@ KERNEL_RESTARTED = Ended("kernel_restarted", _RESTARTED)
 
 _LOST = "ResultLost: the cell ended while no server was there, or never began; its kernel does not keep what it tells"
 _NEVER_RAN = "NeverRan: the server ended before the cell reached its kernel; send it again"
+INTERRUPTED_BEHIND = Ended("interrupted", "KeyboardInterrupt", kernel_lives=True)
+"""The interrupt came when the cell's code was done, and hit the kernel's own: only the reply is lost."""
 RESULT_LOST = Ended(None, _LOST)
 NEVER_RAN = Ended(None, _NEVER_RAN)
 UNKNOWN = frozenset({_LOST, _NEVER_RAN})

@@ -368,7 +368,7 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         cause=None if success else execution.cause,
         exit_code=None if why is None else why.exit_code,
         signal=None if why is None else why.signal,
-        state_preserved=done and not _leaves(reply),
+        state_preserved=done and not _leaves(reply) if why is None else why.kernel_lives,
         overflow=rendered.overflow,
     )
 

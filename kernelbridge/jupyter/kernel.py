@@ -277,9 +277,9 @@ class Kernel:
         """End the kernel and the processes of its session at once; `died` follows."""
         await self._process.kill()
 
-    def give_up(self, execution: Execution, why: Ended) -> None:
-        """End one execution from outside: the kernel has done with it, but its reply is lost."""
-        self._table.end(execution, why)
+    def give_up(self, execution: Execution) -> None:
+        """End one execution from outside: the kernel has done with it, but its reply is lost by an interrupt."""
+        self._table.end(execution, end_causes.INTERRUPTED_BEHIND)
 
     def end_pending(self, why: Ended) -> None:
         """End every execution from outside, with its output so far."""

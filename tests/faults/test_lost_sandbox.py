@@ -53,7 +53,7 @@ async def test_what_is_sent_in_the_moment_of_its_end_runs_in_another(
     async with server.connect("u") as client:
         await client.shell("true")
         for _ in range(5):
-            losing = asyncio.create_task(lose_sandboxes(server))
+            losing = asyncio.ensure_future(lose_sandboxes(server))
             while not losing.done():
                 result = await client.shell("echo on")
                 assert result["type"] == "terminal_output", result

@@ -11,7 +11,6 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.execution import Execution, State
 from kernelbridge.jupyter.kernel import Kernel
 
@@ -114,14 +113,11 @@ class Escalation:
         """Who is told of each step from now on."""
         self._step: Step = "sigint"
         self._ended = asyncio.Event()
-        self._given_up = False
         self._refused = 0
 
     def finished(self, outcome: Outcome) -> Outcome:
         """Take the execution's end, tell it if that is what was wanted, and give its outcome with the cause."""
         self._ended.set()
-        if self._given_up:
-            outcome = replace(outcome, state_preserved=True)
         if self._step == "kill":
             self._tell(done=False)
         else:
@@ -192,8 +188,7 @@ class Escalation:
                 await asyncio.wait_for(self._ended.wait(), min(left, self._graces.lost_reply))
             except TimeoutError:
                 if idle and self._execution.state is State.IDLE:
-                    self._given_up = True
-                    self._kernel.give_up(self._execution, Ended("interrupted", "KeyboardInterrupt"))
+                    self._kernel.give_up(self._execution)
                 idle = self._execution.state is State.IDLE
         return self._ended.is_set()
 

@@ -103,6 +103,16 @@ async def test_a_kernel_that_is_idle_and_does_not_reply_is_ended(new_notebook: N
     assert await died(notebook) == ExitStatus(signal=signal.SIGKILL)
 
 
+async def test_a_kernel_that_loses_its_reply_by_an_interrupt_lives(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(faulty("idle without a reply"))
+    running = notebook.send("x")
+    await asyncio.wait_for(notebook.kernel.interrupt(), PATIENCE)
+    outcome = await asyncio.wait_for(running, PATIENCE)
+    assert (outcome.output, outcome.cause, outcome.error) == ("before the fault\n", "interrupted", "KeyboardInterrupt")
+    assert outcome.state_preserved
+    assert not notebook.kernel.died.done()
+
+
 async def test_a_kernel_that_never_says_that_it_is_idle_is_believed_its_reply(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("never idle"))
     for _ in range(2):
