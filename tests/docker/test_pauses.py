@@ -86,3 +86,17 @@ async def test_an_engine_that_pauses_too_late_is_noticed(
         assert await told.next() is True
         await sandbox.resume()
         assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+
+
+async def test_a_resume_that_the_engine_refuses_because_of_late_news_is_ordered_again(
+    new_spec: MakeSpec, workspace_image: str, tmp_path: Path
+) -> None:
+    async with (
+        cuttable_wire(tmp_path / "s") as wire,
+        docker_runtime(workspace_image, client_factory=wire.factory) as runtime,
+    ):
+        sandbox = await runtime.create(new_spec())
+        await sandbox.pause()
+        wire.refuse_once(b"POST .*/unpause", f"Container {sandbox.id} is not paused")
+        await sandbox.resume()
+        assert (await run(sandbox, "echo", "alive")).output == "alive\n"

@@ -78,13 +78,22 @@ class Pauses:
         async with self._turn:
             self._orders += 1
             self._wanted = False
-            try:
-                await self._engine.call(lambda api: api.unpause(self._container_id), doing="resuming a container")
-            except APIError as exc:
-                # Engine 20.10 says 500 for one that is not paused, and for one that does not run.
-                if exc.status_code not in GONE and not any(words in explain(exc) for words in _NOT_PAUSED):
-                    raise SandboxError("The sandbox cannot be resumed", explain(exc)) from exc
+            if not await self._unpause() and self.paused:
+                # For a moment the engine takes the late news of an earlier resume for what is, and refuses this one.
+                await asyncio.sleep(SETTLE)
+                await self._unpause()
             self._note(paused=False)
+
+    async def _unpause(self) -> bool:
+        """Have the engine resume it; return whether it was paused, as far as the engine knows."""
+        try:
+            await self._engine.call(lambda api: api.unpause(self._container_id), doing="resuming a container")
+        except APIError as exc:
+            # Engine 20.10 says 500 for one that is not paused, and for one that does not run.
+            if exc.status_code not in GONE and not any(words in explain(exc) for words in _NOT_PAUSED):
+                raise SandboxError("The sandbox cannot be resumed", explain(exc)) from exc
+            return False
+        return True
 
     async def until_running(self) -> None:
         """Wait while it stands still, in bounded time; raises `SandboxError`."""
