@@ -165,7 +165,9 @@ class House:
                 await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)  # nobody tells
 
     async def close(self) -> None:
-        """End what runs, and what it left."""
+        """End what runs, and what it left; print what the servers said, which is shown if the test fails."""
+        for number, server in enumerate(self._servers):
+            print(f"-- server {number} --\n{server.log.read_text()}")
         for server in self._servers:
             if server.process.returncode is None:
                 await server.kill()
@@ -243,3 +245,13 @@ async def until_there(path: Path) -> None:
     async with asyncio.timeout(PATIENCE):
         while not path.exists():  # noqa: ASYNC110 - the file system tells nobody
             await asyncio.sleep(0.02)
+
+
+async def until_begun(client: Client, path: Path) -> None:
+    """Wait until a command has made a file, and its server has noted that it began.
+
+    What a server has read and not yet noted when it is killed is lost with it.
+    """
+    await until_there(path)
+    await client.send(type="ping", requestId="noted")
+    await client.answer_to("noted")

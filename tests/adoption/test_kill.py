@@ -5,7 +5,19 @@ import secrets
 
 import pytest
 
-from tests.adoption.house import House, begin, docker_only, engine, result, resume, touch, until, until_there
+from tests.adoption.house import (
+    House,
+    begin,
+    docker_only,
+    engine,
+    result,
+    resume,
+    touch,
+    until,
+    until_begun,
+    until_there,
+)
+from tests.integration.conftest import Client
 
 TOLD_IN_THE_GAP = f"""print('before'); print(x)
 {until("gap")}
@@ -94,23 +106,32 @@ async def test_output_that_is_forgotten_is_said_to_be_missing(house: House) -> N
     assert f"the first {answer['truncated']['bytes']} bytes" in answer["lateOutput"]
 
 
+async def streamed(client: Client, text: str) -> tuple[int, int]:
+    """Wait until the cell has streamed this text and nothing else; return the first and the last `seq` of it."""
+    said, numbers = "", []
+    while said != text:
+        frame = await client.receive()
+        if frame["type"] == "execution_output":
+            assert frame["requestId"] == "cell"
+            said += frame["text"]
+            numbers.append(frame["seq"])
+            assert text.startswith(said)
+    return numbers[0], numbers[-1]
+
+
 async def test_a_streamed_cell_goes_on_being_told(house: House) -> None:
     server = await house.serve()
     async with house.connect(server, streams=True) as client:
         await begin(client, f"print('one')\n{until('go')}\nprint('two')\n{until('end')}", "cell")
-        last = 0
-        while (frame := await client.receive()).get("text") != "one\n":
-            last = frame.get("seq", last)
+        _, seq = await streamed(client, "one\n")
         await server.kill()
     server = await house.serve()
     async with house.connect(server, streams=True) as client:
-        resumed = await resume(client, after=frame["seq"])
-        assert (resumed["from"], resumed["lost"]["from"]) == (frame["seq"] + 1, frame["seq"] + 1)
+        resumed = await resume(client, after=seq)
+        assert (resumed["from"], resumed["lost"]["from"]) == (seq + 1, seq + 1)
         touch(house.files("s"), "go")
-        while (told := await client.receive())["type"] != "execution_output":
-            pass
-        assert (told["text"], told["requestId"]) == ("two\n", "cell")
-        assert told["seq"] > resumed["lost"]["to"]
+        first, _ = await streamed(client, "two\n")
+        assert first > resumed["lost"]["to"]
         touch(house.files("s"), "end")
         assert (await result(client, "cell"))["output"] == "one\ntwo\n"
 
@@ -140,9 +161,11 @@ async def test_all_that_the_shell_has_started_goes_on(house: House) -> None:
         await client.send(type="open_terminal", sessionId="s", terminalId="t", rows=10, cols=40)
         while (await client.receive())["type"] != "terminal_data":
             pass
-        await client.send(type="terminal_input", sessionId="s", terminalId="t", data="setsid sleep 5555 & sleep 6666\n")
+        typed = "setsid sleep 5555 & touch typed; sleep 6666\n"
+        await client.send(type="terminal_input", sessionId="s", terminalId="t", data=typed)
         await client.send(type="terminal_command", sessionId="s", command="touch began; sleep 7777", requestId="c")
-        await until_there(house.files("s") / "began")
+        await until_there(house.files("s") / "typed")
+        await until_begun(client, house.files("s") / "began")
         await server.kill()
     server = await house.serve()
     async with house.connect(server) as client:

@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from kernelbridge.workspace.session_key import SessionKey
 from tests.adoption import house as houses
-from tests.adoption.house import House, begin, docker_only, engine, local_only, result, resume, until_there
+from tests.adoption.house import House, begin, docker_only, engine, local_only, result, resume, until_begun, until_there
 from tests.integration.conftest import PATIENCE, Frame
 
 
@@ -156,7 +156,7 @@ async def test_a_server_that_cannot_start_tells_nothing_and_ends_nothing(house: 
         await begin(client, f"{houses.until('go')}\nprint(x)\nopen('over', 'w').close()", "cell")
         command = "touch began; until [ -e go ]; do sleep 0.02; done; echo over"
         await client.send(type="terminal_command", sessionId="s", command=command, requestId="command")
-        await until_there(files / "began")
+        await until_begun(client, files / "began")
         await server.kill()
     houses.touch(files, "go")
     await until_there(files / "over")  # while no server is there

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.adoption import house as houses
-from tests.adoption.house import House, resume, touch, until_there
+from tests.adoption.house import House, resume, touch, until_begun, until_there
 from tests.integration.conftest import Client, Frame
 
 
@@ -21,7 +21,7 @@ async def begin_command(house: House, client: Client, request_id: str, **more: o
     command = "echo heard; touch began; sleep 1000"
     await client.send(type="terminal_command", sessionId="s", command=command, requestId=request_id, **more)
     await client.send(type="terminal_command", sessionId="s", command="touch queued", requestId="queued")
-    await until_there(house.files("s") / "began")
+    await until_begun(client, house.files("s") / "began")
 
 
 async def told(client: Client, after: int = 0) -> tuple[int, list[Frame]]:
