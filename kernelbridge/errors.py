@@ -60,8 +60,11 @@ class BadRequest(KernelBridgeError):
     def __init__(self, message: str, reason: str = "", *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message, reason)
         self.field = field
+        self.session_id: str | None = None
+        """The `sessionId` of a frame that could not be read as a message, if it has a valid one."""
+        self.request_id: str | None = None
         self.warnings: tuple[str, ...] = ()
-        """What else is strange in the request: fields that the protocol does not have."""
+        """A sentence for each field of that frame that the protocol does not have."""
         if code is not None:
             self.code = code
 

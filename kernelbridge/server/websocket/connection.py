@@ -10,10 +10,11 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType
 from msgspec import UNSET
 
+from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
 from kernelbridge.protocol.cells import InputReply
-from kernelbridge.protocol.codec import identify, read
+from kernelbridge.protocol.codec import LARGE, read, reading
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
@@ -116,10 +117,13 @@ class Connection:
 
     async def _handle(self, frame: bytes) -> None:
         try:
-            message, warnings = read(frame, strict=self._strict)
+            if len(frame) > LARGE:
+                message, warnings = await turns().run(reading(frame, strict=self._strict))
+            else:
+                message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:
-            session_id, request_id = identify(frame)
-            self.send(warned(answers.error_message(exc, session_id, given(request_id)), list(exc.warnings)))
+            error = answers.error_message(exc, exc.session_id, given(exc.request_id))
+            self.send(warned(error, list(exc.warnings)))
             return
         if isinstance(message, Ping):
             pong = Pong(timestamp=answers.timestamp(), request_id=given(message.request_id))
