@@ -12,7 +12,7 @@ from kernelbridge.cli.entry import commands, verdict
 from kernelbridge.cli.reference import configuration_page
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.images.base import AUTO, DEBIAN_MIRROR
-from kernelbridge.server.start_report import StartReport
+from kernelbridge.server.app import StartReport
 from kernelbridge.settings.settings import OPTIONS, default_text
 from kernelbridge.settings.sources import flag_name, variable_name
 

@@ -111,20 +111,20 @@ async def test_a_client_is_asked_before_it_is_dropped_though_the_server_stood_st
 
 
 async def test_a_port_that_is_taken_and_an_address_that_is_none() -> None:
-    (held,) = await listening.taken("127.0.0.1", 0)
+    (held,) = await listening.bind("127.0.0.1", 0)
     with held:
         held.listen()
         port = held.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"Cannot listen on 127\.0\.0\.1:{port}.*in use.*--port"):
-            await listening.taken("127.0.0.1", port)
+            await listening.bind("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"Cannot listen on 192\.0\.2\.1:1"):
-        await listening.taken("192.0.2.1", 1)
+        await listening.bind("192.0.2.1", 1)
     with pytest.raises(ConfigError, match=r"Cannot listen on no-such-host\.invalid:1"):
-        await listening.taken("no-such-host.invalid", 1)
+        await listening.bind("no-such-host.invalid", 1)
 
 
 async def test_localhost_is_listened_on_in_every_family_there_is() -> None:
-    sockets = await listening.taken("localhost", 0)
+    sockets = await listening.bind("localhost", 0)
     assert {sock.getsockname()[0] for sock in sockets} <= {"127.0.0.1", "::1"}
     for sock in sockets:
         sock.close()
