@@ -1,4 +1,4 @@
-"""The documented WebSocket protocol and its extensions as typed messages; pure, no I/O."""
+"""The documented WebSocket protocol and its extensions, as typed messages; pure."""
 
 from kernelbridge.protocol.codec import dump, parse
 from kernelbridge.protocol.messages import ClientMessage, PrincipalRequest, ServerMessage, SessionRequest
