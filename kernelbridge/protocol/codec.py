@@ -53,11 +53,6 @@ class _Envelope(msgspec.Struct, rename="camel"):
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
-def parse(frame: str | bytes) -> ClientMessage:
-    """Read one text frame; raises `BadRequest` that names the field and what was expected."""
-    return read(frame)[0]
-
-
 def read(frame: str | bytes, *, strict: bool = False) -> tuple[ClientMessage, list[str]]:
     """Read one text frame at once; see `reading`."""
     steps = reading(frame, strict=strict)

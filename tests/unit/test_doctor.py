@@ -287,7 +287,7 @@ def test_the_command_says_what_to_mend(tmp_path: Path, taken_port: int) -> None:
     assert "problem  bubblewrap" in done.stdout
     assert "→ install it: `apt-get install bubblewrap`" in done.stdout
     assert "problem  port" in done.stdout
-    assert done.stdout.endswith("2 to mend before `kernelbridge serve` works.\n")
+    assert done.stdout.endswith("2 to fix before `kernelbridge serve` works.\n")
 
 
 def test_the_command_speaks_json(tmp_path: Path, taken_port: int) -> None:

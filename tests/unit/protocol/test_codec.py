@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
-from kernelbridge.protocol import ClientMessage, codec, dump, json_schema, parse, unknown
+from kernelbridge.protocol import ClientMessage, codec, dump, json_schema, unknown
 from kernelbridge.protocol.cells import ExecuteCode, ExecutionResult
 from kernelbridge.protocol.codec import read, reading
 from kernelbridge.protocol.files import SaveFile
 from kernelbridge.protocol.messages import Ping, Pong
 from kernelbridge.protocol.terminals import TerminalCommand
+
+
+def parse(frame: str) -> ClientMessage:
+    return read(frame)[0]
+
 
 DOCUMENTED = [
     (
