@@ -75,7 +75,8 @@ class Settings:
         Option(
             kinds.switch(),
             SANDBOXES,
-            "Isolate workspaces in the local runtime. Without this, which needs --runtime local, code has all your rights.",
+            "Isolate workspaces in the local runtime. Without isolation (only with --runtime local), code has all your "
+            "rights.",
         ),
     ] = True
     image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
