@@ -10,7 +10,7 @@ from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
-from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
 from kernelbridge.workspace.adoption.lost_shells import TellLoss, lost_command
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
@@ -98,7 +98,7 @@ class Absentees:
 
 def _context(registry: Registry, workspace: Workspace, request_id: str | None) -> RequestContext:
     session = workspace.key
-    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
+    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, echoed(request_id))
 
 
 def _closed(context: RequestContext, terminal_id: str, cause: LossCause) -> None:

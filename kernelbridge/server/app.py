@@ -29,7 +29,7 @@ from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
-from kernelbridge.server.websocket.socket import Socket, turn_away
+from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings
@@ -45,7 +45,7 @@ from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
-GOODBYE = 3.0
+CLOSE_TIMEOUT = 3.0
 """Seconds that clients have to answer the close when the server stops."""
 FLUSH = 30.0
 """Seconds that a client has to read the rest of what was sent, after its connection was closed."""
@@ -84,7 +84,7 @@ class _Ending:
 
     keep: bool
     """Whether they are left to the next server."""
-    hurry: asyncio.Event
+    end_now: asyncio.Event
     """Set when running cells and commands are to be ended at once."""
 
     async def end_sessions(self, registry: Registry) -> None:
@@ -129,7 +129,7 @@ class Server:
         limit = self.settings.max_connections_per_user
         if self.users[user_id] >= limit:
             log.warning("connection_refused", user_id=user_id, limit=limit)
-            await turn_away(ws, limit)
+            await refuse_connection(ws, limit)
             return ws
         ws.holding.user = user_id
         connection = Connection(
@@ -178,7 +178,7 @@ class Server:
             await site.stop()
         waits = [
             asyncio.ensure_future(self.registry.finish(self.settings.stop_timeout, keep=self.ending.keep)),
-            asyncio.ensure_future(self.ending.hurry.wait()),
+            asyncio.ensure_future(self.ending.end_now.wait()),
         ]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -190,16 +190,16 @@ class Server:
         await self.ending.end_sessions(self.registry)
         loop = asyncio.get_running_loop()
         closing = {
-            loop.create_task(connection.hang_up(GOODBYE)): transport
+            loop.create_task(connection.close(CLOSE_TIMEOUT)): transport
             for connection, transport in self.connections.items()
         }
         if closing:
-            _, stalled = await asyncio.wait(closing, timeout=GOODBYE)
+            _, stalled = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
             for task in stalled:
                 _drop(closing[task])
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def abandon(self) -> None:
+    def drop_unread(self) -> None:
         """Drop connections whose clients have not read everything."""
         for transport, timer in list(self.unsent.items()):
             timer.cancel()
@@ -252,11 +252,11 @@ async def running(
     *,
     on_progress: Callable[[str], None],
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
-    hurry: asyncio.Event | None = None,
+    end_now: asyncio.Event | None = None,
 ) -> AsyncIterator[StartReport]:
     """Serve while the context is open. Raises `KernelBridgeError` if the server cannot start.
 
-    On exit, what runs has `stop_timeout` to end, unless `hurry` is set. With `keep_sandboxes`, sandboxes are left to
+    On exit, what runs has `stop_timeout` to end, unless `end_now` is set. With `keep_sandboxes`, sandboxes are left to
     the next server; otherwise nothing is left behind.
     """
     async with AsyncExitStack() as stack:
@@ -271,7 +271,7 @@ async def running(
         )
         # A start that fails must not cost a session. So what may fail comes before sessions are adopted: an adoption
         # reports what happened to them only once, and no client is connected yet to see it.
-        ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
+        ending = _Ending(runtime.info.adopts, end_now or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
         await runtime.prepare()
         retention = _retention(settings, data, executor)
@@ -304,7 +304,7 @@ async def running(
         server = Server(settings, registry, transfers, runtime.info.warning, patience, ending, readiness)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
-        stack.callback(server.abandon)
+        stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
         await registry.adopt(Absentees())
@@ -327,11 +327,11 @@ async def serve(
 
     `on_progress` gets lines about the start, and `on_stopping` a line about how the server stops.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop, end_now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with running(settings, on_progress=on_progress, hurry=hurry) as report:
+    async with running(settings, on_progress=on_progress, end_now=end_now) as report:
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, lambda: hurry.set() if stop.is_set() else stop.set())
+            loop.add_signal_handler(signum, lambda: end_now.set() if stop.is_set() else stop.set())
         on_started(report)
         # What exists now stays, so garbage collections need not examine it again.
         gc.collect()

@@ -119,7 +119,7 @@ class Holding:
         if more > 0:
             self._buffers.check()
 
-    def put(self, frame: bytes) -> None:
+    def add(self, frame: bytes) -> None:
         """Add a frame that waits to be sent."""
         if self._closed:
             return
@@ -131,7 +131,7 @@ class Holding:
             self._buffers.share(frame)
         self._buffers.check()
 
-    def taken(self, frame: bytes) -> None:
+    def remove(self, frame: bytes) -> None:
         """Remove a frame that was added."""
         if self._closed:
             return

@@ -20,7 +20,7 @@ from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
 from kernelbridge.server.websocket.handlers.interpreter import remind
-from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given, warned
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode, with_warnings
 from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.websocket.socket import Socket, is_text
 from kernelbridge.workspace.registry import Registry
@@ -81,17 +81,17 @@ class Connection:
             # It may be waiting for a client that has stopped reading.
             writer.cancel()
             await asyncio.wait([writer])
-            await self._ws.said()
+            await self._ws.cut_off_done()
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
 
-    async def hang_up(self, seconds: float) -> None:
+    async def close(self, seconds: float) -> None:
         """Finish the current message, send what waits, then close with 1001. The client has `seconds` to answer that.
 
         Messages that the server has not read yet are not handled.
         """
         await self._reading.wait()
         await self._outbox.sent()
-        await self._ws.leave(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
+        await self._ws.close_gracefully(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
 
     async def _write(self) -> None:
         await self._outbox.run()
@@ -103,11 +103,11 @@ class Connection:
         async for message in self._ws:
             if message.type is WSMsgType.ERROR:
                 return
-            if not self._ws.left:  # a message after the server's close is not handled
+            if not self._ws.closing:  # a message after the server's close is not handled
                 if message.type is WSMsgType.BINARY:
                     self._refuse_binary()
                 elif not is_text(message.data):
-                    await self._ws.no_text()
+                    await self._ws.refuse_invalid_text()
                     return
                 else:
                     self._reading.clear()
@@ -127,27 +127,27 @@ class Connection:
             else:
                 message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:
-            error = answers.error_message(exc, exc.session_id, given(exc.request_id))
-            self.send(warned(error, list(exc.warnings)))
+            error = answers.error_message(exc, exc.session_id, echoed(exc.request_id))
+            self.send(with_warnings(error, list(exc.warnings)))
             return
         if isinstance(message, Ping):
-            pong = Pong(timestamp=timestamp(), request_id=given(message.request_id))
-            self.send(warned(pong, warnings))
+            pong = Pong(timestamp=timestamp(), request_id=echoed(message.request_id))
+            self.send(with_warnings(pong, warnings))
             return
         await self._request(message, warnings)
 
     async def _request(self, message: SessionRequest | PrincipalRequest, warnings: list[str]) -> None:
-        session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
+        session_id, request_id = getattr(message, "session_id", None), echoed(message.request_id)
 
         def refuse(error: ErrorMessage) -> None:
-            self.send(warned(error, warnings))
+            self.send(with_warnings(error, warnings))
 
         answer: Callable[[ErrorMessage], None] = refuse
         try:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message, warnings)
             else:
-                context = await self._awake(message, warnings)
+                context = await self._attach(message, warnings)
                 answer = context.answer
                 if context.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(context)
@@ -158,7 +158,7 @@ class Connection:
             self._log.exception("message_failed", type=type(message).__name__)
             answer(answers.internal_error(session_id, request_id))
 
-    async def _awake(self, message: SessionRequest, warnings: list[str]) -> RequestContext:
+    async def _attach(self, message: SessionRequest, warnings: list[str]) -> RequestContext:
         """Attach to the request's session and resume it if it is paused, waiting for that if the sandbox is needed."""
         context = RequestContext.of(self, message, warnings)
         while (pausing := context.workspace.pausing).asleep:

@@ -49,7 +49,7 @@ class Inbox:
         """`hold_back` stops reading from the connection (True) or continues (False)."""
         self.violation: Violation | None = None
         """Why the connection ends, if the client broke a rule."""
-        self.over = asyncio.Event()
+        self.ended = asyncio.Event()
         """Set when the client is gone or, after `drop`, has closed."""
         self._frames = Frames(max_message)
         self._timeout = timeout
@@ -92,7 +92,7 @@ class Inbox:
     def feed_eof(self) -> None:
         """Mark the connection as ended."""
         self._stop()
-        self.over.set()
+        self.ended.set()
         # Now: a connection's objects are in reference cycles, which the garbage collector frees much later.
         self._frames.drop()
         self._rest = b""
@@ -139,7 +139,7 @@ class Inbox:
                 for whole in taken.whole:
                     self._deliver(bytes(whole))
             elif taken.closes:
-                self.over.set()
+                self.ended.set()
             if taken.violation is not None:
                 self._violated(taken.violation)
         if more:
@@ -182,7 +182,7 @@ class Inbox:
         come after its beginning, so a client that keeps sending them would have unlimited time.
         """
         unfinished = self._frames.unfinished or bool(self._rest)
-        if not unfinished or self.dropping or self.over.is_set():
+        if not unfinished or self.dropping or self.ended.is_set():
             self._cancel_timer()
             self._time_left = None
             return

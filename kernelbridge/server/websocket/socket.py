@@ -22,7 +22,7 @@ from kernelbridge.server.websocket.tcp import TcpConnection
 
 log = structlog.get_logger(__name__)
 
-LAST_WORDS = 5.0
+CLOSE_TIMEOUT = 5.0
 """Seconds that a client has to read why its connection ends."""
 _DECODED_AT_ONCE = 64 << 10
 """Bytes of a message that are decoded at a time to check that it is UTF-8."""
@@ -38,9 +38,9 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self._max_message = max_message
         self._message_timeout = message_timeout
         self._tcp = TcpConnection.of(request)
-        self.left = False
+        self.closing = False
         """Whether this side has sent its close, or is about to."""
-        self._farewell: asyncio.Task[None] | None = None
+        self._cutting_off: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] = lambda: None
         """Called when the connection is cut off: from then on nothing else is sent."""
         self.holding = self._tcp.holding
@@ -57,7 +57,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
     async def receive(self, timeout: float | None = None) -> WSMessageNoDecodeText:  # noqa: ASYNC109 - aiohttp's
         """Return the next message. Pings are answered meanwhile, but not after this side's close."""
         while (message := await super().receive(timeout)).type in {WSMsgType.PING, WSMsgType.PONG}:
-            if message.type is WSMsgType.PING and not self.left:
+            if message.type is WSMsgType.PING and not self.closing:
                 await self.pong(message.data)
             self.inbox.control_handled(len(message.data))
         return message
@@ -71,25 +71,25 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
-        if self.left:
+        if self.closing:
             return False  # the connection ends by itself when its reader returns
         if (violation := self.inbox.violation) is not None and not self.closed:
             await self._refuse(violation)
             return True
         return await super().close(code=code, message=message, drain=drain)
 
-    async def leave(self, code: int, reason: bytes, *, seconds: float) -> None:
+    async def close_gracefully(self, code: int, reason: bytes, *, seconds: float) -> None:
         """Send a close, and wait at most `seconds` for the client's. Messages that are unread by then are dropped.
 
         Closing at once, with unread data, would reset the connection, and the client might not see the close.
         """
-        self.left = True
+        self.closing = True
         self.inbox.drop()
         await self._say(None, code, reason, seconds)
         if self._request.transport is not None:
             self._request.transport.close()
 
-    async def no_text(self) -> None:
+    async def refuse_invalid_text(self) -> None:
         """End the connection of a client that sent a text message that is not UTF-8."""
         await self._refuse(Violation(WSCloseCode.INVALID_TEXT, "a text message must be UTF-8"))
 
@@ -98,10 +98,10 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         error = TooMuchBuffered("Too much is held for this client", f"{HOLDS_TOO_MUCH}. The connection is closed")
         self._cut_off(error, WSCloseCode.TRY_AGAIN_LATER, b"too much is buffered")
 
-    async def said(self) -> None:
+    async def cut_off_done(self) -> None:
         """Wait until a client that was cut off has been told why, or does not read it in time."""
-        if self._farewell is not None:
-            await asyncio.wait([self._farewell])
+        if self._cutting_off is not None:
+            await asyncio.wait([self._cutting_off])
 
     def _overdue(self) -> None:
         error = BadRequest(
@@ -114,16 +114,16 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
     def _cut_off(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
         """Drop what the client sent and what it has not read, send it the error, and close."""
-        if self.left:
+        if self.closing:
             return
-        self.left = True
+        self.closing = True
         self.inbox.drop()
         self.on_end()
         log.warning("connection_ended", code=int(code), reason=reason.decode(), user_id=self.holding.user)
-        self._farewell = asyncio.get_running_loop().create_task(self._say_and_abort(error, code, reason))
+        self._cutting_off = asyncio.get_running_loop().create_task(self._say_and_abort(error, code, reason))
 
     async def _say_and_abort(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
-        await self._say(error, code, reason, LAST_WORDS)
+        await self._say(error, code, reason, CLOSE_TIMEOUT)
         transport = self._request.transport
         if transport is not None:
             transport.abort()
@@ -133,7 +133,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
         Closing at once, with unread data, would reset the connection, and the client would not see the reason.
         """
-        self.left = True
+        self.closing = True
         self.inbox.drop()
         log.warning("connection_ended", code=violation.code, reason=violation.reason)
         if violation.code == WSCloseCode.MESSAGE_TOO_BIG:
@@ -142,9 +142,9 @@ class Socket(web.WebSocketResponse[Literal[False]]):
                 f"expected at most {self._max_message} bytes; the connection is closed",
                 code="frame_too_large",
             )
-            await self._say(error, violation.code, b"", LAST_WORDS)
+            await self._say(error, violation.code, b"", CLOSE_TIMEOUT)
         else:
-            await self._say(None, violation.code, violation.reason.encode(), LAST_WORDS)
+            await self._say(None, violation.code, violation.reason.encode(), CLOSE_TIMEOUT)
 
     async def _say(self, error: KernelBridgeError | None, code: int, reason: bytes, seconds: float) -> None:
         """Send an error and a close, and wait at most `seconds` until the client has closed or is gone."""
@@ -153,10 +153,10 @@ class Socket(web.WebSocketResponse[Literal[False]]):
                 if error is not None:
                     await self.send_frame(dump(answers.error_message(error)), WSMsgType.TEXT)
                 await self.send_frame(struct.pack("!H", code) + reason, WSMsgType.CLOSE)
-                await self.inbox.over.wait()
+                await self.inbox.ended.wait()
 
 
-async def turn_away(ws: Socket, limit: int) -> None:
+async def refuse_connection(ws: Socket, limit: int) -> None:
     """Refuse a connection of a user who has `limit` of them already, and close it with 1013."""
     error = LimitExceeded(
         "Too many connections are open for this user", f"the limit is {limit}; close one, or use one for all sessions"

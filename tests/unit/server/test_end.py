@@ -42,7 +42,7 @@ async def test_what_comes_behind_the_goodbye_is_not_carried_out(tmp_path: pytest
 async def test_a_client_that_does_not_answer_the_goodbye_does_not_hold_up_the_stop(
     tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "GOODBYE", 0.2)
+    monkeypatch.setattr(app, "CLOSE_TIMEOUT", 0.2)
     flags = {"runtime": "local", "isolation": False, "port": "0", "data_dir": f"{tmp_path}/data"}
     async with AsyncExitStack() as others, AsyncExitStack() as stack:
         report = await stack.enter_async_context(app.running(resolve(flags, {}), on_progress=lambda _line: None))

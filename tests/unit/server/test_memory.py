@@ -184,7 +184,7 @@ async def test_the_time_in_which_the_server_does_not_read_is_not_the_clients(sta
 async def test_a_client_that_does_not_hear_the_goodbye_is_dropped(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "LAST_WORDS", 0.2)
+    monkeypatch.setattr(socket, "CLOSE_TIMEOUT", 0.2)
     server = await start_server(message_timeout="100ms")
     async with server.upgraded() as wire:
         wire.write(masked(1, b"{", length=50))

@@ -78,7 +78,7 @@ class RequestContext:
     def of(cls, client: Client, request: SessionRequest, warnings: list[str]) -> RequestContext:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
         workspace = client.workspace(request.session_id)
-        return cls(client, workspace, request.session_id, given(request.request_id), warnings)
+        return cls(client, workspace, request.session_id, echoed(request.request_id), warnings)
 
     def seq(self) -> int:
         """Return the number for the session's next event."""
@@ -88,7 +88,7 @@ class RequestContext:
         """Send an answer, also to clients that follow the session. It is kept if no client is connected."""
         self.workspace.pausing.touch()
         if self.warnings and is_final(message):
-            message = warned(message, self.warnings)
+            message = with_warnings(message, self.warnings)
             if not isinstance(message, Interrupted):  # the cell's own result, which follows, has them too
                 self.warnings = []
         if type(message) in PASSING:
@@ -142,12 +142,12 @@ def is_final(message: ServerMessage) -> bool:
     return hasattr(message, "warnings") and not (isinstance(message, Interrupted) and not message.done)
 
 
-def warned(message: M, warnings: list[str]) -> M:
+def with_warnings(message: M, warnings: list[str]) -> M:
     """Return an answer with the warnings of its request, if there are any."""
     return structs.replace(message, warnings=warnings) if warnings else message
 
 
-def given(request_id: str | None) -> str | UnsetType:
+def echoed(request_id: str | None) -> str | UnsetType:
     """Return the `requestId` to echo, or `UNSET` for a request without one."""
     return UNSET if request_id is None else request_id
 

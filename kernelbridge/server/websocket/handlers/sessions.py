@@ -36,8 +36,8 @@ from kernelbridge.server.websocket.handlers.request_context import (
     Client,
     PrincipalHandler,
     RequestContext,
-    given,
-    warned,
+    echoed,
+    with_warnings,
 )
 from kernelbridge.workspace.options import SessionOptions
 from kernelbridge.workspace.registry import Closed
@@ -65,7 +65,7 @@ async def open_session(client: Client, message: OpenSession, warnings: list[str]
         client.registry.attach(key, client.id)  # now, because the session may be about to end for lack of connections
         await there.pausing.awake()
     workspace, fresh = client.registry.open(key, client.id, _options(message), opened)
-    context = RequestContext(client, workspace, message.session_id, given(message.request_id), warnings)
+    context = RequestContext(client, workspace, message.session_id, echoed(message.request_id), warnings)
     if early:
         _opened(context, fresh, early[0])
 
@@ -101,7 +101,7 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
     key = SessionKey(client.user_id, message.session_id)
     stored = await registry.has_files(key)
     workspace = registry.find(key)
-    request_id = given(message.request_id)
+    request_id = echoed(message.request_id)
     if workspace is None:
         client.send(
             SessionInfoReply(
@@ -152,7 +152,7 @@ async def list_sessions(client: Client, message: ListSessions, warnings: list[st
     names = sorted(stored | live.keys())
     client.send(
         ListSessionsReply(
-            request_id=given(message.request_id),
+            request_id=echoed(message.request_id),
             sessions=[_entry(name, live.get(name), stored=name in stored) for name in names[:LISTED]],
             truncated=len(names) > LISTED,
             warnings=warnings or UNSET,
@@ -180,9 +180,9 @@ async def close_session(client: Client, message: CloseSession, warnings: list[st
 
 
 def _closed(client: Client, message: CloseSession, warnings: list[str], outcome: Closed | KernelBridgeError) -> None:
-    request_id = given(message.request_id)
+    request_id = echoed(message.request_id)
     if isinstance(outcome, KernelBridgeError):
-        client.send(warned(answers.error_message(outcome, message.session_id, request_id), warnings))
+        client.send(with_warnings(answers.error_message(outcome, message.session_id, request_id), warnings))
         return
     client.send(
         CloseSessionReply(
@@ -206,7 +206,7 @@ async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
         )
     workspace = client.registry.attach(key, client.id)
     workspace.pausing.wake()
-    workspace.feed.follow(client, message.after, given(message.request_id), warnings or UNSET)
+    workspace.feed.follow(client, message.after, echoed(message.request_id), warnings or UNSET)
 
 
 def _options(message: OpenSession) -> SessionOptions:
