@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from kernelbridge.aio.turns import turns
+from kernelbridge.protocol import codec
 from kernelbridge.protocol.sessions import ListSessions, SessionInfo
 from kernelbridge.server.websocket import connection
 from kernelbridge.server.websocket.handlers import PRINCIPAL_HANDLERS
@@ -229,3 +231,21 @@ async def test_an_error_of_the_server_costs_one_message(client: Client, monkeypa
         failed = await client.ask(type="list_sessions", requestId="l")
         assert (failed["code"], failed["requestId"]) == ("internal_error", "l")
     assert (await client.ask(type="ping"))["type"] == "pong"
+
+
+async def test_a_large_frame_is_read_in_turns_and_answered_before_the_next(client: Client) -> None:
+    seen: set[int] = set()
+
+    async def watch() -> None:
+        while True:
+            seen.add(len(turns()))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await client.send(type="nope", requestId="1", padding="x" * codec.LARGE)
+    await client.send(type="ping", requestId="2")
+    refused, pong = await client.receive(), await client.receive()
+    watching.cancel()
+    assert (refused["code"], refused["requestId"]) == ("unknown_type", "1")
+    assert (pong["type"], pong["requestId"]) == ("pong", "2")
+    assert seen == {0, 1}
