@@ -77,8 +77,7 @@ def execution_result(
         output=outcome.json.get("output", outcome.output),
         error=outcome.error,
         timestamp=timestamp(),
-        session_id=context.session_id,
-        request_id=context.request_id,
+        **context.ids,
         seq=seq,
         # No text twice: the copy of a large one would fill half of the frame.
         stdout=UNSET if outcome.stdout == outcome.output else outcome.json.get("stdout", outcome.stdout),
@@ -103,8 +102,7 @@ class CellEvents:
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
-        self._session_id = context.session_id
-        self._request_id = context.request_id
+        self._ids = context.ids
         self._events = EventStream(context, self._output)
 
     def __call__(self, event: CellEvent) -> None:
@@ -135,8 +133,7 @@ class CellEvents:
 
     def _started(self, seq: int, count: int | None) -> ExecutionStarted:
         return ExecutionStarted(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             execution_count=UNSET if count is None else count,
             timestamp=timestamp(),
@@ -144,8 +141,7 @@ class CellEvents:
 
     def _output(self, stream: str, text: str, seq: int, left_out: LeftOut) -> ExecutionOutput:
         return ExecutionOutput(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             stream="stderr" if stream == "stderr" else "stdout",
             text=text,
@@ -154,8 +150,7 @@ class CellEvents:
 
     def _displayed(self, event: Displayed, seq: int, left_out: LeftOut) -> DisplayData:
         return DisplayData(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             data=event.data,
             metadata=event.metadata,
@@ -166,8 +161,7 @@ class CellEvents:
 
     def _updated(self, event: Updated, seq: int, left_out: LeftOut) -> UpdateDisplayData:
         return UpdateDisplayData(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             data=event.data,
             metadata=event.metadata,
@@ -176,9 +170,7 @@ class CellEvents:
         )
 
     def _cleared(self, seq: int, left_out: LeftOut, *, wait: bool) -> ClearOutput:
-        return ClearOutput(
-            session_id=self._session_id, request_id=self._request_id, seq=seq, wait=wait, left_out=left_out
-        )
+        return ClearOutput(**self._ids, seq=seq, wait=wait, left_out=left_out)
 
 
 HANDLERS: Mapping[type, Handler] = {ExecuteCode: execute}

@@ -45,8 +45,7 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
         done = interruption.done
         context.answer(
             Interrupted(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 target="terminal",
                 step=interruption.step,
@@ -68,8 +67,7 @@ def terminal_output(
     """
     return TerminalOutput(
         output=outcome.json.get("output", outcome.output),
-        session_id=context.session_id,
-        request_id=context.request_id,
+        **context.ids,
         seq=seq,
         exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
         cwd=outcome.cwd or UNSET,
@@ -104,8 +102,7 @@ class CommandEvents:
 
     def _chunk(self, _stream: str, text: str, seq: int, left_out: LeftOut) -> TerminalChunk:
         return TerminalChunk(
-            session_id=self._context.session_id,
-            request_id=self._context.request_id,
+            **self._context.ids,
             seq=seq,
             text=text,
             left_out=left_out,

@@ -44,8 +44,7 @@ async def save(context: RequestContext, message: SaveFile) -> None:
             success=False,
             message=str(exc),
             filename=message.filename,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             code=exc.code,
         )
     else:
@@ -53,8 +52,7 @@ async def save(context: RequestContext, message: SaveFile) -> None:
             success=True,
             message="File saved successfully",
             filename=message.filename,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             size=saved.size,
             sha256=saved.sha256,
         )
@@ -80,8 +78,7 @@ async def read(context: RequestContext, message: ReadFile) -> None:
             length=found.length,
             size=found.size,
             sha256=found.sha256 or UNSET,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 
@@ -106,8 +103,7 @@ async def list_(context: RequestContext, message: ListFiles) -> None:
             path=message.path,
             files=found.entries,
             truncated=found.truncated,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
     if watch is not None:
@@ -137,8 +133,7 @@ async def _watch(context: RequestContext, *, hidden: bool) -> Watch:
     def report(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `Tell` says
         return context.event(
             FileChanged(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 changes=[FileChange(path, change) for path, change in changes.items()],
                 truncated=True if more else UNSET,
@@ -165,8 +160,7 @@ async def _carry_out(
             message=message,
             operation=operation,
             filename=filename,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 
@@ -179,8 +173,7 @@ def _failed(context: RequestContext, operation: Operation, filename: str, error:
             operation=operation,
             filename=filename,
             code=error.code,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 

@@ -40,8 +40,7 @@ def ask_for_input(context: RequestContext, asked: Asked) -> None:
     prompt.told.append(context.client)
     context.answer(
         InputRequest(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             seq=context.seq(),
             prompt=asked.prompt,
             password=asked.password,
@@ -75,8 +74,7 @@ def report(context: RequestContext, progress: Progress | KernelBridgeError) -> N
 
     def answer(progress: Progress) -> Interrupted:
         return Interrupted(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             seq=context.seq(),
             target="execution",
             step=progress.step,
@@ -93,8 +91,7 @@ async def restart(context: RequestContext, _message: RestartKernel) -> None:
 
     def answer(ended: int) -> KernelRestarted:
         return KernelRestarted(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             seq=context.seq(),
             cause="requested",
             ended=ended,
@@ -108,8 +105,7 @@ async def complete(context: RequestContext, message: Complete) -> None:
 
     def answer(found: Completion) -> CompleteReply:
         return CompleteReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             matches=found.matches,
             cursor_start=found.start,
             cursor_end=found.end,
@@ -125,8 +121,7 @@ async def inspect(context: RequestContext, message: Inspect) -> None:
 
     def answer(found: Inspection) -> InspectReply:
         return InspectReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             found=found.found,
             text=found.text,
             data=found.data or UNSET,
@@ -141,8 +136,7 @@ async def is_complete(context: RequestContext, message: IsComplete) -> None:
 
     def answer(found: Judgement) -> IsCompleteReply:
         return IsCompleteReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             status=found.status,
             indent=found.indent if found.status == "incomplete" else UNSET,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import structlog
 from msgspec import UNSET, UnsetType, structs
@@ -63,6 +63,13 @@ class Client(Listener, Protocol):
         ...
 
 
+class Ids(TypedDict):
+    """The ids that an answer or event has of its request."""
+
+    session_id: str
+    request_id: str | UnsetType
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request, and the way back to the client that sent it."""
@@ -79,6 +86,11 @@ class RequestContext:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
         workspace = client.workspace(request.session_id)
         return cls(client, workspace, request.session_id, echoed(request.request_id), warnings)
+
+    @property
+    def ids(self) -> Ids:
+        """The ids for an answer or event."""
+        return {"session_id": self.session_id, "request_id": self.request_id}
 
     def seq(self) -> int:
         """Return the number for the session's next event."""
@@ -100,7 +112,7 @@ class RequestContext:
 
     def fail(self, error: KernelBridgeError) -> None:
         """Answer with an `error`."""
-        self.answer(answers.error_message(error, self.session_id, self.request_id))
+        self.answer(answers.error_message(error, **self.ids))
 
     def reply(self, outcome: Outcome | KernelBridgeError, answer: Callable[[Outcome], ServerMessage]) -> None:
         """Send what `answer` makes of the outcome, or the outcome as an `error` if it is one."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from kernelbridge.errors import KernelBridgeError, UnknownSession
 from kernelbridge.protocol.base import timestamp
@@ -77,8 +77,7 @@ def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | Non
     workspace, choice = context.workspace, context.workspace.opening.choice
     context.answer(
         SessionReady(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             runtime=context.client.registry.runtime_name,
             image=choice.image,
             kernel=choice.kernel,
@@ -101,47 +100,40 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
     key = SessionKey(client.user_id, message.session_id)
     stored = await registry.has_files(key)
     workspace = registry.find(key)
-    request_id = echoed(message.request_id)
-    if workspace is None:
-        client.send(
-            SessionInfoReply(
-                session_id=message.session_id,
-                request_id=request_id,
-                state="closing" if registry.closing(key) else "absent",
-                kernel_state="absent",
-                stored=stored,
-                runtime=registry.runtime_name,
-                warnings=warnings or UNSET,
-            )
-        )
-        return
+    reply = SessionInfoReply(
+        session_id=message.session_id,
+        request_id=echoed(message.request_id),
+        state="closing" if registry.closing(key) else "absent",
+        kernel_state="absent",
+        stored=stored,
+        runtime=registry.runtime_name,
+        warnings=warnings or UNSET,
+    )
+    client.send(reply if workspace is None else _described(reply, workspace, registry.connections(key)))
+
+
+def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) -> SessionInfoReply:
     choice = workspace.opening.choice
     cells, commands = workspace.queued
     run = workspace.executions.running
-    client.send(
-        SessionInfoReply(
-            session_id=message.session_id,
-            request_id=request_id,
-            state=_state(workspace),
-            kernel_state=_kernel_state(workspace),
-            stored=stored,
-            runtime=registry.runtime_name,
-            image=choice.image,
-            kernel=choice.kernel,
-            language=workspace.opening.language or UNSET,
-            limits=_limits(choice.limits),
-            linger=workspace.opening.linger,
-            keep_while_running=workspace.opening.keep_while_running,
-            connections=registry.connections(key),
-            queued_cells=cells,
-            queued_commands=commands,
-            running_since=UNSET if run is None else timestamp(run.since),
-            terminals=workspace.terminals.ids,
-            waiting_input=workspace.executions.prompt is not None,
-            last_seq=workspace.feed.last,
-            created=workspace.feed.created,
-            warnings=warnings or UNSET,
-        )
+    return structs.replace(
+        reply,
+        state=_state(workspace),
+        kernel_state=_kernel_state(workspace),
+        image=choice.image,
+        kernel=choice.kernel,
+        language=workspace.opening.language or UNSET,
+        limits=_limits(choice.limits),
+        linger=workspace.opening.linger,
+        keep_while_running=workspace.opening.keep_while_running,
+        connections=connections,
+        queued_cells=cells,
+        queued_commands=commands,
+        running_since=UNSET if run is None else timestamp(run.since),
+        terminals=workspace.terminals.ids,
+        waiting_input=workspace.executions.prompt is not None,
+        last_seq=workspace.feed.last,
+        created=workspace.feed.created,
     )
 
 

@@ -45,8 +45,7 @@ class View:
         context = self._context
         context.answer(
             TerminalOpened(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 rows=rows,
@@ -60,8 +59,7 @@ class View:
         context = self._context
         context.answer(
             TerminalData(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 data=text,
@@ -75,8 +73,7 @@ class View:
         context = self._context
         context.answer(
             TerminalClosed(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 exit_code=UNSET if ending.exit_code is None else ending.exit_code,
