@@ -53,6 +53,15 @@ Warnings = list[str]
 """In an answer: a sentence for each unknown field of its request."""
 
 
+class Reply(Message, frozen=True, kw_only=True):
+    """The answer to one request of a session."""
+
+    session_id: str
+    request_id: str | UnsetType = UNSET
+    """That of the request, if it had one."""
+    warnings: Warnings | UnsetType = UNSET
+
+
 class Event(Message, frozen=True, kw_only=True):
     """Something that happened in a session."""
 

@@ -11,6 +11,7 @@ from kernelbridge.protocol.base import (
     Count,
     Event,
     Message,
+    Reply,
     Request,
     RequestId,
     Seconds,
@@ -236,38 +237,29 @@ class KernelRestarted(Event, frozen=True, tag="kernel_restarted", kw_only=True):
     warnings: Warnings | UnsetType = UNSET
 
 
-class CompleteReply(Message, frozen=True, tag="complete_reply", kw_only=True):
+class CompleteReply(Reply, frozen=True, tag="complete_reply", kw_only=True):
     """The answer to `complete`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     matches: list[str]
     cursor_start: int
     """The matches replace `code[cursorStart:cursorEnd]`, in characters."""
     cursor_end: int
     metadata: dict[str, Any] | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
-class InspectReply(Message, frozen=True, tag="inspect_reply", kw_only=True):
+class InspectReply(Reply, frozen=True, tag="inspect_reply", kw_only=True):
     """The answer to `inspect`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     found: bool
     text: str
     """Plain text; empty if nothing was found."""
     data: dict[str, Any] | UnsetType = UNSET
     """A MIME bundle, as the kernel sent it."""
-    warnings: Warnings | UnsetType = UNSET
 
 
-class IsCompleteReply(Message, frozen=True, tag="is_complete_reply", kw_only=True):
+class IsCompleteReply(Reply, frozen=True, tag="is_complete_reply", kw_only=True):
     """The answer to `is_complete`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     status: Literal["complete", "incomplete", "invalid", "unknown"]
     indent: str | UnsetType = UNSET
     """What the next line should begin with, if `incomplete`."""
-    warnings: Warnings | UnsetType = UNSET

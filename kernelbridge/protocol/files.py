@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from kernelbridge.protocol.base import Count, Event, Message, Request, RequestId, SessionId, Warnings
+from kernelbridge.protocol.base import Count, Event, Message, Reply, Request, RequestId, SessionId, Warnings
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="64 lower-case hexadecimal digits")]
 Encoding = Literal["utf-8", "base64"]
@@ -107,7 +107,7 @@ class SaveResult(Message, frozen=True, tag="save_result"):
     warnings: Warnings | UnsetType = UNSET
 
 
-class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
+class FileContent(Reply, frozen=True, tag="file_content", kw_only=True):
     """The answer to `read_file`."""
 
     filename: str
@@ -120,9 +120,6 @@ class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
     """Bytes of the whole file."""
     sha256: str | UnsetType = UNSET
     """Of the whole file, when `content` is all of it."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
 class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -137,19 +134,16 @@ class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
     """UTC, RFC 3339."""
 
 
-class FileList(Message, frozen=True, tag="file_list", kw_only=True):
+class FileList(Reply, frozen=True, tag="file_list", kw_only=True):
     """The answer to `list_files`, sorted by path."""
 
     path: str
     files: list[FileEntry]
     truncated: bool
     """Whether there are more entries than the server lists at once."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
-class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
+class FileResult(Reply, frozen=True, tag="file_result", kw_only=True):
     """The answer to a file request without an answer of its own, and to one that failed."""
 
     success: bool
@@ -158,11 +152,8 @@ class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
     filename: str
     code: str | UnsetType = UNSET
     """On failure, the same codes as in `error`."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     """Its place among the session's events, on a connection that follows the session or streams."""
-    warnings: Warnings | UnsetType = UNSET
 
 
 class FileChange(Struct, frozen=True, rename="camel"):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from kernelbridge.protocol.base import Cause, Count, Event, Message, Request, RequestId, SessionId, Warnings
+from kernelbridge.protocol.base import Cause, Count, Event, Message, Reply, Request, RequestId, SessionId, Warnings
 
 ImageName = Annotated[
     str,
@@ -105,11 +105,9 @@ class LimitsInEffect(Struct, frozen=True, rename="camel"):
     pids: int
 
 
-class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
+class SessionReady(Reply, frozen=True, tag="session_ready", kw_only=True):
     """The answer to `open_session`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     runtime: str
     """`docker` or `local`."""
@@ -128,14 +126,11 @@ class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
     """When the session was opened. If it differs from an earlier answer, the session was closed in between."""
     last_seq: int
     """The `seq` of the session's latest event."""
-    warnings: Warnings | UnsetType = UNSET
 
 
-class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=True):
+class SessionInfoReply(Reply, frozen=True, tag="session_info_reply", kw_only=True):
     """The answer to `session_info`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     state: State
     """The sandbox's state; `absent` also for a session that is not open."""
     kernel_state: KernelStateName
@@ -162,7 +157,6 @@ class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=T
     """Whether a cell waits for an `input_reply`."""
     last_seq: int | UnsetType = UNSET
     created: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
 class SessionEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -186,16 +180,13 @@ class ListSessionsReply(Message, frozen=True, tag="list_sessions_reply", kw_only
     warnings: Warnings | UnsetType = UNSET
 
 
-class CloseSessionReply(Message, frozen=True, tag="close_session_reply", kw_only=True):
+class CloseSessionReply(Reply, frozen=True, tag="close_session_reply", kw_only=True):
     """The answer to `close_session`, sent when nothing of the session runs any more."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     closed: bool
     """Whether it was open."""
     files_deleted: bool
     """Whether it had files that were deleted."""
-    warnings: Warnings | UnsetType = UNSET
 
 
 class SeqRange(Struct, frozen=True):
@@ -205,11 +196,9 @@ class SeqRange(Struct, frozen=True):
     last: int = field(name="to")
 
 
-class Resumed(Message, frozen=True, tag="resumed", kw_only=True):
+class Resumed(Reply, frozen=True, tag="resumed", kw_only=True):
     """The answer to `resume`. The events that are kept follow, then new ones."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     first: int = field(name="from")
     """The smallest `seq` that may follow."""
     last: int = field(name="to")
@@ -221,7 +210,6 @@ class Resumed(Message, frozen=True, tag="resumed", kw_only=True):
     beginning."""
     created: str
     """When the session was opened."""
-    warnings: Warnings | UnsetType = UNSET
 
 
 class WhatRan(Struct, frozen=True, rename="camel", kw_only=True):
