@@ -301,7 +301,7 @@ near_messages = st.builds(
 
 
 def needed(kind: str) -> dict[str, Any]:
-    """Give what a message of a kind must have, beside its type."""
+    """Return what a message of a kind must have, beside its type."""
     info = msgspec.inspect.type_info(kinds[kind])
     assert isinstance(info, msgspec.inspect.StructType)
     types = {field.encode_name: field.type for field in info.fields if field.required}

@@ -1,4 +1,4 @@
-"""How a connection ends: what was asked is answered, what comes behind the goodbye is not carried out."""
+"""How a connection ends: requests are answered, and messages after the server's close are not handled."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.unit.server.conftest import PATIENCE, RunningServer, StartServer, mas
 MIB = 1 << 20
 
 
-async def test_what_comes_behind_the_goodbye_is_not_carried_out(tmp_path: pytest.TempPathFactory) -> None:
+async def test_messages_after_the_servers_close_are_not_handled(tmp_path: pytest.TempPathFactory) -> None:
     flags = {"runtime": "local", "isolation": False, "port": "0", "data_dir": f"{tmp_path}/data"}
     async with AsyncExitStack() as others, AsyncExitStack() as stack:
         report = await stack.enter_async_context(app.running(resolve(flags, {}), on_progress=lambda _line: None))
@@ -131,7 +131,7 @@ async def test_localhost_is_listened_on_in_every_family_there_is() -> None:
 
 
 class Probed:
-    """What asking for an engine comes to."""
+    """The result of probing for an engine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
         async def probe() -> EngineInfo:
@@ -142,7 +142,7 @@ class Probed:
 
 
 async def choose(tmp_path: object, left: int = 0, **flags: object) -> tuple[str, list[str]]:
-    """Give the name of the runtime that is chosen, and what is said meanwhile."""
+    """Return the name of the runtime that is chosen, and what is said meanwhile."""
     said: list[str] = []
     settings = resolve({"data_dir": f"{tmp_path}/d", **flags}, {})
     runtime = await open_runtime(settings, instance="i", on_progress=said.append, left_to_docker=lambda: left)

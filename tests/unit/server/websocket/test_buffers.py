@@ -11,7 +11,7 @@ from kernelbridge.server.websocket.buffers import SHARED, Buffers, Holding
 
 @dataclass(eq=False)
 class Ended:
-    """A connection that lets go of `lets_go` bytes of what it has sent when it is told to end."""
+    """A connection that releases `lets_go` bytes of what it has sent when it is ended."""
 
     name: str
     lets_go: int = 1 << 30

@@ -13,7 +13,7 @@ from kernelbridge.server.websocket.handlers.request_context import RequestContex
 
 
 class SlowClient:
-    """Whoever asked, and takes events only while it has room."""
+    """The client that asked; it accepts events only while it has room."""
 
     def __init__(self) -> None:
         self.room = True

@@ -4,7 +4,7 @@ from kernelbridge.server.websocket.heartbeat import Patience
 
 
 def asked_for(patience: Patience, silent: float) -> float | None:
-    """Give the seconds since it was first asked, if that was done as soon as it was due."""
+    """Return the seconds since it was first asked, if that was done as soon as it was due."""
     return silent - patience.ping if silent >= patience.ping else None
 
 
