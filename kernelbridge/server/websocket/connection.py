@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType
 from msgspec import UNSET
 
-from kernelbridge.aio.turns import turns
+from kernelbridge.aio.turns import TURN, turns
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
 from kernelbridge.protocol.base import timestamp
@@ -100,6 +101,7 @@ class Connection:
             await self._ws.close(code=WSCloseCode.POLICY_VIOLATION, message=b"answers were not read in time")
 
     async def _read(self) -> None:
+        end = time.monotonic() + TURN
         async for message in self._ws:
             if message.type is WSMsgType.ERROR:
                 return
@@ -115,6 +117,10 @@ class Connection:
                     self._reading.set()
             self._ws.inbox.handled(len(message.data))
             await self._outbox.room()
+            if time.monotonic() > end:
+                # Hundreds of messages may wait already: nothing above would let other clients have their turn.
+                await asyncio.sleep(0)
+                end = time.monotonic() + TURN
 
     def _refuse_binary(self) -> None:
         error = BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame")

@@ -1,13 +1,15 @@
 """Every kind of request, over a kernel, a shell and files of this host: what is asked is answered, and in its form."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 
-from kernelbridge.aio.turns import turns
+from kernelbridge.aio.turns import TURN, turns
 from kernelbridge.protocol import codec
 from kernelbridge.protocol.sessions import ListSessions, SessionInfo
 from kernelbridge.server.websocket import connection
@@ -249,3 +251,32 @@ async def test_a_large_frame_is_read_in_turns_and_answered_before_the_next(clien
     assert (refused["code"], refused["requestId"]) == ("unknown_type", "1")
     assert (pong["type"], pong["requestId"]) == ("pong", "2")
     assert seen == {0, 1}
+
+
+async def test_a_client_that_sends_many_requests_leaves_turns_to_others(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled, most = [0, 0], 0
+    clock = itertools.count(0, TURN / 4)
+
+    def read(frame: bytes, *, strict: bool) -> object:
+        handled[1] += 1
+        return codec.read(frame, strict=strict)
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, handled[1] - handled[0])
+            handled[0] = handled[1]
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(connection, "read", read)
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    async with server.upgraded() as wire:
+        watching = asyncio.create_task(watch())
+        wire.write(text(type="ping") * 400)
+        for _ in range(400):
+            assert b"pong" in (await wire.frame())[1]
+        watching.cancel()
+    assert handled[1] == 400
+    assert most < 10
