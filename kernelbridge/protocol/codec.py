@@ -30,6 +30,10 @@ _TYPES = ", ".join(sorted(_KINDS))
 _DECODER: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 _LENIENT = unknown.LenientDecoder(_KINDS)
 _ENCODER = msgspec.json.Encoder()
+_ORDINARY = re.compile(
+    rb'\s*\{\s*"type"\s*:\s*"(?:%s)"' % b"|".join(tag.encode() for tag in _KINDS if _KINDS[tag] is not OpenSession)
+)
+"""The beginning of a frame that is decoded at once, also if it is large."""
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _MALFORMED = re.compile(r"^JSON is malformed: (?P<what>[a-z ,'{}\[\]:\"]+) \(byte (?P<byte>[0-9]+)\)$")
@@ -41,9 +45,9 @@ _CUT_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u).{0,5}$", re.DOTAL
 class _Envelope(msgspec.Struct, rename="camel"):
     """What a frame says of itself, whatever is wrong with the rest of it."""
 
-    tag: Raw = msgspec.field(default=Raw(b"null"), name="type")
-    session_id: Raw = Raw(b"null")
-    request_id: Raw = Raw(b"null")
+    tag: Raw = msgspec.field(default=Raw(), name="type")
+    session_id: Raw = Raw()
+    request_id: Raw = Raw()
 
     @property
     def kind(self) -> type[msgspec.Struct] | None:
@@ -74,9 +78,9 @@ def reading(frame: str | bytes, *, strict: bool = False) -> Generator[None, None
     envelope = _Envelope()
     try:
         data = frame.encode() if isinstance(frame, str) else frame
-        if len(data) > LARGE and data.count(b":") > unknown.SCANNED:
+        if len(data) > LARGE and not _ORDINARY.match(data):
             envelope = _envelope.decode(data)
-            _check_size(envelope)
+            _check_large(envelope)
             yield
         try:
             return _DECODER.decode(data), []
@@ -108,10 +112,19 @@ def dump(message: ServerMessage) -> bytes:
         return _ENCODER.encode(_without_surrogates(msgspec.to_builtins(message)))
 
 
-def _check_size(envelope: _Envelope) -> None:
-    """Refuse a large message whose `env` may have a million variables: each would become an object, to be counted."""
+def _check_large(envelope: _Envelope) -> None:
+    """Refuse a large frame that would cost much to decode: a `type` or an `env` of megabytes."""
+    if envelope.kind is None:
+        raise _wrong_type(envelope)
     if envelope.kind is OpenSession:
         raise BadRequest("The request is too large", f"an open_session has at most {LARGE} bytes")
+
+
+def _wrong_type(envelope: _Envelope) -> BadRequest:
+    expected = f"expected one of {_TYPES}"
+    if not memoryview(envelope.tag):
+        return BadRequest("The field 'type' is missing", expected, field="type", code="missing_field")
+    return BadRequest("The field 'type' names no known message", expected, field="type", code="unknown_type")
 
 
 def _read_again(
@@ -119,11 +132,11 @@ def _read_again(
 ) -> Generator[None, None, tuple[ClientMessage, list[str]]]:
     """Read a frame that the decoder refused: accept it if unknown fields are all that is wrong, else explain."""
     if (kind := envelope.kind) is None:
-        raise _explained(refusal, None) from refusal
+        raise _wrong_type(envelope)
     fields = unknown.unknown_fields(frame, kind, refusal)
     warnings = unknown.warnings(fields, kind)
     if not unknown.complains(refusal):
-        raise _explained(refusal, kind, warnings) from refusal
+        raise _explained(refusal, envelope, kind, warnings) from refusal
     if strict:
         path, near = fields[0]
         raise BadRequest(
@@ -136,23 +149,20 @@ def _read_again(
     try:
         return cast("ClientMessage", _LENIENT.decode(frame)), warnings
     except msgspec.ValidationError as exc:
-        raise _explained(exc, kind, warnings) from exc
+        raise _explained(exc, envelope, kind, warnings) from exc
 
 
 def _explained(
-    refusal: msgspec.ValidationError, kind: type[msgspec.Struct] | None, warnings: Sequence[str] = ()
+    refusal: msgspec.ValidationError, envelope: _Envelope, kind: type[msgspec.Struct], warnings: Sequence[str]
 ) -> BadRequest:
     """Say what is wrong without the decoder's words, which are for programmers in Python."""
     text = str(refusal)
     path = found["path"].partition("[")[0] if (found := _PATH.search(text, max(0, len(text) - 200))) else ""
     if missing := _MISSING.match(text):
         field = ".".join(filter(None, (path, missing["field"])))
-        reason = f"expected one of {_TYPES}" if field == "type" else "it is required"
-        error = BadRequest(f"The field {field!r} is missing", reason, field=field, code="missing_field")
-    elif kind is None or path == "type":
-        error = BadRequest(
-            "The field 'type' names no known message", f"expected one of {_TYPES}", field="type", code="unknown_type"
-        )
+        error = BadRequest(f"The field {field!r} is missing", "it is required", field=field, code="missing_field")
+    elif path == "type":  # it comes twice, and the envelope has the second one
+        error = _wrong_type(envelope)
     else:
         reason = expectation(kind, path, text)
         error = BadRequest(f"The field {path!r} is wrong", reason, field=path, code="invalid_field")
