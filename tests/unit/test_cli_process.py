@@ -153,7 +153,7 @@ def test_a_user_without_a_home_is_asked_for_a_directory(
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert main([command]) == 2
     said = capsys.readouterr().err
-    assert "error: There is no home directory to keep data in\n" in said
+    assert "error: There is no home directory for the data\n" in said
     assert "set --data-dir" in said
 
 
