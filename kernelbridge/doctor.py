@@ -1,7 +1,7 @@
-"""Would `kernelbridge serve` work here, and if not, what to do.
+"""Checks whether `kernelbridge serve` would work here, and what to do if not.
 
-A check looks at one thing and gives one `Row`; it leaves nothing behind, and what it raises becomes a `Row`, too. Rows
-are `ok`, `warning` (it would serve, with less than it could) or `problem` (it would not).
+Each check examines one thing, leaves nothing behind, and returns one `Row`; an exception becomes a `Row` too. A row is
+`ok`, `warning` (the server would work, but with less than it could) or `problem` (it would not work).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 SANDBOX_UID = 1000
-"""Who runs in a container whose image names no user of its own."""
+"""The user in a container whose image names none."""
 SCARCE = 2 << 30
-"""Bytes free below which a file system is worth a warning."""
+"""A file system with fewer free bytes gets a warning."""
 
 
 class Status(StrEnum):
-    """What a check found."""
+    """The result of a check, in one word."""
 
     OK = "ok"
     WARNING = "warning"
@@ -54,13 +54,13 @@ class Row(msgspec.Struct, frozen=True):
     status: Status
     found: str
     fix: str = ""
-    """What to do, a command where there is one; empty when all is well."""
+    """What to do, with a command if there is one; empty if the check found nothing wrong."""
 
 
 async def examine(settings: Settings) -> list[Row]:
-    """Make every check that matters to a server with these settings.
+    """Make all checks that matter for a server with these settings.
 
-    Takes some seconds; half a minute where an engine, a registry or an image does not answer.
+    Takes some seconds, or half a minute if an engine, a registry or an image does not answer.
     """
     rows: list[Row] = []
     engine = None
@@ -87,18 +87,18 @@ async def examine(settings: Settings) -> list[Row]:
 
 
 def serves(rows: Iterable[Row]) -> bool:
-    """Whether `serve` would work: nothing is a problem."""
+    """Return whether `kernelbridge serve` would work: no row is a problem."""
     return all(row.status is not Status.PROBLEM for row in rows)
 
 
 async def _guarded(name: str, check: Awaitable[Row]) -> Row:
-    """Make a check; a failure of the check itself is a problem, too, and no reason to stop."""
+    """Make a check. If the check itself fails, that is a problem too, and the other checks go on."""
     try:
         return await check
     except KernelBridgeError as exc:
         return Row(name, Status.PROBLEM, exc.message, exc.reason)
-    except Exception as exc:  # noqa: BLE001 - the doctor's job is to report whatever is wrong
-        return Row(name, Status.PROBLEM, f"the check failed: {type(exc).__name__}: {exc}", "report this as a fault")
+    except Exception as exc:  # noqa: BLE001 - the doctor reports everything that is wrong
+        return Row(name, Status.PROBLEM, f"the check failed: {type(exc).__name__}: {exc}", "report this as a bug")
 
 
 async def _ask_engine() -> EngineInfo:
@@ -109,7 +109,7 @@ async def _ask_engine() -> EngineInfo:
 
 
 def judge_engine(engine: EngineInfo, *, needed: bool, host: str | None = None) -> Row:
-    """Judge what the probe found; where docker is not `needed`, the local runtime stands in. `host` is DOCKER_HOST."""
+    """Judge what the probe found. `needed`: the local runtime cannot be used instead. `host`: DOCKER_HOST."""
     where = f" at {host} (from DOCKER_HOST)" if host else ""
     if not engine.available and needed:
         return Row("engine", Status.PROBLEM, f"the Docker engine{where} does not answer", engine.reason)
@@ -117,25 +117,25 @@ def judge_engine(engine: EngineInfo, *, needed: bool, host: str | None = None) -
         found = f"no Docker engine answers{where}: the local runtime is used"
         return Row("engine", Status.WARNING, found, f"for docker: {engine.reason}")
     if "seccomp" not in engine.security:
-        found = f"{engine} runs without seccomp: the kernel's whole interface is open to sandboxes"
+        found = f"{engine} runs without seccomp: sandboxes can use all system calls of the kernel"
         return Row("engine", Status.WARNING, found, "enable seccomp in the engine and the kernel")
     return Row("engine", Status.OK, str(engine))
 
 
 def judge_limits(memory: int, cpus: float, engine: EngineInfo) -> Row:
-    """Compare the limits of one workspace with what the engine's machine has."""
-    asked = f"--cpus {cpus:g} --memory {format_size(memory)} a workspace"
+    """Compare the limits of one workspace with the engine's machine."""
+    asked = f"--cpus {cpus:g} --memory {format_size(memory)} for each workspace"
     found = f"{asked}; the engine's machine has {engine.cpus} processors and {human_size(engine.memory)}"
     if cpus > engine.cpus:
-        return Row("limits", Status.WARNING, found, f"use --cpus {engine.cpus} or less: this limit holds nobody back")
+        return Row("limits", Status.WARNING, found, f"use --cpus {engine.cpus} or less: this limit has no effect")
     if memory > engine.memory:
-        return Row("limits", Status.WARNING, found, "use less --memory: this limit protects nothing")
+        return Row("limits", Status.WARNING, found, "use less --memory: this limit does not protect the machine")
     return Row("limits", Status.OK, found)
 
 
 def judge_user(uid: int, uid_range: tuple[int, int] | None) -> Row:
-    """Say who runs in the sandboxes, and what sessions share for it: with this user, the server shares files."""
-    shared = "sessions share what the kernel counts for each user (inotify instances, queued signals, pipe buffers)"
+    """Report the user of the sandboxes, and what sessions share if they have the same one."""
+    shared = "sessions share the kernel's limits for one user (inotify instances, queued signals, pipe buffers)"
     if uid:
         return Row("user", Status.OK, f"sandboxes run as uid {uid}, as this server does: {shared}")
     if uid_range is None:
@@ -143,18 +143,18 @@ def judge_user(uid: int, uid_range: tuple[int, int] | None) -> Row:
             "user",
             Status.WARNING,
             f"root: sandboxes run as their image's user, uid {SANDBOX_UID} if it names none: {shared}",
-            "drop --uid-range off, unless an image needs its own user",
+            "remove --uid-range off, unless an image needs its own user",
         )
     first, last = uid_range
-    return Row("user", Status.OK, f"root: each session has a user id of its own, of {first} to {last}")
+    return Row("user", Status.OK, f"root: each session has its own user id, from {first} to {last}")
 
 
 def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/kernel/pty")) -> Row:
-    """Compare the terminals that all sessions may have with what the machine has; `settings` has its numbers."""
+    """Compare the terminals of all sessions with those of the machine; `settings` has the machine's numbers."""
     try:
         most, kept = (int((settings / name).read_text(encoding="ascii")) for name in ("max", "reserve"))
     except (OSError, ValueError) as exc:
-        return Row("terminals", Status.WARNING, f"the machine does not say how many it has: {exc}")
+        return Row("terminals", Status.WARNING, f"it is unknown how many the machine has: {exc}")
     found = f"--ptys {ptys}, at most {sessions} sessions; the machine has {most}, {kept} of them in reserve"
     if ptys * sessions > most - kept:
         remedy = f"`sysctl -w kernel.pty.max={ptys * sessions + kept}`, or use less --ptys or --max-sessions"
@@ -163,9 +163,9 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
 
 
 async def check_image(reference: str, data_dir: Path) -> Row:
-    """Whether workspaces can be made from the image, as `serve` finds out; raises `KernelBridgeError`."""
+    """Check whether the image is usable, as `serve` does. Raises `KernelBridgeError`."""
     if await asyncio.to_thread(build.image_exists, reference):
-        # No server has this name, so nobody else's containers are touched.
+        # No server has this name, so no other containers are touched.
         instance = f"doctor-{secrets.token_hex(4)}"
         runtime = await DockerRuntime.open(image=reference, instance=instance, guest=data_dir / "guest")
         try:
@@ -177,19 +177,17 @@ async def check_image(reference: str, data_dir: Path) -> Row:
     known = build.known_image(reference)
     if known is not None:
         found = f"{reference} is absent: it will be built at the first start"
-        return Row("image", Status.WARNING, found, f"`kernelbridge images build {known.name}`, to have it done before")
+        return Row("image", Status.WARNING, found, f"`kernelbridge images build {known.name}`, to build it now")
     await asyncio.to_thread(build.check_registry, reference)
     found = f"{reference} is absent: it will be pulled at the first start"
-    return Row(
-        "image", Status.WARNING, found, f"`docker pull {reference}`, to know that workspaces can be made from it"
-    )
+    return Row("image", Status.WARNING, found, f"`docker pull {reference}`, to check now whether it is usable")
 
 
 def check_bubblewrap(*, isolation: bool) -> Row:
-    """Whether bubblewrap makes a sandbox here."""
+    """Check whether bubblewrap can create a sandbox here."""
     if not isolation:
-        found = "not used: nothing separates workspaces from this machine (--no-isolation)"
-        return Row("bubblewrap", Status.WARNING, found, "drop --no-isolation unless all code is your own")
+        found = "not used: workspaces are not isolated from this machine (--no-isolation)"
+        return Row("bubblewrap", Status.WARNING, found, "remove --no-isolation unless all code is your own")
     info = find_bubblewrap(root=os.geteuid() == 0)
     if info.problem is not None:
         return Row("bubblewrap", Status.PROBLEM, info.problem, info.remedy or "")
@@ -197,7 +195,7 @@ def check_bubblewrap(*, isolation: bool) -> Row:
 
 
 def check_python() -> Row:
-    """Whether this python can run a kernel, and be shown to a sandbox; raises `ImageError` if not shown."""
+    """Check whether this Python can run a kernel in a sandbox. Raises `ImageError` if it cannot be mounted there."""
     read_host()
     command = [sys.executable, "-c", "import ipykernel.kernelapp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own
@@ -209,7 +207,7 @@ def check_python() -> Row:
 
 
 def check_data_directory(path: Path) -> Row:
-    """Whether a server could make, lock and fill its data directory."""
+    """Check whether a server could create, lock and fill its data directory."""
     elsewhere = "choose another directory with --data-dir"
     there = _nearest(path)
     wrong = fix = ""
@@ -218,7 +216,7 @@ def check_data_directory(path: Path) -> Row:
     elif not there.is_dir():
         wrong = f"{there} is not a directory"
     elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        wrong = f"{there} is not writable for this user"
+        wrong = f"this user cannot write to {there}"
         fix = f"`sudo install -d -o {os.geteuid()} -m 700 {path}`, or {elsewhere}"
     elif there == path and _locked(path / "lock"):
         wrong = f"{path} is in use by a running kernelbridge server"
@@ -229,15 +227,15 @@ def check_data_directory(path: Path) -> Row:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0" * 4096)
     except OSError as exc:
-        return Row("data", Status.PROBLEM, f"{there} cannot be written to: {exc.strerror}", elsewhere)
+        return Row("data", Status.PROBLEM, f"writing to {there} fails: {exc.strerror}", elsewhere)
     if os.statvfs(there).f_flag & os.ST_NOEXEC:
         found = f"{there} is on a file system mounted noexec: compiled packages that users install will not load"
         return Row("data", Status.WARNING, found, elsewhere)
-    return Row("data", Status.OK, str(path) if there == path else f"{path} will be made in {there}")
+    return Row("data", Status.OK, str(path) if there == path else f"{path} will be created in {there}")
 
 
 def _nearest(path: Path) -> Path:
-    """Give `path`, or the nearest directory above it that exists."""
+    """Return `path`, or the nearest directory above it that exists."""
     while not os.path.lexists(path):
         path = path.parent
     return path
@@ -249,7 +247,7 @@ def _locked(lock: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two doctors do not take each other for a server; closing releases it.
+        # A shared lock, so that two doctors do not mistake each other for a server. Closing releases it.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -259,19 +257,19 @@ def _locked(lock: Path) -> bool:
 
 
 def check_disk(path: Path) -> Row:
-    """Whether there is room for the files of workspaces."""
+    """Check whether there is room for the files of workspaces."""
     there = _nearest(path)
     free = shutil.disk_usage(there).free
     found = f"{human_size(free)} free at {there}"
     if free < EXHAUSTED:
-        return Row("disk", Status.PROBLEM, found, "free some space, or choose another place with --data-dir")
+        return Row("disk", Status.PROBLEM, found, "free some space, or choose another directory with --data-dir")
     if free < SCARCE:
         return Row("disk", Status.WARNING, found, "free some space: images, packages and files need gigabytes")
     return Row("disk", Status.OK, found)
 
 
 def check_port(host: str, port: int) -> Row:
-    """Whether the server could listen."""
+    """Check whether the server could listen on its address."""
     where = f"{host}:{port}"
     if port == 0:
         return Row("port", Status.OK, f"{host}, any free port")

@@ -1,38 +1,7 @@
-"""What can go wrong, as a client sees it.
+"""All errors that users meet.
 
-Every failure that reaches a user is a `KernelBridgeError`: `code` is stable
-and machine-readable, `message` says what failed, `reason` says why and, where
-somebody can act on it, what to do. `retryable` promises that the same request
-may succeed later without being changed.
-
-    KernelBridgeError
-    ├── BadRequest             the client's message is wrong; it names the field
-    ├── LimitExceeded          a limit of the server was reached
-    │   └── TooMuchBuffered    the server holds too much for its clients, and most for this one
-    ├── SessionConflict        the session is open, and is not what was asked for
-    ├── UnknownSession         no such session is open
-    ├── SessionClosed          the session was closed before what was asked for was begun
-    ├── SandboxError           the sandbox could not be made or was lost
-    │   └── RuntimeUnavailable the engine (or bubblewrap) does not answer
-    ├── ImageError             the image is absent, broken or unusable
-    ├── KernelError            the kernel did not start or died
-    ├── KernelBusy             the kernel cannot answer now, because it runs a cell
-    ├── NoInputWaiting         nothing waits for that line of input
-    ├── TerminalError          the shell did not start or died
-    ├── UnknownTerminal        the session has no open terminal of that name
-    ├── FileError              a workspace file could not be read or written
-    │   ├── NoSuchFile         there is no file or directory of that name
-    │   ├── FileExists         there is one, and it must not be replaced
-    │   ├── FileConflict       it is not the version that the client expected
-    │   ├── IsDirectory        it is a directory, and a file was asked for
-    │   ├── NotADirectory      it is no directory, and one was asked for
-    │   ├── NotAFile           it is a link, FIFO, socket or device
-    │   ├── DirectoryNotEmpty  it is a directory with something in it
-    │   ├── FileTooLarge       it is larger than the limit for this way of access
-    │   ├── NotText            its bytes are not UTF-8
-    │   ├── DiskFull           there is no room for it
-    │   └── FilesDeleted       all of the session's files were deleted meanwhile
-    └── ConfigError            settings are wrong (never sent to a client)
+Each is a `KernelBridgeError`: `code` is for programs and never changes; `message` says what failed; `reason` says why
+and, if the user can do something, what. `retryable` promises that the same request may succeed later without a change.
 """
 
 from __future__ import annotations
@@ -41,7 +10,7 @@ from typing import ClassVar
 
 
 class KernelBridgeError(Exception):
-    """A failure with a stable code and a text for a person."""
+    """A failure with a stable code and a text for people."""
 
     code: str = "internal_error"
     retryable: ClassVar[bool] = False
@@ -53,15 +22,18 @@ class KernelBridgeError(Exception):
 
 
 class BadRequest(KernelBridgeError):
-    """The client's message breaks the protocol; `field` says where."""
+    """The client's message breaks the protocol; `field` names the wrong field."""
 
     code = "bad_request"
 
     def __init__(self, message: str, reason: str = "", *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message, reason)
         self.field = field
+        self.session_id: str | None = None
+        """The `sessionId` of a frame that could not be read as a message, if it has a valid one."""
+        self.request_id: str | None = None
         self.warnings: tuple[str, ...] = ()
-        """What else is strange in the request: fields that the protocol does not have."""
+        """A sentence for each field of that frame that the protocol does not have."""
         if code is not None:
             self.code = code
 
@@ -74,19 +46,19 @@ class LimitExceeded(KernelBridgeError):
 
 
 class TooMuchBuffered(LimitExceeded):
-    """The server holds too much for its clients, and most of it for this one."""
+    """The server holds too much data for its clients, and most of it for this one."""
 
     code = "too_much_buffered"
 
 
 HOLDS_TOO_MUCH = (
-    "the server holds too much for its clients (--max-buffered), and most of it for this user; read answers as they"
-    " come, and finish one message before the next"
+    "the server holds too much data for its clients (--max-buffered), and most of it for this user; read answers as"
+    " they come, and finish one message before the next"
 )
 
 
 class SessionConflict(KernelBridgeError):
-    """The session is open, and is not what was asked for."""
+    """The session is open already, with other options than requested."""
 
     code = "session_conflict"
 
@@ -105,13 +77,13 @@ class SandboxError(KernelBridgeError):
 
 
 class RuntimeUnavailable(SandboxError):
-    """The thing that makes sandboxes does not answer."""
+    """The Docker engine or bubblewrap does not answer."""
 
     code = "runtime_unavailable"
 
 
 class ImageError(KernelBridgeError):
-    """The workspace image is absent, broken or not usable as one."""
+    """The workspace image is absent, broken or unusable."""
 
     code = "image_unusable"
 
@@ -124,9 +96,9 @@ class KernelError(KernelBridgeError):
 
 
 class SessionClosed(KernelBridgeError):
-    """The session is closed, or is being closed: what was asked for was not begun.
+    """The session is closed or closing, so the request was not started.
 
-    It has the code of what was asked for: that of `KernelError`, `TerminalError` or `SandboxError`.
+    Its code depends on the request: that of `KernelError`, `TerminalError` or `SandboxError`.
     """
 
     code = KernelError.code
@@ -145,7 +117,7 @@ class KernelBusy(KernelBridgeError):
 
 
 class NoInputWaiting(KernelBridgeError):
-    """Nothing in the session waits for that line of input."""
+    """Nothing in the session waits for this input."""
 
     code = "no_input_waiting"
 
@@ -158,7 +130,7 @@ class TerminalError(KernelBridgeError):
 
 
 class UnknownTerminal(KernelBridgeError):
-    """The session has no open terminal of that name."""
+    """The session has no open terminal of this name."""
 
     code = "unknown_terminal"
 
@@ -170,13 +142,13 @@ class FileError(KernelBridgeError):
 
 
 class NoSuchFile(FileError):
-    """There is no file or directory of that name."""
+    """There is no file or directory of this name."""
 
     code = "not_found"
 
 
 class FileExists(FileError):
-    """There is a file or directory of that name, and it must not be replaced."""
+    """There is a file or directory of this name already, and it must not be replaced."""
 
     code = "exists"
 
@@ -188,13 +160,13 @@ class FileConflict(FileError):
 
 
 class IsDirectory(FileError):
-    """It is a directory, and a file was asked for."""
+    """It is a directory, but a file is needed."""
 
     code = "is_a_directory"
 
 
 class NotADirectory(FileError):
-    """It is no directory, and one was asked for."""
+    """It is not a directory, but one is needed."""
 
     code = "not_a_directory"
 
@@ -206,7 +178,7 @@ class NotAFile(FileError):
 
 
 class DirectoryNotEmpty(FileError):
-    """It is a directory with something in it."""
+    """The directory is not empty."""
 
     code = "not_empty"
 
@@ -224,20 +196,20 @@ class NotText(FileError):
 
 
 class DiskFull(FileError):
-    """There is no room on the disk, or left in its quota."""
+    """The disk or its quota is full."""
 
     code = "disk_full"
     retryable = True
 
 
 class FilesDeleted(FileError):
-    """The session was closed and its files deleted while the request was under way."""
+    """The session was closed and its files were deleted during the request."""
 
     code = "files_deleted"
     retryable = True
 
 
 class ConfigError(KernelBridgeError):
-    """Settings are wrong. Ends the command with exit code 2."""
+    """Settings are wrong. Ends the command with exit code 2; never sent to a client."""
 
     code = "bad_config"

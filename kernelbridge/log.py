@@ -1,7 +1,7 @@
-"""The log: structlog for ours, the standard library's records of others in the same form, all on one stream.
+"""The log: structlog for our events, and the records of other libraries in the same form, all on one stream.
 
-Values are given as keywords (`log.info("sandbox started", session=…)`), never built into the event: they come from
-clients, and the form decides how they are made harmless.
+Pass values as keywords (`log.info("sandbox_started", session=…)`), never inside the event: they may come from clients,
+and the form escapes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEVELS: Final[Mapping[str, int]] = MappingProxyType(
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-# Libraries whose every step would drown ours at the level `debug`.
+# Libraries whose events would hide ours at the level `debug`.
 _CHATTY: Final = ("asyncio", "docker", "urllib3")
 
 
@@ -30,7 +30,7 @@ def configure(
     level: Literal["debug", "info", "warning", "error"],
     stream: TextIO | None = None,
 ) -> None:
-    """Set up the log of this process, on standard error unless told otherwise. Call it once, first of all."""
+    """Set up the log of this process, by default on standard error. Call it once, before anything logs."""
     stream = sys.stderr if stream is None else stream
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -38,7 +38,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True) if form == "json" else _local_time(),
     ]
     last: list[structlog.typing.Processor] = (
-        # As text: the structured form would put the values of local variables, secrets among them, into the log.
+        # As text: the structured form would log local variables, and secrets among them.
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if form == "json"
         else [
@@ -75,7 +75,7 @@ def _local_time() -> structlog.typing.Processor:
 
 
 def _escape_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Write control characters as escapes: an event of others can have a client's words in it."""
+    """Escape control characters: an event of another library may contain a client's text."""
     text = str(event["event"])
     event["event"] = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return event

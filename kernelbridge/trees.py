@@ -1,4 +1,4 @@
-"""Removing directories that a hostile user filled: any depth, no recursion, no link followed."""
+"""Removing directories that a hostile user filled: of any depth, without recursion, following no link."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEPS = 200_000
-"""Names after which somebody must be refilling it."""
+"""After removing so many names, it is assumed that somebody keeps adding more."""
 _ROUNDS = 100
-"""Times that a directory may be found filled again, for the same reason."""
+"""How often a directory may be found filled again, for the same reason."""
 _FILLED = frozenset({ENOTEMPTY, EEXIST})
 _REFILLED = "it is filled as fast as it is emptied"
 _PIECE = 100
-"""Names between two rests."""
+"""Names between two yields."""
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all that is in it; raises `OSError`, but not for one that does not exist.
+    """Remove a directory and everything in it. One that does not exist is fine; otherwise raises `OSError`.
 
-    A directory inside another is first moved up into the first, so neither the stack nor the number of
-    descriptors grows with the depth. What somebody adds meanwhile, who had it open, is removed with the rest.
+    Inner directories are first moved up into `path`, so neither the stack nor the number of descriptors grows with the
+    depth. What a process adds meanwhile is removed too.
     """
     try:
         top = os.open(path, _DIRECTORY)
@@ -43,7 +43,7 @@ def remove_tree(path: Path) -> None:
 
 
 def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
-    """Empty an open directory, in pieces; gives up after `limit` names. Raises `OSError`."""
+    """Empty an open directory; yields often. Raises `OSError`, also after `limit` names."""
     steps = 0
     while names := os.listdir(top):
         for name in names:
@@ -62,7 +62,7 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
                     if count % _PIECE == 0:
                         yield
                     if _is_directory(entry, inner):
-                        _unlock(entry, inner)  # or it cannot be moved
+                        _unlock(entry, inner)  # else it cannot be moved
                         os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
                     else:
                         _remove(os.unlink, entry, inner)
@@ -72,12 +72,12 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
 
 
 def _unlock(name: str, parent: int) -> None:
-    """Let this user empty and move a directory that its owner has closed to itself; root can anyway."""
+    """Give this user access to a directory without permissions, so that it can be emptied and moved; root has it."""
     if os.geteuid() == 0:
         return
     handle = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
     try:
-        with contextlib.suppress(PermissionError):  # somebody else's; perhaps it is open all the same
+        with contextlib.suppress(PermissionError):  # another user's; it may be accessible anyway
             Path(f"/proc/self/fd/{handle}").chmod(0o700)
     finally:
         os.close(handle)
@@ -91,12 +91,12 @@ def _is_directory(name: str, parent: int) -> bool:
 
 
 def _remove(how: Callable[..., object], name: str, parent: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+    with contextlib.suppress(FileNotFoundError):  # it is gone already
         how(name, dir_fd=parent)
 
 
 def _rmdir(path: str | Path, *, dir_fd: int | None = None) -> bool:
-    """Remove a directory; False if somebody has filled it again."""
+    """Remove a directory. Returns False if it is not empty, because something was added again."""
     try:
         os.rmdir(path, dir_fd=dir_fd)
     except OSError as exc:

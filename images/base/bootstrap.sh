@@ -3,8 +3,8 @@
 #
 #     bootstrap.sh SUITE MIRROR PACKAGE...
 #
-# Needs root and debootstrap. Progress and errors go to standard error; nothing is left on disk. The caller
-# pipes the archive into `docker import`, so no registry is asked for anything.
+# Needs root and debootstrap. Progress and errors go to standard error, and nothing is left on disk. The caller pipes the
+# archive into `docker import`, so no registry is needed.
 set -euo pipefail
 
 suite=$1 mirror=$2
@@ -12,14 +12,14 @@ shift 2
 packages=$(IFS=,; echo "$*")
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/kernelbridge-base.XXXXXXXX")
-# One file system: should debootstrap leave its /proc mounted, removing must stop there.
+# One file system only: if debootstrap left its /proc mounted, nothing in there may be removed.
 trap 'rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 root=$work/root
 
-# Documentation and translations are the larger half of a minimal Debian; dpkg leaves them out of everything that is
-# installed later as well. Copyright files stay: licenses ask for them.
+# Documentation and translations are more than half of a minimal Debian. dpkg also leaves them out of packages that are
+# installed later. Copyright files stay, because licenses require them.
 mkdir -p "$root/etc/dpkg/dpkg.cfg.d" "$root/etc/apt/apt.conf.d"
 cat > "$root/etc/dpkg/dpkg.cfg.d/kernelbridge" <<'CONF'
 force-unsafe-io
@@ -47,7 +47,7 @@ deb ${mirror%/debian*}/debian-security $suite-security main
 SOURCES
 fi
 
-# What debootstrap itself unpacked has not gone through the rules above.
+# The rules above do not apply to what debootstrap itself unpacked.
 find "$root/usr/share/doc" -type f ! -name copyright -delete
 find "$root/usr/share/doc" -depth \( -type l -o -type d -empty \) -delete
 rm -rf "${root:?}"/usr/share/{man,info}/* "$root"/usr/share/locale/*/ \

@@ -1,6 +1,6 @@
 """The command line: `kernelbridge serve`, `doctor`, `images`.
 
-Commands import what they run only when they run it, so `--help` and a wrong flag answer at once.
+Commands import what they run only when they run it, so `--help` and wrong flags are answered at once.
 """
 
 from __future__ import annotations

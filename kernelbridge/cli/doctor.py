@@ -24,12 +24,12 @@ STATUS_WIDTH = 9
 
 
 @click.command(cls=GroupedCommand, epilog=EVERYWHERE)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @with_settings()
 def doctor(settings: Settings, *, as_json: bool) -> int:
-    """Check whether `serve` would work with these settings.
+    """Check whether the server would work with these settings.
 
-    Says what to do where it would not. Exits with 0 if it would, else with 1.
+    Prints what is wrong and how to fix it. Exits with 0 if the server would work, else with 1.
     """
     from kernelbridge.doctor import examine, serves  # noqa: PLC0415 - loads both runtimes: not for --help
 
@@ -51,4 +51,4 @@ def _write(console: Console, rows: list[Row]) -> None:
             screen.write_row(console, "", f"→ {row.fix}", width=width)
     console.print()
     bad = sum(row.status == "problem" for row in rows)
-    console.print(f"{bad} to mend before `kernelbridge serve` works." if bad else "`kernelbridge serve` works here.")
+    console.print(f"{bad} to fix before `kernelbridge serve` works." if bad else "`kernelbridge serve` works here.")

@@ -1,6 +1,6 @@
-"""The entry point: the group of commands, and what the process says and returns when one fails.
+"""The entry point: the group of commands, the exit codes, and what is printed when a command fails.
 
-Exit codes: 0 success or a clean stop, 2 wrong settings or usage, 1 anything else.
+Exit codes: 0 for success or a clean stop, 2 for wrong settings or usage, 1 for anything else.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MISUSED = 2
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="kernelbridge", message="%(prog)s %(version)s")
 def commands() -> None:
-    """Serve a warm Python, in a container, behind one small WebSocket.
+    """Run Python code in isolated sessions, over a WebSocket.
 
-    Start with `kernelbridge serve`; if something is missing, `kernelbridge doctor` says what to do.
+    Start with `kernelbridge serve`. If something is missing, `kernelbridge doctor` says what to do.
     """
 
 
@@ -36,26 +36,26 @@ commands.add_command(images)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code of the process. Never raises an `Exception`."""
+    """Run one command and return the exit code. Never raises an `Exception`."""
     try:
         code = commands.main(args=argv, prog_name="kernelbridge", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         return MISUSED
-    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the last resort: a person gets a sentence
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the last resort: people get a sentence, not a traceback
         code, message, reason = verdict(exc)
         screen.write_error(screen.errors(), message, reason)
     return code if isinstance(code, int) else 0
 
 
 def verdict(exc: BaseException) -> tuple[int, str, str]:
-    """Give the exit code, what failed, and why with what to do."""
+    """Return the exit code, what failed, and why with what to do."""
     match exc:
         case click.UsageError():
             where = exc.ctx.command_path if exc.ctx else "kernelbridge"
-            message, hint = exc.format_message(), f"`{where} --help` lists what there is"
+            message, hint = exc.format_message(), f"`{where} --help` lists all options"
             if isinstance(exc, click.NoSuchOption):
-                # As for variables and keys: the nearest, and not all that are near in the order of the alphabet.
+                # Only the nearest, as for variables and keys; click would list all similar ones.
                 nearest = get_close_matches(exc.option_name, exc.possibilities or (), n=1)
                 message = f"There is no option {exc.option_name}"
                 hint = f"did you mean {nearest[0]}? {hint}" if nearest else hint
@@ -63,8 +63,8 @@ def verdict(exc: BaseException) -> tuple[int, str, str]:
         case click.ClickException():
             return exc.exit_code, exc.format_message(), ""
         case click.Abort() | KeyboardInterrupt():
-            return FAILED, "Stopped before it had finished", ""
+            return FAILED, "Stopped before it was finished", ""
         case KernelBridgeError():
             return MISUSED if isinstance(exc, ConfigError) else FAILED, exc.message, exc.reason
-    reason = "this is a fault of kernelbridge: run it again with --log-level debug and report what it prints"
+    reason = "this is a bug of kernelbridge: run it again with --log-level debug, and report what it prints"
     return FAILED, f"Unexpected {type(exc).__name__}: {exc}", reason

@@ -24,9 +24,9 @@ def images() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @with_settings((*BUILDING, *COMMON), spelling=SPELLING)
 def build(settings: Settings, *, names: tuple[str, ...]) -> int:
-    """Build the named images anew; without a name, the workspace image.
+    """Build the workspace image, or those named.
 
-    `kernelbridge images list` has the names.
+    Existing images are built again. `kernelbridge images list` shows all names.
     """
     from kernelbridge.images import build as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
 
@@ -51,7 +51,7 @@ def build(settings: Settings, *, names: tuple[str, ...]) -> int:
 @images.command("list", cls=GroupedCommand)
 @with_settings(COMMON)
 def list_images(settings: Settings) -> int:
-    """List the images that can be built, and whether the engine has them."""
+    """List all images, and which of them exist."""
     from kernelbridge.images import build as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
 
     log.configure(settings.log_format, settings.log_level)

@@ -13,14 +13,14 @@ from kernelbridge.settings.settings import OPTIONS, Settings, default_text, reso
 from kernelbridge.settings.sources import flag_name
 
 EVERYWHERE: Final = (
-    "Every option is also an environment variable (--data-dir is KERNELBRIDGE_DATA_DIR) and, except --config, a key "
-    "of the TOML file that --config names (data_dir). A flag wins over a variable, a variable over the file. Sizes: "
-    "512m, 1g, 16MiB or bytes. Durations: 250ms, 90s, 5m, 1h or seconds."
+    "Each option can also be set by an environment variable (KERNELBRIDGE_DATA_DIR for --data-dir) or, except "
+    "--config, in the TOML file of --config (data_dir). An option wins over a variable, a variable over the file. "
+    "Sizes: 512m, 1g, 16MiB or bytes. Durations: 250ms, 90s, 5m, 1h or seconds."
 )
 
 
 class SettingFlag(click.Option):
-    """The flag of one setting; takes the text as it is, for `resolve` judges it."""
+    """The flag of one setting. It accepts any text; `resolve` checks it."""
 
     def __init__(self, name: str, flag: str) -> None:
         option = OPTIONS[name]
@@ -36,7 +36,7 @@ class GroupedCommand(click.Command):
     """A command whose help shows the flags of settings under the headings of their groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group, and one for the command's own options first."""
+        """Write one section for each group, then one for the command's own options."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
@@ -52,9 +52,9 @@ class GroupedCommand(click.Command):
 def with_settings(
     names: Iterable[str] = OPTIONS, spelling: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the flags of `names`; it is called with the resolved `Settings` before its own parameters.
+    """Add the flags of the settings `names` to a command, which gets the resolved `Settings` as its first argument.
 
-    `spelling` has the flags that this command calls otherwise. The command returns its exit code.
+    `spelling` has the flags that this command names differently. The command returns its exit code.
     """
     spelled = dict(spelling or {})
     chosen = tuple(names)
@@ -75,7 +75,7 @@ def with_settings(
 
 
 def _traced(settings: Settings, command: Callable[..., int], params: Mapping[str, Any]) -> int:
-    """Call the command; at log level debug an error shows where it came from, before `main` says it to a person."""
+    """Call the command. At log level debug, print the traceback of an error before `main` explains it."""
     try:
         return command(settings, **params)
     except Exception:
@@ -85,5 +85,5 @@ def _traced(settings: Settings, command: Callable[..., int], params: Mapping[str
 
 
 def _attach(command: Callable[..., int], flag: click.Option) -> None:
-    # What `click.option` itself does; it takes no ready-made option.
+    # As `click.option` does, which does not accept an existing option.
     vars(command).setdefault("__click_params__", []).append(flag)

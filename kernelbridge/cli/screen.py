@@ -1,31 +1,34 @@
-"""What commands print: the start-up screen, errors, the doctor's table. Plain where nobody looks."""
+"""What commands print: the start-up screen, errors, rows of a table. Plain text where the output is not a terminal."""
 
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from kernelbridge import __version__
-from kernelbridge.server.start_report import StartReport
+
+if TYPE_CHECKING:
+    from kernelbridge.server.app import StartReport
 
 LABEL_WIDTH = 12
 EXAMPLE = '{"type":"execute_code","sessionId":"demo","code":"print(6*7)"}'
 
 
 def output() -> Console:
-    """Give the console on standard output."""
+    """Return the console on standard output."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def errors() -> Console:
-    """Give the console on standard error."""
+    """Return the console on standard error."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
 
 def write_row(console: Console, label: str, text: str, style: str = "", *, width: int = LABEL_WIDTH) -> None:
-    """Write `label` and, beside it, `text`; on a terminal the text is wrapped under itself."""
+    """Write `label` and, beside it, `text`. On a terminal, long text is wrapped in its column."""
     lines = [text]
     if console.is_terminal:
         room = max(20, console.width - width - 3)
@@ -54,7 +57,7 @@ def write_started(console: Console, report: StartReport) -> None:
 
 
 def write_error(console: Console, message: str, reason: str) -> None:
-    """Write what failed and, below it, why and what to do."""
+    """Write what failed and, below, why and what to do."""
     console.print(Text("error: ", style="bold red") + Text(message))
     for line in reason.splitlines():
         write_row(console, "", line, width=len("error: ") - 2)

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
@@ -16,24 +16,26 @@ from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.server.start_report import StartReport
 from kernelbridge.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from kernelbridge.server.app import StartReport
 
 
 @click.command(cls=GroupedCommand, epilog=EVERYWHERE)
 @with_settings()
 def serve(settings: Settings) -> int:
-    """Serve the WebSocket until SIGTERM or Ctrl-C.
+    """Start the server; stop it with Ctrl-C or SIGTERM.
 
-    The first message of a session starts its sandbox. Without the workspace image (docker), it is built first.
+    The first message of a session starts its sandbox. With docker, a missing workspace image is built first.
     """
     from kernelbridge.server import allocator, app  # noqa: PLC0415 - loads the whole server: not for --help
 
     allocator.return_large_blocks()
     log.configure(settings.log_format, settings.log_level)
     on_progress, on_started, on_stopping = _announcements(settings)
-    # Until the server handles it: a SIGTERM during the start ends it as Ctrl-C does, in order.
-    # A shell starts what runs in the background with SIGINT ignored: then neither would do anything.
+    # A SIGTERM during the start ends it in order, as Ctrl-C does; later the server handles both.
+    # A shell ignores SIGINT for programs in the background, so it is set here as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
     serving = app.serve(settings, on_progress=on_progress, on_started=on_started, on_stopping=on_stopping)
@@ -43,7 +45,7 @@ def serve(settings: Settings) -> int:
 
 
 async def _stoppable(serving: Coroutine[Any, Any, None]) -> None:
-    """Serve; a start that was told to stop was stopped, also if what it waited for fails just then."""
+    """Serve. If the start is cancelled and then fails, it counts as cancelled."""
     try:
         await serving
     except KernelBridgeError:
@@ -56,7 +58,7 @@ async def _stoppable(serving: Coroutine[Any, Any, None]) -> None:
 def _announcements(
     settings: Settings,
 ) -> tuple[Callable[[str], None], Callable[[StartReport], None], Callable[[str], None]]:
-    """Say how progress, the start and the stop are told: to a person on the screen, to a machine in its log."""
+    """Return how to report progress, the start and the stop: on the screen, or in a JSON log."""
     if settings.log_format == "console":
         console = screen.output()
         return console.print, lambda report: screen.write_started(console, report), screen.errors().print
@@ -82,7 +84,7 @@ def _announcements(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give uvloop's loops where it is installed: it is not for every platform."""
+    """Return uvloop's loop factory if it is installed; it is not available on every platform."""
     if find_spec("uvloop") is None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop

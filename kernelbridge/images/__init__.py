@@ -1,1 +1,1 @@
-"""The project's container images: their base, their build contexts, the build itself and its progress."""
+"""The project's container images: their base, their build contexts, the build and its progress."""

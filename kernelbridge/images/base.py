@@ -1,4 +1,4 @@
-"""What images are built on: the public Python image, an image somebody names, or one made from Debian's packages."""
+"""The base of images: the public Python image, a named image, or one made from Debian's packages."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kernelbridge.images.context import images_directory
 from kernelbridge.images.progress import Progress, PullSummary, one_line
 
 AUTO: Final = "auto"
-"""The public Python image; where it cannot be had and this machine is able to, one from Debian's packages."""
+"""The public Python image; if it cannot be pulled, one made from Debian's packages, if that works here."""
 
 DEBOOTSTRAP: Final = "debootstrap"
-"""An image made here from Debian's packages; no registry is asked."""
+"""An image made here from Debian's packages, without a registry."""
 
 PUBLIC_BASE: Final = "python:3.13-slim-bookworm"
 DEBIAN_SUITE: Final = "bookworm"
@@ -45,9 +45,9 @@ _KEPT_LINES: Final = 20
 
 
 def resolve_base(engine: APIClient, base: str, *, progress: Progress, mirror: str = DEBIAN_MIRROR) -> str:
-    """Give the reference of an image that is on the engine, to build on; pulls or makes it if need be.
+    """Return the reference of an image to build on. It is pulled or made if the engine does not have it.
 
-    An explicit `base` never falls back to another. Raises `ImageError` that says which command helps.
+    An explicit `base` is never replaced by another. Raises `ImageError` with the command that helps.
     """
     if base == DEBOOTSTRAP:
         return _debian_base(engine, progress, mirror)
@@ -60,12 +60,12 @@ def resolve_base(engine: APIClient, base: str, *, progress: Progress, mirror: st
         if base == AUTO and (inspect(engine, DEBIAN_BASE) is not None or debootstrap_obstacle() is None):
             progress(f"{exc.reason}; building on Debian's packages instead ({DEBIAN_BASE})")
             return _debian_base(engine, progress, mirror)
-        raise ImageError(f"The base image {wanted} cannot be had", f"{exc.reason}; {_advice()}") from exc
+        raise ImageError(f"The base image {wanted} cannot be pulled", f"{exc.reason}; {_advice()}") from exc
     return wanted
 
 
 def inspect(engine: APIClient, reference: str) -> Mapping[str, Any] | None:
-    """Give what the engine knows of an image (`docker image inspect`), or None. Asks no registry."""
+    """Return what the engine knows about an image (`docker image inspect`), or None. Asks no registry."""
     try:
         facts: dict[str, Any] = engine.inspect_image(reference)  # type: ignore[no-untyped-call]  # the stubs leave it out
     except ImageNotFound:
@@ -74,7 +74,7 @@ def inspect(engine: APIClient, reference: str) -> Mapping[str, Any] | None:
 
 
 def pull(engine: APIClient, reference: str, progress: Progress) -> None:
-    """Pull an image; `progress` hears how many layers have come. Raises `ImageError` with the engine's words."""
+    """Pull an image. `progress` gets lines about its layers. Raises `ImageError` with the engine's message."""
     repository, tag = parse_repository_tag(reference)
     progress(f"Pulling {reference}")
     summary = PullSummary(reference)
@@ -89,7 +89,7 @@ def pull(engine: APIClient, reference: str, progress: Progress) -> None:
 
 
 def debootstrap_obstacle() -> str | None:
-    """Say why no base can be made from Debian's packages here and what to do about it; None if one can."""
+    """Return why no base can be made from Debian's packages here, and what to do; None if one can."""
     if shutil.which("debootstrap") is None:
         return "debootstrap is not installed: `apt-get install debootstrap`"
     if os.geteuid() != 0:
@@ -100,7 +100,10 @@ def debootstrap_obstacle() -> str | None:
 def make_debian_base(
     engine: APIClient, *, progress: Progress, mirror: str = DEBIAN_MIRROR, reference: str = DEBIAN_BASE
 ) -> str:
-    """Make the base anew from Debian's packages; give its id. Takes about a minute. Raises `ImageError`."""
+    """Make the base from Debian's packages, also if it exists; return its id. Takes about a minute.
+
+    Raises `ImageError`.
+    """
     if obstacle := debootstrap_obstacle():
         raise ImageError("No base image can be made from Debian's packages", obstacle)
     progress(f"Making {reference} from Debian's packages")
@@ -111,7 +114,7 @@ def make_debian_base(
     if "status" not in event:
         raise ImageError("The engine did not import the base image", one_line(str(event.get("error", event))))
     made = str(event["status"])
-    # Tagged only now: an archive that broke off never carries the name.
+    # Tagged only now, so an incomplete archive never gets the name.
     repository, tag = parse_repository_tag(reference)
     engine.tag(made, repository, tag)
     return made
@@ -134,9 +137,9 @@ def _advice() -> str:
 
 @contextmanager
 def _running(argv: list[str], progress: Progress) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]:
-    """Run a program while its standard error is read to `progress`; ended with its children on the way out."""
+    """Run a program and report its standard error to `progress`. On exit, it and its children are ended."""
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    # Its own session: a Ctrl-C reaches it once, from here, after which its trap removes what it left.
+    # In its own session, so Ctrl-C does not reach it directly: it gets one SIGTERM from here, and cleans up.
     process = subprocess.Popen(  # noqa: S603 - fixed program, no shell, arguments of our own
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -169,7 +172,7 @@ def _read_lines(stream: IO[bytes], last_lines: deque[str], progress: Progress) -
 
 
 def _archive_of(process: subprocess.Popen[bytes], last_lines: deque[str]) -> Iterator[bytes]:
-    """Give what the program writes; raises at its end, so that the engine refuses what a failure left unfinished."""
+    """Yield what the program writes. Raises at the end if it failed, so the engine refuses the incomplete archive."""
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     while chunk := process.stdout.read(_CHUNK):
         yield chunk

@@ -1,10 +1,10 @@
-"""Builds the project's own images and says which there are.
+"""Builds kernelbridge's own images.
 
-    base        Debian's packages and nothing else; what the others stand on where no registry is in reach
+    base        Debian's packages only; the base of the others where no registry can be reached
     workspace   the default image of a workspace: python, ipykernel, numpy, pandas, matplotlib, requests, git, curl
     server      kernelbridge itself, for docker-compose.yml
 
-All of it is blocking (the Docker SDK is synchronous) and safe to call from any thread.
+All functions block (the Docker SDK is synchronous), and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from kernelbridge.settings.environment import docker_host
 _DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 
 _ANSWER_TIMEOUT: Final = 8
-"""Seconds in which the engine has to answer at all: a server that cannot start says so within ten."""
+"""Seconds in which the engine has to answer: a server that cannot start says so within ten."""
 
 _REGISTRY_TIMEOUT: Final = 60
-"""Seconds in which the engine has to say whether a registry has an image: longer than its own patience with one."""
+"""Seconds in which the engine has to say whether a registry has an image: more than its own timeout for that."""
 
 _SILENCE_TIMEOUT: Final = 3600
-"""Seconds for which a build or a pull may say nothing: a step compiles, or a layer is large."""
+"""Seconds without output that a build or a pull may take: a step may compile, or a layer may be large."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image that kernelbridge knows how to build."""
+    """An image that kernelbridge can build."""
 
     name: str
     reference: str
-    """The tag that it is built under."""
+    """Name and tag of the built image."""
     summary: str
-    """What it is, in one line for a person."""
+    """What it is, in one line for people."""
     context: Callable[[Path | None], Context] | None
-    """Makes its build context around a CA bundle; None for the base, which has no Dockerfile."""
+    """Makes its build context, with a CA bundle if given; None for the base, which has no Dockerfile."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """What a build gave."""
+    """The result of a build."""
 
     name: str
     reference: str
@@ -78,7 +78,7 @@ KNOWN: Final[Mapping[str, KnownImage]] = MappingProxyType(
         )
     }
 )
-"""By name, in the order in which they stand on each other."""
+"""All images by name, each after the one that it is built on."""
 
 
 def _silent(_line: str) -> None:
@@ -94,18 +94,18 @@ def build(
     mirror: str = DEBIAN_MIRROR,
     progress: Progress = _silent,
 ) -> list[BuiltImage]:
-    """Build the named images, whether or not they exist.
+    """Build the named images, also if they exist.
 
-    `base` is `auto`, `debootstrap` or an image; `ca_bundle` a PEM file trusted during the build only; `network` the
-    engine's network for build steps, such as `host` (None: the engine's default); `mirror` the Debian archive that
-    the base is made from. `progress` hears one line at a time. Raises `ImageError`, or `RuntimeUnavailable` when
-    no engine answers.
+    `base` is `auto`, `debootstrap` or an image. `ca_bundle` is a PEM file that is trusted during the build only.
+    `network` is the engine's network for build steps, such as `host` (None: the engine's default). `mirror` is the
+    Debian archive for the base. `progress` gets one line at a time. Raises `ImageError`, or `RuntimeUnavailable` if no
+    engine answers.
     """
     unknown = [name for name in names if name not in KNOWN]
     if unknown:
         raise ImageError(f"There is no image called {unknown[0]!r}", f"the images are: {', '.join(KNOWN)}")
     wanted = [image for name, image in KNOWN.items() if name in names]
-    # Before anything slow: a bundle or a checkout that is missing is known at once.
+    # First, so that a missing bundle or checkout is reported before anything slow.
     contexts = {image.name: image.context(ca_bundle) for image in wanted if image.context is not None}
     built = []
     with _engine() as engine:
@@ -133,9 +133,9 @@ def ensure_image(
     mirror: str = DEBIAN_MIRROR,
     progress: Progress = _silent,
 ) -> str:
-    """Give the id of an image; one that is absent is built if kernelbridge knows how, else pulled.
+    """Return the id of an image. If it is absent, it is built if it is one of `KNOWN`, else pulled.
 
-    Parameters and errors as in `build`.
+    Parameters and errors are those of `build`.
     """
     with _engine() as engine:
         with _soon(engine):
@@ -147,40 +147,40 @@ def ensure_image(
             try:
                 pull(engine, reference, progress)
             except ImageError as exc:
-                raise _not_to_be_had(reference, exc.reason) from exc
+                raise _unavailable(reference, exc.reason) from exc
             found = inspect(engine, reference)
             if found is None:
-                raise ImageError(f"{reference} was pulled but is not on the engine", "it was removed since")
+                raise ImageError(f"{reference} was pulled but is not on the engine", "it was removed meanwhile")
             return str(found["Id"])
-    progress(f"The image {reference} does not exist yet: building it, once")
+    progress(f"The image {reference} does not exist yet: building it, which happens only once")
     built = build([known.name], base=base, ca_bundle=ca_bundle, network=network, mirror=mirror, progress=progress)
     return built[0].id
 
 
 def known_image(reference: str) -> KnownImage | None:
-    """Give the image that kernelbridge builds under this reference, if there is one."""
+    """Return the image that kernelbridge builds with this reference, or None."""
     return next((image for image in KNOWN.values() if image.reference in {reference, f"{reference}:latest"}), None)
 
 
 def check_registry(reference: str) -> None:
-    """Ask the registry of an image whether it could be pulled, and pull nothing. Raises as `ensure_image` does."""
+    """Ask the registry whether an image could be pulled, without pulling it. Raises what `ensure_image` raises."""
     with _engine() as engine:
         engine.timeout = _REGISTRY_TIMEOUT
         try:
             engine.inspect_distribution(reference)  # type: ignore[no-untyped-call]  # the stubs leave it out
         except APIError as exc:
-            raise _not_to_be_had(reference, one_line(str(exc.explanation or exc))) from exc
+            raise _unavailable(reference, one_line(str(exc.explanation or exc))) from exc
 
 
-def _not_to_be_had(reference: str, reason: str) -> ImageError:
+def _unavailable(reference: str, reason: str) -> ImageError:
     return ImageError(
-        f"The image {reference} is neither on the engine nor can it be pulled",
+        f"The image {reference} is not on the engine and cannot be pulled",
         f"{reason}; check its name, or load it with `docker load`",
     )
 
 
 def image_exists(reference: str) -> bool:
-    """Whether the engine has an image; raises `RuntimeUnavailable` when it does not answer."""
+    """Return whether the engine has an image. Raises `RuntimeUnavailable` if it does not answer."""
     with _engine() as engine, _soon(engine):
         return inspect(engine, reference) is not None
 
@@ -194,7 +194,7 @@ def build_context(
     network: str | None = None,
     progress: Progress = _silent,
 ) -> None:
-    """Build one context on the image `base`, which the engine has. Raises `ImageError` with the failing step."""
+    """Build one context on the image `base`, which the engine must have. Raises `ImageError` with the failed step."""
     progress(f"Building {image.reference} on {base}")
     summary = BuildSummary(image.name)
     try:
@@ -217,12 +217,12 @@ def build_context(
             f"The engine refused to build {image.reference}", one_line(str(exc.explanation or exc))
         ) from exc
     if summary.image_id is None:
-        raise ImageError(f"The engine broke off while it built {image.reference}", "see its log, and try again")
+        raise ImageError(f"The engine stopped building {image.reference}", "see its log, and try again")
 
 
 @contextmanager
 def _engine() -> Iterator[APIClient]:
-    """Connect to the engine; whatever goes wrong with it becomes one of our errors."""
+    """Connect to the engine. All its errors become errors of ours."""
     given = docker_host(os.environ)
     address = given or _DEFAULT_ENDPOINT
     where = f"{address} (from DOCKER_HOST)" if given else address
@@ -244,8 +244,8 @@ def _engine() -> Iterator[APIClient]:
         yield engine
     except RequestException as exc:
         raise RuntimeUnavailable(
-            "The Docker engine went silent",
-            f"{where}: {one_line(str(exc))}; see whether `docker info` answers, and restart the engine if not",
+            "The Docker engine stopped answering",
+            f"{where}: {one_line(str(exc))}; check whether `docker info` answers, and restart the engine if not",
         ) from exc
     except DockerException as exc:
         raise ImageError("The Docker engine failed", one_line(str(exc))) from exc
@@ -255,7 +255,7 @@ def _engine() -> Iterator[APIClient]:
 
 @contextmanager
 def _soon(engine: APIClient) -> Iterator[None]:
-    """Wait for answers only as long as a question needs that builds nothing and fetches nothing."""
+    """Use the short timeout, for requests that neither build nor pull."""
     engine.timeout = _ANSWER_TIMEOUT
     yield
     engine.timeout = _SILENCE_TIMEOUT
@@ -267,7 +267,7 @@ def _why_unreachable(exc: Exception) -> str:
 
 
 def _knock(where: str) -> None:
-    """Raise the plain `OSError` of a socket that nobody listens on: the SDK wraps it in five others, and leaks it."""
+    """Raise the `OSError` of a socket that nothing listens on; the SDK would wrap it in five others, and leak it."""
     if where.startswith("unix://"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_ANSWER_TIMEOUT)

@@ -1,8 +1,8 @@
-"""Build contexts: the files that a build may see, as one tar archive.
+"""Build contexts: the files of a build, as one tar archive.
 
-A context is put together here and not by sending a directory, so that a wheel and a source checkout build the same
-image, nothing private in a checkout is ever sent, and a CA bundle can lie beside the Dockerfile under one fixed name
-(the classic builder of Engine 20.10 has no build secrets).
+The archive is made here instead of sending a directory, so that a wheel and a source checkout build the same image,
+private files of a checkout are never sent, and a CA bundle has a fixed name beside the Dockerfile (the classic builder
+of Engine 20.10 has no build secrets).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from kernelbridge.errors import ImageError
 
 CA_BUNDLE: Final = "ca-bundle.crt"
-"""Name of the optional CA bundle at the root of every context; absent where none was given."""
+"""Name of the CA bundle at the root of a context; it is optional."""
 
 _SERVER_SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "images", "kernelbridge")
 _LEFT_OUT: Final = frozenset({"__pycache__", CA_BUNDLE})
@@ -25,16 +25,16 @@ _LEFT_OUT: Final = frozenset({"__pycache__", CA_BUNDLE})
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the engine is sent for one build."""
+    """What is sent to the engine for one build."""
 
     archive: bytes
-    """Uncompressed tar, owners and modes made uniform, so that the engine's build cache depends on content alone."""
+    """Uncompressed tar, with uniform owners and modes, so that the engine's build cache depends only on content."""
     dockerfile: str
     """Path of the Dockerfile inside `archive`."""
 
 
 def images_directory() -> Path:
-    """Find the Dockerfiles: inside an installed package, or at the top of a source checkout. Raises `ImageError`."""
+    """Return the directory of the Dockerfiles, in the installed package or the source checkout. Raises `ImageError`."""
     package = Path(__file__).resolve().parents[1]
     for found in (package / "_images", package.parent / "images"):
         if (found / "workspace" / "Dockerfile").is_file():
@@ -43,13 +43,13 @@ def images_directory() -> Path:
 
 
 def workspace_context(ca_bundle: Path | None = None, *, directory: Path | None = None) -> Context:
-    """Give the context of the workspace image, or of any `directory` with a Dockerfile. Raises `ImageError`."""
+    """Return the context of the workspace image, or of any `directory` with a Dockerfile. Raises `ImageError`."""
     directory = directory or images_directory() / "workspace"
     return Context(_archive(directory, [directory], _read_bundle(ca_bundle)), "Dockerfile")
 
 
 def server_context(ca_bundle: Path | None = None, *, checkout: Path | None = None) -> Context:
-    """Give the context of the server image: the source that it installs. Raises `ImageError` outside a checkout."""
+    """Return the context of the server image: the source code. Raises `ImageError` outside a checkout."""
     checkout = checkout or Path(__file__).resolve().parents[2]
     missing = [name for name in _SERVER_SOURCES if not (checkout / name).exists()]
     if missing:
@@ -71,7 +71,7 @@ def _read_bundle(path: Path | None) -> bytes | None:
         raise ImageError(f"The CA bundle {path} cannot be read", exc.strerror or str(exc)) from exc
     if b"-----BEGIN CERTIFICATE-----" not in bundle:
         raise ImageError(
-            f"The CA bundle {path} holds no certificate", "it must be a PEM file: -----BEGIN CERTIFICATE-----"
+            f"The CA bundle {path} has no certificate", "it must be a PEM file: -----BEGIN CERTIFICATE-----"
         )
     return bundle if bundle.endswith(b"\n") else bundle + b"\n"
 

@@ -1,4 +1,4 @@
-"""PURE: what the engine says during a build or a pull, made into a few lines for a person."""
+"""Summaries of the engine's output during a build or a pull, for people; pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 from kernelbridge.errors import ImageError
 
 Progress = Callable[[str], None]
-"""Hears one line at a time, without a line end; lines that begin with a blank belong to the one before."""
+"""Called with one line at a time, without a line end. Lines that begin with a blank are details of the one before."""
 
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.+)")
-_WORTH_TELLING: Final = re.compile(
+_SHOWN: Final = re.compile(
     r"(Collecting \S+|Installing collected packages|Successfully installed|Building wheel for \S+|Fetched )"
 )
 _WIDTH: Final = 100
@@ -30,18 +30,14 @@ _HINTS: Final = (
             r"Temporary failure (in name resolution|resolving)|Name or service not known|Could not resolve|"
             r"NewConnectionError|Network is unreachable"
         ),
-        "the build has no way to the network: try --network host",
+        "the build cannot reach the network: try --network host",
     ),
     (re.compile(r"No space left on device"), "free some disk space, for example with `docker system prune`"),
 )
 
 
 class BuildSummary:
-    """Follows the decoded stream of one build.
-
-    `feed` gives the line to show for an event, if there is one, and raises `ImageError` with the failing
-    step and the last lines when the event ends the build.
-    """
+    """Follows the decoded events of one build."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -49,10 +45,10 @@ class BuildSummary:
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._partial = ""
         self.image_id: str | None = None
-        """The image built, when the build has ended."""
+        """The id of the image, once it is built."""
 
     def feed(self, event: Mapping[str, Any]) -> list[str]:
-        """Take one event; give the lines to show."""
+        """Process one event; return the lines to show. Raises `ImageError` with the failed step and its last lines."""
         if "error" in event:
             self._take(self._partial)
             raise self._failure(str(event["error"]))
@@ -72,7 +68,7 @@ class BuildSummary:
             self._lines.clear()
             return _shorten(f"{self._name} {number}/{total}: {instruction}")
         self._lines.append(line)
-        return _shorten(f"  {line.strip()}") if _WORTH_TELLING.match(line.strip()) else None
+        return _shorten(f"  {line.strip()}") if _SHOWN.match(line.strip()) else None
 
     def _failure(self, error: str) -> ImageError:
         output = "\n".join(self._lines)
@@ -83,11 +79,11 @@ class BuildSummary:
             if pattern.search(output) or pattern.search(error):
                 reason += f"\n{hint}"
         where = f" at {_shorten(self._step)}" if self._step else ""
-        return ImageError(f"The {self._name} image was not built: it failed{where}", reason)
+        return ImageError(f"Building the {self._name} image failed{where}", reason)
 
 
 class PullSummary:
-    """Follows the decoded stream of one pull: a line for each layer that has come, not for each of its bytes."""
+    """Follows the decoded events of one pull, with a line for each layer that is complete."""
 
     def __init__(self, reference: str) -> None:
         self._reference = reference
@@ -95,7 +91,7 @@ class PullSummary:
         self._here: set[str] = set()
 
     def feed(self, event: Mapping[str, Any]) -> str | None:
-        """Take one event; give the line to show, if there is one."""
+        """Process one event; return the line to show, or None."""
         status, layer = event.get("status", ""), event.get("id")
         if layer is None or status.startswith("Pulling from"):
             return f"  {status}" if status.startswith(("Status:", "Digest:")) else None
@@ -111,5 +107,5 @@ def _shorten(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put what an engine says over several lines on one."""
+    """Return an engine's message on one line."""
     return " ".join(text.split())

@@ -1,7 +1,7 @@
-"""The documented WebSocket protocol and its extensions as typed messages; pure, no I/O."""
+"""The documented WebSocket protocol and its extensions, as typed messages; pure."""
 
-from kernelbridge.protocol.codec import dump, parse
+from kernelbridge.protocol.codec import dump
 from kernelbridge.protocol.messages import ClientMessage, PrincipalRequest, ServerMessage, SessionRequest
 from kernelbridge.protocol.schema import json_schema
 
-__all__ = ["ClientMessage", "PrincipalRequest", "ServerMessage", "SessionRequest", "dump", "json_schema", "parse"]
+__all__ = ["ClientMessage", "PrincipalRequest", "ServerMessage", "SessionRequest", "dump", "json_schema"]

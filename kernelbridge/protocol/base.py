@@ -32,11 +32,11 @@ Cause = Literal[
     "shell_exited",
     "process_limit",
 ]
-"""Why a run was ended before it finished by itself; `out_of_memory` also when something that it started was killed."""
+"""Why a run was ended before it finished; `out_of_memory` also if a process that it started was killed."""
 
 
 def timestamp(at: float | None = None) -> str:
-    """Give a time (seconds since the epoch; now) in UTC, RFC 3339 with `Z`, in milliseconds."""
+    """Return a time (`at` seconds since the epoch, or now) in UTC as RFC 3339 with `Z` and milliseconds."""
     time = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -46,19 +46,28 @@ class Message(Struct, frozen=True, rename="camel", tag_field="type"):
 
 
 class Request(Message, frozen=True, forbid_unknown_fields=True):
-    """A frame that a client sends. Unknown fields are told (`codec.read`)."""
+    """A frame that a client sends. `codec.reading` warns about unknown fields."""
 
 
 Warnings = list[str]
-"""In an answer: a sentence for each field of its request that the protocol does not have."""
+"""In an answer: a sentence for each unknown field of its request."""
 
 
-class Event(Message, frozen=True, kw_only=True):
-    """What a server tells of a session while it happens."""
+class Reply(Message, frozen=True, kw_only=True):
+    """The answer to one request of a session."""
 
     session_id: str
     request_id: str | UnsetType = UNSET
-    """That of the request which caused it, if it had one."""
+    """That of the request, if it had one."""
+    warnings: Warnings | UnsetType = UNSET
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """Something that happened in a session."""
+
+    session_id: str
+    request_id: str | UnsetType = UNSET
+    """That of the request that caused it, if it had one."""
     seq: int
     """Grows with every event of the session."""
 
@@ -69,9 +78,9 @@ class Truncated(Struct, frozen=True, rename="camel"):
     bytes: int
     """How many bytes of `output` were left out."""
     kept: str
-    """Which part is in the message."""
+    """Which part of `output` is in the message."""
     at: int
-    """The character of `output` where they are missing."""
+    """Position in `output`, in characters, where they are missing."""
     stdout: int | UnsetType = UNSET
     """Bytes left out of `stdout`."""
     stderr: int | UnsetType = UNSET
@@ -79,8 +88,8 @@ class Truncated(Struct, frozen=True, rename="camel"):
     results: int | UnsetType = UNSET
     """Bytes left out of `results`."""
     file: str | UnsetType = UNSET
-    """The workspace file that has all of `output`; read it with `read_file`."""
+    """The workspace file with all of `output`; read it with `read_file`."""
     file_complete: bool | UnsetType = UNSET
-    """False when `file` ends early, because it reached its own limit or the disk was full."""
+    """False if `file` ends early, because it reached its limit or the disk was full."""
     events: int | UnsetType = UNSET
-    """Bytes that were left out of this run's events, because the client read them too slowly."""
+    """Bytes that were left out of this run's events, because the client read too slowly."""

@@ -1,4 +1,4 @@
-"""Messages about the interpreter: cells, their live output, questions and control."""
+"""Messages about the interpreter: cells, their live output, input, and control."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kernelbridge.protocol.base import (
     Count,
     Event,
     Message,
+    Reply,
     Request,
     RequestId,
     Seconds,
@@ -41,23 +42,23 @@ class ExecuteCode(Request, frozen=True, tag="execute_code"):
     """`main.py` when absent."""
     request_id: RequestId | None = None
     stream: bool | None = None
-    """Whether to tell of the run while it happens; the connection's default when absent."""
+    """Whether to send events while it runs; the connection's default when absent."""
     timeout: Seconds | None = None
-    """Longest run; the server's default when absent."""
+    """Longest time that it may run; the server's default when absent."""
     silent: bool = False
-    """Run it without output, count and history; errors are still told."""
+    """Run it without output, count and history. Errors are still reported."""
     store_history: bool = True
     allow_stdin: bool = False
-    """Whether `input()` may ask with an `input_request`; otherwise it fails at once."""
+    """Whether `input()` may send an `input_request`; otherwise it fails at once."""
 
 
 class InputReply(Request, frozen=True, tag="input_reply"):
-    """Answer the session's waiting `input_request`."""
+    """Answer the session's open `input_request`."""
 
     session_id: SessionId
     value: str
     input_id: str | None = None
-    """The `inputId` of the request that this answers; whichever waits when absent."""
+    """The `inputId` of the request that this answers; the one that waits when absent."""
     request_id: RequestId | None = None
 
 
@@ -67,21 +68,21 @@ class Interrupt(Request, frozen=True, tag="interrupt"):
     session_id: SessionId
     target: Literal["execution", "terminal"] = "execution"
     queued: bool = False
-    """Whether what waits behind it is ended too."""
+    """Whether requests that wait behind it are ended too."""
     jobs: bool = False
-    """Of the terminal: whether all that its commands have left running is ended too."""
+    """For the terminal: whether background jobs of its commands are ended too."""
     request_id: RequestId | None = None
 
 
 class RestartKernel(Request, frozen=True, tag="restart_kernel"):
-    """Give the session a new interpreter; every pending execution ends."""
+    """Start a new interpreter for the session; every pending execution ends."""
 
     session_id: SessionId
     request_id: RequestId | None = None
 
 
 class Complete(Request, frozen=True, tag="complete"):
-    """Ask how `code` could go on at `cursor`."""
+    """Ask for completions of `code` at `cursor`."""
 
     session_id: SessionId
     code: str
@@ -91,18 +92,18 @@ class Complete(Request, frozen=True, tag="complete"):
 
 
 class Inspect(Request, frozen=True, tag="inspect"):
-    """Ask what is known of the name at `cursor`."""
+    """Ask for information about the name at `cursor`."""
 
     session_id: SessionId
     code: str
     cursor: Count | None = None
     detail: Literal[0, 1] = 0
-    """1 includes the source where there is some."""
+    """1 includes the source code if it is available."""
     request_id: RequestId | None = None
 
 
 class IsComplete(Request, frozen=True, tag="is_complete"):
-    """Ask whether `code` is ready to be run as it is."""
+    """Ask whether `code` can be run as it is."""
 
     session_id: SessionId
     code: str
@@ -125,7 +126,7 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
 
     success: bool
     output: str
-    """What a terminal would have shown, in order; kept when the code then fails."""
+    """What a terminal would have shown, in order. It is kept if the code fails."""
     error: str | None
     """`<Name>: <message>` on one line, or null."""
     timestamp: str
@@ -134,9 +135,9 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     seq: int | UnsetType = UNSET
     """Its place among the session's events, when the run was streamed."""
     stdout: str | UnsetType = UNSET
-    """As it was written; left out when it is the same as `output`."""
+    """As it was written; absent if it is the same as `output`."""
     stderr: str | UnsetType = UNSET
-    """As it was written; left out when it is empty."""
+    """As it was written; absent if it is empty."""
     results: list[Any] | UnsetType = UNSET
     """`MimeBundle`s."""
     traceback: str | UnsetType = UNSET
@@ -146,16 +147,16 @@ class ExecutionResult(Message, frozen=True, tag="execution_result"):
     late_output: str | UnsetType = UNSET
     """What background threads of earlier executions wrote since the last result."""
     hint: str | UnsetType = UNSET
-    """What to do instead, where the code or a program in it failed because a sandbox has no network, no terminal, or no
-    room for more processes."""
+    """What to do instead, if the code failed because the sandbox has no network, no terminal, or no room for more
+    processes."""
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
     exit_code: int | UnsetType = UNSET
-    """That of the kernel's process, when it ended by itself."""
+    """The exit code of the kernel's process, if it ended by itself."""
     signal: str | UnsetType = UNSET
-    """The signal that ended the kernel, e.g. `SIGSEGV`."""
+    """The signal that ended the kernel, such as `SIGSEGV`."""
     state_preserved: bool | UnsetType = UNSET
-    """False when the interpreter's variables were lost before or during this run."""
+    """False if the interpreter's variables were lost before or during this run."""
     warnings: Warnings | UnsetType = UNSET
 
 
@@ -177,7 +178,7 @@ class ExecutionOutput(Event, frozen=True, tag="execution_output", kw_only=True):
 
 
 class DisplayData(Event, frozen=True, tag="display_data", kw_only=True):
-    """The cell showed something rich, or gave a value."""
+    """The cell displayed something, or its last expression has a value."""
 
     data: dict[str, Any]
     """A MIME bundle."""
@@ -189,7 +190,7 @@ class DisplayData(Event, frozen=True, tag="display_data", kw_only=True):
 
 
 class UpdateDisplayData(Event, frozen=True, tag="update_display_data", kw_only=True):
-    """What is shown under `displayId` changed, wherever it is shown."""
+    """A display with this `displayId` changed, wherever it is shown."""
 
     data: dict[str, Any]
     metadata: dict[str, Any]
@@ -198,7 +199,7 @@ class UpdateDisplayData(Event, frozen=True, tag="update_display_data", kw_only=T
 
 
 class ClearOutput(Event, frozen=True, tag="clear_output", kw_only=True):
-    """Forget what the cell has shown; with `wait`, when its next output comes."""
+    """Remove the output of the cell; with `wait`, when its next output comes."""
 
     wait: bool
     left_out: int | UnsetType = UNSET
@@ -209,12 +210,12 @@ class InputRequest(Event, frozen=True, tag="input_request", kw_only=True):
 
     prompt: str
     password: bool
-    """Whether what is typed must not be shown."""
+    """Whether the typed text must not be shown."""
     input_id: str
 
 
 class Interrupted(Event, frozen=True, tag="interrupted", kw_only=True):
-    """How far an `interrupt` has gone: one for each step, the last with `done`."""
+    """One step of an `interrupt`; the last one has `done`."""
 
     target: Literal["execution", "terminal"]
     step: Literal["none", "sigint", "process_group", "kill", "restart"]
@@ -232,42 +233,33 @@ class KernelRestarted(Event, frozen=True, tag="kernel_restarted", kw_only=True):
 
     cause: Literal["requested", "interrupted"]
     ended: int
-    """How many pending executions were ended by it."""
+    """How many pending executions it ended."""
     warnings: Warnings | UnsetType = UNSET
 
 
-class CompleteReply(Message, frozen=True, tag="complete_reply", kw_only=True):
+class CompleteReply(Reply, frozen=True, tag="complete_reply", kw_only=True):
     """The answer to `complete`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     matches: list[str]
     cursor_start: int
     """The matches replace `code[cursorStart:cursorEnd]`, in characters."""
     cursor_end: int
     metadata: dict[str, Any] | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
-class InspectReply(Message, frozen=True, tag="inspect_reply", kw_only=True):
+class InspectReply(Reply, frozen=True, tag="inspect_reply", kw_only=True):
     """The answer to `inspect`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     found: bool
     text: str
-    """Plain text; empty when nothing was found."""
+    """Plain text; empty if nothing was found."""
     data: dict[str, Any] | UnsetType = UNSET
-    """A MIME bundle, as the kernel gave it."""
-    warnings: Warnings | UnsetType = UNSET
+    """A MIME bundle, as the kernel sent it."""
 
 
-class IsCompleteReply(Message, frozen=True, tag="is_complete_reply", kw_only=True):
+class IsCompleteReply(Reply, frozen=True, tag="is_complete_reply", kw_only=True):
     """The answer to `is_complete`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     status: Literal["complete", "incomplete", "invalid", "unknown"]
     indent: str | UnsetType = UNSET
-    """What the next line should begin with, when `incomplete`."""
-    warnings: Warnings | UnsetType = UNSET
+    """What the next line should begin with, if `incomplete`."""

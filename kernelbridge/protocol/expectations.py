@@ -1,4 +1,4 @@
-"""What a field takes, in words for a person who may know neither Python nor this server's code."""
+"""What a field accepts, in words for people who may know neither Python nor this server's code."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _KINDS: Mapping[str, str] = MappingProxyType(
         "object": "an object",
     }
 )
-"""What the decoder calls the kinds of JSON values."""
+"""Kinds of JSON values, by the decoder's names for them."""
 _GOT = re.compile(r", got `(?P<kind>[a-z]+)`(?P<inside>.*\[)?")
 
 
 def expectation(kind: type[msgspec.Struct], path: str, complaint: str) -> str:
-    """Say what the field at `path` (`limits.memory`) of a message takes, and what came, as far as `complaint` has it.
+    """Describe what the field at `path` (`limits.memory`) of a message accepts, and what it got, if that is known.
 
-    `complaint` is the text of the decoder's `ValidationError`, of which no word is passed on.
+    `complaint` is the text of the decoder's `ValidationError`. None of its words are passed on.
     """
-    expected = f"expected {_taken(_field(_type_info(kind), path), path.rpartition('.')[2])}"
+    expected = f"expected {_accepted(_field(_type_info(kind), path), path.rpartition('.')[2])}"
     got = _got(complaint)
     return expected if not got or got in expected else f"{expected}; got {got}"
 
 
-def came(complaint: str) -> str:
-    """Say what came in place of a message."""
+def received(complaint: str) -> str:
+    """Describe what came in place of a message."""
     got = _got(complaint)
     return f"expected one JSON object; got {got}" if got else "expected one JSON object"
 
@@ -77,7 +77,7 @@ def _field(kind: inspect.Type, path: str) -> inspect.Type:
 
 
 def _parts(kind: inspect.Type) -> list[inspect.Type]:
-    """Give the alternatives of a type, without what only describes them."""
+    """Return the alternatives of a type, without its constraints."""
     if isinstance(kind, inspect.Metadata):
         return _parts(kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -85,7 +85,7 @@ def _parts(kind: inspect.Type) -> list[inspect.Type]:
     return [kind]
 
 
-def _taken(kind: inspect.Type, name: str) -> str:
+def _accepted(kind: inspect.Type, name: str) -> str:
     words = dict.fromkeys(_words(part, name) for part in _parts(kind))
     return ", or ".join(words)
 

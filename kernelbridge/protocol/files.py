@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from kernelbridge.protocol.base import Count, Event, Message, Request, RequestId, SessionId, Warnings
+from kernelbridge.protocol.base import Count, Event, Message, Reply, Request, RequestId, SessionId, Warnings
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="64 lower-case hexadecimal digits")]
 Encoding = Literal["utf-8", "base64"]
@@ -15,7 +15,7 @@ Encoding = Literal["utf-8", "base64"]
 
 
 class SaveFile(Request, frozen=True, tag="save_file"):
-    """Write a workspace file; parent directories are made."""
+    """Write a workspace file. Parent directories are created."""
 
     session_id: SessionId
     filename: str
@@ -24,9 +24,9 @@ class SaveFile(Request, frozen=True, tag="save_file"):
     """`utf-8` when absent; `base64` for bytes."""
     request_id: RequestId | None = None
     mode: Literal["create", "overwrite", "append"] | None = None
-    """`overwrite` when absent; `create` refuses to replace a file, `append` adds to its end."""
+    """`overwrite` when absent. `create` does not replace a file; `append` adds to its end."""
     if_match: Sha256 | None = None
-    """Save only if the file's present content has this sha256."""
+    """Save only if the file's current content has this sha256."""
 
 
 class ReadFile(Request, frozen=True, tag="read_file"):
@@ -35,11 +35,11 @@ class ReadFile(Request, frozen=True, tag="read_file"):
     session_id: SessionId
     filename: str
     encoding: Encoding | None = None
-    """`utf-8` when absent, which a file of other bytes refuses; `base64` for bytes."""
+    """`utf-8` when absent, which fails for other bytes; `base64` for bytes."""
     offset: Count = 0
-    """Byte to begin with."""
+    """The first byte to read."""
     length: Count | None = None
-    """Most bytes to read; to the end when absent."""
+    """How many bytes to read at most; to the end when absent."""
     request_id: RequestId | None = None
 
 
@@ -53,7 +53,7 @@ class ListFiles(Request, frozen=True, tag="list_files"):
     hidden: bool = False
     """Whether names that begin with a dot are listed."""
     watch: bool | None = None
-    """True: also send `file_changed` for this session to this connection from now on; false: no longer."""
+    """True: from now on, also send `file_changed` of this session to this connection. False: stop that."""
     request_id: RequestId | None = None
 
 
@@ -67,18 +67,18 @@ class DeleteFile(Request, frozen=True, tag="delete_file"):
 
 
 class RenameFile(Request, frozen=True, tag="rename_file"):
-    """Give a file or directory another name; the new name's parent directories are made."""
+    """Rename a file or directory. The new name's parent directories are created."""
 
     session_id: SessionId
     filename: str
     new_filename: str
     overwrite: bool = False
-    """Whether a file of the new name may be replaced."""
+    """Whether a file with the new name may be replaced."""
     request_id: RequestId | None = None
 
 
 class MakeDirectory(Request, frozen=True, tag="make_directory"):
-    """Make a directory and its parents; one that exists is fine."""
+    """Create a directory and its parents. One that exists is fine."""
 
     session_id: SessionId
     filename: str
@@ -107,7 +107,7 @@ class SaveResult(Message, frozen=True, tag="save_result"):
     warnings: Warnings | UnsetType = UNSET
 
 
-class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
+class FileContent(Reply, frozen=True, tag="file_content", kw_only=True):
     """The answer to `read_file`."""
 
     filename: str
@@ -120,9 +120,6 @@ class FileContent(Message, frozen=True, tag="file_content", kw_only=True):
     """Bytes of the whole file."""
     sha256: str | UnsetType = UNSET
     """Of the whole file, when `content` is all of it."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
 class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -137,20 +134,17 @@ class FileEntry(Struct, frozen=True, rename="camel", kw_only=True):
     """UTC, RFC 3339."""
 
 
-class FileList(Message, frozen=True, tag="file_list", kw_only=True):
+class FileList(Reply, frozen=True, tag="file_list", kw_only=True):
     """The answer to `list_files`, sorted by path."""
 
     path: str
     files: list[FileEntry]
     truncated: bool
-    """Whether there are more than the server lists at once."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
+    """Whether there are more entries than the server lists at once."""
 
 
-class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
-    """The answer to a file request that has no other, and to one that failed."""
+class FileResult(Reply, frozen=True, tag="file_result", kw_only=True):
+    """The answer to a file request without an answer of its own, and to one that failed."""
 
     success: bool
     message: str
@@ -158,11 +152,8 @@ class FileResult(Message, frozen=True, tag="file_result", kw_only=True):
     filename: str
     code: str | UnsetType = UNSET
     """On failure, the same codes as in `error`."""
-    session_id: str
-    request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     """Its place among the session's events, on a connection that follows the session or streams."""
-    warnings: Warnings | UnsetType = UNSET
 
 
 class FileChange(Struct, frozen=True, rename="camel"):
@@ -174,8 +165,8 @@ class FileChange(Struct, frozen=True, rename="camel"):
 
 
 class FileChanged(Event, frozen=True, tag="file_changed", kw_only=True):
-    """Files of the session changed, whoever changed them."""
+    """Files of the session changed, by any program or request."""
 
     changes: list[FileChange]
     truncated: bool | UnsetType = UNSET
-    """True when there were more changes than are told: list the files again."""
+    """True if not all changes are listed: list the files again."""

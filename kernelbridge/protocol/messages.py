@@ -1,7 +1,7 @@
-"""All messages of the protocol, one struct each; the wire names are camelCase.
+"""All messages of the protocol, one struct each. Field names in frames are camelCase.
 
-A field whose default is `UNSET` is additive: it is left out of the frame unless
-it says something. All other fields are always present, `null` included.
+A field whose default is `UNSET` is an addition to the documented protocol: it is absent if it has no value. All other
+fields are always present, even if they are `null`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Connected(Message, frozen=True, tag="connected", kw_only=True):
     protocol_version: str = PROTOCOL_VERSION
     timestamp: str
     warning: str | UnsetType = UNSET
-    """What the user must know before trusting the server, e.g. that code runs unisolated."""
+    """What the user must know before trusting the server, such as that code runs without isolation."""
 
 
 class ErrorMessage(Message, frozen=True, tag="error"):
-    """Something failed that is not the user's code."""
+    """Something failed other than the user's code."""
 
     message: str
-    """What failed, for a person."""
+    """What failed, for people."""
     error: str
     """The reason."""
     session_id: str | None
     code: str | UnsetType = UNSET
-    """Stable, snake_case."""
+    """Stable, in snake_case."""
     retryable: bool | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
@@ -74,12 +74,12 @@ SessionRequest = (
     | files.RenameFile
     | files.MakeDirectory
 )
-"""What a client asks of one session."""
+"""Requests of one session. They open it."""
 
 PrincipalRequest = (
     sessions.OpenSession | sessions.SessionInfo | sessions.ListSessions | sessions.CloseSession | sessions.Resume
 )
-"""What a client asks about its sessions; but for `open_session`, none is opened by it."""
+"""Requests about a client's sessions. Except for `open_session`, they open none."""
 
 ClientMessage = SessionRequest | PrincipalRequest | Ping
 

@@ -12,14 +12,14 @@ from kernelbridge.protocol.messages import ClientMessage, ServerMessage
 
 
 def json_schema() -> dict[str, Any]:
-    """Describe the protocol: `$defs` has every message; `client` and `server` say who sends which."""
+    """Return the JSON Schema of the protocol: `$defs` has every message, and a union of those that each side sends."""
     client, server = get_args(ClientMessage), get_args(ServerMessage)
     references, components = msgspec.json.schema_components(
         (*client, *server, MimeBundle), ref_template="#/$defs/{name}"
     )
     components["ExecutionResult"]["properties"]["results"] = {"type": "array", "items": {"$ref": "#/$defs/MimeBundle"}}
     for definition in components.values():
-        # The server's own decoder refuses unknown fields in order to tell of them: they are allowed.
+        # The server's decoder refuses unknown fields only to find them: they are allowed.
         if definition.get("additionalProperties") is False:
             del definition["additionalProperties"]
     refs = list(references)

@@ -1,4 +1,4 @@
-"""Messages about sessions: opening with a choice, asking, closing, and coming back."""
+"""Messages about sessions: open with options, ask, list, close, and resume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from kernelbridge.protocol.base import Cause, Count, Event, Message, Request, RequestId, SessionId, Warnings
+from kernelbridge.protocol.base import Cause, Count, Event, Message, Reply, Request, RequestId, SessionId, Warnings
 
 ImageName = Annotated[
     str,
@@ -32,7 +32,7 @@ Status = Literal["starting", "ready", "paused", "resumed", "restarting", "closin
 
 
 class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """What a session may use, at most what the server grants."""
+    """What a session may use; at most what the server allows."""
 
     memory: Count | None = None
     """Bytes."""
@@ -45,7 +45,7 @@ class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True, forbid_unk
 
 
 class OpenSession(Request, frozen=True, tag="open_session", kw_only=True):
-    """Start the session's sandbox and interpreter, with a choice of what they are."""
+    """Start the session's sandbox and interpreter, with options."""
 
     session_id: SessionId
     image: ImageName | None = None
@@ -55,16 +55,16 @@ class OpenSession(Request, frozen=True, tag="open_session", kw_only=True):
     env: dict[str, str] | None = None
     """Environment variables for the interpreter, the shell and the terminals."""
     limits: LimitsChoice | None = None
-    """The server's own when absent."""
+    """The server's defaults when absent."""
     linger: Linger | None = None
-    """Seconds that the session lives on after its last connection; the server's own when absent."""
+    """Seconds that the session stays open after its last connection; the server's default when absent."""
     keep_while_running: bool | None = None
-    """Whether it lives on while a cell or a command runs, whoever is connected."""
+    """Whether it stays open while a cell or command runs, also without a connection."""
     request_id: RequestId | None = None
 
 
 class SessionInfo(Request, frozen=True, tag="session_info"):
-    """Ask what a session is and does; opens none."""
+    """Ask for the state of a session, without opening it."""
 
     session_id: SessionId
     request_id: RequestId | None = None
@@ -77,7 +77,7 @@ class ListSessions(Request, frozen=True, tag="list_sessions"):
 
 
 class CloseSession(Request, frozen=True, tag="close_session"):
-    """End what runs in a session and its sandbox; the next request of the session opens it anew."""
+    """End a session and everything that runs in it. Its next request opens it again."""
 
     session_id: SessionId
     delete_files: bool = False
@@ -85,11 +85,11 @@ class CloseSession(Request, frozen=True, tag="close_session"):
 
 
 class Resume(Request, frozen=True, tag="resume"):
-    """Get what a session has told since `after`, and then all that it tells."""
+    """Get the events of a session since `after`, and then all new ones."""
 
     session_id: SessionId
     after: Count = 0
-    """The last `seq` that arrived; everything that is kept when absent."""
+    """The last `seq` that the client received; when absent, all events that are kept are sent."""
     request_id: RequestId | None = None
 
 
@@ -105,11 +105,9 @@ class LimitsInEffect(Struct, frozen=True, rename="camel"):
     pids: int
 
 
-class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
+class SessionReady(Reply, frozen=True, tag="session_ready", kw_only=True):
     """The answer to `open_session`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     runtime: str
     """`docker` or `local`."""
@@ -119,50 +117,46 @@ class SessionReady(Message, frozen=True, tag="session_ready", kw_only=True):
     language: str
     limits: LimitsInEffect
     linger: float
-    """Seconds that the session lives on after its last connection."""
+    """Seconds that the session stays open after its last connection."""
     keep_while_running: bool
-    """Whether it also lives on while a cell or a command runs."""
+    """Whether it also stays open while a cell or command runs."""
     fresh: bool
-    """Whether the interpreter was started for this: false when it ran already, with its variables."""
+    """Whether the interpreter was started by this request. False if it was running already, with its variables."""
     created: str
-    """When the session was opened; another time means that it was closed in between."""
+    """When the session was opened. If it differs from an earlier answer, the session was closed in between."""
     last_seq: int
-    """The number of the session's latest event."""
-    warnings: Warnings | UnsetType = UNSET
+    """The `seq` of the session's latest event."""
 
 
-class SessionInfoReply(Message, frozen=True, tag="session_info_reply", kw_only=True):
+class SessionInfoReply(Reply, frozen=True, tag="session_info_reply", kw_only=True):
     """The answer to `session_info`."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     state: State
-    """Of the sandbox; `absent` also for a session that is not open."""
+    """The sandbox's state; `absent` also for a session that is not open."""
     kernel_state: KernelStateName
     stored: bool
-    """Whether there are files of it."""
+    """Whether the session has files."""
     runtime: str
     image: str | UnsetType | None = UNSET
-    """This and all that follows: of an open session only."""
+    """This field and the following ones are there only for an open session."""
     kernel: str | UnsetType = UNSET
     language: str | UnsetType = UNSET
-    """When it is known: once the sandbox runs."""
+    """Known as soon as the sandbox runs."""
     limits: LimitsInEffect | UnsetType = UNSET
     linger: float | UnsetType = UNSET
     keep_while_running: bool | UnsetType = UNSET
     connections: int | UnsetType = UNSET
-    """Connections that use it."""
+    """How many connections use the session."""
     queued_cells: int | UnsetType = UNSET
     queued_commands: int | UnsetType = UNSET
     running_since: str | UnsetType = UNSET
-    """When the running cell began; absent while none runs."""
+    """When the running cell began; absent if none runs."""
     terminals: list[str] | UnsetType = UNSET
     """The ids of its interactive terminals."""
     waiting_input: bool | UnsetType = UNSET
     """Whether a cell waits for an `input_reply`."""
     last_seq: int | UnsetType = UNSET
     created: str | UnsetType = UNSET
-    warnings: Warnings | UnsetType = UNSET
 
 
 class SessionEntry(Struct, frozen=True, rename="camel", kw_only=True):
@@ -173,7 +167,7 @@ class SessionEntry(Struct, frozen=True, rename="camel", kw_only=True):
     kernel_state: KernelStateName
     stored: bool
     created: str | UnsetType = UNSET
-    """When it was opened, if it is open."""
+    """When it was opened; absent if it is not open."""
 
 
 class ListSessionsReply(Message, frozen=True, tag="list_sessions_reply", kw_only=True):
@@ -182,20 +176,17 @@ class ListSessionsReply(Message, frozen=True, tag="list_sessions_reply", kw_only
     request_id: str | UnsetType = UNSET
     sessions: list[SessionEntry]
     truncated: bool
-    """Whether there are more than the server lists at once."""
+    """Whether there are more sessions than the server lists at once."""
     warnings: Warnings | UnsetType = UNSET
 
 
-class CloseSessionReply(Message, frozen=True, tag="close_session_reply", kw_only=True):
-    """The answer to `close_session`: nothing of the session runs any more."""
+class CloseSessionReply(Reply, frozen=True, tag="close_session_reply", kw_only=True):
+    """The answer to `close_session`, sent when nothing of the session runs any more."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     closed: bool
     """Whether it was open."""
     files_deleted: bool
-    """Whether it had files, and they are gone."""
-    warnings: Warnings | UnsetType = UNSET
+    """Whether it had files that were deleted."""
 
 
 class SeqRange(Struct, frozen=True):
@@ -205,47 +196,45 @@ class SeqRange(Struct, frozen=True):
     last: int = field(name="to")
 
 
-class Resumed(Message, frozen=True, tag="resumed", kw_only=True):
-    """The answer to `resume`: what is kept follows, then what happens."""
+class Resumed(Reply, frozen=True, tag="resumed", kw_only=True):
+    """The answer to `resume`. The events that are kept follow, then new ones."""
 
-    session_id: str
-    request_id: str | UnsetType = UNSET
     first: int = field(name="from")
-    """The smallest number that may follow."""
+    """The smallest `seq` that may follow."""
     last: int = field(name="to")
-    """The number of the session's latest event."""
+    """The `seq` of the session's latest event."""
     lost: SeqRange | UnsetType = UNSET
-    """What fell out of the journal: of these only final results that nobody got may follow."""
+    """Events that are no longer in the journal. Of these, only final results that no client received may follow."""
     anew: bool | UnsetType = UNSET
-    """True when the session never reached `after`: it was closed and opened again, and is told from its beginning."""
+    """True if the session never reached `after`, because it was closed and opened again. Its events are sent from the
+    beginning."""
     created: str
     """When the session was opened."""
-    warnings: Warnings | UnsetType = UNSET
 
 
 class WhatRan(Struct, frozen=True, rename="camel", kw_only=True):
-    """Something that was ended when a session was closed."""
+    """A cell, command or terminal that was ended when a session was closed."""
 
     kind: str
     """`cell`, `command` or `terminal`."""
     request_id: str | UnsetType = UNSET
-    """That of the request which started it, if it had one."""
+    """That of the request that started it, if it had one."""
     since: str | UnsetType = UNSET
     """When it began."""
     code: str | UnsetType = UNSET
-    """The beginning of its code or command, if that is known; a terminal's id."""
+    """The beginning of its code or command, if it is known; for a terminal, its id."""
 
 
 class SessionStatus(Event, frozen=True, tag="session_status", kw_only=True):
-    """What has become of a session; unsolicited, to those who opened or resumed it or stream."""
+    """A session's new state. Sent to connections that opened or resumed it, or that stream."""
 
     status: Status
     detail: str
-    """For a person."""
+    """A text for people."""
     cause: Cause | UnsetType = UNSET
     closed_at: str | UnsetType = UNSET
-    """When the session was closed, if that was before this connection came; this and what follows."""
+    """When the session was closed, if that was before this connection. The following fields belong to it."""
     what_ran: list[WhatRan] | UnsetType = UNSET
-    """What ran then, and was ended."""
+    """What was running then and was ended."""
     answers_lost: int | UnsetType = UNSET
-    """Answers and results that nobody had got, and nobody can get any more."""
+    """How many answers no client received before they were lost."""

@@ -1,4 +1,4 @@
-"""Messages about shells: one command at a time, and interactive terminals."""
+"""Messages about the persistent shell and interactive terminals."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class TerminalCommand(Request, frozen=True, tag="terminal_command"):
     command: str
     request_id: RequestId | None = None
     stream: bool | None = None
-    """Whether to tell of its output while it runs; the connection's default when absent."""
+    """Whether to send its output while it runs; the connection's default when absent."""
     timeout: Seconds | None = None
-    """Longest run; the server's default when absent."""
+    """Longest time that it may run; the server's default when absent."""
 
 
 class OpenTerminal(Request, frozen=True, tag="open_terminal"):
-    """Open an interactive terminal, or come back to one that is open."""
+    """Open an interactive terminal, or attach to one that is open."""
 
     session_id: SessionId
     rows: Cells = 24
     cols: Cells = 80
     terminal_id: TerminalId | None = None
-    """The name of the terminal; one that is open under it is reattached, with its latest output replayed."""
+    """The name of the terminal. If one of this name is open, its latest output is sent again."""
     request_id: RequestId | None = None
 
 
@@ -70,7 +70,7 @@ class TerminalResize(Request, frozen=True, tag="terminal_resize"):
 
 
 class CloseTerminal(Request, frozen=True, tag="close_terminal"):
-    """End a terminal and every process in it."""
+    """End a terminal and all processes in it."""
 
     session_id: SessionId
     terminal_id: TerminalId
@@ -88,17 +88,17 @@ class TerminalOutput(Message, frozen=True, tag="terminal_output"):
     session_id: str
     request_id: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
-    """Its place among the session's events, when the command was streamed."""
+    """Its place among the session's events, if the command was streamed."""
     exit_code: int | UnsetType = UNSET
     cwd: str | UnsetType = UNSET
     duration_ms: float | UnsetType = UNSET
     truncated: Truncated | UnsetType = UNSET
     cause: Cause | UnsetType = UNSET
     state_preserved: bool | UnsetType = UNSET
-    """False when the shell's directory, variables and jobs were lost before or with this command."""
+    """False if the shell's directory, variables and jobs were lost before or during this command."""
     hint: str | UnsetType = UNSET
-    """What to do instead, where the command cannot work here: a full-screen program needs `open_terminal`; or what
-    happened to it."""
+    """What to do instead, if the command cannot work here (full-screen programs need `open_terminal`), or what happened
+    to it."""
     late_output: str | UnsetType = UNSET
     """What background jobs of earlier commands wrote since the last result."""
     warnings: Warnings | UnsetType = UNSET
@@ -108,7 +108,7 @@ class TerminalChunk(Event, frozen=True, tag="terminal_chunk", kw_only=True):
     """A streamed command wrote something."""
 
     text: str
-    """As written, with escape sequences; lines end with a line feed alone, and no character is split."""
+    """As written, with escape sequences. Lines end with a line feed only, and no character is split."""
     left_out: int | UnsetType = UNSET
     """Bytes of the command's events that are missing before this one, because the client read too slowly."""
 
@@ -120,7 +120,7 @@ class TerminalOpened(Event, frozen=True, tag="terminal_opened", kw_only=True):
     rows: int
     cols: int
     reattached: bool
-    """Whether it was open before; what it showed last follows as `terminal_data` with `replay`."""
+    """Whether it was open before. Then its latest output follows as `terminal_data` with `replay`."""
     warnings: Warnings | UnsetType = UNSET
 
 
@@ -129,7 +129,7 @@ class TerminalData(Event, frozen=True, tag="terminal_data", kw_only=True):
 
     terminal_id: str
     data: str
-    """Whole characters; bytes that are not UTF-8 are U+FFFD."""
+    """Whole characters. Bytes that are not UTF-8 become U+FFFD."""
     replay: bool | UnsetType = UNSET
     """True for output from before this connection attached."""
     left_out: int | UnsetType = UNSET
@@ -141,7 +141,8 @@ class TerminalClosed(Event, frozen=True, tag="terminal_closed", kw_only=True):
 
     terminal_id: str
     exit_code: int | UnsetType = UNSET
-    """Of its shell, if it is known; 128 + n for an end by signal n."""
+    """Exit code of its shell, if it is known; 128 + n if signal n ended it."""
     cause: Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
-    """`too_slow`: it lives on, but this connection did not read its output; open it again to come back."""
+    """`too_slow`: this connection was detached because it did not read the output. The terminal is still open; open it
+    again to attach."""
     warnings: Warnings | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""Long texts of an answer, written as JSON part by part before the answer is, because a frame is written in one go.
+"""Long texts of an answer, encoded as JSON in parts beforehand, because the answer itself is encoded in one step.
 
 answer(outcome, json=(yield from written({"output": outcome.output, "results": outcome.results})))
 """
@@ -12,24 +12,24 @@ from typing import Any
 import msgspec
 
 LONG = 1 << 18
-"""Characters of a text that is written beforehand."""
+"""A text with more characters is encoded beforehand."""
 MANY = 64
-"""Likewise, items of a list."""
+"""A list with more items is encoded beforehand."""
 
-_PART = 1 << 16  # characters that are written at once: a millisecond, whatever they are
+_PART = 1 << 16  # characters that are encoded in one step: a millisecond, whatever they are
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder()
 
 
 def long(value: object) -> bool:
-    """Whether a text, or a list of bundles, is to be written beforehand."""
+    """Return whether a text or a list of bundles is to be encoded beforehand."""
     if isinstance(value, str):
         return len(value) > LONG
     return isinstance(value, list) and (len(value) > MANY or any(map(_is_long, value)))
 
 
 def written(fields: Mapping[str, str | list[dict[str, Any]] | None]) -> Generator[None, None, dict[str, Any]]:
-    """Write those of the fields that are long; yields often. Gives them as what an encoder puts in as it is."""
+    """Encode the long ones of these fields; yields often. Returns them as `Raw`, which an encoder inserts unchanged."""
     found: dict[str, Any] = {}
     known: dict[int, msgspec.Raw] = {}
     for name, value in fields.items():
@@ -47,7 +47,7 @@ def written(fields: Mapping[str, str | list[dict[str, Any]] | None]) -> Generato
 
 
 def bundle(data: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
-    """Write the long texts of a MIME bundle; yields often. Gives the bundle with them as what an encoder puts in."""
+    """Encode the long texts of a MIME bundle; yields often. Returns the bundle with `Raw` in place of them."""
     found = data
     for name, part in data.items():
         if isinstance(part, str) and long(part):
@@ -62,13 +62,13 @@ def _is_long(result: dict[str, Any]) -> bool:
 def _bundle(result: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
     data = yield from bundle(result["data"])
     try:
-        return msgspec.Raw(_encoder.encode({**result, "data": data}))  # type: ignore[return-value] # goes in as it is
+        return msgspec.Raw(_encoder.encode({**result, "data": data}))  # type: ignore[return-value] # inserted unchanged
     except UnicodeError:
-        return {**result, "data": data}  # whoever writes the frame sees to that
+        return {**result, "data": data}  # `codec.dump` replaces its surrogates
 
 
 def _text(text: str) -> Generator[None, None, msgspec.Raw]:
-    written = bytearray(b'"')  # which grows where it is: to join the parts at the end would be one long step
+    written = bytearray(b'"')  # grows in place: joining the parts at the end would be one long step
     for start in range(0, len(text), _PART):
         part = text[start : start + _PART]
         try:

@@ -1,7 +1,7 @@
-"""Fields of a request that the protocol does not have: found without a cost for requests that have none.
+"""Fields of a request that the protocol does not have: named in its answer, at no cost for requests without any.
 
-A frame is read by a decoder that refuses them. Only when that one complains is it read again, by one that does not,
-and its fields are compared with those that there are.
+A frame is read by a decoder that refuses them. Only when that one complains is the frame read again, by one that leaves
+them out, and its fields are compared with those of the message.
 """
 
 from __future__ import annotations
@@ -22,67 +22,63 @@ NAMED = 10
 NAME_LENGTH = 64
 """Characters of an unknown name that are shown."""
 SCANNED = 10_000
-"""Colons in a frame up to which all of its fields are looked at: each may be a field, and each field costs memory."""
+"""Colons in a frame up to which all its fields are looked at: each may belong to a field, and a field costs memory."""
 
-_COMPLAINT = re.compile(
-    r"^Object contains unknown field `(?P<name>.*?)`(?: - at `\$\.(?P<path>[A-Za-z.]+)`)?$", re.DOTALL
-)
+_COMPLAINT = "Object contains unknown field `"
+"""How the decoder's complaint begins; the name follows, of any length, then `_WHERE`."""
+_WHERE = re.compile(r"`(?: - at `\$\.(?P<path>[A-Za-z.]{1,100})`)?$")
+"""How it ends; with the path of the object that has the field, if that is not the frame's own."""
 
-
-class _Tag(Struct):
-    type: Any = None
-
-
-_tag = msgspec.json.Decoder(_Tag)
 _object = msgspec.json.Decoder(dict[str, Raw])
 
 
 class LenientDecoder:
-    """Reads messages and leaves out what is unknown in them."""
+    """Reads messages and leaves out unknown fields."""
 
     def __init__(self, kinds: Mapping[str, type[Struct]]) -> None:
+        """`kinds` has every message by its `type`."""
         self._kinds = kinds
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             functools.reduce(operator.or_, map(_lenient, kinds.values()))
         )
 
-    def decode(self, frame: str | bytes) -> Struct:
-        """Read a frame; raises what the other decoder would, but for unknown fields."""
+    def decode(self, frame: bytes) -> Struct:
+        """Read a frame. Raises what the strict decoder would raise, except for unknown fields."""
         found = self._decoder.decode(frame)
         kind = self._kinds[str(found.__struct_config__.tag)]
         return msgspec.convert(found, kind, from_attributes=True)
 
 
 def complains(error: msgspec.ValidationError) -> bool:
-    """Whether it is an unknown field that a decoder refuses."""
-    return _COMPLAINT.match(str(error)) is not None
+    """Return whether a decoder refused a frame because of an unknown field."""
+    return str(error).startswith(_COMPLAINT)
 
 
-def unknown_fields(frame: str | bytes, kind: type[Struct], error: msgspec.ValidationError) -> list[tuple[str, str]]:
-    """Give path and nearest known path (or "") of the unknown fields, in order; of too large a frame, the first.
+def unknown_fields(frame: bytes, kind: type[Struct], error: msgspec.ValidationError) -> list[tuple[str, str]]:
+    """Return path and nearest known path (or "") of all unknown fields, in order; of a large frame, of the first only.
 
-    There is at least one if the decoder complains of one.
-    The nearest is looked for only for those that an answer names.
-    `error` is what the decoder said that refuses them.
+    `error` is the complaint of the decoder that refuses them. There is at least one if it complains of one. The nearest
+    path is looked for only for those that an answer names.
     """
-    colons = frame.count(":") if isinstance(frame, str) else frame.count(b":")
-    if colons <= SCANNED:
+    if frame.count(b":") <= SCANNED:
         paths = list(_unknown(frame, kind, ""))
         if paths:
             return [(path, nearest(path, kind) if number < NAMED else "") for number, path in enumerate(paths)]
-        # Of an object that comes twice, the last is looked at here, and the decoder complains of the first.
-    found = _COMPLAINT.match(str(error))
-    if found is None:
+        # Of an object that comes twice, only the last is looked at here, and the decoder may complain of the first.
+    if not complains(error):
         return []
-    path = ".".join(filter(None, (found["path"], found["name"])))
+    text = str(error)
+    end = _WHERE.search(text, max(len(_COMPLAINT), len(text) - 120))
+    name = text[len(_COMPLAINT) : end.start() if end else None]
+    path = f"{end['path']}.{name}" if end and end["path"] else name
     return [(path, nearest(path, kind))]
 
 
 def nearest(path: str, kind: type[Struct]) -> str:
-    """Give the known field whose name is most like an unknown one, or "" if none is."""
+    """Return the known field whose name is most like an unknown one, or "" if none is like it."""
     parent, _, name = path.rpartition(".")
     known = _known(kind)
-    # In the same object first; one that was put into the wrong object is as likely as a slip of the pen.
+    # In the same object first; then in the others: a field in the wrong object is as likely as a misspelt one.
     for among in ([field for field in known if field.rpartition(".")[0] == parent], known):
         folded = {_folded(field.rpartition(".")[2]): field for field in reversed(among)}
         found = difflib.get_close_matches(_folded(name[:NAME_LENGTH]), list(folded), n=1)
@@ -91,39 +87,32 @@ def nearest(path: str, kind: type[Struct]) -> str:
     return ""
 
 
-def shown(path: str) -> str:
-    """Give a name as it is shown: quoted, and cut where it is too long."""
+def quoted(path: str) -> str:
+    """Return a name in quotes, cut if it is too long to be shown."""
     return repr(path if len(path) <= NAME_LENGTH else path[:NAME_LENGTH] + "…")
 
 
 def warnings(fields: list[tuple[str, str]], kind: type[Struct]) -> list[str]:
-    """Say of each field that it was ignored, and what was meant perhaps."""
-    told = [
-        f"the field {shown(path)} is unknown and was ignored; {advice(near, kind)}" for path, near in fields[:NAMED]
+    """Return a sentence for each field: it was ignored, and which one was probably meant."""
+    sentences = [
+        f"the field {quoted(path)} is unknown and was ignored; {advice(near, kind)}" for path, near in fields[:NAMED]
     ]
     if len(fields) > NAMED:
         more = len(fields) - NAMED
-        told.append("1 more unknown field was ignored" if more == 1 else f"{more} more unknown fields were ignored")
-    return told
+        sentences.append(
+            "1 more unknown field was ignored" if more == 1 else f"{more} more unknown fields were ignored"
+        )
+    return sentences
 
 
 def advice(near: str, kind: type[Struct]) -> str:
-    """Say which field was meant, or which there are."""
+    """Return which field was probably meant, or which fields the message has."""
     if near:
         return f"did you mean {near!r}?"
     return f"{kind.__struct_config__.tag} has {', '.join(map(repr, _known(kind)))}"
 
 
-def kind_of(frame: str | bytes, kinds: Mapping[str, type[Struct]]) -> type[Struct] | None:
-    """Give which message a frame says it is, or None. Raises `DecodeError` and `RecursionError`."""
-    try:
-        name = _tag.decode(frame).type
-    except msgspec.ValidationError:  # it is no object
-        return None
-    return kinds.get(name) if isinstance(name, str) else None
-
-
-def _unknown(frame: str | bytes | Raw, kind: type[Struct], prefix: str) -> Iterator[str]:
+def _unknown(frame: bytes | Raw, kind: type[Struct], prefix: str) -> Iterator[str]:
     nested = {encoded: part for _, encoded, part in _objects(kind)}
     known = {*kind.__struct_encode_fields__, kind.__struct_config__.tag_field}
     for name, value in _object.decode(frame).items():
@@ -135,7 +124,7 @@ def _unknown(frame: str | bytes | Raw, kind: type[Struct], prefix: str) -> Itera
 
 @functools.cache
 def _known(kind: type[Struct]) -> list[str]:
-    """Give the paths of all fields that a message may have."""
+    """Return the paths of all fields that a message may have."""
     found = list(kind.__struct_encode_fields__)
     for _, name, part in _objects(kind):
         found += [f"{name}.{field}" for field in part.__struct_encode_fields__]
@@ -144,7 +133,7 @@ def _known(kind: type[Struct]) -> list[str]:
 
 @functools.cache
 def _objects(kind: type[Struct]) -> list[tuple[str, str, type[Struct]]]:
-    """Give the fields of a message that are objects of the protocol's own: their names here and in the frame."""
+    """Return the fields of a message that are objects with known fields: name in Python, name in the frame, type."""
     hints = get_type_hints(kind, include_extras=True)
     return [
         (name, encoded, part)
@@ -156,7 +145,7 @@ def _objects(kind: type[Struct]) -> list[tuple[str, str, type[Struct]]]:
 
 
 def _lenient(kind: type[Struct]) -> type[Struct]:
-    """Make the same message, but with unknown fields allowed, in the objects in it too; these may all be absent."""
+    """Make a struct for the same message that allows unknown fields, also in its objects, which may all be absent."""
     objects = [(name, operator.or_(_lenient(part), None), None) for name, _, part in _objects(kind)]
     tag = cast("str | None", kind.__struct_config__.tag)
     return msgspec.defstruct(

@@ -1,1 +1,1 @@
-"""The aiohttp server: routes, access, one WebSocket each."""
+"""The aiohttp server: its routes, who may connect, the WebSockets and the files API."""

@@ -1,4 +1,4 @@
-"""Who asked for what an earlier server has started: nobody who is there, so whoever resumes gets the answers."""
+"""The clients of an earlier server, for what it left running: answers are kept for clients that resume the session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
-from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
 from kernelbridge.workspace.adoption.lost_shells import TellLoss, lost_command
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
@@ -22,7 +22,7 @@ from kernelbridge.workspace.workspace import Workspace
 
 
 class Absent:
-    """A connection of the server that ended (`client.Client`)."""
+    """A connection of an earlier server (`request_context.Client`)."""
 
     id = ""
     streams = False
@@ -34,40 +34,40 @@ class Absent:
         self.registry = registry
 
     def workspace(self, session_id: str) -> Workspace:
-        """Refuse: it sends no requests any more."""
+        """Fail: it sends no requests."""
         raise AssertionError(session_id)
 
     def send(self, message: ServerMessage) -> None:
-        """Drop what only it would get."""
+        """Drop the message."""
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:  # noqa: ARG002 - of `Client`
-        """Say that it was not sent."""
+        """Call `unsent`."""
         if unsent is not None:
             unsent()
 
     def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:  # noqa: ARG002 - of `Client`
-        """Refuse a frame."""
+        """Return False: the frame is not queued."""
         return False
 
     async def room(self, level: int = 0) -> None:
-        """Return at once: it is gone."""
+        """Return at once."""
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call at once: it is gone."""
+        """Call `call` at once."""
         call()
         return lambda: None
 
 
 class Absentees:
-    """Those connections, one for each session (`registry.Absentees`)."""
+    """The answers to what an earlier server left running (`registry.Absentees`)."""
 
     def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
-        """Give what stands for a cell that an earlier server has sent; its code is not known and not needed."""
+        """Return the queue's entry for a cell that an earlier server started. Its code is unknown and not needed."""
         context = _context(registry, workspace, cell.request_id)
         return job_of(context, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
 
     def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
-        """Give what stands for a command that an earlier server has given to a shell, if the shell may be there."""
+        """Return the entry for a command that an earlier server started, or None if its shell cannot be there."""
         command = left.command
         if command is None or left.state.shell is None or not command.can_be_resumed:
             return None
@@ -82,9 +82,9 @@ class Absentees:
         )
 
     def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
-        """Give what tells of the end of an earlier server's terminals and command."""
+        """Return the function that reports the end of an earlier server's terminals and command."""
 
-        def tell(lost: str | None, cause: LossCause) -> None:
+        def report(lost: str | None, cause: LossCause) -> None:
             for terminal in left.state.terminals:
                 if lost in {None, terminal.id}:
                     _closed(_context(registry, workspace, None), terminal.id, cause)
@@ -93,12 +93,12 @@ class Absentees:
                 answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
                 answer(lost_command(left.command, cause))
 
-        return tell
+        return report
 
 
 def _context(registry: Registry, workspace: Workspace, request_id: str | None) -> RequestContext:
     session = workspace.key
-    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, given(request_id))
+    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, echoed(request_id))
 
 
 def _closed(context: RequestContext, terminal_id: str, cause: LossCause) -> None:
@@ -108,5 +108,5 @@ def _closed(context: RequestContext, terminal_id: str, cause: LossCause) -> None
         terminal_id=terminal_id,
         cause="exited" if cause == "shell_exited" else cause,
     )
-    # Not as `RequestContext.answer` does: its own connections are gone, so this is for whoever follows the session.
+    # `RequestContext.answer` would send it to the client that asked, which is gone. This is for those that follow.
     context.workspace.feed.answer(context.client, encode(closed), closed.seq)

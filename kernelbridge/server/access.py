@@ -1,9 +1,8 @@
-"""Who may talk to the server, and in which words: the checks of every request and of a WebSocket's opening; pure.
+"""Checks of every request and of the opening handshake of a WebSocket; pure.
 
-A server on loopback is reachable by every web page that its user opens, and a name that an attacker's DNS
-points at 127.0.0.1 ("DNS rebinding") makes such a page same-origin. So the Host
-must be a loopback name, and an Origin, which browsers always send with a WebSocket, must be a loopback
-origin too, or one that the operator allowed.
+Every web page that a user opens can reach a server on loopback. If an attacker's DNS points a name at 127.0.0.1 ("DNS
+rebinding"), such a page is even same-origin. So the Host must be a loopback name, and an Origin, which browsers always
+send with a WebSocket, must be a loopback origin or one that the operator allowed.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from urllib.parse import urlsplit
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _HOST = re.compile(r"(?P<host>\[[0-9A-Za-z:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(?P<port>[0-9]*))?", re.ASCII)
-"""`uri-host [":" port]` of RFC 9110, which may be any name."""
+"""`uri-host [":" port]` of RFC 9110, with any name."""
 _TARGET = re.compile(r"[\x21\x22\x24-\x7e]+")
-"""What a request target is written with: no blanks, no controls, no fragment."""
+"""The characters of a request target: no blanks, no control characters, no fragment."""
 _KEY_BYTES = 16
 _PORTS = 65536
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)")
@@ -37,24 +36,24 @@ class Headers(Protocol):
     """A request's headers; names in any case."""
 
     def getall(self, name: str, default: list[str], /) -> list[str]:
-        """Give every value of a header."""
+        """Return all values of a header."""
         ...
 
 
 def malformed(method: str, target: str, version: tuple[int, int], hosts: Sequence[str]) -> str | None:
-    """Say what of a request's first line and Host RFC 9112 forbids, or None. Such a request is answered with 400."""
+    """Return which rule of RFC 9112 a request's first line or Host breaks, or None. The answer to it is 400."""
     if version < (1, 0):
         return "the request line has no version"
     if len(hosts) != 1:
         return f"a request has one Host header, and this one has {len(hosts) or 'none'}"
     if not _is_host(hosts[0]):
-        return f"the Host {hosts[0]!r} is no host with a port"
+        return f"the Host {hosts[0]!r} is not a host with an optional port"
     return _wrong_target(method, target, hosts[0])
 
 
 def _wrong_target(method: str, target: str, host: str) -> str | None:
     if _TARGET.fullmatch(target) is None:
-        return f"the target {target[:200]!r} has characters that a request may not have there"
+        return f"the target {target[:200]!r} has characters that are not allowed there"
     if target.startswith("/") or (method == "OPTIONS" and target == "*"):
         return None
     try:
@@ -64,48 +63,49 @@ def _wrong_target(method: str, target: str, host: str) -> str | None:
     if parts.scheme not in {"http", "https"} or not _is_host(parts.netloc):
         return f"the target {target[:200]!r} is neither a path nor a URL"
     if parts.netloc.lower() != host.lower():
-        return f"the target names the host {parts.netloc!r}, and the Host header {host!r}"
+        return f"the target names the host {parts.netloc!r}, but the Host header names {host!r}"
     return None
 
 
 def handshake_problem(method: str, version: tuple[int, int], headers: Headers) -> Problem | None:
-    """Say why a request with `Upgrade: websocket` opens none (RFC 6455, 4.2.1), or None."""
+    """Return why a request with `Upgrade: websocket` cannot open a WebSocket (RFC 6455, 4.2.1), or None."""
     if method != "GET" or version < (1, 1):
         return Problem(400, "a WebSocket is opened with GET and HTTP/1.1")
     if "upgrade" not in _tokens(headers.getall("Connection", [])):
-        return Problem(400, "the header Connection does not say Upgrade")
+        return Problem(400, "the Connection header must contain Upgrade")
     if headers.getall("Content-Length", ["0"]) != ["0"] or headers.getall("Transfer-Encoding", []):
-        return Problem(400, "a request that opens a WebSocket has no body")
+        return Problem(400, "a request that opens a WebSocket must not have a body")
     if headers.getall("Sec-WebSocket-Version", []) != ["13"]:
         return Problem(426, "the Sec-WebSocket-Version must be 13")
     keys = headers.getall("Sec-WebSocket-Key", [])
     if len(keys) != 1 or not _is_key(keys[0]):
-        return Problem(400, f"the Sec-WebSocket-Key must be {_KEY_BYTES} bytes in base64, given once")
+        return Problem(400, f"the Sec-WebSocket-Key must be {_KEY_BYTES} bytes in base64, sent once")
     return None
 
 
 def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str]) -> str | None:
-    """Say why a request with these Host and Origin header values is refused, or None.
+    """Return why a request with these values of Host and Origin is refused, or None.
 
-    `allowed` has the operator's origins, e.g. `https://app.example`; their hosts are
-    accepted as Host, too, for a proxy that passes it on.
+    `allowed` has the operator's origins, such as `https://app.example`. Their hosts are also accepted as Host, because
+    a proxy may pass it on.
     """
     if len(hosts) != 1 or not _host_allowed(hosts[0], allowed):
         return f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1"
     if origins == ["null"]:
-        return "the Origin is 'null', as of a page opened from a file; serve the page from http://localhost"
+        return "the Origin is 'null', as for a page opened from a file; serve the page from http://localhost"
     if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed)):
-        return f"the Origin {', '.join(origins)!r} is not allowed; --allow-origin lets its pages in"
+        return f"the Origin {', '.join(origins)!r} is not allowed; --allow-origin allows it"
     return None
 
 
 def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  # noqa: FBT001  a fact, not a choice
-    """Say why a request with these Sec-Fetch-Site header values is refused, or None.
+    """Return why a request with these values of Sec-Fetch-Site is refused, or None.
 
-    Browsers send no Origin with what a page merely embeds or links to, but they say that another site's page did it.
+    Browsers send no Origin for what a page only embeds or links to, but Sec-Fetch-Site says that the page is of another
+    site.
     """
     if not has_origin and any(site.strip().lower() == "cross-site" for site in sites):
-        return "a page of another site asks for it; open it from a page of this machine"
+        return "the request comes from a page of another site; open the file from a page of this machine"
     return None
 
 

@@ -1,7 +1,7 @@
-"""Memory that goes back to the system when it is free.
+"""Memory is returned to the system when it is free.
 
-glibc keeps blocks of up to 32 MiB, once some have been freed, between others that are in use: what the messages of a
-few clients took would stay with the server for good.
+Once glibc has freed large blocks, it keeps free blocks of up to 32 MiB between others that are in use: the memory for
+the messages of a few clients would stay with the server for ever.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import ctypes
 
 _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
-"""Bytes from which on a block is one of the system's own, which goes back when it is freed and grows without a copy."""
+"""Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
 
 def return_large_blocks() -> None:
-    """Have the C library give large blocks back at once; where it is another than glibc, nothing is done."""
+    """Make glibc return large blocks as soon as they are freed. Does nothing with other C libraries."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)

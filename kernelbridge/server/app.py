@@ -1,4 +1,4 @@
-"""The server: its routes, and the start and orderly stop of everything under them."""
+"""The server: its routes, and the start and orderly stop of everything below them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import structlog
@@ -25,11 +26,10 @@ from kernelbridge.server.access import handshake_problem, malformed, refusal
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.readiness import Readiness
-from kernelbridge.server.start_report import StartReport
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
-from kernelbridge.server.websocket.socket import Socket, turn_away
+from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings
@@ -45,10 +45,10 @@ from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
-GOODBYE = 3.0
+CLOSE_TIMEOUT = 3.0
 """Seconds that clients have to answer the close when the server stops."""
 FLUSH = 30.0
-"""Seconds that a client has to read what was sent before its connection was closed."""
+"""Seconds that a client has to read the rest of what was sent, after its connection was closed."""
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
 
@@ -57,14 +57,35 @@ _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "1
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class StartReport:
+    """What a server that has started shows: each text is one line for a person."""
+
+    url: str
+    """Where clients connect, with the actual port: `ws://127.0.0.1:8001/ws`."""
+    runtime: str
+    """`docker` or `local`."""
+    detail: str
+    """Engine or program, with its version."""
+    isolation: str
+    """What separates a workspace from the host and from other workspaces."""
+    data_dir: Path
+    image: str | None = None
+    """Image of the workspaces; None if the runtime has none."""
+    keeps: bool = False
+    """Whether its sandboxes are left to the next server when it stops."""
+    warning: str | None = None
+    """What a user must know before trusting it."""
+
+
 @dataclass(eq=False)
 class _Ending:
-    """What becomes of sessions when the server ends."""
+    """How sessions end when the server stops."""
 
     keep: bool
-    """They are left to the next server."""
-    hurry: asyncio.Event
-    """Set when nothing that runs is to be waited for."""
+    """Whether they are left to the next server."""
+    end_now: asyncio.Event
+    """Set when running cells and commands are to be ended at once."""
 
     async def end_sessions(self, registry: Registry) -> None:
         await (registry.leave() if self.keep else registry.aclose())
@@ -75,7 +96,7 @@ class _Ending:
 
 @dataclass(eq=False)
 class Server:
-    """What the routes need."""
+    """The handlers of the routes, and what they need."""
 
     settings: Settings
     registry: Registry
@@ -86,12 +107,12 @@ class Server:
     readiness: Readiness
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[str | None] = field(default_factory=Counter)
-    """How many connections each user has; only those who have one."""
+    """How many connections each user has; without users that have none."""
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
-    """Connections that are over but for what their clients have not read yet."""
+    """Connections that have ended, but whose clients have not read everything yet."""
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
-        """`GET /ws`: one client."""
+        """`GET /ws`: serve one client."""
         if request.headers.get("Upgrade", "").strip().lower() != "websocket":
             raise web.HTTPUpgradeRequired(
                 text="This is a WebSocket endpoint: connect with ws://, not http://.\n", headers=_UPGRADE
@@ -104,11 +125,11 @@ class Server:
         await ws.prepare(request)
         transport = request.transport
         if transport is None:
-            return ws  # gone already
+            return ws  # the client is gone already
         limit = self.settings.max_connections_per_user
         if self.users[user_id] >= limit:
             log.warning("connection_refused", user_id=user_id, limit=limit)
-            await turn_away(ws, limit)
+            await refuse_connection(ws, limit)
             return ws
         ws.holding.user = user_id
         connection = Connection(
@@ -134,30 +155,30 @@ class Server:
         return ws
 
     async def healthz(self, _request: web.Request) -> web.StreamResponse:
-        """`GET /healthz`: the process is alive."""
+        """`GET /healthz`: answer that the process is alive."""
         return web.json_response({"status": "ok", "version": __version__})
 
     async def readyz(self, _request: web.Request) -> web.StreamResponse:
-        """`GET /readyz`: a new session could start now."""
+        """`GET /readyz`: answer whether a new session could start now, and what is missing."""
         missing = await self.readiness.missing()
         if missing:
             return web.json_response({"status": "not ready", "missing": missing}, status=503)
         return web.json_response({"status": "ready", "version": __version__})
 
     async def schema(self, _request: web.Request) -> web.StreamResponse:
-        """`GET /api/schema`: JSON Schema of every message."""
+        """`GET /api/schema`: send the JSON Schema of all messages."""
         return web.json_response(json_schema())
 
     async def finish(self, runner: web.AppRunner) -> None:
-        """Take no new connection and no new work, and wait for what runs; clients can still interrupt it.
+        """Accept no new connections and no new work, and wait for what runs. Clients can still interrupt it.
 
-        Before the runner's own clean-up, from which on nothing more is read.
+        Call it before the runner's own clean-up, after which nothing is read any more.
         """
         for site in list(runner.sites):
             await site.stop()
         waits = [
             asyncio.ensure_future(self.registry.finish(self.settings.stop_timeout, keep=self.ending.keep)),
-            asyncio.ensure_future(self.ending.hurry.wait()),
+            asyncio.ensure_future(self.ending.end_now.wait()),
         ]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -165,21 +186,21 @@ class Server:
         await asyncio.gather(*waits, return_exceptions=True)
 
     async def _stop(self, _app: web.Application) -> None:
-        """Answer what runs, then close every connection with 1001; a client that does not read is not waited for."""
+        """Answer what runs, then close all connections with 1001. Does not wait for clients that do not read."""
         await self.ending.end_sessions(self.registry)
         loop = asyncio.get_running_loop()
         closing = {
-            loop.create_task(connection.hang_up(GOODBYE)): transport
+            loop.create_task(connection.close(CLOSE_TIMEOUT)): transport
             for connection, transport in self.connections.items()
         }
         if closing:
-            _, stalled = await asyncio.wait(closing, timeout=GOODBYE)
+            _, stalled = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
             for task in stalled:
                 _drop(closing[task])
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def abandon(self) -> None:
-        """Drop the connections whose clients do not read."""
+    def drop_unread(self) -> None:
+        """Drop connections whose clients have not read everything."""
         for transport, timer in list(self.unsent.items()):
             timer.cancel()
             self._abort(transport)
@@ -191,7 +212,7 @@ class Server:
     def app(self) -> web.Application:
         """Make the aiohttp application."""
         app = web.Application(middlewares=[self._guard])
-        # When no new connection can come any more, and before the handlers are waited for.
+        # It runs when no new connection is accepted any more, and before aiohttp waits for the handlers.
         app.on_shutdown.append(self._stop)
         app.router.add_get("/ws", self.websocket, allow_head=False)
         app.router.add_get("/healthz", self.healthz)
@@ -214,7 +235,7 @@ class Server:
 
 
 def _drop(transport: asyncio.Transport) -> None:
-    if transport.get_write_buffer_size():  # one that has been lost meanwhile must not be aborted
+    if transport.get_write_buffer_size():  # a connection that was lost meanwhile must not be aborted
         transport.abort()
 
 
@@ -231,11 +252,12 @@ async def running(
     *,
     on_progress: Callable[[str], None],
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
-    hurry: asyncio.Event | None = None,
+    end_now: asyncio.Event | None = None,
 ) -> AsyncIterator[StartReport]:
-    """Serve while the context is open; on leaving it nothing is left behind. Raises `KernelBridgeError`.
+    """Serve while the context is open. Raises `KernelBridgeError` if the server cannot start.
 
-    What runs then has `stop_timeout` to end, unless `hurry` is set; with `keep_sandboxes` it is left to the next.
+    On exit, what runs has `stop_timeout` to end, unless `end_now` is set. With `keep_sandboxes`, sandboxes are left to
+    the next server; otherwise nothing is left behind.
     """
     async with AsyncExitStack() as stack:
         data = DataDirectory.open(settings.data_dir)
@@ -247,9 +269,9 @@ async def running(
             on_progress=on_progress,
             left_to_docker=lambda: left_in_sandboxes(data.state, "docker"),
         )
-        # Whatever keeps it from starting costs no session, and so comes before anything of one is taken over: nobody is
-        # there yet to hear what is told then, and no other server would tell it once more.
-        ending = _Ending(runtime.info.adopts, hurry or asyncio.Event())
+        # A start that fails must not cost a session. So what may fail comes before sessions are adopted: an adoption
+        # reports what happened to them only once, and no client is connected yet to see it.
+        ending = _Ending(runtime.info.adopts, end_now or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
         await runtime.prepare()
         retention = _retention(settings, data, executor)
@@ -282,11 +304,11 @@ async def running(
         server = Server(settings, registry, transfers, runtime.info.warning, patience, ending, readiness)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
-        stack.callback(server.abandon)
+        stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
-        sockets = [stack.enter_context(sock) for sock in await listening.taken(settings.host, settings.port)]
+        sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
         await registry.adopt(Absentees())
-        port = await listening.opened(runner, sockets, Buffers(settings.max_buffered))
+        port = await listening.accept(runner, sockets, Buffers(settings.max_buffered))
         if retention is not None:
             retention.start(registry)
         stack.push_async_callback(server.finish, runner)
@@ -301,17 +323,17 @@ async def serve(
     on_started: Callable[[StartReport], None],
     on_stopping: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; the second of them ends what runs at once. Raises `KernelBridgeError`.
+    """Serve until SIGTERM or SIGINT; a second signal ends what runs at once. Raises `KernelBridgeError`.
 
-    `on_stopping` is called with what happens then, in words.
+    `on_progress` gets lines about the start, and `on_stopping` a line about how the server stops.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop, end_now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with running(settings, on_progress=on_progress, hurry=hurry) as report:
+    async with running(settings, on_progress=on_progress, end_now=end_now) as report:
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, lambda: hurry.set() if stop.is_set() else stop.set())
+            loop.add_signal_handler(signum, lambda: end_now.set() if stop.is_set() else stop.set())
         on_started(report)
-        # What is there now stays: it need not be looked through again with every collection.
+        # What exists now stays, so garbage collections need not examine it again.
         gc.collect()
         gc.freeze()
         await stop.wait()
@@ -334,7 +356,7 @@ def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettin
         bounds=Bounds(
             limits=Limits(
                 memory=settings.memory,
-                # The machine has no more to grant.
+                # A machine cannot grant more processors than it has.
                 cpus=min(settings.cpus, runtime.info.cpus or settings.cpus),
                 pids=settings.pids,
                 ptys=settings.ptys,

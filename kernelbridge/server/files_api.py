@@ -1,4 +1,4 @@
-"""`GET|HEAD|PUT /api/sessions/{id}/files/{path}`: files of any size, in pieces; the session need not be open."""
+"""`GET|HEAD|PUT /api/sessions/{id}/files/{path}`: files of any size. The session need not be open."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ ROUTE = "/api/sessions/{session_id}/files/{path:.*}"
 _CHUNK = 512 << 10
 """Bytes that are read or written at a time."""
 _STALL = 60.0
-"""Seconds in which a client has to send or take something."""
+"""Seconds without progress after which a transfer is ended."""
 _AT_ONCE = 16
-"""Transfers of one user at a time."""
+"""Transfers that one user may have at a time."""
 _PATH = re.compile(r"/api/sessions/(?P<session>[^/]*)/files/(?P<path>.*)", re.DOTALL)
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOTHING = "\0"
@@ -78,7 +78,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Transfers:
-    """The handlers of the route; `files` gives the files of a session, and `using` is held while they are used."""
+    """The handlers of the route. `files` returns the files of a session; `using` is entered while they are used."""
 
     def __init__(
         self,
@@ -120,17 +120,20 @@ class Transfers:
             return response
 
     async def put(self, request: web.Request) -> web.StreamResponse:
-        """Receive a file, which takes its place when all of it is there."""
+        """Receive a file. It replaces the old one when it is complete."""
         key, path = _target(request)
         for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
             if name in request.headers:
-                raise BadRequest("The file cannot be taken like this", f"send it whole and as it is, without {name}")
+                raise BadRequest(
+                    "The file cannot be accepted in this form",
+                    f"send it whole and unencoded, without the header {name}",
+                )
         async with self._place(request, key), self._files(key).upload(path, _condition(request)) as arrival:
             announced = request.content_length
             arrival.check(announced or 0)
             received = await _receive(request, arrival)
             if announced is not None and received != announced:
-                raise BadRequest("The file did not arrive", f"{received} of {announced} bytes came")
+                raise BadRequest("The file is incomplete", f"{received} of {announced} bytes arrived")
             saved = await arrival.commit()
         log.info("file_received", user_id=key.principal, session=key.session_id, size=saved.size)
         return web.json_response(
@@ -140,7 +143,7 @@ class Transfers:
         )
 
     async def options(self, request: web.Request) -> web.StreamResponse:
-        """Tell a page of an origin that may connect that it may do this, too."""
+        """Answer the preflight request of a page whose origin may connect."""
         headers = {
             hdrs.ALLOW: "GET, HEAD, PUT, OPTIONS",
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, PUT",
@@ -157,7 +160,7 @@ class Transfers:
             )
         self._running[key.principal] += 1
         try:
-            # Twice a piece: one is read or sent while the other is written or waits.
+            # Two chunks: one is read or sent while the other is written or waits.
             with Counted(request, key.principal, 2 * _CHUNK):
                 async with self._using(key):
                     yield
@@ -167,7 +170,7 @@ class Transfers:
                 del self._running[key.principal]
 
     def _answering(self, handler: Handler) -> Handler:
-        """Turn what fails into an answer with the codes of the `error` message."""
+        """Answer failures with the codes of the `error` message."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
@@ -196,7 +199,7 @@ async def _send(
     while at < end:
         data = await download.read(at, min(_CHUNK, end - at))
         if not data:
-            # The file has become shorter: the length that was promised cannot be kept, and the client must see that.
+            # The file became shorter than the Content-Length that was sent; the client must notice that.
             _abort(request)
             return
         at += len(data)
@@ -258,18 +261,20 @@ def _condition(request: web.Request) -> Condition:
     match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
     if none_match is not None:
         if match is not None or not http_conditions.tags(none_match, hdrs.IF_NONE_MATCH).any:
-            raise BadRequest("The header If-None-Match cannot be kept", "a PUT takes If-Match, or If-None-Match: *")
+            raise BadRequest(
+                "The header If-None-Match is not supported here", "a PUT accepts If-Match, or If-None-Match: *"
+            )
         return Condition(absent=True)
     if match is None:
         return Condition()
     tags = http_conditions.tags(match, hdrs.IF_MATCH)
-    # A weak tag stands for no particular bytes, so it never matches here.
+    # A weak tag does not identify the exact bytes, so it never matches here.
     versions = frozenset() if tags.any else (tags.strong - tags.hashes) | {_NOTHING}
     return Condition(versions=versions, sha256=tags.hashes)
 
 
 def _settled(request: web.Request, file: OpenFile, headers: dict[str, str]) -> web.Response | None:
-    """Answer a request whose conditions leave nothing to send."""
+    """Return the answer to a request whose conditions leave nothing to send, or None. Raises `FileConflict`."""
     match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
     if match is not None:
         tags = http_conditions.tags(match, hdrs.IF_MATCH)
@@ -298,7 +303,7 @@ def _headers(request: web.Request, file: OpenFile, path: str) -> dict[str, str]:
         hdrs.LAST_MODIFIED: _http_date(file.modified),
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CACHE_CONTROL: "private, no-cache",
-        # What a workspace holds is nobody's page: it is not shown, not run, not embedded.
+        # A workspace file must never act as a page of this server: it is not shown, run or embedded.
         hdrs.CONTENT_TYPE: "application/octet-stream",
         hdrs.CONTENT_DISPOSITION: f"attachment; filename*=UTF-8''{name}",
         "X-Content-Type-Options": "nosniff",
@@ -312,11 +317,11 @@ def _http_date(seconds: float) -> str:
     try:
         return formatdate(seconds, usegmt=True)
     except (OverflowError, ValueError, OSError):
-        return formatdate(0, usegmt=True)  # a time that no calendar has
+        return formatdate(0, usegmt=True)  # outside the calendar
 
 
 def _origin_headers(request: web.Request) -> dict[str, str]:
-    """Let a page read the answer whose origin the server's guard has let in."""
+    """Return the headers that let a page read the answer. Its origin has been checked already."""
     headers: dict[str, str] = {hdrs.VARY: hdrs.ORIGIN}
     if hdrs.ORIGIN in request.headers:
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
@@ -336,5 +341,5 @@ def _failure(request: web.Request, error: KernelBridgeError, status: int) -> web
         headers=_origin_headers(request),
     )
     if request.can_read_body:
-        response.force_close()  # the rest of what the client sends is of no use
+        response.force_close()  # the rest of the body is not needed
     return response

@@ -11,7 +11,7 @@ _RANGE = re.compile(r"bytes=(?P<first>[0-9]*)-(?P<last>[0-9]*)", re.ASCII | re.I
 _TAG = re.compile(r'\s*(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)"\s*')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGITS = 18
-"""More than these no file has bytes for."""
+"""No size of a file has more."""
 
 
 class Span(NamedTuple):
@@ -25,20 +25,20 @@ class Tags(NamedTuple):
     """The entity tags that a header names, without their quotes."""
 
     any: bool
-    """`*`: whatever is there."""
+    """`*`: any version."""
     strong: frozenset[str]
     weak: frozenset[str]
 
     @property
     def hashes(self) -> frozenset[str]:
-        """Those that are a sha256, which name content whatever the file system says of it."""
+        """The tags that are a sha256: they identify content, also when the file's times changed."""
         return frozenset(tag for tag in self.strong if _SHA256.fullmatch(tag))
 
 
 def span(header: str | None, size: int) -> Span | None:
-    """Give the part of a file of `size` bytes that a Range header asks for; None if there is no such part.
+    """Return the part of a file of `size` bytes that a Range header asks for; None if there is no such part.
 
-    What is not one range of bytes is passed over, as the RFC allows: then it is all of it.
+    Anything but one range of bytes is ignored, as the RFC allows: then the whole file is returned.
     """
     whole = Span(0, size)
     found = _RANGE.fullmatch(header.strip()) if header else None

@@ -1,6 +1,7 @@
-"""The address that a server listens at: taken before it goes on with any session, opened when it can serve.
+"""The address of a server: bound before sessions are adopted, opened when the server is ready.
 
-A start that fails must not have told anything of a session: nobody was there to hear it, and no other server tells it.
+A start that fails must not have adopted a session: what an adoption reports is reported once, and no client would see
+it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.tcp import Site
 
 
-async def taken(host: str, port: int) -> list[socket.socket]:
-    """Take an address, at which nobody can connect yet; the caller closes what is given. Raises `ConfigError`."""
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """Return sockets bound to an address, which do not accept connections yet. The caller closes them.
+
+    Raises `ConfigError`.
+    """
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as undo:
         try:
@@ -33,8 +37,8 @@ async def taken(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def opened(runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers) -> int:
-    """Let clients in, and give the port. Raises `ConfigError`."""
+async def accept(runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers) -> int:
+    """Accept connections; returns the port. Raises `ConfigError`."""
     for sock in sockets:
         host, port = sock.getsockname()[:2]
         try:
@@ -47,7 +51,7 @@ async def opened(runner: web.AppRunner, sockets: Sequence[socket.socket], buffer
 def _bound(
     family: int, kind: int, protocol: int, _name: str, address: tuple[object, ...], *, undo: contextlib.ExitStack
 ) -> socket.socket | None:
-    """Give a socket of an address; None where the machine has none of its family, as of `localhost` without IPv6."""
+    """Return a socket bound to an address; None if the machine lacks its family, as IPv6 for `localhost`."""
     try:
         sock = undo.enter_context(socket.socket(family, kind, protocol))
     except OSError:

@@ -1,4 +1,4 @@
-"""Which runtime a server uses, and the workspace image that it needs."""
+"""Chooses and opens the runtime of a server, and builds the workspace image if it is missing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ async def open_runtime(
     on_progress: Callable[[str], None],
     left_to_docker: Callable[[], int] = lambda: 0,
 ) -> Runtime:
-    """Choose and open the runtime; the workspace image is built if it is absent.
+    """Choose and open the runtime; build or pull the workspace image if it is absent.
 
-    `auto` takes docker if its engine answers, else local, but not over `left_to_docker`: the sessions that an earlier
-    server has left in containers; blocking. Raises `RuntimeUnavailable` that says what to install, or `ImageError`.
+    `auto` is docker if its engine answers, else local. But it is not local if an earlier server has left sessions in
+    containers: `left_to_docker` returns how many; it may block. Raises `RuntimeUnavailable` with what to install, or
+    `ImageError`.
     """
     no_engine = ""
     if settings.runtime in {"auto", "docker"}:
@@ -34,11 +35,11 @@ async def open_runtime(
         if settings.runtime == "docker":
             raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
         if left := await asyncio.to_thread(left_to_docker):
-            raise RuntimeUnavailable("The Docker engine does not answer", _kept(engine.reason, left))
+            raise RuntimeUnavailable("The Docker engine does not answer", _sessions_left(engine.reason, left))
         no_engine = engine.reason
         on_progress(f"No Docker engine answers ({no_engine}): using the local runtime.")
     try:
-        # In a thread: it tries bubblewrap out, which takes a moment.
+        # In a thread, because it runs bubblewrap once as a test.
         return await asyncio.to_thread(
             LocalRuntime,
             isolation=settings.isolation,
@@ -49,17 +50,17 @@ async def open_runtime(
     except RuntimeUnavailable as exc:
         if no_engine:
             raise RuntimeUnavailable(
-                "There is nothing to isolate workspaces with",
-                f"no Docker engine answers ({no_engine}); and for the local runtime: {exc.reason}",
+                "Workspaces cannot be isolated here",
+                f"no Docker engine answers ({no_engine}), and the local runtime does not work: {exc.reason}",
             ) from exc
         raise
 
 
-def _kept(reason: str, left: int) -> str:
+def _sessions_left(reason: str, left: int) -> str:
     sessions = "1 session of an earlier server is" if left == 1 else f"{left} sessions of an earlier server are"
     return (
-        f"{reason}. {sessions} in its containers, so the local runtime is not taken instead: start the server again"
-        " when the engine runs, or with --runtime local, which gives up the variables of those who come back to it"
+        f"{reason}. {sessions} still in its containers, so the local runtime is not used instead: start the server"
+        " again when the engine runs, or use --runtime local, with which these sessions lose their variables"
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a new session could start now: what `GET /readyz` says."""
+"""Whether a new session could start now, for `GET /readyz`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kernelbridge.settings.quantities import human_size
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 PATIENCE = 3.0
-"""Seconds that a look may take until what has not answered counts as missing."""
+"""Seconds after which a check without an answer counts as missing."""
 FRESH = 1.0
-"""Seconds for which an answer is given again, so that asking often costs little."""
+"""Seconds for which an answer is reused, so that frequent requests cost little."""
 
 
 class Readiness:
-    """Looks at what a new session needs: runtime, image and disk. One look at a time, whoever asks."""
+    """Checks what a new session needs: runtime, image and disk. There is one check at a time for all requests."""
 
     def __init__(self, runtime: Runtime, data: Path, executor: Executor) -> None:
         self._runtime = runtime
@@ -29,31 +29,33 @@ class Readiness:
         self._checks: dict[str, asyncio.Task[tuple[str, str] | None]] = {}
         self._missing: Mapping[str, str] = {}
         self._until = float("-inf")
-        self._looking: asyncio.Task[Mapping[str, str]] | None = None
+        self._checking: asyncio.Task[Mapping[str, str]] | None = None
 
     async def missing(self) -> Mapping[str, str]:
-        """Give what is missing (`runtime`, `image`, `disk`) and why; nothing if a session could start."""
+        """Return what is missing (`runtime`, `image`, `disk`) and why; empty if a session could start.
+
+        Cancellation does not end the check, because other requests wait for it.
+        """
         loop = asyncio.get_running_loop()
         if loop.time() < self._until:
             return self._missing
-        if self._looking is None:
-            self._looking = loop.create_task(self._look())
-        # Shielded: who asked may go away, and others wait for the same.
-        return await asyncio.shield(self._looking)
+        if self._checking is None:
+            self._checking = loop.create_task(self._check())
+        return await asyncio.shield(self._checking)
 
     async def aclose(self) -> None:
-        """End what still goes on. Idempotent."""
+        """Cancel the checks. Idempotent."""
         tasks: list[asyncio.Task[object]] = [*self._checks.values()]
-        if self._looking is not None:
-            tasks.append(self._looking)
+        if self._checking is not None:
+            tasks.append(self._checking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _look(self) -> Mapping[str, str]:
+    async def _check(self) -> Mapping[str, str]:
         try:
             for name, check in (("runtime", self._sandbox), ("disk", self._disk)):
-                if name not in self._checks:  # one that hangs is not begun again
+                if name not in self._checks:  # a check that hangs is not started again
                     self._checks[name] = asyncio.get_running_loop().create_task(check())
             await asyncio.wait(self._checks.values(), timeout=PATIENCE)
             missing: dict[str, str] = {}
@@ -67,10 +69,10 @@ class Readiness:
             self._missing, self._until = missing, asyncio.get_running_loop().time() + FRESH
             return missing
         finally:
-            self._looking = None
+            self._checking = None
 
     async def _sandbox(self) -> tuple[str, str] | None:
-        """Look whether the runtime answers and has the image."""
+        """Check whether the runtime answers and has the image."""
         try:
             await self._runtime.prepare()
         except ImageError as exc:
@@ -90,5 +92,5 @@ class Readiness:
         if free < EXHAUSTED:
             return "disk", f"{human_size(free)} free at {self._data}; free some space"
         if found.f_files and not found.f_favail:
-            return "disk", f"no file can be made at {self._data}: its file system has no inodes left"
+            return "disk", f"no file can be created at {self._data}: its file system has no free inodes"
         return None

@@ -1,4 +1,4 @@
-"""What the environment says that is no setting of ours: whose data, which engine, which authorities to trust."""
+"""Environment variables of other programs: HOME and XDG_DATA_HOME, DOCKER_HOST, SSL_CERT_FILE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENGINE_ADDRESS: Final = re.compile(
 
 
 def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path:
-    """Give the data directory of this user: of the system for root, else below XDG_DATA_HOME; raises `ConfigError`."""
+    """Return the default data directory: the system's for root, else below XDG_DATA_HOME. Raises `ConfigError`."""
     if (os.geteuid() if uid is None else uid) == 0:
         return Path("/var/lib/kernelbridge")
     base = Path(environ.get("XDG_DATA_HOME") or "")
@@ -25,14 +25,14 @@ def default_data_dir(environ: Mapping[str, str], uid: int | None = None) -> Path
             base = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
         except RuntimeError as exc:
             raise ConfigError(
-                "There is no home directory to keep data in",
-                "this user has neither HOME nor an entry in /etc/passwd; give --data-dir (or KERNELBRIDGE_DATA_DIR)",
+                "There is no home directory for the data",
+                "this user has neither HOME nor an entry in /etc/passwd; set --data-dir (or KERNELBRIDGE_DATA_DIR)",
             ) from exc
     return base / "kernelbridge"
 
 
 def docker_host(environ: Mapping[str, str]) -> str | None:
-    """Give the engine's address that DOCKER_HOST names, if it does; raises `ConfigError` for one that cannot be."""
+    """Return the engine's address in DOCKER_HOST, or None without one. Raises `ConfigError` if it is wrong."""
     address = environ.get("DOCKER_HOST")
     if not address or _ENGINE_ADDRESS.fullmatch(address):
         return address or None
@@ -49,6 +49,6 @@ def docker_host(environ: Mapping[str, str]) -> str | None:
 
 
 def default_ca_bundle(environ: Mapping[str, str]) -> Path | None:
-    """Give the bundle that OpenSSL's own variable names: set where a proxy intercepts TLS."""
+    """Return the readable file that OpenSSL's variable names, if any. It is set where a proxy intercepts TLS."""
     named = environ.get("SSL_CERT_FILE")
     return Path(named) if named and os.access(named, os.R_OK) and Path(named).is_file() else None

@@ -1,8 +1,8 @@
-"""The kinds of value that a setting can have: how each is read, written and described. Pure.
+"""The kinds of values that settings have: how each is read, written and described. Pure.
 
-A `Kind` reads text (from a flag or an environment variable) and the plain values of a TOML file with the same
-function, so a setting means the same wherever it was written. Reading raises `ValueError`; `expected` then completes
-the sentence "expected …".
+A `Kind` reads text (from a flag or an environment variable) and the values of a TOML file with the same function, so a
+setting means the same wherever it is written. Reading raises `ValueError`; `expected` then completes the sentence
+"expected …".
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from urllib.parse import urlsplit
 from kernelbridge.settings.quantities import format_duration, format_size, parse_duration, parse_size
 
 _LEAST_UID, _LARGEST_UID = 1001, 0x7FFFFFFF
-"""What a sandbox's user may have: below are the machine's own users, above what some programs take for negative."""
+"""The user ids of sandboxes. Lower ones are the machine's users; some programs read higher ones as negative numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How values of one kind are read and written. `read(write(value)) == value`, for `None` too."""
+    """How values of one kind are read and written. `read(write(value)) == value`, also for `None`."""
 
     metavar: str
     expected: str
     read: Callable[[str], object]
     write: Callable[[object], str]
     native: tuple[type, ...] = (str,)
-    """What a TOML file may hold for it; each is read through its text."""
+    """Types that it may have in a TOML file; each is read through its text."""
     many: bool = False
-    """A tuple of them: the flag may be repeated, text is separated by commas, TOML has an array."""
+    """Whether there may be several: a repeated flag, text with commas, an array in TOML."""
     explained: Mapping[str, str] = field(default_factory=dict)
-    """Texts that look right and are not: why, and what to do instead."""
+    """Wrong texts that look right: why they are wrong, and what to do instead."""
 
     def advice(self, value: object) -> str:
-        """Say what to write instead of `value`, which cannot be read."""
+        """Return what to write instead of `value`, which cannot be read."""
         return self.explained.get(str(value).lower(), f"expected {self.expected}")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting as users meet it; stands in the annotation of a field of `Settings`."""
+    """One setting as users see it; part of the annotation of a field of `Settings`."""
 
     kind: Kind
     group: str
     help: str
     default_text: str | None = None
-    """Shown where the default depends on the machine, or where none needs a word."""
+    """Shown instead of a default that depends on the machine, or that is `None`."""
     in_file: bool = True
-    """Whether a TOML file may hold it."""
+    """Whether it may be in a TOML file."""
 
 
 def text(metavar: str, expected: str, pattern: str = r"\S.*") -> Kind:
-    """Take text that matches `pattern` in full."""
+    """Return the kind of text that matches all of `pattern`."""
     compiled = re.compile(pattern, re.ASCII)
 
     def read(value: str) -> str:
@@ -65,7 +65,7 @@ def text(metavar: str, expected: str, pattern: str = r"\S.*") -> Kind:
 
 
 def choice(*names: str) -> Kind:
-    """Take one of a few words."""
+    """Return the kind of one of these words."""
 
     def read(value: str) -> str:
         if value not in names:
@@ -76,7 +76,7 @@ def choice(*names: str) -> Kind:
 
 
 def integer(metavar: str, least: int, most: int | None = None) -> Kind:
-    """Take a whole number within bounds, both included."""
+    """Return the kind of a whole number from `least` to `most`."""
 
     def read(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,18}", value, re.ASCII) is None:
@@ -91,7 +91,7 @@ def integer(metavar: str, least: int, most: int | None = None) -> Kind:
 
 
 def decimal(metavar: str, least: float) -> Kind:
-    """Take a number, not less than `least`."""
+    """Return the kind of a number of at least `least`."""
 
     def read(value: str) -> float:
         if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) is None or float(value) < least:
@@ -105,7 +105,7 @@ def decimal(metavar: str, least: float) -> Kind:
 
 
 def size(least: int) -> Kind:
-    """Take bytes, not fewer than `least`."""
+    """Return the kind of a size of at least `least` bytes."""
 
     def read(value: str) -> int:
         number = parse_size(value)
@@ -121,7 +121,7 @@ def size(least: int) -> Kind:
 
 
 def duration(least: float = 0.0, *, unlimited: bool = False) -> Kind:
-    """Take seconds, not fewer than `least`; where `unlimited`, 0 stands for no limit and is read as `None`."""
+    """Return the kind of a duration of at least `least` seconds. With `unlimited`, 0 is no limit and read as `None`."""
 
     def read(value: str) -> float | None:
         number = parse_duration(value)
@@ -145,7 +145,7 @@ def duration(least: float = 0.0, *, unlimited: bool = False) -> Kind:
 
 
 def uid_range() -> Kind:
-    """Take the first and the last of some user ids; `off` is read as `None`."""
+    """Return the kind of a range of user ids; `off` is read as `None`."""
 
     def read(value: str) -> tuple[int, int] | None:
         if value == "off":
@@ -163,7 +163,7 @@ def uid_range() -> Kind:
 
 
 def switch() -> Kind:
-    """Take yes or no."""
+    """Return the kind of yes or no."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
     def read(value: str) -> bool:
@@ -179,7 +179,7 @@ def switch() -> Kind:
 
 
 def path(metavar: str, expected: str) -> Kind:
-    """Take a place in the file system; a relative one counts from where the setting was written."""
+    """Return the kind of a path. A relative one is relative to the place where the setting is written."""
 
     def read(value: str) -> Path:
         if not value or "\0" in value:
@@ -193,7 +193,7 @@ def path(metavar: str, expected: str) -> Kind:
 
 
 def origins() -> Kind:
-    """Take web origins, in the form in which browsers send them."""
+    """Return the kind of web origins, in the form in which browsers send them."""
     expected = "a web origin such as https://app.example.org or http://localhost:3000, without a path and without `*`"
     opened_from_a_file = (
         "a page opened from a file has no origin (the browser sends null, as for any page that hides its own); serve "
@@ -203,7 +203,7 @@ def origins() -> Kind:
 
 
 def canonical_origin(value: str) -> str:
-    """Give `scheme://host[:port]` in lower case without a default port; raises `ValueError` for anything else."""
+    """Return `scheme://host[:port]` in lower case, without a default port. Raises `ValueError` for anything else."""
     parts = urlsplit(value)
     ports = {"http": 80, "https": 443}
     host = parts.hostname or ""

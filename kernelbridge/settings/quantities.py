@@ -1,7 +1,7 @@
 """Sizes and durations as people write them: `512m`, `1.5GiB`, `90s`, `250ms`. Pure.
 
 Units of size are powers of 1024, as Docker reads them: `1k`, `1kb` and `1KiB` are the same 1024 bytes.
-A plain number is bytes, or seconds. The `format_` functions give a text that parses back to the same value.
+A plain number is bytes, or seconds. The `format_` functions return a text that is parsed to the same value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LARGEST_DURATION = Decimal(86400) * 36500
 
 
 def parse_size(text: str) -> int:
-    """Give the bytes of `512m`, `1g`, `16MiB` or `4096`; raises `ValueError`."""
+    """Return the bytes of `512m`, `1g`, `16MiB` or `4096`. Raises `ValueError`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"not a size: {text!r}")
@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Give the seconds of `90s`, `5m`, `1h`, `250ms` or `15`; raises `ValueError`."""
+    """Return the seconds of `90s`, `5m`, `1h`, `250ms` or `15`. Raises `ValueError`."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"not a duration: {text!r}")
@@ -49,7 +49,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_size(size: int) -> str:
-    """Write `size` bytes in the largest unit that divides it: `1g`, `1536m`, `1000`."""
+    """Return `size` bytes in the largest unit that divides it: `1g`, `1536m`, `1000`."""
     for unit in ("t", "g", "m", "k"):
         if size and size % SIZE_UNITS[unit] == 0:
             return f"{size // SIZE_UNITS[unit]}{unit}"
@@ -57,7 +57,7 @@ def format_size(size: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Write `seconds` in the largest unit that divides it: `1h`, `90s`, `250ms`, `0.0004s`."""
+    """Return `seconds` in the largest unit that divides it: `1h`, `90s`, `250ms`, `0.0004s`."""
     try:
         exact = Decimal(repr(seconds))
     except InvalidOperation as exc:
@@ -72,7 +72,7 @@ def format_duration(seconds: float) -> str:
 
 
 def human_size(size: float) -> str:
-    """Write `size` bytes rounded, for reading only: `3.4 GiB`."""
+    """Return `size` bytes rounded, for people: `3.4 GiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:  # noqa: PLR2004 - the base of the units
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,9 +1,9 @@
-"""Settings: one frozen object, and the only reader of flags, environment variables and the settings file.
+"""The settings: one frozen object, made from flags, environment variables and the settings file.
 
-Each setting is declared once, as a field of `Settings` whose annotation carries its `Option`. From these fields
-come the flags, the `KERNELBRIDGE_…` variables, the keys of the TOML file, the checks for unknown names, the
-help and `docs/reference/configuration.md`. A flag wins over a variable, a variable over the file, the file over the
-default. Every value that was given is checked, also one that another overrides.
+Each setting is declared once, as a field of `Settings` with an `Option` in its annotation. The flags, the
+`KERNELBRIDGE_…` variables, the keys of the TOML file, the checks for unknown names, the help and
+`docs/reference/configuration.md` are made from these fields. A flag wins over a variable, a variable over the file, the
+file over the default. Every value is checked, also one that another overrides.
 """
 
 from __future__ import annotations
@@ -37,24 +37,28 @@ IMAGE_NAME: Final = kinds.text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a server does. Sizes in bytes, durations in seconds, paths absolute."""
+    """All settings. Sizes are bytes, durations are seconds, paths are absolute."""
 
     host: Annotated[str, Option(kinds.text("ADDRESS", "an address"), LISTENING, "Loopback address to listen on.")] = (
         "127.0.0.1"
     )
-    port: Annotated[int, Option(kinds.integer("PORT", 0, 65535), LISTENING, "Port; 0 takes any free one.")] = 8001
+    port: Annotated[
+        int, Option(kinds.integer("PORT", 0, 65535), LISTENING, "Port to listen on; 0 takes a free one.")
+    ] = 8001
     allow_origin: Annotated[
         tuple[str, ...],
         Option(
             kinds.origins(),
             LISTENING,
-            "Web origin whose pages may connect, beside those of this machine. Repeatable.",
+            "Web origin whose pages may connect, besides pages of this machine. Repeatable.",
             default_text="none",
         ),
     ] = ()
     max_message: Annotated[
         int,
-        Option(kinds.size(1 << 10), LISTENING, "Largest frame that a client may send; a larger one closes with 1009."),
+        Option(
+            kinds.size(1 << 10), LISTENING, "Largest frame from a client; a larger one closes the connection (1009)."
+        ),
     ] = 16 << 20
 
     runtime: Annotated[
@@ -62,8 +66,8 @@ class Settings:
         Option(
             kinds.choice("auto", "docker", "local"),
             SANDBOXES,
-            "What makes sandboxes: docker, local (bubblewrap), or auto: docker if its engine answers, else local, "
-            "unless an earlier server has left sessions in containers.",
+            "What creates sandboxes: docker, local (bubblewrap), or auto, which is docker if its engine answers, else "
+            "local. auto is never local while sessions of an earlier server are in containers.",
         ),
     ] = "auto"
     isolation: Annotated[
@@ -71,7 +75,8 @@ class Settings:
         Option(
             kinds.switch(),
             SANDBOXES,
-            "Whether the local runtime isolates. Off needs --runtime local, and code then runs with all your rights.",
+            "Isolate workspaces in the local runtime. Without isolation (only with --runtime local), code has all your "
+            "rights.",
         ),
     ] = True
     image: Annotated[str, Option(IMAGE_NAME, SANDBOXES, "Image of the workspaces (docker).")] = (
@@ -100,14 +105,14 @@ class Settings:
         Option(
             kinds.uid_range(),
             SANDBOXES,
-            "User ids, of which each session has one of its own, where the server is root; off: that of the image.",
+            "User ids for sessions, one for each, if the server is root; off: the user of the image.",
         ),
     ] = (2_000_000, 2_065_535)
     start_timeout: Annotated[float, Option(kinds.duration(1), SANDBOXES, "How long a kernel may take to start.")] = 60.0
     linger: Annotated[
         float,
         Option(
-            kinds.duration(), SANDBOXES, "How long a session lives on after its last connection; 0 ends it at once."
+            kinds.duration(), SANDBOXES, "How long a session stays open after its last connection; 0 closes it at once."
         ),
     ] = 15.0
     max_linger: Annotated[
@@ -119,7 +124,7 @@ class Settings:
         Option(
             kinds.duration(unlimited=True),
             SANDBOXES,
-            "How long nothing may use a session until its sandbox is paused; the next message resumes it; 0 for never.",
+            "Pause the sandbox of a session that was unused for so long; the next message resumes it. 0: never.",
         ),
     ] = 600.0
 
@@ -128,7 +133,7 @@ class Settings:
         Option(
             kinds.duration(),
             SANDBOXES,
-            "How long a server that is told to stop waits for cells and commands that run; then they are ended.",
+            "How long a server that stops waits for running cells and commands, before it ends them.",
         ),
     ] = 10.0
     keep_sandboxes: Annotated[
@@ -136,22 +141,22 @@ class Settings:
         Option(
             kinds.switch(),
             SANDBOXES,
-            "Whether a server that is told to stop leaves its sandboxes, and the cells in them, to the next.",
+            "When the server stops, leave its sandboxes and what runs in them to the next server.",
         ),
     ] = False
 
-    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, which swap does not add to.")] = 1 << 30
-    cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; fractions are allowed.")] = 1.0
+    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, including swap.")] = 1 << 30
+    cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; may be a fraction.")] = 1.0
     pids: Annotated[int, Option(kinds.integer("COUNT", 32), WORKSPACE, "Processes and threads.")] = 256
     ptys: Annotated[
-        int, Option(kinds.integer("COUNT", 8), WORKSPACE, "Terminals (PTYs), those of open_terminal included.")
+        int, Option(kinds.integer("COUNT", 8), WORKSPACE, "Terminals (PTYs), including those of open_terminal.")
     ] = 24
     execution_timeout: Annotated[
         float | None,
         Option(
             kinds.duration(unlimited=True),
             WORKSPACE,
-            "Longest run of one cell or terminal command; 0 sets no limit.",
+            "Longest run of a cell or terminal command; 0: no limit.",
             default_text="no limit",
         ),
     ] = None
@@ -160,7 +165,7 @@ class Settings:
         Option(
             kinds.duration(unlimited=True),
             WORKSPACE,
-            "How long a cell may wait for an answer to its input(); 0 sets no limit.",
+            "How long a cell may wait for an answer to input(); 0: no limit.",
         ),
     ] = 300.0
     max_output: Annotated[
@@ -168,7 +173,7 @@ class Settings:
         Option(
             kinds.size(1 << 10),
             WORKSPACE,
-            "Output of a cell or command that its result has in full; of more it has a quarter of this, head and tail.",
+            "Largest output that a result has in full; of a larger one it has a quarter of this, from head and tail.",
         ),
     ] = 10 << 20
     max_spill: Annotated[
@@ -176,7 +181,7 @@ class Settings:
         Option(
             kinds.size(0),
             WORKSPACE,
-            "Largest workspace file that takes all the output of a run with more than max_output; 0 for none.",
+            "Largest workspace file with the whole output of a run that exceeds max_output; 0: no file.",
         ),
     ] = 256 << 20
     journal_size: Annotated[
@@ -184,29 +189,29 @@ class Settings:
         Option(
             kinds.size(1 << 10),
             WORKSPACE,
-            "What a session told lately that is kept for clients that resume it.",
+            "How much of a session's latest events is kept for clients that resume it.",
         ),
     ] = 4 << 20
     max_upload: Annotated[
         int,
-        Option(kinds.size(1 << 10), WORKSPACE, "Largest file that may be sent by HTTP, or appended to."),
+        Option(kinds.size(1 << 10), WORKSPACE, "Largest file that may be uploaded by HTTP, or appended to."),
     ] = 4 << 30
     queue_limit: Annotated[
         int, Option(kinds.integer("COUNT", 1), WORKSPACE, "Requests of one kind that may wait in a session.")
     ] = 1000
 
     max_sessions_per_user: Annotated[
-        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that one user may have at a time.")
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that one user may have open.")
     ] = 20
     max_sessions: Annotated[
-        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that may be open at a time, of all users.")
+        int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that all users together may have open.")
     ] = 100
     max_connections_per_user: Annotated[
         int,
         Option(
             kinds.integer("COUNT", 1),
             SERVER,
-            "WebSockets that one user may have at a time; another is told why and closed with 1013.",
+            "WebSockets that one user may have open; one more is refused with the reason (1013).",
         ),
     ] = 250
     max_buffered: Annotated[
@@ -214,8 +219,8 @@ class Settings:
         Option(
             kinds.size(1 << 20),
             SERVER,
-            "Unfinished messages and unread answers that are held for all clients together; whoever has most of it is "
-            "told and closed with 1013. At least max_message.",
+            "Unfinished messages and unread answers of all clients together. Above that, the connection that holds "
+            "most is closed with the reason (1013). At least max_message.",
         ),
     ] = 256 << 20
     message_timeout: Annotated[
@@ -223,12 +228,16 @@ class Settings:
         Option(
             kinds.duration(0.1),
             SERVER,
-            "How long a client may take to send one message; it is told and closed with 1008.",
+            "How long a client may take to send one message; then its connection is closed with the reason (1008).",
         ),
     ] = 60.0
     max_starts: Annotated[
         int,
-        Option(kinds.integer("COUNT", 1), SERVER, "Sandboxes that are made at a time; others wait, users in turn."),
+        Option(
+            kinds.integer("COUNT", 1),
+            SERVER,
+            "Sandboxes that may start at the same time; others wait, and users take turns.",
+        ),
     ] = 4
 
     images_base: Annotated[
@@ -236,8 +245,8 @@ class Settings:
         Option(
             IMAGE_NAME,
             IMAGES,
-            "Image to build workspace images on; debootstrap makes one from Debian's packages; auto is the public "
-            "Python image, or debootstrap where that cannot be had.",
+            "Image to build on: a name; debootstrap, which makes one from Debian's packages; or auto, which is the "
+            "public Python image, or debootstrap if that cannot be pulled.",
         ),
     ] = "auto"
     images_network: Annotated[
@@ -245,7 +254,7 @@ class Settings:
         Option(
             kinds.text("NETWORK", "a network of the engine, such as host", r"[A-Za-z0-9][A-Za-z0-9_.:-]*"),
             IMAGES,
-            "Network of the engine for the steps of a build, such as host.",
+            "The engine's network for build steps, such as host.",
             default_text="the engine's",
         ),
     ] = None
@@ -254,7 +263,7 @@ class Settings:
         Option(
             kinds.text("URL", "a URL such as http://deb.debian.org/debian", r"(https?|file)://\S+"),
             IMAGES,
-            "Debian archive that debootstrap takes packages from.",
+            "Debian archive for debootstrap.",
         ),
     ] = "http://deb.debian.org/debian"
     ca_bundle: Annotated[
@@ -272,12 +281,17 @@ class Settings:
         Option(
             kinds.path("DIRECTORY", "a directory"),
             PLACES,
-            "Where the files of the workspaces live.",
+            "Directory for the files of the workspaces and the state of the server.",
             default_text="/var/lib/kernelbridge as root, else ~/.local/share/kernelbridge",
         ),
     ]
     retain: Annotated[
-        float | None, Option(kinds.duration(unlimited=True), PLACES, "How long unused sessions keep files; 0 for ever.")
+        float | None,
+        Option(
+            kinds.duration(unlimited=True),
+            PLACES,
+            "Delete the files of sessions that were unused for so long; 0: never.",
+        ),
     ] = None
     config: Annotated[
         Path | None,
@@ -291,11 +305,11 @@ class Settings:
     ] = None
     log_format: Annotated[
         Literal["console", "json"],
-        Option(kinds.choice("console", "json"), PLACES, "Form of the log on standard error."),
+        Option(kinds.choice("console", "json"), PLACES, "Format of the log on standard error."),
     ] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Least severity that is logged."),
+        Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Lowest level that is logged."),
     ] = "info"
 
 
@@ -305,11 +319,11 @@ def _options() -> Mapping[str, Option]:
 
 
 OPTIONS: Final = _options()
-"""Every setting by name, in the order of declaration."""
+"""All settings by name, in the order of declaration."""
 
 
 def default_text(name: str) -> str:
-    """Say the default of a setting, for help and documentation."""
+    """Return the default of a setting as help and documentation show it."""
     option = OPTIONS[name]
     if option.default_text is not None:
         return option.default_text
@@ -323,11 +337,11 @@ def resolve(
     cwd: Path | None = None,
     spelling: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
-    """Join flags, environment, settings file and defaults; raises `ConfigError`.
+    """Return the settings from flags, environment, settings file and defaults. Raises `ConfigError`.
 
-    `flags` maps names of settings to text, to a tuple of texts or to a bool; `None` and `()` stand for a flag that
-    was not given. `environ` and `cwd` are the process's own by default. `spelling` names the flags that are not
-    called after their setting.
+    `flags` maps names of settings to a text, a tuple of texts or a bool; `None` and `()` mean that the flag is absent.
+    `environ` and `cwd` are the process's own by default. `spelling` has the flags that are not named after their
+    setting.
     """
     environ = os.environ if environ is None else environ
     cwd = Path.cwd() if cwd is None else cwd
@@ -352,7 +366,7 @@ def resolve(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can reach a server that listens on `host`."""
+    """Return whether only programs on this machine can reach a server that listens on `host`."""
     if host == "localhost":
         return True
     try:
@@ -380,19 +394,19 @@ def _read_one(kind: Kind, given: Given, written: object) -> Any:
 
 
 def _text(value: object, native: tuple[type, ...]) -> str:
-    """Give the text of a TOML value; `type` and not `isinstance`, for a bool is no number here."""
+    """Return the text of a TOML value. It compares types exactly, because a bool is not a number here."""
     if type(value) not in native:
         raise ValueError(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check(settings: Settings, sources: Mapping[str, str]) -> None:
-    """Refuse what no single value shows to be wrong."""
+    """Check what depends on more than one value, or on this machine."""
     if not is_loopback(settings.host):
         raise ConfigError(
             f"{sources['host']}: {settings.host!r} is not a loopback address",
-            "there is no authentication yet: whoever reaches this port can run code; keep 127.0.0.1, ::1 or localhost "
-            "and let an authenticating reverse proxy on this machine (nginx, Caddy, oauth2-proxy) forward to it",
+            "there is no authentication yet, so anybody who reaches this port can run code; keep 127.0.0.1, ::1 or "
+            "localhost, and put an authenticating reverse proxy (nginx, Caddy, oauth2-proxy) in front of it",
         )
     if not settings.isolation and settings.runtime != "local":
         raise ConfigError(
@@ -403,8 +417,8 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         setting = "max_buffered" if "max_buffered" in sources else "max_message"
         raise ConfigError(
             f"{sources[setting]}: max_buffered must be at least max_message",
-            f"one message may have {format_size(settings.max_message)}, and {format_size(settings.max_buffered)} are "
-            "for the messages of all clients",
+            f"one message may have {format_size(settings.max_message)}, but the messages of all clients together only "
+            f"{format_size(settings.max_buffered)}",
         )
     if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
         raise ConfigError(

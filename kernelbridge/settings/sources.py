@@ -1,6 +1,6 @@
-"""Where settings are written: flags, environment variables, a TOML file. Reads them, without judging their values.
+"""Where settings are written: flags, environment variables, a TOML file. Reads them without checking values.
 
-Each reader gives `{setting: Given}`. Names that no setting has are refused with the nearest one that exists.
+Each reader returns `{setting: Given}`. Unknown names are refused, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from kernelbridge.errors import ConfigError
 PREFIX = "KERNELBRIDGE_"
 
 RESERVED = ("KERNELBRIDGE_TEST_",)
-"""Variables that are no settings: the test-suite's own."""
+"""Variables that are not settings: those of the test-suite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One value as somebody wrote it."""
+    """One value as it is written."""
 
     value: object
-    """`str`, or `tuple[str, ...]` of a repeated flag; from a TOML file any of its types."""
+    """`str`; a repeated flag has `tuple[str, ...]`, and a TOML file any of its types."""
     source: str
-    """Where: `--memory`, `KERNELBRIDGE_MEMORY` or `server.toml: memory`."""
+    """Where it is written: `--memory`, `KERNELBRIDGE_MEMORY` or `server.toml: memory`."""
     base: Path
-    """The directory from which a relative path in `value` is taken."""
+    """The directory that a relative path in `value` is relative to."""
     typed: bool = False
-    """Whether `value` has a type of its own (a TOML file), or is text (a flag, a variable)."""
+    """Whether `value` has a type (a TOML file), or is text (a flag, a variable)."""
 
 
 def flag_name(name: str) -> str:
-    """Give the flag of a setting: `data_dir` is `--data-dir`."""
+    """Return the flag of a setting: `data_dir` has `--data-dir`."""
     return "--" + name.replace("_", "-")
 
 
 def variable_name(name: str) -> str:
-    """Give the environment variable of a setting: `data_dir` is `KERNELBRIDGE_DATA_DIR`."""
+    """Return the environment variable of a setting: `data_dir` has `KERNELBRIDGE_DATA_DIR`."""
     return PREFIX + name.upper()
 
 
 def from_flags(flags: Mapping[str, object], cwd: Path, spelling: Mapping[str, str]) -> dict[str, Given]:
-    """Take the flags that were given: `None` and `()` mean absent; `spelling` has those not named by `flag_name`."""
+    """Read flags: `None` and `()` mean absent. `spelling` has the flags that are not named by `flag_name`."""
     given = {}
     for name, value in flags.items():
         if value is None or value == ():
@@ -57,7 +57,7 @@ def from_flags(flags: Mapping[str, object], cwd: Path, spelling: Mapping[str, st
 
 
 def from_environment(environ: Mapping[str, str], names: Iterable[str], cwd: Path) -> dict[str, Given]:
-    """Take the `KERNELBRIDGE_` variables; an empty one counts as absent. Raises `ConfigError` for an unknown one."""
+    """Read `KERNELBRIDGE_` variables; an empty one counts as absent. Raises `ConfigError` for unknown ones."""
     known = {variable_name(name): name for name in names}
     given = {}
     for variable in sorted(environ):
@@ -71,7 +71,7 @@ def from_environment(environ: Mapping[str, str], names: Iterable[str], cwd: Path
 
 
 def from_file(path: Path, names: Iterable[str]) -> dict[str, Given]:
-    """Take the keys of a TOML file; raises `ConfigError` for one that is unreadable or has an unknown key."""
+    """Read a TOML file. Raises `ConfigError` if it is unreadable or has an unknown key."""
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)

@@ -127,6 +127,11 @@ def bench_lag(url: str, pid: int, path: Path, runs: int = RUNS, only: str = "") 
         cases[f"streamed: {name}"] = _cell(client, code, stream=True)
     content = 'é\\"\n' * MB
     cases["save_file of a 12 MB frame"] = _ask(client, "save_result", type="save_file", filename="f", content=content)
+    save = {"type": "save_file", "filename": "f", "content": content}
+    cases["12 MB, a field is wrong"] = _ask(client, "error", **save, mode="x")
+    cases["12 MB, a field is unknown"] = _ask(client, "save_result", **save, mood="x")
+    variables = {str(number): "" for number in range(1_000_000)}
+    cases["12 MB of variables"] = _ask(client, "error", type="open_session", env=variables)
     cases["read_file of 5 MB"] = _ask(client, "file_content", type="read_file", filename="f")
     cases["list_files, 20,000 entries"] = _ask(client, "file_list", type="list_files", path="many")
     cases["12 MB that is no JSON"] = _ask(client, "error", type="\\" * (6 * MB), oops=content[:MB])

@@ -75,7 +75,7 @@ def test_auto_without_any_way_says_which_commands_help(monkeypatch: pytest.Monke
     engine = EngineWithoutRegistry()
     with pytest.raises(ImageError) as caught:
         resolve_base(engine, AUTO, progress=silent)
-    assert caught.value.message == f"The base image {PUBLIC_BASE} cannot be had"
+    assert caught.value.message == f"The base image {PUBLIC_BASE} cannot be pulled"
     assert caught.value.reason == (
         "dial tcp: lookup registry: no such host; make a base from Debian's packages with "
         "`kernelbridge images build --base debootstrap` (debootstrap is not installed: "
@@ -87,7 +87,7 @@ def test_auto_without_any_way_says_which_commands_help(monkeypatch: pytest.Monke
 def test_an_explicit_base_never_falls_back(engine: APIClient) -> None:
     with pytest.raises(ImageError) as caught:
         resolve_base(engine, NOWHERE, progress=silent)
-    assert caught.value.message == f"The base image {NOWHERE} cannot be had"
+    assert caught.value.message == f"The base image {NOWHERE} cannot be pulled"
     assert "registry.invalid" in caught.value.reason
     assert "`kernelbridge images build --base debootstrap`" in caught.value.reason
 

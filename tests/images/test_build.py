@@ -93,13 +93,13 @@ def test_a_missing_bundle_is_told_before_anything_is_built(tmp_path: Path) -> No
 
 
 def test_an_image_that_is_nowhere_is_told() -> None:
-    with pytest.raises(ImageError, match=r"registry\.invalid/none:1 is neither on the engine nor can it be pulled"):
+    with pytest.raises(ImageError, match=r"registry\.invalid/none:1 is not on the engine and cannot be pulled"):
         ensure_image("registry.invalid/none:1")
 
 
 def test_an_absent_known_image_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "inspect", lambda _engine, _reference: None)
-    with pytest.raises(ImageError, match=r"The base image registry\.invalid/none:1 cannot be had"):
+    with pytest.raises(ImageError, match=r"The base image registry\.invalid/none:1 cannot be pulled"):
         ensure_image("kernelbridge-workspace", base="registry.invalid/none:1")
 
 

@@ -80,7 +80,7 @@ def test_the_server_image_needs_a_checkout(tmp_path: Path) -> None:
 def test_a_bundle_without_a_certificate_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bundle.pem"
     path.write_text(content)
-    with pytest.raises(ImageError, match=r"holds no certificate.*PEM"):
+    with pytest.raises(ImageError, match=r"has no certificate.*PEM"):
         workspace_context(path)
 
 

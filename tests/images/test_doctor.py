@@ -135,7 +135,7 @@ async def test_an_image_that_could_be_pulled_is_not_pulled(registry: str, engine
         f"{registry}/there:1 is absent: it will be pulled at the first start",
     )
     assert not engine.images(f"{registry}/there")
-    with pytest.raises(ImageError, match="neither on the engine nor can it be pulled"):
+    with pytest.raises(ImageError, match="is not on the engine and cannot be pulled"):
         await check_image(f"{registry}/elsewhere:1", Path("/nowhere"))
 
 

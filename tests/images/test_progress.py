@@ -43,7 +43,7 @@ def test_a_failure_names_the_step_and_keeps_its_last_lines() -> None:
     feed(summary, *(f"line {n}\n" for n in range(30)), "no newline")
     with pytest.raises(ImageError) as caught:
         summary.feed({"error": "returned a non-zero code: 2"})
-    assert caught.value.message == "The workspace image was not built: it failed at step 2 of 2, RUN make"
+    assert caught.value.message == "Building the workspace image failed at step 2 of 2, RUN make"
     assert caught.value.reason.startswith("returned a non-zero code: 2\nits last lines:\nline 11\n")
     assert caught.value.reason.endswith("line 29\nno newline")
 

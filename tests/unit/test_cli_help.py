@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 from pathlib import Path
 
 import click
@@ -9,12 +10,14 @@ from rich.console import Console
 
 from kernelbridge.cli import screen
 from kernelbridge.cli.entry import commands, verdict
-from kernelbridge.cli.reference import configuration_page
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.images.base import AUTO, DEBIAN_MIRROR
-from kernelbridge.server.start_report import StartReport
+from kernelbridge.server.app import StartReport
 from kernelbridge.settings.settings import OPTIONS, default_text
 from kernelbridge.settings.sources import flag_name, variable_name
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = runpy.run_path(str(DOCS / "make_configuration.py"))["configuration_page"]()
 
 REPORT = StartReport(
     url="ws://127.0.0.1:8001/ws",
@@ -38,24 +41,22 @@ def help_of(command: str) -> str:
 
 
 def test_the_page_about_settings_is_made_from_the_settings() -> None:
-    page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
-    assert page.read_text(encoding="utf-8") == configuration_page(), (
-        "run `python -m kernelbridge.cli.reference > docs/reference/configuration.md`"
-    )
+    page = DOCS / "reference" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == PAGE, "run python docs/make_configuration.py"
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_every_setting_is_a_flag_and_on_the_page(name: str) -> None:
     for command in ("serve", "doctor"):
         assert f"  {flag_name(name)} " in help_of(command)
-    assert f"`{variable_name(name)}`" in configuration_page()
+    assert f"`{variable_name(name)}`" in PAGE
 
 
 def test_help_has_groups_and_defaults() -> None:
     text = " ".join(help_of("serve").split())
     for heading in dict.fromkeys(option.group for option in OPTIONS.values()):
         assert f"{heading}: --" in text
-    assert "Memory, which swap does not add to. [default: 1g]" in text
+    assert "Memory, including swap. [default: 1g]" in text
     assert "KERNELBRIDGE_DATA_DIR" in text
 
 
@@ -116,9 +117,9 @@ def test_square_brackets_are_no_markup() -> None:
         (ConfigError("wrong", "why"), 2, "wrong", "why"),
         (ImageError("wrong", "why"), 1, "wrong", "why"),
         (RuntimeUnavailable("wrong", "why"), 1, "wrong", "why"),
-        (click.UsageError("wrong"), 2, "wrong", "`kernelbridge --help` lists what there is"),
+        (click.UsageError("wrong"), 2, "wrong", "`kernelbridge --help` lists all options"),
         (click.ClickException("wrong"), 1, "wrong", ""),
-        (KeyboardInterrupt(), 1, "Stopped before it had finished", ""),
+        (KeyboardInterrupt(), 1, "Stopped before it was finished", ""),
     ],
 )
 def test_what_a_failure_is_worth(exc: BaseException, code: int, message: str, reason: str) -> None:

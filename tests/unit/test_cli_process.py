@@ -153,8 +153,8 @@ def test_a_user_without_a_home_is_asked_for_a_directory(
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert main([command]) == 2
     said = capsys.readouterr().err
-    assert "error: There is no home directory to keep data in\n" in said
-    assert "give --data-dir" in said
+    assert "error: There is no home directory for the data\n" in said
+    assert "set --data-dir" in said
 
 
 def test_no_engine_exits_with_1_and_says_what_to_do(tmp_path: Path) -> None:
@@ -267,4 +267,4 @@ def test_a_stop_during_the_start_is_in_order(tmp_path: Path, signum: signal.Sign
                 server.send_signal(signum)
                 _, errors = server.communicate(timeout=LIMIT)
             assert server.returncode == 1
-            assert errors == "\nerror: Stopped before it had finished\n"
+            assert errors == "\nerror: Stopped before it was finished\n"

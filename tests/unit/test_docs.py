@@ -19,7 +19,7 @@ from kernelbridge.cli.options import SettingFlag
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.protocol import codec, json_schema
 from kernelbridge.protocol.messages import ClientMessage, ServerMessage
-from kernelbridge.server.websocket.handlers import answers
+from kernelbridge.server.websocket import connection, socket
 from kernelbridge.settings.settings import OPTIONS, SERVER, WORKSPACE, Settings
 from kernelbridge.settings.sources import flag_name
 from tests.unit.test_layers import LAYERS, PURE
@@ -44,7 +44,7 @@ def reference(name: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Give the cells of each row of the tables in a text, headings included."""
+    """Return the cells of each row of the tables in a text, headings included."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -79,7 +79,7 @@ def test_every_message_is_in_the_one_table_of_messages() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Give the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     found: set[str] = set()
     seen: Counter[str] = Counter()
     for line in FENCE.sub("", page.read_text(encoding="utf-8")).splitlines():
@@ -129,7 +129,7 @@ def test_lines_are_no_longer_than_people_read(page: Path) -> None:
 
 
 def kinds_of(kind: type[KernelBridgeError]) -> Iterator[type[KernelBridgeError]]:
-    """Give one kind of error and those below it, but for what a client never meets."""
+    """Return one kind of error and those below it, but for what a client never meets."""
     if kind is not ConfigError:  # ends the command, and is never sent
         yield kind
     for below in kind.__subclasses__():
@@ -146,7 +146,7 @@ def test_every_code_of_an_error_is_in_the_reference() -> None:
     page = reference("errors.md")
     documented = {in_code(code)[0]: retryable for code, _, retryable in rows(page)[2:]}
     retryable = {kind.code: "yes" if kind.retryable else "no" for kind in kinds_of(KernelBridgeError)}
-    literals = {code for module in (codec, answers) for code in code_literals(Path(str(module.__file__)))}
+    literals = {code for module in (codec, connection, socket) for code in code_literals(Path(str(module.__file__)))}
     assert {"invalid_json", "frame_too_large"} <= literals
     assert documented == {**dict.fromkeys(literals, "no"), **retryable}
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == list(documented), "one section for each, in this order"
@@ -203,7 +203,7 @@ def test_commands_and_settings_on_the_pages_exist(page: Path) -> None:
 
 
 def source_texts() -> str:
-    """Give all texts in the code; the parts of one that are computed are left out."""
+    """Return all texts in the code; the parts of one that are computed are left out."""
     nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     return "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 

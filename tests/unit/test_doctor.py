@@ -66,7 +66,7 @@ def test_a_data_directory_that_is_there(tmp_path: Path) -> None:
 def test_a_data_directory_to_be_made(tmp_path: Path) -> None:
     row = check_data_directory(tmp_path / "a" / "b")
     assert row.status is Status.OK
-    assert row.found == f"{tmp_path}/a/b will be made in {tmp_path}"
+    assert row.found == f"{tmp_path}/a/b will be created in {tmp_path}"
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +186,7 @@ def test_who_runs_in_sandboxes_and_what_they_share() -> None:
     own = judge_user(0, (2_000_000, 2_065_535))
     assert (own.status, own.found) == (
         Status.OK,
-        "root: each session has a user id of its own, of 2000000 to 2065535",
+        "root: each session has its own user id, from 2000000 to 2065535",
     )
     one = judge_user(0, None)
     assert one.status is Status.WARNING
@@ -277,7 +277,7 @@ def test_the_command_says_that_serve_works(tmp_path: Path) -> None:
     done = run("--runtime", "local", "--no-isolation", "--data-dir", str(tmp_path), "--port", "0")
     assert done.returncode == 0, done.stderr
     assert "warning  bubblewrap" in done.stdout
-    assert "→ drop --no-isolation" in done.stdout
+    assert "→ remove --no-isolation" in done.stdout
     assert done.stdout.endswith("`kernelbridge serve` works here.\n")
 
 
@@ -287,7 +287,7 @@ def test_the_command_says_what_to_mend(tmp_path: Path, taken_port: int) -> None:
     assert "problem  bubblewrap" in done.stdout
     assert "→ install it: `apt-get install bubblewrap`" in done.stdout
     assert "problem  port" in done.stdout
-    assert done.stdout.endswith("2 to mend before `kernelbridge serve` works.\n")
+    assert done.stdout.endswith("2 to fix before `kernelbridge serve` works.\n")
 
 
 def test_the_command_speaks_json(tmp_path: Path, taken_port: int) -> None:

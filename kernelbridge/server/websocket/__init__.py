@@ -1,1 +1,1 @@
-"""One client's connection: its bytes, its WebSocket messages, the handlers of requests and the answers."""
+"""One client's connection: its TCP stream, its WebSocket frames, the handlers of its requests, and the answers."""

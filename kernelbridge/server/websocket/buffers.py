@@ -1,11 +1,11 @@
 """One byte budget for what the server holds for all connections: unfinished and unhandled messages, unread answers.
 
-When it is used up, connections are ended until it is not: of the user whose connections hold most, the one that holds
-most. Such a connection is told, which takes a moment in which its client has to read; what it still holds
-counts meanwhile, and if that is too much, it is dropped without more words.
+When it is exceeded, connections are ended until it is not: the largest connection of the user whose connections hold
+most. Such a client gets an error, and a moment to read it. What its connection holds still counts meanwhile; if that is
+too much, the connection is dropped at once.
 
-Nobody is ended within the call that holds more, which may be in the midst of telling several: it is done as the event
-loop's next step. So the budget may be exceeded by what is read or answered in one step.
+Connections are ended in the event loop's next step, not in the call that exceeds the budget: that call may be sending
+to several clients. So the budget may be exceeded by what is read or answered in one step.
 """
 
 from __future__ import annotations
@@ -15,43 +15,42 @@ from collections import Counter
 from collections.abc import Callable
 
 SHARED = 64 << 10
-"""Bytes from which on a frame counts once, however many connections it waits for."""
+"""A frame of at least this many bytes counts once, even if it waits in several connections."""
 UNKNOWN = object()
-"""The user of all connections of whom that is not known. They are one: else many strangers that hold a little each
-would have whoever holds more than one of them ended first."""
+"""The user of all connections without a known user. They count as one user: else many strangers that hold little each
+would exceed the budget, and a real user would be ended first."""
 
 
 class Buffers:
-    """The budget, `limit` bytes."""
+    """The budget of `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        """Bytes that count."""
+        """Bytes that are held now."""
         self._holdings: set[Holding] = set()
         self._shared: Counter[int] = Counter()
-        """For how many connections each large frame waits, by its `id`."""
-        self._due = False
+        """In how many connections each large frame waits, by its `id`."""
+        self._scheduled = False
 
     def open(self, *, end: Callable[[], None], drop: Callable[[], None]) -> Holding:
-        """Begin to count for a connection.
+        """Return the account of a new connection.
 
-        `end` tells it that it holds too much, and closes it; whatever it can let go of at once it releases before it
-        returns. `drop` closes it at once.
+        `end` sends the client an error and closes; before it returns, it releases what it can. `drop` closes at once.
         """
         holding = Holding(self, end, drop)
         self._holdings.add(holding)
         return holding
 
     def check(self) -> None:
-        """See to it that connections are ended, if too much is held."""
-        if self.held > self.limit and not self._due:
-            self._due = True
+        """Schedule the end of connections if too much is held."""
+        if self.held > self.limit and not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._enforce)
 
     def _enforce(self) -> None:
-        """End connections until what is held is within the limit."""
-        self._due = False
+        """End connections until the budget is no longer exceeded."""
+        self._scheduled = False
         while self.held > self.limit and (holding := self._largest()) is not None:
             if holding.ending:
                 holding.close()
@@ -61,7 +60,7 @@ class Buffers:
                 holding.end()
 
     def _largest(self) -> Holding | None:
-        """Give the connection to end next: one that is ending already, or the largest of the largest user."""
+        """Return the connection to end next: one that is ending already, or the largest of the largest user."""
         holding = [one for one in self._holdings if one.size]
         if any(one.ending for one in holding):
             return max((one for one in holding if one.ending), key=lambda one: one.size)
@@ -73,29 +72,29 @@ class Buffers:
     # -- for `Holding` -------------------------------------------------------------
 
     def share(self, frame: bytes) -> None:
-        """Count a large frame that one more connection holds."""
+        """Count a large frame for one more connection."""
         self._shared[id(frame)] += 1
         if self._shared[id(frame)] == 1:
             self.held += len(frame)
 
     def unshare(self, frame: bytes) -> None:
-        """Count a large frame that one connection less holds."""
+        """Count a large frame for one connection less."""
         self._shared[id(frame)] -= 1
         if not self._shared[id(frame)]:
             del self._shared[id(frame)]
             self.held -= len(frame)
 
     def forget(self, holding: Holding) -> None:
-        """Count it no longer."""
+        """Remove an account."""
         self._holdings.discard(holding)
 
 
 class Holding:
-    """What is held for one connection."""
+    """The account of one connection: what is held for it."""
 
     def __init__(self, buffers: Buffers, end: Callable[[], None], drop: Callable[[], None]) -> None:
         self.user: object = UNKNOWN
-        """Whose connection it is."""
+        """The user of the connection."""
         self.ending = False
         self.end = end
         self.drop = drop
@@ -103,16 +102,16 @@ class Holding:
         self._incoming = 0
         self._outgoing = 0
         self._large: list[bytes] = []
-        """Of the frames that wait, those that count once for all connections."""
+        """Waiting frames that count once for all connections."""
         self._closed = False
 
     @property
     def size(self) -> int:
-        """Bytes that are held for it."""
+        """Bytes that are held for the connection."""
         return self._incoming + self._outgoing
 
     def incoming(self, size: int) -> None:
-        """Note how much it has sent that is not handled yet."""
+        """Set how many bytes from the client are not handled yet."""
         if self._closed:
             return
         more, self._incoming = size - self._incoming, size
@@ -120,8 +119,8 @@ class Holding:
         if more > 0:
             self._buffers.check()
 
-    def put(self, frame: bytes) -> None:
-        """Note a frame that waits until the client takes it."""
+    def add(self, frame: bytes) -> None:
+        """Add a frame that waits to be sent."""
         if self._closed:
             return
         self._outgoing += len(frame)
@@ -132,8 +131,8 @@ class Holding:
             self._buffers.share(frame)
         self._buffers.check()
 
-    def taken(self, frame: bytes) -> None:
-        """Note that such a frame waits no longer."""
+    def remove(self, frame: bytes) -> None:
+        """Remove a frame that was added."""
         if self._closed:
             return
         self._outgoing -= len(frame)
@@ -144,7 +143,7 @@ class Holding:
             self._buffers.unshare(frame)
 
     def close(self) -> None:
-        """Release everything and count nothing more. Idempotent."""
+        """Release everything and stop counting. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -1,24 +1,27 @@
-"""One WebSocket: its reader, and the answers to what it reads."""
+"""One client's connection: reads its messages, has them handled, and sends the answers."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType
 from msgspec import UNSET
 
+from kernelbridge.aio.turns import TURN, turns
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
+from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.cells import InputReply
-from kernelbridge.protocol.codec import identify, read
+from kernelbridge.protocol.codec import LARGE, read, reading
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
 from kernelbridge.server.websocket.handlers.interpreter import remind
-from kernelbridge.server.websocket.handlers.request_context import RequestContext, encode, given, warned
+from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode, with_warnings
 from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
 from kernelbridge.server.websocket.socket import Socket, is_text
 from kernelbridge.workspace.registry import Registry
@@ -29,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Connection:
-    """Serves one client until it leaves."""
+    """Serves one client until its connection ends."""
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Connection:
         warning: str | None,
         holding: Holding | None = None,
     ) -> None:
-        """`strict`: requests with fields that the protocol does not have are refused."""
+        """`strict` refuses requests with unknown fields. `warning` is part of the first message."""
         self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.streams = streams
@@ -57,13 +60,13 @@ class Connection:
         self._log = log.bind(connection=self.id)
 
     async def run(self) -> None:
-        """Confirm the connection, then read and answer until it ends."""
+        """Send `connected`, then read and answer until the connection ends."""
         self._log.info("connected", user_id=self.user_id)
         self.send(
             Connected(
                 connection_id=self.id,
                 user_id=self.user_id,
-                timestamp=answers.timestamp(),
+                timestamp=timestamp(),
                 warning=self._warning or UNSET,
             )
         )
@@ -76,20 +79,20 @@ class Connection:
             for call in list(self._on_close.values()):
                 call()
             self.registry.detach(self.id)
-            # It may wait for a client that reads no more.
+            # It may be waiting for a client that has stopped reading.
             writer.cancel()
             await asyncio.wait([writer])
-            await self._ws.said()
+            await self._ws.cut_off_done()
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
 
-    async def hang_up(self, seconds: float) -> None:
-        """Answer what is being handled, send what is waiting, then close with 1001; the client has `seconds` for that.
+    async def close(self, seconds: float) -> None:
+        """Finish the current message, send what waits, then close with 1001. The client has `seconds` to answer that.
 
-        What the client sent and this server has not read is not carried out.
+        Messages that the server has not read yet are not handled.
         """
         await self._reading.wait()
         await self._outbox.sent()
-        await self._ws.leave(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
+        await self._ws.close_gracefully(WSCloseCode.GOING_AWAY, b"the server stops", seconds=seconds)
 
     async def _write(self) -> None:
         await self._outbox.run()
@@ -98,14 +101,15 @@ class Connection:
             await self._ws.close(code=WSCloseCode.POLICY_VIOLATION, message=b"answers were not read in time")
 
     async def _read(self) -> None:
+        end = time.monotonic() + TURN
         async for message in self._ws:
             if message.type is WSMsgType.ERROR:
                 return
-            if not self._ws.left:  # what came behind the goodbye is not carried out
+            if not self._ws.closing:  # a message after the server's close is not handled
                 if message.type is WSMsgType.BINARY:
-                    self.send(answers.binary_frame())
+                    self._refuse_binary()
                 elif not is_text(message.data):
-                    await self._ws.no_text()
+                    await self._ws.refuse_invalid_text()
                     return
                 else:
                     self._reading.clear()
@@ -113,32 +117,43 @@ class Connection:
                     self._reading.set()
             self._ws.inbox.handled(len(message.data))
             await self._outbox.room()
+            if time.monotonic() > end:
+                # Hundreds of messages may wait already: nothing above would let other clients have their turn.
+                await asyncio.sleep(0)
+                end = time.monotonic() + TURN
+
+    def _refuse_binary(self) -> None:
+        error = BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame")
+        self.send(answers.error_message(error))
 
     async def _handle(self, frame: bytes) -> None:
         try:
-            message, warnings = read(frame, strict=self._strict)
+            if len(frame) > LARGE:
+                message, warnings = await turns().run(reading(frame, strict=self._strict))
+            else:
+                message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:
-            session_id, request_id = identify(frame)
-            self.send(warned(answers.error_message(exc, session_id, given(request_id)), list(exc.warnings)))
+            error = answers.error_message(exc, exc.session_id, echoed(exc.request_id))
+            self.send(with_warnings(error, list(exc.warnings)))
             return
         if isinstance(message, Ping):
-            pong = Pong(timestamp=answers.timestamp(), request_id=given(message.request_id))
-            self.send(warned(pong, warnings))
+            pong = Pong(timestamp=timestamp(), request_id=echoed(message.request_id))
+            self.send(with_warnings(pong, warnings))
             return
         await self._request(message, warnings)
 
     async def _request(self, message: SessionRequest | PrincipalRequest, warnings: list[str]) -> None:
-        session_id, request_id = getattr(message, "session_id", None), given(message.request_id)
+        session_id, request_id = getattr(message, "session_id", None), echoed(message.request_id)
 
         def refuse(error: ErrorMessage) -> None:
-            self.send(warned(error, warnings))
+            self.send(with_warnings(error, warnings))
 
         answer: Callable[[ErrorMessage], None] = refuse
         try:
             if isinstance(message, PrincipalRequest):
                 await PRINCIPAL_HANDLERS[type(message)](self, message, warnings)
             else:
-                context = await self._awake(message, warnings)
+                context = await self._attach(message, warnings)
                 answer = context.answer
                 if context.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(context)
@@ -149,26 +164,26 @@ class Connection:
             self._log.exception("message_failed", type=type(message).__name__)
             answer(answers.internal_error(session_id, request_id))
 
-    async def _awake(self, message: SessionRequest, warnings: list[str]) -> RequestContext:
-        """Attach to the request's session; if it is paused, wait until it is not, or only see to that."""
+    async def _attach(self, message: SessionRequest, warnings: list[str]) -> RequestContext:
+        """Attach to the request's session and resume it if it is paused, waiting for that if the sandbox is needed."""
         context = RequestContext.of(self, message, warnings)
         while (pausing := context.workspace.pausing).asleep:
             pausing.wake()
             if type(message) in WITHOUT_SANDBOX:
                 break
             await pausing.awake()
-            context = RequestContext.of(self, message, warnings)  # it may have been closed meanwhile
+            context = RequestContext.of(self, message, warnings)  # the session may have been closed meanwhile
         return context
 
-    # -- what handlers see (`client.Client`) -------------------------------------
+    # -- what handlers see (`request_context.Client`) ----------------------------
 
     @property
     def open(self) -> bool:
-        """False once it is gone; also once it was cut off, which its client may hear of much later."""
+        """False once the connection has ended or was cut off. The client may notice that much later."""
         return not self._outbox.closed
 
     def workspace(self, session_id: str) -> Workspace:
-        """Find or make a session of this connection's user, and use it."""
+        """Return a session of this connection's user, opened if need be, and mark it as used here."""
         workspace = self.registry.attach(SessionKey(self.user_id, session_id), self.id)
         if self.streams:
             workspace.feed.join(self)
@@ -183,7 +198,7 @@ class Connection:
         self._outbox.put(frame, unsent)
 
     def offer_frame(self, frame: bytes, unsent: Unsent | None = None) -> bool:
-        """Queue a frame, unless what the client has not read yet is too much already."""
+        """Queue a frame, unless too much is unread already. Returns whether it was queued."""
         return self._outbox.offer(frame, unsent)
 
     @property
@@ -192,11 +207,11 @@ class Connection:
         return self._outbox.size
 
     async def room(self, level: int = HIGH_WATER) -> None:
-        """Wait until at most `level` bytes are not read yet, or the client is gone."""
+        """Wait until at most `level` bytes are unread, or the client is gone."""
         await self._outbox.room(level)
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have `call` called when the connection is gone; the result takes that back."""
+        """Call `call` when the connection ends. Returns a function that cancels this."""
         token = object()
         self._on_close[token] = call
 

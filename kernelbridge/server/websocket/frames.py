@@ -1,8 +1,8 @@
 """A client's bytes, cut into whole WebSocket messages (RFC 6455); pure.
 
-aiohttp's reader unmasks and delivers messages, but it keeps the pieces of an unfinished one where nobody can count or
-drop them, and it takes some of what the RFC forbids. So it is given whole messages only: an unfinished one
-is held here. Payloads are not looked at, but for the code of a close.
+aiohttp's reader unmasks and delivers messages, but it keeps the parts of an unfinished one where they cannot be counted
+or dropped, and it accepts some of what the RFC forbids. So it gets whole messages only, and an unfinished one is kept
+here. The only payload that is looked at is the code of a close.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 PROTOCOL_ERROR, MESSAGE_TOO_BIG = 1002, 1009
 FRAMES_AT_ONCE = 500
-"""After how many frames `take` rests: they may have only six bytes each, and the event loop has others to serve."""
+"""Frames after which `take` returns: a frame may have only six bytes, and other clients wait for the event loop."""
 
 _CONTROL = 0x8
 _SHORT = 125
 _SPARE = 1 << 20
-"""Bytes of frame headers that a message may have beside as many as it has limits for its payload."""
+"""A message may have this many bytes of frame headers, and as many again as its payload may have."""
 _KNOWN = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _OWN_CLOSE_CODES = range(3000, 5000)
@@ -28,7 +28,7 @@ class Violation(NamedTuple):
     """What the client did that ends the connection."""
 
     code: int
-    """With which it is closed."""
+    """The close code."""
     reason: str
 
 
@@ -36,19 +36,19 @@ class Taken(NamedTuple):
     """What `Frames.take` made of some bytes."""
 
     whole: list[bytes | bytearray]
-    """Whole messages and control frames, as they came, in order; one item may have several."""
+    """Whole messages and control frames as they came, in order. One item may contain several."""
     size: int
-    """Payload bytes of the messages among them."""
+    """Payload bytes of those messages."""
     messages: int
     control_size: int
-    """Payload bytes of the pings and pongs among them."""
+    """Payload bytes of the pings and pongs."""
     controls: int
     used: int
-    """How many of the bytes were taken; the rest is to be given again, with what comes after it."""
+    """How many bytes were used. The next call gets the rest again, followed by what comes next."""
     more: bool
-    """Whether there may be more to take of the rest as it is."""
+    """Whether the rest may contain more frames already."""
     closes: bool
-    """Whether a close was among them."""
+    """Whether there was a close."""
     violation: Violation | None
 
 
@@ -62,7 +62,7 @@ class _Header(NamedTuple):
 
 
 class Frames:
-    """Cuts one connection's bytes. An unfinished message has at most `max_message` bytes of payload."""
+    """Cuts the bytes of one connection. A message may have at most `max_message` bytes of payload."""
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
@@ -70,7 +70,7 @@ class Frames:
         """The frames of the unfinished message, as they came."""
         self._payload = 0
         self._left = 0
-        """Bytes that the last of these frames still lacks."""
+        """Bytes that are missing in the last of these frames."""
         self._fin = False
         self._fragmented = False
         self._dropping = False
@@ -88,18 +88,18 @@ class Frames:
         return bool(self._left) or self._fragmented
 
     def drop(self) -> None:
-        """Forget the unfinished message; from now on nothing is kept, and only frames that close are looked for."""
+        """Drop the unfinished message. From now on nothing is kept, and `take` only looks for a close."""
         self._dropping = True
         self._message = bytearray()
 
     def take(self, data: bytes) -> Taken:  # noqa: C901, PLR0912 - one loop over frames, read in one piece
-        """Take a stretch of what the client sent."""
+        """Cut the next bytes of the client."""
         whole: list[bytes | bytearray] = []
         size = messages = control_size = controls = at = run = 0
         closes, violation, more = False, None, True
         for _ in range(FRAMES_AT_ONCE):
             if self._left:
-                at = run = self._go_on(data, at)
+                at = run = self._continue(data, at)
             else:
                 found = self._header(data, at)
                 if not isinstance(found, _Header):
@@ -121,7 +121,7 @@ class Frames:
                 if found.fin and not self._fragmented and end <= len(data):
                     size, messages, at = size + found.length, messages + 1, end
                     continue
-                # It goes on beyond these bytes, or in another frame: from here on it is kept.
+                # The rest of it is in later bytes or in another frame, so it is kept from here on.
                 if run < at:
                     whole.append(data[run:at])
                 self._begin(found, data[at : found.start])
@@ -148,8 +148,8 @@ class Frames:
         self._left, self._fin = frame.length, frame.fin
         self._fragmented = not frame.fin or self._fragmented
 
-    def _go_on(self, data: bytes, at: int) -> int:
-        """Take more of a frame; give where it ends, or the data does."""
+    def _continue(self, data: bytes, at: int) -> int:
+        """Add to the unfinished frame; return where it ends, or the end of the data."""
         end = min(at + self._left, len(data))
         if not self._dropping:
             self._message += memoryview(data)[at:end]
@@ -157,16 +157,16 @@ class Frames:
         return end
 
     def _skip(self, data: bytes, at: int) -> int:
-        """Pass over a frame that is too large, and drop what comes; give where its payload begins."""
+        """Drop everything from now on, starting with a frame that is too large; return where its payload begins."""
         self.drop()
         found = self._header(data, at)
         if not isinstance(found, _Header):
-            return at  # the rest of its header comes yet
+            return at  # the header is incomplete
         self._begin(found, b"")
         return found.start
 
     def _header(self, data: bytes, at: int) -> _Header | Violation | None:
-        """Read the header at `at`; None if not all of it is there."""
+        """Read the header at `at`. Returns None if it is incomplete."""
         if len(data) - at < 2:  # noqa: PLR2004  a header's shortest part
             return None
         first, second = data[at], data[at + 1]
@@ -189,7 +189,7 @@ class Frames:
         return _Header(fin, opcode, length, start) if len(data) >= start else None
 
     def _wrong(self, first: int, second: int) -> str | None:
-        """Say what of a frame's first two bytes the RFC forbids."""
+        """Return which rule of the RFC the first two bytes of a frame break, or None."""
         opcode = first & 0x0F
         if first & 0x70:
             return "a reserved bit is set"
@@ -206,13 +206,13 @@ class Frames:
 
 
 def _wrong_close(frame: bytes) -> Violation | None:
-    """Judge the code of a close; `frame` is its mask and its payload."""
+    """Check the code of a close. `frame` is its mask and its payload."""
     mask, payload = frame[:4], frame[4:]
     if not payload:
         return None
     if len(payload) == 1:
-        return Violation(PROTOCOL_ERROR, "half a close code")
+        return Violation(PROTOCOL_ERROR, "a close code has two bytes")
     code = (payload[0] ^ mask[0]) << 8 | payload[1] ^ mask[1]
     if code in _CLOSE_CODES or code in _OWN_CLOSE_CODES:
         return None
-    return Violation(PROTOCOL_ERROR, f"nobody may send the close code {code}")
+    return Violation(PROTOCOL_ERROR, f"the close code {code} must not be sent")

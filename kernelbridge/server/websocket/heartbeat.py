@@ -1,11 +1,12 @@
-"""Whether a client is still there: it is asked when nothing is heard of it, and dropped when it stays silent.
+"""Heartbeat of one connection: a silent client gets a ping, and its connection is dropped if it stays silent.
 
-A connection whose other end vanished (a cable, a lid, a router that forgot it) says nothing of that. The sign of
-life is what the kernel has received of it, a pong or anything else, whole message or not. Who reads a backlog lives
-too: its pong is behind all that it has not read yet. That its machine confirms what fits into its buffers is no sign.
+When the other end disappears (an unplugged cable, a closed laptop, a router that forgot the connection), no error
+arrives. The sign of life is any byte that the operating system has received from the client: a pong, or a part of a
+message. A client that reads a backlog is alive too: its pong comes after all that it has not read yet. An
+acknowledgement of data that its machine only buffers is no sign of life.
 
-Nobody is dropped who was not asked, however long it has been silent: a server that stood still (a suspended machine, a
-stopped process) asks first, as clients that send nothing of themselves had no reason to.
+No connection is dropped before a ping, however long the client was silent: a server that stood still (a suspended
+machine, a stopped process) sends one first, because an idle client has no reason to send anything by itself.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _INFO = struct.Struct("=52xII60xQ")
-"""Of Linux's `struct tcp_info`: ms since the last data and since the last confirmation, bytes confirmed in all."""
+"""Of Linux's `struct tcp_info`: ms since the last data, ms since the last acknowledgement, bytes acknowledged."""
 _SLACK = 0.01
-"""Seconds that the kernel's clock may be behind ours."""
+"""Seconds that the clock of the operating system may be behind the event loop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +35,29 @@ class Patience:
     """How long a client may be silent, in seconds."""
 
     ping: float = 30.0
-    """After which it is asked for a sign of life; again after as long."""
+    """After this the server sends a ping, and again after the same time."""
     drop: float = 90.0
-    """After which it is gone."""
+    """After this the connection is dropped."""
 
-    def left(self, silent: float, asked: float | None) -> float:
-        """Give the seconds until a client is gone that was silent for `silent` of them.
+    def remaining(self, silent: float, asked: float | None) -> float:
+        """Return the seconds until the connection of a client that was silent for `silent` seconds is dropped.
 
-        It was first asked `asked` seconds ago, or not since it was last heard of.
+        `asked`: the seconds since the first ping that it did not answer; None if there is none.
         """
         return max(self.drop - silent, self.drop - self.ping - (asked or 0.0))
 
-    def next_look(self, silent: float, asked: float | None) -> float:
-        """Give the seconds until something is to be done about such a client."""
-        return min(self.ping - silent % self.ping, self.left(silent, asked)) + _SLACK
+    def next_check(self, silent: float, asked: float | None) -> float:
+        """Return the seconds until the next ping or drop of such a client."""
+        return min(self.ping - silent % self.ping, self.remaining(silent, asked)) + _SLACK
 
 
 class Heartbeat:
-    """Watches one connection while it is entered."""
+    """Watches one connection while the context is open."""
 
     def __init__(
         self, transport: asyncio.Transport, patience: Patience, *, ping: Callable[[], Awaitable[None]]
     ) -> None:
-        """`ping` asks the client for a sign of life; it may wait, and raise `ConnectionError`."""
+        """`ping` sends a ping; it may wait for room, and raise `ConnectionError`."""
         self._transport = transport
         self._patience = patience
         self._ping = ping
@@ -64,13 +65,13 @@ class Heartbeat:
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
-        """When it was first asked of those times that it has not answered; it may have been heard of since."""
+        """When the first ping without an answer was sent; the client may have sent something since."""
         self._blocked = False
-        self._confirmed = 0
+        self._acked = 0
         self._read_at = self._loop.time()
 
     def __enter__(self) -> None:
-        self._timer = self._loop.call_later(self._patience.next_look(0.0, None), self._look)
+        self._timer = self._loop.call_later(self._patience.next_check(0.0, None), self._check)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._timer is not None:
@@ -78,14 +79,14 @@ class Heartbeat:
         if self._asking is not None:
             self._asking.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._transport.is_closing():
             return
         silent = self._silence()
         now = self._loop.time()
         if self._asked_at is not None and self._asked_at < now - silent:
-            self._asked_at = None  # it has been heard of since
-        if self._asked_at is not None and self._patience.left(silent, now - self._asked_at) <= 0:
+            self._asked_at = None  # the client has sent something since
+        if self._asked_at is not None and self._patience.remaining(silent, now - self._asked_at) <= 0:
             log.info("client_vanished", silent_seconds=round(silent, 1))
             self._transport.abort()
             return
@@ -94,21 +95,21 @@ class Heartbeat:
             if self._asked_at is None:
                 self._asked_at = now
         asked = None if self._asked_at is None else now - self._asked_at
-        self._timer = self._loop.call_later(self._patience.next_look(silent, asked), self._look)
+        self._timer = self._loop.call_later(self._patience.next_check(silent, asked), self._check)
 
     async def _ask(self) -> None:
         try:
-            with contextlib.suppress(ConnectionError):  # whoever reads from it hears of that, too
+            with contextlib.suppress(ConnectionError):  # the connection's reader gets it too
                 await self._ping()
         finally:
             self._asking = None
 
     def _silence(self) -> float:
-        """Give the seconds since the last sign of life."""
+        """Return the seconds since the last sign of life."""
         info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-        heard, confirmed_ago, confirmed = cast("tuple[int, int, int]", _INFO.unpack(info))
+        heard, acked_ago, acked = cast("tuple[int, int, int]", _INFO.unpack(info))
         now = self._loop.time()
-        if self._blocked and confirmed > self._confirmed:
-            self._read_at = now - confirmed_ago / 1000
-        self._confirmed, self._blocked = confirmed, self._transport.get_write_buffer_size() > 0
+        if self._blocked and acked > self._acked:
+            self._read_at = now - acked_ago / 1000
+        self._acked, self._blocked = acked, self._transport.get_write_buffer_size() > 0
         return min(heard / 1000, now - self._read_at)

@@ -1,7 +1,7 @@
-"""What a client sends on its WebSocket, until it has been handled: counted, in bounded time, in whole messages.
+"""What a client sends on its WebSocket, until it is handled: counted, in bounded time, in whole messages.
 
-It stands between the connection and aiohttp's reader (`web.RequestHandler.set_parser`), which gets nothing of a message
-before all of it is there, and gets no more while enough waits to be handled.
+The inbox is between the connection and aiohttp's reader (`web.RequestHandler.set_parser`). The reader gets a message
+when it is complete, and gets no more while enough messages wait to be handled.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.frames import MESSAGE_TOO_BIG, Frames, Violation
 
 ENOUGH = 96 << 10
-"""Bytes of whole messages and control frames that wait to be handled, above which the next ones are left where they
-are. Less than what aiohttp's reader takes before it pauses the connection by itself (128 KiB)."""
+"""When more bytes of whole messages and control frames wait to be handled, the next ones are not read. It is less than
+what aiohttp's reader accepts before it pauses the connection by itself (128 KiB)."""
 OVERHEAD = 128
-"""Bytes that a message or a control frame costs beside its payload."""
+"""Bytes that a message or a control frame costs in addition to its payload."""
 _FORBIDDEN = b"\x83\x80\0\0\0\0"
-"""A frame that aiohttp's reader refuses: how a violation takes its turn behind the messages before it."""
+"""A frame that aiohttp's reader refuses. It queues a violation after the messages that came before it."""
 
 
 class Reader(Protocol):
-    """aiohttp's reader, as far as it is used."""
+    """The part of aiohttp's reader that is used."""
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take bytes of the client."""
+        """Add bytes of the client."""
         ...
 
     def feed_eof(self) -> None:
-        """Note that nothing more comes."""
+        """Mark the end of the bytes."""
         ...
 
 
 class Inbox:
-    """What one client sends. `overdue` is called when a message is not finished `timeout` seconds after it began."""
+    """What one client sends. `overdue` is called when a message is incomplete `timeout` seconds after it began."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class Inbox:
         hold_back: Callable[[bool], None],
         overdue: Callable[[], None],
     ) -> None:
-        """`hold_back` stops the connection from being read (True), or has it read again."""
+        """`hold_back` stops reading from the connection (True) or continues (False)."""
         self.violation: Violation | None = None
-        """Why the connection ends."""
-        self.over = asyncio.Event()
+        """Why the connection ends, if the client broke a rule."""
+        self.ended = asyncio.Event()
         """Set when the client is gone or, after `drop`, has closed."""
         self._frames = Frames(max_message)
         self._timeout = timeout
@@ -59,74 +59,74 @@ class Inbox:
         self._reader: Reader | None = None
         self._loop = asyncio.get_running_loop()
         self._rest = b""
-        """What came and is not cut into messages yet."""
+        """Bytes that are not cut into messages yet."""
         self._waiting = 0
         """Bytes of whole messages and control frames that are not handled yet."""
         self._messages = 0
         """How many of these are messages."""
         self.dropping = False
-        """Whether only the client's close is waited for."""
+        """Whether everything but the client's close is ignored."""
         self._held_back = False
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0
-        """Which message the timer is for."""
+        """Number of the message that the timer is for."""
         self._time_left: float | None = None
-        """Seconds that it had when its time began or stopped."""
+        """Seconds that this message had left when the timer was started or stopped last."""
         self._paused = False
-        """Whether aiohttp has enough."""
+        """Whether aiohttp has paused the connection."""
 
     def deliver_to(self, reader: Reader) -> None:
-        """Hand on to `reader` from now on."""
+        """Pass messages to `reader` from now on."""
         self._reader = reader
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what came; see `aiohttp.web.RequestHandler.set_parser`."""
+        """Add bytes of the client; see `aiohttp.web.RequestHandler.set_parser`."""
         if self.violation is not None and self.violation.code != MESSAGE_TOO_BIG:
-            return False, b""  # nobody knows where the next frame begins
+            return False, b""  # it is unknown where the next frame begins
         self._rest = self._rest + data if self._rest else data
         if self._turn is None:
-            self._go_on()
+            self._cut()
         return False, b""
 
     def feed_eof(self) -> None:
-        """Note that the client is gone."""
+        """Mark the connection as ended."""
         self._stop()
-        self.over.set()
-        # At once: what belongs to a connection is in cycles, which the garbage collector finds much later.
+        self.ended.set()
+        # Now: a connection's objects are in reference cycles, which the garbage collector frees much later.
         self._frames.drop()
         self._rest = b""
         if self._reader is not None:
             self._reader.feed_eof()
 
     def handled(self, size: int) -> None:
-        """Note that a message of so many bytes of payload has been handled."""
+        """Mark a message with `size` bytes of payload as handled."""
         self._messages -= 1
-        self._let_go(size)
+        self._release(size)
 
     def control_handled(self, size: int) -> None:
-        """Note that a ping or a pong of so many bytes of payload has been handled."""
-        self._let_go(size)
+        """Mark a ping or pong with `size` bytes of payload as handled."""
+        self._release(size)
 
     def paused(self) -> None:
-        """Note that aiohttp has the connection not read."""
+        """Note that aiohttp has paused the connection."""
         self._paused = True
         self._watch()
 
     def resumed(self) -> None:
-        """Note that aiohttp has it read on."""
+        """Note that aiohttp reads from the connection again."""
         self._paused = False
         self._watch()
 
     def drop(self) -> None:
-        """Forget the unfinished message, and hand on no more; only the client's close is waited for."""
+        """Drop the unfinished message and all that follows, except for the client's close."""
         self.dropping = True
         self._frames.drop()
         self._stop()
-        self._go_on()
+        self._cut()
 
-    def _go_on(self) -> None:
-        """Cut what came, as far as enough does not wait already and no other client has to wait long for its turn."""
+    def _cut(self) -> None:
+        """Cut bytes into messages until enough wait to be handled; after some frames, other clients have their turn."""
         self._turn = None
         more = False
         if self._rest and (self._waiting <= ENOUGH or self.dropping):
@@ -137,27 +137,27 @@ class Inbox:
                 self._waiting += taken.size + taken.control_size + (taken.messages + taken.controls) * OVERHEAD
                 self._messages += taken.messages
                 for whole in taken.whole:
-                    self._give(bytes(whole))
+                    self._deliver(bytes(whole))
             elif taken.closes:
-                self.over.set()
+                self.ended.set()
             if taken.violation is not None:
                 self._violated(taken.violation)
         if more:
-            self._turn = self._loop.call_soon(self._go_on)
-        # An incomplete header is no reason: the rest of it has to come.
+            self._turn = self._loop.call_soon(self._cut)
+        # Not for an incomplete header: its rest has to be read.
         self._hold(more or (self._waiting > ENOUGH and bool(self._rest) and not self.dropping))
         self._watch()
         self._count()
 
-    def _let_go(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self._waiting -= size + OVERHEAD
         if self._rest and self._turn is None:
-            self._go_on()
+            self._cut()
         else:
             self._watch()
             self._count()
 
-    def _give(self, data: bytes) -> None:
+    def _deliver(self, data: bytes) -> None:
         if self._reader is not None:
             self._reader.feed_data(data)
 
@@ -165,24 +165,24 @@ class Inbox:
         self.violation = violation
         if violation.code != MESSAGE_TOO_BIG:
             self._rest = b""
-        if not self.dropping:  # else the connection is ending already
+        if not self.dropping:  # else the connection ends already
             self.dropping = True
             self._frames.drop()
-            self._give(_FORBIDDEN)
+            self._deliver(_FORBIDDEN)
 
-    def _hold(self, back: bool) -> None:  # noqa: FBT001  the state that it is brought to
+    def _hold(self, back: bool) -> None:  # noqa: FBT001  the new state
         if back or self._held_back:
             self._held_back = back
             self._hold_back(back)
 
     def _watch(self) -> None:
-        """Let the time of the unfinished message run, or stop: no client can finish one that is not read.
+        """Start or stop the timer of the unfinished message: a client cannot finish a message that is not read.
 
-        Only messages that wait to be handled stop it. They came before the unfinished one; control frames may come
-        behind its beginning, and a client that goes on sending them would have all the time in the world.
+        Only messages that wait to be handled stop the timer: they came before the unfinished one. Control frames may
+        come after its beginning, so a client that keeps sending them would have unlimited time.
         """
         unfinished = self._frames.unfinished or bool(self._rest)
-        if not unfinished or self.dropping or self.over.is_set():
+        if not unfinished or self.dropping or self.ended.is_set():
             self._cancel_timer()
             self._time_left = None
             return

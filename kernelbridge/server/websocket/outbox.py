@@ -1,4 +1,4 @@
-"""The bounded queue between a session's answers and one client's socket."""
+"""The bounded queue of frames to one client."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from aiohttp import WSMsgType, web
 from kernelbridge.server.websocket.buffers import Holding
 
 HIGH_WATER = 4 << 20
-"""Bytes of unsent answers above which no more requests are read from the client."""
+"""Bytes of unsent frames above which no more requests are read from the client."""
 LIMIT = 160 << 20
-"""Bytes of unsent answers above which the client is cut off: two of the largest default results and some."""
+"""Bytes of unsent frames above which the client is cut off: two of the largest default results, and some more."""
 
 Unsent = Callable[[], None]
-"""Called for a frame that the connection did not take before it ended."""
+"""Called for a frame that was not sent before the connection ended."""
 
 
 class Outbox:
-    """Sends frames in order; a client that reads slowly costs at most `LIMIT` bytes."""
+    """Sends frames in order. A client that reads slowly costs at most `LIMIT` bytes."""
 
     def __init__(self, ws: web.WebSocketResponse[Any], holding: Holding | None = None) -> None:
-        """Queue for `ws`; `holding` counts in the server's budget what waits here, and what is being written."""
+        """Queue frames for `ws`. `holding` counts them in the server's budget until they are written."""
         self._ws = ws
         self._holding = holding
         self._sending: bytes | None = None
@@ -39,7 +39,7 @@ class Outbox:
         self._closed = False
 
     def put(self, frame: bytes, unsent: Unsent | None = None) -> None:
-        """Queue a text frame; dropped when the client is gone or was cut off, which `unsent` is then told."""
+        """Queue a text frame. If the connection has ended or was cut off, it is dropped and `unsent` is called."""
         if not self._closed and self._size and self._size + len(frame) > LIMIT:
             self.overflowed = True
             self.close()
@@ -52,10 +52,10 @@ class Outbox:
         self._size += len(frame)
         self._wake.set()
         if self._holding is not None:
-            self._holding.put(frame)
+            self._holding.add(frame)
 
     def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
-        """Queue a text frame that may be left out, unless too much waits already; say whether it was queued."""
+        """Queue a text frame unless too much is unsent already. Returns whether it was queued."""
         if self._closed or self._size > HIGH_WATER:
             return False
         self.put(frame, unsent)
@@ -63,16 +63,16 @@ class Outbox:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more is sent: the client is gone, or was cut off."""
+        """Whether the connection has ended or was cut off, so that nothing more is sent."""
         return self._closed
 
     @property
     def size(self) -> int:
-        """Bytes that are not sent yet."""
+        """Unsent bytes."""
         return self._size
 
     async def room(self, level: int = HIGH_WATER) -> None:
-        """Wait until at most `level` bytes are not sent yet, or the client is gone; by default, enough to be heard."""
+        """Wait until at most `level` bytes are unsent, or the client is gone. By default, until `offer` would queue."""
         if self._closed or (self._size <= level and self._next() is None):
             return
         loop = asyncio.get_running_loop()
@@ -82,21 +82,21 @@ class Outbox:
             await waiter
         finally:
             del self._waiting[waiter]
-            # One after the other, and whoever comes again is behind them: the first would else take all room each time.
+            # Wake them one after the other; one that waits again is last. Else the first would always take all room.
             loop.call_soon(self._wake_waiting)
 
     async def sent(self) -> None:
-        """Wait until all that was put has been handed to the connection, or the client is gone."""
+        """Wait until all frames have been passed to the connection, or the client is gone."""
         await self._empty.wait()
 
     def close(self) -> None:
-        """Drop what is unsent and end `run`. Idempotent."""
+        """Drop all unsent frames and end `run`. Idempotent."""
         self._closed = True
         frames, self._frames = self._frames, deque()
         for frame, unsent in frames:
-            # One that is on its way counts until the connection has written it, or is gone.
+            # The frame that is being written counts until that is done, or the connection has ended.
             if frame is not self._sending and self._holding is not None:
-                self._holding.taken(frame)
+                self._holding.remove(frame)
             if unsent is not None:
                 unsent()
         self._wake_waiting()
@@ -104,7 +104,7 @@ class Outbox:
         self._wake.set()
 
     async def run(self) -> None:
-        """Send until closed; ends by itself when the client's connection is gone."""
+        """Send frames until closed. Returns when the client's connection ends."""
         try:
             while not self._closed:
                 while self._frames:
@@ -113,7 +113,7 @@ class Outbox:
                     await self._ws.send_frame(frame, WSMsgType.TEXT)
                     self._sending = None
                     if self._holding is not None:
-                        self._holding.taken(frame)
+                        self._holding.remove(frame)
                     if not self._frames:
                         return  # closed meanwhile
                     self._frames.popleft()
@@ -124,7 +124,7 @@ class Outbox:
                 if not self._frames and not self._closed:
                     await self._wake.wait()
         except (ConnectionError, asyncio.CancelledError) as exc:
-            # Its traceback is in a cycle with the task, and would hold the frame until garbage is collected.
+            # The traceback is in a cycle with the task, and would keep the frame until garbage is collected.
             traceback.clear_frames(exc.__traceback__)
             frame = b""
             if isinstance(exc, asyncio.CancelledError):
@@ -134,7 +134,7 @@ class Outbox:
             self._sending = None
 
     def _next(self) -> asyncio.Future[None] | None:
-        """Give the first of those who have room now, woken already or not."""
+        """Return the first waiter that has room now, woken already or not."""
         return next((waiter for waiter, level in self._waiting.items() if self._size <= level), None)
 
     def _wake_waiting(self) -> None:

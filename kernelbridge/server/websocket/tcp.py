@@ -1,4 +1,4 @@
-"""One client's TCP connection: what is held for it is counted, and what is no HTTP costs one line in the log."""
+"""One client's TCP connection: counts what is held for it, and logs malformed HTTP in one line."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kernelbridge.server.websocket.inbox import Inbox
 log = structlog.get_logger(__name__)
 
 SILENT = 75.0
-"""Seconds that a connection may take for the head of a request, and between two requests. Longer than proxies keep
-idle connections (nginx: 60 s), so that they close first."""
+"""Seconds that a connection may take for the head of a request, and between two requests. Proxies keep idle connections
+for less (nginx: 60 s), so that they close first."""
 BACKLOG = 128
 _OPTIONS = MappingProxyType(
     {
         "access_log": None,
         "keepalive_timeout": SILENT,
-        # A file is taken as it comes; nothing here may grow by being unpacked.
+        # Uploads are stored as they are; unpacking could multiply their size.
         "auto_decompress": False,
     }
 )
@@ -39,15 +39,15 @@ _BUSY = (
 
 
 class Ender(Protocol):
-    """What a connection is used for, and how that ends."""
+    """What a connection is used for: a WebSocket or a transfer."""
 
     def end(self) -> None:
-        """Tell the client that the server holds too much for it, and close; release at once what can be."""
+        """Send the client that the server holds too much for it, and close. Releases at once what it can."""
         ...
 
 
 class TcpConnection(web.RequestHandler):
-    """aiohttp's protocol with an account in the server's budget of bytes."""
+    """aiohttp's protocol, with an account in the server's byte budget."""
 
     def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
@@ -56,20 +56,20 @@ class TcpConnection(web.RequestHandler):
         self._inbox: Inbox | None = None
         self._handling: web.Request | None = None
         self._heads = 0
-        """Bytes of requests that no handler has begun with."""
+        """Bytes of requests that are not being handled yet."""
         self._reading_paused_by_flow = False
         self._held_back = False
 
     @staticmethod
     def of(request: web.BaseRequest) -> TcpConnection:
-        """Give the connection that a request came by."""
+        """Return the connection of a request."""
         if not isinstance(request.protocol, TcpConnection):
             raise TypeError(request.protocol)
         return request.protocol
 
     @contextlib.contextmanager
     def handling(self, request: web.Request) -> Iterator[None]:
-        """Note that a request is being handled: what comes now is its body, or its WebSocket."""
+        """Mark a request as being handled: the next bytes are its body or its WebSocket."""
         self._handling = request
         self._count_heads(0)
         try:
@@ -80,33 +80,33 @@ class TcpConnection(web.RequestHandler):
     # -- aiohttp's protocol --------------------------------------------------------
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count nothing any more."""
+        """Release what is held for the connection."""
         self.holding.close()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Process bytes from the client."""
         if self._inbox is not None and self._inbox.dropping:
-            self._inbox.feed_data(data)  # also when aiohttp takes nothing any more, because the server stops
+            self._inbox.feed_data(data)  # even if aiohttp ignores it, because the server stops
             return
         super().data_received(data)
         if self._handling is None:
             self._count_heads(self._heads + len(data))
         elif self._inbox is None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-            # What came breaks HTTP, and aiohttp answers that in its turn; whoever reads a body would wait for more.
+            # The bytes are malformed HTTP. aiohttp answers that later; the reader of the body must not wait for more.
             reason = self._messages[-1][0].message
             if not self._handling.content.is_eof():
                 self._handling.content.set_exception(web.RequestPayloadError(reason))
 
     def pause_reading(self) -> None:
-        """Read nothing for a while: aiohttp has enough."""
+        """Stop reading: aiohttp has enough."""
         self._reading_paused_by_flow = True
         if self._inbox is not None:
             self._inbox.paused()
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
-        """Read on, unless the WebSocket has enough."""
+        """Read again, unless the WebSocket has enough."""
         self._reading_paused_by_flow = False
         if self._inbox is not None:
             self._inbox.resumed()
@@ -117,7 +117,7 @@ class TcpConnection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, with one line in the log; a bug of a handler has its traceback there."""
+        """Answer malformed HTTP and log it in one line; a handler's bug is logged with its traceback."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         reason = next(iter(exc.message.splitlines()), "").rstrip(":") or type(exc).__name__
@@ -129,18 +129,18 @@ class TcpConnection(web.RequestHandler):
     # -- a WebSocket ---------------------------------------------------------------
 
     def expect(self, inbox: Inbox) -> None:
-        """Have the next upgraded connection's bytes go through `inbox`."""
+        """Route the bytes of the WebSocket that is about to open through `inbox`."""
         self._inbox = inbox
 
     def set_parser(self, parser: Any, *more: Any, **others: Any) -> None:
-        """Give the client's bytes to the WebSocket from now on."""
+        """Route the client's bytes to the WebSocket from now on."""
         if self._inbox is not None:
             self._inbox.deliver_to(parser)
             parser = self._inbox
         super().set_parser(parser, *more, **others)
 
-    def hold_back(self, back: bool) -> None:  # noqa: FBT001 - the state that it is brought to
-        """Read nothing from the client (True), or read on unless aiohttp has enough."""
+    def hold_back(self, back: bool) -> None:  # noqa: FBT001 - the new state
+        """Stop reading from the client (True), or read again unless aiohttp has enough (False)."""
         self._held_back = back
         if back:
             self._pause_transport()
@@ -174,7 +174,7 @@ class TcpConnection(web.RequestHandler):
 
 
 class Counted:
-    """Counts bytes for the user of a transfer while entered; one that is ended raises `TooMuchBuffered`."""
+    """Counts `size` bytes for a transfer while the context is open. Raises `TooMuchBuffered` if it is ended."""
 
     def __init__(self, request: web.Request, user: str | None, size: int) -> None:
         self._request = request
@@ -199,7 +199,7 @@ class Counted:
             raise TooMuchBuffered("The transfer was ended", HOLDS_TOO_MUCH) from None
 
     def end(self) -> None:
-        """End the transfer; with an answer, if none has begun."""
+        """End the transfer, with an error if the answer has not begun."""
         log.warning("transfer_ended", reason="too much is buffered", user_id=self._user)
         transport = self._request.transport
         if self._request.writer.output_size:
@@ -212,7 +212,7 @@ class Counted:
 
 
 class Site(web.BaseSite):
-    """A socket whose connections are `TcpConnection`s."""
+    """A listening socket whose connections are `TcpConnection`s."""
 
     def __init__(self, runner: web.AppRunner, sock: socket.socket, buffers: Buffers) -> None:
         super().__init__(runner)
@@ -221,12 +221,12 @@ class Site(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """Where it listens."""
+        """The address."""
         host, port = self._socket.getsockname()[:2]
         return f"http://{host}:{port}"
 
     async def start(self) -> None:
-        """Let clients in."""
+        """Accept connections."""
         await super().start()
         manager = self._runner.server
         if manager is None:

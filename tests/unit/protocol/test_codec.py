@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from typing import Any, get_args
 
 import msgspec
@@ -10,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
-from kernelbridge.protocol import ClientMessage, dump, json_schema, parse
+from kernelbridge.protocol import ClientMessage, codec, dump, json_schema, unknown
 from kernelbridge.protocol.cells import ExecuteCode, ExecutionResult
-from kernelbridge.protocol.codec import identify
+from kernelbridge.protocol.codec import read, reading
 from kernelbridge.protocol.files import SaveFile
 from kernelbridge.protocol.messages import Ping, Pong
 from kernelbridge.protocol.terminals import TerminalCommand
+
+
+def parse(frame: str) -> ClientMessage:
+    return read(frame)[0]
+
 
 DOCUMENTED = [
     (
@@ -183,13 +189,94 @@ def test_what_a_field_takes_is_said_in_peoples_words(field: str, value: object, 
     assert caught.value.reason == reason
 
 
-def test_a_refused_frame_still_tells_whose_it_was() -> None:
-    assert identify('{"type":"nope","sessionId":"s","requestId":"r"}') == ("s", "r")
-    assert identify('{"sessionId":7,"requestId":[]}') == (None, None)
-    assert identify('{"sessionId":"' + "s" * 128 + '","requestId":"' + "r" * 256 + '"}') == ("s" * 128, "r" * 256)
-    assert identify('{"sessionId":"' + "s" * 129 + '","requestId":"' + "r" * 257 + '"}') == (None, None)
-    assert identify("{") == (None, None)
-    assert identify("[1]") == (None, None)
+@pytest.mark.parametrize(
+    ("frame", "ids"),
+    [
+        ('{"type":"nope","sessionId":"s","requestId":"r"}', ("s", "r")),
+        ('{"sessionId":7,"requestId":[]}', (None, None)),
+        ('{"sessionId":"' + "s" * 128 + '","requestId":"' + "r" * 256 + '"}', ("s" * 128, "r" * 256)),
+        ('{"sessionId":"' + "s" * 129 + '","requestId":"' + "r" * 257 + '"}', (None, None)),
+        ('{"type":"ping","requestId":"' + "\\u00e9" * 256 + '","zzz":1}', (None, "é" * 256)),
+        ("{", (None, None)),
+        ("[1]", (None, None)),
+    ],
+)
+def test_a_refused_frame_still_says_whose_it_was(frame: str, ids: tuple[str | None, str | None]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(frame, strict=True)
+    assert (caught.value.session_id, caught.value.request_id) == ids
+
+
+HALF_A_PAIR = "a string has half of a surrogate pair (\\ud800-\\udfff), which is not Unicode text"
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        ('{"type":"ping"', "it ends too early"),
+        ('{"type":"ping","x":"\\ud83d\\ude00', "it ends too early"),
+        ('{"type":"ping",}', "at byte 15"),
+        ('{"type":"ping"} extra', "trailing characters at byte 17"),
+        ('{"type":"ping","requestId":"\\ud800"}', HALF_A_PAIR),
+        ('{"type":"ping","requestId":"\\ud800abcdef"}', HALF_A_PAIR),
+        ('{"type":"ping","requestId":"\\ud800\\u0041"}', HALF_A_PAIR),
+        ('{"type":"ping","requestId":"\\udc00"}', HALF_A_PAIR),
+        ('{"type":"ping","unknown":"\\ud800","requestId":"r"}', HALF_A_PAIR),
+    ],
+)
+def test_where_a_frame_stops_being_json_is_said(frame: str, reason: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse(frame)
+    assert caught.value.code == "invalid_json"
+    assert reason in caught.value.reason
+
+
+def test_a_frame_that_is_refused_is_looked_at_once_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at a large frame takes a while, in which no other client is served."""
+    looks: list[str] = []
+
+    class Counted:
+        def __init__(self, name: str, decoder: Any) -> None:
+            self.name, self.decoder = name, decoder
+
+        def decode(self, frame: bytes) -> Any:
+            looks.append(self.name)
+            return self.decoder.decode(frame)
+
+    for module, name in ((codec, "_DECODER"), (codec, "_envelope"), (codec, "_LENIENT"), (unknown, "_object")):
+        monkeypatch.setattr(module, name, Counted(name, getattr(module, name)))
+    steps, before = (
+        reading(json.dumps({"type": "save_file", "sessionId": "a", "filename": "f", "content": "", "x": 1})),
+        0,
+    )
+    for _ in steps:
+        assert len(looks) == before + 1
+        before = len(looks)
+    assert looks == ["_DECODER", "_envelope", "_object", "_LENIENT"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (
+            '{"type":"open_session","sessionId":"a","env":{' + ",".join(f'"{n}":""' for n in range(300_000)) + "}}",
+            "bad_request",
+        ),
+        ('{"type":"ping","lists":[' + "[]," * 1_000_000 + '"\\ud800"]}', "invalid_json"),
+    ],
+)
+def test_a_large_frame_that_is_refused_costs_little(frame: str, code: str) -> None:
+    """Its parts do not become one object each, which would also take seconds."""
+    data = frame.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest) as caught:
+            read(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == code
+    assert most < len(data)
 
 
 json_values = st.recursive(
@@ -214,7 +301,7 @@ near_messages = st.builds(
 
 
 def needed(kind: str) -> dict[str, Any]:
-    """Give what a message of a kind must have, beside its type."""
+    """Return what a message of a kind must have, beside its type."""
     info = msgspec.inspect.type_info(kinds[kind])
     assert isinstance(info, msgspec.inspect.StructType)
     types = {field.encode_name: field.type for field in info.fields if field.required}
@@ -244,7 +331,6 @@ def test_no_frame_breaks_the_parser(frame: str) -> None:
         message = parse(frame)
     except BadRequest as exc:
         explained = exc.message, exc.reason
-        identify(frame)
         assert all(explained)
         assert PROGRAMMERS_WORDS.search(" ".join(explained)) is None
     else:

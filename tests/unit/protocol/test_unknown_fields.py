@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
-from kernelbridge.protocol import ClientMessage, json_schema, parse, unknown
+from kernelbridge.protocol import ClientMessage, json_schema, unknown
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.unknown import NAME_LENGTH, NAMED, SCANNED
-from tests.unit.protocol.test_codec import kinds, needed
+from tests.unit.protocol.test_codec import kinds, needed, parse
 
 
 @pytest.mark.parametrize(

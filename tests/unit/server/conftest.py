@@ -49,7 +49,7 @@ class Client:
         return await self.receive()
 
     async def answer_to(self, request_id: str) -> Frame:
-        """Give the next frame with this requestId; those before it are remembered."""
+        """Return the next frame with this requestId; those before it are remembered."""
         return await self.until(requestId=request_id)
 
     async def run(self, code: str, *, session: str = "s", **more: object) -> Frame:
@@ -61,13 +61,13 @@ class Client:
         return await self.ask(type="terminal_command", sessionId=session, command=command, **more)
 
     async def until(self, **wanted: object) -> Frame:
-        """Give the next frame with these fields; those before it are remembered."""
+        """Return the next frame with these fields; those before it are remembered."""
         while not wanted.items() <= (frame := await self.receive()).items():
             self.frames.append(frame)
         return frame
 
     async def closed(self) -> tuple[int, str]:
-        """Give the code and reason with which the server closes; what it says before is remembered."""
+        """Return the code and reason with which the server closes; what it says before is remembered."""
         while (message := await asyncio.wait_for(self.ws.receive(), PATIENCE)).type is aiohttp.WSMsgType.TEXT:
             self.frames.append(json.loads(message.data))
         assert message.type is aiohttp.WSMsgType.CLOSE, message
@@ -85,12 +85,12 @@ class Wire:
         self.writer.write(b"".join(data))
 
     async def head(self) -> bytes:
-        """Give an answer's head."""
+        """Return an answer's head."""
         async with asyncio.timeout(PATIENCE):
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def everything(self) -> bytes:
-        """Give what comes until the server closes."""
+        """Return what comes until the server closes."""
         async with asyncio.timeout(PATIENCE):
             got = bytearray()
             with contextlib.suppress(ConnectionError):
@@ -99,7 +99,7 @@ class Wire:
             return bytes(got)
 
     async def frame(self) -> tuple[int, bytes]:
-        """Give the opcode and the payload of the server's next frame."""
+        """Return the opcode and the payload of the server's next frame."""
         async with asyncio.timeout(PATIENCE):
             first, second = await self.reader.readexactly(2)
             length = second
@@ -109,7 +109,7 @@ class Wire:
             return first & 0x0F, await self.reader.readexactly(length)
 
     async def ending(self) -> tuple[list[Frame], int, str]:
-        """Give what the server says, and the code and reason with which it closes."""
+        """Return what the server says, and the code and reason with which it closes."""
         said = []
         while (frame := await self.frame())[0] == 1:
             said.append(json.loads(frame[1]))
@@ -136,7 +136,7 @@ class RunningServer:
         return self.url.replace("ws://", "http://").removesuffix("/ws")
 
     def file(self, path: str, *, session: str = "s", user: str = "u") -> str:
-        """Give the URL of a session's file."""
+        """Return the URL of a session's file."""
         return f"{self.origin}/api/sessions/{session}/files/{path}?user_id={user}"
 
     @asynccontextmanager
@@ -168,7 +168,7 @@ class RunningServer:
 
 
 def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, length: int | None = None) -> bytes:
-    """Give a client's frame, with a mask of zeros; `length` is what it says of its payload, if that is more."""
+    """Return a client's frame, with a mask of zeros; `length` is what it says of its payload, if that is more."""
     announced = len(payload) if length is None else length
     first = (0x80 if fin else 0) | opcode
     if announced < 126:
@@ -181,7 +181,7 @@ def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, length: int |
 
 
 def text(**message: object) -> bytes:
-    """Give a request as one frame."""
+    """Return a request as one frame."""
     return masked(1, json.dumps(message).encode())
 
 

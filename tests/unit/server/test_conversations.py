@@ -1,12 +1,16 @@
 """Every kind of request, over a kernel, a shell and files of this host: what is asked is answered, and in its form."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 
+from kernelbridge.aio.turns import TURN, turns
+from kernelbridge.protocol import codec
 from kernelbridge.protocol.sessions import ListSessions, SessionInfo
 from kernelbridge.server.websocket import connection
 from kernelbridge.server.websocket.handlers import PRINCIPAL_HANDLERS
@@ -229,3 +233,50 @@ async def test_an_error_of_the_server_costs_one_message(client: Client, monkeypa
         failed = await client.ask(type="list_sessions", requestId="l")
         assert (failed["code"], failed["requestId"]) == ("internal_error", "l")
     assert (await client.ask(type="ping"))["type"] == "pong"
+
+
+async def test_a_large_frame_is_read_in_turns_and_answered_before_the_next(client: Client) -> None:
+    seen: set[int] = set()
+
+    async def watch() -> None:
+        while True:
+            seen.add(len(turns()))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await client.send(type="nope", requestId="1", padding="x" * codec.LARGE)
+    await client.send(type="ping", requestId="2")
+    refused, pong = await client.receive(), await client.receive()
+    watching.cancel()
+    assert (refused["code"], refused["requestId"]) == ("unknown_type", "1")
+    assert (pong["type"], pong["requestId"]) == ("pong", "2")
+    assert seen == {0, 1}
+
+
+async def test_a_client_that_sends_many_requests_leaves_turns_to_others(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled, most = [0, 0], 0
+    clock = itertools.count(0, TURN / 4)
+
+    def read(frame: bytes, *, strict: bool) -> object:
+        handled[1] += 1
+        return codec.read(frame, strict=strict)
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, handled[1] - handled[0])
+            handled[0] = handled[1]
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(connection, "read", read)
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    async with server.upgraded() as wire:
+        watching = asyncio.create_task(watch())
+        wire.write(text(type="ping") * 400)
+        for _ in range(400):
+            assert b"pong" in (await wire.frame())[1]
+        watching.cancel()
+    assert handled[1] == 400
+    assert most < 10

@@ -1,4 +1,4 @@
-"""A connection that is cut off, because its client reads nothing, is gone for whoever has something to tell it."""
+"""A connection that is cut off because its client reads nothing gets no more events."""
 
 import asyncio
 import json
@@ -40,14 +40,14 @@ class Back:
 
 
 def deaf() -> Connection:
-    """Give a connection whose client takes nothing: it is not run."""
+    """Return a connection whose client takes nothing: it is not run."""
     return Connection(
         cast("Socket", None), user_id=None, streams=False, strict=False, registry=cast("Registry", None), warning=None
     )
 
 
 def cut_off(connection: Connection) -> None:
-    """Have more wait for it than may."""
+    """Queue more than the outbox may hold."""
     connection.put_frame(b"some")
     connection.put_frame(b"x" * LIMIT)
 
@@ -68,13 +68,13 @@ def answer(feed: Feed, asker: Connection, text: str) -> None:
 
 
 async def settled() -> set[asyncio.Task[Any]]:
-    """Wait for the end of what goes on; give what does not end."""
+    """Wait until the tasks have ended; return those that have not."""
     going_on = asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())}
     return (await asyncio.wait(going_on, timeout=PATIENCE))[1] if going_on else set()
 
 
 async def told(feed: Feed) -> list[str]:
-    """Give the texts that somebody hears who comes now."""
+    """Return the texts that somebody hears who comes now."""
     back = Back()
     feed.follow(back, 0, UNSET)
     await settled()

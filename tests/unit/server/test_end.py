@@ -1,4 +1,4 @@
-"""How a connection ends: what was asked is answered, what comes behind the goodbye is not carried out."""
+"""How a connection ends: requests are answered, and messages after the server's close are not handled."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.unit.server.conftest import PATIENCE, RunningServer, StartServer, mas
 MIB = 1 << 20
 
 
-async def test_what_comes_behind_the_goodbye_is_not_carried_out(tmp_path: pytest.TempPathFactory) -> None:
+async def test_messages_after_the_servers_close_are_not_handled(tmp_path: pytest.TempPathFactory) -> None:
     flags = {"runtime": "local", "isolation": False, "port": "0", "data_dir": f"{tmp_path}/data"}
     async with AsyncExitStack() as others, AsyncExitStack() as stack:
         report = await stack.enter_async_context(app.running(resolve(flags, {}), on_progress=lambda _line: None))
@@ -42,7 +42,7 @@ async def test_what_comes_behind_the_goodbye_is_not_carried_out(tmp_path: pytest
 async def test_a_client_that_does_not_answer_the_goodbye_does_not_hold_up_the_stop(
     tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "GOODBYE", 0.2)
+    monkeypatch.setattr(app, "CLOSE_TIMEOUT", 0.2)
     flags = {"runtime": "local", "isolation": False, "port": "0", "data_dir": f"{tmp_path}/data"}
     async with AsyncExitStack() as others, AsyncExitStack() as stack:
         report = await stack.enter_async_context(app.running(resolve(flags, {}), on_progress=lambda _line: None))
@@ -111,27 +111,27 @@ async def test_a_client_is_asked_before_it_is_dropped_though_the_server_stood_st
 
 
 async def test_a_port_that_is_taken_and_an_address_that_is_none() -> None:
-    (held,) = await listening.taken("127.0.0.1", 0)
+    (held,) = await listening.bind("127.0.0.1", 0)
     with held:
         held.listen()
         port = held.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"Cannot listen on 127\.0\.0\.1:{port}.*in use.*--port"):
-            await listening.taken("127.0.0.1", port)
+            await listening.bind("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"Cannot listen on 192\.0\.2\.1:1"):
-        await listening.taken("192.0.2.1", 1)
+        await listening.bind("192.0.2.1", 1)
     with pytest.raises(ConfigError, match=r"Cannot listen on no-such-host\.invalid:1"):
-        await listening.taken("no-such-host.invalid", 1)
+        await listening.bind("no-such-host.invalid", 1)
 
 
 async def test_localhost_is_listened_on_in_every_family_there_is() -> None:
-    sockets = await listening.taken("localhost", 0)
+    sockets = await listening.bind("localhost", 0)
     assert {sock.getsockname()[0] for sock in sockets} <= {"127.0.0.1", "::1"}
     for sock in sockets:
         sock.close()
 
 
 class Probed:
-    """What asking for an engine comes to."""
+    """The result of probing for an engine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
         async def probe() -> EngineInfo:
@@ -142,7 +142,7 @@ class Probed:
 
 
 async def choose(tmp_path: object, left: int = 0, **flags: object) -> tuple[str, list[str]]:
-    """Give the name of the runtime that is chosen, and what is said meanwhile."""
+    """Return the name of the runtime that is chosen, and what is said meanwhile."""
     said: list[str] = []
     settings = resolve({"data_dir": f"{tmp_path}/d", **flags}, {})
     runtime = await open_runtime(settings, instance="i", on_progress=said.append, left_to_docker=lambda: left)

@@ -39,7 +39,7 @@ def root(server: RunningServer, *, session: str = "s", user: str = "u") -> Path:
 
 
 async def until(there: Callable[[], bool]) -> None:
-    """Look again and again, while the server goes on in the same loop."""
+    """Wait until a condition holds, while the server runs in the same loop."""
     async with asyncio.timeout(20):
         while not there():  # noqa: ASYNC110  the file system tells nobody
             await asyncio.sleep(0)
@@ -361,7 +361,7 @@ async def test_a_save_in_a_session_whose_files_are_deleted_says_so(
         return commit(new, condition)
 
     async with server.connect("u") as client:
-        # Made first: what comes into a session of which nothing is there is made by whoever comes.
+        # Created first: the first request of a session without files creates its directory.
         assert (await client.ask(type="save_file", sessionId="s", filename="g", content="x"))["success"]
         with monkeypatch.context() as patched:
             patched.setattr(NewVersion, "commit", late)

@@ -80,7 +80,7 @@ async def wire() -> AsyncIterator[Wire]:
 
 
 def ping(size: int, request_id: str = "r") -> bytes:
-    """Give a request of exactly so many bytes."""
+    """Return a request of exactly so many bytes."""
     frame = json.dumps({"type": "ping", "requestId": request_id}, ensure_ascii=False).encode()
     return frame[:-1] + b" " * (size - len(frame)) + b"}"
 

@@ -1,4 +1,4 @@
-"""What clients leave unfinished or unread costs a bounded number of bytes, and whoever holds most is told."""
+"""Unfinished messages and unread answers cost bounded memory, and the client that holds most is told why it ends."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_of_many_unfinished_messages_the_largest_of_the_largest_user_is_dr
                 ("error", "too_much_buffered", True)
             ]
         await works(server)
-        # Whoever holds little can finish, and so can the last of the greedy.
+        # Clients that hold little can finish, and so can the last one that held much.
         (left,) = [wire for wire, task in zip(greedy, told, strict=True) if not task.done()][:1]
         for wire in (modest, left):
             wire.write(b"\0")
@@ -93,7 +93,7 @@ async def test_who_reads_nothing_is_cut_off_before_the_budget_is_used_up(
 
 
 async def read_all(wire: Wire) -> str:
-    """Give the codes of what comes, until the connection ends or all is answered."""
+    """Return the codes of what comes, until the connection ends or all is answered."""
     codes: list[str] = []
     try:
         while True:
@@ -144,7 +144,7 @@ async def test_pings_do_not_prolong_the_time_of_a_message(start_server: StartSer
 
 
 async def close_code(wire: Wire) -> int:
-    """Give the code with which the server closes, whatever it says before."""
+    """Return the code with which the server closes, whatever it says before."""
     while (frame := await wire.frame())[0] != 8:
         pass
     return int.from_bytes(frame[1][:2], "big")
@@ -184,7 +184,7 @@ async def test_the_time_in_which_the_server_does_not_read_is_not_the_clients(sta
 async def test_a_client_that_does_not_hear_the_goodbye_is_dropped(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "LAST_WORDS", 0.2)
+    monkeypatch.setattr(socket, "CLOSE_TIMEOUT", 0.2)
     server = await start_server(message_timeout="100ms")
     async with server.upgraded() as wire:
         wire.write(masked(1, b"{", length=50))

@@ -18,7 +18,7 @@ from tests.unit.server.conftest import StartServer
 
 
 class FrozenRuntime:
-    """One that answers when it is told to, and not before."""
+    """A runtime that answers only when the test lets it."""
 
     def __init__(self) -> None:
         self.asked = 0

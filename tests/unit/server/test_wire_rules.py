@@ -24,7 +24,7 @@ class Log:
         self._others = others
 
     def only(self) -> structlog.typing.EventDict:
-        """Give the one line at `warning` or above."""
+        """Return the one line at `warning` or above."""
         assert [record for record in self._others.records if record.levelno >= logging.WARNING] == []
         (line,) = (line for line in self._ours if line["log_level"] not in {"debug", "info"})
         assert "exc_info" not in line

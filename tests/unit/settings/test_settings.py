@@ -278,7 +278,7 @@ def test_without_a_home_the_data_directory_has_to_be_given(tmp_path: Path, monke
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(ConfigError, match=r"no home directory .* give --data-dir"):
+    with pytest.raises(ConfigError, match=r"no home directory .* set --data-dir"):
         default_data_dir({}, 4321)
     assert default_data_dir({}, 0) == Path("/var/lib/kernelbridge")
     monkeypatch.setattr(

@@ -1,8 +1,8 @@
-"""What is done for each request of a session: one handler for each message, in one table.
+"""One handler for each request, in one table.
 
-A handler that is awaited to its end keeps every later message of its connection waiting; so it awaits
-only what the protocol orders that way (file operations), and leaves the rest to the session's lanes. Whatever
-may need the sandbox of a session is handled when that is awake.
+Later messages of a connection wait until the handler of the one before returns. So a handler awaits only what the
+protocol orders that way (file operations); the session's lanes do the rest. A request that may need the sandbox is
+handled when the sandbox is awake.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HANDLERS: Mapping[type, Handler] = MappingProxyType(
 """By the type of the message."""
 
 WITHOUT_SANDBOX = frozenset(files.HANDLERS)
-"""Those that a paused sandbox does not concern."""
+"""Requests that do not need the sandbox."""
 
 PRINCIPAL_HANDLERS: Mapping[type, PrincipalHandler] = MappingProxyType(dict(sessions.HANDLERS))
-"""Those that no session has to be opened for."""
+"""Requests that do not open a session by themselves."""

@@ -1,20 +1,22 @@
-"""Requests that run cells, and what is told of them while they run."""
+"""Requests that run cells, and the events of those that stream."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Cleared, Displayed, Started, Updated, Wrote
+from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.cells import (
     ClearOutput,
     DisplayData,
     ExecuteCode,
     ExecutionOutput,
+    ExecutionResult,
     ExecutionStarted,
     UpdateDisplayData,
 )
@@ -40,85 +42,106 @@ async def execute(context: RequestContext, message: ExecuteCode) -> None:
 
 
 def job_of(context: RequestContext, cell: Cell, timeout: float | None) -> Job:
-    """Give a cell with the way back to whoever asked for it."""
+    """Return the queue's entry for a cell, whose events and result go back to its client."""
     request_id = None if context.request_id is UNSET else context.request_id
     if cell.stream:
-        told = CellEvents(context)
-        report = functools.partial(_step, context)
-        return Job(cell, told.answer, told, timeout, report, request_id=request_id)
-    listener = functools.partial(_asked, context) if cell.allow_stdin else None
-    return Job(cell, functools.partial(_executed, context), listener, timeout, request_id=request_id)
+        events = CellEvents(context)
+        report = functools.partial(_report_step, context)
+        return Job(cell, events.answer, events, timeout, report, request_id=request_id)
+
+    def ask(event: CellEvent) -> None:
+        if isinstance(event, Asked):
+            interpreter.ask_for_input(context, event)
+
+    def answer(outcome: Outcome | KernelBridgeError) -> None:
+        context.reply(outcome, lambda result: execution_result(context, result))
+
+    return Job(cell, answer, ask if cell.allow_stdin else None, timeout, request_id=request_id)
 
 
-def _step(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
-    """Tell of one step by which a cell is ended; not that no interpreter starts behind it: it was answered before."""
+def _report_step(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
+    """Report one step of ending a cell. An error only says that no new interpreter started; the cell was answered."""
     if isinstance(progress, Progress):
         interpreter.report(context, progress)
 
 
-def _asked(context: RequestContext, event: CellEvent) -> None:
-    if isinstance(event, Asked):
-        interpreter.ask_for_input(context, event)
+def execution_result(
+    context: RequestContext, outcome: Outcome, *, seq: int | UnsetType = UNSET, events_left_out: int = 0
+) -> ExecutionResult:
+    """Return the answer to `execute_code`.
 
-
-def _executed(context: RequestContext, outcome: Outcome | KernelBridgeError) -> None:
-    if isinstance(outcome, KernelBridgeError):
-        context.answer(answers.error_message(outcome, context.session_id, context.request_id))
-    else:
-        context.answer(answers.execution_result(outcome, context.session_id, context.request_id))
+    For a cell that streams, `seq` is its number and `events_left_out` how many bytes its events left out.
+    """
+    return ExecutionResult(
+        success=outcome.success,
+        output=outcome.json.get("output", outcome.output),
+        error=outcome.error,
+        timestamp=timestamp(),
+        **context.ids,
+        seq=seq,
+        # No text twice: the copy of a large one would fill half of the frame.
+        stdout=UNSET if outcome.stdout == outcome.output else outcome.json.get("stdout", outcome.stdout),
+        stderr=outcome.json.get("stderr", outcome.stderr) or UNSET,
+        results=outcome.json.get("results", outcome.results),
+        traceback=outcome.json.get("traceback", outcome.traceback) or UNSET,
+        execution_count=UNSET if outcome.execution_count is None else outcome.execution_count,
+        duration_ms=round(outcome.duration_ms, 3),
+        cpu_ms=UNSET if outcome.cpu_ms is None else round(outcome.cpu_ms, 3),
+        late_output=outcome.late_output or UNSET,
+        hint=outcome.hint or UNSET,
+        truncated=answers.truncated(outcome.truncated, events_left_out),
+        cause=answers.cause(outcome.cause),
+        exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+        signal=outcome.signal or UNSET,
+        state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
+    )
 
 
 class CellEvents:
-    """Listens to one streamed cell and tells whoever asked; then answers."""
+    """Sends the events of one streamed cell, then its result."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
-        self._session_id = context.session_id
-        self._request_id = context.request_id
+        self._ids = context.ids
         self._events = EventStream(context, self._output)
 
     def __call__(self, event: CellEvent) -> None:
-        """Tell of an event."""
+        """Send an event."""
         match event:
             case Wrote(stream, text):
                 self._events.write(stream, text)
             case Started(count):
-                self._events.tell(lambda seq, _: self._started(seq, count))
+                self._events.send(lambda seq, _: self._started(seq, count))
             case Displayed(size=size):
-                self._events.tell(lambda seq, left_out: self._displayed(event, seq, left_out), size)
+                self._events.send(lambda seq, left_out: self._displayed(event, seq, left_out), size)
             case Updated(size=size):
-                self._events.tell(lambda seq, left_out: self._updated(event, seq, left_out), size)
+                self._events.send(lambda seq, left_out: self._updated(event, seq, left_out), size)
             case Asked():
                 self._events.flush()
                 interpreter.ask_for_input(self._context, event)
             case Cleared(wait):
-                self._events.tell(lambda seq, left_out: self._cleared(seq, left_out, wait=wait))
+                self._events.send(lambda seq, left_out: self._cleared(seq, left_out, wait=wait))
 
     def answer(self, outcome: Outcome | KernelBridgeError) -> None:
-        """Send what is still held back, and the result behind it."""
+        """Send what is still held back, then the result."""
         left_out = self._events.close()
-        if isinstance(outcome, KernelBridgeError):
-            self._context.answer(answers.error_message(outcome, self._session_id, self._request_id))
-            return
-        self._context.answer(
-            answers.execution_result(
-                outcome, self._session_id, self._request_id, seq=self._context.seq(), events_left_out=left_out
-            )
+        context = self._context
+        context.reply(
+            outcome,
+            lambda result: execution_result(context, result, seq=context.seq(), events_left_out=left_out),
         )
 
     def _started(self, seq: int, count: int | None) -> ExecutionStarted:
         return ExecutionStarted(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             execution_count=UNSET if count is None else count,
-            timestamp=answers.timestamp(),
+            timestamp=timestamp(),
         )
 
     def _output(self, stream: str, text: str, seq: int, left_out: LeftOut) -> ExecutionOutput:
         return ExecutionOutput(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             stream="stderr" if stream == "stderr" else "stdout",
             text=text,
@@ -127,8 +150,7 @@ class CellEvents:
 
     def _displayed(self, event: Displayed, seq: int, left_out: LeftOut) -> DisplayData:
         return DisplayData(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             data=event.data,
             metadata=event.metadata,
@@ -139,8 +161,7 @@ class CellEvents:
 
     def _updated(self, event: Updated, seq: int, left_out: LeftOut) -> UpdateDisplayData:
         return UpdateDisplayData(
-            session_id=self._session_id,
-            request_id=self._request_id,
+            **self._ids,
             seq=seq,
             data=event.data,
             metadata=event.metadata,
@@ -149,9 +170,7 @@ class CellEvents:
         )
 
     def _cleared(self, seq: int, left_out: LeftOut, *, wait: bool) -> ClearOutput:
-        return ClearOutput(
-            session_id=self._session_id, request_id=self._request_id, seq=seq, wait=wait, left_out=left_out
-        )
+        return ClearOutput(**self._ids, seq=seq, wait=wait, left_out=left_out)
 
 
 HANDLERS: Mapping[type, Handler] = {ExecuteCode: execute}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.cells import Interrupt, Interrupted
-from kernelbridge.protocol.terminals import TerminalChunk, TerminalCommand
+from kernelbridge.protocol.terminals import TerminalChunk, TerminalCommand, TerminalOutput
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
@@ -20,30 +19,33 @@ from kernelbridge.workspace.shell.lane import CommandDone, Interruption
 async def run(context: RequestContext, message: TerminalCommand) -> None:
     """Queue a terminal command."""
     streams = context.client.streams if message.stream is None else message.stream
-    told = CommandEvents(context) if streams else None
+    events = CommandEvents(context) if streams else None
     context.workspace.commands.submit(
         message.command,
-        answer_of(context) if told is None else told.answer,
+        answer_of(context) if events is None else events.answer,
         timeout=message.timeout,
-        listen=told,
+        listen=events,
         request_id=message.request_id,
     )
 
 
 def answer_of(context: RequestContext) -> CommandDone:
-    """Give what answers a command that is not streamed."""
-    return functools.partial(_ran, context)
+    """Return the callback that answers a command which does not stream."""
+
+    def answer(outcome: CommandOutcome | KernelBridgeError) -> None:
+        context.reply(outcome, lambda result: terminal_output(context, result))
+
+    return answer
 
 
 async def interrupt(context: RequestContext, message: Interrupt) -> None:
-    """End the running terminal command; each step is told."""
+    """Interrupt the running terminal command; each step is reported."""
 
-    def tell(interruption: Interruption) -> None:
+    def report(interruption: Interruption) -> None:
         done = interruption.done
         context.answer(
             Interrupted(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 target="terminal",
                 step=interruption.step,
@@ -53,44 +55,54 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
             )
         )
 
-    context.workspace.commands.interrupt(tell, queued=message.queued, jobs=message.jobs)
+    context.workspace.commands.interrupt(report, queued=message.queued, jobs=message.jobs)
 
 
-def _ran(context: RequestContext, outcome: CommandOutcome | KernelBridgeError) -> None:
-    if isinstance(outcome, KernelBridgeError):
-        context.answer(answers.error_message(outcome, context.session_id, context.request_id))
-    else:
-        context.answer(answers.terminal_output(outcome, context.session_id, context.request_id))
+def terminal_output(
+    context: RequestContext, outcome: CommandOutcome, *, seq: int | UnsetType = UNSET, events_left_out: int = 0
+) -> TerminalOutput:
+    """Return the answer to `terminal_command`.
+
+    For a command that streams, `seq` is its number and `events_left_out` how many bytes its events left out.
+    """
+    return TerminalOutput(
+        output=outcome.json.get("output", outcome.output),
+        **context.ids,
+        seq=seq,
+        exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+        cwd=outcome.cwd or UNSET,
+        duration_ms=round(outcome.duration_ms, 3),
+        truncated=answers.truncated(outcome.truncated, events_left_out),
+        cause=answers.cause(outcome.cause),
+        state_preserved=UNSET if outcome.state_preserved and outcome.cause is None else outcome.state_preserved,
+        hint=outcome.hint or UNSET,
+        late_output=outcome.late_output or UNSET,
+    )
 
 
 class CommandEvents:
-    """Listens to one streamed command and tells whoever asked; then answers."""
+    """Sends the output of one streamed command, then its result."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
         self._events = EventStream(context, self._chunk)
 
     def __call__(self, text: str) -> None:
-        """Tell of output."""
+        """Send output."""
         self._events.write("terminal", text)
 
     def answer(self, outcome: CommandOutcome | KernelBridgeError) -> None:
-        """Send what is still held back, and the result behind it."""
+        """Send what is still held back, then the result."""
         left_out = self._events.close()
         context = self._context
-        if isinstance(outcome, KernelBridgeError):
-            context.answer(answers.error_message(outcome, context.session_id, context.request_id))
-            return
-        context.answer(
-            answers.terminal_output(
-                outcome, context.session_id, context.request_id, seq=context.seq(), events_left_out=left_out
-            )
+        context.reply(
+            outcome,
+            lambda result: terminal_output(context, result, seq=context.seq(), events_left_out=left_out),
         )
 
     def _chunk(self, _stream: str, text: str, seq: int, left_out: LeftOut) -> TerminalChunk:
         return TerminalChunk(
-            session_id=self._context.session_id,
-            request_id=self._context.request_id,
+            **self._context.ids,
             seq=seq,
             text=text,
             left_out=left_out,

@@ -1,4 +1,4 @@
-"""Requests about a workspace's files; each is complete before the connection's next message starts."""
+"""Requests about a workspace's files. Each is complete before the connection's next message is handled."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kernelbridge.protocol.files import (
     ReadFile,
     RenameFile,
     SaveFile,
+    SaveResult,
 )
-from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.files.inotify_tree import Change
 from kernelbridge.workspace.files.watcher import Watch
@@ -31,9 +31,8 @@ Operation = Literal["read_file", "list_files", "delete_file", "rename_file", "ma
 
 async def save(context: RequestContext, message: SaveFile) -> None:
     """Write a file."""
-    where = message.filename, context.session_id, context.request_id
     try:
-        result = await context.workspace.files.save(
+        saved = await context.workspace.files.save(
             message.filename,
             message.content,
             encoding=message.encoding or "utf-8",
@@ -41,9 +40,23 @@ async def save(context: RequestContext, message: SaveFile) -> None:
             if_match=message.if_match,
         )
     except KernelBridgeError as exc:
-        context.answer(answers.not_saved(exc, *where))
+        result = SaveResult(
+            success=False,
+            message=str(exc),
+            filename=message.filename,
+            **context.ids,
+            code=exc.code,
+        )
     else:
-        context.answer(answers.saved(result, *where))
+        result = SaveResult(
+            success=True,
+            message="File saved successfully",
+            filename=message.filename,
+            **context.ids,
+            size=saved.size,
+            sha256=saved.sha256,
+        )
+    context.answer(result)
 
 
 async def read(context: RequestContext, message: ReadFile) -> None:
@@ -65,14 +78,13 @@ async def read(context: RequestContext, message: ReadFile) -> None:
             length=found.length,
             size=found.size,
             sha256=found.sha256 or UNSET,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 
 
 async def list_(context: RequestContext, message: ListFiles) -> None:
-    """List a directory, and watch the session's files or cease to."""
+    """List a directory, and start or stop watching the session's files."""
     files = context.workspace.files
     watch: Watch | None = None
     try:
@@ -91,56 +103,52 @@ async def list_(context: RequestContext, message: ListFiles) -> None:
             path=message.path,
             files=found.entries,
             truncated=found.truncated,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
     if watch is not None:
-        # The list is the state that the first change changes.
+        # Only now: the first change is one of the state that the list shows.
         watch.begin()
 
 
 async def delete(context: RequestContext, message: DeleteFile) -> None:
     """Delete a file or directory."""
     work = context.workspace.files.delete(message.filename, recursive=message.recursive)
-    await _done(context, "delete_file", message.filename, work, "Deleted successfully")
+    await _carry_out(context, "delete_file", message.filename, work, "Deleted successfully")
 
 
 async def rename(context: RequestContext, message: RenameFile) -> None:
     """Rename a file or directory."""
     work = context.workspace.files.rename(message.filename, message.new_filename, overwrite=message.overwrite)
-    await _done(context, "rename_file", message.filename, work, "Renamed successfully")
+    await _carry_out(context, "rename_file", message.filename, work, "Renamed successfully")
 
 
 async def make_directory(context: RequestContext, message: MakeDirectory) -> None:
     """Make a directory."""
     work = context.workspace.files.mkdir(message.filename)
-    await _done(context, "make_directory", message.filename, work, "Directory made successfully")
+    await _carry_out(context, "make_directory", message.filename, work, "Directory made successfully")
 
 
 async def _watch(context: RequestContext, *, hidden: bool) -> Watch:
-    def tell(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `Tell` says
+    def report(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `Tell` says
         return context.event(
             FileChanged(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 changes=[FileChange(path, change) for path, change in changes.items()],
                 truncated=True if more else UNSET,
             )
         )
 
-    def failed(error: KernelBridgeError) -> None:
-        context.answer(answers.error_message(error, context.session_id, context.request_id))
-
-    watch = await context.workspace.files.watch(hidden=hidden, tell=tell, failed=failed)
+    watch = await context.workspace.files.watch(hidden=hidden, tell=report, failed=context.fail)
     watch.on_end = context.client.on_close(watch.end)
     return watch
 
 
-async def _done(
+async def _carry_out(
     context: RequestContext, operation: Operation, filename: str, work: Awaitable[None], message: str
 ) -> None:
+    """Await the work of a request that has no answer of its own, and answer with a `file_result`."""
     try:
         await work
     except KernelBridgeError as exc:
@@ -152,8 +160,7 @@ async def _done(
             message=message,
             operation=operation,
             filename=filename,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 
@@ -166,8 +173,7 @@ def _failed(context: RequestContext, operation: Operation, filename: str, error:
             operation=operation,
             filename=filename,
             code=error.code,
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
         )
     )
 

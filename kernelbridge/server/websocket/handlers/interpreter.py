@@ -25,7 +25,7 @@ from kernelbridge.protocol.cells import (
     KernelRestarted,
     RestartKernel,
 )
-from kernelbridge.server.websocket.handlers import answers, commands
+from kernelbridge.server.websocket.handlers import commands
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.cells.interrupts import Progress
 
@@ -33,15 +33,14 @@ T = TypeVar("T")
 
 
 def ask_for_input(context: RequestContext, asked: Asked) -> None:
-    """Tell whoever ran the cell that it waits for input, and remember that its connection knows."""
+    """Send `input_request` to the client that ran the cell, and note that it knows of the question."""
     prompt = context.workspace.executions.prompt
     if prompt is None:
         return
     prompt.told.append(context.client)
     context.answer(
         InputRequest(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             seq=context.seq(),
             prompt=asked.prompt,
             password=asked.password,
@@ -51,19 +50,19 @@ def ask_for_input(context: RequestContext, asked: Asked) -> None:
 
 
 def remind(context: RequestContext) -> None:
-    """Tell a connection that a cell of the session waits for input, if nobody who is there knows of it."""
+    """Send `input_request` to a client of the session if no connected client knows of the question."""
     prompt = context.workspace.executions.prompt
     if prompt is not None and not prompt.known:
         ask_for_input(RequestContext(context.client, context.workspace, context.session_id, UNSET), prompt.asked)
 
 
 async def reply_input(context: RequestContext, message: InputReply) -> None:
-    """Give the waiting cell its input."""
+    """Answer the question of the running cell."""
     context.workspace.executions.reply_input(message.value, message.input_id)
 
 
 async def interrupt(context: RequestContext, message: Interrupt) -> None:
-    """Interrupt what runs; each step is told."""
+    """Interrupt what runs; each step is reported."""
     if message.target == "terminal":
         await commands.interrupt(context, message)
     else:
@@ -71,14 +70,11 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
 
 
 def report(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
-    """Tell of one step of an interrupt."""
-    if isinstance(progress, KernelBridgeError):
-        _fail(context, progress)
-        return
-    context.answer(
-        Interrupted(
-            session_id=context.session_id,
-            request_id=context.request_id,
+    """Send one step of an interrupt, or the error that ended it."""
+
+    def answer(progress: Progress) -> Interrupted:
+        return Interrupted(
+            **context.ids,
             seq=context.seq(),
             target="execution",
             step=progress.step,
@@ -86,36 +82,30 @@ def report(context: RequestContext, progress: Progress | KernelBridgeError) -> N
             state_preserved=UNSET if progress.state_preserved is None else progress.state_preserved,
             ended=UNSET if progress.ended is None else progress.ended,
         )
-    )
+
+    context.reply(progress, answer)
 
 
 async def restart(context: RequestContext, _message: RestartKernel) -> None:
-    """Give the session a new interpreter."""
+    """Start a new interpreter for the session."""
 
-    def done(ended: int | KernelBridgeError) -> None:
-        if isinstance(ended, KernelBridgeError):
-            _fail(context, ended)
-            return
-        context.answer(
-            KernelRestarted(
-                session_id=context.session_id,
-                request_id=context.request_id,
-                seq=context.seq(),
-                cause="requested",
-                ended=ended,
-            )
+    def answer(ended: int) -> KernelRestarted:
+        return KernelRestarted(
+            **context.ids,
+            seq=context.seq(),
+            cause="requested",
+            ended=ended,
         )
 
-    context.workspace.executions.restart(done)
+    context.workspace.executions.restart(lambda ended: context.reply(ended, answer))
 
 
 async def complete(context: RequestContext, message: Complete) -> None:
-    """Say how code could go on."""
+    """Complete code at a position."""
 
-    def reply(found: Completion) -> CompleteReply:
+    def answer(found: Completion) -> CompleteReply:
         return CompleteReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             matches=found.matches,
             cursor_start=found.start,
             cursor_end=found.end,
@@ -123,51 +113,42 @@ async def complete(context: RequestContext, message: Complete) -> None:
         )
 
     cursor = _cursor(message)
-    _question(context, message.code, lambda help_: help_.complete(message.code, cursor), reply)
+    _question(context, message.code, lambda help_: help_.complete(message.code, cursor), answer)
 
 
 async def inspect(context: RequestContext, message: Inspect) -> None:
-    """Say what is known of a name."""
+    """Look up the name at a position of code."""
 
-    def reply(found: Inspection) -> InspectReply:
+    def answer(found: Inspection) -> InspectReply:
         return InspectReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             found=found.found,
             text=found.text,
             data=found.data or UNSET,
         )
 
     cursor = _cursor(message)
-    _question(context, message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), reply)
+    _question(context, message.code, lambda help_: help_.inspect(message.code, cursor, message.detail), answer)
 
 
 async def is_complete(context: RequestContext, message: IsComplete) -> None:
-    """Say whether code is ready to be run."""
+    """Check whether code can be run as it is."""
 
-    def reply(found: Judgement) -> IsCompleteReply:
+    def answer(found: Judgement) -> IsCompleteReply:
         return IsCompleteReply(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             status=found.status,
             indent=found.indent if found.status == "incomplete" else UNSET,
         )
 
-    _question(context, message.code, lambda help_: help_.is_complete(message.code), reply)
+    _question(context, message.code, lambda help_: help_.is_complete(message.code), answer)
 
 
 def _question(
-    context: RequestContext, code: str, put: Callable[[Help], Awaitable[T]], reply: Callable[[T], ServerMessage]
+    context: RequestContext, code: str, ask: Callable[[Help], Awaitable[T]], answer: Callable[[T], ServerMessage]
 ) -> None:
-    """Put a question about `code` and answer with what `reply` makes of what was found."""
-
-    def done(found: T | KernelBridgeError) -> None:
-        if isinstance(found, KernelBridgeError):
-            _fail(context, found)
-        else:
-            context.answer(reply(found))
-
-    context.workspace.executions.question(code, put, done)
+    """Ask the kernel about `code`, and send what `answer` makes of its reply."""
+    context.workspace.executions.question(code, ask, lambda found: context.reply(found, answer))
 
 
 def _cursor(message: Complete | Inspect) -> int:
@@ -181,10 +162,6 @@ def _cursor(message: Complete | Inspect) -> int:
             code="invalid_field",
         )
     return message.cursor
-
-
-def _fail(context: RequestContext, error: KernelBridgeError) -> None:
-    context.answer(answers.error_message(error, context.session_id, context.request_id))
 
 
 HANDLERS: Mapping[type, Handler] = {

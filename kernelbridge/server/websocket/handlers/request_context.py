@@ -1,14 +1,15 @@
-"""What the handlers of requests see of a connection, and the way back for what one request causes."""
+"""What handlers know of a request: its client, its workspace, and where its answer and events go."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import structlog
 from msgspec import UNSET, UnsetType, structs
 
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol import ServerMessage, SessionRequest, dump
 from kernelbridge.protocol.base import Event, Message
 from kernelbridge.protocol.cells import CompleteReply, InspectReply, Interrupted, IsCompleteReply
@@ -21,28 +22,31 @@ from kernelbridge.workspace.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
+Outcome = TypeVar("Outcome")
+M = TypeVar("M", bound="ServerMessage")
+
 PASSING = frozenset(
     {
         *(FileContent, FileList, CompleteReply, InspectReply, IsCompleteReply),
         *(FileChanged, TerminalOpened, TerminalData, TerminalClosed),
     }
 )
-"""What goes only to whoever asked and is not in the journal: it can be asked for again, or belongs to one connection's
-own watch or terminal, which has its own replay."""
+"""Messages for the client that asked only, which are not in the journal: it can ask again, or they belong to its own
+watch or terminal, which has a replay of its own."""
 
 
 class Client(Listener, Protocol):
-    """One connection."""
+    """One connection, as handlers see it."""
 
     user_id: str | None
     registry: Registry
 
     def workspace(self, session_id: str) -> Workspace:
-        """Find or make the session's workspace, and note that this connection uses it. Raises `LimitExceeded`."""
+        """Return the session's workspace, opened if need be, and mark it as used here. Raises `LimitExceeded`."""
         ...
 
     def send(self, message: ServerMessage) -> None:
-        """Queue an answer, which must reach the client."""
+        """Queue an answer. It is never left out."""
         ...
 
     @property
@@ -51,41 +55,53 @@ class Client(Listener, Protocol):
         ...
 
     async def room(self, level: int = ...) -> None:
-        """Wait until at most `level` bytes are not read yet, or the client is gone; by default, see `Listener`."""
+        """Wait until at most `level` bytes are unread, or the client is gone; for the default see `Listener`."""
         ...
 
     def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have `call` called when the connection is gone; the result takes that back."""
+        """Call `call` when the connection ends. Returns a function that cancels this."""
         ...
+
+
+class Ids(TypedDict):
+    """The ids that an answer or event has of its request."""
+
+    session_id: str
+    request_id: str | UnsetType
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """Whoever sent a request: where its answer and its events go."""
+    """One request, and the way back to the client that sent it."""
 
     client: Client
     workspace: Workspace
     session_id: str
     request_id: str | UnsetType
     warnings: list[str] = field(default_factory=list)
-    """Of the request; told by its final answer, and emptied then."""
+    """About the request. Its final answer carries them; then this is emptied."""
 
     @classmethod
     def of(cls, client: Client, request: SessionRequest, warnings: list[str]) -> RequestContext:
         """Attach the client to the request's session. Raises `LimitExceeded`."""
         workspace = client.workspace(request.session_id)
-        return cls(client, workspace, request.session_id, given(request.request_id), warnings)
+        return cls(client, workspace, request.session_id, echoed(request.request_id), warnings)
+
+    @property
+    def ids(self) -> Ids:
+        """The ids for an answer or event."""
+        return {"session_id": self.session_id, "request_id": self.request_id}
 
     def seq(self) -> int:
-        """Give the number of the session's next event."""
+        """Return the number for the session's next event."""
         return self.workspace.feed.next_seq()
 
     def answer(self, message: ServerMessage) -> None:
-        """Send the answer. Whoever follows the session gets it too; if nobody is there, it is kept."""
+        """Send an answer, also to clients that follow the session. It is kept if no client is connected."""
         self.workspace.pausing.touch()
         if self.warnings and is_final(message):
-            message = warned(message, self.warnings)
-            if not isinstance(message, Interrupted):  # of a cell it is an event, and the result follows
+            message = with_warnings(message, self.warnings)
+            if not isinstance(message, Interrupted):  # the cell's own result, which follows, has them too
                 self.warnings = []
         if type(message) in PASSING:
             self.client.put_frame(self._passing(message))
@@ -94,56 +110,64 @@ class RequestContext:
         seq = getattr(message, "seq", UNSET)
         self.workspace.feed.answer(self.client, frame, None if seq is UNSET else seq)
 
+    def fail(self, error: KernelBridgeError) -> None:
+        """Answer with an `error`."""
+        self.answer(answers.error_message(error, **self.ids))
+
+    def reply(self, outcome: Outcome | KernelBridgeError, answer: Callable[[Outcome], ServerMessage]) -> None:
+        """Send what `answer` makes of the outcome, or the outcome as an `error` if it is one."""
+        if isinstance(outcome, KernelBridgeError):
+            self.fail(outcome)
+        else:
+            self.answer(answer(outcome))
+
     def event(self, message: Event) -> bool:
-        """Send an event; False if it was left out, because the client reads too slowly."""
+        """Send an event. Returns False if it was left out because the client reads too slowly."""
         if type(message) in PASSING:
             return self.client.offer_frame(self._passing(message))
         feed = self.workspace.feed
-        if message.seq <= feed.last:  # numbered before something else was told
+        if message.seq <= feed.last:  # another event was numbered meanwhile
             message = structs.replace(message, seq=feed.next_seq())
-        told = encode(message)
+        frame = encode(message)
         if getattr(message, "left_out", UNSET) is UNSET:
-            return feed.event(self.client, told, message.seq)
-        # The journal and those who follow have what this client missed.
-        return feed.event(self.client, encode(structs.replace(message, left_out=UNSET)), message.seq, told)
+            return feed.event(self.client, frame, message.seq)
+        # The journal and the clients that follow have what this client missed.
+        return feed.event(self.client, encode(structs.replace(message, left_out=UNSET)), message.seq, frame)
 
     def _passing(self, message: Message) -> bytes:
-        """Write a frame for this connection alone, with a number that it may come back with."""
-        seq, told = getattr(message, "seq", UNSET), self.workspace.feed.told(self.client)
-        if seq is not UNSET and seq > told:  # it overtakes what the connection is still being given
-            message = structs.replace(message, seq=told)
+        """Encode a message for this client only, with a `seq` that it can resume from."""
+        seq, sent = getattr(message, "seq", UNSET), self.workspace.feed.told(self.client)
+        if seq is not UNSET and seq > sent:  # it overtakes events that are still being replayed to the client
+            message = structs.replace(message, seq=sent)
         return encode(message)
 
 
 Handler = Callable[[RequestContext, Any], Awaitable[None]]
-"""Does what a request asks; `Any` is the request's own type, which the table of handlers is keyed by."""
+"""Handles one type of request; `Any` is that type, the key in the table of handlers."""
 
 PrincipalHandler = Callable[[Client, Any, list[str]], Awaitable[None]]
-"""Likewise for a request about the principal's sessions, which opens none by itself; the last are its warnings."""
+"""The same for requests about the principal's sessions, which do not open one; the last argument is its warnings."""
 
 
 def is_final(message: ServerMessage) -> bool:
-    """Whether a message ends the answer to a request, and may say what was strange in it."""
+    """Return whether a message is the final answer to a request, which carries its warnings."""
     return hasattr(message, "warnings") and not (isinstance(message, Interrupted) and not message.done)
 
 
-T = TypeVar("T", bound="ServerMessage")
-
-
-def warned(message: T, warnings: list[str]) -> T:
-    """Give an answer with the warnings of its request, if there are any."""
+def with_warnings(message: M, warnings: list[str]) -> M:
+    """Return an answer with the warnings of its request, if there are any."""
     return structs.replace(message, warnings=warnings) if warnings else message
 
 
-def given(request_id: str | None) -> str | UnsetType:
-    """Give the requestId to echo: that of the request, if it had one."""
+def echoed(request_id: str | None) -> str | UnsetType:
+    """Return the `requestId` to echo, or `UNSET` for a request without one."""
     return UNSET if request_id is None else request_id
 
 
 def encode(message: Message) -> bytes:
-    """Write a frame; an answer that cannot be written becomes an error, for whoever asked must hear of it."""
+    """Encode a message; one that cannot be encoded becomes an `error`, so that the request is answered."""
     try:
         return dump(cast("ServerMessage", message))
-    except Exception:  # results hold whatever a kernel sent
+    except Exception:  # results contain what the kernel sent, which may be anything
         log.exception("answer_not_written", type=type(message).__name__)
         return dump(answers.internal_error(getattr(message, "session_id", None), getattr(message, "request_id", UNSET)))

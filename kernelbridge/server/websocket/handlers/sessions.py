@@ -1,6 +1,6 @@
-"""Requests about the principal's sessions themselves: opening with a choice, asking, closing, coming back.
+"""Requests about the principal's sessions: open with options, ask, list, close, resume.
 
-What is not open is not opened by asking for it, and another principal's session is one that does not exist.
+Except for `open_session`, none of them opens a session. Another principal's session does not exist for them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from kernelbridge.errors import KernelBridgeError, UnknownSession
 from kernelbridge.protocol.base import timestamp
@@ -36,8 +36,8 @@ from kernelbridge.server.websocket.handlers.request_context import (
     Client,
     PrincipalHandler,
     RequestContext,
-    given,
-    warned,
+    echoed,
+    with_warnings,
 )
 from kernelbridge.workspace.options import SessionOptions
 from kernelbridge.workspace.registry import Closed
@@ -46,11 +46,11 @@ from kernelbridge.workspace.states import KernelState, WorkspaceState
 from kernelbridge.workspace.workspace import Workspace
 
 LISTED = 1000
-"""Sessions that one `list_sessions_reply` holds."""
+"""Most sessions in one `list_sessions_reply`."""
 
 
 async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
-    """Start the sandbox and the interpreter; messages that come meanwhile wait for them."""
+    """Start the sandbox and the interpreter. Messages that arrive meanwhile wait for them."""
     key = SessionKey(client.user_id, message.session_id)
     context: RequestContext | None = None
     early: list[KernelBridgeError | None] = []
@@ -62,23 +62,22 @@ async def open_session(client: Client, message: OpenSession, warnings: list[str]
             _opened(context, fresh, error)
 
     while (there := client.registry.find(key)) is not None and there.pausing.asleep:
-        client.registry.attach(key, client.id)  # now: the session may be about to end because nobody is there
+        client.registry.attach(key, client.id)  # now, because the session may be about to end for lack of connections
         await there.pausing.awake()
     workspace, fresh = client.registry.open(key, client.id, _options(message), opened)
-    context = RequestContext(client, workspace, message.session_id, given(message.request_id), warnings)
+    context = RequestContext(client, workspace, message.session_id, echoed(message.request_id), warnings)
     if early:
         _opened(context, fresh, early[0])
 
 
 def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | None) -> None:  # noqa: FBT001  the answer's own field
     if error is not None:
-        context.answer(answers.error_message(error, context.session_id, context.request_id))
+        context.fail(error)
         return
     workspace, choice = context.workspace, context.workspace.opening.choice
     context.answer(
         SessionReady(
-            session_id=context.session_id,
-            request_id=context.request_id,
+            **context.ids,
             runtime=context.client.registry.runtime_name,
             image=choice.image,
             kernel=choice.kernel,
@@ -91,69 +90,61 @@ def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | Non
             last_seq=workspace.feed.last,
         )
     )
-    # From now on: that it started is in the answer.
+    # Only now: the answer says that it started.
     workspace.feed.join(context.client)
 
 
 async def session_info(client: Client, message: SessionInfo, warnings: list[str]) -> None:
-    """Tell of one session."""
+    """Describe one session."""
     registry = client.registry
     key = SessionKey(client.user_id, message.session_id)
     stored = await registry.has_files(key)
     workspace = registry.find(key)
-    request_id = given(message.request_id)
-    told = warnings or UNSET
-    if workspace is None:
-        client.send(
-            SessionInfoReply(
-                session_id=message.session_id,
-                request_id=request_id,
-                state="closing" if registry.closing(key) else "absent",
-                kernel_state="absent",
-                stored=stored,
-                runtime=registry.runtime_name,
-                warnings=told,
-            )
-        )
-        return
+    reply = SessionInfoReply(
+        session_id=message.session_id,
+        request_id=echoed(message.request_id),
+        state="closing" if registry.closing(key) else "absent",
+        kernel_state="absent",
+        stored=stored,
+        runtime=registry.runtime_name,
+        warnings=warnings or UNSET,
+    )
+    client.send(reply if workspace is None else _described(reply, workspace, registry.connections(key)))
+
+
+def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) -> SessionInfoReply:
     choice = workspace.opening.choice
     cells, commands = workspace.queued
     run = workspace.executions.running
-    client.send(
-        SessionInfoReply(
-            session_id=message.session_id,
-            request_id=request_id,
-            state=_state(workspace),
-            kernel_state=_kernel_state(workspace),
-            stored=stored,
-            runtime=registry.runtime_name,
-            image=choice.image,
-            kernel=choice.kernel,
-            language=workspace.opening.language or UNSET,
-            limits=_limits(choice.limits),
-            linger=workspace.opening.linger,
-            keep_while_running=workspace.opening.keep_while_running,
-            connections=registry.connections(key),
-            queued_cells=cells,
-            queued_commands=commands,
-            running_since=UNSET if run is None else timestamp(run.since),
-            terminals=workspace.terminals.ids,
-            waiting_input=workspace.executions.prompt is not None,
-            last_seq=workspace.feed.last,
-            created=workspace.feed.created,
-            warnings=told,
-        )
+    return structs.replace(
+        reply,
+        state=_state(workspace),
+        kernel_state=_kernel_state(workspace),
+        image=choice.image,
+        kernel=choice.kernel,
+        language=workspace.opening.language or UNSET,
+        limits=_limits(choice.limits),
+        linger=workspace.opening.linger,
+        keep_while_running=workspace.opening.keep_while_running,
+        connections=connections,
+        queued_cells=cells,
+        queued_commands=commands,
+        running_since=UNSET if run is None else timestamp(run.since),
+        terminals=workspace.terminals.ids,
+        waiting_input=workspace.executions.prompt is not None,
+        last_seq=workspace.feed.last,
+        created=workspace.feed.created,
     )
 
 
 async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
-    """Tell of all sessions of the connection's user: the open ones, and those with files."""
+    """List all sessions of the connection's user: those that are open, and those with files."""
     stored = set(await client.registry.stored(client.user_id))
     live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.user_id)}
     names = sorted(stored | live.keys())
     client.send(
         ListSessionsReply(
-            request_id=given(message.request_id),
+            request_id=echoed(message.request_id),
             sessions=[_entry(name, live.get(name), stored=name in stored) for name in names[:LISTED]],
             truncated=len(names) > LISTED,
             warnings=warnings or UNSET,
@@ -172,7 +163,7 @@ def _entry(session_id: str, workspace: Workspace | None, *, stored: bool) -> Ses
 
 
 async def close_session(client: Client, message: CloseSession, warnings: list[str]) -> None:
-    """End a session; messages that come meanwhile open it anew."""
+    """Close a session. Messages that arrive meanwhile open it again."""
     key = SessionKey(client.user_id, message.session_id)
     done = functools.partial(_closed, client, message, warnings)
     ending = client.registry.close(key, client, delete_files=message.delete_files, done=done)
@@ -181,9 +172,9 @@ async def close_session(client: Client, message: CloseSession, warnings: list[st
 
 
 def _closed(client: Client, message: CloseSession, warnings: list[str], outcome: Closed | KernelBridgeError) -> None:
-    request_id = given(message.request_id)
+    request_id = echoed(message.request_id)
     if isinstance(outcome, KernelBridgeError):
-        client.send(warned(answers.error_message(outcome, message.session_id, request_id), warnings))
+        client.send(with_warnings(answers.error_message(outcome, message.session_id, request_id), warnings))
         return
     client.send(
         CloseSessionReply(
@@ -197,7 +188,7 @@ def _closed(client: Client, message: CloseSession, warnings: list[str], outcome:
 
 
 async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
-    """Give a connection what a session has told, and all that it tells from now on."""
+    """Replay a session's events to a connection, then send it all new ones."""
     key = SessionKey(client.user_id, message.session_id)
     if not client.registry.resumable(key) and not client.registry.was_closed(key):
         raise UnknownSession(
@@ -207,7 +198,7 @@ async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
         )
     workspace = client.registry.attach(key, client.id)
     workspace.pausing.wake()
-    workspace.feed.follow(client, message.after, given(message.request_id), warnings or UNSET)
+    workspace.feed.follow(client, message.after, echoed(message.request_id), warnings or UNSET)
 
 
 def _options(message: OpenSession) -> SessionOptions:
@@ -231,7 +222,7 @@ def _limits(limits: Limits) -> LimitsInEffect:
 _STATES: Mapping[WorkspaceState, State] = MappingProxyType(
     {WorkspaceState.CLOSED: "absent", WorkspaceState.PAUSING: "active", WorkspaceState.RESUMING: "paused"}
 )
-"""What those are to a client that it has no word for."""
+"""States of a workspace that the protocol has no word for."""
 
 
 def _state(workspace: Workspace) -> State:
@@ -242,7 +233,7 @@ def _state(workspace: Workspace) -> State:
 _KERNEL_STATES: Mapping[KernelState, KernelStateName] = MappingProxyType(
     {KernelState.ADOPTING: "starting", KernelState.REPLACING: "restarting"}
 )
-"""The same of interpreters."""
+"""The same for interpreters."""
 
 
 def _kernel_state(workspace: Workspace) -> KernelStateName:

@@ -16,13 +16,12 @@ from kernelbridge.protocol.terminals import (
     TerminalOpened,
     TerminalResize,
 )
-from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.terminals.terminal import Ending, Size
 
 
 class View:
-    """A connection that shows a terminal (`workspace.terminals.terminal.Viewer`): its events answer one request."""
+    """A connection that shows a terminal (`workspace.terminals.terminal.Viewer`). Its events belong to one request."""
 
     def __init__(self, context: RequestContext) -> None:
         self.id = context.client.id
@@ -34,11 +33,11 @@ class View:
         return self._context.client.backlog
 
     async def room(self, level: int) -> None:
-        """Wait until it has not read `level` bytes at most, or is gone."""
+        """Wait until at most `level` bytes are unread, or the client is gone."""
         await self._context.client.room(level)
 
     def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have `call` called when the connection is gone; the result takes that back."""
+        """Call `call` when the connection ends. Returns a function that cancels this."""
         return self._context.client.on_close(call)
 
     def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
@@ -46,8 +45,7 @@ class View:
         context = self._context
         context.answer(
             TerminalOpened(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 rows=rows,
@@ -57,12 +55,11 @@ class View:
         )
 
     def show(self, terminal_id: str, text: str, *, replay: bool = False, left_out: int = 0) -> None:
-        """Send `terminal_data`. It is bounded by the terminal, which waits for `room`."""
+        """Send `terminal_data`. The terminal bounds it: it waits for `room`."""
         context = self._context
         context.answer(
             TerminalData(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 data=text,
@@ -76,8 +73,7 @@ class View:
         context = self._context
         context.answer(
             TerminalClosed(
-                session_id=context.session_id,
-                request_id=context.request_id,
+                **context.ids,
                 seq=context.seq(),
                 terminal_id=terminal_id,
                 exit_code=UNSET if ending.exit_code is None else ending.exit_code,
@@ -87,12 +83,11 @@ class View:
 
     def failed(self, error: KernelBridgeError) -> None:
         """Send `error`."""
-        context = self._context
-        context.answer(answers.error_message(error, context.session_id, context.request_id))
+        self._context.fail(error)
 
 
 async def open_terminal(context: RequestContext, message: OpenTerminal) -> None:
-    """Open a terminal or come back to one; its answer follows when it is open."""
+    """Open a terminal or attach to an open one. The answer follows when it is open."""
     context.workspace.terminals.open(View(context), message.terminal_id, Size(message.rows, message.cols))
 
 
@@ -102,13 +97,13 @@ async def type_input(context: RequestContext, message: TerminalInput) -> None:
 
 
 async def resize(context: RequestContext, message: TerminalResize) -> None:
-    """Set a terminal's size."""
+    """Set the size of a terminal."""
     terminals = context.workspace.terminals
     terminals.resize(terminals.find(message.terminal_id), Size(message.rows, message.cols))
 
 
 async def close(context: RequestContext, message: CloseTerminal) -> None:
-    """End a terminal; its answer follows when everything in it is gone."""
+    """End a terminal. The answer follows when all its processes have ended."""
     context.workspace.terminals.find(message.terminal_id).close(View(context))
 
 

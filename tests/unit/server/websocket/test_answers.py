@@ -1,18 +1,21 @@
 """What an answer says of an outcome."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import UNSET
 
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.protocol import dump
-from kernelbridge.server.websocket.handlers.answers import execution_result
+from kernelbridge.server.websocket.handlers.cells import execution_result
+from kernelbridge.server.websocket.handlers.request_context import RequestContext
+
+CONTEXT = RequestContext(cast("Any", None), cast("Any", None), "s", UNSET)
 
 
 def frame(**outcome: Any) -> dict[str, Any]:
-    found = json.loads(dump(execution_result(Outcome(success=True, **outcome), "s", UNSET)))
+    found = json.loads(dump(execution_result(CONTEXT, Outcome(success=True, **outcome))))
     assert isinstance(found, dict)
     return found
 

@@ -11,7 +11,7 @@ from kernelbridge.server.websocket.buffers import SHARED, Buffers, Holding
 
 @dataclass(eq=False)
 class Ended:
-    """A connection that lets go of `lets_go` bytes of what it has sent when it is told to end."""
+    """A connection that releases `lets_go` bytes of what it has sent when it is ended."""
 
     name: str
     lets_go: int = 1 << 30
@@ -106,11 +106,11 @@ async def test_a_large_frame_for_several_counts_once_until_the_last_has_taken_it
     buffers, frame = Buffers(3 * SHARED), bytes(SHARED)
     holdings = [buffers.open(end=pytest.fail, drop=pytest.fail) for _ in range(9)]
     for holding in holdings:
-        holding.put(frame)
+        holding.add(frame)
     await turn()
     assert (buffers.held, holdings[0].size) == (SHARED, SHARED)
     for holding in holdings[:-1]:
-        holding.taken(frame)
+        holding.remove(frame)
     assert buffers.held == SHARED
     holdings[-1].close()
     assert buffers.held == 0
@@ -119,17 +119,17 @@ async def test_a_large_frame_for_several_counts_once_until_the_last_has_taken_it
 async def test_small_frames_and_equal_ones_count_each() -> None:
     buffers = Buffers(1 << 30)
     one = buffers.open(end=pytest.fail, drop=pytest.fail)
-    one.put(bytes(10))
-    one.put(bytes(10))
+    one.add(bytes(10))
+    one.add(bytes(10))
     large, equal = bytes(SHARED), bytes(bytearray(SHARED))
-    one.put(large)
-    one.put(equal)
-    one.put(large)
+    one.add(large)
+    one.add(equal)
+    one.add(large)
     assert (buffers.held, one.size) == (20 + 2 * SHARED, 20 + 3 * SHARED)
-    one.taken(equal)
-    one.taken(large)
+    one.remove(equal)
+    one.remove(large)
     assert buffers.held == 20 + SHARED
-    one.taken(large)
+    one.remove(large)
     assert (buffers.held, one.size) == (20, 20)
 
 
@@ -148,9 +148,9 @@ async def test_it_always_knows_what_is_held(seed: int) -> None:
             chosen.incoming(size)
         elif step == "put":
             holdings[chosen][1].append(frame := chance.choice(frames))
-            chosen.put(frame)
+            chosen.add(frame)
         elif step == "taken" and holdings[chosen][1]:
-            chosen.taken(holdings[chosen][1].pop(0))
+            chosen.remove(holdings[chosen][1].pop(0))
         elif step == "close" and chance.random() < 0.1:
             del holdings[chosen]
             chosen.close()

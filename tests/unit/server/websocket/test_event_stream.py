@@ -13,7 +13,7 @@ from kernelbridge.server.websocket.handlers.request_context import RequestContex
 
 
 class SlowClient:
-    """Whoever asked, and takes events only while it has room."""
+    """The client that asked; it accepts events only while it has room."""
 
     def __init__(self) -> None:
         self.room = True
@@ -67,7 +67,7 @@ async def test_nothing_changes_places() -> None:
     events.write("stderr", "2")
     events.write("stderr", "3")
     events.write("stdout", "4")
-    events.tell(cleared)
+    events.send(cleared)
     events.write("stdout", "5")
     events.close()
     assert client.texts() == [("stdout", "1"), ("stderr", "23"), ("stdout", "4"), ("stdout", "5")]
@@ -81,7 +81,7 @@ async def test_nothing_is_sent_after_the_end() -> None:
     events.write("stdout", "a")
     events.close()
     events.write("stdout", "b")
-    events.tell(cleared)
+    events.send(cleared)
     assert events.close() == 0
     assert client.texts() == [("stdout", "a")]
     assert len(client.got) == 1
@@ -100,10 +100,10 @@ async def test_what_is_left_out_is_counted_and_told_once() -> None:
     events = stream_to(client)
     client.room = False
     events.write("stdout", "é" * CHUNK)
-    events.tell(cleared, 7)
+    events.send(cleared, 7)
     client.room = True
-    events.tell(cleared)
-    events.tell(cleared)
+    events.send(cleared)
+    events.send(cleared)
     client.room = False
     events.write("stderr", "z")
     assert events.close() == 2 * CHUNK + 7 + 1

@@ -15,7 +15,7 @@ LIMIT = 1000
 
 
 def fed(frames: Frames, data: bytes) -> list[Taken]:
-    """Give bytes as a connection does: what was not taken is given again."""
+    """Return bytes as a connection does: what was not taken is given again."""
     taken = []
     while True:
         taken.append(frames.take(data))
@@ -25,7 +25,7 @@ def fed(frames: Frames, data: bytes) -> list[Taken]:
 
 
 def fragments(payloads: list[bytes], opcode: int) -> list[bytes]:
-    """Give a message in one frame for each payload."""
+    """Return a message in one frame for each payload."""
     last = len(payloads) - 1
     return [masked(CONTINUATION if n else opcode, each, fin=n == last) for n, each in enumerate(payloads)]
 

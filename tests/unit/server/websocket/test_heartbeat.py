@@ -4,7 +4,7 @@ from kernelbridge.server.websocket.heartbeat import Patience
 
 
 def asked_for(patience: Patience, silent: float) -> float | None:
-    """Give the seconds since it was first asked, if that was done as soon as it was due."""
+    """Return the seconds since it was first asked, if that was done as soon as it was due."""
     return silent - patience.ping if silent >= patience.ping else None
 
 
@@ -12,7 +12,7 @@ def test_a_silent_client_is_asked_every_30_seconds_and_dropped_after_90() -> Non
     patience, silent = Patience(), 0.0
     looks = []
     while silent < patience.drop:
-        silent += patience.next_look(silent, asked_for(patience, silent))
+        silent += patience.next_check(silent, asked_for(patience, silent))
         looks.append(round(silent))
     assert looks == [30, 60, 90]
 
@@ -22,7 +22,7 @@ def test_a_look_never_comes_early_nor_turns_in_circles() -> None:
         patience = Patience(ping, drop)
         silent, looks = 0.0, 0
         while silent < drop:
-            wait = patience.next_look(silent, asked_for(patience, silent))
+            wait = patience.next_check(silent, asked_for(patience, silent))
             assert wait > 0
             silent, looks = silent + wait, looks + 1
         assert looks <= drop / ping + 1
@@ -31,7 +31,7 @@ def test_a_look_never_comes_early_nor_turns_in_circles() -> None:
 
 def test_a_client_that_was_asked_late_has_its_full_time_to_answer() -> None:
     patience = Patience(ping=30, drop=90)
-    assert patience.left(silent=3600, asked=None) == 60
-    assert patience.left(silent=3600, asked=0.0) == 60
-    assert patience.left(silent=3650, asked=50.0) == 10
-    assert patience.left(silent=89, asked=59.0) == 1
+    assert patience.remaining(silent=3600, asked=None) == 60
+    assert patience.remaining(silent=3600, asked=0.0) == 60
+    assert patience.remaining(silent=3650, asked=50.0) == 10
+    assert patience.remaining(silent=89, asked=59.0) == 1

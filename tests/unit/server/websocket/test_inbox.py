@@ -19,7 +19,7 @@ PING, PONG = 9, 10
 
 @dataclass
 class Busy:
-    """A server that reads no message before it is told to."""
+    """A server that handles a message only when the test lets it."""
 
     buffers: Buffers = field(default_factory=lambda: Buffers(1 << 30))
     goes_on: asyncio.Event = field(default_factory=asyncio.Event)

@@ -14,7 +14,7 @@ PATIENCE = 10.0
 
 
 class SlowSocket:
-    """A connection that takes a frame when it is told to."""
+    """A connection that accepts a frame only when the test lets it."""
 
     def __init__(self) -> None:
         self._allowed = asyncio.Semaphore(0)

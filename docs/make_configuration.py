@@ -1,11 +1,12 @@
-"""`docs/reference/configuration.md`, made from the table of settings.
+"""Write `docs/reference/configuration.md` from the table of settings: `python docs/make_configuration.py`.
 
-`python -m kernelbridge.cli.reference > docs/reference/configuration.md` writes it anew; a test compares the two.
+A test checks that the page is up to date.
 """
 
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from textwrap import fill
 
 from kernelbridge.settings.kinds import Option
@@ -18,15 +19,15 @@ WIDTH = 120
 HEAD = """\
 # Settings
 
-<!-- Made by `python -m kernelbridge.cli.reference > docs/reference/configuration.md`. -->
+<!-- Made by `python docs/make_configuration.py`. -->
 
-Every setting has a name, which is also its key in the settings file. It is an option of `kernelbridge serve` and
-`kernelbridge doctor`, an environment variable, and a key of the TOML file that `--config` or `KERNELBRIDGE_CONFIG`
-names. An option wins over a variable, a variable over the file, the file over the default. Every value is checked, even
-if another one overrides it. An empty variable counts as absent.
+Every setting is an option of `kernelbridge serve` and `kernelbridge doctor`, an environment variable, and a key of the
+TOML file that `--config` or `KERNELBRIDGE_CONFIG` names; the headings below are the keys. An option wins over a
+variable, a variable over the file, the file over the default. Every value is checked, even if another one overrides it.
+An empty variable counts as absent.
 
-The server refuses settings that do not exist, and names the nearest one: a misspelt limit must not become no limit. It
-also refuses an address that is not a loopback address, because there is no authentication yet. To serve other
+The server refuses unknown settings and names the nearest known one, so a misspelt limit is never ignored. It also
+refuses an address that is not a loopback address, because there is no authentication yet. To serve other
 machines, put a [reverse proxy that authenticates](../how-to/reverse-proxy.md) on the same machine.
 
 - **Sizes**: `512m`, `1g`, `16MiB`, or plain bytes. Units are powers of 1024.
@@ -72,4 +73,5 @@ def _wrapped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(configuration_page(), end="")  # noqa: T201 - this is its purpose
+    page = Path(__file__).parent / "reference" / "configuration.md"
+    page.write_text(configuration_page(), encoding="utf-8")
