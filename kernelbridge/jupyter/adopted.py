@@ -31,7 +31,7 @@ from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
-from kernelbridge.jupyter.startup import until_heard, until_listening
+from kernelbridge.jupyter.startup import until_heard
 from kernelbridge.runtimes.contract import Process
 
 log = structlog.get_logger(__name__)
@@ -128,7 +128,7 @@ class AdoptedKernel(Kernel):
             await until_heard(self._requests, self._iopub_seen)
             return
         # Not by what it answers between cells: what a cell has left in its loop may keep that busy for long.
-        await until_listening(self._requests, self._iopub_seen)
+        await until_heard(self._requests, self._iopub_seen, on_control=True)
         recalled = await self._recalled()
         if recalled.runs:  # and has been answered: it was being ended when that server did
             await until_heard(self._requests, self._iopub_seen)
@@ -174,7 +174,7 @@ class AdoptedKernel(Kernel):
     async def _follow(self, execution: Execution) -> None:
         try:
             if self._identity.recalls:
-                await until_listening(self._requests, self._iopub_seen)
+                await until_heard(self._requests, self._iopub_seen, on_control=True)
                 await self._catch_up(execution, await self._recalled())
             self._caught_up.set_result(None)
             await self._see_to_the_reply(execution)

@@ -63,7 +63,6 @@ class Channels:
         send_timeout: float = SEND_TIMEOUT,
     ) -> None:
         self._lost = lost
-        self._closed = False
         self._channels: dict[str, _Channel] = {}
         self._open: set[str] = set()
         self._all_lost = asyncio.get_running_loop().create_future()
@@ -109,14 +108,8 @@ class Channels:
                     channel.read_on()
                     await channel.quiet.wait()
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` has been called."""
-        return self._closed
-
     def close(self) -> None:
         """Close the sockets; nothing is received afterwards. Idempotent."""
-        self._closed = True
         for channel in self._channels.values():
             channel.close()
         if not self._all_lost.done():

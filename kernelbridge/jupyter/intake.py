@@ -49,13 +49,6 @@ class _NoOverflows:
 NO_OVERFLOWS: Overflows = _NoOverflows()
 
 
-async def refuse_lost(channel: str, exited: asyncio.Task[Any], refuse: Callable[[str], None], seconds: float) -> None:
-    """Have a kernel ended that has closed a channel and does not exit: it has gone mad, or sent too much."""
-    done, _ = await asyncio.wait({exited}, timeout=seconds)
-    if not done:
-        refuse(f"it closed its {channel} channel, or sent more in one message than is allowed")
-
-
 class Intake:
     """Verifies the messages of one kernel, and hands them over in the order of their channel.
 

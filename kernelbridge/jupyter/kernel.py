@@ -38,7 +38,7 @@ from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Execution, ExecutionTable
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Consumer, Intake, Overflows, refuse_lost
+from kernelbridge.jupyter.intake import NO_OVERFLOWS, Consumer, Intake, Overflows
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
@@ -152,9 +152,8 @@ class Kernel:
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
             directory.prepare(spec.name, start_source())
-            words = command(
-                spec, directory.connection_file, argv, start_file=directory.start_file if hooks else None, fast=hooks
-            )
+            start_file = directory.start_file if hooks else None
+            words = command(spec, directory.connection_file, argv, start_file=start_file)
             process = await sandbox.exec(words, env={**ENV, **spec.env, **(env or {})})
         except BaseException:
             directory.close()
@@ -372,7 +371,13 @@ class Kernel:
 
     def _lost(self, channel: str) -> None:
         if not self._exited.done() and not self._closing:
-            self._spawn(refuse_lost(channel, self._exited, self._break, _LOST_GRACE))
+            self._spawn(self._refuse_lost(channel))
+
+    async def _refuse_lost(self, channel: str) -> None:
+        """End a kernel that has closed a channel and does not exit: it is broken, or has sent too much."""
+        await asyncio.wait({self._exited}, timeout=_LOST_GRACE)
+        if not self._exited.done():
+            self._break(f"it closed its {channel} channel, or sent more in one message than is allowed")
 
     def _break(self, fault: str) -> None:
         """End a kernel that cannot be trusted any more."""

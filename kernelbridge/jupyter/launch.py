@@ -38,18 +38,18 @@ def command(
     connection_file: str,
     argv: Sequence[str] | None = None,
     *,
-    start_file: str | None = None,
-    fast: bool = True,
+    start_file: str | None,
 ) -> list[str]:
-    """Give the command that starts a kernel, `{connection_file}` replaced by its path inside the sandbox.
+    """Return the command that starts a kernel, with `{connection_file}` replaced by its path inside the sandbox.
 
-    `start_file` is where `start_source` is inside the sandbox; it takes the place of `-m` of an ipykernel.
+    `start_file` is the path inside the sandbox of the program that `start_source` returns. It replaces the `-m` of an
+    ipykernel's command. None leaves the command of the kernelspec as it is.
     """
     words = [word.replace("{connection_file}", connection_file) for word in (argv or spec.argv)]
-    if not fast or not is_ipykernel(spec, words):
+    if start_file is None or not is_ipykernel(spec, words):
         return words
     words += _IPYKERNEL_OPTIONS
-    if start_file is not None and starts_itself(words):
+    if starts_itself(words):
         words[words.index("-m")] = start_file
     return words
 

@@ -69,19 +69,14 @@ class RequestTable:
         self._size += size
         return answer
 
-    async def ask(
-        self,
-        channel: str,
-        msg_type: str,
-        content: dict[str, Any],
-        *,
-        subshell: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - the request outlives it; see `_Request`
-    ) -> wire.Message | None:
-        """Send a request and wait for its answer; None when the kernel ends before it, or after `timeout` seconds."""
-        answer = self.begin(channel, msg_type, content, subshell=subshell)
-        await asyncio.wait({answer}, timeout=timeout)
-        return answer.result() if answer.done() else None
+    async def ask(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+        """Send a request and wait for its answer; None when the kernel ends before it.
+
+        A cancelled call leaves the request in the table: the kernel still has it in a queue.
+        """
+        answer = self.begin(channel, msg_type, content)
+        await asyncio.wait({answer})
+        return answer.result()
 
     async def ask_until_answered(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
         """Ask again and again until one of the requests is answered; None when the kernel ends before that.

@@ -118,33 +118,27 @@ async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitSta
         await asyncio.wait({exited}, timeout=_BIND_POLL)
 
 
-async def until_heard(requests: RequestTable, heard: asyncio.Event) -> wire.KernelInfo | None:
-    """Make the kernel speak until its output is heard: a subscription takes effect some time after connect.
+async def until_heard(
+    requests: RequestTable, heard: asyncio.Event, *, on_control: bool = False
+) -> wire.KernelInfo | None:
+    """Ask a kernel for its information until its output is heard: a subscription takes effect some time after connect.
 
-    Return what it says of itself, None if it ends before that. Raises `BadFrame`.
+    `heard` is set by the caller when a message of iopub arrives. Return the kernel's information, or None if the kernel
+    ends before that. Raises `BadFrame`.
 
-    It is asked on shell: some kernels answer nothing but a shutdown on control, and others drop what reaches that
-    before they have come up. All of them serve shell last.
+    A kernel that starts is asked on shell: some kernels answer only a shutdown on control, and others drop what reaches
+    control before they are up. All of them serve shell last. A kernel that may run a cell is asked `on_control`.
     """
+    ask = requests.ask if on_control else requests.ask_until_answered
     pause = 0.01
-    while (reply := await requests.ask_until_answered("shell", "kernel_info_request", {})) is not None:
-        with contextlib.suppress(TimeoutError):  # it may answer and say nothing, as often as it is asked
+    while (reply := await ask("control" if on_control else "shell", "kernel_info_request", {})) is not None:
+        with contextlib.suppress(TimeoutError):  # it may answer every request and publish nothing
             async with asyncio.timeout(pause):
                 await heard.wait()
         if heard.is_set():
             return wire.decode(reply.content, wire.KernelInfo)
         pause = min(2 * pause, 1.0)
     return None
-
-
-async def until_listening(requests: RequestTable, heard: asyncio.Event) -> None:
-    """Make the kernel speak until its output is heard, by what it answers while a cell runs."""
-    pause = 0.01
-    while not heard.is_set() and await requests.ask("control", "kernel_info_request", {}) is not None:
-        with contextlib.suppress(TimeoutError):  # it may answer and say nothing, as often as it is asked
-            async with asyncio.timeout(pause):
-                await heard.wait()
-        pause = min(2 * pause, 1.0)
 
 
 async def install_hooks(requests: RequestTable, channels: Channels) -> bool:

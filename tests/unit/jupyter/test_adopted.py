@@ -14,7 +14,7 @@ from kernelbridge.jupyter.adopted import AdoptedKernel, _weight
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.jupyter.startup import until_listening
+from kernelbridge.jupyter.startup import until_heard
 from kernelbridge.jupyter.wire import Message
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
@@ -332,7 +332,7 @@ async def test_a_kernel_that_says_nothing_is_not_asked_in_a_loop() -> None:
     requests = Mute()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await until_listening(cast("RequestTable", requests), asyncio.Event())
+            await until_heard(cast("RequestTable", requests), asyncio.Event(), on_control=True)
     assert 0 < requests.asked < 10
 
 
