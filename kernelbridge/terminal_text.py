@@ -2,7 +2,7 @@ r"""What a terminal would have shown, as plain text.
 
 Programs write for a terminal: colours, progress bars that overwrite their lines, text
 taken back. A client of the documented protocol gets text, so this draws the output on a
-screen and reads it back: `Screen` as it comes, in pieces of any size, `render_terminal` at once. Pure.
+screen and reads it back: `Screen` as it comes, in pieces of any size, `drawn` a whole text. Pure.
 
 Understood: `\n`, `\r`, `\b`, tabs; CSI `A` to `H`, `a`, `d`, `e`, `f`, `` ` `` and ESC `D`, `E`, `M` (moves); CSI `J`,
 `K`, `X` (erase), `@`, `P` (insert and delete characters); CSI `s`, `u` and ESC `7`, `8` (the cursor is kept and put
@@ -92,11 +92,6 @@ def strip_ansi(text: str) -> str:
     if "\x1b" not in text and "\x9b" not in text:
         return text
     return _ANY_ESCAPE.sub("", text)
-
-
-def render_terminal(text: str) -> str:
-    r"""Give the text that a terminal would show for `text`, lines ended by `\n`."""
-    return "".join(drawn(text))
 
 
 def stripped(text: str) -> Iterator[str]:

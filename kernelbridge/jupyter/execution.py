@@ -46,20 +46,16 @@ class Event(Enum):
 
     REPLY = "reply"
     IDLE = "idle"
-    OUTPUT = "output"
     END = "end"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.SENT, Event.OUTPUT): State.SENT,
     (State.SENT, Event.REPLY): State.REPLIED,
     (State.SENT, Event.IDLE): State.IDLE,
     (State.SENT, Event.END): State.ENDED,
-    (State.REPLIED, Event.OUTPUT): State.REPLIED,
     (State.REPLIED, Event.IDLE): State.DONE,
     (State.REPLIED, Event.END): State.ENDED,
     (State.IDLE, Event.REPLY): State.DONE,
-    (State.IDLE, Event.OUTPUT): State.IDLE,
     (State.IDLE, Event.END): State.ENDED,
 }
 """What is not in it changes nothing: a second reply, a second idle, anything after the end."""
@@ -211,7 +207,7 @@ class ExecutionTable:
             _tell_start(execution)
             yield from self._showing_failure(execution)
             yield from self._while_pending(execution, taking_output(execution.output, message, execution.listener))
-            self._move(execution, Event.OUTPUT)
+            execution.moves += 1
         elif message.msg_type == "execute_input":
             execution.ran = True
             if not execution.told:
@@ -310,12 +306,11 @@ class ExecutionTable:
         state = TRANSITIONS.get((execution.state, event))
         if state is None:
             return
-        half = state in HALF_DONE and state is not execution.state
         execution.state = state
         execution.moves += 1
-        if half:
+        if state in HALF_DONE:
             self.on_half()
-        elif state in FINAL:
+        else:
             self._begin(execution)
             if event is not Event.END and not _skipped(execution):
                 _tell_start(execution)

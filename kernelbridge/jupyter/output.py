@@ -16,8 +16,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import msgspec
-
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
 from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Updated, Wrote
@@ -117,36 +115,20 @@ class Output:
         kind: ResultType,
         data: dict[str, Any],
         metadata: dict[str, Any],
-        display_id: str | None = None,
-        length: int | None = None,
+        display_id: str | None,
+        length: int,
         *,
-        text: str | None = None,
-    ) -> None:
-        """Take a result or display; its size in bytes and its `plain_text`, where the caller knows them.
-
-        One with the id of an earlier one replaces that too, as IPython's `DisplayHandle.display` has it.
-        """
-        for _ in self.displaying(kind, data, metadata, display_id, length, text=text):
-            pass
-
-    def displaying(
-        self,
-        kind: ResultType,
-        data: dict[str, Any],
-        metadata: dict[str, Any],
-        display_id: str | None = None,
-        length: int | None = None,
-        *,
-        text: str | None = None,
+        text: str,
     ) -> Iterator[None]:
-        """Take a result or display as `display` does, and yield between what takes long."""
+        """Add a result or display of `length` bytes, whose `plain_text` is `text`; yields often.
+
+        If an earlier display has the same id, that is replaced too, as by IPython's `DisplayHandle.display`.
+        """
         if self._rendered is not None:
             return
         if self._clear_next:
             self._clear()
         self._keep_apart()
-        length = _length({"type": kind, "data": data, "metadata": metadata}) if length is None else length
-        text = "".join(plain_text(data)) if text is None else text
         self.update(data, metadata, display_id, length, text=text)
         self._screen.fresh_line()
         room = self._results_size + length + _RESULT_COST <= self._limit
@@ -187,19 +169,17 @@ class Output:
         data: dict[str, Any],
         metadata: dict[str, Any],
         display_id: str | None,
-        length: int | None = None,
+        length: int,
         *,
-        text: str | None = None,
+        text: str,
     ) -> None:
-        """Take an `update_display_data`; one whose display is not of this execution changes nothing."""
+        """Change a display of this execution; an unknown `display_id` changes nothing."""
         display = self._displays.get(display_id) if display_id is not None else None
         if display is None or self._rendered is not None:
             return
-        text = "".join(plain_text(data)) if text is None else text
         if display.bundle is None:
             self._kept.replace(display, text)
             return
-        length = _length(data) if length is None else length
         size_now = self._results_size + display.results * (length - display.bundle.length)
         if size_now > self._limit:
             self._kept.replace(display, text)
@@ -275,10 +255,6 @@ class Output:
         return Rendered(output, stdout, stderr, results, truncated, self._kept.spilled())
 
 
-def _length(tree: Any) -> int:
-    return len(msgspec.json.encode(tree))
-
-
 def plain_text(data: dict[str, Any]) -> Iterator[str]:
     """Give the parts of the text that a terminal shows for a bundle; it ends its line."""
     text = data.get("text/plain", "")
@@ -315,7 +291,7 @@ def taking_output(
             shown = data, display.metadata or {}, display.display_id
             result = kind == "execute_result"
             told: ResultType = "execute_result" if result else "display_data"
-            yield from output.displaying(told, *shown, len(message.content), text=text)
+            yield from output.display(told, *shown, len(message.content), text=text)
             if listener is not None:
                 listener(Displayed(*shown, result, len(message.content)))
         case "update_display_data":

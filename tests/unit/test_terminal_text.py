@@ -13,10 +13,14 @@ from kernelbridge.terminal_text import (
     WIDTH,
     Screen,
     TerminalDecoder,
-    render_terminal,
+    drawn,
     strip_ansi,
     stripped,
 )
+
+
+def render(text: str) -> str:
+    return "".join(drawn(text))
 
 
 @pytest.mark.parametrize(
@@ -71,12 +75,12 @@ from kernelbridge.terminal_text import (
     ],
 )
 def test_text_is_what_a_terminal_shows(raw: str, shown: str) -> None:
-    assert render_terminal(raw) == shown
+    assert render(raw) == shown
 
 
 def test_lines_above_the_screen_are_final_and_all_there() -> None:
     lines = [f"line {n}\r\x1b[K{n}" for n in range(1000)]
-    assert render_terminal("\n".join(lines)) == "\n".join(str(n) for n in range(1000))
+    assert render("\n".join(lines)) == "\n".join(str(n) for n in range(1000))
 
 
 def test_several_bars_are_drawn_in_place_whatever_is_above_them() -> None:
@@ -85,11 +89,11 @@ def test_several_bars_are_drawn_in_place_whatever_is_above_them() -> None:
     for percent in range(101):
         raw += "\x1b[5A" + "".join(f"\r\x1b[2Kbar {n}: {percent}%\n" for n in range(5))
     raw += "done\n"
-    assert render_terminal(raw) == above + "".join(f"bar {n}: 100%\n" for n in range(5)) + "done\n"
+    assert render(raw) == above + "".join(f"bar {n}: 100%\n" for n in range(5)) + "done\n"
 
 
 def test_the_cursor_does_not_leave_the_top() -> None:
-    assert render_terminal("a\nb\x1b[99A\rX") == "X\nb"
+    assert render("a\nb\x1b[99A\rX") == "X\nb"
 
 
 def test_stripping_leaves_all_but_the_escapes() -> None:
@@ -102,7 +106,7 @@ def test_stripping_leaves_all_but_the_escapes() -> None:
 )
 def test_sequences_of_any_length_are_left_out(sequence: str) -> None:
     text = "a" * 2040 + sequence + "b\n"
-    assert render_terminal(text) == "".join(stripped(text)) == "a" * 2040 + "b\n"
+    assert render(text) == "".join(stripped(text)) == "a" * 2040 + "b\n"
 
 
 _PIECES = st.lists(
@@ -120,10 +124,10 @@ _PIECES = st.lists(
 @given(_PIECES)
 def test_any_input_gives_no_control_characters(pieces: list[str]) -> None:
     raw = "".join(pieces)
-    shown = render_terminal(raw)
+    shown = render(raw)
     assert len(shown) <= 64 * len(raw)
     assert not any(ord(char) < 0x20 and char not in "\t\n" for char in shown)
-    assert render_terminal(shown) == shown
+    assert render(shown) == shown
 
 
 @given(_PIECES, st.lists(st.integers(1, 4)))
@@ -138,7 +142,7 @@ def test_how_the_text_is_cut_makes_no_difference(pieces: list[str], sizes: list[
         rest = rest[size:]
     screen.feed(rest)
     screen.finish()
-    assert "".join(parts) == render_terminal(raw)
+    assert "".join(parts) == render(raw)
 
 
 _NUMBERS = st.sampled_from(["", "0", "1", "2", "3", "7"])
@@ -172,7 +176,7 @@ def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: lis
             break
         kept.append(piece)
     else:
-        shown = [line.rstrip() for line in render_terminal("".join(kept)).expandtabs().split("\n")]
+        shown = [line.rstrip() for line in render("".join(kept)).expandtabs().split("\n")]
         expected = [line.rstrip() for line in emulator.display]
         assert shown + [""] * (HEIGHT - len(shown)) == expected
 
@@ -197,7 +201,7 @@ def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: lis
 )
 def test_hostile_input_is_drawn_in_linear_time(piece: str) -> None:
     # Quadratic work on this much would run into the suite's time limit.
-    render_terminal("x" * 500_000 + piece * 50_000)
+    render("x" * 500_000 + piece * 50_000)
 
 
 _LONG = "x" * 3000
@@ -236,7 +240,7 @@ def test_what_the_cursor_can_reach_is_bounded(first: str, piece: str, at_most: i
 def test_nothing_is_lost_of_what_is_too_much_for_the_cursor() -> None:
     # The last character of each piece but the last is written over by the next one.
     piece = "\x1b[999999999C" + "x" * 2034 + "\b"
-    shown = render_terminal(piece * 500)
+    shown = render(piece * 500)
     assert 500 * 2033 <= shown.count("x") <= 500 * 2034
 
 

@@ -44,10 +44,11 @@ class Bench:
                 self.shell(name, status="ok", execution_count=1)
             case Event.IDLE:
                 self.iopub(name, "status", execution_state="idle")
-            case Event.OUTPUT:
-                self.iopub(name, "stream", name="stdout", text="text\n")
             case Event.END:
                 self.table.end_all(Ended("kernel_died", "KernelDied: gone"))
+
+    def output(self, name: str) -> None:
+        self.iopub(name, "stream", name="stdout", text="text\n")
 
 
 def make(parent: str, msg_type: str, content: Any, metadata: Any) -> Message:
@@ -61,20 +62,22 @@ def test_every_state_and_event_is_decided() -> None:
             assert (state, event) not in TRANSITIONS
         if event is Event.END and state not in FINAL:
             assert TRANSITIONS[state, event] is State.ENDED
-        if event is Event.OUTPUT and state not in FINAL:
-            assert TRANSITIONS[state, event] is state
     ignored = {pair for pair in itertools.product(State, Event) if pair not in TRANSITIONS and pair[0] not in FINAL}
     assert ignored == {(State.REPLIED, Event.REPLY), (State.IDLE, Event.IDLE)}
 
 
-@given(st.lists(st.sampled_from(list(Event)), max_size=12))
-def test_whatever_comes_there_is_one_completion(events: list[Event]) -> None:
+@given(st.lists(st.sampled_from([*Event, None]), max_size=12))
+def test_whatever_comes_there_is_one_completion(events: list[Event | None]) -> None:
+    """None is output: it changes no state."""
     bench = Bench()
     bench.add("a")
     state = State.SENT
     for event in events:
-        bench.event("a", event)
-        state = TRANSITIONS.get((state, event), state)
+        if event is None:
+            bench.output("a")
+        else:
+            bench.event("a", event)
+            state = TRANSITIONS.get((state, event), state)
         assert len(bench.outcomes["a"]) == (1 if state in FINAL else 0)
         assert len(bench.table) == (0 if state in FINAL else 1)
 
@@ -83,9 +86,9 @@ def test_done_is_reply_and_idle() -> None:
     for first, second in itertools.permutations((Event.REPLY, Event.IDLE)):
         bench = Bench()
         bench.add("a")
-        bench.event("a", Event.OUTPUT)
+        bench.output("a")
         bench.event("a", first)
-        bench.event("a", Event.OUTPUT)
+        bench.output("a")
         assert not bench.outcomes["a"]
         bench.now = 1.5
         bench.event("a", second)
@@ -146,7 +149,7 @@ def test_the_end_keeps_the_output_and_says_why() -> None:
     bench = Bench()
     bench.add("a")
     bench.add("b")
-    bench.event("a", Event.OUTPUT)
+    bench.output("a")
     bench.table.end_all(Ended("out_of_memory", "OutOfMemory: too much"))
     assert len(bench.table) == 0
     for name, output in (("a", "text\n"), ("b", "")):
@@ -274,7 +277,7 @@ def test_a_traceback_that_is_not_the_end_is_output() -> None:
     bench = Bench()
     bench.add("a")
     bench.iopub("a", "error", ename="Shown", evalue="", traceback=["by %tb"])
-    bench.event("a", Event.OUTPUT)
+    bench.output("a")
     bench.iopub("a", "error", ename="Last", evalue="", traceback=["the end"])
     bench.shell("a", status="error", ename="Last", evalue="", traceback=["the end"])
     bench.event("a", Event.IDLE)

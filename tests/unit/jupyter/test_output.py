@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,14 +11,31 @@ from hypothesis import strategies as st
 
 from kernelbridge.jupyter import bounded as bounded_module
 from kernelbridge.jupyter.bounded import BoundedText, Spilled, size
-from kernelbridge.jupyter.output import Output, Rendered
-from kernelbridge.terminal_text import render_terminal
+from kernelbridge.jupyter.output import Output, Rendered, ResultType, plain_text
+from kernelbridge.terminal_text import drawn
 
 BIG = 1 << 20
 
 
 def bundle(text: str) -> dict[str, Any]:
     return {"text/plain": text}
+
+
+def displaying(
+    output: Output, kind: ResultType, data: dict[str, Any], display_id: str | None = None, length: int | None = None
+) -> Iterator[None]:
+    size_sent = len(json.dumps(data)) if length is None else length
+    return output.display(kind, data, {}, display_id, size_sent, text="".join(plain_text(data)))
+
+
+def display(*args: Any) -> None:
+    for _ in displaying(*args):
+        pass
+
+
+def update(output: Output, data: dict[str, Any], display_id: str, length: int | None = None) -> None:
+    size_sent = len(json.dumps(data)) if length is None else length
+    output.update(data, {}, display_id, size_sent, text="".join(plain_text(data)))
 
 
 def shown(*events: tuple[Any, ...], limit: int = BIG) -> Rendered:
@@ -29,11 +47,11 @@ def shown(*events: tuple[Any, ...], limit: int = BIG) -> Rendered:
             case "err":
                 output.stream("stderr", *args)
             case "result":
-                output.display("execute_result", bundle(args[0]), {})
+                display(output, "execute_result", bundle(args[0]))
             case "display":
-                output.display("display_data", bundle(args[0]), {}, args[1] if len(args) > 1 else None)
+                display(output, "display_data", bundle(args[0]), args[1] if len(args) > 1 else None)
             case "update":
-                output.update(bundle(args[0]), {}, args[1])
+                update(output, bundle(args[0]), args[1])
             case "clear":
                 output.clear(wait=args[0])
     return output.render()
@@ -91,14 +109,14 @@ def test_an_update_replaces_the_bundle_too() -> None:
 
 def test_a_bundle_without_text_shows_nothing() -> None:
     output = Output(BIG)
-    output.display("display_data", {"image/png": "AAAA"}, {"width": 1})
-    output.display("display_data", {"text/plain": ["a\n", "b"]}, {})
+    display(output, "display_data", {"image/png": "AAAA"})
+    display(output, "display_data", {"text/plain": ["a\n", "b"]})
     assert output.render().output == "a\nb\n"
 
 
 @given(st.lists(st.text("ab\n\r\b\x1b[31mK", max_size=30)))
 def test_how_the_text_is_cut_makes_no_difference(parts: list[str]) -> None:
-    assert shown(*(("out", part) for part in parts)).output == render_terminal("".join(parts))
+    assert shown(*(("out", part) for part in parts)).output == "".join(drawn("".join(parts)))
 
 
 @given(parts=st.lists(st.text(max_size=40)), limit=st.integers(2, 200))
@@ -203,9 +221,9 @@ def work_of_displays(number: int) -> int:
 
     def work() -> None:
         for at in range(number):
-            output.display("display_data", bundle(str(at)), {}, "d", 20)
+            display(output, "display_data", bundle(str(at)), "d", 20)
         for at in range(number):
-            output.update(bundle(str(at)), {}, "d", 20)
+            update(output, bundle(str(at)), "d", 20)
 
     return calls(work)
 
@@ -241,9 +259,9 @@ def test_the_work_of_dropping_text_is_linear_in_what_arrives(monkeypatch: pytest
 def test_displays_past_the_number_that_can_be_updated_are_text() -> None:
     output = Output(16 << 20)
     for number in range(10_001):
-        output.display("display_data", bundle(f"{number}"), {}, f"d{number}")
-    output.update(bundle("updated"), {}, "d9999")
-    output.update(bundle("updated"), {}, "d10000")
+        display(output, "display_data", bundle(f"{number}"), f"d{number}")
+    update(output, bundle("updated"), "d9999")
+    update(output, bundle("updated"), "d10000")
     rendered = output.render()
     assert rendered.output.splitlines()[9998:] == ["9998", "updated", "10000"]
     assert [result["data"]["text/plain"] for result in rendered.results[9998:]] == ["9998", "updated", "10000"]
@@ -287,7 +305,7 @@ def test_text_and_render_can_be_asked_for_again() -> None:
     output.stream("stdout", "50%")
     first = output.render()
     output.stream("stdout", "\r99%")
-    output.display("display_data", bundle("x"), {}, "d")
+    display(output, "display_data", bundle("x"), "d")
     output.clear(wait=False)
     assert output.render() == first
 
@@ -382,7 +400,7 @@ def test_the_text_that_names_an_image_is_not_shown_beside_it(how: Any, kind: str
     output = Output(BIG)
     output.stream("stdout", "before\n")
     figure = {"text/plain": "<Figure size 640x480>", kind: "AAAA"}
-    output.display(how, figure, {})
+    display(output, how, figure)
     output.stream("stdout", "after\n")
     rendered = output.render()
     assert rendered.output == "before\nafter\n"
@@ -392,27 +410,27 @@ def test_the_text_that_names_an_image_is_not_shown_beside_it(how: Any, kind: str
 @pytest.mark.parametrize("kind", ["text/html", "application/json", "text/latex", "application/vnd.plotly.v1+json"])
 def test_the_text_of_what_is_no_image_is_shown(kind: str) -> None:
     output = Output(BIG)
-    output.display("display_data", {"text/plain": "a table", kind: "…"}, {})
+    display(output, "display_data", {"text/plain": "a table", kind: "…"})
     assert output.render().output == "a table\n"
 
 
 def test_an_update_that_brings_or_takes_an_image_takes_or_brings_the_text() -> None:
     image = {"text/plain": "<Figure>", "image/png": "AAAA"}
     output = Output(BIG)
-    output.display("display_data", bundle("waiting"), {}, "d")
+    display(output, "display_data", bundle("waiting"), "d")
     output.stream("stdout", "x\n")
-    output.update(image, {}, "d")
-    output.display("display_data", image, {}, "e")
-    output.update(bundle("no figure"), {}, "e")
+    update(output, image, "d")
+    display(output, "display_data", image, "e")
+    update(output, bundle("no figure"), "e")
     assert output.render().output == "x\nno figure\n"
 
 
 def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
     image = {"text/plain": "<Figure>", "image/png": "A" * 5_000}
     output = Output(1_000)
-    output.display("display_data", image, {})
-    output.display("display_data", bundle("small"), {}, "d")
-    output.update(image, {}, "d")
+    display(output, "display_data", image)
+    display(output, "display_data", bundle("small"), "d")
+    update(output, image, "d")
     rendered = output.render()
     assert rendered.output == "<Figure>\n<Figure>\n"
     assert [result["data"] for result in rendered.results] == [bundle("small")]
@@ -421,21 +439,21 @@ def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
 def test_a_long_text_of_a_display_is_taken_in_parts() -> None:
     output = Output(100 << 20)
     data = {"text/plain": "x" * (1 << 24)}
-    assert sum(1 for _ in output.displaying("execute_result", data, {})) >= 100
+    assert sum(1 for _ in displaying(output, "execute_result", data)) >= 100
     assert output.render().output == data["text/plain"] + "\n"
 
 
 def test_many_results_are_put_together_in_parts() -> None:
     output = Output(100 << 20)
     for number in range(5_000):
-        output.display("display_data", {"text/plain": str(number)}, {})
+        display(output, "display_data", {"text/plain": str(number)})
     assert sum(1 for _ in output.ending()) >= 15
     assert [each["data"] for each in output.render().results] == [{"text/plain": str(n)} for n in range(5_000)]
 
 
 def test_an_output_that_ends_while_a_display_is_taken_does_not_have_it() -> None:
     output = Output(100 << 20)
-    taking = output.displaying("execute_result", {"text/plain": "x" * (1 << 20)}, {})
+    taking = displaying(output, "execute_result", {"text/plain": "x" * (1 << 20)})
     next(taking)
     rendered = output.render()
     assert list(taking) == []
