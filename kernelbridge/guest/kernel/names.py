@@ -239,10 +239,10 @@ def install_sources(kernel):
 
 
 def cell_of(cls):
-    """Give the name of the cell that defines a class, or None.
+    """Return the name of the cell that defines a class, or None.
 
-    Its methods know their cell. Without any it is the newest cell that defines a class of that name, at
-    that line (Python 3.13 and later), with the fewest differences.
+    Its methods know their cell. For a class without methods it is the newest cell that defines a class of that name,
+    from Python 3.13 on at the same line.
     """
     methods = [getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(cls).values()]
     for method in methods:
@@ -251,7 +251,6 @@ def cell_of(cls):
             if type(name) is CellName:
                 return name if name in linecache.cache else None
     line = vars(cls).get("__firstlineno__")
-    best, least = None, None
     for name in reversed(list(linecache.cache)):
         text = "".join(linecache.getlines(name)) if type(name) is CellName else ""
         if "class" not in text or cls.__name__ not in text:
@@ -265,10 +264,8 @@ def cell_of(cls):
         for qualname, node in classes(tree):
             first = min([node.lineno] + [decorator.lineno for decorator in node.decorator_list])
             if qualname == cls.__qualname__ and line in (None, first):
-                count = differences(cls, node)
-                if least is None or count < least:
-                    best, least = name, count
-    return best
+                return name
+    return None
 
 
 def classes(node, prefix=""):
@@ -281,32 +278,6 @@ def classes(node, prefix=""):
             yield from classes(child, prefix + child.name + ".<locals>.")
         elif not isinstance(child, ast.expr):
             yield from classes(child, prefix)
-
-
-def differences(cls, node):
-    """Count what in a class is not as that definition says."""
-    try:
-        annotations = dict(cls.__annotations__)
-    except Exception:  # names that annotations use may be undefined
-        annotations = {}
-    values = dict(vars(cls))
-    names, count = set(), 0
-    for statement in node.body:
-        targets = getattr(statement, "targets", None) or [getattr(statement, "target", statement)]
-        found = {getattr(target, "id", getattr(target, "name", None)) for target in targets} - {None}
-        names |= found
-        value = getattr(statement, "value", None)
-        annotation = getattr(statement, "annotation", None)
-        for name in found:
-            if isinstance(value, ast.Constant) and type(values.get(name)) is type(value.value):
-                count += values[name] != value.value
-            if isinstance(annotation, ast.Name) and name in annotations:
-                count += getattr(annotations[name], "__name__", annotations[name]) != annotation.id
-    doc = str(vars(cls).get("__doc__") or "")
-    if not doc.startswith(cls.__name__ + "("):  # what a dataclass says of itself
-        count += inspect.cleandoc(doc) != (ast.get_docstring(node) or "")
-    has = set(values) | set(annotations)
-    return count + len(names - has) + len({name for name in has - names if not name.startswith("_")})
 
 
 def parent_of(kernel):
