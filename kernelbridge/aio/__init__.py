@@ -1,1 +1,1 @@
-"""Helpers for asyncio: owned tasks, blocking work in threads, and long work on the event loop in turns."""
+"""Helpers for asyncio: owned tasks, blocking work in threads, and long work on the event loop in slices."""

@@ -1,4 +1,4 @@
-"""Tasks that somebody owns, none of which is forgotten or fails in silence, and values that are made once."""
+"""Background tasks with an owner, whose errors are logged, and values that are made once."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from kernelbridge.errors import KernelBridgeError
 log = structlog.get_logger(__name__)
 
 Wait = Callable[[], Awaitable[object]]
-"""Waits for something that was begun."""
+"""Wait for something that has been started."""
 
 T = TypeVar("T")
 
 
 async def attempt(work: Awaitable[object], failed: Callable[..., object]) -> None:
-    """Do one step of several, whatever becomes of it; `failed` is called with `error`, and `exc_info` for a bug."""
+    """Await one step of several. Call `failed(error=…)` if it raises, with `exc_info=True` if the error is a bug."""
     try:
         await work
     except (KernelBridgeError, OSError) as exc:
         failed(error=str(exc))
-    except Exception as exc:  # noqa: BLE001  a bug in one step must not keep the others from being taken
+    except Exception as exc:  # noqa: BLE001  a bug in one step must not prevent the other steps
         failed(error=repr(exc), exc_info=True)
 
 
 async def all_within(waits: Iterable[Wait], seconds: float) -> None:
-    """Wait for all of them, but no longer than that."""
+    """Wait until all `waits` have returned, or for `seconds`; then cancel those that have not."""
     tasks = [asyncio.ensure_future(wait()) for wait in waits]
     try:
         if tasks:
@@ -46,14 +46,14 @@ class TaskSet:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def create(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `coroutine` in the background; an exception that leaves it is a bug and is logged."""
+        """Run `coroutine` in the background. An exception that it raises is a bug and is logged."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
     async def aclose(self) -> None:
-        """Cancel what still runs and wait until it has ended. Idempotent."""
+        """Cancel all tasks, except the calling one, and wait until they have ended. Idempotent."""
         current = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not current]
         for task in tasks:
@@ -67,14 +67,17 @@ class TaskSet:
 
 
 class Lazy(Generic[T]):
-    """A value that is made when it is first needed, once, and again only after a failure."""
+    """A value that is made once, when it is first needed, and made again only after a failure."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._make = make
         self._task: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """Give it. Raises what `make` raises; the next call tries again then."""
+        """Return the value. Raises what `make` raises; then the next call tries again.
+
+        Cancelling it is safe: the value continues to be made for other callers.
+        """
         if self._task is None or (self._task.done() and self._task.exception() is not None):
             self._task = asyncio.get_running_loop().create_task(self._make())
         return await asyncio.shield(self._task)
@@ -86,5 +89,5 @@ class Lazy(Generic[T]):
         return self._task.result()
 
     def forget(self) -> None:
-        """Have it made anew."""
+        """Drop the value: the next `get` makes a new one."""
         self._task = None

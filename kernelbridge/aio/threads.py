@@ -1,6 +1,6 @@
-"""Long blocking work in pieces, so that none holds a thread for itself.
+"""Blocking work in threads; long work is cut into slices, so that no job occupies a thread for long.
 
-Such work is written as a generator that yields wherever it may be laid down for a moment, and returns its result.
+Such work is written as a generator that yields wherever it can be paused, and returns its result.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ P = ParamSpec("P")
 BlockingWork = Generator[None, None, T]
 
 _TURN = 0.05
-"""Seconds after which a thread turns to what else waits for one."""
+"""Seconds of one slice. Then other work that waits for a thread has its turn."""
 
 
 def finish(work: BlockingWork[T]) -> T:
-    """Do all of it now."""
+    """Run the whole work now, in this thread, and return its result."""
     while True:
         try:
             next(work)
@@ -32,13 +32,16 @@ def finish(work: BlockingWork[T]) -> T:
 
 
 async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a blocking function in one of the executor's threads; a cancellation waits for its end."""
+    """Call a blocking function in a thread of the executor. If cancelled, wait until it has returned."""
     loop = asyncio.get_running_loop()
     return await _ended(loop.run_in_executor(executor, functools.partial(function, *args, **kwargs)))
 
 
 async def in_turns(executor: Executor, work: BlockingWork[T]) -> T:
-    """Do it in the executor's threads, in turns with what else waits for them; a cancellation undoes it."""
+    """Run the work in threads of the executor, in slices between other work, and return its result.
+
+    If cancelled, it closes the generator, whose `finally` blocks clean up.
+    """
     loop = asyncio.get_running_loop()
     try:
         while True:
@@ -51,7 +54,7 @@ async def in_turns(executor: Executor, work: BlockingWork[T]) -> T:
 
 
 async def _ended(call: asyncio.Future[T]) -> T:
-    """Wait for a call in a thread, which no cancellation ends: what it uses must not be closed before."""
+    """Wait for a call in a thread, also when cancelled: what the call uses must not be closed before it returns."""
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
@@ -60,7 +63,7 @@ async def _ended(call: asyncio.Future[T]) -> T:
 
 
 def _turn(work: BlockingWork[T]) -> tuple[T] | None:
-    """Go on for a while; gives the result in a tuple when it is done."""
+    """Run one slice of the work. Return its result in a tuple, or None if there is more to do."""
     end = time.monotonic() + _TURN
     try:
         next(work)

@@ -1,13 +1,12 @@
-"""Long work on the event loop in turns, so that no session holds up the others, whatever it prints or sends.
+"""Long work on the event loop in slices, so that no session delays the others, whatever it prints or sends.
 
-Such work is a generator that yields every few milliseconds at the most, wherever it may be laid down for a moment:
+Such work is a generator that yields every few milliseconds, wherever it can be paused:
 
-    later = turns().begin(work)      # a first piece at once; None if that was all of it
+    later = turns().begin(work)      # runs a first slice at once; None if the work has ended with it
     result = await turns().run(work)
 
-One thing has its turn in one iteration of the loop, however many wait, and the others go before it comes again.
-What is to be done behind the work waits for it, so that nothing is dropped and nothing changes places: whoever reads
-for a session does not read on meanwhile.
+Each iteration of the loop runs one slice, however many works wait. They have their turns in a circle. A reader that
+started work for a session reads nothing more until the work has ended, so nothing is dropped or reordered.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from weakref import WeakKeyDictionary
 T = TypeVar("T")
 
 LoopWork = Generator[object, None, T]
-"""What it yields means nothing; what it returns is its result."""
+"""A generator that yields where it can be paused, and returns its result. What it yields is ignored."""
 
 TURN = 0.005
-"""Seconds after which others have their turn."""
+"""Seconds of one slice."""
 AT_ONCE = 0.002
-"""Seconds of work that is begun, while nothing else waits, before the rest of it takes turns."""
+"""Seconds that `begin` works at once, while no other work waits."""
 
 
 class Turns:
-    """The work of one event loop that takes turns."""
+    """The long work of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.perf_counter) -> None:
         self._loop = loop
@@ -42,9 +41,9 @@ class Turns:
         return len(self._waiting)
 
     def begin(self, work: LoopWork[T]) -> asyncio.Future[T] | None:
-        """Do the first piece of it, or a little more; gives None if it has ended, or what is done when it ends.
+        """Run a first slice. Return None if the work has ended, else a future that is done when it ends.
 
-        Raises what the work raises in this first piece; what it raises later is the future's.
+        Raises what the work raises in the first slice. What it raises later is the exception of the future.
         """
         end = self._clock() + AT_ONCE
         try:
@@ -56,7 +55,7 @@ class Turns:
         return self._wait(work)
 
     async def run(self, work: LoopWork[T]) -> T:
-        """Do all of it; gives its result, or raises what it raises. Work that is cancelled ends where it is."""
+        """Run the whole work in slices. Return its result, or raise what it raises. If cancelled, close it."""
         done = self._wait(work)
         try:
             return await done
@@ -75,7 +74,7 @@ class Turns:
         end = self._clock() + TURN
         while self._waiting and self._clock() < end:
             work, done = self._waiting[0]
-            ended = done.done() or _go_on(work, done, lambda: self._clock() < end)
+            ended = done.done() or _run_slice(work, done, lambda: self._clock() < end)
             self._waiting.popleft()
             if not ended:
                 self._waiting.append((work, done))
@@ -83,15 +82,15 @@ class Turns:
             self._loop.call_soon(self._turn)
 
 
-def _go_on(work: LoopWork[T], done: asyncio.Future[T], may: Callable[[], bool]) -> bool:
-    """Go on with some work while it may; says whether it has ended."""
+def _run_slice(work: LoopWork[T], done: asyncio.Future[T], has_time: Callable[[], bool]) -> bool:
+    """Run some work while `has_time` says so. Return whether it has ended; then `done` has its result or exception."""
     try:
         next(work)
-        while may():
+        while has_time():
             next(work)
     except StopIteration as exc:
         done.set_result(exc.value)
-    except Exception as exc:  # noqa: BLE001 - whoever waits for it hears of that
+    except Exception as exc:  # noqa: BLE001 - raised where `done` is awaited
         done.set_exception(exc)
     else:
         return False
@@ -102,7 +101,7 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary(
 
 
 def turns() -> Turns:
-    """Give those of the running loop: all sessions share them."""
+    """Return the `Turns` of the running loop, which all sessions share."""
     loop = asyncio.get_running_loop()
     found = _turns.get(loop)
     if found is None:

@@ -1,4 +1,4 @@
-"""Long work in turns: it shares its thread, and a cancellation waits for the thread before anything is closed."""
+"""Long work in slices shares its thread, and a cancellation waits for the thread before anything is closed."""
 
 import asyncio
 import threading
@@ -51,7 +51,7 @@ async def test_a_cancellation_closes_the_work_in_its_thread(one_thread: Executor
     assert log == ["closed"]
 
 
-async def test_a_cancelled_call_has_ended_when_its_caller_goes_on(one_thread: Executor) -> None:
+async def test_a_cancelled_call_has_ended_before_its_caller_continues(one_thread: Executor) -> None:
     began, go = threading.Event(), threading.Event()
     ended: list[bool] = []
 

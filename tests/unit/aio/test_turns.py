@@ -9,7 +9,7 @@ from kernelbridge.aio.turns import TURN, Turns, turns
 
 
 class Clock:
-    """A clock that every piece of work moves on."""
+    """A clock that each slice of work advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -26,7 +26,7 @@ def work(clock: Clock, told: list[str], name: str, pieces: int, each: float) -> 
     return name
 
 
-async def test_the_result_of_work_is_given_when_all_of_it_is_done() -> None:
+async def test_the_result_of_work_is_returned_when_it_has_ended() -> None:
     told: list[str] = []
     assert await turns().run(work(Clock(), told, "a", 1000, 0.001)) == "a"
     assert told == ["a"] * 1000
@@ -40,7 +40,7 @@ async def test_what_ends_at_once_needs_no_turn() -> None:
     assert told == ["a"] * 3
 
 
-async def test_a_turn_of_the_loop_is_bounded_however_many_wait_and_all_have_theirs() -> None:
+async def test_an_iteration_of_the_loop_is_bounded_and_all_works_get_their_turns() -> None:
     clock, told = Clock(), list[str]()
     shared = Turns(asyncio.get_running_loop(), clock)
     ends = [shared.begin(work(clock, told, name, 30, TURN / 4)) for name in "abc"]
@@ -55,7 +55,7 @@ async def test_a_turn_of_the_loop_is_bounded_however_many_wait_and_all_have_thei
     assert "abcabc" in order
 
 
-async def test_work_that_fails_says_so_to_whoever_waits_and_costs_the_others_nothing() -> None:
+async def test_an_error_of_one_work_is_raised_where_it_is_awaited_and_costs_the_others_nothing() -> None:
     def fails() -> Generator[None, None, None]:
         yield
         raise ValueError("it failed")
@@ -67,7 +67,7 @@ async def test_work_that_fails_says_so_to_whoever_waits_and_costs_the_others_not
     assert await good == "a"
 
 
-async def test_work_that_nobody_waits_for_any_more_is_given_up() -> None:
+async def test_work_is_closed_when_nobody_waits_for_it_any_more() -> None:
     told: list[str] = []
     clock = Clock()
     shared = Turns(asyncio.get_running_loop(), clock)
