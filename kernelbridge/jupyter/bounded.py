@@ -1,4 +1,4 @@
-"""Text of which head and tail are kept when there is too much of it (pure)."""
+"""Bounded text: of one that is too long, head and tail are kept (pure)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _JOIN = 8192  # characters: small writes are joined, or a million of them would 
 
 
 def size(text: str) -> int:
-    """Give the length of `text` in bytes of UTF-8."""
+    """Return the length of `text` in bytes of UTF-8."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(slots=True)
 class Bundle:
-    """The MIME bundle of a result, and its length in bytes as it arrived."""
+    """The MIME bundle of a result, and the length of its message in bytes."""
 
     data: dict[str, Any]
     metadata: dict[str, Any]
@@ -27,20 +27,20 @@ class Bundle:
 
 @dataclass(slots=True, eq=False)
 class Display:
-    """What is shown under one display id. All its places refer to it, so an update costs the same however many."""
+    """The content of one display id. All places that show it refer to it, so an update has a constant cost."""
 
     text: str = ""
     length: int = 0
-    """Of `text`, in bytes."""
+    """Bytes of `text`."""
     tails: int = 0
-    """Places in the tail that show `text`."""
+    """Number of places in the tail that show `text`."""
     heads: int = 0
-    """Places in the head that show `head_text`: as much of `text` as there is room for."""
+    """Number of places in the head that show `head_text`, as much of `text` as there is room for."""
     head_text: str = ""
     head_length: int = 0
     bundle: Bundle | None = None
     results: int = 0
-    """Results that are `bundle`."""
+    """Number of results that are `bundle`."""
 
 
 _Piece = str | Display
@@ -48,35 +48,35 @@ _Piece = str | Display
 
 @dataclass(frozen=True, slots=True)
 class Spilled:
-    """What became of the text that was too much."""
+    """Where the whole of a truncated text is."""
 
     path: str | None
-    """Of the file that has it; None when there is none."""
+    """Path of its file; None if there is none."""
     complete: bool
-    """Whether all of it is there."""
+    """Whether the file has the whole text."""
 
 
 class Overflow(Protocol):
-    """Takes a text whole, once it is too much. Never blocks."""
+    """Stores the whole of a text that is too long to be kept. Its methods never block."""
 
     def begin(self, texts: Sequence[str]) -> None:
-        """Start, or start anew, with these texts."""
+        """Start, or start again, with these texts."""
 
     def write(self, text: str) -> None:
         """Add a text at the end."""
 
     def discard(self) -> None:
-        """Forget everything: it is not too much after all."""
+        """Delete everything: the text is not too long any more."""
 
     async def finish(self) -> Spilled:
-        """Wait until everything is where it belongs."""
+        """Wait until everything is stored."""
         ...
 
 
 class BoundedText:
-    """Text that is kept whole up to `limit` bytes; of more, `kept` bytes are: the first half and the last half.
+    """Text that is kept whole up to `limit` bytes. Of a longer one `kept` bytes are kept, half of them from each end.
 
-    `overflow` gives what takes the whole of it when there is more, or None.
+    `overflow` returns what stores the whole of a longer text, or None.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BoundedText:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, what was left out included; displays that are in it must not be used again."""
+        """Remove the whole text, and the count of bytes left out. Displays in it must not be used again."""
         self._head: list[_Piece] = []
         self._head_size = 0
         self._tail: deque[_Piece] = deque()
@@ -100,7 +100,7 @@ class BoundedText:
         self._over = False
 
     def copy(self) -> BoundedText:
-        """Give another with the same text, which must not have displays; nothing takes that one's overflow."""
+        """Return another with the same text, which must not have displays, and without an overflow."""
         self._join()
         other = BoundedText(self._limit, kept=2 * self._half)
         other._head, other._head_size = self._head.copy(), self._head_size
@@ -130,7 +130,7 @@ class BoundedText:
             self._push_tail(display, display.length)
 
     def replace(self, display: Display, text: str) -> None:
-        """Change what is shown in every place of a display; those that were left out are not brought back."""
+        """Change the text in every place of a display. Places that were left out stay so."""
         length = size(text)
         self._tail_size += display.tails * (length - display.length)
         if display.heads:
@@ -145,7 +145,7 @@ class BoundedText:
         self._trim()
 
     def _room(self) -> int:
-        """Give the bytes that the head can still take: none once something is behind it, or missing."""
+        """Return the number of bytes that fit into the head: none if there is a tail, or bytes were left out."""
         return -1 if self._tail or self._left_out else self._half - self._head_size
 
     def _join(self) -> None:
@@ -160,7 +160,7 @@ class BoundedText:
             self._head.append(first)
             self._head_size += size(first)
             text = text[len(first) :]
-        # In small parts: what leaves the tail later leaves it whole, and nothing is copied twice.
+        # In small parts, because they leave the tail whole later; so nothing is copied twice.
         for start in range(0, len(text), _JOIN):
             part = text[start : start + _JOIN]
             self._push_tail(part, size(part))
@@ -173,7 +173,7 @@ class BoundedText:
         self._trim()
 
     def _trim(self) -> None:
-        """Drop from the tail's start once it is too much: displays whole, text while there is enough behind it."""
+        """Remove pieces from the start of the tail if it is too long, but keep a text that is needed in part."""
         if not self._over:
             if self._head_size + self._tail_size <= self._limit:
                 return
@@ -183,7 +183,7 @@ class BoundedText:
             if isinstance(piece, str):
                 length = size(piece)
                 if self._tail_size - length < self._half:
-                    return  # `_first_of_tail` cuts what is over
+                    return  # `_first_of_tail` cuts it
             else:
                 length = piece.length
                 piece.tails -= 1
@@ -192,7 +192,7 @@ class BoundedText:
             self._left_out += length
 
     def _spill(self) -> None:
-        """Hand on all that there is: it is about to be cut."""
+        """Pass the whole text to the overflow, because it is about to be cut."""
         self._over = True
         if self._overflow is None and self._new_overflow is not None:
             self._overflow = self._new_overflow()
@@ -201,7 +201,7 @@ class BoundedText:
             self._overflow.begin(head + [piece if isinstance(piece, str) else piece.text for piece in self._tail])
 
     def _first_of_tail(self) -> tuple[str, int]:
-        """Give the text with which the tail starts, and the bytes of it that are over the limit."""
+        """Return the first text of the tail, cut to the limit, and the number of bytes cut."""
         self._join()
         if not self._tail:
             return "", 0
@@ -216,7 +216,7 @@ class BoundedText:
         return kept, length - size(kept)
 
     def text(self) -> str:
-        """Give what is kept, the head directly followed by the tail. Changes nothing."""
+        """Return what is kept: the head, directly followed by the tail."""
         first, _ = self._first_of_tail()
         rest = islice(self._tail, 1, None)
         return "".join(
@@ -229,11 +229,11 @@ class BoundedText:
 
     @property
     def left_out(self) -> int:
-        """Bytes that are missing between head and tail."""
+        """The number of bytes left out between head and tail."""
         return self._left_out + self._first_of_tail()[1]
 
     def spilled(self) -> Overflow | None:
-        """Give what has the whole text, if it was too much. Nothing may be added afterwards."""
+        """Return what stores the whole text, if it is too long. Nothing may be added afterwards."""
         self._join()
         overflow, self._overflow = self._overflow, None
         if overflow is not None and not self._over:
@@ -242,7 +242,7 @@ class BoundedText:
         return overflow
 
     def head_length(self) -> int:
-        """Give the number of characters before the place where bytes were left out."""
+        """Return the number of characters before the place where bytes were left out."""
         self._join()
         return sum(len(piece) if isinstance(piece, str) else len(piece.head_text) for piece in self._head)
 

@@ -1,4 +1,4 @@
-"""A cell: what to run and how, the request that runs it, and how it ended (pure)."""
+"""A cell, the request that runs it, and its outcome (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernelbridge.jupyter.bounded import Overflow
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What to run, and how."""
+    """Code to run, and how to run it."""
 
     code: str
     filename: str = "main.py"
@@ -19,9 +19,9 @@ class Cell:
     store_history: bool = True
     allow_stdin: bool = False
     stream: bool = False
-    """Whether somebody watches: the kernel then sends at once what it would else collect for a while."""
+    """Whether a client watches the output. Then the kernel sends it at once instead of collecting it for 0.2 s."""
     user: str = ""
-    """The name the kernel is told in its message headers."""
+    """The user name in the headers of its messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Outcome:
 
     success: bool
     output: str = ""
-    """What a terminal would have shown: stdout, stderr, results and displays as text, in order."""
+    """The text that a terminal would have shown: stdout, stderr, results and displays, in order."""
     error: str | None = None
     """`<Name>: <message>` on one line."""
     stdout: str = ""
@@ -42,38 +42,38 @@ class Outcome:
     duration_ms: float = 0.0
     """From its submission, or from the end of the cell before it if that was later."""
     cpu_ms: float | None = None
-    """Of the kernel and the children it waited for; None if the kernel does not tell."""
+    """CPU time of the kernel and of the children for which it waited; None if the kernel does not report it."""
     oom_kills: int = 0
-    """How often something in the sandbox was killed for want of memory meanwhile, if the kernel tells."""
+    """Number of processes of the sandbox that the system killed meanwhile because memory was exhausted, if reported."""
     truncated: dict[str, Any] | None = None
     """See `output.Rendered.truncated`."""
     cause: str | None = None
     """Why it was ended: one of `protocol.base.Cause`."""
     exit_code: int | None = None
-    """Of the kernel, when that ended by itself."""
+    """Exit code of the kernel, if it ended by itself."""
     signal: str | None = None
-    """The name of the signal that ended the kernel."""
+    """Name of the signal that ended the kernel."""
     state_preserved: bool = True
     """Whether the interpreter still has its variables."""
     late_output: str = ""
-    """What background threads wrote while no cell was theirs."""
+    """Text that background threads wrote after the end of their cells."""
     hint: str | None = None
-    """What to do instead, where the cell or a program in it failed for a reason that a sandbox gives."""
+    """What to do instead, if the cell or a program in it failed because of the sandbox."""
     overflow: Overflow | None = None
-    """What has the whole of `output`, when that is truncated; to be finished by whoever takes this."""
+    """Stores the whole `output`, if that is truncated. The receiver of the outcome must finish it."""
     json: Mapping[str, Any] = field(default_factory=dict)
-    """Those of its long texts that are written as JSON already, by their names here."""
+    """Long texts that are encoded as JSON already, by the name of their field here."""
 
     @property
     def texts(self) -> dict[str, str | list[dict[str, Any]] | None]:
-        """What may be long, by name."""
+        """The fields that may be long, by name."""
         names = ("output", "stdout", "stderr", "results", "traceback")
-        # No text twice; see `answers.execution_result`.
+        # An equal stdout is left out; see `answers.execution_result`.
         return {name: getattr(self, name) for name in names if name != "stdout" or self.stdout != self.output}
 
     @classmethod
     def ended(cls, cause: str, error: str) -> Outcome:
-        """Give the outcome of a cell that never reached a kernel."""
+        """Return the outcome of a cell that never reached a kernel."""
         return cls(success=False, error=error, cause=cause, state_preserved=False)
 
 
@@ -90,5 +90,5 @@ def request_content(cell: Cell) -> dict[str, Any]:
 
 
 def request_metadata(cell: Cell) -> dict[str, Any]:
-    """Return the metadata of that request, which the hooks in the kernel read."""
+    """Return the metadata of that request. The hooks in the kernel read it."""
     return {"kernelbridge": {"filename": cell.filename, **({"stream": True} if cell.stream else {})}}

@@ -1,13 +1,12 @@
 """The only ZeroMQ I/O: a kernel's channels on the event loop.
 
-A ZeroMQ socket signals through a descriptor that is edge-triggered: it says that something changed,
-not that something is there, and any operation on the socket may consume that signal. So a
-reader takes messages until there are none, and a sender looks afterwards whether its send has
-swallowed the news of one (https://zguide.zeromq.org and zmq_getsockopt(3), ZMQ_FD). The
-sockets are plain ones and all operations non-blocking: measured, this is half the cost per
-message of `zmq.asyncio`, and it needs nothing from the loop but `add_reader` and `call_soon`.
+The descriptor of a ZeroMQ socket is edge-triggered. It signals that something changed, not that a message is there,
+and any operation on the socket may consume the signal. So a reader reads until there are no messages, and a sender
+checks afterwards whether its send has consumed the signal of one (https://zguide.zeromq.org and zmq_getsockopt(3),
+ZMQ_FD). The sockets are plain ones, and all operations are non-blocking: measured, this is half the cost per message of
+`zmq.asyncio`, and it needs only `add_reader` and `call_soon` of the loop.
 
-Nothing is dropped on this side: a full receive queue stops reading from the kernel.
+Nothing is dropped on this side: while a receive queue is full, nothing is read from the kernel.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ from kernelbridge.errors import KernelError
 MAX_MESSAGE = 48 << 20
 """Bytes of one frame; a kernel that sends a larger one is disconnected."""
 SEND_TIMEOUT = 5.0
-"""Seconds for which a kernel may take nothing that is sent to it."""
+"""Seconds for which a kernel may leave messages unread."""
 
 _KINDS = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "iopub": zmq.SUB}
 _QUEUE = 10_000  # messages received but not yet read, per channel
-_OUTPUT_QUEUE = 32  # likewise of output, where the kernel can wait: a message of a flood has 128 KiB
-# Messages sent but not yet taken: an honest kernel takes them at once, however busy its interpreter is. Past this they
-# wait here, and not much longer than `SEND_TIMEOUT`.
+_OUTPUT_QUEUE = 32  # the same for output, if the kernel waits when it is full: such messages can have 128 KiB each
+# Messages in ZeroMQ's queue for the kernel. A correct kernel takes them at once, however busy its interpreter is. More
+# of them wait in `_Channel`, and not much longer than `SEND_TIMEOUT`.
 _UNSENT = 16
-_BATCH = 64  # messages read in one turn, before others on the loop have theirs
-_TURN = 0.005  # seconds after which a turn ends with the message it is at
-_BACKLOG = 2.0  # seconds for taking what a dead kernel left behind: a process it forked may send for ever
+_BATCH = 64  # messages read in one turn, before other callbacks of the loop have theirs
+_TURN = 0.005  # seconds after which a turn ends with the current message
+_BACKLOG = 2.0  # seconds to read what a dead kernel has sent: a process that it forked may send for ever
 
 Received = Callable[[str, list[bytes]], asyncio.Future[None] | None]
-"""Take a message. While a future that it returns is not done, no further message of that channel is read."""
+"""Handles the frames of a message. Until a future that it returns is done, the channel is not read."""
 
 
 class Channels:
     """The connected sockets of one kernel incarnation.
 
-    `received` is called with channel and frames of each message, `lost` with the channel whose
-    connection the kernel ended, `stuck` with one on which it takes nothing any more. `routing_id`
-    names this client to the kernel; it must be a fresh one, or that of the client whose replies are
-    to be taken over.
+    `received` is called with the channel and the frames of each message, `lost` with a channel whose connection the
+    kernel closed, `stuck` with a channel that the kernel has stopped reading. `routing_id` names this client to the
+    kernel. It must be a new one, or that of an earlier client, whose replies then arrive here. Sizes are in bytes,
+    times in seconds.
     """
 
     def __init__(
@@ -86,18 +85,18 @@ class Channels:
             raise
 
     def send(self, channel: str, frames: list[bytes]) -> None:
-        """Send a message, now or when the kernel takes it; never blocks. Raises `KernelError` when that cannot be."""
+        """Send a message without blocking, now or when the kernel reads. Raises `KernelError` if the socket failed."""
         self._channels[channel].send(frames)
 
-    def bound_output(self) -> None:
-        """Have few messages of output wait here: for a kernel whose publisher waits then, instead of dropping some."""
-        self._channels["iopub"].bound(_OUTPUT_QUEUE)
+    def limit_output_queue(self) -> None:
+        """Let few messages of output wait here: for a kernel whose publisher then waits instead of dropping some."""
+        self._channels["iopub"].limit_queue(_OUTPUT_QUEUE)
 
     async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
-        """After the kernel's end: wait until all that it sent has been received.
+        """Wait, after the kernel's end, until everything that it sent has been received.
 
-        A process that the kernel forked may hold its connections open, and even send through them: their end
-        is awaited for `timeout` seconds, and reading goes on until nothing is left, but at most for two more.
+        A process that the kernel forked may keep its connections open, and even send on them. So their end is awaited
+        for `timeout` seconds, and then messages are read until there are none, for at most two seconds more.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -105,7 +104,7 @@ class Channels:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BACKLOG):
                 for channel in self._channels.values():
-                    channel.read_on()
+                    channel.check_received()
                     await channel.quiet.wait()
 
     def close(self) -> None:
@@ -155,14 +154,14 @@ class _Channel:
         self._closed = False
         self._scheduled = False
         self.quiet = asyncio.Event()
-        """Set while there is nothing to read, as far as is known, or it is closed."""
+        """Set while no message is known to wait, or the channel is closed."""
         self._loop.add_reader(self._readers[0], self._signalled)
         self._loop.add_reader(self._readers[1], self._watch)
-        # There is no signal for what came before anybody looked.
+        # There is no signal for what arrived before the readers were added.
         self._schedule()
         self._loop.call_soon(self._watch)
 
-    def bound(self, messages: int) -> None:
+    def limit_queue(self, messages: int) -> None:
         self._socket.rcvhwm = messages
 
     def send(self, frames: list[bytes]) -> None:
@@ -170,14 +169,14 @@ class _Channel:
         self._flush()
 
     def _flush(self) -> None:
-        """Send what ZeroMQ takes; when it takes nothing for too long, say so."""
+        """Pass messages to ZeroMQ. Call `stuck` if it accepts none for too long."""
         taken = False
         try:
             while self._unsent:
                 try:
                     self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
                 except zmq.Again:
-                    # Asked, because this may take the signal that there is room.
+                    # Check again, because the attempt may have consumed the signal that there is room.
                     if not _option(self._socket, zmq.EVENTS) & zmq.POLLOUT:
                         break
                 else:
@@ -190,36 +189,36 @@ class _Channel:
             self._overdue = None
         if self._unsent and self._overdue is None:
             self._overdue = self._loop.call_later(self._send_timeout, self._stuck, self._name)
-        self.read_on()  # the send may have taken the signal of a message that has come
+        self.check_received()  # the send may have consumed the signal of a received message
 
-    def read_on(self) -> None:
-        """See that what has been received is read."""
+    def check_received(self) -> None:
+        """Check for received messages without a signal, and schedule their reading."""
         if self._closed or self._held:
             return
         events = _option(self._socket, zmq.EVENTS)
         if events & zmq.POLLIN:
             self._schedule()
         if events & zmq.POLLOUT and self._unsent:
-            self._loop.call_soon(self._send_on)  # having asked may have taken the signal that there is room
+            self._loop.call_soon(self._send_waiting)  # the check may have consumed the signal that there is room
 
-    def _send_on(self) -> None:
+    def _send_waiting(self) -> None:
         if self._unsent and not self._closed:
             self._flush()
 
     def _signalled(self) -> None:
-        self._send_on()
+        self._send_waiting()
         if not self._scheduled and not self._held:
             self._read()
 
     def _schedule(self) -> None:
-        """Have one turn soon; there is never more than one waiting, or each would bring the next."""
+        """Schedule one turn, unless one is scheduled already: otherwise each turn would schedule more of them."""
         if not self._scheduled:
             self._scheduled = True
             self.quiet.clear()
             self._loop.call_soon(self._read)
 
     def _read(self) -> None:
-        """Have a turn: read until there is nothing left, or others have waited long enough."""
+        """Read messages until there are none, or until other callbacks of the loop must have their turn."""
         self._scheduled = False
         empty = False
         end = time.monotonic() + _TURN
@@ -239,23 +238,23 @@ class _Channel:
                 if time.monotonic() > end:
                     return
         finally:
-            # There will be no signal for what is still in the queue.
+            # There will be no signal for the messages that are still in the queue.
             if empty or self._closed:
                 self.quiet.set()
             elif not self._held:
                 self._schedule()
-            self._send_on()  # reading may have taken the signal that there is room
+            self._send_waiting()  # reading may have consumed the signal that there is room
 
     def _hold(self, later: asyncio.Future[None]) -> None:
-        """Read no further before `later`; `quiet` stays unset meanwhile."""
+        """Stop reading until `later` is done; `quiet` stays unset meanwhile."""
         self._held = True
 
-        def go_on(_: asyncio.Future[None]) -> None:
+        def resume(_: asyncio.Future[None]) -> None:
             self._held = False
             if not self._closed:
                 self._schedule()
 
-        later.add_done_callback(go_on)
+        later.add_done_callback(resume)
 
     def _watch(self) -> None:
         while not self._closed and _option(self._monitor, zmq.EVENTS) & zmq.POLLIN:

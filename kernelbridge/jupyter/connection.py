@@ -1,10 +1,10 @@
-"""Where a kernel's sockets are, and how they are reached safely.
+"""The directory of a kernel's sockets, and safe connections to them.
 
-Each incarnation gets its own short directory `k<n>` in the workspace's socket directory (UNIX
-socket paths end at 107 bytes). It belongs to the bridge; the sandbox's user may write in it only
-while the kernel binds. Then every socket is opened with `O_PATH | O_NOFOLLOW` and reached through
-`/proc/self/fd`: whatever the sandbox puts in a socket's place afterwards, ZeroMQ connects to what
-was checked. That part protects also where both users are the same and closing changes nothing.
+Each incarnation has its own directory `k<n>` in the workspace's socket directory; the name is short because the path of
+a UNIX socket has 107 bytes at most. The directory belongs to the bridge, and the sandbox's user may write in it only
+until the kernel has bound its sockets. Then each socket is opened with `O_PATH | O_NOFOLLOW`, checked, and connected
+through `/proc/self/fd`: whatever the sandbox puts in its place afterwards, ZeroMQ connects to the checked socket. This
+also protects where the sandbox's user is the bridge's own and may write in the directory anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kernelbridge.trees import remove_tree
 log = structlog.get_logger(__name__)
 
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
-"""ipykernel names the socket of port n `<ip>-<n>` for `transport: ipc`; other kernels do the same."""
+"""With `transport: ipc`, ipykernel and other kernels name the socket of port n `<ip>-<n>`."""
 
 _OPEN, _CLOSED = 0o777, 0o755
 _FILE = "kernel.json"
@@ -35,7 +35,8 @@ _SOCKET = "s"
 class SocketDirectory:
     """The directory of one incarnation.
 
-    `host` is the workspace's socket directory, owned by the bridge; `inside` is where the sandbox sees it.
+    `host` is the workspace's socket directory, owned by the bridge; `inside` is its path in the sandbox. `key` is that
+    of a kernel that an earlier server started.
     """
 
     def __init__(self, host: Path, inside: str, incarnation: int, *, key: str | None = None) -> None:
@@ -49,7 +50,7 @@ class SocketDirectory:
 
     @property
     def connection_file(self) -> str:
-        """Its path inside the sandbox."""
+        """Path of the connection file inside the sandbox."""
         return f"{self._inside}/{_FILE}"
 
     @property
@@ -58,7 +59,7 @@ class SocketDirectory:
         return f"{self._inside}/{_START}"
 
     def prepare(self, kernel_name: str, start: str = "") -> None:
-        """Make the directory, write the connection file, and let the sandbox's user in. Raises `KernelError`.
+        """Make the directory with the connection file, and let the sandbox's user write in it. Raises `KernelError`.
 
         `start` is the text of the start file.
         """
@@ -84,22 +85,22 @@ class SocketDirectory:
         }
         self._write(_FILE, json.dumps(info))
         self._write(_START, start)
-        # To everyone, and not by chown: with user namespaces the sandbox's uid is not the host's. The
-        # directories above are closed to all but the bridge, so everyone is who sees it mounted: the sandbox.
+        # Writable for everyone, not owned by the sandbox's user, whose uid on the host is unknown with user namespaces.
+        # The directories above are closed, so that only the bridge and the sandbox, which has it mounted, reach it.
         os.fchmod(self._fd, _OPEN)
 
     def _write(self, name: str, text: str) -> None:
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
         with os.fdopen(file, "w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o644)  # whatever the umask says
+            os.fchmod(out.fileno(), 0o644)  # regardless of the umask
             out.write(text)
 
     def reopen(self) -> None:
-        """Find a directory again that an earlier server made, with all its sockets; raises `KernelError`."""
+        """Open the directory and the sockets of an earlier server's kernel. Raises `KernelError`."""
         try:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as exc:
-            raise KernelError("The kernel cannot be reached", f"its directory vanished: {exc.strerror}") from exc
+            raise KernelError("The kernel cannot be reached", f"its directory is gone: {exc.strerror}") from exc
         try:
             self.secure()
         except BaseException:
@@ -116,19 +117,19 @@ class SocketDirectory:
         return True
 
     def secure(self) -> None:
-        """Close the directory to the sandbox and hold on to its sockets; raises `KernelError`."""
+        """Close the directory to the sandbox's user and open its sockets. Raises `KernelError`."""
         os.fchmod(self._fd, _CLOSED)
         for channel, port in PORTS.items():
-            self._sockets[channel] = self._hold(f"{_SOCKET}-{port}")
+            self._sockets[channel] = self._open_socket(f"{_SOCKET}-{port}")
 
-    def _hold(self, name: str) -> int:
+    def _open_socket(self, name: str) -> int:
         try:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError as exc:
-            raise KernelError("The kernel did not start", f"its socket {name} vanished: {exc.strerror}") from exc
+            raise KernelError("The kernel did not start", f"its socket {name} is gone: {exc.strerror}") from exc
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             os.close(fd)
-            raise KernelError("The kernel did not start", f"something else is in the place of its socket {name}")
+            raise KernelError("The kernel did not start", f"its socket {name} is not a socket")
         if not os.access(f"/proc/self/fd/{fd}", os.W_OK):
             os.close(fd)
             raise KernelError(
@@ -138,11 +139,11 @@ class SocketDirectory:
         return fd
 
     def endpoint(self, channel: str) -> str:
-        """Give the ZeroMQ address of a channel; valid until `close`."""
+        """Return the ZeroMQ address of a channel. It is valid until `close` or `release`."""
         return f"ipc:///proc/self/fd/{self._sockets[channel]}"
 
     def close(self) -> None:
-        """Release the descriptors and remove the directory, unless it is gone or a successor's. Idempotent."""
+        """Close the descriptors and remove the directory, unless its path leads to a later one. Idempotent."""
         if self._fd < 0:
             return
         ours = self._is_ours()
@@ -151,11 +152,11 @@ class SocketDirectory:
             return
         try:
             remove_tree(self._path)
-        except OSError as exc:  # the sandbox's user may have left a directory that only root can empty
+        except OSError as exc:  # the sandbox's user may have made a directory in it that only root can empty
             log.warning("socket_directory_left", path=str(self._path), error=str(exc))
 
     def release(self) -> None:
-        """Release the descriptors, and leave the directory to another server. Idempotent."""
+        """Close the descriptors, and leave the directory to another server. Idempotent."""
         for fd in (*self._sockets.values(), self._fd):
             if fd >= 0:
                 os.close(fd)
@@ -163,7 +164,7 @@ class SocketDirectory:
         self._fd = -1
 
     def _is_ours(self) -> bool:
-        """Whether its path still leads to it: the directory above is made anew for every sandbox."""
+        """Whether its path still leads to it: the directory above is made again for every sandbox."""
         try:
             return os.path.samestat(os.lstat(self._path), os.fstat(self._fd))
         except FileNotFoundError:

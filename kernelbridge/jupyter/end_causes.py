@@ -1,4 +1,4 @@
-"""Why executions are ended from outside, in words (pure)."""
+"""Causes and error texts of executions that are ended from outside (pure)."""
 
 from __future__ import annotations
 
@@ -9,87 +9,74 @@ from kernelbridge.runtimes.contract import ExitStatus
 
 
 class Ended(NamedTuple):
-    """What the result of an execution says that was ended from outside."""
+    """The cause and the error of an execution that was ended from outside."""
 
     cause: str | None
     error: str
     """`<Name>: <message>` on one line."""
     exit_code: int | None = None
-    """That of the kernel's process, if it has ended by itself."""
+    """Exit code of the kernel's process, if it has ended by itself."""
     signal: str | None = None
-    """The signal that ended it, e.g. `SIGSEGV`."""
+    """The signal that ended the process, such as `SIGSEGV`."""
     kernel_lives: bool = False
-    """Whether its kernel goes on, with its variables."""
+    """Whether the kernel runs on, with its variables."""
 
 
 BUS_ERROR = (
-    "it used memory of a mapped file that could not be had: /dev/shm, /tmp or the session's disk is full, or the file"
-    " was cut short meanwhile"
+    "it used a part of a mapped file that has no memory or disk: /dev/shm, /tmp or the session's disk is full, or the"
+    " file was truncated meanwhile"
 )
-"""What SIGBUS mostly means."""
+"""What SIGBUS usually means."""
 
-_CLOSED = "SessionClosed: the session was closed while the cell ran"
-_RESTARTED = "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost"
-
-SESSION_CLOSED = Ended("session_closed", _CLOSED)
-KERNEL_RESTARTED = Ended("kernel_restarted", _RESTARTED)
-
-_LOST = "ResultLost: the cell ended while no server was there, or never began; its kernel does not keep what it tells"
-_NEVER_RAN = "NeverRan: the server ended before the cell reached its kernel; send it again"
-INTERRUPTED_BEHIND = Ended("interrupted", "KeyboardInterrupt", kernel_lives=True)
-"""The interrupt came when the cell's code was done, and hit the kernel's own: only the reply is lost."""
-RESULT_LOST = Ended(None, _LOST)
-NEVER_RAN = Ended(None, _NEVER_RAN)
-UNKNOWN = frozenset({_LOST, _NEVER_RAN})
-"""The errors that say nothing of the kernel: it lives, with its variables."""
+SESSION_CLOSED = Ended("session_closed", "SessionClosed: the session was closed while the cell ran")
+KERNEL_RESTARTED = Ended(
+    "kernel_restarted", "KernelRestarted: the interpreter was restarted while the cell ran; its variables are lost"
+)
+OUT_OF_MEMORY = Ended(
+    "out_of_memory",
+    "OutOfMemory: the kernel exceeded the session's memory limit, which includes files in /dev/shm and /tmp;"
+    " its variables are lost",
+    signal="SIGKILL",
+)
+SANDBOX_LOST = Ended(
+    "sandbox_lost",
+    "SandboxLost: the sandbox ended while the cell ran; its variables are lost, its files are kept",
+)
+SANDBOX_LOST_MEANWHILE = Ended(
+    "sandbox_lost",
+    "SandboxLost: the sandbox ended while no server was connected; the cell's output and its variables are lost,"
+    " its files are kept",
+)
+RESULT_LOST = Ended(
+    None,
+    "ResultLost: the cell ended while no server was connected, or never began; its kernel does not keep results",
+    kernel_lives=True,
+)
+NEVER_RAN = Ended(
+    None, "NeverRan: the server ended before the cell reached its kernel; send it again", kernel_lives=True
+)
+REPLY_LOST = Ended("interrupted", "KeyboardInterrupt", kernel_lives=True)
+"""The interrupt arrived after the end of the cell's code and hit the kernel's own: only the reply is lost."""
 
 
 def process_ended(status: ExitStatus) -> Ended:
-    """Say how the kernel's process has ended."""
+    """Return the end of a cell whose kernel's process has ended."""
     if status.oom:
-        return out_of_memory()
+        return OUT_OF_MEMORY
     if status.lost:
-        return sandbox_lost()
-    return kernel_died(str(status), code=status.code, signal=status.signal)
-
-
-def sandbox_lost_meanwhile() -> Ended:
-    """Say that the sandbox ended while no server was there."""
-    what = "the cell's output and its variables are lost, its files are kept"
-    error = f"SandboxLost: the sandbox ended while no server was there; {what}"
-    return Ended("sandbox_lost", error)
-
-
-def kernel_died(how: str, *, code: int | None, signal: int | None) -> Ended:
-    """Say that the kernel's process has ended, and how, in words and numbers."""
-    name = None if signal is None else signal_name(signal)
-    if signal == signals.SIGBUS:
-        how += f": {BUS_ERROR}"
-    return Ended("kernel_died", f"KernelDied: the kernel ended ({how}); its variables are lost", code, name)
-
-
-def out_of_memory() -> Ended:
-    """Say that the kernel was killed for want of memory."""
-    error = (
-        "OutOfMemory: the kernel used more memory than the session may, in which files in /dev/shm and /tmp count;"
-        " its variables are lost"
-    )
-    return Ended("out_of_memory", error, signal=signal_name(signals.SIGKILL))
-
-
-def sandbox_lost() -> Ended:
-    """Say that the kernel ended with its sandbox."""
-    error = "SandboxLost: the sandbox ended while the cell ran; its variables are lost, its files are kept"
-    return Ended("sandbox_lost", error)
+        return SANDBOX_LOST
+    how = f"{status}: {BUS_ERROR}" if status.signal == signals.SIGBUS else str(status)
+    error = f"KernelDied: the kernel ended ({how}); its variables are lost"
+    return Ended("kernel_died", error, status.code, None if status.signal is None else signal_name(status.signal))
 
 
 def kernel_broke(fault: str) -> Ended:
-    """Say what the kernel did for which it was ended."""
+    """Return the end of a cell whose kernel was ended for a fault."""
     return Ended("kernel_died", f"KernelDied: the kernel was ended because {fault}; its variables are lost")
 
 
 def signal_name(number: int) -> str:
-    """Give a signal's name; `signal N` for one without."""
+    """Return the name of a signal, or `signal N` if it has none."""
     try:
         return signals.Signals(number).name
     except ValueError:

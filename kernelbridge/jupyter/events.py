@@ -1,4 +1,4 @@
-"""What an execution tells while it runs (pure)."""
+"""The events of an execution while it runs (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The kernel has begun with it."""
+    """The kernel has begun to run it."""
 
     execution_count: int | None
 
@@ -33,23 +33,23 @@ class Displayed:
     result: bool
     """Whether it is the value of the last expression."""
     size: int
-    """Bytes, as it arrived."""
+    """Bytes of the kernel's message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """What is shown under a display id changed."""
+    """The content of a display has changed."""
 
     data: dict[str, Any]
     metadata: dict[str, Any]
     display_id: str
     size: int
-    """Bytes, as it arrived."""
+    """Bytes of the kernel's message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """What was shown is forgotten; with `wait`, when the next output comes."""
+    """The output so far is removed; with `wait`, when the next output arrives."""
 
     wait: bool
 
@@ -66,4 +66,4 @@ class Asked:
 CellEvent = Started | Wrote | Displayed | Updated | Cleared | Asked
 
 Listener = Callable[[CellEvent], None]
-"""Called from the event loop, in order, before the execution's `done`; it must not raise or block."""
+"""Called from the event loop with each event in order, before the execution's `done`. It must not raise or block."""

@@ -1,11 +1,12 @@
 """The table of a kernel's executions (pure).
 
-An execution is one `execute_request`. It is DONE when both its shell reply and its iopub `idle`
-have arrived, in whichever order, because output may follow the reply. `TRANSITIONS` is the whole machine;
-the documentation draws it.
+An execution is one `execute_request`. It is DONE when both its shell reply and its iopub `idle` have arrived, in any
+order, because output may follow the reply. `TRANSITIONS` is the whole state machine; the documentation draws it.
 
-Replies count only from the shell channel, output only from iopub, and both only for a
-pending id: a kernel that forges messages harms itself. Each execution ends exactly once.
+Replies count only on the shell channel, output only on iopub, and both only for the id of a pending execution. So a
+kernel that forges messages harms only itself. Each execution ends exactly once.
+
+Methods named `handling_…` are generators that yield often, so that the caller can do other work in between.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Asked, Listener, Started
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
-from kernelbridge.jupyter.output import DISPLAYS, OUTPUT, Output, taking_output, text_of, writing
+from kernelbridge.jupyter.output import DISPLAYS, OUTPUT, Output, handling_output, text_of, writing
 
-_PROMPT_LIMIT = 1 << 15  # characters of a question; of a longer one, the end matters
-_ID_LIMIT = 128
+_PROMPT_LIMIT = 1 << 15  # characters of a question; the end of a longer one is kept
+_ID_LIMIT = 128  # characters of a question's id
 
 
 class State(Enum):
-    """Where an execution is."""
+    """The state of an execution."""
 
     SENT = "sent"
     """Neither the reply nor idle has arrived."""
     REPLIED = "replied"
-    """The reply has arrived, output may still come."""
+    """The reply has arrived; output may still arrive."""
     IDLE = "idle"
-    """Idle has arrived, the reply has not."""
+    """Idle has arrived; the reply has not."""
     DONE = "done"
     """Both have arrived."""
     ENDED = "ended"
@@ -42,7 +43,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What moves an execution on."""
+    """What changes the state of an execution."""
 
     REPLY = "reply"
     IDLE = "idle"
@@ -58,15 +59,15 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IDLE, Event.REPLY): State.DONE,
     (State.IDLE, Event.END): State.ENDED,
 }
-"""What is not in it changes nothing: a second reply, a second idle, anything after the end."""
+"""Everything else is ignored: a second reply, a second idle, anything after the end."""
 
 FINAL = frozenset({State.DONE, State.ENDED})
 HALF_DONE = frozenset({State.REPLIED, State.IDLE})
-"""One of the two has come that make it DONE."""
+"""One of the two messages that make it DONE has arrived."""
 
 
-class _Failed(NamedTuple):
-    """An error that the kernel has told of."""
+class _ReportedError(NamedTuple):
+    """An `error` message of the kernel."""
 
     failure: wire.Failure
     traceback: str
@@ -74,42 +75,45 @@ class _Failed(NamedTuple):
 
 
 class Execution:
-    """One entry of the table; the table alone changes it, but for `cause`."""
+    """One entry of the table. Only the table changes it, except `cause`."""
 
     __slots__ = (
-        *("asks", "began", "begun", "cause", "done", "failure", "figures", "listener", "msg_id", "on_begun", "output"),
-        *("moves", "ran", "reply", "state", "told", "traceback", "waits"),
+        *("allow_stdin", "cause", "counted_from", "done", "failure", "figures", "listener", "msg_id", "on_started"),
+        *("output", "progress", "reply", "seen_running", "start_reported", "started_at", "state", "traceback"),
+        "waits_for_input",
     )
 
     def __init__(
         self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None, output: Output, now: float
     ) -> None:
-        self.asks = False
+        self.allow_stdin = False
         """Whether it may ask for input."""
-        self.waits = False
-        """Whether it has asked, and was not answered yet."""
-        self.begun: float | None = None
-        """When the kernel said that it works on it, or had done so, in monotonic seconds."""
-        self.on_begun: Callable[[], object] | None = None
-        """Called when `begun` is set."""
+        self.waits_for_input = False
+        """Whether it has asked a question that is not answered yet."""
+        self.started_at: float | None = None
+        """When the kernel reported that it runs the cell, or has run it, in monotonic seconds."""
+        self.on_started: Callable[[], object] | None = None
+        """Called when `started_at` is set."""
         self.msg_id = msg_id
         self.state = State.SENT
         self.cause: str | None = None
-        """Set by who interrupts it; told in the outcome if the cell then fails."""
+        """Set by an interrupt. It is in the outcome if the cell then fails."""
         self.done = done
         self.listener = listener
-        self.began = now
-        self.told = listener is None
-        """Whether `Started` was told, or nobody wants to hear it."""
+        self.counted_from = now
+        """From when its duration counts, in monotonic seconds: it was sent, and the cell before it has ended."""
+        self.start_reported = listener is None
+        """Whether the listener has got `Started`, or there is no listener."""
         self.output = output
         self.reply: wire.ExecuteReply | None = None
-        self.failure: _Failed | None = None
+        self.failure: _ReportedError | None = None
+        """The last error that the kernel published and that is not in the output."""
         self.traceback = ""
-        """That of the reply, as plain text."""
-        self.ran = False
-        """Whether the kernel has told anything of it but its status and its reply."""
-        self.moves = 0
-        """Grows with each of its messages that may move it on."""
+        """The traceback of the reply, as plain text."""
+        self.seen_running = False
+        """Whether the kernel has published anything of it except its status."""
+        self.progress = 0
+        """Grows with each message of output and each change of state."""
         self.figures = wire.NO_FIGURES
 
     def __repr__(self) -> str:
@@ -117,10 +121,11 @@ class Execution:
 
 
 class ExecutionTable:
-    """All executions of one kernel that are not done.
+    """The pending executions of one kernel.
 
-    `clock` gives monotonic seconds. `late` takes the text of output that belongs to none of them. `overflow` gives
-    what takes the output of an execution that has more than `max_output` bytes; a quarter of them is then kept.
+    `clock` returns monotonic seconds. `late` is called with the text of output that belongs to none of them. When the
+    output of an execution has more than `max_output` bytes, a quarter of them is kept here, and `overflow` returns what
+    stores the whole output.
     """
 
     def __init__(
@@ -136,42 +141,47 @@ class ExecutionTable:
         self._clock = clock
         self._late = late
         self._pending: dict[str, Execution] = {}
-        self.on_half: Callable[[], object] = lambda: None
-        """Called when one half of an execution's end has come."""
+        self.on_half_done: Callable[[], object] = lambda: None
+        """Called when the running execution has its reply or its idle, but not both."""
 
     def __len__(self) -> int:
         return len(self._pending)
 
     @property
     def running(self) -> Execution | None:
-        """The oldest pending execution: the one that the kernel works on."""
+        """The oldest pending execution: the one that the kernel runs."""
         return next(iter(self._pending.values()), None)
 
     def add(
-        self, msg_id: str, done: Callable[[Outcome], None], listener: Listener | None = None, *, asks: bool = False
+        self,
+        msg_id: str,
+        done: Callable[[Outcome], None],
+        listener: Listener | None = None,
+        *,
+        allow_stdin: bool = False,
     ) -> Execution:
-        """Enter an execution, before its request is sent.
+        """Add an execution, before its request is sent.
 
-        `listener` is told of what happens; `done` is called once, with the outcome.
+        `listener` is called with its events, and then `done` once with its outcome.
         """
         output = Output(self._max_output, kept=self._max_output // 4, overflow=self._overflow)
         execution = Execution(msg_id, done, listener, output, self._clock())
-        execution.asks = asks
+        execution.allow_stdin = allow_stdin
         self._pending[msg_id] = execution
         return execution
 
     def on_shell(self, message: wire.Message) -> None:
-        """Take a message of the shell channel, whole; raises `BadFrame`."""
-        for _ in self.taking_shell(message):
+        """Handle a message of the shell channel at once. Raises `BadFrame`."""
+        for _ in self.handling_shell(message):
             pass
 
     def on_iopub(self, message: wire.Message) -> None:
-        """Take a message of the iopub channel, whole; raises `BadFrame`."""
-        for _ in self.taking_iopub(message):
+        """Handle a message of the iopub channel at once. Raises `BadFrame`."""
+        for _ in self.handling_iopub(message):
             pass
 
-    def taking_shell(self, message: wire.Message) -> Generator[None, None, None]:
-        """Take a message of the shell channel; yields often. Raises `BadFrame`."""
+    def handling_shell(self, message: wire.Message) -> Generator[None, None, None]:
+        """Handle a message of the shell channel. Raises `BadFrame`."""
         execution = self._pending.get(message.parent_id)
         if execution is None or message.msg_type != "execute_reply":
             return
@@ -185,88 +195,88 @@ class ExecutionTable:
         if execution.state is State.IDLE:
             yield from self._ending(execution, reply)
         if (execution.state, Event.REPLY) not in TRANSITIONS:
-            return  # it has been ended meanwhile
+            return  # the execution has been ended meanwhile
         execution.reply, execution.figures, execution.traceback = reply, figures, traceback
         self._move(execution, Event.REPLY)
 
-    def taking_iopub(self, message: wire.Message) -> Generator[None, None, None]:
-        """Take a message of the iopub channel; yields often. Raises `BadFrame`."""
+    def handling_iopub(self, message: wire.Message) -> Generator[None, None, None]:
+        """Handle a message of the iopub channel. Raises `BadFrame`."""
         execution = self._pending.get(message.parent_id)
         if message.msg_type == "status":
             if execution is not None:
-                yield from self._taking_status(execution, message)
+                yield from self._handling_status(execution, message)
         elif execution is None:
-            yield from self._taking_late(message)
+            yield from self._handling_late(message)
         elif message.msg_type == "error":
             failure = yield from wire.decoding(message.content, wire.Failure)
-            execution.ran = True
+            execution.seen_running = True
             traceback = yield from plain_traceback(failure.traceback or [], self._max_output)
-            yield from self._taking_failure(execution, _Failed(failure, traceback))
+            yield from self._handling_error(execution, _ReportedError(failure, traceback))
         elif message.msg_type in OUTPUT:
-            execution.ran = True
-            _tell_start(execution)
+            execution.seen_running = True
+            _report_start(execution)
             yield from self._showing_failure(execution)
-            yield from self._while_pending(execution, taking_output(execution.output, message, execution.listener))
-            execution.moves += 1
+            yield from self._while_pending(execution, handling_output(execution.output, message, execution.listener))
+            execution.progress += 1
         elif message.msg_type == "execute_input":
-            execution.ran = True
-            if not execution.told:
-                _tell_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
+            execution.seen_running = True
+            if not execution.start_reported:
+                _report_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
 
     def on_stdin(self, message: wire.Message) -> None:
-        """Take a message of stdin: a question of the running execution, one at a time. Raises `BadFrame`."""
+        """Handle a message of the stdin channel: one question of the running execution. Raises `BadFrame`."""
         execution = self.running
         if execution is None or execution.msg_id != message.parent_id or message.msg_type != "input_request":
             return
-        if not execution.asks or execution.waits or execution.listener is None:
+        if not execution.allow_stdin or execution.waits_for_input or execution.listener is None:
             return
         asked = wire.decode(message.content, wire.InputRequest)
-        execution.waits = True
-        _tell_start(execution)  # stdin is a socket of its own: what iopub says of the start may come later
+        execution.waits_for_input = True
+        _report_start(execution)  # stdin is another socket: iopub's message about the start may arrive later
         prompt = asked.prompt if len(asked.prompt) <= _PROMPT_LIMIT else "…" + asked.prompt[-_PROMPT_LIMIT:]
         execution.listener(Asked(prompt, asked.password, message.msg_id[:_ID_LIMIT]))
 
-    def answered(self) -> None:
-        """Note that the running execution waits for input no more, and may ask again."""
+    def input_answered(self) -> None:
+        """Let the running execution ask again: its question is answered, or nobody will answer it."""
         if self.running is not None:
-            self.running.waits = False
+            self.running.waits_for_input = False
 
     def complete(self, execution: Execution) -> None:
-        """Take it that no more output of an execution comes that has its reply."""
+        """End an execution that has its reply as if its `idle` had arrived."""
         self._move(execution, Event.IDLE)
 
     def end(self, execution: Execution, why: Ended) -> None:
-        """End one pending execution from outside, with the output it has so far."""
+        """End one pending execution from outside, with its output so far."""
         execution.cause = why.cause
         self._move(execution, Event.END, why)
 
     def end_all(self, why: Ended) -> None:
-        """End every pending execution from outside, with the output it has so far."""
+        """End every pending execution from outside, with its output so far."""
         while self._pending:
             self.end(next(iter(self._pending.values())), why)
 
-    def _taking_status(self, execution: Execution, message: wire.Message) -> Generator[None, None, None]:
+    def _handling_status(self, execution: Execution, message: wire.Message) -> Generator[None, None, None]:
         status = wire.decode(message.content, wire.Status).execution_state
         if status == "idle":
             if execution.state is State.REPLIED and execution.reply is not None:
                 yield from self._ending(execution, execution.reply)
             self._move(execution, Event.IDLE)
-        self._begin(execution)
+        self._note_start(execution)
 
-    def _begin(self, execution: Execution) -> None:
-        if execution.begun is None:
-            execution.begun = self._clock()
-            if execution.on_begun is not None:
-                execution.on_begun()
+    def _note_start(self, execution: Execution) -> None:
+        if execution.started_at is None:
+            execution.started_at = self._clock()
+            if execution.on_started is not None:
+                execution.on_started()
 
     def _while_pending(self, execution: Execution, work: Iterator[None]) -> Generator[None, None, None]:
-        """Do something for an execution, unless it is ended meanwhile: nobody must be told of it then."""
+        """Do some work for an execution, but stop when it has been ended: then its listener must get nothing more."""
         for _ in work:
             yield
             if execution.state in FINAL:
                 return
 
-    def _taking_failure(self, execution: Execution, failed: _Failed) -> Generator[None, None, None]:
+    def _handling_error(self, execution: Execution, failed: _ReportedError) -> Generator[None, None, None]:
         before = execution.failure
         yield from self._showing_failure(execution)
         execution.failure = failed
@@ -275,27 +285,27 @@ class ExecutionTable:
             execution.failure = before
 
     def _ending(self, execution: Execution, reply: wire.ExecuteReply) -> Generator[None, None, None]:
-        """Put the output together, before the last half of its end is taken note of; yields often."""
+        """Put the output together, before the execution becomes DONE."""
         if reply.status == "ok":
             yield from self._showing_failure(execution, ended=True)
         yield from self._while_pending(execution, execution.output.ending())
 
     def _showing_failure(self, execution: Execution, *, ended: bool = False) -> Generator[None, None, None]:
-        """Show a traceback that was not the end of the cell (`%tb`) where a terminal would have."""
+        """Write a traceback that did not end the cell (`%tb`) to the output, where a terminal would have shown it."""
         failed = execution.failure
         if failed is not None and (ended or not failed.failure.final):
             execution.failure = None
             text = failure_text(*failed)
             yield from self._while_pending(execution, writing(execution.output, "stderr", text, execution.listener))
 
-    def _taking_late(self, message: wire.Message) -> Generator[None, None, None]:
+    def _handling_late(self, message: wire.Message) -> Generator[None, None, None]:
         if message.msg_type == "stream":
             text = (yield from wire.decoding(message.content, wire.Stream)).text
         elif message.msg_type == "error":
             failure = yield from wire.decoding(message.content, wire.Failure)
             text = failure_text(failure, (yield from plain_traceback(failure.traceback or [], self._max_output)))
         elif message.msg_type in DISPLAYS:
-            # An image too: there is nothing else of it in a result.
+            # Images too: late output has only text.
             text = yield from text_of((yield from wire.decoding(message.content, wire.Display)))
         else:
             return
@@ -307,31 +317,31 @@ class ExecutionTable:
         if state is None:
             return
         execution.state = state
-        execution.moves += 1
+        execution.progress += 1
         if state in HALF_DONE:
-            self.on_half()
+            self.on_half_done()
         else:
-            self._begin(execution)
-            if event is not Event.END and not _skipped(execution):
-                _tell_start(execution)
+            self._note_start(execution)
+            if event is not Event.END and not _was_skipped(execution):
+                _report_start(execution)
             if execution.reply is not None and execution.reply.status == "ok":
                 for _ in self._showing_failure(execution, ended=True):
                     pass
             del self._pending[execution.msg_id]
             now = self._clock()
-            duration_ms = (now - execution.began) * 1000
-            # Not when `busy` arrives: a kernel whose cell keeps the interpreter to itself sends that late.
+            duration_ms = (now - execution.counted_from) * 1000
+            # Not when `busy` arrives: if the cell holds the interpreter's lock, its kernel sends that late.
             if self.running is not None:
-                self.running.began = max(self.running.began, now)
+                self.running.counted_from = max(self.running.counted_from, now)
                 if self.running.state in HALF_DONE:
-                    self.on_half()
+                    self.on_half_done()
             execution.done(_outcome(execution, duration_ms, why))
 
 
-def _tell_start(execution: Execution, count: int | None = None) -> None:
-    """Tell that it has begun, once: with its count if the kernel says it before anything else comes."""
-    if not execution.told and execution.listener is not None:
-        execution.told = True
+def _report_start(execution: Execution, count: int | None = None) -> None:
+    """Call the listener with `Started`, once; `count` is known if `execute_input` is the first message."""
+    if not execution.start_reported and execution.listener is not None:
+        execution.start_reported = True
         execution.listener(Started(count))
 
 
@@ -346,7 +356,7 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         failure, traceback = execution.failure or (wire.Failure("", None, None), "")
         if reply.ename or execution.failure is None:
             failure, traceback = wire.Failure(reply.ename or "", reply.evalue), execution.traceback or traceback
-        error = describe(failure, unsaid=_unsaid(execution))
+        error = describe(failure, default=_default_error(execution))
     return Outcome(
         success=success,
         output=rendered.output,
@@ -363,32 +373,34 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         cause=None if success else execution.cause,
         exit_code=None if why is None else why.exit_code,
         signal=None if why is None else why.signal,
-        state_preserved=done and not _leaves(reply) if why is None else why.kernel_lives,
+        state_preserved=done and not _asks_to_exit(reply) if why is None else why.kernel_lives,
         overflow=rendered.overflow,
     )
 
 
-def _skipped(execution: Execution) -> bool:
-    """Whether the kernel says that it did not run it, because one before it had failed.
+def _was_skipped(execution: Execution) -> bool:
+    """Whether the kernel did not run it, because an earlier cell had failed.
 
-    With the same status some kernels answer a cell that they broke off because of an interrupt.
+    Some kernels answer a cell that they stopped because of an interrupt with the same status.
     """
     reply = execution.reply
-    return reply is not None and reply.status not in {"ok", "error"} and not execution.ran and execution.cause is None
+    if reply is None or reply.status in {"ok", "error"}:
+        return False
+    return not execution.seen_running and execution.cause is None
 
 
-def _unsaid(execution: Execution) -> str:
-    """Give the error of one whose kernel says only that it failed."""
+def _default_error(execution: Execution) -> str:
+    """Return the error of an execution whose kernel reports only that it failed."""
     if execution.cause is not None:
-        return "Interrupted: the kernel broke the cell off"
-    if _skipped(execution):
-        return "Aborted: the kernel skipped the cell because one before it had failed"
+        return "Interrupted: the kernel stopped the cell"
+    if _was_skipped(execution):
+        return "Aborted: the kernel skipped the cell because an earlier one had failed"
     if execution.reply is not None and execution.reply.status != "error":
-        return "Aborted: the kernel broke the cell off"
+        return "Aborted: the kernel stopped the cell"
     return "Error"
 
 
-def _leaves(reply: wire.ExecuteReply | None) -> bool:
-    """Whether the kernel ends after this reply: the cell called `exit()` or `quit()`."""
+def _asks_to_exit(reply: wire.ExecuteReply | None) -> bool:
+    """Whether the kernel exits after this reply: the cell called `exit()` or `quit()`."""
     payload = (reply and reply.payload) or []
     return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in payload)

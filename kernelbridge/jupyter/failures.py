@@ -1,4 +1,4 @@
-"""Errors of cells, as plain text (pure)."""
+"""Errors of cells as plain text (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kernelbridge.jupyter.bounded import BoundedText
 from kernelbridge.terminal_text import strip_ansi, stripped
 
 _MESSAGE_LIMIT = 4096  # characters of `error`; the traceback has the rest
-_READ = 1 << 16  # characters of a name or message that are looked at
+_READ = 1 << 16  # characters of a name or message that are read
 _SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "_IncompleteInputError"})
 _NO_PROCESS = re.compile(
     r"fork: (?:retry: )?Resource temporarily unavailable"  # bash, git, perl, make
@@ -22,10 +22,10 @@ _NO_PROCESS = re.compile(
 _PLACE = re.compile(r" \([^()\n]*, line \d+\)$")
 
 
-def describe(failure: wire.Failure, *, unsaid: str = "Error") -> str:
-    """Give `<Name>: <message>` on one line; `unsaid` if the kernel gives neither."""
+def describe(failure: wire.Failure, *, default: str = "Error") -> str:
+    """Return `<Name>: <message>` on one line, or `default` if the kernel sent neither."""
     if not failure.ename and not failure.evalue:
-        return unsaid
+        return default
     name = " ".join(strip_ansi((failure.ename or "Error")[:_READ]).split())
     message = strip_ansi((failure.evalue or "")[:_READ])
     if name in _SYNTAX_ERRORS:
@@ -36,17 +36,17 @@ def describe(failure: wire.Failure, *, unsaid: str = "Error") -> str:
 
 
 def wants_processes(text: str) -> bool:
-    """Say whether somebody complains in it that no process or thread can be started."""
+    """Return whether a program reports in the text that it cannot start a process or thread."""
     return _NO_PROCESS.search(text) is not None
 
 
 def failure_text(failure: wire.Failure, traceback: str) -> str:
-    """Give a traceback, or the error's line if it has none, for a terminal."""
+    """Return the traceback, or the line of the error if there is none, as lines of a terminal."""
     return (traceback or describe(failure)).rstrip("\n") + "\n"
 
 
 def plain_traceback(lines: list[str], limit: int) -> Generator[None, None, str]:
-    """Join a traceback's parts to plain text of at most `limit` bytes; yields often."""
+    """Return the lines of a traceback as plain text of at most `limit` bytes; yields often."""
     kept = BoundedText(limit)
     for number, line in enumerate(lines):
         if number:

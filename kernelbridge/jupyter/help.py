@@ -1,8 +1,8 @@
-"""What a kernel knows of code: how it could go on, what a name means, whether it is complete.
+"""Completion, inspection and completeness of code, answered by a kernel.
 
-While no cell runs, questions go to the kernel's main shell. While one does, they go to a subshell (Jupyter enhancement
-proposal 91), which is made when it is first needed; a kernel that has none, or does not get to answer because the cell
-keeps the interpreter to itself, is busy. What a kernel answers is bounded: it may be anything.
+While no cell runs, the questions go to the kernel's main shell. While one runs, they go to a subshell (Jupyter
+enhancement proposal 91), which is made when it is first needed. A kernel without subshells is busy then, and so is one
+that cannot answer because the cell holds the interpreter's lock. Answers are bounded: a kernel may send anything.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.terminal_text import strip_ansi
 
 IDLE_TIMEOUT = 30.0
-"""Seconds for an answer while no cell runs: the first completion imports and parses a good deal."""
+"""Seconds for an answer while no cell runs: the first completion imports and parses many files."""
 BUSY_TIMEOUT = 2.0
-"""Seconds for a subshell to be made, and for its answer, while a cell runs."""
+"""Seconds for making a subshell, and for its answer, while a cell runs."""
 MAX_MATCHES = 1000
 MAX_MATCH = 4096
 """Characters of one match."""
 MAX_TREE = 1 << 18
-"""Bytes of metadata, or of a bundle; what is larger is left out."""
+"""Bytes of metadata or of a MIME bundle; larger ones are left out."""
 MAX_REPLY = 2 << 20
-"""Bytes of a reply; a larger one is not read."""
+"""Bytes of a reply; a larger one is refused."""
 MAX_SUBSHELL_ID = 256
 
 _T = TypeVar("_T")
@@ -39,7 +39,7 @@ Completeness = Literal["complete", "incomplete", "invalid", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """How code could go on: each match replaces `code[start:end]`, in characters."""
+    """Possible completions of code: each match replaces `code[start:end]`, counted in characters."""
 
     matches: list[str]
     start: int
@@ -49,7 +49,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is known of a name."""
+    """Information about a name."""
 
     found: bool
     text: str
@@ -59,49 +59,49 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether code is ready to be run, and how its next line would be indented."""
+    """Whether code is complete, and the indentation of its next line."""
 
     status: Completeness
     indent: str
 
 
 class Help:
-    """Answers of one kernel. All methods raise `KernelBusy`, or `KernelError` when it is dead or answers nonsense."""
+    """Asks one kernel. All methods raise `KernelBusy`, or `KernelError` if it is dead or its answer cannot be used."""
 
     def __init__(self, requests: RequestTable, *, busy: Callable[[], bool]) -> None:
         self.subshells = False
-        """Whether the kernel says that it has them."""
+        """Whether the kernel supports subshells."""
         self._requests = requests
         self._busy = busy
         self._subshell: asyncio.Future[wire.Message | None] | None = None
 
     async def complete(self, code: str, cursor: int) -> Completion:
-        """Say how `code` could go on at `cursor`, in characters."""
+        """Return completions of `code` at `cursor`, counted in characters."""
         reply = await self._ask("complete_request", {"code": code, "cursor_pos": cursor})
         return read_completion(_read(reply, wire.CompleteReply), len(code))
 
     async def inspect(self, code: str, cursor: int, detail: int) -> Inspection:
-        """Say what is known of the name at `cursor`; with `detail` 1 the source too."""
+        """Return information about the name at `cursor`, with `detail` 1 also its source."""
         content = {"code": code, "cursor_pos": cursor, "detail_level": detail}
         return read_inspection(_read(await self._ask("inspect_request", content), wire.InspectReply))
 
     async def is_complete(self, code: str) -> Judgement:
-        """Say whether `code` is ready to be run."""
+        """Return whether `code` is complete."""
         reply = _read(await self._ask("is_complete_request", {"code": code}), wire.IsCompleteReply)
         status = reply.status if reply.status in get_args(Completeness) else "unknown"
         return Judgement(cast("Completeness", status), reply.indent[:MAX_MATCH])
 
     async def _ask(self, msg_type: str, content: dict[str, Any]) -> wire.Message:
-        subshell = await self._own_shell() if self._busy() else None
+        subshell = await self._subshell_id() if self._busy() else None
         timeout = IDLE_TIMEOUT if subshell is None else BUSY_TIMEOUT
         answer = self._requests.begin("shell", msg_type, content, subshell=subshell)
         return _answered(await _wait(answer, timeout))
 
-    async def _own_shell(self) -> str:
-        """Give the id of the subshell for questions."""
+    async def _subshell_id(self) -> str:
+        """Return the id of the subshell for questions; make it first if there is none."""
         if not self.subshells:
             raise KernelBusy(
-                "The interpreter runs a cell", "this kernel cannot answer beside it; try again when it ended"
+                "The interpreter runs a cell", "this kernel cannot answer meanwhile; try again when it ended"
             )
         if self._subshell is None:
             self._subshell = self._requests.begin("control", "create_subshell_request", {})
@@ -138,7 +138,7 @@ def _read(reply: wire.Message, kind: type[_T]) -> _T:
 
 
 def read_completion(reply: wire.CompleteReply, length: int) -> Completion:
-    """Take a kernel's completion of code of `length` characters as far as it makes sense."""
+    """Read a completion of code of `length` characters; whatever makes no sense in it is left out."""
     start = min(max(reply.cursor_start, 0), length)
     end = min(max(reply.cursor_end, start), length)
     matches = [match for match in reply.matches[:MAX_MATCHES] if len(match) <= MAX_MATCH]
@@ -146,7 +146,7 @@ def read_completion(reply: wire.CompleteReply, length: int) -> Completion:
 
 
 def read_inspection(reply: wire.InspectReply) -> Inspection:
-    """Take a kernel's inspection as far as it makes sense."""
+    """Read an inspection; whatever makes no sense in it is left out."""
     if not reply.found or reply.status != "ok":
         return Inspection(found=False, text="", data={})
     data = _small_tree(reply.data)

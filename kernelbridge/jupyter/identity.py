@@ -1,4 +1,4 @@
-"""What another server has to know of a kernel to speak to it (pure)."""
+"""The data that another server needs to connect to a kernel (pure)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class KernelIdentity(msgspec.Struct, frozen=True):
 
     spec: KernelSpec
     incarnation: int
-    """Names the directory of its sockets."""
+    """Number of the directory of its sockets."""
     key: str
-    """Signs its messages."""
+    """The key that signs its messages."""
     routing_id: str
-    """What it sends replies to: whoever connects with it gets them."""
-    recalls: bool
-    """Whether it keeps what its newest cell tells: our hooks are in it."""
+    """Names the client: the kernel sends replies to the connection with this id."""
+    has_hooks: bool
+    """Whether our hooks run in it. They keep the messages of its newest cell."""
     subshells: bool
     answers_interrupts: bool
-    """Whether it takes interrupts as messages."""
+    """Whether it can be interrupted by a message."""
     process: str
-    """The handle of its process."""
+    """The handle of its process; see `runtimes.contract`."""

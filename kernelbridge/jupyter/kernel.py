@@ -1,15 +1,14 @@
 """One incarnation of a kernel, from its process to its end.
 
     kernel = await Kernel.start(sandbox, spec, …)
-    kernel.submit(Cell(code="1 + 1"), done)     # done(outcome), once, from the event loop
+    kernel.submit(Cell(code="1 + 1"), done)     # calls done(outcome) once, from the event loop
     await kernel.help.complete("pri", 3)
     await kernel.interrupt()
-    await kernel.died                            # ExitStatus, after every execution has ended
+    await kernel.died                            # ExitStatus; by then every execution has ended
     await kernel.aclose()
 
-A kernel dies once: by itself, by `kill`, or because it broke the protocol. Whichever comes first,
-every pending execution ends with its output so far and the cause, and `died` is set. A restart is
-a new `Kernel`.
+A kernel ends once: by itself, by `kill`, or because it broke the protocol. Then every pending execution ends with its
+output so far and the cause, and `died` is set. A restart is a new `Kernel`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,14 @@ from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Consumer, Intake, Overflows
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.jupyter.startup import OwnOutput, in_time, install_hooks, until_bound, until_heard, with_room
+from kernelbridge.jupyter.startup import (
+    ProcessOutput,
+    explained,
+    install_hooks,
+    wait_bound,
+    wait_heard,
+    wait_started,
+)
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
@@ -51,18 +57,20 @@ MAX_OUTPUT = 10 << 20
 """Bytes of output kept of one execution, unless the caller says otherwise."""
 
 _DRAIN_TIMEOUT = 0.5
-_LOST_GRACE = 2.0
-_KEPT_BUSY = 1.0
-"""Seconds after which a kernel that has not answered an interrupt is sent SIGINT."""
+"""Seconds to wait, after the end of the process, for the rest of its messages and of what it printed."""
+_EXIT_GRACE = 2.0
+"""Seconds for the process to exit after it closed a channel, or was killed."""
+_INTERRUPT_GRACE = 1.0
+"""Seconds after which a kernel that has not answered an interrupt request gets SIGINT."""
 
 BEGIN_GRACE = 1.0
-"""Seconds for a cell to begin; a kernel whose cell keeps the interpreter to itself never says so."""
+"""Seconds for a cell to begin. If the cell holds the interpreter's lock, its kernel never reports the beginning."""
 _PREPARATION = 0.1
-"""Seconds from a kernel's word that it begins a cell to the cell's first line, in one without our hooks."""
+"""Seconds from a kernel's report that it begins a cell to the cell's first line, without our hooks."""
 
 
 class Kernel:
-    """A running kernel. Made by `start`."""
+    """A running kernel, made by `start`."""
 
     def __init__(
         self,
@@ -79,9 +87,9 @@ class Kernel:
         self.spec = spec
         loop = asyncio.get_running_loop()
         self.died: asyncio.Future[ExitStatus] = loop.create_future()
-        """How its process ended; set after every execution has been ended."""
+        """How its process ended. It is set when every execution has ended."""
         self.broken: asyncio.Future[None] = loop.create_future()
-        """Set when it is ended because it broke the protocol; somebody must see that `died` follows."""
+        """Set when the kernel broke the protocol and is killed. The owner must make sure that `died` follows."""
         self._process = process
         self._directory = directory
         self._session = uuid.uuid4().hex
@@ -92,26 +100,30 @@ class Kernel:
             max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflows.new
         )
         self._max_message = max_message
-        take, refuse = self._take, self._break
         self._intake = Intake(
-            self._codec, limit=max_message, take=take, refuse=refuse, spawn=self._spawn, behind=overflows.behind
+            self._codec,
+            limit=max_message,
+            handle=self._handle,
+            on_fault=self._end_faulty,
+            spawn=self._spawn,
+            behind=overflows.behind,
         )
-        self._watchdog = CompletionWatchdog(self._table, refuse=refuse, held=lambda: self._intake.held)
+        self._watchdog = CompletionWatchdog(self._table, on_fault=self._end_faulty, unread=lambda: self._intake.unread)
         self._answers_interrupts = answers_interrupts
         self._requests = RequestTable(self._codec, lambda channel, frames: self._alive().send(channel, frames))
         self.help = Help(self._requests, busy=lambda: len(self._table) > 0)
-        """Answers questions about code."""
+        """Answers questions about code: completion, inspection."""
         self._iopub_seen = asyncio.Event()
         self._channels: Channels | None = None
         self._fault: str | None = None
         self._closing = False
         self._close: asyncio.Task[None] | None = None
-        self.recalls = False
-        """Whether our hooks are in it."""
+        self.has_hooks = False
+        """Whether our hooks run in it."""
         self._routing_id = self._session.encode()
-        self._own_output = OwnOutput()
+        self._process_output = ProcessOutput()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reader = self._spawn(self._own_output.read(process))
+        self._reader = self._spawn(self._process_output.read(process))
         self._exited = self._spawn(process.wait())
         self._watcher = self._spawn(self._watch())
 
@@ -121,7 +133,7 @@ class Kernel:
 
     @property
     def alive(self) -> bool:
-        """Whether a cell can be submitted. False as soon as its end is noticed, before `died` is set."""
+        """Whether a cell can be submitted. It is False as soon as its end is noticed, before `died` is set."""
         return self._channels is not None and not self._closing and self._fault is None and not self._exited.done()
 
     @classmethod
@@ -144,10 +156,11 @@ class Kernel:
     ) -> Self:
         """Start a kernel and return when it answers.
 
-        `sockets_host` is the host's side of the sandbox's socket directory. `argv` replaces the kernelspec's, with
-        `{connection_file}` in it. `on_late_output` takes what background threads write when their cell is over. Times
-        are in seconds, sizes in bytes. Without `hooks` a Python kernel is left as it is. `overflows` take what is more
-        than `max_output`. Raises `KernelError`, or `SandboxError` when the sandbox is gone.
+        `sockets_host` is the host's path of the sandbox's socket directory. `argv`, which contains `{connection_file}`,
+        replaces the command of the kernelspec. `on_late_output` is called with text that background threads write after
+        the end of their cell. Times are in seconds, sizes in bytes. Without `hooks` a Python kernel stays as it is.
+        `overflows` makes what stores output beyond `max_output`. Raises `KernelError`, or `SandboxError` when the
+        sandbox is gone. If cancelled, the kernel is killed and removed.
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
@@ -169,11 +182,11 @@ class Kernel:
             answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
         )
         try:
-            work = kernel._spawn(kernel._bring_up(routing_id, hooks=hooks))
-            await in_time(work, kernel.died, start_timeout, kernel._own_output, fault=lambda: kernel._fault)
+            work = kernel._spawn(kernel._prepare(routing_id, hooks=hooks))
+            await wait_started(work, kernel.died, start_timeout, kernel._process_output, fault=lambda: kernel._fault)
         except KernelError as exc:
             await kernel.aclose()
-            raise await with_room(exc, sandbox) from exc
+            raise await explained(exc, sandbox) from exc
         except BaseException:
             await kernel.aclose()
             raise
@@ -181,13 +194,13 @@ class Kernel:
 
     @property
     def identity(self) -> KernelIdentity:
-        """What another server has to know to adopt it."""
+        """What another server needs to adopt it."""
         return KernelIdentity(
             spec=self.spec,
             incarnation=self._directory.incarnation,
             key=self._directory.key.decode(),
             routing_id=self._routing_id.decode(),
-            recalls=self.recalls,
+            has_hooks=self.has_hooks,
             subshells=self.help.subshells,
             answers_interrupts=self._answers_interrupts,
             process=self._process.handle,
@@ -201,43 +214,43 @@ class Kernel:
         *,
         note: Callable[[str], None] | None = None,
     ) -> Execution:
-        """Send a cell; `done` is called once, with its outcome, from the event loop; `listener` before, as it runs.
+        """Send a cell. The event loop calls `listener` with the cell's events, and then `done` once with its outcome.
 
-        `note` is called with the id of its request before that is sent. Raises `KernelError` if the kernel is dead,
+        `note` is called with the id of the request before that is sent. Raises `KernelError` if the kernel is dead,
         `ValueError` if the code is not valid Unicode.
         """
         channels = self._alive()
         content, metadata = request_content(cell), request_metadata(cell)
         msg_id, frames = self._codec.request("execute_request", content, username=cell.user, metadata=metadata)
-        execution = self._table.add(msg_id, done, listener, asks=cell.allow_stdin)
+        execution = self._table.add(msg_id, done, listener, allow_stdin=cell.allow_stdin)
         if note is not None:
             note(msg_id)
         try:
             channels.send("shell", frames)
         except KernelError as exc:
-            self._break(exc.reason)
+            self._end_faulty(exc.reason)
         return execution
 
     def subscribe(self, consumer: Consumer) -> Callable[[], None]:
-        """Give every message of this kernel whole to `consumer` as well, from now on until it ends.
+        """Call `consumer` with every whole message of this kernel, from now on.
 
-        That includes what no cell has asked for: comms, buffers, messages without a parent. Returns what ends the
-        subscription.
+        These include messages that no cell of ours has caused: comms, and messages without a parent. Headers, metadata
+        and buffers are complete. Return a function that ends the subscription.
         """
         self._intake.consumers.add(consumer)
         return functools.partial(self._intake.consumers.discard, consumer)
 
     async def interrupt(self, cause: str = "interrupted") -> None:
-        """Interrupt the running cell and its subprocesses; if it then fails, `cause` is in its outcome.
+        """Interrupt the running cell and its subprocesses. If it then fails, its outcome has `cause`.
 
-        Returns when the kernel has had it, which one that is stuck never says. Only what runs now can be hit by it,
-        if nothing is submitted before that. Raises `KernelBridgeError`.
+        Returns when the kernel has answered, which one that is stuck never does. Only the cell that runs now can be
+        hit, if the caller submits no other before the return. Cancelling it is safe. Raises `KernelBridgeError`.
         """
         running = self._table.running
         if running is None or self.died.done():
             return
         running.cause = cause
-        await until_code_runs(running, self.died)
+        await wait_interruptible(running, self.died)
         if self._table.running is not running:
             return
         if not self._answers_interrupts:
@@ -245,64 +258,65 @@ class Kernel:
             return
         answer = self._requests.begin("control", "interrupt_request", {})
         try:
-            await asyncio.wait({answer}, timeout=_KEPT_BUSY)
-            # Code that keeps the interpreter to itself, such as a regular expression, keeps it from answering, too.
+            await asyncio.wait({answer}, timeout=_INTERRUPT_GRACE)
+            # Code that holds the interpreter's lock, such as a regular expression, also prevents the answer.
             if not answer.done() and self._table.running is running:
                 await self._process.signal(signal.SIGINT)
             await answer
-        finally:  # one that ignores them must not be asked too much to be asked again
+        finally:  # the requests that a kernel ignores must not fill the table
             self._requests.forget([answer])
 
     async def interrupt_group(self) -> None:
-        """Send SIGINT to the process group, whatever the kernel thinks of it. Raises `KernelBridgeError`.
+        """Send SIGINT to the process group, without asking the kernel. Raises `KernelBridgeError`.
 
-        Our hooks also interrupt a cell that has SIGINT ignored or handled in some other way.
+        Our hooks also interrupt a cell that ignores SIGINT or has a handler of its own.
         """
         if self._table.running is not None and not self._exited.done():
-            if self.recalls:
+            if self.has_hooks:
                 self._requests.forget([self._requests.begin("control", "interrupt_request", {"kernelbridge": "force"})])
             await self._process.signal(signal.SIGINT)
 
     def reply_input(self, value: str) -> None:
-        """Give the waiting cell its line of input. Raises `KernelError` if the kernel is dead."""
+        """Send a line of input to the cell that waits for it. Raises `KernelError` if the kernel is dead."""
         self._alive().send("stdin", self._codec.request("input_reply", {"status": "ok", "value": value})[1])
-        self._table.answered()
+        self._table.input_answered()
 
     def withdraw_question(self) -> None:
-        """Let the running cell ask again: nobody will answer what it asked."""
-        self._table.answered()
+        """Forget the question of the running cell, which nobody will answer, so that it may ask again."""
+        self._table.input_answered()
 
     async def kill(self) -> None:
-        """End the kernel and the processes of its session at once; `died` follows."""
+        """Kill the kernel and the processes of its session; `died` follows. Raises `KernelBridgeError`."""
         await self._process.kill()
 
     def give_up(self, execution: Execution) -> None:
-        """End one execution from outside: the kernel has done with it, but its reply is lost by an interrupt."""
-        self._table.end(execution, end_causes.INTERRUPTED_BEHIND)
+        """End one execution that the kernel has finished, but whose reply was lost by an interrupt."""
+        self._table.end(execution, end_causes.REPLY_LOST)
 
     def end_pending(self, why: Ended) -> None:
-        """End every execution from outside, with its output so far."""
+        """End every pending execution with its output so far, and the cause."""
         self._table.end_all(why)
 
     async def aclose(self) -> None:
-        """Kill the kernel, end what is pending with `session_closed`, release everything. Idempotent.
+        """Kill the kernel, end pending executions with `session_closed`, and release everything. Idempotent.
 
-        All callers wait for the same close. A step that fails keeps none from being taken; another call tries again.
+        All callers wait for the same close, which continues if one is cancelled. If a step fails, the others are done
+        all the same, its error is raised, and another call tries again.
         """
         if self._close is None or (self._close.done() and (self._close.cancelled() or self._close.exception())):
             self._closing = True
-            self._close = asyncio.get_running_loop().create_task(self._take_down())
+            self._close = asyncio.get_running_loop().create_task(self._close_all())
         await asyncio.shield(self._close)
 
     async def leave(self) -> None:
-        """Release everything, and let it run for another server; nobody is told how what is pending ends."""
+        """Release everything but leave the kernel running for another server; pending executions get no outcome."""
         self._closing = True
         self._disconnect()
         await self._end_tasks(grace=0)
         self._directory.release()
 
-    async def _take_down(self) -> None:
-        async with contextlib.AsyncExitStack() as steps:  # from the last to the first
+    async def _close_all(self) -> None:
+        async with contextlib.AsyncExitStack() as steps:  # run from the last to the first
             steps.callback(self._directory.close)
             steps.push_async_callback(self._end_tasks)
             steps.push_async_callback(self._process.aclose)
@@ -310,7 +324,7 @@ class Kernel:
             self._requests.end()
             self.end_pending(end_causes.SESSION_CLOSED)
 
-    async def _end_tasks(self, *, grace: float = _LOST_GRACE) -> None:
+    async def _end_tasks(self, *, grace: float = _EXIT_GRACE) -> None:
         if not self.died.done():
             await asyncio.wait({self.died}, timeout=grace)
         for task in self._tasks:
@@ -319,21 +333,22 @@ class Kernel:
 
     # -- start --------------------------------------------------------------------
 
-    async def _bring_up(self, routing_id: bytes | None, *, hooks: bool) -> None:
-        await until_bound(self._directory, self._exited)
+    async def _prepare(self, routing_id: bytes | None, *, hooks: bool) -> None:
+        """Connect to the kernel, wait until it answers, and install the hooks; or wait for `died`."""
+        await wait_bound(self._directory, self._exited)
         if self._exited.done():
             await asyncio.wait({self.died})
             return
         self._directory.secure()
         channels = self._connect(routing_id or self._routing_id)
-        info = await until_heard(self._requests, self._iopub_seen)
+        info = await wait_heard(self._requests, self._iopub_seen)
         if info is None:
             await asyncio.wait({self.died})
             return
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
         if hooks and self.spec.language == "python":
-            self.recalls = await install_hooks(self._requests, channels)
-        self._own_output.take()
+            self.has_hooks = await install_hooks(self._requests, channels)
+        self._process_output.take()
         self._ready = True
 
     def _connect(self, routing_id: bytes) -> Channels:
@@ -343,44 +358,44 @@ class Kernel:
             routing_id=routing_id,
             received=self._intake.received,
             lost=self._lost,
-            stuck=lambda channel: self._break(f"it took nothing from its {channel} channel any more"),
+            stuck=lambda channel: self._end_faulty(f"it stopped reading its {channel} channel"),
             max_message=self._max_message,
         )
         return self._channels
 
     # -- what the kernel sends ------------------------------------------------------
 
-    def _take(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
-        """Take a message of a channel; yields often. Raises `BadFrame`."""
+    def _handle(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
+        """Handle a message of a channel; yields often. Raises `BadFrame`."""
         if self._fault is not None:
-            return  # it was read before the channels were closed
+            return  # the message was read before the channels were closed
         if channel == "iopub":
             self._iopub_seen.set()
-            yield from self._table.taking_iopub(message)
+            yield from self._table.handling_iopub(message)
         elif channel == "stdin":
             self._table.on_stdin(message)
-        elif not self._requests.take(channel, message) and channel == "shell":
-            yield from self._table.taking_shell(message)
+        elif not self._requests.accept(channel, message) and channel == "shell":
+            yield from self._table.handling_shell(message)
 
     def _on_late(self, text: str) -> None:
-        # Before the first cell it is the kernel's own: a library's warning at start, say.
+        # Before the first cell it is the kernel's own, such as the warning of a library at its import.
         if self._ready:
             self._late(text)
         else:
-            self._own_output.add(text.encode("utf-8", "replace"))
+            self._process_output.add(text.encode("utf-8", "replace"))
 
     def _lost(self, channel: str) -> None:
         if not self._exited.done() and not self._closing:
-            self._spawn(self._refuse_lost(channel))
+            self._spawn(self._end_disconnected(channel))
 
-    async def _refuse_lost(self, channel: str) -> None:
-        """End a kernel that has closed a channel and does not exit: it is broken, or has sent too much."""
-        await asyncio.wait({self._exited}, timeout=_LOST_GRACE)
+    async def _end_disconnected(self, channel: str) -> None:
+        """End a kernel that has closed a channel and does not exit: it is broken, or its message was too large."""
+        await asyncio.wait({self._exited}, timeout=_EXIT_GRACE)
         if not self._exited.done():
-            self._break(f"it closed its {channel} channel, or sent more in one message than is allowed")
+            self._end_faulty(f"it closed its {channel} channel, or sent a message that is too large")
 
-    def _break(self, fault: str) -> None:
-        """End a kernel that cannot be trusted any more."""
+    def _end_faulty(self, fault: str) -> None:
+        """End a kernel that broke the protocol; `fault` says how: it follows "because"."""
         if self._fault is not None or self.died.done():
             return
         self._fault = fault
@@ -400,7 +415,7 @@ class Kernel:
     # -- its end --------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """See the process end, and what was pending with it. `died` is set whatever fails on the way."""
+        """Wait for the end of the process, end what is pending, and set `died`, also if a step fails."""
         status = ExitStatus()
         try:
             await asyncio.wait({self._exited})
@@ -410,21 +425,21 @@ class Kernel:
                 status = self._exited.result()
             if self._channels is not None and self._fault is None and not self._closing:
                 await self._channels.drained(_DRAIN_TIMEOUT)
-                if self.recalls:
+                if self.has_hooks:
                     await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
-                    self._take_last_words(self._own_output.take())
+                    self._add_last_output(self._process_output.take())
             self._disconnect()
             self._table.end_all(end_causes.process_ended(status))
             self._requests.end()
             await asyncio.wait({self._reader}, timeout=_DRAIN_TIMEOUT)
-        except Exception:
+        except Exception:  # a bug here must not leave callers waiting for `died`
             log.exception("kernel_watch_failed")
         finally:
-            if not self.died.done():  # whoever waited for it and was cancelled has cancelled it too
+            if not self.died.done():  # a cancelled caller that awaited it directly has cancelled it too
                 self.died.set_result(status)
 
-    def _take_last_words(self, text: str) -> None:
-        """Take what a dead kernel's pump still had: the report of `faulthandler`, say."""
+    def _add_last_output(self, text: str) -> None:
+        """Add what the output pump of a dead kernel still had, such as the report of `faulthandler`."""
         running = self._table.running
         if running is not None and text:
             content = msgspec.json.encode({"name": "stderr", "text": text})
@@ -451,15 +466,15 @@ class Kernel:
         return task
 
 
-async def until_code_runs(execution: Execution, died: asyncio.Future[Any]) -> None:
+async def wait_interruptible(execution: Execution, died: asyncio.Future[Any]) -> None:
     """Wait until an interrupt will reach the user's code, or the kernel has died.
 
-    A kernel that has not taken the cell from its queue ignores interrupts, and then runs it; IPython's own preparations
-    swallow them, or are broken off (our hooks keep an interrupt until they are over).
+    A kernel ignores an interrupt while the cell is still in its queue, and runs the cell afterwards. IPython's own
+    preparations swallow an interrupt or are cut short by it (our hooks keep it until they are over).
     """
-    if execution.begun is None:
+    if execution.started_at is None:
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        execution.on_begun = lambda: begun.set_result(None)
+        execution.on_started = lambda: begun.set_result(None)
         await asyncio.wait({begun, died}, timeout=BEGIN_GRACE, return_when=asyncio.FIRST_COMPLETED)
-    if execution.begun is not None and (left := execution.begun + _PREPARATION - time.monotonic()) > 0:
+    if execution.started_at is not None and (left := execution.started_at + _PREPARATION - time.monotonic()) > 0:
         await asyncio.wait({died}, timeout=left)

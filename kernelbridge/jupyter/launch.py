@@ -1,4 +1,4 @@
-"""How a kernel is started: its command, and the program that a Python kernel runs before its first cell (pure)."""
+"""The command that starts a kernel, and the programs that a Python kernel runs before its first cell (pure)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ PROGRAM = (
     *("recall.py", "streams.py", "forks.py", "commands.py"),
     *("uncaught.py", "strict_json.py", "hooks.py"),
 )
-"""Files of `kernelbridge.guest` that make the program that runs inside a Python kernel."""
+"""The files of `guest/kernel/` that together are the hooks: the program that runs inside a Python kernel."""
 
 START = ("imports.py", "pump.py", "start.py")
-"""Files of `kernelbridge.guest` that make the program that starts a Python kernel."""
+"""The files of `guest/kernel/` that together are the program that starts a Python kernel."""
 
 ENV: Mapping[str, str] = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-"""The debugger that ipykernel loads says nothing about frozen modules then."""
+"""Without this, the debugger that ipykernel loads warns about frozen modules."""
 
 _IPYKERNEL_OPTIONS = ("--HistoryManager.enabled=False",)
-"""No history database: its thread and its file cost a third of a small cell. `In`, `Out` and `_` stay."""
+"""No history database: its thread and its file take a third of the time of a small cell. `In`, `Out` and `_` work."""
 _PYTHON_OPTIONS_WITH_VALUE = frozenset({"-W", "-X", "-c", "--check-hash-based-pycs"})
 
 
 def is_ipykernel(spec: KernelSpec, argv: Sequence[str] | None = None) -> bool:
-    """Whether the kernel is IPython's own."""
+    """Whether the kernel is an ipykernel."""
     return spec.language == "python" and any(word.startswith("ipykernel") for word in argv or spec.argv)
 
 
@@ -55,7 +55,7 @@ def command(
 
 
 def starts_itself(words: Sequence[str]) -> bool:
-    """Whether a command runs the module of ipykernel: `python [option …] -m ipykernel… …`."""
+    """Whether a command is `python [option …] -m ipykernel… …`."""
     if not PurePosixPath(words[0]).name.startswith(("python", "pypy")):
         return False
     for at, word in enumerate(words[1:], 1):
@@ -67,12 +67,12 @@ def starts_itself(words: Sequence[str]) -> bool:
 
 
 def start_source() -> str:
-    """Give the program that starts a Python kernel."""
+    """Return the program that starts a Python kernel."""
     return _source(START)
 
 
 def hooks_source() -> str:
-    """Give the program that runs inside a Python kernel before its first cell."""
+    """Return the program that runs inside a Python kernel before its first cell."""
     return _source(PROGRAM)
 
 
@@ -82,10 +82,10 @@ def _source(names: Sequence[str]) -> str:
 
 
 def hooks_request(source: str) -> dict[str, Any]:
-    """Give the content of the `execute_request` that runs `source`.
+    """Return the content of the `execute_request` that runs `source`.
 
-    It is an expression beside an empty cell: IPython wraps the streams while a cell runs. Where it ran already it
-    does nothing: a request without an answer is sent again.
+    The program runs in an expression beside an empty cell, because IPython wraps the streams while a cell runs. The
+    request may be sent twice, and the program runs only the first time.
     """
     program = f"exec(compile({source!r}, '<kernelbridge>', 'exec'), {{'__name__': '<kernelbridge>'}})"
     once = "seen.get('ran') or seen.update(ran=True)"
@@ -95,7 +95,7 @@ def hooks_request(source: str) -> dict[str, Any]:
 
 
 def hooks_failure(reply: wire.Message) -> str | None:
-    """Say why the hooks were not installed, or None; raises `BadFrame`."""
+    """Return why the hooks were not installed, or None if they were. Raises `BadFrame`."""
     content = wire.decode(reply.content, wire.ExpressionReply)
     result = content.user_expressions.get("hooks", {})
     return None if result.get("status") == "ok" else f"{content.status}: {result.get('evalue')}"

@@ -1,13 +1,12 @@
-"""What a cell wrote, as a terminal would have shown it (pure).
+"""The output of a cell, as a terminal would have shown it (pure).
 
-`Output` takes the events of one execution in order of arrival and gives `output` (the terminal's
-view of stdout, stderr and the text of results), the raw `stdout` and `stderr`, and the MIME
-bundles. Every part is bounded: past the limit head and tail are kept, the
-number of bytes between them is counted, and something else takes all of `output`. Work is linear in what arrives,
-however it is cut; what takes long yields often: `draw`, `ending`, `plain_text`. While one stream is all there is and
-`output` looks just like it, the two are kept as one.
+`Output` takes the output of one execution in order of arrival. It returns `output` (what a terminal would have shown of
+stdout, stderr and the text of results), the raw `stdout` and `stderr`, and the MIME bundles. Every part is bounded: of
+more, head and tail are kept and the bytes between them counted, and an `Overflow` stores the whole `output`. The work
+is linear in the size of the output, however it is cut into messages; generators that do long work yield often. While
+there is only one stream and `output` is equal to it, both are kept once.
 
-`taking_output` reads a kernel's messages into an `Output`, and tells a listener what they show.
+`handling_output` adds a kernel's messages to an `Output`, and calls a listener with the events.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from kernelbridge.terminal_text import Screen, has_control, stripped
 ResultType = Literal["execute_result", "display_data"]
 
 _RESULT_COST = 256  # bytes that a bundle costs beside its text: a million empty ones are not free
-_MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown is one
-_PART = 1 << 16  # characters of a display's text that are taken at once
+_MAX_DISPLAYS = 10_000  # displays of one cell that can be updated; each place where an id is shown counts
+_PART = 1 << 16  # characters of a display's text that are added at once
 _AT_ONCE = 256  # results that are put together at once
 DISPLAYS = frozenset({"display_data", "execute_result"})
 OUTPUT = DISPLAYS | {"stream", "update_display_data", "clear_output"}
-"""The types of the messages that `taking_output` takes."""
-_STREAM_PART = 1 << 15  # characters of a stream that are taken at once
+"""The types of the messages that `handling_output` handles."""
+_STREAM_PART = 1 << 15  # characters of a stream that are added at once
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Everything an execution wrote."""
+    """The complete output of an execution."""
 
     output: str
     stdout: str
@@ -44,10 +43,10 @@ class Rendered:
     results: list[dict[str, Any]]
     """`{"type": "execute_result"|"display_data", "data": MIME bundle, "metadata": …}` each."""
     truncated: dict[str, Any] | None
-    """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are
-    missing, "stdout": bytes, "stderr": bytes, "results": bytes}`, or None when all is there."""
+    """None if nothing is left out, else `{"bytes": left out of `output`, "kept": "head and tail", "at": character of
+    `output` where they are missing, "stdout": bytes, "stderr": bytes, "results": bytes}`."""
     overflow: Overflow | None
-    """What has the whole of `output` when that was too much; to be finished by whoever takes this."""
+    """Stores the whole `output`, if that is truncated. The receiver must finish it."""
 
 
 class Output:
@@ -56,15 +55,15 @@ class Output:
     def __init__(
         self, max_output: int, *, kept: int | None = None, overflow: Callable[[], Overflow | None] | None = None
     ) -> None:
-        """Keep at most `max_output` bytes of each of `output`, `stdout`, `stderr` and the results.
+        """Keep at most `max_output` bytes each of `output`, `stdout`, `stderr` and the results.
 
-        Of a longer text `kept` bytes are kept (as many, if it is None); `overflow` gives what takes the whole `output`.
+        Of a longer text `kept` bytes are kept (None: `max_output`). `overflow` returns what stores the whole `output`.
         """
         self._limit = max_output
         self._kept = BoundedText(max_output, kept=kept, overflow=overflow)
         self._screen = Screen(self._kept.append)
         self._only: str | None = ""
-        """The stream that is all there is, empty before there is any; None once they are kept apart."""
+        """The only stream so far, empty if there is none; None when stdout and stderr are kept separately."""
         self._stdout = BoundedText(max_output, kept=kept)
         self._stderr = BoundedText(max_output, kept=kept)
         self._clear_next = False
@@ -79,7 +78,7 @@ class Output:
         self._places = 0
 
     def stream(self, name: str, text: str) -> None:
-        """Take a `stream` message; every name but `stderr` counts as stdout."""
+        """Add text of a stream; every name but `stderr` counts as stdout."""
         if self._rendered is not None:
             return
         if self._clear_next:
@@ -96,11 +95,11 @@ class Output:
         self._screen.feed(text, plain=plain)
 
     def draw(self) -> Iterator[None]:
-        """Draw what `stream` took; what is not drawn is when something else comes."""
+        """Draw the text that `stream` has added; yields often. Text that is not drawn is drawn later."""
         return self._screen.draw()
 
     def _keep_apart(self) -> None:
-        """Keep the streams apart from here on: the terminal's view is about to differ from the one there is."""
+        """Keep stdout and stderr separately from now on: `output` will differ from the only stream so far."""
         if self._only:
             raw = self._kept.copy()
             raw.append(self._screen.pending())
@@ -190,7 +189,7 @@ class Output:
         display.bundle.data, display.bundle.metadata, display.bundle.length = data, metadata, length
 
     def clear(self, *, wait: bool) -> None:
-        """Take a `clear_output`; with `wait` it happens when the next output comes."""
+        """Remove the output so far; with `wait`, when the next output arrives."""
         if self._rendered is not None:
             return
         if wait:
@@ -206,7 +205,7 @@ class Output:
         self._reset_results()
 
     def render(self) -> Rendered:
-        """End the output and give all of it, as often as it is asked for; what comes afterwards changes nothing."""
+        """End the output and return it, each time the same; later additions are ignored."""
         for _ in self.ending():
             pass
         if self._rendered is None:
@@ -214,7 +213,7 @@ class Output:
         return self._rendered
 
     def ending(self) -> Iterator[None]:
-        """End the output, as `render` does, and yield between what takes long. May be given up for `render`."""
+        """End the output as `render` does; yields often. It can be abandoned: `render` then does the rest."""
         if self._rendered is not None:
             return
         yield from self._screen.finishing()
@@ -256,7 +255,7 @@ class Output:
 
 
 def plain_text(data: dict[str, Any]) -> Iterator[str]:
-    """Give the parts of the text that a terminal shows for a bundle; it ends its line."""
+    """Yield the parts of the text that a terminal shows for a bundle; the last line is ended."""
     text = data.get("text/plain", "")
     if isinstance(text, list):  # the notebook format allows a list of lines
         text = "".join(map(str, text))
@@ -271,14 +270,14 @@ def plain_text(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_image(data: dict[str, Any]) -> bool:
-    """Whether a MIME bundle in `results` has an image, whose text only names it. A figure may come as PDF."""
+    """Whether a MIME bundle has an image, whose text is only its name. A figure may be a PDF."""
     return any(kind.startswith("image/") or kind == "application/pdf" for kind in data)
 
 
-def taking_output(
+def handling_output(
     output: Output, message: wire.Message, listener: Listener | None = None
 ) -> Generator[None, None, None]:
-    """Take a message of output; yields often. Raises `BadFrame`."""
+    """Add a message to an output; yields often. Raises `BadFrame`."""
     match message.msg_type:
         case "stream":
             stream = yield from wire.decoding(message.content, wire.Stream)
@@ -286,12 +285,12 @@ def taking_output(
         case "display_data" | "execute_result" as kind:
             display = yield from wire.decoding(message.content, wire.Display)
             text = yield from text_of(display)
-            # Its long texts are written once, and not in one go with every frame that they are in.
+            # Long texts are encoded once, and in parts, and not again with every frame that has them.
             data = yield from texts.bundle(display.data)
             shown = data, display.metadata or {}, display.display_id
             result = kind == "execute_result"
-            told: ResultType = "execute_result" if result else "display_data"
-            yield from output.display(told, *shown, len(message.content), text=text)
+            result_type: ResultType = "execute_result" if result else "display_data"
+            yield from output.display(result_type, *shown, len(message.content), text=text)
             if listener is not None:
                 listener(Displayed(*shown, result, len(message.content)))
         case "update_display_data":
@@ -310,7 +309,7 @@ def taking_output(
 
 
 def writing(output: Output, stream: str, text: str, listener: Listener | None) -> Generator[None, None, None]:
-    """Take text on a stream; yields often."""
+    """Add text of a stream to an output; yields often."""
     for start in range(0, len(text), _STREAM_PART):
         part = text[start : start + _STREAM_PART]
         output.stream(stream, part)
@@ -322,7 +321,7 @@ def writing(output: Output, stream: str, text: str, listener: Listener | None) -
 
 
 def text_of(display: wire.Display) -> Generator[None, None, str]:
-    """Give the text form of a display; yields often."""
+    """Return the text form of a display; yields often."""
     parts: list[str] = []
     for part in plain_text(display.data):
         if parts:

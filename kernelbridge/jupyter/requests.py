@@ -1,7 +1,7 @@
-"""Requests that are answered by one message, and who waits for each.
+"""The unanswered requests of a kernel that are answered by one message each.
 
-Executions have a table of their own. What is in this one is bounded in number and in bytes: a request stays in it until
-its answer has come, whether or not somebody still waits for that, because until then it lies in some queue.
+Executions have a table of their own. This one is bounded in number and in bytes: a request stays in it until its answer
+arrives, whether or not somebody still waits for that, because until then some queue has it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from kernelbridge.jupyter import wire
 LIMIT = 64
 """Unanswered requests of one kernel."""
 MAX_BYTES = 32 << 20
-"""Their size together; one that is alone may be as large as a frame."""
+"""Bytes of all unanswered requests of one kernel; a single one may be as large as a frame."""
 FIRST_REPEAT = 0.25
-"""Seconds until a request that may have been dropped is sent again; twice as many before each further time."""
+"""Seconds until a request that may have been dropped is sent again; doubled each time."""
 LAST_REPEAT = 4.0
-"""Most of those seconds."""
+"""Maximum of these seconds."""
 
 Send = Callable[[str, list[bytes]], None]
-"""Send frames on a channel; raises `KernelError` if the kernel is dead."""
+"""Sends frames on a channel; raises `KernelError` if the kernel is dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     channel: str
     reply: str
-    """The `msg_type` of its answer."""
+    """The `msg_type` of the answer."""
     size: int
     answer: asyncio.Future[wire.Message | None]
 
@@ -52,9 +52,9 @@ class RequestTable:
     def begin(
         self, channel: str, msg_type: str, content: dict[str, Any], *, subshell: str | None = None
     ) -> asyncio.Future[wire.Message | None]:
-        """Send a request; the result is its answer, or None when the kernel ends before it.
+        """Send a request. Return a future of its answer, which is None if the kernel ends first.
 
-        Raises `KernelError` if it is dead, `KernelBusy` if too much is unanswered.
+        Raises `KernelError` if the kernel is dead, `KernelBusy` if too many requests are unanswered.
         """
         msg_id, frames = self._codec.request(msg_type, content, subshell=subshell)
         size = sum(map(len, frames))
@@ -70,19 +70,19 @@ class RequestTable:
         return answer
 
     async def ask(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
-        """Send a request and wait for its answer; None when the kernel ends before it.
+        """Send a request and return its answer, or None if the kernel ends first. Raises as `begin` does.
 
-        A cancelled call leaves the request in the table: the kernel still has it in a queue.
+        If cancelled, the request stays in the table, because some queue still has it.
         """
         answer = self.begin(channel, msg_type, content)
         await asyncio.wait({answer})
         return answer.result()
 
     async def ask_until_answered(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
-        """Ask again and again until one of the requests is answered; None when the kernel ends before that.
+        """Send a request repeatedly until one is answered. Return the answer, or None if the kernel ends first.
 
-        For a kernel that starts, which may drop what it is asked, and for questions that may be answered twice: the
-        requests that were sent besides are forgotten, and whatever answers those is nobody's.
+        It is for a kernel that starts, which may drop requests, and for requests that may be answered twice: the others
+        are forgotten, and their answers ignored.
         """
         asked: list[asyncio.Future[wire.Message | None]] = []
         pause = FIRST_REPEAT
@@ -97,14 +97,14 @@ class RequestTable:
             self.forget(asked)
 
     def forget(self, answers: Collection[asyncio.Future[wire.Message | None]]) -> None:
-        """Wait no more for requests: the kernel has dropped them, or nobody needs their answers."""
+        """Remove requests that the kernel has dropped, or whose answers nobody needs."""
         for msg_id, request in list(self._pending.items()):
             if request.answer in answers:
                 del self._pending[msg_id]
                 self._size -= request.size
 
-    def take(self, channel: str, message: wire.Message) -> bool:
-        """Take a message if it answers a request: right id, on the channel of the request, of the right type."""
+    def accept(self, channel: str, message: wire.Message) -> bool:
+        """Return whether a message answers a request by id, channel and type; if so, set the result of its future."""
         request = self._pending.get(message.parent_id)
         if request is None or (request.channel, request.reply) != (channel, message.msg_type):
             return False
@@ -115,7 +115,7 @@ class RequestTable:
         return True
 
     def end(self) -> None:
-        """Answer everybody with None: the kernel is dead. Idempotent."""
+        """Answer all requests with None, because the kernel is dead. Idempotent."""
         self._ended = True
         for request in self._pending.values():
             if not request.answer.done():

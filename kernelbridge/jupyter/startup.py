@@ -1,4 +1,4 @@
-"""What happens between a kernel's process and its first cell, and why it did not get that far."""
+"""The steps from a kernel's process to its first cell, and the error of a kernel that did not start."""
 
 from __future__ import annotations
 
@@ -23,55 +23,55 @@ log = structlog.get_logger(__name__)
 _BIND_POLL = 0.005
 _TAIL = 4096
 _DROPPED_AFTER = 2.0
-"""Seconds until a request without an answer is looked into."""
+"""Seconds after which it is checked whether the kernel has dropped an unanswered request."""
 _KEPT = 1 << 16
-"""Bytes of it that are kept: as many as a dead kernel's pump writes (`guest/pump.py`)."""
+"""Bytes of the process's output that are kept: as many as the pump of a dead kernel writes (`guest/kernel/pump.py`)."""
 
 
-class OwnOutput:
-    """The end of what the process itself prints: why a start failed, or the last words of a kernel that died."""
+class ProcessOutput:
+    """The end of what a kernel's process prints, which says why a start failed or the kernel died."""
 
     def __init__(self) -> None:
         self._end = bytearray()
 
     def add(self, data: bytes) -> None:
-        """Take what it printed."""
+        """Add output."""
         self._end += data
         del self._end[:-_KEPT]
 
     async def read(self, process: Process) -> None:
-        """Take all that it prints."""
+        """Add all output of the process, until its end."""
         while data := await process.read():
             self.add(data)
 
     def tail(self) -> str:
-        """Quote the end of it; empty when there is nothing."""
+        """Return a quote of the last output, or an empty text if there is none."""
         text = self._end[-_TAIL:].decode("utf-8", "replace").strip()
-        return f"the last it printed: {text}" if text else ""
+        return f"its last output: {text}" if text else ""
 
     def take(self) -> str:
-        """Return what there is since the last call, and forget it."""
+        """Return the kept output, and forget it."""
         text = self._end.decode("utf-8", "replace")
         self._end.clear()
         return text
 
 
-def why_not_started(fault: str, status: ExitStatus | None, said: str) -> str:
-    """Give the reason why a kernel did not start, and what to do; `said` quotes what it printed, if it did."""
+def why_not_started(fault: str, status: ExitStatus | None, quote: str) -> str:
+    """Return why a kernel did not start, and what to do. `quote` is its last output, or empty."""
     if status is not None and status.oom:
         return (
-            "the session's memory ran out while it started; end what uses it, remove large files from /tmp, which is"
-            " memory, or open the session with more (`limits`)"
+            "the session's memory was exhausted while it started; end programs that use it, remove large files from"
+            " /tmp, which is memory, or open the session with more (`limits`)"
         )
-    if wants_processes(said):
-        return f"{fault}: {NO_ROOM}; {said}"
-    return f"{fault}; {said or 'it printed nothing'}"
+    if wants_processes(quote):
+        return f"{fault}: {NO_ROOM}; {quote}"
+    return f"{fault}; {quote or 'it printed nothing'}"
 
 
-async def with_room(error: KernelError, sandbox: Sandbox) -> KernelError:
-    """Give the error of a kernel that did not start; with the reason, if there was no room for its threads.
+async def explained(error: KernelError, sandbox: Sandbox) -> KernelError:
+    """Return the error of a kernel that did not start, with the reason if the sandbox had no room for its threads.
 
-    Not every program that ends for want of a thread says so.
+    Not every program that ends because it cannot start a thread reports that.
     """
     with contextlib.suppress(SandboxError):
         if NO_ROOM not in error.reason and await sandbox.crowded():
@@ -79,46 +79,46 @@ async def with_room(error: KernelError, sandbox: Sandbox) -> KernelError:
     return error
 
 
-async def in_time(
+async def wait_started(
     work: asyncio.Task[None],
     died: asyncio.Future[ExitStatus],
-    timeout: float,  # noqa: ASYNC109 - giving up has a text of its own
-    own_output: OwnOutput,
+    timeout: float,  # noqa: ASYNC109 - its error has a text of its own
+    output: ProcessOutput,
     *,
     fault: Callable[[], str | None],
 ) -> None:
-    """Wait until a kernel has started. Raises `KernelError` that says what it did instead.
+    """Wait until `work`, the start of a kernel, has ended. Raises `KernelError` with the reason if the start fails.
 
-    `fault` gives what it did wrong, if it was ended for that.
+    `fault` returns what the kernel did wrong, if it was ended for that. In any case `work` has ended afterwards.
     """
     first: set[asyncio.Future[Any]] = {work, died}
     try:
         await asyncio.wait(first, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if died.done():
             status = died.result()
-            said = own_output.tail() or "it printed nothing; see that the image's kernel works"
-            reason = why_not_started(f"{fault() or 'its process ended'} ({status})", status, said)
+            quote = output.tail() or "it printed nothing; check that the kernel of the image works"
+            reason = why_not_started(f"{fault() or 'its process ended'} ({status})", status, quote)
             raise KernelError("The kernel did not start", reason)
         if not work.done():
             raise KernelError(
                 "The kernel did not start",
-                why_not_started(f"it did not answer within {timeout:g} s", None, own_output.tail()),
+                why_not_started(f"it did not answer within {timeout:g} s", None, output.tail()),
             )
         await work
     finally:
-        # What it would fail with from here on is of no interest: it is not to go on behind a start that is over.
+        # Its errors from here on do not matter: it must not continue after the end of the start.
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
 
-async def until_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:
+async def wait_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:
     """Wait until the kernel has made its sockets, or has exited."""
-    # Another process makes these files and tells nobody: this is the one thing that has to be polled.
+    # Polled, because the kernel makes these files and announces them to nobody.
     while not directory.bound() and not exited.done():
         await asyncio.wait({exited}, timeout=_BIND_POLL)
 
 
-async def until_heard(
+async def wait_heard(
     requests: RequestTable, heard: asyncio.Event, *, on_control: bool = False
 ) -> wire.KernelInfo | None:
     """Ask a kernel for its information until its output is heard: a subscription takes effect some time after connect.
@@ -142,24 +142,25 @@ async def until_heard(
 
 
 async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
-    """Run `kernelbridge.guest` in a Python kernel, and say whether it is in it. Raises `BadFrame`.
+    """Run the hooks (`guest/kernel/hooks.py`) in a Python kernel. Return whether they are in it. Raises `BadFrame`.
 
-    A kernel that it does not fit is left as it was.
+    If they fail, the kernel is used without them.
     """
     reply = await _ask_in_order(requests, "execute_request", hooks_request(hooks_source()))
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
     elif reply is not None:
-        channels.bound_output()  # its publisher loses nothing from here on
+        channels.limit_output_queue()  # from now on its publisher waits instead of dropping messages
         return True
     return False
 
 
 async def _ask_in_order(requests: RequestTable, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
-    """Ask on shell what may take long, and again if it was dropped; None when the kernel ends before it answers.
+    """Send a request that may take long on shell, and again if it was dropped.
 
-    Requests of one channel are answered in order: one was dropped if another that was sent later has its answer.
+    Return the answer, or None if the kernel ends first. The requests of a channel are answered in order. So a request
+    was dropped if a later one is answered before it.
     """
     while True:
         answer = requests.begin("shell", msg_type, content)

@@ -4,12 +4,12 @@ On the wire a message is
 
     [routing id or topic …] <IDS|MSG> signature header parent_header metadata content [buffer …]
 
-(https://jupyter-client.readthedocs.io, "Messaging in Jupyter", protocol 5.3). Only the
-header and the parent's id are decoded at once; `content` stays bytes until somebody asks
-for it by type, because most messages of a cell need no more than their parent's id.
+(https://jupyter-client.readthedocs.io, "Messaging in Jupyter", protocol 5.3). `Codec.parse` decodes only the header and
+the id of the parent. `content` stays bytes until it is decoded as one of the types below: for most messages of a
+cell the id of the parent is enough.
 
-A kernel is hostile: it owns its key and may send anything. Whatever cannot be
-understood raises `BadFrame` and nothing else.
+A kernel is hostile: it knows the key and may send anything. A message that cannot be read raises `BadFrame` and nothing
+else.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ import msgspec
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
 MAX_DEPTH = 200
-"""Levels of nesting allowed in the JSON of a MIME bundle: less than any encoder's own limit."""
+"""Levels of nesting allowed in the JSON of a MIME bundle: less than the limit of any encoder."""
 
 LARGE = 1 << 18
-"""Bytes of content up to which it is simply decoded: 20 ms and 16 MB at the very worst."""
-MENDABLE = 8 << 20
-"""Bytes of content that is read again, more slowly, if it is no strict JSON."""
+"""Bytes of content up to which it is decoded at once: 20 ms and 16 MB in the worst case."""
+MAX_REPAIRED = 8 << 20
+"""Bytes of content up to which it is decoded again, more slowly, if it is not strict JSON."""
 MANY = 100_000
 """Values that larger content may be decoded into: each `[],` of a hostile message costs twenty times its bytes."""
 LINES = 10_000
-"""Parts of a traceback that are read of larger content, which in honest ones are lines."""
+"""Elements of a traceback that are read of larger content; usually they are lines."""
 NAMES = 1000
-"""Forms that a larger display may have."""
+"""MIME types that a larger display may have."""
 MAX_HEADER = 1 << 16
 """Bytes of a header or parent header."""
 _PART = 1 << 18  # bytes of a JSON string that are decoded at once
 _AT_ONCE = 100  # texts that are decoded at once
-_COUNTED = 1 << 20  # bytes that are looked through at once
+_COUNTED = 1 << 20  # bytes that are searched at once
 _LONGEST_ESCAPE = 12  # bytes: a surrogate pair
-_LONGEST_EVALUE = 1 << 16  # bytes of a large failure's message that are read: what is told of it is much less
+_LONGEST_EVALUE = 1 << 16  # bytes of the message of a large error that are read; the result shows far fewer
 
 _DIGITS = 4000  # of a whole number; Python reads hardly more, and clients far fewer
 _PARTS = 5  # signature, header, parent header, metadata, content
-_BETWEEN = re.compile(rb"[\s,]{0,64}")  # two texts of a list that is known to be JSON
-_INSIDE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)  # a string; it always matches, in linear time
+_BETWEEN = re.compile(rb"[\s,]{0,64}")  # what is between two texts of a list that is valid JSON
+_INSIDE = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)  # the inside of a string; it always matches, in linear time
 _NOTHING, _NULL = msgspec.Raw(b"{}"), msgspec.Raw(b"null")
 _T = TypeVar("_T")
 
 
-class BadFrame(Exception):  # noqa: N818 - the name says what was received, as `BadRequest` does
-    """What arrived is not a Jupyter message of this session."""
+class BadFrame(Exception):  # noqa: N818 - named for what was received, like `BadRequest`
+    """The kernel sent something that is not a valid Jupyter message. The text follows "it sent"."""
 
 
 class _Header(msgspec.Struct, frozen=True, gc=False):
@@ -75,13 +75,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     msg_type: str
     msg_id: str
     parent_id: str
-    """The `msg_id` of the request that caused it; empty when there is none."""
+    """The `msg_id` of the request that caused it; empty if there is none."""
     metadata: bytes
     content: bytes
 
 
 class RawMessage(NamedTuple):
-    """One verified message whole, undecoded, for who speaks Jupyter itself."""
+    """All parts of one verified message, as undecoded JSON, for a consumer that speaks the Jupyter protocol."""
 
     header: bytes
     parent_header: bytes
@@ -112,7 +112,7 @@ class Display(msgspec.Struct, frozen=True):
 
     @property
     def display_id(self) -> str | None:
-        """The name under which a later `update_display_data` finds it."""
+        """The id by which a later `update_display_data` finds it."""
         found = (self.transient or {}).get("display_id")
         return found if isinstance(found, str) else None
 
@@ -130,11 +130,11 @@ class Failure(msgspec.Struct, frozen=True):
     evalue: str | None = None
     traceback: list[str] | None = None
     final: bool = msgspec.field(name="kernelbridge_final", default=False)
-    """Whether our hooks say that it ends the cell: whatever comes behind it, the reply tells it again."""
+    """Whether it ends the cell, according to our hooks. The reply repeats it."""
 
 
 class ExecuteInput(msgspec.Struct, frozen=True, gc=False):
-    """Content of `execute_input`, but for the code."""
+    """Content of `execute_input`, without the code."""
 
     execution_count: int | None = None
 
@@ -158,7 +158,7 @@ class ExpressionReply(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True, gc=False):
-    """What the guest hooks say of a cell that has run."""
+    """Figures of a cell that has run, from our hooks."""
 
     cpu_ms: float | None = None
     oom_kills: int = 0
@@ -175,7 +175,7 @@ class InputRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class KernelInfo(msgspec.Struct, frozen=True):
-    """Content of `kernel_info_reply`, as far as it is of use."""
+    """The used part of the content of `kernel_info_reply`."""
 
     supported_features: list[str] | None = None
 
@@ -213,7 +213,7 @@ class IsCompleteReply(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplyMetadata(msgspec.Struct, frozen=True):
-    """What the guest hooks add to the metadata of an `execute_reply`."""
+    """What our hooks add to the metadata of an `execute_reply`."""
 
     kernelbridge: Figures = NO_FIGURES
 
@@ -271,9 +271,9 @@ class Codec:
         metadata: dict[str, Any] | None = None,
         subshell: str | None = None,
     ) -> tuple[str, list[bytes]]:
-        """Give the id and the signed frames of a new request; raises `ValueError` for text that is not Unicode.
+        """Return the id and the signed frames of a new request. Raises `ValueError` for text that is not Unicode.
 
-        `subshell` is the id of the kernel's subshell that is to handle it (Jupyter enhancement proposal 91).
+        `subshell` is the id of the subshell that handles it (Jupyter enhancement proposal 91).
         """
         self._count += 1
         msg_id = f"{self._session}_{self._count}"
@@ -296,14 +296,14 @@ class Codec:
         return msg_id, [DELIMITER, self.sign(parts), *parts]
 
     def sign(self, parts: list[bytes]) -> bytes:
-        """Give the hexadecimal HMAC-SHA256 of header, parent header, metadata and content."""
+        """Return the hexadecimal HMAC-SHA256 of header, parent header, metadata and content."""
         mac = self._mac.copy()
         for part in parts:
             mac.update(part)
         return mac.hexdigest().encode()
 
     def parse(self, frames: list[bytes]) -> Message:
-        """Verify and split one multipart message; raises `BadFrame`."""
+        """Verify and split one multipart message. Raises `BadFrame`."""
         try:
             at = frames.index(DELIMITER) + 1
         except ValueError:
@@ -329,22 +329,22 @@ class Codec:
         )
 
 
-def whole(frames: list[bytes]) -> RawMessage:
-    """Return all parts of a message that `Codec.parse` has verified; nothing is copied."""
+def raw_message(frames: list[bytes]) -> RawMessage:
+    """Return all parts of a message that `Codec.parse` has verified, without copying them."""
     at = frames.index(DELIMITER) + _PARTS
     header, parent_header, metadata, content = frames[at - _PARTS + 2 : at + 1]
     return RawMessage(header, parent_header, metadata, content, frames[at + 1 :])
 
 
 def decode(raw: bytes, kind: type[_T]) -> _T:
-    """Decode content or metadata as one of the types of this module; raises `BadFrame`.
+    """Decode content or metadata as one of the types of this module. Raises `BadFrame`.
 
-    What is larger than `LARGE` costs little more than its bytes: parts of it may be left out, or stay raw.
+    Of content larger than `LARGE`, parts may be left out or stay raw, so that it costs little more than its bytes.
     """
-    return _at_once(decoding(raw, kind))
+    return _run(decoding(raw, kind))
 
 
-def _at_once(work: Generator[None, None, _T]) -> _T:
+def _run(work: Generator[None, None, _T]) -> _T:
     while True:
         try:
             next(work)
@@ -354,7 +354,7 @@ def _at_once(work: Generator[None, None, _T]) -> _T:
 
 
 def decoding(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
-    """Decode likewise; yields between what takes long, and returns the result."""
+    """Decode as `decode` does; yields often."""
     try:
         value = (yield from _decode_large(raw, kind)) if len(raw) > LARGE else _decode(raw, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -370,17 +370,17 @@ def _decode(raw: bytes, kind: type) -> Any:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as exc:
-        if "out of range" not in str(exc):  # of a number: JSON knows no limit
+        if "out of range" not in str(exc):  # that is a number: JSON has no limit for them
             raise
-        return decoder.decode(_at_once(_repair(raw)))
+        return decoder.decode(_run(_repair(raw)))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return decoder.decode(_at_once(_repair(raw)))
+        return decoder.decode(_run(_repair(raw)))
 
 
 def _repair(raw: bytes) -> Generator[None, None, bytes]:
-    """Make strict JSON of what honest kernels send: `print` of an undecodable file name, NaN in a bundle."""
-    if len(raw) > LARGE and (len(raw) > MENDABLE or not _is_simple(raw)):
-        raise ValueError("it is neither strict JSON nor small enough to be mended")
+    """Make strict JSON of what correct kernels send, too: a printed file name that is not UTF-8, NaN in a bundle."""
+    if len(raw) > LARGE and (len(raw) > MAX_REPAIRED or not _is_simple(raw)):
+        raise ValueError("it is neither strict JSON nor small enough to be repaired")
     yield
     text = raw.decode("utf-8", "replace")
     yield
@@ -401,7 +401,7 @@ def _readable(digits: str) -> int | None:
 
 
 def _is_simple(raw: bytes) -> bool:
-    """Whether it is sure, without reading it as JSON, that it has no more than `MANY` values."""
+    """Whether JSON has at most `MANY` values, according to the number of its commas and brackets."""
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MANY
 
 
@@ -424,7 +424,7 @@ def _decode_large(raw: bytes, kind: type) -> Generator[None, None, Any]:
 
 
 def _decode_raw(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
-    """Decode the outer level of something large; what is no strict JSON is mended if it is small enough."""
+    """Decode the outer level of large JSON; if it is not strict JSON and small enough, repair it first."""
     decoder = _decoders[kind]
     try:
         value: _T = decoder.decode(raw)
@@ -432,20 +432,20 @@ def _decode_raw(raw: bytes, kind: type[_T]) -> Generator[None, None, _T]:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
         yield
-        mended = yield from _repair(raw)
+        repaired = yield from _repair(raw)
         yield
-        value = decoder.decode(mended)
+        value = decoder.decode(repaired)
     yield
     return value
 
 
 def _text(raw: msgspec.Raw) -> Generator[None, None, str | None]:
-    """Decode a string, or null, part by part; raises `msgspec.DecodeError`, or `ValueError` for anything else."""
+    """Decode a string or null part by part. Raises `msgspec.DecodeError`, or `ValueError` for anything else."""
     data = memoryview(raw)
     if len(data) <= _PART:
         return msgspec.json.decode(raw, type=str | None)
     if bytes(data[:1]) != b'"':
-        raise ValueError("it is not a text")
+        raise ValueError("it is not a string")
     parts: list[str] = []
     at, end = 1, len(data) - 1
     while at < end:
@@ -456,29 +456,32 @@ def _text(raw: msgspec.Raw) -> Generator[None, None, str | None]:
 
 
 def _first_part(data: memoryview, at: int, end: int) -> tuple[str, int]:
-    """Decode the next part of a string's inside, and say where the one behind it begins."""
+    """Decode the next part of the inside of a string. Return it and the start of the following part."""
     last = min(at + _PART, end)
     for cut in range(last, max(last - _LONGEST_ESCAPE, at), -1):
         try:
             return msgspec.json.decode(b'"%b"' % bytes(data[at:cut]), type=str), cut
-        except (msgspec.DecodeError, UnicodeDecodeError):  # in the middle of a character or an escape, or it is wrong
+        except (
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+        ):  # the cut is inside a character or an escape, or invalid
             if last == end:
                 raise
-    raise ValueError("it is not a text")
+    raise ValueError("it is not a string")
 
 
 def _large_display(raw: bytes) -> Generator[None, None, Display]:
-    # Outside of strings, only white space may be between a name and its colon.
+    # Outside of strings, only white space may be between a key and its colon.
     if (yield from _count(raw, b'":', b" :", b"\t:", b"\n:", b"\r:")) > MANY:
         raise ValueError("it has too many parts")
     found = yield from _decode_raw(raw, _LargeDisplay)
     if len(found.data) > NAMES:
-        raise ValueError("it has too many forms")
+        raise ValueError("it has too many MIME types")
     data: dict[str, Any] = {}
     for number, (name, part) in enumerate(found.data.items(), 1):
         if number % _AT_ONCE == 0:
             yield
-        # Text is decoded, or it could not be shown; anything else goes on to the client as it is.
+        # Text is decoded, because `output` shows it; anything else is sent to the client as it is.
         data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
     return Display(
         data,
@@ -488,7 +491,7 @@ def _large_display(raw: bytes) -> Generator[None, None, Display]:
 
 
 def _count(raw: bytes, *sought: bytes) -> Generator[None, None, int]:
-    """Count what is sought, but for what lies across two of the parts that are looked through at once."""
+    """Count occurrences, except those across the border of two parts that are searched at once."""
     found = 0
     for start in range(0, len(raw), _COUNTED):
         part = raw[start : start + _COUNTED]
@@ -498,7 +501,7 @@ def _count(raw: bytes, *sought: bytes) -> Generator[None, None, int]:
 
 
 def _unicode(part: msgspec.Raw) -> msgspec.Raw:
-    """See that what stays raw is UTF-8, which the decoder does not look at."""
+    """Return raw JSON as valid UTF-8, which the decoder does not check."""
     try:
         str(part, "utf-8")
     except UnicodeDecodeError:
@@ -524,51 +527,51 @@ def _large_failure(found: _LargeFailure, kind: type) -> Generator[None, None, Ex
 
 
 def _texts(raw: msgspec.Raw) -> Generator[None, None, list[str] | None]:
-    """Decode a list of strings that is known to be JSON, or null: the first `LINES` of them.
+    """Decode the first `LINES` strings of a list that is valid JSON, or null.
 
-    Not with the decoder, for which a hostile one may be millions of values, of whatever kind.
+    The decoder is not used, because a hostile list may have millions of values of any type.
     """
     data = memoryview(raw)
     if bytes(data[:1]) != b"[":
         return msgspec.json.decode(raw if len(data) <= LARGE else b"", type=None)
     texts: list[str] = []
-    at = _behind(_BETWEEN, data, 1)
+    at = _match_end(_BETWEEN, data, 1)
     while data[at] != ord("]"):
         if len(texts) == LINES:
             texts.append("[more lines were left out]")
             break
         if data[at] != ord('"'):
-            raise ValueError("it is not a text")
-        start, at = at, _behind(_INSIDE, data, at + 1)
+            raise ValueError("it is not a string")
+        start, at = at, _match_end(_INSIDE, data, at + 1)
         while data[at] != ord('"'):
             yield
-            at = _behind(_INSIDE, data, at)
+            at = _match_end(_INSIDE, data, at)
         at += 1
         texts.append((yield from _text(msgspec.Raw(data[start:at]))) or "")
         if len(texts) % _AT_ONCE == 0:
             yield
-        at = _behind(_BETWEEN, data, at)
+        at = _match_end(_BETWEEN, data, at)
     return texts or None
 
 
-def _behind(pattern: re.Pattern[bytes], data: memoryview, at: int) -> int:
-    """Give the end of what matches at a place, or of as much of it as is looked at in one step."""
+def _match_end(pattern: re.Pattern[bytes], data: memoryview, at: int) -> int:
+    """Return the end of the match at a place, or of the part of it that is read in one step."""
     found = pattern.match(data, at, min(at + _PART, len(data)))
     return at if found is None else found.end()
 
 
 def _beginning(raw: msgspec.Raw) -> str | None:
-    """Decode a string, or null; of a long one only the beginning."""
+    """Decode a string or null; of a long string only the beginning."""
     data = memoryview(raw)
     if len(data) <= _LONGEST_EVALUE:
         return msgspec.json.decode(raw, type=str | None)
     if bytes(data[:1]) != b'"':
-        raise ValueError("it is not a text")
+        raise ValueError("it is not a string")
     return _first_part(data[: _LONGEST_EVALUE + 1], 1, len(data))[0]
 
 
 def check_depth(tree: Any) -> None:
-    """See that no encoder will choke on a decoded tree; raises `BadFrame`."""
+    """Raise `BadFrame` if a decoded tree is too deep for an encoder."""
     level = [tree]
     for _ in range(MAX_DEPTH):
         level = [

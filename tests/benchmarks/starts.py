@@ -73,7 +73,7 @@ async def _wrong(kernel: Kernel) -> list[str]:
     kernel.submit(Cell(code="print(1)"), done.set_result)
     await asyncio.wait({done}, timeout=TIMEOUT)
     wrong = [] if done.done() and done.result().output == "1\n" else ["the first cell was not answered"]
-    return wrong if kernel.recalls else [*wrong, "the hooks are not in it"]
+    return wrong if kernel.has_hooks else [*wrong, "the hooks are not in it"]
 
 
 def _row(name: str, seconds: list[float], failures: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from kernelbridge.aio.tasks import TaskSet, Wait
 from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SESSION_CLOSED, sandbox_lost_meanwhile
+from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SANDBOX_LOST_MEANWHILE, SESSION_CLOSED
 from kernelbridge.jupyter.help import Help
 from kernelbridge.workspace.cells.interrupts import Graces, Progress, Report
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, Questions, StartKernel, then
@@ -279,7 +279,7 @@ class ExecutionLane:
             self._run.take_over(kernel)
 
     def _lose_unreached(self) -> None:
-        self._fail_unreached(Outcome.ended("sandbox_lost", sandbox_lost_meanwhile().error))
+        self._fail_unreached(Outcome.ended("sandbox_lost", SANDBOX_LOST_MEANWHILE.error))
 
     def _fail_unreached(self, answer: Outcome | KernelBridgeError) -> None:
         if self._run is not None and self._run.unreached and not self._leaving:

@@ -14,7 +14,7 @@ from kernelbridge.jupyter.adopted import AdoptedKernel, _weight
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.requests import RequestTable
-from kernelbridge.jupyter.startup import until_heard
+from kernelbridge.jupyter.startup import wait_heard
 from kernelbridge.jupyter.wire import Message
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
@@ -173,7 +173,7 @@ async def test_a_kernel_without_our_hooks_gives_its_reply_and_the_loss_is_said(c
     outcome = await asyncio.wait_for(done, PATIENCE)
     assert (outcome.success, outcome.output) == (True, "after\n42\n")
     assert outcome.truncated == {"bytes": 0, "kept": "tail", "at": 0}
-    assert "what it wrote before that is lost" in outcome.late_output
+    assert "its output before that is lost" in outcome.late_output
 
 
 async def test_a_kernel_without_our_hooks_does_not_keep_a_result(change: NewChange) -> None:
@@ -197,7 +197,7 @@ async def test_one_that_has_died_says_how(change: NewChange) -> None:
     await case.notebook.sandbox.processes[-1].wait()
     outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("kernel_died", 3, False)
-    assert "what it wrote before that is lost" in outcome.late_output
+    assert "its output before that is lost" in outcome.late_output
 
 
 async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) -> None:
@@ -212,7 +212,7 @@ async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) 
     outcome = await asyncio.wait_for(done, PATIENCE)
     assert outcome.success
     assert outcome.truncated == {"bytes": 0, "kept": "tail", "at": 0}
-    assert "what it wrote before that is lost" in outcome.late_output
+    assert "its output before that is lost" in outcome.late_output
 
 
 async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewChange) -> None:
@@ -260,7 +260,7 @@ async def test_one_whose_sockets_are_gone_cannot_be_taken_over(change: NewChange
     case = await change()
     await case.leave()
     (Path(case.notebook.sandbox.sockets_path) / "k1" / "s-1").unlink()
-    with pytest.raises(KernelError, match="its socket s-1 vanished"):
+    with pytest.raises(KernelError, match="its socket s-1 is gone"):
         case.adopt()
 
 
@@ -332,7 +332,7 @@ async def test_a_kernel_that_says_nothing_is_not_asked_in_a_loop() -> None:
     requests = Mute()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await until_heard(cast("RequestTable", requests), asyncio.Event(), on_control=True)
+            await wait_heard(cast("RequestTable", requests), asyncio.Event(), on_control=True)
     assert 0 < requests.asked < 10
 
 

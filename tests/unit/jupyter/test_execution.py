@@ -111,7 +111,7 @@ def test_a_skipped_cell_says_so(status: str) -> None:
     bench.event("a", Event.IDLE)
     (outcome,) = bench.outcomes["a"]
     assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, None, True)
-    assert outcome.error == "Aborted: the kernel skipped the cell because one before it had failed"
+    assert outcome.error == "Aborted: the kernel skipped the cell because an earlier one had failed"
     assert events == []
 
 
@@ -119,8 +119,8 @@ def test_a_skipped_cell_says_so(status: str) -> None:
 @pytest.mark.parametrize("missing", [{}, {"ename": "", "evalue": "", "traceback": []}, {"ename": None, "evalue": None}])
 def test_a_cell_that_was_interrupted_was_not_skipped(status: str, missing: dict[str, Any]) -> None:
     for interrupted, error in (
-        (True, "Interrupted: the kernel broke the cell off"),
-        (False, "Error" if status == "error" else "Aborted: the kernel broke the cell off"),
+        (True, "Interrupted: the kernel stopped the cell"),
+        (False, "Error" if status == "error" else "Aborted: the kernel stopped the cell"),
     ):
         bench = Bench()
         bench.add("a")
@@ -245,7 +245,7 @@ def test_cpu_time_comes_from_the_metadata() -> None:
 
 def test_a_cell_has_begun_when_it_asks_even_if_iopub_says_so_later() -> None:
     table, events = Bench(), list[CellEvent]()
-    table.table.add("a", list[Outcome]().append, events.append, asks=True)
+    table.table.add("a", list[Outcome]().append, events.append, allow_stdin=True)
     table.table.on_stdin(make("a", "input_request", {"prompt": "name? ", "password": False}, {}))
     table.iopub("a", "execute_input", code="input('name? ')", execution_count=1)
     assert events == [Started(None), Asked("name? ", False, "m")]  # noqa: FBT003 - not a password

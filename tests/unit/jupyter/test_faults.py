@@ -17,7 +17,7 @@ from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.completion_watchdog import NO_REPLY
 from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.jupyter.startup import OwnOutput, in_time
+from kernelbridge.jupyter.startup import ProcessOutput, wait_started
 from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
@@ -241,16 +241,16 @@ async def test_a_cell_that_cannot_be_sent_leaves_nothing_behind(new_notebook: Ne
     [
         (
             ("sh", "-c", "echo no such module >&2; exit 3"),
-            "its process ended (exit code 3); the last it printed: no such",
+            "its process ended (exit code 3); its last output: no such",
         ),
         (("sh", "-c", "kill -9 $$"), "its process ended (signal 9)"),
         (
             ("sh", "-c", "echo starting; exec sleep 3600"),
-            "it did not answer within 0.5 s; the last it printed: starting",
+            "it did not answer within 0.5 s; its last output: starting",
         ),
         (
             ("sh", "-c", "cd $(dirname $0) && touch s-1 s-2 s-3 s-4 s-5; exec sleep 3600", "{connection_file}"),
-            "something else is in the place of its socket s-1",
+            "its socket s-1 is not a socket",
         ),
         (
             (
@@ -259,7 +259,7 @@ async def test_a_cell_that_cannot_be_sent_leaves_nothing_behind(new_notebook: Ne
                 "cd $(dirname $0) && for i in 1 2 3 4 5; do ln -s /run/x s-$i; done; exec sleep 3600",
                 "{connection_file}",
             ),
-            "something else is in the place of its socket s-1",
+            "its socket s-1 is not a socket",
         ),
     ],
 )
@@ -288,7 +288,7 @@ async def test_a_start_that_is_given_up_leaves_no_work_behind() -> None:
         raise KernelError("The kernel is dead", "its channels were closed under whoever brings it up")
 
     work = asyncio.create_task(bring_up())
-    start = asyncio.create_task(in_time(work, died, PATIENCE, OwnOutput(), fault=lambda: None))
+    start = asyncio.create_task(wait_started(work, died, PATIENCE, ProcessOutput(), fault=lambda: None))
     loop.call_soon(start.cancel)
     await asyncio.wait({start})
     assert start.cancelled()

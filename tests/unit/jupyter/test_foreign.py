@@ -47,7 +47,7 @@ async def test_an_interrupted_cell_keeps_its_output_and_says_so(bash: Notebook) 
     await bash.kernel.interrupt()
     outcome = await asyncio.wait_for(running, PATIENCE)
     assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "interrupted", True)
-    assert outcome.error == "Interrupted: the kernel broke the cell off"
+    assert outcome.error == "Interrupted: the kernel stopped the cell"
     assert outcome.output.startswith("line 1\nline 2\nline 3\n")
     outcome = await bash.run("echo $x")
     assert (outcome.success, outcome.output) == (True, "kept\n")

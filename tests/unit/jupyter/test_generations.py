@@ -15,7 +15,7 @@ async def test_a_cell_is_answered_and_told_under_its_name(any_notebook: Notebook
     outcome = await any_notebook.run("print('said')\n1/0", filename="main.py")
     assert outcome.output == "said\n"
     assert outcome.error == "ZeroDivisionError: division by zero"
-    assert any_notebook.kernel.recalls, "our program is not in it"
+    assert any_notebook.kernel.has_hooks, "our program is not in it"
 
 
 async def test_the_parts_of_our_program_share_no_name() -> None:

@@ -1,4 +1,4 @@
-"""How a kernel's messages are taken: in turns, in order, and not further than what is taken."""
+"""A kernel's messages are handled in slices and in order, and the next is read when the last is handled."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Case:
         self.intake = Intake(
             self.codec,
             limit=48 << 20,
-            take=lambda channel, message: (
-                self.table.taking_iopub(message) if channel == "iopub" else self.table.taking_shell(message)
+            handle=lambda channel, message: (
+                self.table.handling_iopub(message) if channel == "iopub" else self.table.handling_shell(message)
             ),
-            refuse=self.faults.append,
+            on_fault=self.faults.append,
             spawn=self.spawn,
             behind=lambda: None,
         )
@@ -56,10 +56,10 @@ class Case:
             await later
 
 
-async def test_text_that_is_quickly_taken_needs_no_turn() -> None:
+async def test_short_text_is_handled_at_once() -> None:
     case = Case()
     assert case.send("iopub", "stream", {"name": "stdout", "text": "x" * 80 + "\n"}) is None
-    assert not case.intake.held
+    assert not case.intake.unread
 
 
 @pytest.mark.parametrize("text", ["ab\b\b", "\rx", "\x1b[A\n", "\x1b[2K"])
@@ -68,13 +68,13 @@ async def test_the_next_message_is_not_read_before_the_last_one_is_drawn(text: s
     case = Case()
     later = case.send("iopub", "stream", {"name": "stdout", "text": text * (131072 // len(text))})
     assert later is not None
-    assert case.intake.held
+    assert case.intake.unread
     rounds = 0
     while not later.done():
         rounds += 1
         await asyncio.sleep(0)
     assert rounds > 3
-    assert not case.intake.held
+    assert not case.intake.unread
 
 
 @pytest.mark.parametrize("char", ["x", "\x1b", "é", "\n", "😀", "\\", '"', "\ufffd"])
@@ -114,7 +114,7 @@ async def test_the_reply_may_come_while_output_is_still_drawn() -> None:
     assert (case.outcomes[0].success, case.outcomes[0].output) == (True, "ab")
 
 
-async def test_nobody_is_told_of_output_that_is_taken_after_the_end() -> None:
+async def test_listeners_get_no_output_that_is_handled_after_the_end() -> None:
     case = Case()
     later = case.send("iopub", "stream", {"name": "stdout", "text": "\rx" * 60_000})
     assert later is not None

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter.end_causes import process_ended
-from kernelbridge.jupyter.startup import OwnOutput, in_time
+from kernelbridge.jupyter.startup import ProcessOutput, wait_started
 from kernelbridge.runtimes.contract import ExitStatus, Process
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 from tests.unit.jupyter.test_faults import faulty
@@ -146,7 +146,7 @@ async def test_a_start_that_is_given_up_complains_of_nothing() -> None:
         raise KernelError("The kernel is dead", "the session was closed")
 
     work, died = loop.create_task(bring_up()), loop.create_future()
-    starting = loop.create_task(in_time(work, died, PATIENCE, OwnOutput(), fault=lambda: None))
+    starting = loop.create_task(wait_started(work, died, PATIENCE, ProcessOutput(), fault=lambda: None))
     await asyncio.sleep(0)
     starting.cancel()
     fails.set()

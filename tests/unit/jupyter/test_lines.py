@@ -152,7 +152,7 @@ async def test_a_cell_in_a_subshell_while_another_runs(notebook: Notebook) -> No
     assert made is not None
     name = __import__("json").loads(made.content)["subshell_id"]
     run = {"code": "go = 1\n1 / 0 if 0 else 7", "silent": False, "user_expressions": {}, "allow_stdin": False}
-    reply = await asyncio.wait_for(requests.ask("shell", "execute_request", run, subshell=name), PATIENCE)
+    reply = await asyncio.wait_for(requests.begin("shell", "execute_request", run, subshell=name), PATIENCE)
     assert reply is not None
     assert b'"ok"' in reply.content
     outcome = await asyncio.wait_for(done, PATIENCE)

@@ -193,7 +193,7 @@ async def test_a_restart_does_not_wait_for_a_kernel_that_is_stuck(after: Next, m
     after.reach.set()
     outcome = await of(answer)
     assert (outcome.cause, outcome.output) == ("kernel_restarted", "")
-    assert "what it wrote before that is lost" in outcome.late_output
+    assert "its output before that is lost" in outcome.late_output
     assert await of(restart) == 1
 
 
