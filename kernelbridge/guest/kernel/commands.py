@@ -1,4 +1,4 @@
-"""Commands of cells (`!command`, `found = !command`): part of the program of `hooks.py`, which see."""
+"""Commands in cells (`!command`, `found = !command`): part of the hooks, see `hooks.py`."""
 
 import codecs
 import fcntl
@@ -11,15 +11,15 @@ import sys
 import termios
 from time import monotonic
 
-# A group of its own, in the kernel's session: it ends with the kernel, and has no /dev/tty.
-APART = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+# A process group of its own, in the kernel's session: it ends with the kernel, and has no /dev/tty.
+OWN_GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 
 
 def install_commands(kernel):
-    """Run `!command` as the session's shell runs commands: with a terminal to write on and none to read from.
+    """Run `!command` as the session's shell runs commands: stdout is a terminal, and stdin is empty.
 
-    IPython's own way gives it one to read from, at which nobody types: what asks there waits for ever. And
-    an interrupt ends only the command there: the cell goes on, and nobody learns that it was cut short.
+    IPython would give it a terminal as stdin, at which nobody types: a program that asks there would wait for ever. And
+    an interrupt would end only the command: the cell would continue, and the user would not know that it was cut short.
     """
     from IPython.core import interactiveshell
     from ipykernel import zmqshell
@@ -34,17 +34,17 @@ def system(cmd):
     master, slave = os.openpty()
     try:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        process = started(cmd, stdout=slave, stderr=slave)
+        process = start_command(cmd, stdout=slave, stderr=slave)
     except BaseException:
         os.close(master)
         raise
     finally:
         os.close(slave)
     try:
-        show(process, master)
+        show_output(process, master)
         code = process.wait()
     except BaseException:
-        end(process, lambda: show(process, master, 0.5))
+        end_command(process, lambda: show_output(process, master, 0.5))
         raise
     finally:
         os.close(master)
@@ -52,21 +52,21 @@ def system(cmd):
 
 
 def getoutput(cmd):
-    """Give what a command writes on stdout and stderr."""
+    """Return what a command writes to stdout and stderr."""
     return captured(cmd, subprocess.STDOUT)[0]
 
 
 def get_output_error_code(cmd):
-    """Give what a command writes on stdout, on stderr, and its exit status."""
+    """Return what a command writes to stdout, what it writes to stderr, and its exit status."""
     return captured(cmd, subprocess.PIPE)
 
 
 def captured(cmd, stderr):
-    process = started(cmd, stdout=subprocess.PIPE, stderr=stderr)
+    process = start_command(cmd, stdout=subprocess.PIPE, stderr=stderr)
     try:
         out, err = process.communicate()
     except BaseException:
-        end(process, lambda: process.wait(0.5))
+        end_command(process, lambda: process.wait(0.5))
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -74,25 +74,25 @@ def captured(cmd, stderr):
     return out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"), process.returncode
 
 
-def started(cmd, **streams):
+def start_command(cmd, **streams):
     if isinstance(cmd, str):
         cmd = [os.environ.get("SHELL") or "sh", "-c", cmd]
-    return subprocess.Popen(cmd, stdin=subprocess.DEVNULL, **streams, **APART)
+    return subprocess.Popen(cmd, stdin=subprocess.DEVNULL, **streams, **OWN_GROUP)
 
 
-def show(process, master, seconds=None):
-    """Print what is written, until the command has ended; at most for so long."""
+def show_output(process, master, seconds=None):
+    """Print what the command writes to its terminal, until its end or for `seconds`."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     poll = select.poll()
     poll.register(master, select.POLLIN)
     began, after = monotonic(), 0
-    # Jobs that it leaves may go on writing: of theirs, what a terminal holds.
+    # Background jobs of it may continue to write: of their output, print only what a terminal holds.
     while after < 1 << 16 and (seconds is None or monotonic() < began + seconds):
         ended = process.poll() is not None
         if poll.poll(0 if ended else 50):
             try:
                 data = os.read(master, 1 << 16)
-            except OSError:  # what Linux says when nobody can write any more
+            except OSError:  # no process has the terminal open any more
                 break
             print(decoder.decode(data), end="", flush=True)
             after += len(data) if ended else 0
@@ -101,8 +101,8 @@ def show(process, master, seconds=None):
     print(decoder.decode(b"", True), end="", flush=True)
 
 
-def end(process, wait):
-    """SIGINT, and half a second later SIGKILL, to all that a command started in its group."""
+def end_command(process, wait):
+    """Send SIGINT to the process group of a command, call `wait` for half a second, and send SIGKILL."""
     for signum in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(process.pid, signum)
@@ -110,5 +110,5 @@ def end(process, wait):
         except ProcessLookupError:
             break
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            pass  # who is impatient gets the next step at once
+            pass  # an impatient user, who interrupts again, gets the next step at once
     process.wait()

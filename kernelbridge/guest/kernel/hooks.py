@@ -1,31 +1,30 @@
-"""What kernelbridge adds to an ipykernel from the inside.
+"""The hooks: what kernelbridge adds to an ipykernel from the inside.
 
-The files of `PROGRAM` (in `kernelbridge.jupyter.launch`), one after the other, are one program. It is
-sent as source with one silent execute and runs in a namespace of its own, so that the user's has
-no new name. For ipykernel 6 and later, Python 3.8 and later; the standard library and the
-kernel's own packages only. Each part is installed on its own: one that does not fit this kernel
-is told in the answer and leaves the kernel as it was.
+The files of `PROGRAM` (in `kernelbridge.jupyter.launch`), joined, are one program. One silent execute request sends it
+as source. It runs in a namespace of its own, so the user's namespace gets no new name. It needs ipykernel 6 or later,
+Python 3.8 or later, and only the standard library and the kernel's own packages. Each part is installed separately. If
+one does not fit this kernel, the reply says so, and what that part would change stays as it was.
 
 names       code is compiled under the request's file name: tracebacks show it with the source line
-lines       only newlines (and Windows' line ends) end a line; numbers are right behind a `!command` of several lines, too
+lines       only newlines and Windows' line ends end a line; line numbers are right after a `!command` of several lines
 sources     `inspect.getsource` finds classes too, and debuggers find the lines of cells
-imports     the kernel finds its own modules, whatever the workspace has of their names
-streams     output arrives in the order in which it was written, that of subprocesses and C code too; nothing that user
-            code does to `sys.stdout` and its like keeps a cell from being answered
+imports     the kernel finds its own modules, even if the workspace has files of the same names
+streams     output arrives in the order in which it was written, also that of subprocesses and C code; user code can do
+            anything to `sys.stdout` and the like, and a cell is still answered
 forks       a forked child ends where its cell ends, and is no second kernel
-json        messages are strict JSON, whatever a bundle holds; nothing is warned of
-threads     what a thread prints belongs to the cell that started the thread
-figures     the CPU time of a cell, and whether memory ran out meanwhile, are in the metadata of its reply
+json        messages are strict JSON, whatever a bundle contains, and without warnings
+threads     output of a thread belongs to the cell that started the thread
+figures     the metadata of a reply has the CPU time of its cell, and whether memory was exhausted meanwhile
 plain       no wait per cell, no second copy of all output
-tracebacks  errors as Python prints them, each once and bounded, whatever the exception does when it is asked
-uncaught    so are those of threads and finalisers
-pager       what IPython shows in a pager (`len?`, `%prun`) is printed: there is none
-input       a program that asks for input is told what to do instead; a question goes out whole, whatever interrupts it
-debugger    `breakpoint()` asks on stdin, as pdb does: no debugger can be attached
-interrupts  one ends what blocks, in tasks, callbacks and finalisers too, and the cell where a magic has swallowed it;
-            one that comes before the cell's first line waits for it, one behind its last ends nothing
-commands    `!command` reads end-of-file, and an interrupt of it is one of its cell
-recall      what a cell tells while no server is there is kept for the next one
+tracebacks  errors as Python prints them, each once and bounded, whatever methods the exception has
+uncaught    the same for errors of threads and finalizers
+pager       what IPython shows in a pager (`len?`, `%prun`) is printed, because there is no pager
+input       if no client can answer, `input()` fails and says what to do; an interrupt never cuts a question
+debugger    `breakpoint()` asks on stdin, as pdb does, because no debugger can be attached
+interrupts  an interrupt ends what blocks, also in tasks, callbacks and finalizers, and the cell if a magic swallows it;
+            before the cell's first line it waits for that, and after the last line it ends nothing
+commands    `!command` reads end-of-file, and an interrupt that ends it ends its cell
+recall      what a cell sends while no server is connected is kept for the next server
 """
 
 import contextlib
@@ -38,7 +37,7 @@ import time
 
 
 def install_threads(kernel):
-    """Let a new thread inherit which cell it belongs to, and a child that was forked in one end with it."""
+    """Let a new thread belong to the cell that starts it, and let a child that a thread forks end with the thread."""
     from concurrent.futures import thread as pool
 
     shell, outbox = kernel.shell, kernel.kernelbridge_outbox
@@ -47,11 +46,11 @@ def install_threads(kernel):
     variables += [getattr(kernel, name, None) for name in ("_shell_parent", "_shell_parent_ident")]
     variables = [variable for variable in variables if isinstance(variable, contextvars.ContextVar)]
     if hasattr(sys.stdout, "_thread_to_parent"):
-        variables = []  # ipykernel 6 keeps its own account
+        variables = []  # ipykernel 6 records this itself
     start = threading.Thread.start
 
     def start_in_cell(self):
-        # A pool's thread works for many cells: it belongs to whichever runs.
+        # The thread of a pool works for many cells. Its output belongs to the one that runs.
         if getattr(self, "_target", None) is not pool._worker:
             values = [(variable, variable.get(None)) for variable in variables]
             forked = outbox.forked
@@ -107,9 +106,10 @@ def install_figures(kernel):
 
 
 def oom_counter():
-    """Give a function that counts what the system has killed here for want of memory; 0 where it does not say.
+    """Return a function that counts the processes killed here because memory was exhausted; 0 if that is unknown.
 
-    The container's own control group, version 1 or 2. The engine tells of it as well, but maybe after the cell's end.
+    It reads the container's own control group, version 1 or 2. The engine reports this too, but maybe after the cell's
+    end.
     """
     pread = os.pread
     for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
@@ -122,7 +122,7 @@ def oom_counter():
             try:
                 text = pread(fd, 4096, 0)
                 return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
-            except (OSError, IndexError, ValueError):  # the user closed it, or that of another system
+            except (OSError, IndexError, ValueError):  # user code closed the descriptor, or the format is another
                 return 0
 
         return count
@@ -135,16 +135,16 @@ def install_input(kernel):
     def refuse(name, original):
         def ask(*args, **kwargs):
             if kernel.kernelbridge_outbox.forked:
-                # It has a copy of the kernel's socket, on which no answer reaches it.
+                # No answer reaches it: it only has a copy of the kernel's socket.
                 raise StdinNotImplementedError("%s() is not available in a forked process" % name)
             if not kernel._allow_stdin:
                 raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
             prompt = args[0] if args else kwargs.get("prompt", "")
-            recollection.asked = {"prompt": kept_beginning(str(prompt)), "password": name == "getpass"}
+            recorder.asked = {"prompt": shortened(str(prompt)), "password": name == "getpass"}
             try:
                 return original(*args, **kwargs)
             finally:
-                recollection.asked = None
+                recorder.asked = None
 
         ask.__name__ = ask.__qualname__ = name
         ask.__doc__ = original.__doc__
@@ -163,8 +163,8 @@ def install_input(kernel):
 
 @contextlib.contextmanager
 def uninterrupted():
-    """Have an interrupt wait until a message is sent: cut between two of its frames it would spoil the next one too."""
-    if threading.current_thread() is not threading.main_thread():  # no signal comes there
+    """Delay an interrupt until a message is sent: cut between two frames, it would damage the next message, too."""
+    if threading.current_thread() is not threading.main_thread():  # no signal arrives in other threads
         yield
         return
     came = []
@@ -179,7 +179,7 @@ def uninterrupted():
 
 def install_plain(kernel):
     shell = kernel.shell
-    # The wait lets output overtake the reply. It need not: a cell is over when idle comes, behind all its output.
+    # ipykernel waits so that output arrives before the reply. The bridge waits for idle, which follows all output.
     kernel._execute_sleep = 0.0
     if hasattr(shell, "_tee"):
         # IPython 9 keeps a copy of all that is ever printed, for the `%notebook` export.
@@ -212,7 +212,7 @@ def install():
     for part in parts:
         try:
             part(kernel)
-        except Exception as exc:
+        except Exception as exc:  # a part that does not fit this kernel must not prevent the others
             failures.append("%s: %s: %s" % (part.__name__, type(exc).__name__, exc))
     if failures:
         raise RuntimeError("; ".join(failures))

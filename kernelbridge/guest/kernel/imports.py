@@ -1,7 +1,7 @@
-"""Where an import looks first: part of the programs of `start.py` and `hooks.py`, which see.
+"""The order of imports: part of the programs of `start.py` and `hooks.py`.
 
-The workspace is the first entry of `sys.path`, as the directory of a script is for that script. But a kernel goes on
-importing while it runs: a file of the user's that is called `token.py` or `jedi.py` must not break the completion.
+The workspace is the first entry of `sys.path`, like the directory of a script. But a kernel imports modules while it
+runs, too: a file of the user named `token.py` or `jedi.py` must not break the completion.
 """
 
 import builtins
@@ -20,12 +20,12 @@ SITES = ("/site-packages", "/dist-packages")
 
 
 class LibrariesFirst:
-    """Finds what a library imports among the libraries: the standard one, and those that the kernel is made of.
+    """Finds the imports of libraries in the standard library, and among the packages that a kernel consists of.
 
-    What the user's code imports is not its affair, and neither is what is found nowhere else (`%load_ext mine`).
+    Imports of user code, and modules that are found nowhere else (`%load_ext mine`), are left to Python's own finders.
     """
 
-    pump = None  # what `pump.py` has started
+    pump = None  # the `Pump` that `start.py` has started
     started_with = frozenset("os io abc codecs site stat posixpath genericpath encodings _collections_abc".split())
 
     def __init__(self):
@@ -40,14 +40,14 @@ class LibrariesFirst:
         self.prefixes = (library + "/", "<frozen ", "<kernelbridge>")
         self.importlib = (library + "/importlib/", "<frozen importlib")
         self.own = LibrariesFirst.find_spec.__code__.co_filename
-        self.passed_on = None  # the code that imports on behalf of its caller
+        self.forwarder = None  # the code of our `__import__`, which imports for its caller
 
     def find_spec(self, name, path=None, target=None):
-        if path is not None:  # in a package: that is known
+        if path is not None:  # a module of a package is found by the package
             return None
         frame = sys._getframe(1)
         while frame is not None and (
-            frame.f_code is self.passed_on or frame.f_code.co_filename.startswith(self.importlib)
+            frame.f_code is self.forwarder or frame.f_code.co_filename.startswith(self.importlib)
         ):
             frame = frame.f_back
         if frame is None:
@@ -68,7 +68,7 @@ class LibrariesFirst:
 
 
 def libraries_first():
-    """Give the finder that is at work in this process; it is put to work if there is none."""
+    """Return the finder of this process; install one if there is none."""
     for finder in sys.meta_path:
         if type(finder).__name__ == "LibrariesFirst" and hasattr(finder, "pump"):
             return finder
@@ -79,23 +79,23 @@ def libraries_first():
 
 
 class UsersFirst:
-    """Lets what user code imports be the user's, also where the kernel has imported its namesake already.
+    """Lets user code import the workspace's module even if the kernel has imported the standard one of that name.
 
-    As for a script: what the interpreter itself starts with (`os`, `io`) is never the user's. Such a module is kept
-    here; in `sys.modules` is the one that the kernel uses.
+    As in a script, modules that the interpreter itself imports at its start (`os`, `io`) are never the workspace's. The
+    workspace's modules are kept here; `sys.modules` has those that the kernel uses.
     """
 
     def __init__(self, finder, started_with):
         self.finder = finder
         self.started_with = started_with
-        self.seen = None  # the state of the workspace's directory
-        self.names = frozenset()
-        self.standard = None
-        self.modules = {}
-        self.original = None
+        self.seen = None  # inode and time of the workspace's directory at the last look
+        self.names = frozenset()  # standard modules of whose names the workspace has files
+        self.standard = None  # names of all standard modules
+        self.modules = {}  # the workspace's modules of such names
+        self.original = None  # `__import__` as it was
 
     def look(self):
-        """See which files there have such a name; before each cell, so it must cost nothing."""
+        """Find the workspace's files with names of standard modules. It runs before each cell, so it must be cheap."""
         try:
             status = stat(".")
             seen = status.st_ino, status.st_mtime_ns
@@ -116,7 +116,7 @@ class UsersFirst:
             for entry in self.finder.standard:
                 try:
                     names.update(name.partition(".")[0] for name in listdir(entry))
-                except OSError:  # a zip file that is not there
+                except OSError:  # a zip file that does not exist
                     pass
             self.standard = names.difference(self.started_with, sys.builtin_module_names)
         return self.standard
@@ -134,11 +134,11 @@ class UsersFirst:
                     return module
             return original(name, globals, locals, fromlist, level)
 
-        self.finder.passed_on = __import__.__code__
+        self.finder.forwarder = __import__.__code__
         return __import__
 
     def module(self, name):
-        """Give the workspace's module of that name; None if there is none."""
+        """Return the workspace's module of that name, or None."""
         if "" not in sys.path or not self.is_standard(sys.modules.get(name)):
             return None
         spec = PathFinder.find_spec(name, [""])
@@ -156,7 +156,7 @@ class UsersFirst:
 
 
 def is_users(namespace):
-    """Whether it is that of a cell, or of a module that is neither a library's nor ours."""
+    """Whether a namespace is that of a cell, or of a module of the workspace that is not installed."""
     if namespace.get("__name__") == "__main__":
         return True
     file = namespace.get("__file__")
@@ -165,7 +165,7 @@ def is_users(namespace):
 
 def install_imports(kernel):
     finder = libraries_first()
-    if "" in sys.path:  # where IPython puts it, the standard library is found before it
+    if "" in sys.path:  # IPython puts it behind the standard library
         sys.path.remove("")
         sys.path.insert(0, "")
     users = UsersFirst(finder, finder.started_with)

@@ -1,8 +1,8 @@
-"""Interrupts: part of the program of `hooks.py`, which see.
+"""Interrupts: part of the hooks, see `hooks.py`.
 
-An interrupt ends the cell's own code wherever that runs on the main thread, and nothing before and behind it. One
-function, `Interrupts.interrupt`, is the handler of SIGINT throughout a cell; what it does depends on the phase of the
-cell and on what the main thread does.
+An interrupt ends the cell's own code wherever that runs on the main thread, and nothing before or after it. One
+function, `Interrupts.interrupt`, handles SIGINT throughout a cell. What it does depends on the phase of the cell and on
+the stack of the main thread.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 import threading
+import types
 
-# Not by way of their modules, where user code may replace them.
+# Imported by name, because user code may replace them in their modules.
 from os import getpgid, getpgrp, getpid
 from signal import getsignal
 from signal import signal as set_signal
@@ -23,97 +24,96 @@ from threading import get_ident
 from time import monotonic
 
 # What the handler does in each phase of a cell.
-IDLE = "idle"  # no cell runs: as Python itself
-EARLY = "early"  # IPython prepares the cell: kept until the first line
-RUNNING = "running"  # the cell's own code runs: ended
-LATE = "late"  # IPython ends the cell: nothing, as the reply must not be cut in two
+IDLE = "idle"  # no cell runs: it raises KeyboardInterrupt
+EARLY = "early"  # IPython prepares the cell: it waits for the cell's first line
+RUNNING = "running"  # the cell's own code runs: it ends that
+LATE = "late"  # IPython ends the cell: it does nothing, because the reply must not be cut in two
 
-AGAIN = getattr(signal, "SIGRTMAX", signal.SIGUSR2) - 1  # a signal of our own, for when SIGINT is not seen
-UNSEEN = (0.05, 0.2, 0.5, 1.0)  # seconds after which SIGINT is taken not to have been seen, each time
-REPEATED = 2.0  # seconds within which a SIGINT that nobody asked for is the same interrupt once more
+RETRY_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2) - 1  # sent when SIGINT has not reached the handler
+RETRY_AFTER = (0.05, 0.2, 0.5, 1.0)  # seconds before each check whether SIGINT has reached the handler
+REPEATED = 2.0  # seconds in which a SIGINT without a request counts as a repetition of the last interrupt
 KERNELS = ("tornado", "zmq", "ipykernel", "jupyter_client", "IPython", "traitlets", "<kernelbridge>")
-PASSED_ON = ("asyncio", "contextlib", "contextvars", "functools", "nest_asyncio")  # these run whatever they are given
+# Modules that call functions they are given.
+FORWARDERS = ("asyncio", "contextlib", "contextvars", "functools", "nest_asyncio")
 
 
 class TooSlow(BaseException):
-    """Ends a `__str__` that does not return."""
+    """Raised in a `__str__` or the like of user code that takes too long."""
 
 
 class Interrupts:
-    """The state of the cell that runs on the main thread, as far as interrupts are concerned."""
+    """The state of interrupts, and of the cell that runs on the main thread."""
 
     def __init__(self, kernel):
         self.kernel = kernel
         self.main = threading.main_thread().ident
         self.pid = getpid()
         self.phase = IDLE
-        self.cell = 0  # counts cells
-        self.seen = 0  # counts calls of the handler
-        self.held = False  # one came early
-        self.raised = None  # the exception of the newest one, until its cell has ended with it
-        self.unraisable = False  # whether that hit a finaliser
-        self.future = self.loop = None  # of a cell that awaits
-        self.cancelled = False  # whether that was cancelled
-        self.depth = 0  # a cell may run another
-        self.asked = None  # the cell that an interrupt was asked for which has not been seen yet
-        self.answered = 0.0  # when one that was asked for has been seen last
-        self.taken = False  # whether one has been seen without the handler
-        self.asked_again = None  # the cell that AGAIN is meant for
-        self.blocked_only = False  # whether AGAIN leaves alone what only waits
-        self.hurried = None  # while code of the user's is asked for a text: which of such calls it is
-        self.hurries = 0  # counts them
-        self.spent = False  # whether one of them has taken too long
-        self.limit = None  # of recursion, which the user has set, while IPython works
-        self.result = None  # IPython's, of the newest cell
+        self.cell = 0  # number of the cell
+        self.seen = 0  # number of calls of the handler
+        self.pending = False  # whether an interrupt waits for the cell's first line
+        self.raised = None  # the exception of the last interrupt, until its cell has ended with it
+        self.unraisable = False  # whether that was raised in a finalizer
+        self.future = self.loop = None  # the task of a cell that awaits, and its loop
+        self.cancelled = False  # whether that task was cancelled
+        self.depth = 0  # number of nested cells: a cell may run another
+        self.requested = None  # the cell of a requested interrupt that the handler has not seen yet
+        self.handled_at = 0.0  # when the handler last saw a requested interrupt
+        self.handled_early = False  # whether an interrupt took effect before the handler saw it
+        self.retry_cell = None  # the cell that RETRY_SIGNAL is meant for
+        self.only_if_blocked = False  # whether RETRY_SIGNAL ignores a cell whose event loop only waits
+        self.limited_call = None  # number of the call of user code that has a time limit now
+        self.limited_calls = 0  # number of such calls so far
+        self.too_slow = False  # whether one of them exceeded the limit
+        self.users_recursion_limit = None  # the low recursion limit of user code, while IPython has a higher one
+        self.result = None  # IPython's result of the newest cell
         self.silent = False
         self.user_code = kernel.shell.run_code.__func__.__code__
         self.callbacks = kernel.shell.events.trigger.__func__.__code__
 
-    def here(self):
-        """Whether this is where a signal can come: the kernel's main thread, not one of a subshell or the user's."""
+    def on_main_thread(self):
+        """Whether this is the kernel's main thread, the only one that signals interrupt."""
         return get_ident() == self.main and getpid() == self.pid
 
     def begin(self):
         self.cell += 1
-        self.phase, self.held, self.raised, self.depth = EARLY, False, None, 0
-        self.asked, self.taken, self.spent, self.cancelled = None, False, False, False
-        self.answered = 0.0
+        self.phase, self.pending, self.raised, self.depth = EARLY, False, None, 0
+        self.requested, self.handled_early, self.too_slow, self.cancelled = None, False, False, False
+        self.handled_at = 0.0
 
     def interrupt(self, signum, frame):
         """Handle SIGINT."""
         if getpid() != self.pid or self.phase is IDLE:
             raise KeyboardInterrupt
         self.seen += 1
-        if self.taken:  # the end of a statement has seen it before this did
-            self.taken = False
+        if self.handled_early:  # `missed_interrupt` has acted on it already
+            self.handled_early = False
             return
-        if self.asked is None and monotonic() - self.answered < REPEATED:
-            return  # sent once more by who has not learned yet that it has been seen
-        if self.asked is not None:
-            self.asked, self.answered = None, monotonic()
+        if self.requested is None and monotonic() - self.handled_at < REPEATED:
+            return  # its sender did not know yet that the first one was seen
+        if self.requested is not None:
+            self.requested, self.handled_at = None, monotonic()
         if self.phase is not RUNNING:
-            self.held = True
-            # In callbacks: the user's, and they may take long. IPython goes on after them, but not after its own loop.
+            self.pending = True
+            # In IPython's event callbacks, which are the user's and may take long. IPython survives an interrupt there.
             if frame is not None and frame.f_code is not self.callbacks and inside(frame, self.callbacks):
-                self.strike()
-        elif self.future is None or inside(frame, self.user_code):
-            self.strike()
-        elif in_users_callback(frame):
-            self.strike()
-        else:  # the loop runs, but waits: only this wakes it
+                self.raise_interrupt()
+        elif self.future is None or inside(frame, self.user_code) or in_users_callback(frame):
+            self.raise_interrupt()
+        else:  # the cell awaits, and the loop waits for events: this wakes it
             self.loop.call_soon_threadsafe(self.cancel)
 
-    def lower_limit(self):
-        """Give the user's code the limit of recursion that it has set."""
-        if self.limit is not None:
+    def restore_recursion_limit(self):
+        """Set the low recursion limit that user code has chosen, before it runs again."""
+        if self.users_recursion_limit is not None:
             with contextlib.suppress(RecursionError):
-                sys.setrecursionlimit(self.limit)
-            self.limit = None
+                sys.setrecursionlimit(self.users_recursion_limit)
+            self.users_recursion_limit = None
 
-    def raise_limit(self):
-        """Give IPython one that is not too low for it."""
+    def raise_recursion_limit(self):
+        """Set a recursion limit that is high enough for IPython, if user code has chosen a lower one."""
         if sys.getrecursionlimit() < COMMON:
-            self.limit = sys.getrecursionlimit()
+            self.users_recursion_limit = sys.getrecursionlimit()
             sys.setrecursionlimit(COMMON)
 
     def cancel(self):
@@ -121,91 +121,91 @@ class Interrupts:
             self.cancelled = True
             self.future.cancel()
 
-    def strike(self):
+    def raise_interrupt(self):
         self.raised, self.unraisable = KeyboardInterrupt(), False
         raise self.raised
 
-    def again(self, signum, frame):
-        """Handle AGAIN."""
+    def handle_retry(self, signum, frame):
+        """Handle RETRY_SIGNAL."""
         if getpid() != self.pid:
             return
-        if self.hurried is not None and self.asked_again is None:
-            if any(inside(frame, asking.__code__) for asking in (safely, rendered, formatted)):
-                self.spent = True
+        if self.limited_call is not None and self.retry_cell is None:
+            if any(inside(frame, asking.__code__) for asking in (safe_text, self_rendered, formatted)):
+                self.too_slow = True
                 raise TooSlow
-        elif self.cell == self.asked_again:
-            if inside(frame, not_raised.__code__):
-                self.ask_again()
+        elif self.cell == self.retry_cell:
+            if inside(frame, print_unraisable.__code__):
+                self.retry_later()
                 return
-            self.answered = 0.0
-            if not self.blocked_only or (
+            self.handled_at = 0.0
+            if not self.only_if_blocked or (
                 self.phase is RUNNING and self.future is not None and in_users_callback(frame)
             ):
                 self.interrupt(signum, frame)
 
-    def ask_again(self, blocked_only=False):
-        """Interrupt the cell again, a moment later; from any thread."""
-        self.kernel.control_thread.io_loop.add_callback(self.send_unless_seen, self.cell, self.seen, blocked_only)
+    def retry_later(self, only_if_blocked=False):
+        """Interrupt the cell again a moment later, if SIGINT is not seen. It can be called from any thread."""
+        self.kernel.control_thread.io_loop.add_callback(self.retry_unless_seen, self.cell, self.seen, only_if_blocked)
 
-    async def send_unless_seen(self, cell, seen, blocked_only=False):
-        """Send AGAIN if SIGINT has not reached the handler: `os.system`, say, ignores it while it waits."""
-        for seconds in UNSEEN:
+    async def retry_unless_seen(self, cell, seen, only_if_blocked=False):
+        """Send RETRY_SIGNAL if SIGINT has not reached the handler: `os.system`, for example, ignores it meanwhile."""
+        for seconds in RETRY_AFTER:
             await asyncio.sleep(seconds)
             handler = getsignal(signal.SIGINT)
             if self.seen != seen or self.cell != cell or handler not in (self.handler, signal.SIG_DFL):
                 return
-            self.send_again(cell, blocked_only)
-            if not blocked_only:
-                interrupt_others()  # what it waits for now may not have been there before
+            self.send_retry(cell, only_if_blocked)
+            if not only_if_blocked:
+                interrupt_others()  # the cell may have started processes meanwhile
 
-    def send_again(self, cell, blocked_only=False):
+    def send_retry(self, cell, only_if_blocked=False):
         if self.cell == cell and self.phase is not IDLE:
-            self.asked_again, self.blocked_only = cell, blocked_only
-            signal.pthread_kill(self.main, AGAIN)
+            self.retry_cell, self.only_if_blocked = cell, only_if_blocked
+            signal.pthread_kill(self.main, RETRY_SIGNAL)
 
-    def hurry(self, seconds):
-        """Raise `TooSlow` in what the main thread does, again and again, from so many seconds on until `hurried` is None."""
-        if self.spent:
+    def start_time_limit(self, seconds):
+        """Raise `TooSlow` on the main thread after `seconds`, repeatedly, until `limited_call` is None."""
+        if self.too_slow:
             raise TooSlow
-        self.hurries += 1
-        self.hurried = self.hurries
-        self.kernel.control_thread.io_loop.add_callback(self.hurry_later, seconds, self.hurried)
+        self.limited_calls += 1
+        self.limited_call = self.limited_calls
+        self.kernel.control_thread.io_loop.add_callback(self.enforce_time_limit, seconds, self.limited_call)
 
-    async def hurry_later(self, seconds, call):
+    async def enforce_time_limit(self, seconds, call):
         await asyncio.sleep(seconds)
-        while self.hurried == call:
-            self.asked_again = None
-            signal.pthread_kill(self.main, AGAIN)
-            await asyncio.sleep(UNSEEN[0])
+        while self.limited_call == call:
+            self.retry_cell = None
+            signal.pthread_kill(self.main, RETRY_SIGNAL)
+            await asyncio.sleep(RETRY_AFTER[0])
 
-    def unwound(self):
-        """Go on after an interrupt that has left the event loop by way of a task or callback: its cell only waits."""
+    def left_loop(self):
+        """Cancel the cell, which awaits, after an interrupt in a task or callback has left the event loop."""
         if self.future is not None and self.phase is RUNNING:
             self.cancel()
-            self.ask_again(blocked_only=True)  # others of its tasks may block, too
+            self.retry_later(only_if_blocked=True)  # other tasks may block, too
 
     def was_swallowed(self):
-        """Whether an interrupt has been raised, and the cell's code does not know of it: IPython caught it, or nobody."""
+        """Whether an interrupt was raised that IPython caught, or that was raised in a finalizer."""
         if self.raised is None or self.unraisable:
             return self.raised is not None
         caught = self.raised.__traceback__
         name = "" if caught is None else caught.tb_frame.f_globals.get("__name__") or ""
         return str(name).partition(".")[0] == "IPython"
 
-    def passed_by(self):
-        """Whether the statement that has ended should not have: an interrupt of it was swallowed, or is on its way."""
-        if self.asked == self.cell:
-            self.asked, self.taken = None, True
+    def missed_interrupt(self):
+        """Whether the statement that has ended was interrupted: the interrupt was swallowed, or is still on its way."""
+        if self.requested == self.cell:
+            self.requested, self.handled_early = None, True
             return True
         return self.was_swallowed()
 
     def raise_swallowed(self):
-        if self.here() and self.phase is RUNNING and self.was_swallowed():
-            self.strike()
+        if self.on_main_thread() and self.phase is RUNNING and self.was_swallowed():
+            self.raise_interrupt()
 
 
 def inside(frame, code):
-    """Whether a frame is one of `code`, or was called from one, however indirectly."""
+    """Whether a frame, or one of its callers, runs `code`."""
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame is not None
@@ -213,38 +213,37 @@ def inside(frame, code):
 
 def in_users_callback(frame):
     """Whether the event loop runs a callback or task that is not the kernel's own."""
-    ours, run = [], asyncio.events.Handle._run.__code__
+    frames, run = [], asyncio.events.Handle._run.__code__
     while frame is not None and frame.f_code is not run:
-        ours.append(frame)
+        frames.append(frame)
         frame = frame.f_back
-    if frame is None:  # it waits
+    if frame is None:  # the loop waits
         return False
-    if any(type(called.f_code.co_filename) is CellName for called in ours):
+    if any(type(called.f_code.co_filename) is CellName for called in frames):
         return True
-    for called in reversed(ours):
+    for called in reversed(frames):
         package = str(called.f_globals.get("__name__") or "").partition(".")[0]
-        if package not in PASSED_ON:
+        if package not in FORWARDERS:
             return package not in KERNELS
     handle = frame.f_locals.get("self")
     callback = getattr(handle, "_callback", None)
     while isinstance(callback, functools.partial):
         callback = callback.func
-    if ours or isinstance(getattr(callback, "__self__", None), asyncio.Future):
+    if frames or isinstance(getattr(callback, "__self__", None), asyncio.Future):
         return False
     package = str(getattr(callback, "__module__", None) or "").partition(".")[0]
-    return package != "" and package.strip("_") not in PASSED_ON and package not in KERNELS
+    return package != "" and package.strip("_") not in FORWARDERS and package not in KERNELS
 
 
 def install_interrupts(kernel):
-    """Let an interrupt end the cell's own code, also where it awaits, and nothing before and behind that.
+    """Let an interrupt end the cell's own code, also while it awaits, and nothing before or after that.
 
-    IPython's preparations would be broken off by one, or swallow it: the cell would never run, or never stop. Behind
-    the cell its reply would be: not sent at all, or cut off between two of its frames, which spoils the next one too.
-    So one that comes early waits for the first line, and one that comes late finds nothing to end.
+    Before the cell, IPython's preparations would be cut short or swallow the interrupt: the cell would never run, or
+    never stop. After the cell, the reply would not be sent, or be cut between two frames, which damages the next one,
+    too. So an early interrupt waits for the first line, and a late one does nothing.
     """
     shell, before_handler, run_code = kernel.shell, kernel.pre_handler_hook, kernel.shell.run_code
     run_nodes, interrupt_request = shell.run_ast_nodes, kernel.interrupt_request
-    do_execute = kernel.do_execute
     state = interrupts.state = Interrupts(kernel)
     raise_here = compile("raise KeyboardInterrupt", is_ours.__code__.co_filename, "exec")
 
@@ -255,39 +254,39 @@ def install_interrupts(kernel):
         """
         state.interrupt(signum, frame)
 
-    # Those who look whether SIGINT is handled as usual (asyncio.Runner, trio) look there.
+    # Libraries such as asyncio.Runner and trio compare with `signal.default_int_handler`.
     default_int_handler.__qualname__, default_int_handler.__module__ = "default_int_handler", "signal"
     state.handler = signal.default_int_handler = default_int_handler
 
     def pre_handler_hook():
         if parent_of(kernel).get("header", {}).get("msg_type") != "execute_request":
             before_handler()
-        elif state.here():  # no signal comes to a subshell
+        elif state.on_main_thread():  # signals do not interrupt a subshell
             state.begin()
-            # In place of the original, which lets interrupts through: one between the two would lose the request.
+            # The original would let interrupts through, and one here would lose the request.
             kernel.saved_sigint_handler = set_signal(signal.SIGINT, default_int_handler)
 
-    async def run_code_at_last(code_obj, *args, **kwargs):
-        if not state.here() or state.phase is LATE:
+    async def run_code_or_interrupt(code_obj, *args, **kwargs):
+        if not state.on_main_thread() or state.phase is LATE:
             return await run_code(code_obj, *args, **kwargs)
         early = state.phase is EARLY
         state.phase = RUNNING
-        if not (early and state.held):
-            state.lower_limit()
+        if not (early and state.pending):
+            state.restore_recursion_limit()
             try:
                 if await run_code(code_obj, *args, **kwargs):
                     return True
             finally:
-                state.raise_limit()
-            if not state.passed_by():
+                state.raise_recursion_limit()
+            if not state.missed_interrupt():
                 return False
         line = next((line for _, line in dis.findlinestarts(code_obj) if line), code_obj.co_firstlineno)
         names = {"co_filename": code_obj.co_filename, "co_name": "<module>", "co_firstlineno": line}
         kwargs["async_"] = False
         return await run_code(raise_here.replace(**names), *args, **kwargs)
 
-    async def run_nodes_and_no_more(*args, **kwargs):
-        if not state.here() or state.phase in (IDLE, LATE):
+    async def run_nodes_and_end(*args, **kwargs):
+        if not state.on_main_thread() or state.phase in (IDLE, LATE):
             return await run_nodes(*args, **kwargs)
         if not state.depth:
             state.result = kwargs.get("result")
@@ -299,7 +298,7 @@ def install_interrupts(kernel):
                 state.depth -= 1
                 if not state.depth:
                     state.phase = LATE
-        except KeyboardInterrupt as exc:  # just behind the code's end
+        except KeyboardInterrupt as exc:  # just after the end of the code
             if not state.depth:
                 state.phase = LATE
             if kwargs.get("result") is not None:
@@ -307,7 +306,7 @@ def install_interrupts(kernel):
             shell.showtraceback()
             return True
         finally:
-            if not state.depth and getsignal(signal.SIGINT) is not default_int_handler:  # the user's
+            if not state.depth and getsignal(signal.SIGINT) is not default_int_handler:  # user code has set its own
                 set_signal(signal.SIGINT, default_int_handler)
 
     @contextlib.contextmanager
@@ -318,46 +317,41 @@ def install_interrupts(kernel):
         finally:
             state.future = None
 
-    async def interrupt_request_until_seen(stream, ident, parent):
+    async def handle_interrupt_request(stream, ident, parent):
         force = (parent.get("content") or {}).get("kernelbridge") == "force"
         cell, seen = state.cell, state.seen
         try:
             if getsignal(signal.SIGINT) is default_int_handler and state.phase is not IDLE:
-                state.asked = cell
+                state.requested = cell
             interrupt_terminals()
             if getsignal(signal.SIGINT) is signal.SIG_DFL and getpgrp() == getpid():
-                interrupt_others()  # SIGINT would be the kernel's end
+                interrupt_others()  # without a handler, SIGINT would end the kernel
                 kernel.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
             else:
                 await interrupt_request(stream, ident, parent)
         finally:
             if force:
-                state.send_again(cell)
+                state.send_retry(cell)
             elif state.phase is not IDLE:
-                asyncio.get_running_loop().create_task(state.send_unless_seen(cell, seen))
+                asyncio.get_running_loop().create_task(state.retry_unless_seen(cell, seen))
 
-    never_stopped(kernel.iopub_thread.thread)
-    never_left(asyncio.get_running_loop())
-    set_signal(AGAIN, state.again)
-    kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_at_last
-    shell.run_ast_nodes = run_nodes_and_no_more
-    kernel.control_handlers["interrupt_request"] = interrupt_request_until_seen
+    keep_alive(kernel.iopub_thread.thread)
+    guard_loop(asyncio.get_running_loop())
+    set_signal(RETRY_SIGNAL, state.handle_retry)
+    kernel.pre_handler_hook, shell.run_code = pre_handler_hook, run_code_or_interrupt
+    shell.run_ast_nodes = run_nodes_and_end
+    kernel.control_handlers["interrupt_request"] = handle_interrupt_request
     if hasattr(kernel, "_cancel_on_sigint"):
         kernel._cancel_on_sigint = cancel_on_sigint
     checked_magics(shell, state)
 
 
-class Interrupted:
-    """Where the other parts find the state; None where this part could not be installed."""
-
-    state = None
-
-
-interrupts = Interrupted()
+# Gives the other parts access to the state, which is None if this part is not installed.
+interrupts = types.SimpleNamespace(state=None)
 
 
 def checked_magics(shell, state):
-    """Let an interrupt end the cell where a magic has swallowed it, as `%%bash`, `%run` and `%prun` do."""
+    """Let an interrupt end the cell also if a magic swallows it, as `%%bash`, `%run` and `%prun` do."""
 
     def checked(magic):
         if magic is None:
@@ -365,16 +359,16 @@ def checked_magics(shell, state):
 
         @functools.wraps(magic)
         def call(*args, **kwargs):
-            runs_scripts = getattr(magic, "__module__", "") == "IPython.core.magics.script" and state.here()
-            before = children() if runs_scripts else ()
+            runs_scripts = getattr(magic, "__module__", "") == "IPython.core.magics.script" and state.on_main_thread()
+            before = child_pids() if runs_scripts else ()
             try:
                 result = magic(*args, **kwargs)
-            except Exception:  # `%%bash` fails with the status of what the interrupt has ended
+            except Exception:  # `%%bash` raises the exit status of the process that the interrupt has ended
                 if not state.was_swallowed():
                     raise
                 result = None
             if runs_scripts and state.was_swallowed():
-                kill_trees(set(children()) - set(before))
+                kill_trees(set(child_pids()) - set(before))
             state.raise_swallowed()
             return result
 
@@ -388,22 +382,22 @@ def checked_magics(shell, state):
                 break
 
 
-def children(pid="self"):
-    """Give the processes that a process has started and that live."""
+def child_pids(pid="self"):
+    """Return the ids of a process's children."""
     found = []
     for task in names_in("/proc/%s/task" % pid):
         try:
             with open("/proc/%s/task/%s/children" % (pid, task)) as file:
                 found += [int(word) for word in file.read().split()]
-        except (OSError, ValueError):  # it has ended, or this system does not tell
+        except (OSError, ValueError):  # it has ended, or the system has no such file
             pass
     return found
 
 
 def kill_trees(pids):
-    """Kill processes and what they have started."""
+    """Kill processes and their descendants."""
     for pid in pids:
-        below = children(pid)
+        below = child_pids(pid)
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
         kill_trees(below)
@@ -417,7 +411,7 @@ def names_in(path):
 
 
 def interrupt_others():
-    """Send SIGINT to the kernel's process group, but not to the kernel."""
+    """Send SIGINT to all other processes of the kernel's process group."""
     if getpgrp() != getpid():
         return
     for name in names_in("/proc"):
@@ -429,8 +423,8 @@ def interrupt_others():
 
 
 def interrupt_terminals():
-    """Send SIGINT to what the kernel has started on a terminal of its own (`pty.spawn`), as a Ctrl-C there does."""
-    for pid in children():
+    """Send SIGINT to programs that the kernel runs on their own terminals (`pty.spawn`), as Ctrl-C there does."""
+    for pid in child_pids():
         try:
             with open("/proc/%d/stat" % pid) as file:
                 _, group, session, terminal = [int(word) for word in file.read().rpartition(")")[2].split()[1:5]]
@@ -440,26 +434,26 @@ def interrupt_terminals():
             pass
 
 
-def never_stopped(thread):
-    """Let an interrupt that hits `is_alive` of a thread leave that alive.
+def keep_alive(thread):
+    """Prevent that an interrupt inside `is_alive` of a thread makes it seem dead.
 
-    Up to Python 3.12 it is taken for dead for ever then: what it should publish is sent by whoever writes, in the
-    middle of its own messages.
+    Up to Python 3.12 it would seem so for ever. Then other threads would publish in its place, in the middle of its
+    messages.
     """
     if hasattr(thread, "_is_stopped") and hasattr(thread, "_tstate_lock"):
         thread.is_alive = lambda: thread._started.is_set() and not thread._is_stopped
 
 
 def in_task(tb):
-    """Whether what was raised in the event loop was so in a task: then the first frame behind the loop's is a coroutine's."""
+    """Whether an exception of the event loop was raised in a task: then the loop has called a coroutine."""
     while tb is not None and tb.tb_frame.f_code is not asyncio.events.Handle._run.__code__:
         tb = tb.tb_next
     first = None if tb is None else tb.tb_next
     return first is not None and bool(first.tb_frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR))
 
 
-def never_left(loop):
-    """Let no interrupt, and no exit, of a task or callback end the kernel's event loop, and with it the kernel."""
+def guard_loop(loop):
+    """Prevent that an interrupt or exit in a task or callback ends the kernel's event loop, and so the kernel."""
     depth = [0]
 
     def run_once():
@@ -467,12 +461,12 @@ def never_left(loop):
         try:
             type(loop)._run_once(loop)
         except (KeyboardInterrupt, SystemExit) as exc:
-            if depth[0] > 1:  # the user's code runs it inside of a callback
+            if depth[0] > 1:  # user code runs the loop inside a callback
                 raise
             if interrupts.state is not None and exc is interrupts.state.raised:
-                interrupts.state.unwound()
-            elif not in_task(exc.__traceback__):  # a task keeps it for whoever awaits that
-                tell_uncaught("Exception in callback", exc, exc.__traceback__)
+                interrupts.state.left_loop()
+            elif not in_task(exc.__traceback__):  # a task raises it where it is awaited
+                print_uncaught("Exception in callback", exc, exc.__traceback__)
         finally:
             depth[0] -= 1
 

@@ -1,6 +1,6 @@
-"""Names of cells, and their source: part of the program of `hooks.py`, which see.
+"""File names and sources of cells: part of the hooks, see `hooks.py`.
 
-Code is compiled under the request's file name, and its lines are the request's.
+Code is compiled under the file name of its request, with the line numbers of the request.
 """
 
 import ast
@@ -11,19 +11,19 @@ import inspect
 import linecache
 import warnings
 
-SOURCES = 32 << 20  # characters of old cells kept for tracebacks and inspect; the oldest go first
+SOURCES = 32 << 20  # characters of cells kept for tracebacks and `inspect`; the oldest are removed first
 MAGIC_NAMES = ("<timed exec>", "<timed eval>", "<magic-timeit>", "<magic-timeit-setup>", "<magic-timeit-stmt>")
-NO_FILE = "/dev/null/cell"  # nothing can have this path, as /dev/null is no directory
+NO_FILE = "/dev/null/cell"  # no file can have this path, because /dev/null is no directory
 
 
 class CellName(str):
-    """A file name that equals its text, yet is another key than any other cell's.
+    """A file name that equals its text, but not the name of another cell, and is a dictionary key of its own.
 
-    So several cells of one name keep their own source in `linecache`. Pickles as plain text;
-    `marshal` refuses it.
+    So cells of the same name keep their own sources in `linecache`. It is pickled as plain text; `marshal` refuses it.
     """
 
-    __slots__ = ("skipped",)  # lines before its source: empty ones, which IPython removes, and those before a piece
+    # Number of lines before its source: empty ones, which IPython removes, and those before a piece.
+    __slots__ = ("skipped",)
 
     def __eq__(self, other):
         return self is other if type(other) is CellName else str.__eq__(self, other)
@@ -31,29 +31,29 @@ class CellName(str):
     def __ne__(self, other):
         return not self == other
 
-    # Of the pointer, and in C: tracemalloc hashes names where no Python code may run.
+    # A hash of the pointer, in C: tracemalloc hashes names where no Python code may run.
     __hash__ = object.__hash__
 
     def __reduce__(self):
         return (str, (str.__str__(self),))
 
 
-sources = {}  # name of a cell: its entry in `linecache.cache`, in the order of time
+sources = {}  # name of a cell: its entry in `linecache.cache`; the oldest first
 
 
 def keep_cached():
-    """Put the sources of cells back into `linecache`, if somebody has emptied that."""
+    """Put the sources of cells back into `linecache`, if user code has cleared that."""
     if sources and next(iter(sources)) not in linecache.cache:
         linecache.cache.update(sources)
 
 
 def source_line(filename, number):
-    """Give a line of source; of a cell it is there whatever has become of `linecache`."""
+    """Return a line of source, or an empty text; lines of cells do not depend on `linecache`."""
     try:
         if type(filename) is CellName:
             return sources[filename][2][number - 1]
         return linecache.getline(filename, number)
-    except Exception:
+    except Exception:  # there may be no such line, and a loader of user code may raise anything
         return ""
 
 
@@ -69,7 +69,7 @@ def install_names(kernel):
     def keep(source, filename, skipped):
         name = CellName(filename)
         name.skipped = skipped
-        # No time of a file, so `checkcache` leaves it alone.
+        # Without a modification time, `checkcache` keeps it.
         linecache.cache[name] = sources[name] = (len(source), None, ["\n"] * name.skipped + lines_of(source), name)
         kept[0] += len(source)
         while kept[0] > SOURCES and len(sources) > 1:
@@ -83,7 +83,7 @@ def install_names(kernel):
         filename = cell_name()
         if not filename:
             return type(compiler).cache(compiler, transformed_code, number, raw_code)
-        # A magic such as `%%capture` runs the rest of its cell as another cell.
+        # The code may be a piece of the request: a magic such as `%%capture` runs the rest of its cell as another cell.
         raw_code = with_newlines(raw_code or "")
         before = lines_before(raw_code, requested())
         if before is None:
@@ -104,7 +104,7 @@ def install_names(kernel):
         name = piece_name(source)
         tree = parse(source, name or filename, symbol)
         for node in ast.walk(tree):
-            if hasattr(node, "lineno"):  # others, such as `ast.Load()`, are one object in all trees
+            if hasattr(node, "lineno"):  # other nodes, such as `ast.Load()`, are shared by all trees
                 node.piece = name
         return tree
 
@@ -119,7 +119,7 @@ def install_names(kernel):
             raise
 
     def quote_cell(error, source, symbol):
-        # Python has quoted the file of that name, if there is one, and has counted the columns in its line.
+        # Python has quoted the file of that name, if there is one, and has counted columns in its line.
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -133,7 +133,7 @@ def install_names(kernel):
             return "File", str.__str__(name)
         return format_code_name(name) if format_code_name is not None else None
 
-    # The wording for a prompt that waits for more ("incomplete input") is no use for a whole cell.
+    # Without this flag Python does not say "incomplete input", which is for a prompt that waits for more lines.
     compiler.flags &= ~getattr(codeop, "PyCF_ALLOW_INCOMPLETE_INPUT", 0)
     compiler.cache = cache
     compiler.ast_parse = ast_parse
@@ -142,16 +142,16 @@ def install_names(kernel):
 
 
 def install_lines(kernel):
-    """Keep the lines of a cell where they are, also behind a `!command` or magic that goes on over several."""
+    """Keep the line numbers of a cell right, also after a `!command` or magic of several lines."""
     manager = kernel.shell.input_transformer_manager
 
     def in_place(base):
         class Transformer(base):
             def transform(self, lines):
                 changed = base.transform(self, lines)
-                behind = self.start_line + 1
-                if behind < len(changed):
-                    changed[behind:behind] = ["\n"] * (len(lines) - len(changed))
+                after = self.start_line + 1
+                if after < len(changed):
+                    changed[after:after] = ["\n"] * (len(lines) - len(changed))
                 return changed
 
         Transformer.__module__ = base.__module__
@@ -162,30 +162,30 @@ def install_lines(kernel):
         return lines_of("".join(lines))
 
     manager.token_transformers = [in_place(base) for base in manager.token_transformers]
-    # Before and behind those that IPython has, which split lines as `str.splitlines` does.
+    # Before and after IPython's own transformations, which split lines as `str.splitlines` does.
     manager.cleanup_transforms[:] = [python_lines] + manager.cleanup_transforms + [python_lines]
 
 
 def with_newlines(code):
-    """Give code with the line ends that Python sees in it."""
+    """Return code with all of Python's line ends as newlines."""
     return code.replace("\r\n", "\n").replace("\r", "\n") if "\r" in code else code
 
 
 def lines_of(code):
-    """Split code into lines as Python does: at nothing but newlines. All of them end with one."""
+    """Return the lines of code as Python splits it: only at newlines. Each line ends with one."""
     lines = with_newlines(code).split("\n")
     last = lines.pop()
     return [line + "\n" for line in lines] + ([last + "\n"] if last else [])
 
 
 def compiler_class(base):
-    """Give a compiler that compiles what a magic parsed under the name of its cell, not under one like "<timed exec>"."""
+    """Return a class of compilers that compile the code of a magic under its cell's name, not as "<timed exec>"."""
 
     class Compiler(base):
         def __call__(self, source, filename, *args, **kwargs):
             if filename in MAGIC_NAMES and isinstance(source, ast.AST):
                 pieces = {getattr(node, "piece", None) for node in ast.walk(source)} - {None}
-                # `%%timeit` has two, and the one in its first line matters less.
+                # `%%timeit` has two pieces, and the one in its first line matters less.
                 filename = max(pieces, key=lambda name: name.skipped, default=filename)
             return base.__call__(self, source, filename, *args, **kwargs)
 
@@ -195,26 +195,26 @@ def compiler_class(base):
 
 
 def lines_before(piece, code):
-    """Count the lines of a request before a piece of it that has been taken out; None if it is not found."""
+    """Return the number of lines of a request before a piece of it, or None if the piece is not found."""
     piece = piece.strip()
     if piece and code.count(piece) == 1:
         return code.count("\n", 0, code.index(piece))
     if piece and code.lstrip().startswith("%%"):
-        # The rest of a cell, perhaps with magics in it that have been translated since, each in its line.
+        # The rest of a cell. Magics in it may have been translated, each in its line.
         return max(0, code.rstrip().count("\n") - piece.count("\n"))
     return None
 
 
 def empty_lines(code):
-    """Count the empty lines that code starts with."""
+    """Return the number of empty lines at the start of code."""
     code = code[: len(code) - len(code.lstrip())]
     return code.count("\n")
 
 
 def install_sources(kernel):
-    """Let `inspect` find classes: it asks the module's file for them, and `__main__` has none.
+    """Let `inspect` find classes, which it seeks in the file of their module, but `__main__` has no file.
 
-    And let debuggers find cells: they make absolute paths of file names, under which no cell has its source.
+    And let debuggers find cells: they look for sources under absolute paths, and no cell has one.
     """
     canonic = bdb.Bdb.canonic
 
@@ -281,7 +281,7 @@ def classes(node, prefix=""):
 
 
 def parent_of(kernel):
-    """Give the request that is being handled."""
+    """Return the request that is being handled."""
     try:
         return kernel.get_parent("shell")
     except TypeError:

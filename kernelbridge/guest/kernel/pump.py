@@ -1,12 +1,12 @@
-"""Takes what is written to a kernel's descriptors 1 and 2, in a process of its own: part of the program of `start.py`.
+"""The output pump, a process that reads a kernel's descriptors 1 and 2: part of the program of `start.py`.
 
-A pipe's writer waits for its reader. In the kernel's process a reader needs the interpreter's lock, which C code that
-writes may hold: both would wait for ever. This process needs no lock of anybody. It puts what it reads into memory that
-it shares with the kernel (`streams.py` takes it from there), and waits for a kernel only while that shows signs of
-life. When the kernel has died, what it had not told yet goes to the stderr that it was started with.
+The writer of a full pipe waits for the reader. A reader in the kernel's process needs the interpreter's lock. If C code
+that writes holds the lock, both wait for ever. This process needs no lock. It copies what it reads into memory that it
+shares with the kernel (`streams.py` reads it there), and waits for the kernel only while that shows signs of life. When
+the kernel has died, the pump writes what the kernel has not sent to the stderr that the kernel was started with.
 
-It is forked off before the interpreter has grown, so it costs about a megabyte, and is nobody's child: `os.wait()` in
-a cell does not find it.
+It is forked before the interpreter has grown, so it costs about a megabyte. It is not the kernel's child, so
+`os.wait()` in a cell does not find it.
 """
 
 import _signal
@@ -16,30 +16,30 @@ import select
 import time
 
 PAGE = 4096
-RING = 64 << 20  # bytes that are kept for a kernel that cannot take them; used, and given back, as it comes
-SOFT = 4 << 20  # bytes that are kept before the writer has to wait for the kernel
-STUCK = 1.0  # seconds without a sign of life, after which it need not wait
-CHUNK = 1 << 16
-RELEASE = 1 << 18  # bytes that are given back to the system at a time
-LAST_WORDS = 1 << 16
-# Words of the first page. All count bytes since the start, and never fall; BUSY is 0 or 1.
+RING = 64 << 20  # bytes of the ring; its memory is used only while the kernel does not read
+SOFT = 4 << 20  # unread bytes from which a writer waits for the kernel
+STUCK = 1.0  # seconds without a sign of life of the kernel, after which writers do not wait for it
+CHUNK = 1 << 16  # bytes that are read at once
+RELEASE = 1 << 18  # bytes of the ring that are returned to the system at once
+LAST_OUTPUT = 1 << 16  # bytes that are written for a dead kernel
+# 64-bit words of the first page. They count bytes since the start; BUSY is 0 or 1, and ALIVE counts signs of life.
 WRITTEN, TAKEN, SENT, BUSY, OUT, ERR, ALIVE, LOST = range(8)
 IGNORED = "SIGINT SIGQUIT SIGHUP SIGTERM SIGTSTP SIGPIPE SIGUSR1 SIGUSR2 SIGALRM".split()
 
 
 class Pump:
-    """What the kernel holds of it."""
+    """The kernel's side of the pump."""
 
     def __init__(self, shared, pipes, writers, bell, life):
         self.shared = shared
-        self.pipes = pipes  # of stdout and stderr; here only to see whether something is in them
-        self.writers = writers  # to be put in the place of descriptors 1 and 2
-        self.bell = bell  # something can be read from it when something has come, and its end when the pump has ended
-        self.life = life  # held until the kernel's end
+        self.pipes = pipes  # read ends of stdout and stderr, used here only to check whether they are empty
+        self.writers = writers  # write ends, which become descriptors 1 and 2
+        self.bell = bell  # readable when the pump has written to the ring; closed when the pump has ended
+        self.life = life  # open until the kernel's end, which tells the pump
 
 
 def start_pump():
-    """Start one; None if the system does not let us."""
+    """Start a pump. Return its `Pump`, or None if the system refuses memory, pipes or a process."""
     try:
         shared = mmap.mmap(-1, PAGE + RING)
         out, err, bell, life = os.pipe(), os.pipe(), os.pipe(), os.pipe()
@@ -61,7 +61,7 @@ def start_pump():
 
 
 class Worker:
-    """The process itself."""
+    """The pump's process."""
 
     def __init__(self, shared, out, err, bell, life):
         self.shared = shared
@@ -70,8 +70,8 @@ class Worker:
         self.counts = {out: OUT, err: ERR}
         self.bell = bell
         self.life = life
-        self.released = 0
-        self.stuck = None  # the signs of life when it showed none for too long
+        self.released = 0  # bytes of the ring returned to the system so far
+        self.stuck = None  # the kernel's signs of life when it had shown no new one for too long
 
     def run(self):
         for name in IGNORED:
@@ -92,7 +92,7 @@ class Worker:
         words = self.words
         while True:
             ready = poll.poll()
-            words[BUSY] = 1  # before anything is read: who finds the pipes empty looks here next
+            words[BUSY] = 1  # before anything is read: a kernel that finds the pipes empty checks this next
             for fd, _ in ready:
                 if fd == self.life:
                     return self.end(last)
@@ -103,7 +103,7 @@ class Worker:
             self.release()
 
     def take(self, fd):
-        """Take a part of what is in a pipe; False at its end."""
+        """Read a chunk of a pipe into the ring. Return False at the end of the pipe."""
         words = self.words
         if words[WRITTEN] - words[TAKEN] > SOFT and not self.wait():
             words[BUSY] = 0
@@ -115,7 +115,7 @@ class Worker:
             words[LOST] += len(data)
             words[self.counts[fd]] += len(data)
             return bool(data)
-        room = RING - at - 8  # a record has its header and what it holds in one piece
+        room = RING - at - 8  # a record, its header and its bytes, does not wrap around
         count = os.readv(fd, [self.ring[at + 8 : at + 8 + min(room, CHUNK)]]) if room else 0
         if room and not count:
             return False
@@ -125,7 +125,7 @@ class Worker:
         return True
 
     def wait(self):
-        """Wait for the kernel to take something. True when it has, or does not live; False at its end."""
+        """Wait until the kernel has read enough. Return False if it has ended, else True, also if it is stuck."""
         words = self.words
         signs = words[TAKEN], words[ALIVE]
         if signs == self.stuck:
@@ -150,11 +150,11 @@ class Worker:
     def ring_bell(self):
         try:
             os.write(self.bell, b"!")
-        except OSError:  # it has rung already, or nobody is there
+        except OSError:  # the pipe is full, so it can be read already, or the kernel has ended
             pass
 
     def release(self):
-        """Give memory back whose content has been told."""
+        """Return memory to the system whose content the kernel has sent."""
         sent = self.words[SENT]
         while sent - self.released >= RELEASE:
             try:
@@ -164,10 +164,10 @@ class Worker:
             self.released += RELEASE
 
     def end(self, last):
-        """Write what a dead kernel has not told."""
+        """Write what a dead kernel has not sent to the descriptor `last`."""
         _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
-        _signal.alarm(5)  # nobody may be there to read it
-        rest = bytearray(self.untold())
+        _signal.alarm(5)  # end this process if nobody reads that
+        rest = bytearray(self.unsent())
         for fd in self.counts:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
@@ -175,17 +175,17 @@ class Worker:
                 if not any(event & select.POLLIN for _, event in poll.poll(0)):
                     break
                 rest += os.read(fd, CHUNK)
-                del rest[:-LAST_WORDS]
+                del rest[:-LAST_OUTPUT]
         while rest:
             del rest[: os.write(last, rest)]
 
-    def untold(self):
+    def unsent(self):
         at, written = self.words[SENT], self.words[WRITTEN]
-        told = bytearray()
+        unsent = bytearray()
         while at < written:
             start = at % RING
             count = int.from_bytes(self.ring[start : start + 8], "little") & 0xFFFFFFFF
-            told += self.ring[start + 8 : start + 8 + count]
-            del told[:-LAST_WORDS]
+            unsent += self.ring[start + 8 : start + 8 + count]
+            del unsent[:-LAST_OUTPUT]
             at += 8 + (count + 7 & ~7)
-        return told
+        return unsent

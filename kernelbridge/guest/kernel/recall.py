@@ -1,29 +1,30 @@
-"""What the newest cell has told, for a server that was not there: part of the program of `hooks.py`, which see.
+"""Keeps the messages of the newest cell for the next server: part of the hooks, see `hooks.py`.
 
-What a kernel publishes while nobody listens is lost, and so is the reply to a client that has gone. So both are kept
-until the next cell begins, and given upon a `kernelbridge_recall_request` on control.
+What a kernel publishes while no server is connected is lost, and so is a reply to a client that has gone. So both are
+kept until the next cell begins, and a `kernelbridge_recall_request` on control is answered with them.
 """
 
+import types
 from collections import deque
-from json import loads  # not by way of its module, where user code may replace it
+from json import loads  # imported by name, because user code may replace it in its module
 from threading import Event
 
-KEPT = 1 << 20  # bytes of the newest messages
+KEPT = 1 << 20  # bytes of the newest messages that are kept
 DELIMITER = b"<IDS|MSG>"
 SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "error")
-KEPT_TEXT = 1 << 16  # characters of each text of a reply, and of a question
+KEPT_TEXT = 1 << 16  # characters that are kept of each text of a reply, and of a question
 CUT = " [shortened: the server was replaced meanwhile]"
-RECALL_TIMEOUT = 30  # seconds that the publishing thread may take
+RECALL_TIMEOUT = 30  # seconds to wait for the publishing thread
 
 
-class Kept:
-    """Of one cell. Messages come from the publishing thread only."""
+class CellRecord:
+    """The messages of one cell. Only the publishing thread adds some."""
 
     def __init__(self, cell):
         self.cell = cell
         self.messages = deque()  # (header, parent header, content, bytes of text or None)
         self.size = 0
-        self.left_out = 0
+        self.left_out = 0  # bytes of output in messages that are not kept any more
         self.reply = None
         self.figures = {}
 
@@ -41,16 +42,17 @@ class Kept:
             self.size -= size_of(message)
             self.left_out += output_in(message)
 
-    def written(self):
+    def with_messages(self):
+        """Return the content of a recall reply, but for the question."""
         messages, left_out = [], self.left_out
         for message in self.messages:
             try:
                 messages.append(as_text(message))
-            except Exception:  # nobody could have read it, or the kernel's memory is full
+            except Exception:  # it is not valid JSON, or the kernel's memory is full
                 left_out += output_in(message)
-        return dict(self.known(), messages=messages, left_out=left_out)
+        return dict(self.summary(), messages=messages, left_out=left_out)
 
-    def known(self):
+    def summary(self):
         return {"cell": self.cell, "reply": self.reply, "figures": self.figures}
 
 
@@ -60,13 +62,13 @@ def size_of(message):
 
 
 def output_in(message):
-    """Bytes of output in a message; in doubt all of it is."""
+    """Return the number of bytes of output in a message; if that is unknown, all of its bytes."""
     header, _, content, length = message
     if length is not None:
         return length
     try:
         return len(content) if loads(header)["msg_type"] in SHOWN else 0
-    except Exception:
+    except Exception:  # the header is not valid JSON, or the kernel's memory is full
         return len(content)
 
 
@@ -76,16 +78,16 @@ def as_text(message):
     return header["msg_type"], header["msg_id"], parent.get("msg_id", ""), bytes(content).decode("utf-8", "replace")
 
 
-def kept_beginning(text):
-    """As much of a text as is kept."""
+def shortened(text):
+    """Return the beginning of a text that is too long to be kept."""
     return text if len(text) <= KEPT_TEXT else text[:KEPT_TEXT] + CUT
 
 
-def kept_short(reply):
-    """A reply that fits into a recollection: the next server refuses one that is too large."""
+def shortened_reply(reply):
+    """Return a reply with short texts: the next server refuses a recall reply that is too large."""
     kept = dict(reply)
     if "evalue" in kept:
-        kept["evalue"] = kept_beginning(str(kept["evalue"]))
+        kept["evalue"] = shortened(str(kept["evalue"]))
     if "traceback" in kept:
         text = "\n".join(map(str, kept["traceback"]))
         kept["traceback"] = [text if len(text) <= KEPT_TEXT else CUT + text[-KEPT_TEXT:]]
@@ -94,22 +96,9 @@ def kept_short(reply):
     return kept
 
 
-class Recollection:
-    """What a kernel remembers for the next server."""
-
-    kept = Kept(None)
-    asked = None  # what the cell waits for an answer to
-    length = None  # bytes of the text that is being published
-
-
-recollection = Recollection()
-
-
-class Publisher:
-    """Publishes at once; for the publishing thread."""
-
-    def __init__(self, send):
-        self.send_multipart = send
+# What is kept for the next server: the newest cell's messages, the question for which it waits, and the number of bytes
+# in the text that is being published.
+recorder = types.SimpleNamespace(newest=CellRecord(None), asked=None, length=None)
 
 
 def install_recall(kernel):
@@ -119,37 +108,37 @@ def install_recall(kernel):
         kernel.init_metadata,
         kernel.finish_metadata,
     )
-    publisher = Publisher(really_send)
+    publisher = types.SimpleNamespace(send_multipart=really_send)  # it publishes at once, in the publishing thread
 
     def send_and_keep(msg, *args, **kwargs):
         try:
-            recollection.kept.add(msg, recollection.length)
-        except Exception:  # no message of this protocol: it is sent all the same
+            recorder.newest.add(msg, recorder.length)
+        except Exception:  # it is not a Jupyter message, but is sent all the same
             pass
         return really_send(msg, *args, **kwargs)
 
     def begin(parent):
-        recollection.kept = Kept(parent["header"]["msg_id"])
+        recorder.newest = CellRecord(parent["header"]["msg_id"])
         return init_metadata(parent)
 
     def finish(parent, metadata, reply_content):
         metadata = finish_metadata(parent, metadata, reply_content)
-        kept = recollection.kept
+        kept = recorder.newest
         if kept.cell == parent["header"]["msg_id"]:
             names = ("status", "execution_count", "ename", "evalue", "traceback", "payload")
             kept.figures = metadata.get("kernelbridge") or {}
-            kept.reply = kept_short({name: reply_content[name] for name in names if name in reply_content})
+            kept.reply = shortened_reply({name: reply_content[name] for name in names if name in reply_content})
         return metadata
 
     def recall(stream, ident, parent):
         done = Event()
-        # What is missing is not known before the publishing thread has said it.
-        found = dict(recollection.kept.known(), left_out=None, asked=recollection.asked)
+        # The number of bytes left out is unknown until the publishing thread has answered.
+        found = dict(recorder.newest.summary(), left_out=None, asked=recorder.asked)
 
         def look():
-            # Between two messages: what is published behind the mark is not in the answer, all before it is.
+            # Runs between two messages, so the reply has all that are published before the mark, and none after it.
             try:
-                found.update(recollection.kept.written(), asked=recollection.asked)
+                found.update(recorder.newest.with_messages(), asked=recorder.asked)
             except Exception:  # the kernel's memory is full
                 pass
             try:

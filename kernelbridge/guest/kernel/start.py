@@ -1,7 +1,7 @@
-"""How a Python kernel is started: `python start.py ipykernel_launcher …` in the place of `python -m ipykernel_launcher …`.
+"""Starts a Python kernel: `python start.py ipykernel_launcher …` instead of `python -m ipykernel_launcher …`.
 
-`-m` looks in the workspace for the kernel and all that it imports. And some things must be done before there are other
-threads. The files of `START` (in `kernelbridge.jupyter.launch`), one after the other, are this program.
+`-m` would look in the workspace for the kernel and its imports. And the output pump must be forked before there are
+other threads. The files of `START` (in `kernelbridge.jupyter.launch`), joined, are this program.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Output of a cell, exact: part of the program of `hooks.py`, which see.
+"""The exact output of a cell: part of the hooks, see `hooks.py`.
 
-stdout and stderr share one queue, so that what was written first arrives first; what subprocesses,
-forked children and C code write to descriptors 1 and 2 is put in between where it belongs. ipykernel
-has a buffer for each stream and a thread for each descriptor, none of which knows of the others.
+stdout and stderr share one queue, so that output arrives in the order in which it was written. Output of subprocesses,
+forked children and C code, which write to descriptors 1 and 2, is inserted in its place. ipykernel has a separate
+buffer for each stream and a separate thread for each descriptor.
 
-User code may put anything in the place of `sys.stdout` and what this module uses of others: the kernel has
-streams of its own (`KernelSys`), and names are looked up here when the kernel starts.
+User code may replace `sys.stdout`, and any function that this module uses. So the kernel has streams of its own
+(`KernelSys`), and functions are imported by name when the kernel starts.
 """
 
 import builtins
@@ -23,16 +23,16 @@ from os import write as write_fd
 from threading import Event, Thread, current_thread
 from time import monotonic
 
-PART = 1 << 17  # characters of one stream message: queues count messages, so they must be small
-COLLECT = 0.2  # seconds for which writes are collected, as ipykernel does
-COLLECT_STREAMED = 0.004  # the same for cells that somebody watches
-COLLECT_FIRST = 0.0005  # the same for what they write after a while of silence: a line of print() is two writes
-AHEAD = 4 << 20  # characters a program may print ahead of what is sent
-AHEAD_TIMEOUT = 10  # seconds that it then waits at most
-ALIVE_INTERVAL = 100  # milliseconds after which a kernel that takes nothing says that it lives
-PUMP_TIMEOUT = 2.0  # seconds for the pump to take what is in a pipe; it takes microseconds
+PART = 1 << 17  # characters of one stream message: ZeroMQ's queues count messages, so they must be small
+COLLECT = 0.2  # seconds for which writes are collected, as in ipykernel
+COLLECT_STREAMED = 0.004  # the same for cells that a client watches
+COLLECT_FIRST = 0.0005  # the same for their first write after silence: a line of print() is two writes
+AHEAD = 4 << 20  # characters that may be written and not sent yet; then writers wait
+AHEAD_TIMEOUT = 10  # maximum seconds of this wait
+ALIVE_INTERVAL = 100  # milliseconds between the signs of life of a kernel that reads nothing from the pump
+PUMP_TIMEOUT = 2.0  # maximum seconds to wait until the pump has read a pipe; usually it takes microseconds
 TARGETS = {"stdout": 1, "stderr": 2}
-# The words of the memory that is shared with the pump, see `pump.py`.
+# The words of the memory that is shared with the pump; see `pump.py`.
 WRITTEN, TAKEN, SENT, BUSY, OUT, ERR, ALIVE, LOST = range(8)
 PAGE = 4096
 LEFT_OUT = "\n[kernelbridge: %d bytes of what C code or subprocesses wrote are left out here]\n"
@@ -45,14 +45,14 @@ class Mark:
 
 
 class Place:
-    """How far the shared memory has been read at a place in the queue."""
+    """A place in the queue up to which the shared memory, up to byte `at`, has been sent."""
 
     def __init__(self, at):
         self.at = at
 
 
 class Timer:
-    """Has what was written sent after a while."""
+    """Sends what was written, a short time later."""
 
     def __init__(self, outbox, seconds, first):
         self.outbox = outbox
@@ -72,23 +72,23 @@ class Timer:
 
 
 class Outbox:
-    """What was written and not yet sent: one queue for both streams, so that their order is kept.
+    """Text that was written and is not sent yet, in one queue for both streams, so that their order is kept.
 
-    Written to by any thread; only the publishing thread takes from it.
+    Any thread may add to it; only the publishing thread removes from it.
     """
 
     def __init__(self, pub_thread, session):
         self.pub_thread = pub_thread
         self.session = session
         self.forked = False  # whether this is a forked child, which has no publisher
-        self.begun = {}  # descriptor: what such a child has written of a line
-        self.items = deque()  # (stream, parent header, text), or a mark
-        self.size = 0
+        self.begun = {}  # descriptor: the unfinished line of such a child
+        self.items = deque()  # (stream, parent header, text), or a `Mark` or `Place`
+        self.size = 0  # characters in it
         self.timers = (Timer(self, COLLECT, COLLECT), Timer(self, COLLECT_STREAMED, COLLECT_FIRST))
-        self.timer = self.timers[0]  # of the cell that runs: a slower one may still be armed for the one before
+        self.timer = self.timers[0]  # that of the running cell; a slower one may still be armed for the cell before
         self.scheduled = 0
         self.lock = threading.Lock()
-        self.source = None  # of what is written to descriptors
+        self.source = None  # of the text that is written to descriptors
         self.source_lock = threading.RLock()
         self.draining = False
         self.flush_c = lambda: None
@@ -97,16 +97,16 @@ class Outbox:
         timer.armed = True
         self.pub_thread.schedule(timer.start)
 
-    def hold_up(self):
-        """Wait for what is sent, if too much is not."""
+    def wait_for_room(self):
+        """Wait until the queue is sent, because it is too long."""
         if current_thread() is not self.pub_thread.thread:
             self.flush(AHEAD_TIMEOUT)
 
     def request(self, then=None):
-        """Have what is in the queue now sent, in line with whatever else is to be published."""
+        """Schedule the sending of the present queue, in order with other messages; then call `then`."""
         with self.lock:
             self.scheduled += 1
-        # What is written from here on may belong behind a display that is published meanwhile.
+        # Later text may have to follow a display that is published meanwhile.
         mark = Mark()
         self.items.append(mark)
 
@@ -123,7 +123,7 @@ class Outbox:
         self.pub_thread.schedule(send)
 
     def flush(self, timeout):
-        """Return when everything is on its way."""
+        """Wait until everything written so far has been published, or for `timeout` seconds."""
         if self.source is not None:
             self.flush_c()
             self.drain()
@@ -140,7 +140,7 @@ class Outbox:
             sent.wait(timeout)
 
     def send(self, until):
-        """Publish what is before a mark, or all; what follows in one stream and one cell goes as one message."""
+        """Publish the queue up to a mark (None: all of it); adjacent text of one stream and cell is one message."""
         items = self.items
         parts, length, stream, parent, place = [], 0, None, None, None
         while items:
@@ -171,28 +171,28 @@ class Outbox:
     def publish(self, stream, parent, text):
         session = self.session
         if not text.isascii():
-            # Half a surrogate pair, from a file name that is not UTF-8, say: JSON cannot carry it.
+            # JSON cannot encode half a surrogate pair, which a file name that is not UTF-8 may contain.
             text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         name, topic = stream.kernelbridge_target
         for start in range(0, len(text), PART):
             content = {"name": name, "text": text[start : start + PART]}
-            recollection.length = len(content["text"]) if text.isascii() else len(content["text"].encode())
+            recorder.length = len(content["text"]) if text.isascii() else len(content["text"].encode())
             session.send(self, session.msg("stream", content, parent=parent), ident=topic)
-        recollection.length = None
+        recorder.length = None
 
     def send_multipart(self, *args, **kwargs):
-        # Called by `session.send`, in the publishing thread: at once, not behind what was queued meanwhile.
+        # Called by `session.send` in the publishing thread: it sends at once, not after what was queued meanwhile.
         self.pub_thread._really_send(*args, **kwargs)
 
     def drain(self):
-        """Take what subprocesses and C code have written to descriptors 1 and 2.
+        """Move what subprocesses and C code have written to descriptors 1 and 2 into the queue.
 
-        What another thread is taking is in the queue when this returns: hence the lock.
+        It takes a lock, so that text that another thread is moving is in the queue as well when this returns.
         """
         if self.forked:
             return
         with self.source_lock:
-            if self.draining:  # a signal handler that prints, run in the middle of this very call
+            if self.draining:  # a signal handler prints in the middle of this call
                 return
             self.draining = True
             try:
@@ -201,13 +201,13 @@ class Outbox:
                 self.draining = False
 
     def put(self, stream, text):
-        """Put what a descriptor was given into the queue."""
+        """Add text of a descriptor to the queue."""
         if text:
             self.items.append((stream, stream_parent(stream), text))
             self.size += len(text)
 
     def watch(self):
-        """Body of the thread that waits for such output while Python code prints nothing."""
+        """Wait for output of descriptors while Python code prints nothing; runs in a thread of its own."""
         waiter = select.poll()
         for fd in self.source.bells():
             waiter.register(fd, select.POLLIN)
@@ -220,7 +220,7 @@ class Outbox:
                         return
                     for other in self.source.bells():
                         waiter.register(other, select.POLLIN)
-            self.source.lives()
+            self.source.show_alive()
             full = self.size > AHEAD
             if not full:
                 self.drain()
@@ -230,8 +230,8 @@ class Outbox:
             if full and self.pub_thread.thread.is_alive() and not self.scheduled:
                 self.request()
 
-    def leave_to_parent(self):
-        """Forget all of it: this is a forked child."""
+    def forget_all(self):
+        """Drop everything, in a forked child: the parent sends it."""
         self.forked = True
         self.items.clear()
         self.size = 0
@@ -242,24 +242,24 @@ class Outbox:
 
 
 class OwnPipes:
-    """Descriptors 1 and 2, read by this process: for a kernel that `start.py` has not started."""
+    """Descriptors 1 and 2, read by this process: `start.py` has not started the kernel, or the pump was killed."""
 
     def __init__(self, outbox, streams):
         self.outbox = outbox
         self.pipes = {stream._fid: (stream, codecs.getincrementaldecoder("utf-8")("replace")) for stream in streams}
-        self.poll = polled(self.pipes)
-        self.glance = polled(self.pipes).poll  # of any thread, while another looks
+        self.poll = poll_of(self.pipes)
+        self.glance = poll_of(self.pipes).poll  # for any thread, also while another uses `poll`
         self.words = [0] * 8
 
     def pending(self):
-        """Whether something may be there."""
+        """Whether there may be unread output."""
         try:
             return self.glance(0) or self.words[BUSY]
-        except RuntimeError:  # another thread is at it
+        except RuntimeError:  # another thread uses the same poll object
             return True
 
     def take(self):
-        self.words[BUSY] = 1  # what is read here is in no pipe any more, and not yet in the queue
+        self.words[BUSY] = 1  # while text is read, it is neither in a pipe nor in the queue
         try:
             while True:
                 ready = self.poll.poll(0)
@@ -281,7 +281,7 @@ class OwnPipes:
     def ended(self):
         return False
 
-    def lives(self):
+    def show_alive(self):
         pass
 
     def sent(self, place):
@@ -293,7 +293,7 @@ class OwnPipes:
 
 
 class PumpedPipes:
-    """Descriptors 1 and 2, read by the pump, from whom this process takes what was there."""
+    """Descriptors 1 and 2, read by the pump, whose ring this process reads."""
 
     def __init__(self, outbox, streams, pump):
         self.outbox = outbox
@@ -302,21 +302,21 @@ class PumpedPipes:
         self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in streams]
         self.words = memoryview(pump.shared)[:PAGE].cast("Q")
         self.ring = memoryview(pump.shared)[PAGE:]
-        self.lost = 0
-        self.placed = 0
-        self.ready = polled(pump.pipes).poll
-        self.glance = polled(pump.pipes).poll  # of any thread, while another looks
+        self.lost = 0  # bytes reported as lost so far
+        self.placed = 0  # where the last `Place` is
+        self.ready = poll_of(pump.pipes).poll
+        self.glance = poll_of(pump.pipes).poll  # for any thread, also while another uses `ready`
 
     def pending(self):
         words = self.words
         try:
-            # In this order: what the pump has taken from a pipe it is either busy with, or has written.
+            # In this order: what the pump has read from a pipe, it is either busy with or has written to the ring.
             return self.glance(0) or words[BUSY] or words[WRITTEN] != words[TAKEN]
-        except RuntimeError:  # another thread is at it
+        except RuntimeError:  # another thread uses the same poll object
             return True
 
     def take(self):
-        """Take all that was in the pipes when this was called, also where more comes all the time."""
+        """Move all that is in the pipes now into the queue, even if more arrives all the time."""
         words = self.words
         targets = None
         until = None
@@ -326,7 +326,7 @@ class PumpedPipes:
                 targets = [in_pipe(fd) for fd in self.pump.pipes]
                 targets = [words[OUT] + targets[0], words[ERR] + targets[1]]
                 until = monotonic() + PUMP_TIMEOUT
-            # Before the ring is looked at: what the pump is busy with now may be in it a moment later.
+            # Checked before the ring is read: what the pump is busy with now may be in it a moment later.
             arrived = targets and words[OUT] >= targets[0] and words[ERR] >= targets[1] and not words[BUSY]
             self.take_ring()
             if not waiting or arrived or monotonic() > until:
@@ -356,16 +356,16 @@ class PumpedPipes:
         return [self.pump.bell]
 
     def ended(self):
-        """Go on without the pump: somebody has killed it."""
+        """Continue without the pump, which was killed."""
         with self.outbox.source_lock:
             self.take_ring()
             for stream, fd in zip(self.streams, self.pump.pipes):
                 stream._fid = fd
             self.outbox.source = OwnPipes(self.outbox, self.streams)
-            self.words = self.outbox.source.words  # what the pump was busy with when it was killed is lost
+            self.words = self.outbox.source.words  # what the pump had read and not written is lost
         return True
 
-    def lives(self):
+    def show_alive(self):
         self.words[ALIVE] += 1
         try:
             read(self.pump.bell, 65536)
@@ -380,7 +380,7 @@ class PumpedPipes:
             close_fd(fd)
 
 
-def polled(fds):
+def poll_of(fds):
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -392,7 +392,7 @@ def words_of(data):
 
 
 def in_pipe(fd):
-    """How many bytes are in a pipe."""
+    """Return the number of bytes in a pipe."""
     return words_of(ioctl(fd, FIONREAD, b"\0\0\0\0"))
 
 
@@ -404,7 +404,7 @@ def close_fd(fd):
 
 
 def stream_parent(stream):
-    """Give the running cell's header: descriptors know nothing of threads and tasks."""
+    """Return the header of the running cell's request, because for descriptors the thread or task is unknown."""
     try:
         return stream._parent_header_global
     except AttributeError:
@@ -412,7 +412,7 @@ def stream_parent(stream):
 
 
 def write_in_child(outbox, stream, string):
-    """Write in a forked process, which has no publisher: to the pipe that its parent reads, in whole lines."""
+    """Write in a forked child, which has no publisher, to the parent's pipe, in whole lines."""
     fd = TARGETS[stream.kernelbridge_target[0]]
     begun = outbox.begun.get(fd, "") + string
     if "\n" not in string and len(begun) < 4096:
@@ -436,7 +436,7 @@ def write_all(fd, text):
 
 
 class Buffer(io.BufferedIOBase):
-    """`sys.stdout.buffer`: bytes that take their place among what is printed."""
+    """`sys.stdout.buffer`: bytes written to it keep their order with printed text."""
 
     mode = "wb"
 
@@ -476,7 +476,7 @@ class Buffer(io.BufferedIOBase):
             self._stream.flush()
 
     def close(self):
-        """Flush it: a `TextIOWrapper` around it closes it when nobody uses that any more."""
+        """Flush it, but keep it open: a `TextIOWrapper` around it closes it when that is garbage."""
         self.flush()
 
 
@@ -487,7 +487,7 @@ def stream_class(base, outbox, stream):
     fd = TARGETS[stream.name]
 
     class OutStream(base):
-        """ipykernel's stream, but with one queue for stdout and stderr."""
+        """ipykernel's stream, with one queue for stdout and stderr."""
 
         kernelbridge_target = (stream.name, stream.topic)
         errors = "backslashreplace"
@@ -516,7 +516,7 @@ def stream_class(base, outbox, stream):
             if not outbox.timer.armed:
                 outbox.arm(outbox.timer)
             if size > AHEAD:
-                outbox.hold_up()
+                outbox.wait_for_room()
             return length
 
         def flush(self):
@@ -542,7 +542,7 @@ def stream_class(base, outbox, stream):
             return buffer
 
         def reconfigure(self, *, encoding=None, errors=None, newline=None, line_buffering=None, write_through=None):
-            """Take what a text stream takes; what is published is Unicode all the same."""
+            """Accept the arguments of a text stream. The published text is Unicode all the same."""
             if encoding is not None:
                 self.encoding = codecs.lookup(encoding).name
             if errors is not None:
@@ -559,7 +559,7 @@ def stream_class(base, outbox, stream):
     return OutStream
 
 
-def never_closed(base):
+def uncloseable(base):
     class OutStream(base):
         def close(self):
             self.flush()
@@ -570,45 +570,45 @@ def never_closed(base):
 
 
 class KernelStream:
-    """`sys.stdout` as the kernel's own code sees it: nothing that the user puts there is in its way."""
+    """`sys.stdout` as the kernel's own code sees it: it works whatever user code puts there."""
 
-    def __init__(self, name, stream, again):
+    def __init__(self, name, stream, original):
         self._name = name
         self._stream = stream
-        self._again = again
+        self._original = original
 
     def _users(self):
         current = getattr(sys, self._name, None)
-        return None if current is self._stream or current is self._again else current
+        return None if current is self._stream or current is self._original else current
 
     def write(self, text):
         current = self._users()
         if current is not None:
             try:
                 return current.write(text)
-            except Exception:
+            except Exception:  # an object of user code may raise anything
                 pass
-        return self._again.write(text)
+        return self._original.write(text)
 
     def flush(self):
         current = self._users()
         if current is not None:
             try:
                 current.flush()
-            except BaseException:  # whatever it does: the kernel goes on
+            except BaseException:  # an object of user code must not stop the kernel
                 pass
-        self._again.flush()
+        self._original.flush()
 
     def set_parent(self, parent):
         self._stream.set_parent(parent)
-        self._again.set_parent(parent)
+        self._original.set_parent(parent)
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
 
 def print(*values, sep=" ", end="\n", file=None, flush=False):
-    """Print what this program has to say, whatever user code makes of `print` and `sys.stdout`."""
+    """Print for the hooks, even if user code has replaced `print` or `sys.stdout`."""
     file = file or own_stdout[0]
     file.write(sep.join(map(str, values)) + end)
     if flush:
@@ -641,8 +641,8 @@ PRIVATE = ("os", "time", "json", "threading", "select", "signal", "logging", "wa
 OWN_BUILTINS_OF = ("IPython", "ipykernel", "jedi", "parso", "tokenize", "linecache")
 
 
-def keep_apart(kernel):
-    """Give the kernel's own code names of its own, for what user code may replace: `os.getpid`, `time.monotonic`."""
+def isolate_kernel(kernel):
+    """Give the kernel's code its own copies of modules in which user code may replace functions, such as `time`."""
     copies = {}
     for name in PRIVATE:
         if name in sys.modules:
@@ -678,16 +678,16 @@ def install_streams(kernel):
         stream.flush()
     pub_thread = streams[0].pub_thread
     outbox = Outbox(pub_thread, streams[0].session)
-    take_pipes(streams, outbox)
-    again = []
+    take_over_pipes(streams, outbox)
+    originals = []
     for stream in streams:
         stream.__dict__.pop("write", None)  # IPython 9 leaves one there with every cell
         stream.__class__ = stream_class(OutStream, outbox, stream)
-        # What puts the streams back cannot be closed, also not by a `TextIOWrapper` that nobody uses any more.
-        again.append(never_closed(stream.__class__))
-        again[-1].__dict__.update(stream.__dict__)
-    sys.__stdout__, sys.__stderr__ = again
-    kernel_sys = KernelSys(*map(KernelStream, ("stdout", "stderr"), streams, again))
+        # The streams that user code may restore cannot be closed, not even by a `TextIOWrapper` that is garbage.
+        originals.append(uncloseable(stream.__class__))
+        originals[-1].__dict__.update(stream.__dict__)
+    sys.__stdout__, sys.__stderr__ = originals
+    kernel_sys = KernelSys(*map(KernelStream, ("stdout", "stderr"), streams, originals))
     for name in STREAM_USERS:
         module = sys.modules.get(name)
         if getattr(module, "sys", None) is sys:
@@ -699,10 +699,10 @@ def install_streams(kernel):
         watcher.start()
     own_stdout[0] = kernel_sys.stdout
     kernel.kernelbridge_outbox = outbox
-    keep_apart(kernel)
+    isolate_kernel(kernel)
 
     def keep_all():
-        # A publisher drops what its subscriber does not take in time; this one waits.
+        # A publisher drops messages if its subscriber's queue is full. With this option it waits.
         pub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     pub_thread.schedule(keep_all)
@@ -711,13 +711,14 @@ def install_streams(kernel):
     copies = [(fd, getattr(stream, "_original_stdstream_copy", None)) for fd, stream in zip((1, 2), streams)]
 
     def choose_timer(parent):
-        # Once for each cell, before it runs.
+        # Called before each cell.
         request = parent.get("metadata") or {}
         outbox.timer = outbox.timers[bool((request.get("kernelbridge") or {}).get("stream"))]
         return init_metadata(parent)
 
     def reopen_descriptors(*args):
-        # `os.fdopen(1, "w")` closes one when it is forgotten: the kernel's next socket must not get its number.
+        # The object of `os.fdopen(1, "w")` closes the descriptor when it is garbage, and the kernel's next socket must
+        # not get its number.
         for fd, copy in copies:
             try:
                 fstat(fd)
@@ -735,22 +736,22 @@ def install_streams(kernel):
 
 @functools.wraps(io.open)
 def open_in_cell(file, *args, **kwargs):
-    # A file that is forgotten closes its descriptor, and the kernel's next socket must not get its number.
+    # A file object that is garbage closes its descriptor, and the kernel's next socket must not get its number.
     if type(file) is int and file in (0, 1, 2) and len(args) < 6 and kwargs.get("closefd", True):
         file = dup(file)
     return io_open(file, *args, **kwargs)
 
 
-def take_pipes(streams, outbox):
-    """Take over the pipes that ipykernel has put in the place of the streams' descriptors.
+def take_over_pipes(streams, outbox):
+    """Take over the pipes that ipykernel has put in the place of descriptors 1 and 2.
 
-    Its own readers remove data from them before anybody can know of it; ours look first.
+    ipykernel's threads read them at any time. Ours must know that there is data before it is read, to keep the order.
     """
     global ioctl, FIONREAD
     if not all(getattr(stream, "_should_watch", False) and getattr(stream, "_fid", None) for stream in streams):
         return
     for stream in streams:
-        stream._should_watch = False  # also keeps `close` from waiting for a thread that is gone
+        stream._should_watch = False  # so `close` does not wait for the thread, which ends here
         write_fd(TARGETS[stream.name], b"\0")
         stream.watch_fd_thread.join(5)
         if stream.watch_fd_thread.is_alive():
@@ -774,14 +775,13 @@ def take_pipes(streams, outbox):
     for stream in streams:
         copy = getattr(stream, "_original_stdstream_copy", None)
         if copy is not None:
-            # What the process was started with goes: a forked child would hold it open when the kernel is dead, and
-            # the engine waits for that before it tells of the death. And who asked for its number writes where it
-            # belongs.
+            # Close what the process was started with: a forked child would keep it open, and the output of a dead
+            # kernel would have no end. Code that still uses the number of this descriptor writes to the pump.
             dup2(TARGETS[stream.name], copy, inheritable=False)
 
 
 def c_flush():
-    """Give a function that empties the C library's buffer of stdout."""
+    """Return a function that flushes the C library's buffer of stdout."""
     try:
         import ctypes
 

@@ -1,7 +1,7 @@
-"""Messages in strict JSON, whatever user code displays: part of the program of `hooks.py`, which see.
+"""Messages in strict JSON, whatever user code displays: part of the hooks, see `hooks.py`.
 
-jupyter_client's own packer warns the user of NaN in a bundle and sends the text 'nan' in its place, loses what an
-iterator gave to its first attempt, and fails on half of a surrogate pair, numpy's booleans, and keys that collide.
+jupyter_client's own packer warns the user about NaN in a bundle and sends the text 'nan' instead, loses the items of an
+iterator that its first attempt has read, and fails for half a surrogate pair, numpy's booleans, and colliding keys.
 """
 
 import datetime
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 
 def as_json(value):
-    """Give what JSON can carry in place of a value that is none of its own; raises TypeError as `json` does."""
+    """Return a JSON value for a value of another type. Raises TypeError as `json` does."""
     if isinstance(value, datetime.datetime):
         return (value if value.tzinfo else value.astimezone()).isoformat().replace("+00:00", "Z")
     if isinstance(value, datetime.date):
@@ -44,7 +44,7 @@ def pack_strictly(message):
 
 
 def strict(value, above):
-    """Give a copy that strict JSON can carry: null for NaN, infinities and numbers with too many digits."""
+    """Return a copy that is strict JSON: null for NaN, infinities and numbers with too many digits."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -72,7 +72,7 @@ def strict_key(key):
 
 
 def whole_characters(text):
-    """Give text with U+FFFD for halves of surrogate pairs, which no UTF-8 can carry."""
+    """Return text with U+FFFD for halves of surrogate pairs, which UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

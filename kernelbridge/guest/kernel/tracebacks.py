@@ -1,8 +1,8 @@
-"""Errors as text, whatever the exception does: part of the program of `hooks.py`, which see.
+"""Errors as text, whatever methods the exception has: part of the hooks, see `hooks.py`.
 
-An exception is the user's object: its `__str__` may raise, never return or give 100 MB, its class may lie about its
-name, its attributes may be properties. So it is asked as little as the interpreter asks it, and what is printed is a
-stand-in with the same name, text, notes, causes and stack, all of them bounded.
+An exception is an object of user code. Its `__str__` may raise, never return, or return 100 MB, its class may report
+another name, and its attributes may be properties. So no more of its methods are called than the interpreter calls. A
+stand-in is printed with the same name, text, notes, causes and stack, all of them bounded.
 """
 
 import asyncio
@@ -15,29 +15,33 @@ from traceback import TracebackException
 
 MESSAGE = 1 << 18  # characters of one exception's text
 WHOLE = 1 << 20  # characters of a traceback
-LINES = 1000  # of a traceback that are sent one by one; the last one has the rest
-FRAMES = 300  # of one exception, at each end
-EXCEPTIONS = 100  # of one traceback: causes, contexts, members of groups
-GROUP = 16  # members of a group, and groups in each other: one more than Python shows
+LINES = 1000  # lines of a traceback that are sent separately; the last element has the rest
+FRAMES = 300  # frames of one exception, at each end of its stack
+EXCEPTIONS = 100  # exceptions of one traceback: causes, contexts, members of groups
+GROUP = 16  # members of a group, and levels of groups: one more than Python shows
 COUNTED = 10_000  # members of a group that Python counts
-NOTES = 100
+NOTES = 100  # notes of one exception
 LINE = 10_000  # characters of a line of source
-PATIENCE = 1.5  # seconds that all texts of one exception may take
-COMMON = 1000  # Python's own recursion limit: the user may have set one at which no error can be shown
+TEXT_SECONDS = 1.5  # time limit of user code that is called for a text
+COMMON = 1000  # Python's default recursion limit; with a low one of user code no error can be shown
 INTERNAL = ("IPython", "ipykernel")  # frames of theirs are not shown above the user's
 
 
-def real(attribute, owner=BaseException):
-    """Give a function that reads an exception's own attribute, and no property of that name."""
+def own_attribute(attribute, owner=BaseException):
+    """Return a function that reads an attribute of the base class, even if a subclass has a property of that name."""
     return owner.__dict__[attribute].__get__
 
 
-cause_of, context_of = real("__cause__"), real("__context__")
-suppressed_by, traceback_of, args_of = real("__suppress_context__"), real("__traceback__"), real("args")
-names_of = [real(name, type) for name in ("__name__", "__qualname__", "__module__")]
+cause_of, context_of = own_attribute("__cause__"), own_attribute("__context__")
+suppressed_by, traceback_of, args_of = (
+    own_attribute("__suppress_context__"),
+    own_attribute("__traceback__"),
+    own_attribute("args"),
+)
+names_of = [own_attribute(name, type) for name in ("__name__", "__qualname__", "__module__")]
 
 
-# An interrupt of a task goes by these before it comes to whoever awaits that.
+# Frames of the event loop in the traceback of an interrupted task.
 LOOPS = (asyncio.events.Handle._run.__code__, asyncio.base_events.BaseEventLoop._run_once.__code__)
 
 
@@ -51,7 +55,7 @@ class Described:
 
 
 def described(value, tb, stack=True):
-    """Describe an exception; never raises an `Exception`."""
+    """Return the `Described` of an exception; `stack` says whether it shows its stack. Never raises an `Exception`."""
     cls = type(value)
     text = text_of(value)
     tb = tb if stack else None
@@ -61,39 +65,39 @@ def described(value, tb, stack=True):
         copy = copies.of(value, tb, text)
         shown = formatted(copy)
         if shown is None:
-            shown = formatted_unasked(copies, copy)
+            shown = formatted_simply(copies, copy)
         for mark, count in copies.marks.items():
             shown = shown.replace(mark, "  [%d more frames]\n" % count)
-    except Exception:
+    except Exception:  # the user's memory, recursion or objects may make anything fail
         shown = plainest(cls, text, tb)
     return Described(class_name(cls), sendable(text), parts_of(sendable(cut(shown, WHOLE)).rstrip("\n")))
 
 
 def parts_of(shown):
-    """Split into lines, but not into more than anybody reads: a message of many values costs all who take it."""
+    """Split into at most `LINES` lines and a rest: a message of very many values is slow to read."""
     return shown.split("\n", LINES)
 
 
 def formatted(copy):
-    """Format a stand-in as Python does; None if that fails or takes too long.
+    """Format a stand-in as Python does. Return None if that fails or takes too long.
 
-    For its suggestions Python calls `__dir__` and the like, and for lines of source `get_source` of a loader.
+    For suggestions Python calls `__dir__` and the like of user code, and for lines of source a loader's `get_source`.
     """
     try:
-        with patience():
+        with time_limit():
             return "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
     except BaseException:
         return None
 
 
-def formatted_unasked(copies, copy):
-    """Format a stand-in without suggestions, and without lines of source that a loader would have to give."""
+def formatted_simply(copies, copy):
+    """Format a stand-in without suggestions, and without lines of source that only a loader has."""
     for one in copies.made.values():
         for base, attributes in ATTRIBUTES.items():
             if isinstance(one, base):
                 for attribute in attributes:
                     setattr(one, attribute, None)
-    # Before the lines are read, but after `linecache` has been told of the loaders.
+    # This registers the loaders in `linecache`, but does not read the lines yet.
     shown = TracebackException(type(copy), copy, traceback_of(copy), lookup_lines=False)
     lazy = {name: entry for name, entry in linecache.cache.items() if len(entry) == 1}
     linecache.cache.update((name, (0, None, [], name)) for name in lazy)
@@ -108,12 +112,12 @@ def class_name(cls):
 
 
 def text_of(value):
-    """`str` of an exception, bounded, with the interpreter's words for one that fails."""
-    return cut(str(value), MESSAGE) if is_plain(value) else safely(str, value)
+    """Return the bounded `str` of an exception; if that fails, the interpreter's text for it."""
+    return cut(str(value), MESSAGE) if is_plain(value) else safe_text(str, value)
 
 
 def is_plain(value):
-    """Whether an exception has nothing of its own that could fail when somebody asks for its name and text."""
+    """Whether the name and the text of an exception need no code of the user."""
     cls = type(value)
     if getattr(builtins, names_of[0](cls), None) is not cls:
         return False
@@ -123,16 +127,16 @@ def is_plain(value):
     )
 
 
-def safely(function, value):
-    """Call `str` or `repr` for an object of the user's."""
+def safe_text(function, value, kind="exception"):
+    """Return the bounded `str` or `repr` of an object of user code."""
     if type(value) is str:
         return cut(function(value), MESSAGE)
     try:
-        with patience():
-            # An instance of a subclass of str would still be the user's.
+        with time_limit():
+            # The result may be an instance of the user's subclass of str.
             return cut(str.__str__(function(value)), MESSAGE)
-    except BaseException:
-        return "<exception %s() failed>" % function.__name__
+    except BaseException:  # user code may raise anything
+        return "<%s %s() failed>" % (kind, function.__name__)
 
 
 def cut(text, limit):
@@ -143,21 +147,21 @@ def cut(text, limit):
 
 
 @contextlib.contextmanager
-def patience():
-    """Let code of the user's that is called here end in time; this needs a signal, so only on the main thread."""
+def time_limit():
+    """Limit the time of user code that is called for a text. It needs a signal, so it works only on the main thread."""
     state = interrupts.state
-    if state is None or not state.here():
+    if state is None or not state.on_main_thread():
         yield
         return
-    state.hurry(PATIENCE)
+    state.start_time_limit(TEXT_SECONDS)
     try:
         yield
     finally:
-        state.hurried = None
+        state.limited_call = None
 
 
 @contextlib.contextmanager
-def room():
+def recursion_room():
     """Raise a recursion limit that is too low to show an error."""
     limit = sys.getrecursionlimit()
     if limit >= COMMON:
@@ -172,16 +176,16 @@ def room():
 
 
 class Copies:
-    """Makes stand-ins for an exception and all that it refers to."""
+    """Makes stand-ins for an exception and all exceptions that it refers to."""
 
     def __init__(self):
-        self.made = {}  # id: stand-in
-        self.order = []  # the exceptions, which keeps their ids theirs
-        self.marks = {}  # a line in the place of left out frames: their number
+        self.made = {}  # id of an exception: its stand-in
+        self.order = []  # the exceptions; their ids stay unique because this keeps them alive
+        self.marks = {}  # a line in the place of frames that are left out: their number
 
     def of(self, value, tb, text):
         self.make(value, tb, text)
-        for one in self.order:  # which grows meanwhile
+        for one in self.order:  # `linked` appends to it
             copy = self.made[id(one)]
             copy.__cause__, copy.__context__ = self.linked(cause_of(one)), self.linked(context_of(one))
             copy.__suppress_context__ = bool(suppressed_by(one))
@@ -193,7 +197,7 @@ class Copies:
         return type("...", (Exception,), {"__module__": "builtins"})("earlier exceptions are left out")
 
     def make(self, value, tb, text, depth=0):
-        """Make the stand-in of one exception and, as a group cannot be changed, of its members."""
+        """Return the stand-in of one exception; for a group it makes those of its members first."""
         if id(value) in self.made:
             return self.made[id(value)]
         self.order.append(value)
@@ -209,13 +213,13 @@ class Copies:
         return copy
 
     def frames(self, tb):
-        """Give a traceback without frames that are not the user's, and not with all of those of a deep recursion."""
+        """Return a traceback with only the frames of user code, and only part of a deep recursion."""
         entries = []
         while tb is not None:
             entries.append(tb)
             tb = tb.tb_next
         shown = [place for place, tb in enumerate(entries) if not is_internal(tb)]
-        if entries and not is_ours(entries[-1]):  # IPython itself has failed
+        if entries and not is_ours(entries[-1]):  # the error was raised in IPython
             shown += range(max(shown, default=-1) + 1, len(entries))
         entries = [entries[place] for place in shown if not is_ours(entries[place])]
         following = None
@@ -242,7 +246,7 @@ def members_of(value):
     group = group_class()
     if group is None or not issubclass(type(value), group):
         return ()
-    members = real("exceptions", group)(value)
+    members = own_attribute("exceptions", group)(value)
     return members if type(members) is tuple else tuple(members)
 
 
@@ -264,7 +268,7 @@ def is_internal(tb):
 
 
 def stand_in(value, text, members):
-    """Give an exception that prints as another one does."""
+    """Return a new exception that is printed like another one."""
     cls = type(value)
     name, qualname, module = (get(cls) for get in names_of)
     body = {"__str__": lambda self: text, "__qualname__": printable(qualname)}
@@ -274,9 +278,9 @@ def stand_in(value, text, members):
     else:
         base = next((base for base in ATTRIBUTES if issubclass(cls, base)), Exception)
         copy = type(printable(name), (base,), body)()
-        for attribute in ATTRIBUTES.get(base, ()):  # Python makes suggestions of them
-            with contextlib.suppress(Exception):  # an older one does not
-                found = real(attribute, base)(value)
+        for attribute in ATTRIBUTES.get(base, ()):  # Python uses them for suggestions
+            with contextlib.suppress(Exception):  # older versions have fewer attributes
+                found = own_attribute(attribute, base)(value)
                 if attribute == "obj" or type(found) is str:
                     setattr(copy, attribute, found)
         if base is SyntaxError:
@@ -300,7 +304,7 @@ def printable(name):
 
 
 def sendable(text):
-    """Replace halves of surrogate pairs, which JSON cannot carry."""
+    """Replace halves of surrogate pairs, which JSON cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -308,20 +312,20 @@ def notes_of(value):
     try:
         notes = getattr(value, "__notes__", None)
         if notes is None or type(notes) in (list, tuple):
-            return [safely(str, note) for note in (notes or ())[:NOTES]]
-        return [safely(repr, notes)]
-    except BaseException:
+            return [safe_text(str, note) for note in (notes or ())[:NOTES]]
+        return [safe_text(repr, notes)]
+    except BaseException:  # `__notes__` may be a property that raises anything
         return []
 
 
 def copy_place(value, copy):
-    """Copy what a SyntaxError says of its place."""
+    """Copy the location of a SyntaxError."""
     found = {}
     for name in ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset", "print_file_and_line"):
-        with contextlib.suppress(Exception):  # an older Python has not all of them
-            found[name] = real(name, SyntaxError)(value)
+        with contextlib.suppress(Exception):  # older versions have fewer attributes
+            found[name] = own_attribute(name, SyntaxError)(value)
     message = found.get("msg")
-    copy.msg = safely(str, message) if message is not None else None
+    copy.msg = safe_text(str, message) if message is not None else None
     filename = found.get("filename")
     copy.filename = filename if type(filename) in (str, CellName) else None
     for name in ("lineno", "end_lineno", "offset", "end_offset"):
@@ -338,7 +342,7 @@ def copy_place(value, copy):
 
 
 def plainest(cls, text, tb):
-    """Give a traceback where nothing else works."""
+    """Return a simple traceback, if everything else has failed."""
     lines = []
     while tb is not None:
         if not is_internal(tb):
@@ -353,11 +357,11 @@ def plainest(cls, text, tb):
 
 
 def install_tracebacks(kernel):
-    """Show errors as Python shows them, each once; in the reply, the one that has ended the cell."""
+    """Show errors as Python shows them, each once; the reply has the error that ended the cell."""
     shell = kernel.shell
     try:
         shell.colors = "nocolor"  # IPython 9
-    except Exception:
+    except Exception:  # IPython 8 has another name for it
         shell.colors = "NoColor"
     shell.InteractiveTB.set_mode(mode="Plain")
     for formatter in (shell.InteractiveTB, shell.SyntaxTB):
@@ -367,7 +371,7 @@ def install_tracebacks(kernel):
 
 
 def python_traceback(formatter):
-    """Give a replacement for IPython's formatting that prints as Python does, until `%xmode` asks for another."""
+    """Return a substitute of IPython's formatting that formats as Python does, unless `%xmode` selects another mode."""
     original = formatter.structured_traceback
 
     def structured_traceback(etype=None, evalue=None, etb=None, tb_offset=None, *args, **kwargs):
@@ -377,19 +381,19 @@ def python_traceback(formatter):
         if not plain:
             try:
                 return original(etype, evalue, etb, tb_offset, *args, **kwargs)
-            except Exception:  # it asks the exception for its text
+            except Exception:  # it calls methods of the exception, which may fail
                 pass
-        # Of a SyntaxError in the cell itself there is no stack.
+        # A SyntaxError of the cell itself has no stack.
         return described(evalue, None if isinstance(etb, list) else etb).lines
 
     return structured_traceback
 
 
 def show_plainly(kernel):
-    """Replace how IPython shows errors.
+    """Replace the way in which IPython shows errors.
 
-    It prints groups to stderr, its own frames included, tells those who exit what to type at its prompt, and asks
-    exceptions for their text where nobody expects that to fail.
+    IPython prints groups to stderr with its own frames, tells a user who calls `exit()` what to type at its prompt, and
+    calls methods of exceptions where it does not expect them to fail.
     """
     from IPython.core import interactiveshell
     from IPython.core.error import UsageError
@@ -398,9 +402,9 @@ def show_plainly(kernel):
     enders = {getattr(type(shell), name).__code__: depth for name, depth in ENDERS}
 
     def ends_cell(frame):
-        """Whether the caller shows what ends the cell itself: what fails in it besides is only output."""
+        """Whether the caller shows the error that ends the cell itself; other errors are only output."""
         state = interrupts.state
-        if state is None or not state.here() or state.phase is IDLE:
+        if state is None or not state.on_main_thread() or state.phase is IDLE:
             return False
         while frame.f_code.co_filename == ends_cell.__code__.co_filename:
             frame = frame.f_back
@@ -408,7 +412,7 @@ def show_plainly(kernel):
 
     def show(*args, **kwargs):
         limit = sys.getrecursionlimit()
-        if limit < COMMON:  # before anything else is called
+        if limit < COMMON:  # before any other call
             sys.setrecursionlimit(COMMON)
         try:
             show_with_room(ends_cell(sys._getframe(1)), *args, **kwargs)
@@ -428,45 +432,45 @@ def show_plainly(kernel):
         state = interrupts.state
         if state is not None and value is state.raised:
             if not final:
-                return  # it ends the cell yet: nobody but IPython has caught it
+                return  # only IPython has caught it, so it will end the cell
             state.raised = None
         if final and state.cancelled and issubclass(etype, asyncio.CancelledError):
-            # As `asyncio.run` has it: what was cancelled is only how the interrupt has ended it.
+            # As in `asyncio.run`, the cancellation was only the way in which the interrupt ended the task.
             etype, value, state.raised = KeyboardInterrupt, state.raised or KeyboardInterrupt(), None
             tb = traceback_of(value) or tb
         if etype is UsageError:
             shell.show_usage_error(value)
-            told = described(value, None, stack=False)
-            told.lines = []
-            endings.note(final, value, told)
+            description = described(value, None, stack=False)
+            description.lines = []
+            endings.note(final, value, description)
         elif shell.InteractiveTB.mode != "Plain":
             endings.final = final
             showtraceback(exc_tuple, filename, tb_offset, exception_only)
             endings.final = False
         else:
-            # Code that a magic runs is the cell's: a SyntaxError of that has no stack either.
-            in_cell = issubclass(etype, SyntaxError) and type(real("filename", SyntaxError)(value)) is CellName
+            # Code that a magic runs belongs to the cell: its SyntaxError has no stack either.
+            in_cell = issubclass(etype, SyntaxError) and type(own_attribute("filename", SyntaxError)(value)) is CellName
             stack = not in_cell and (running_compiled_code or not issubclass(etype, SyntaxError))
-            endings.send(kernel, final, value, rendered(value) or described(value, tb, stack))
+            endings.send(kernel, final, value, self_rendered(value) or described(value, tb, stack))
             if shell.call_pdb and not issubclass(etype, SyntaxError):
                 shell.debugger(force=True)
 
     def show_syntax_error(filename=None, running_compiled_code=False):
         _, value, tb = shell._get_exc_info()
-        with room():
-            told = described(value, tb, running_compiled_code)
-            endings.send(kernel, ends_cell(sys._getframe(1)), value, told)
+        with recursion_room():
+            description = described(value, tb, running_compiled_code)
+            endings.send(kernel, ends_cell(sys._getframe(1)), value, description)
 
     def show_lines(etype, value, stb):
-        told = described(value, None, stack=False)
-        told.lines = stb
-        endings.send(kernel, endings.final, value, told)
+        description = described(value, None, stack=False)
+        description.lines = stb
+        endings.send(kernel, endings.final, value, description)
 
     def for_storage(value, filename=None, running_compiled_code=False):
-        told = endings.told_of(value) or described(value, traceback_of(value))
-        return {"ename": told.name, "evalue": told.text, "traceback": told.lines}
+        description = endings.description_of(value) or described(value, traceback_of(value))
+        return {"ename": description.name, "evalue": description.text, "traceback": description.lines}
 
-    def warn_but_of_ends(message, category=None, stacklevel=1, **kwargs):
+    def warn_selectively(message, category=None, stacklevel=1, **kwargs):
         interrupted = interrupts.state is not None and interrupts.state.raised is not None
         if not str(message).startswith(("To exit: use ",) + (("Unknown failure ",) if interrupted else ())):
             warn(message, category, stacklevel + 1, **kwargs)
@@ -474,66 +478,67 @@ def show_plainly(kernel):
     shell.showtraceback, shell.showsyntaxerror, shell._showtraceback = show, show_syntax_error, show_lines
     if hasattr(shell, "_format_exception_for_storage"):
         shell._format_exception_for_storage = for_storage
-    interactiveshell.warn = warn_but_of_ends
+    interactiveshell.warn = warn_selectively
 
 
 ENDERS = (("run_cell_async", 0), ("run_ast_nodes", 1), ("run_code", 1))
-"""Which methods of IPython show what ends a cell, and how many cells then run."""
+"""Methods of IPython that show the error that ends a cell, with the number of nested cells at that time."""
 
 
-def rendered(value):
-    """What an exception says itself of how it is shown, as those of ipyparallel do; None if it says nothing of use."""
+def self_rendered(value):
+    """Return the `Described` of an exception that formats itself, as those of ipyparallel do; else None."""
     try:
         if not hasattr(type(value), "_render_traceback_"):
             return None
-        with patience():
+        with time_limit():
             lines = value._render_traceback_()
         if type(lines) is not list or not lines or any(type(line) is not str for line in lines):
             return None
-        told = described(value, None, stack=False)
-        told.lines = parts_of(cut("\n".join(lines), WHOLE))
-        return told
+        description = described(value, None, stack=False)
+        description.lines = parts_of(cut("\n".join(lines), WHOLE))
+        return description
     except (Exception, TooSlow):
         return None
 
 
 class Endings:
-    """What the newest cell has ended with, as far as errors are concerned."""
+    """The errors of the newest cell."""
 
     def __init__(self):
-        self.final = False  # whether what is shown next ends the cell
+        self.final = False  # whether the error that is shown next ends the cell
         self.begin()
 
     def begin(self):
-        self.told = None, None  # the exception that has ended it, and its description
-        self.last = None, None  # of what was shown last
-        self.value = None  # what IPython says that has ended it
+        self.shown = None, None  # the exception that has ended it, and its description
+        self.last = None, None  # the same of the error that was shown last
+        self.value = None  # the exception that has ended it according to IPython
 
-    def told_of(self, value):
-        return next((told for seen, told in (self.told, self.last) if seen is value), None)
+    def description_of(self, value):
+        return next((description for seen, description in (self.shown, self.last) if seen is value), None)
 
-    def note(self, final, value, told):
-        self.last = value, told
+    def note(self, final, value, description):
+        self.last = value, description
         if final:
-            self.told = value, told
+            self.shown = value, description
 
-    def send(self, kernel, final, value, told):
+    def send(self, kernel, final, value, description):
+        """Publish an error; `final` says whether it ends the cell."""
         shell, state = kernel.shell, interrupts.state
         hook = shell.displayhook
         if getattr(hook, "msg", None) is not None and hasattr(shell, "_last_traceback_during_displayhook"):
-            # It fails the cell, though that goes on.
+            # It makes the cell fail, but the cell continues.
             shell._last_traceback_during_displayhook = True
-            final = final or (state is not None and state.here() and state.depth == 1)
-        self.note(final, value, told)
-        content = {"traceback": told.lines, "ename": told.name, "evalue": told.text}
+            final = final or (state is not None and state.on_main_thread() and state.depth == 1)
+        self.note(final, value, description)
+        content = {"traceback": description.lines, "ename": description.name, "evalue": description.text}
         if final:
             content["kernelbridge_final"] = True
         if final or state is None:
-            shell._last_traceback = told.lines
+            shell._last_traceback = description.lines
         for name in ("stdout", "stderr"):
             try:
                 getattr(sys, name).flush()
-            except Exception:  # it is the user's, or none
+            except Exception:  # it may be an object of the user, or None
                 pass
         topic = hook.topic.replace(b"execute_result", b"error") if hook.topic else None
         hook.session.send(hook.pub_socket, "error", content, hook.parent_header, ident=topic)
@@ -543,15 +548,19 @@ endings = Endings()
 
 
 def answer_plainly(kernel):
-    """Let the reply tell what has ended the cell, and let there be one whatever fails."""
+    """Put the error that ended the cell into the reply, and reply whatever fails."""
     do_execute, shell = kernel.do_execute, kernel.shell
     trigger = shell.events.trigger
 
     def trigger_and_replace(event, *args, **kwargs):
         trigger(event, *args, **kwargs)
         state = interrupts.state
-        if event == ("post_execute" if state.silent else "post_run_cell") and state.here() and not state.depth:
-            # Behind all who look at the result; the kernel asks it for names and texts next.
+        if (
+            event == ("post_execute" if state.silent else "post_run_cell")
+            and state.on_main_thread()
+            and not state.depth
+        ):
+            # After all event callbacks; next, the kernel takes name and text of the error from the result.
             for name in ("error_in_exec", "error_before_exec"):
                 value = getattr(state.result, name, None)
                 if value is not None:
@@ -561,30 +570,30 @@ def answer_plainly(kernel):
 
     async def answer(*args, **kwargs):
         state = interrupts.state
-        if not state.here():
+        if not state.on_main_thread():
             return await do_execute(*args, **kwargs)
         endings.begin()
         state.silent, state.result = bool(kwargs.get("silent")), None
         shell._last_traceback = None
-        if hasattr(shell, "_last_traceback_during_displayhook"):  # of an earlier cell, if this one awaits
+        if hasattr(shell, "_last_traceback_during_displayhook"):  # it may still be that of an earlier cell
             shell._last_traceback_during_displayhook = False
         try:
             reply = await do_execute(*args, **kwargs)
-        except Exception as exc:
+        except Exception as exc:  # a bug of IPython, or of code that the user has registered there
             endings.value = exc
             reply = {"status": "error", "user_expressions": {}, "payload": shell.payload_manager.read_payload()}
             reply["execution_count"] = shell.execution_count - 1
             shell.payload_manager.clear_payload()
-        if state.was_swallowed():  # by what IPython calls at the end of a cell
+        if state.was_swallowed():  # by a callback that IPython calls at the end of a cell
             endings.value, state.raised = state.raised, None
             reply["status"] = "error"
         if reply["status"] == "error":
-            told = endings.told[1]
-            if told is None:  # it has not been shown, or it is one of a display
+            description = endings.shown[1]
+            if description is None:  # the error has not been shown, or it is that of a display
                 value = endings.value
-                told = endings.last[1] if value is None else described(value, traceback_of(value))
-            if told is not None:
-                reply.update({"ename": told.name, "evalue": told.text, "traceback": told.lines})
+                description = endings.last[1] if value is None else described(value, traceback_of(value))
+            if description is not None:
+                reply.update({"ename": description.name, "evalue": description.text, "traceback": description.lines})
         state.result = None
         return reply
 

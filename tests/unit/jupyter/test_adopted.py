@@ -203,10 +203,10 @@ async def test_one_that_has_died_says_how(change: NewChange) -> None:
 async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) -> None:
     case = await change()
     await case.notebook.run(
-        "recollection = get_ipython().kernel.iopub_thread._really_send.__globals__['recollection']\n"
+        "recorder = get_ipython().kernel.iopub_thread._really_send.__globals__['recorder']\n"
         "def full(): raise MemoryError\nprint('x')"
     )
-    await case.leave(f"print('before', flush=True)\nrecollection.kept.written = full\n{until(case.root / 'go')}")
+    await case.leave(f"print('before', flush=True)\nrecorder.newest.with_messages = full\n{until(case.root / 'go')}")
     done = case.take_over()
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)

@@ -228,7 +228,7 @@ async def completion(disturbed: Disturbed) -> None:
     assert "Known" in reply.matches
 
 
-async def recollection(disturbed: Disturbed) -> None:
+async def recall_reply(disturbed: Disturbed) -> None:
     await disturbed.output("say('kept', file=sys.__stdout__)")
     reply = await disturbed.notebook.kernel._requests.ask("control", recall.REQUEST, {})
     assert reply is not None
@@ -252,7 +252,7 @@ async def forks(disturbed: Disturbed) -> None:
 
 HOOKS = (
     *(streams, displays, errors, usage_errors, sources, threads, uncaught, figures, question, refused_question),
-    *(pager, commands, interrupts, completion, recollection, forks),
+    *(pager, commands, interrupts, completion, recall_reply, forks),
 )
 
 

@@ -73,7 +73,7 @@ def test_nonsense_is_refused(content: object) -> None:
         recall.read(reply(content))
 
 
-Kept: Any = guest.Kept
+CellRecord: Any = guest.CellRecord
 """It has no types: it runs in the kernel."""
 
 
@@ -91,25 +91,25 @@ def published(msg_type: str, content: bytes, header: bytes = b"") -> list[bytes]
 
 
 def test_output_that_the_kernel_has_no_room_for_is_counted() -> None:
-    kept = Kept("cell")
+    kept = CellRecord("cell")
     kept.messages = FullMemory()
     kept.add(published("stream", b'{"text":"abc"}'), 3)
     kept.add(published("display_data", b"12345"), None)
     kept.add(published("status", b"{}"), None)
-    assert (kept.written()["left_out"], kept.written()["messages"], kept.size) == (8, [], 0)
+    assert (kept.with_messages()["left_out"], kept.with_messages()["messages"], kept.size) == (8, [], 0)
 
 
 def test_what_cannot_be_told_is_counted_and_the_rest_is_told() -> None:
-    kept = Kept("cell")
+    kept = CellRecord("cell")
     kept.add(published("stream", b'{"text":"abc"}'), 3)
     kept.add(published("stream", b'{"text":"defg"}', header=b"{"), 4)
     kept.add(published("", b"12345", header=b"\xff"), None)
-    told = recall.read(reply(kept.written()))
+    told = recall.read(reply(kept.with_messages()))
     assert ([content for *_, content in told.messages], told.left_out) == (['{"text":"abc"}'], 9)
 
 
 def test_what_is_forgotten_is_counted_whatever_it_is() -> None:
-    kept = Kept("cell")
+    kept = CellRecord("cell")
     kept.add(published("display_data", b"12345", header=b"{"), None)
     for _ in range(2):
         kept.add(published("stream", b" " * guest.KEPT), 7)
