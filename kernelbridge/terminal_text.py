@@ -1,16 +1,16 @@
-r"""What a terminal would have shown, as plain text.
+r"""The text that a terminal would have shown, as plain text (pure).
 
-Programs write for a terminal: colours, progress bars that overwrite their lines, text
-taken back. A client of the documented protocol gets text, so this draws the output on a
-screen and reads it back: `Screen` as it comes, in pieces of any size, `drawn` a whole text. Pure.
+Programs write for a terminal: colours, progress bars that overwrite their lines, text that is erased again. A client of
+the documented protocol gets text. So the output is drawn on a screen, and the screen is read: by `Screen` as the output
+arrives, in pieces of any size, and by `drawn` for a whole text.
 
 Understood: `\n`, `\r`, `\b`, tabs; CSI `A` to `H`, `a`, `d`, `e`, `f`, `` ` `` and ESC `D`, `E`, `M` (moves); CSI `J`,
-`K`, `X` (erase), `@`, `P` (insert and delete characters); CSI `s`, `u` and ESC `7`, `8` (the cursor is kept and put
-back). Every other control sequence and control character is invisible and goes. The screen is `HEIGHT` lines
-high and `WIDTH` columns wide where a program asks for its edge; lines are as long as they are written, and do not wrap.
+`K`, `X` (erase), `@`, `P` (insert and delete characters); CSI `s`, `u` and ESC `7`, `8` (save and restore the cursor).
+All other control sequences and control characters are removed. For programs that move to an edge, the screen has
+`HEIGHT` lines and `WIDTH` columns; lines are as long as they are written, and do not wrap.
 
-Each character costs a bounded amount of work, whatever was written before it, and `Screen.draw` yields after a few
-thousand of them at most: whoever has others to serve lays the work down there (`aio/turns.py`).
+Each character costs a bounded amount of work, whatever was written before it. Generators yield after a few thousand
+characters at most, so that the caller can do other work in between (`aio/turns.py`).
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from itertools import islice
 HEIGHT = 24
 WIDTH = 80
 REACH = 64
-"""Lines that the cursor can go back up, at the least; older ones are final, as in a terminal's scrollback."""
+"""Lines that the cursor can move up, at least; older ones are final, as in a terminal's scrollback."""
 COLUMNS = 256
-"""A column that a program names is taken as it is up to here; beyond that it means the screen's edge.
+"""Largest column that a program can move to; a larger number means the right edge of the screen.
 
-Also the bound of what erasing, inserting and deleting characters costs.
+Also the bound for the cost of erasing, inserting and deleting characters.
 """
 CELLS = 1 << 18
-"""Characters that the cursor can reach. Of more, the oldest are final: within a line, too, when that is so long."""
+"""Characters that the cursor can reach. Of more, the oldest are final, also within a line that is so long."""
 
-_PLAIN = 1 << 16  # characters without control characters that are looked through at once
-_PIECE = 1 << 11  # characters that are drawn before `draw` yields: a millisecond or two, whatever they are
-_JOINED = 1 << 14  # characters of rows that are handed on at once, or one row
-_STRIPPED = 1 << 13  # characters from which sequences are taken at once
-_HELD = 1 << 12  # characters of an escape sequence whose end has not come; a longer one is left out as it comes
-_TAB = 8
-_MARKS = 32  # characters of one cell: a letter and the marks that combine with it
+_PLAIN = 1 << 16  # characters that are searched for control characters at once
+_PIECE = 1 << 11  # characters that are drawn before `draw` yields: one or two milliseconds, whatever they are
+_JOINED = 1 << 14  # characters of rows that are passed on at once, or one row
+_STRIPPED = 1 << 13  # characters from which sequences are removed at once
+_HELD = 1 << 12  # characters that are kept of an unfinished escape sequence; a longer one is dropped as it arrives
+_TAB = 8  # columns between tab stops
+_MARKS = 32  # characters of one cell: a letter and its combining marks
 _WIDE = frozenset("WF")
 _NO_WIDTH = frozenset({"Mn", "Me", "Cf"})
 
@@ -51,7 +51,7 @@ _ESCAPE = (
     r"|\x1b[ -/]+[0-~]?"  # character sets and the like
     r"|\x1b[0-Z\\^-~]?"  # a single function
 )
-# Each alternative consumes disjoint text and none can fail late, so that no input makes the scan go back.
+# The alternatives match different texts and none can fail late, so no input causes backtracking.
 _ANY_ESCAPE = re.compile(_ESCAPE)
 _MOVE = r"(?:\x1b\[|\x9b)(?P<first>[0-9]{0,9})(?:;(?P<second>[0-9]{0,9}))?[0-9;]*(?P<final>[@-HJKPXadefsu`])"
 _FUNCTION = r"\x1b(?P<function>[78DEM])"
@@ -59,8 +59,8 @@ _INVISIBLE = re.compile(rf"(?!(?:\x1b\[|\x9b)[0-9;]*[@-HJKPXadefsu`]|\x1b[78DEM]
 _UNFINISHED = re.compile(rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|{_STRING}[^\x07\x18\x1a\x1b\n]*\x1b?|\x1b[ -/]*)\Z")
 _CSI_REST = re.compile(r"[0-?]*[ -/]*")
 _STRING_REST = re.compile(r"[^\x07\x18\x1a\x1b\n]*")
-_ERASED_NOTHING = re.compile(r"\x1b\[0?[JK]")  # at the end of the text, as `grep --color` has it everywhere
-# Of one column each: Latin, Greek, Cyrillic, and what progress bars are made of. All else is looked at one by one.
+_ERASED_NOTHING = re.compile(r"\x1b\[0?[JK]")  # at the end of the text, where `grep --color` writes it often
+# Characters of one column: Latin, Greek, Cyrillic, and those of progress bars. All others are checked one by one.
 _SIMPLE = re.compile(
     r"[\x20-\x7e\xa1-\xac\xae-\u02ff\u0370-\u0482\u048a-\u052f\u2010-\u2027\u2190-\u22ff\u2500-\u25fc\u2800-\u28ff]*"
 )
@@ -70,14 +70,14 @@ _TOKEN = re.compile(rf"(?P<text>[^\x00-\x1f\x7f-\x9f]+)|(?P<control>\n+|\r+|\x08
 
 
 class TerminalDecoder:
-    r"""Bytes of a terminal, in pieces of any size, as text: no character is split, lines end with `\n` alone."""
+    r"""Decodes the bytes of a terminal, in pieces of any size; line ends become `\n`."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._return = ""
 
     def decode(self, data: bytes, *, final: bool = False) -> str:
-        """Give the text of the next piece; what may be half a character, or half a line's end, waits for the next."""
+        """Return the text of the next piece; an unfinished character or line end is kept for the next call."""
         text = self._return + self._decoder.decode(data, final)
         self._return = ""
         if "\r" in text:
@@ -88,24 +88,24 @@ class TerminalDecoder:
 
 
 def strip_ansi(text: str) -> str:
-    """Remove the escape sequences and nothing else."""
+    """Return `text` without its escape sequences."""
     if "\x1b" not in text and "\x9b" not in text:
         return text
     return _ANY_ESCAPE.sub("", text)
 
 
 def stripped(text: str) -> Iterator[str]:
-    """Give the parts of `text` without its escape sequences: `strip_ansi` for text of any length, to be laid down."""
+    """Yield the parts of `text` without its escape sequences: `strip_ansi` for text of any length."""
     if "\x1b" not in text and "\x9b" not in text:
         yield text
         return
     sequences = _Sequences(_ANY_ESCAPE)
     for start in range(0, len(text), _STRIPPED):
-        yield sequences.take(text[start : start + _STRIPPED])
+        yield sequences.remove(text[start : start + _STRIPPED])
 
 
 def drawn(text: str) -> Iterator[str]:
-    """Draw `text`; gives its final parts as they are drawn, some of them empty, so that it can be laid down there."""
+    """Yield the parts of the text that a terminal would show for `text`; some of them are empty."""
     if not has_control(text):
         yield text
         return
@@ -119,50 +119,51 @@ def drawn(text: str) -> Iterator[str]:
 
 
 def has_control(text: str) -> bool:
-    r"""Whether a terminal would not show the text as it is: it has control characters other than `\n` and tab."""
+    r"""Return whether a text has control characters other than `\n` and tab."""
     if text.isascii():  # several times faster than the expression, and the usual case
         return len(text.encode().translate(None, _CONTROL_BYTES)) != len(text)
     return _CONTROL.search(text) is not None
 
 
 class _Sequences:
-    """Leaves escape sequences out of text that comes in pieces."""
+    """Removes escape sequences from text that arrives in pieces."""
 
-    def __init__(self, left_out: re.Pattern[str]) -> None:
-        """`left_out` are those that go; the others stay."""
-        self._left_out = left_out
+    def __init__(self, removed: re.Pattern[str]) -> None:
+        """Remove the sequences that match `removed`, and keep the others."""
+        self._removed = removed
         self._held = ""
-        """The beginning of one whose end has not come."""
+        """The beginning of a sequence whose end has not arrived."""
         self._rest: re.Pattern[str] | None = None
-        """What the rest of one consists of that is too long to be held."""
+        """Matches the rest of a sequence that is too long to be held."""
 
     @property
     def inside(self) -> bool:
-        """Whether the next piece may begin inside of one."""
+        """Whether the next piece may begin inside a sequence."""
         return bool(self._held) or self._rest is not None
 
-    def take(self, text: str) -> str:
-        """Give what there is now of the text without them."""
+    def remove(self, text: str) -> str:
+        """Return the next piece of text without sequences; an unfinished one is held for the next call."""
         if self._held:
             text, self._held = self._held + text, ""
         if self._rest is not None:
             text = self._skip(text, self._rest)
         if "\x1b" not in text and "\x9b" not in text:
             return text
-        # Only the last one can be unfinished, or one whose end begins with an escape at the end of the text.
+        # Only the last sequence can be unfinished, or one whose terminator begins at the end of the text.
         if (unfinished := _UNFINISHED.search(text, max(0, text.rfind("\x1b", 0, -1)))) is not None:
             text, self._held = text[: unfinished.start()], unfinished[0]
             if len(self._held) > _HELD:
-                self._give_up()
-        return self._left_out.sub("", text)
+                self._drop_held()
+        return self._removed.sub("", text)
 
-    def _give_up(self) -> None:
+    def _drop_held(self) -> None:
+        """Drop a sequence that is too long, and skip its rest when that arrives."""
         string = self._held[0] == "\x1b" and self._held[1] in "]PX^_"
         self._rest = _STRING_REST if string else _CSI_REST
         self._held = "\x1b" if string and self._held.endswith("\x1b") else ""
 
     def _skip(self, text: str, rest: re.Pattern[str]) -> str:
-        """Give what is behind the rest of a long one."""
+        """Return the text after the rest of a long sequence."""
         end = 0 if (found := rest.match(text)) is None else found.end()
         if end == len(text):
             return ""
@@ -178,14 +179,15 @@ class _Sequences:
 
 
 _Row = str | list[str]
-"""A line: a text while it is only read, its cells once it is written to. A cell is a character, with the marks that
-combine with it; it is empty where the one before it, a tab or a wide character, takes its place."""
+"""A line: a text until it is written to, then a list of cells. A cell is a character with its combining marks. It is
+empty if the tab or wide character before it extends over it."""
 
 
 class Screen:
-    """Draws text as it comes, and hands on what the cursor has left behind.
+    """Draws text as it arrives, and passes on the lines that the cursor cannot reach any more.
 
-    `settled` takes the text that is final, in order. What `feed` takes is drawn by `draw`, `finish` or `fresh_line`.
+    `settled` is called with the final text, in order. Text is added with `feed` and drawn with `draw`, `finish` or
+    `fresh_line`.
     """
 
     def __init__(self, settled: Callable[[str], None]) -> None:
@@ -197,33 +199,34 @@ class Screen:
         self._waiting: deque[str] = deque()
         self._waiting_at = 0
         self._block = ""
-        """What is being drawn, the first part of what waits, and how far that has come."""
+        """The text that is being drawn, which was the first that waited; and where to continue in it."""
         self._block_at = 0
         self._sequences = _Sequences(_INVISIBLE)
         self._return = ""
-        """A carriage return that may be the beginning of a line's end."""
+        """A carriage return that may be the first half of a line end."""
         self._plain: list[str] = []
-        """What is on the screen while nothing but text has come: the cursor is at its end."""
+        """The screen as long as only plain text has arrived: the cursor is at its end."""
         self._plain_length = 0
         self._rows: list[_Row] | None = None
-        """What is on the screen once something else has come; `_plain` is empty then."""
+        """The screen after something else has arrived; then `_plain` is empty."""
         self._top = 0
-        """The row that is the screen's first line; those above it can be seen in a larger terminal."""
+        """The row that is the screen's first line; a larger terminal would show those above it, too."""
         self._at = 0
         self._col = 0
-        """Where the cursor is: maybe below the last row, or behind its row's end."""
-        self._kept = (0, 0)
+        """Row and column of the cursor, which may be below the last row or after the end of its row."""
+        self._saved_cursor = (0, 0)
         self._written = 0
-        """The number of cells, at most."""
+        """An upper bound of the number of cells."""
         self._fresh = True
+        """Whether the final text ends with a line end, or is empty."""
 
     # -- what a program writes ----------------------------------------------------
 
     def feed(self, text: str, *, plain: bool = False) -> None:
-        """Take what a program wrote; `plain` says that it is known to have no control characters."""
+        """Add text that a program wrote; `plain` says that it has no control characters."""
         if not text:
             return
-        # Text alone, the usual case, is done with at once.
+        # Plain text, the usual case, is added at once.
         if self._at_end and len(text) <= CELLS and (plain or not has_control(text)):
             self._add_plain(text)
         else:
@@ -231,21 +234,21 @@ class Screen:
 
     @property
     def _at_end(self) -> bool:
-        """Whether nothing but text has come, and all of it is drawn."""
-        return self._rows is None and not (self.behind or self._inside)
+        """Whether only plain text has arrived, and all of it is drawn."""
+        return self._rows is None and not (self.undrawn or self._inside)
 
     @property
     def _inside(self) -> bool:
         return bool(self._return) or self._sequences.inside
 
     @property
-    def behind(self) -> bool:
-        """Whether something was fed that is not drawn yet."""
+    def undrawn(self) -> bool:
+        """Whether text was added that is not drawn yet."""
         return bool(self._waiting or self._block)
 
     def draw(self) -> Iterator[None]:
-        """Draw what was fed; yields often, and may be given up there for another `draw`."""
-        while self.behind:
+        """Draw the added text; yields often. It can be abandoned: another `draw` then continues."""
+        while self.undrawn:
             if self._block:
                 start, self._block_at = self._block_at, self._block_at + _PIECE
                 piece = self._block[start : self._block_at]
@@ -262,17 +265,17 @@ class Screen:
             yield
 
     def finish(self) -> None:
-        """Draw what was fed and hand on all that there is. The cursor is on an empty screen then."""
+        """Draw the added text and pass the whole screen on. Afterwards the screen is empty."""
         for _ in self.finishing():
             pass
 
     def finishing(self) -> Iterator[None]:
-        """Do what `finish` does; yields often, and may be given up there for `finish`."""
+        """Do what `finish` does; yields often. It can be abandoned: `finish` then does the rest."""
         yield from self.draw()
         while self._rows is not None and (first := self._first_rows(_JOINED)):
             self._settle_rows(first)
             yield
-            yield from self.draw()  # what was fed meanwhile
+            yield from self.draw()  # text that was added meanwhile
         text = "".join(self._plain) if self._rows is None else "\n".join(map(_text, self._rows))
         fresh = self._fresh
         self.clear()
@@ -280,13 +283,13 @@ class Screen:
         self._settle(text)
 
     def fresh_line(self) -> None:
-        """Hand on all that there is and end the line if something is on it."""
+        """Pass the whole screen on, and end the last line unless it is empty."""
         self.finish()
         if not self._fresh:
             self._settle("\n")
 
     def pending(self) -> str:
-        """Give what was not handed on, where nothing but text has come."""
+        """Return the text that was not passed on, if only plain text has arrived."""
         return "".join(self._plain)
 
     def _settle(self, text: str) -> None:
@@ -303,7 +306,7 @@ class Screen:
         self._waiting_at = 0
         return text[start:]
 
-    # -- text alone ---------------------------------------------------------------
+    # -- plain text ---------------------------------------------------------------
 
     def _add_plain(self, text: str) -> None:
         self._plain.append(text)
@@ -316,7 +319,10 @@ class Screen:
             self._settle(text[:cut])
 
     def _turn_plain(self, text: str) -> bool:
-        """See that text alone can be added; False where the cursor is elsewhere, or that would cost too much."""
+        """Make the screen plain text, so that `text` can be added.
+
+        Return False if the cursor is not at the end, or if that would cost too much.
+        """
         rows = self._rows
         if rows is None:
             return True
@@ -330,7 +336,7 @@ class Screen:
         return True
 
     def _lines(self) -> list[_Row]:
-        """Give the rows; text alone becomes rows."""
+        """Return the rows of the screen; plain text becomes rows."""
         if self._rows is None:
             text = "".join(self._plain)
             self._plain.clear()
@@ -338,7 +344,7 @@ class Screen:
             self._at = len(self._rows) - 1
             self._rows[-1] = last = _cells(text[text.rfind("\n") + 1 :])
             self._col = len(last)
-            self._top, self._kept = 0, (0, 0)
+            self._top, self._saved_cursor = 0, (0, 0)
             self._written = self._plain_length
             self._plain_length = 0
             self._scroll()
@@ -347,7 +353,7 @@ class Screen:
     # -- everything else -------------------------------------------------------------
 
     def _draw_piece(self, text: str) -> None:
-        text = self._return + self._sequences.take(text)
+        text = self._return + self._sequences.remove(text)
         self._return = ""
         if text.endswith("\r"):
             text, self._return = text[:-1], "\r"
@@ -407,9 +413,9 @@ class Screen:
     def _function(self, name: str) -> None:
         match name:
             case "7":
-                self._kept = self._at, self._col
+                self._saved_cursor = self._at, self._col
             case "8":
-                self._put(*self._kept)
+                self._put(*self._saved_cursor)
             case "M":
                 self._put(self._at - 1, self._col)
             case _:
@@ -441,7 +447,7 @@ class Screen:
     # -- the cursor -------------------------------------------------------------------
 
     def _put(self, at: int, col: int) -> None:
-        """Put the cursor on a line that it can reach, and not farther along than it may be there."""
+        """Move the cursor to a row and column, as far as it can reach them."""
         rows = self._lines()
         self._at = max(0, len(rows) - REACH, min(at, max(len(rows), self._top + HEIGHT) - 1))
         self._col = min(col, max(COLUMNS, len(rows[self._at]) if self._at < len(rows) else 0))
@@ -457,7 +463,7 @@ class Screen:
         self._scroll()
 
     def _row(self) -> list[str]:
-        """Give the cells of the cursor's line."""
+        """Return the cells of the cursor's line."""
         rows = self._until(self._at)
         row = rows[self._at]
         if isinstance(row, str):
@@ -473,7 +479,7 @@ class Screen:
     def _scroll(self) -> None:
         rows = self._lines()
         self._top = max(self._top, len(rows) - HEIGHT)
-        # Many at a time, because to take a list's first element moves all others.
+        # Many at a time, because removing the first element of a list moves all others.
         if len(rows) >= 2 * REACH:
             self._settle_rows(len(rows) - REACH)
 
@@ -483,10 +489,10 @@ class Screen:
         del rows[:number]
         self._at -= number
         self._top = max(0, self._top - number)
-        self._kept = max(0, self._kept[0] - number), self._kept[1]
+        self._saved_cursor = max(0, self._saved_cursor[0] - number), self._saved_cursor[1]
 
     def _first_rows(self, cells: int) -> int:
-        """Count the first rows, of all but the last, that have as many cells together, or all but the last."""
+        """Return how many of the first rows together have `cells` cells; never the last row."""
         rows = self._lines()
         first = 0
         while cells > 0 and first < len(rows) - 1:
@@ -501,18 +507,18 @@ class Screen:
             self._settle_rows(first)
             total = sum(map(len, rows))
         if total > CELLS // 2 and self._at == 0 and self._col == len(rows[0]):
-            # One long line: its beginning is final, although `\r` could go back to it.
+            # One long line: its beginning is final, although `\r` could return to it.
             total -= len(rows[0])
             self._settle(_text(rows[0]))
             rows[0] = []
             self._col = 0
         if total > CELLS:
-            # Too much at the cursor and below: wherever it is, all of that is final, or nothing would ever be.
+            # Too much at the cursor and below: all of it is final, because otherwise nothing would ever be.
             end = "" if self._at == len(rows) - 1 else "\n"
             self._settle("\n".join(map(_text, rows)) + end)
             rows[:] = [""]
             self._top = self._at = self._col = total = 0
-            self._kept = (0, 0)
+            self._saved_cursor = (0, 0)
         self._written = total
 
     # -- erasing ----------------------------------------------------------------------
@@ -567,7 +573,7 @@ def _columns(row: _Row) -> int:
 
 
 def _cells(text: str, row: list[str] | None = None, col: int = 0) -> list[str]:
-    """Give the cells of a text that begins at column `col` of `row`, where its first marks belong to."""
+    """Return the cells of a text. It begins at column `col` of `row`, whose last cell gets its first marks."""
     if (text.isascii() and "\t" not in text) or _SIMPLE.fullmatch(text) is not None:
         return list(text)
     cells: list[str] = []
@@ -586,7 +592,7 @@ def _cells(text: str, row: list[str] | None = None, col: int = 0) -> list[str]:
 
 
 def _add_mark(row: list[str] | None, cells: list[str], col: int, char: str) -> bool:
-    """Add a character without a width to the one before it; False if there is none."""
+    """Add a character without width to the one before it. Return False if there is none."""
     if not cells:
         if row is None or not 0 < col <= len(row):
             return False
@@ -601,7 +607,7 @@ def _add_mark(row: list[str] | None, cells: list[str], col: int, char: str) -> b
 
 
 def _separate(row: list[str], col: int) -> None:
-    """See that no character lies on both sides of a column: one that does is blank."""
+    """Replace a wide character or tab that extends over a column by spaces."""
     if col >= len(row) or row[col]:
         return
     start = end = col
@@ -613,7 +619,7 @@ def _separate(row: list[str], col: int) -> None:
 
 
 def _final(text: str) -> int:
-    """Give where the lines begin that the cursor can still reach."""
+    """Return the start of the lines that the cursor can still reach."""
     at = len(text)
     for _ in range(REACH):
         at = text.rfind("\n", 0, at)

@@ -78,7 +78,7 @@ def test_text_is_what_a_terminal_shows(raw: str, shown: str) -> None:
     assert render(raw) == shown
 
 
-def test_lines_above_the_screen_are_final_and_all_there() -> None:
+def test_lines_above_the_screen_are_final_and_complete() -> None:
     lines = [f"line {n}\r\x1b[K{n}" for n in range(1000)]
     assert render("\n".join(lines)) == "\n".join(str(n) for n in range(1000))
 
@@ -96,7 +96,7 @@ def test_the_cursor_does_not_leave_the_top() -> None:
     assert render("a\nb\x1b[99A\rX") == "X\nb"
 
 
-def test_stripping_leaves_all_but_the_escapes() -> None:
+def test_stripping_removes_only_the_escapes() -> None:
     assert strip_ansi("\x1b[0;31mError\x1b[0m\rx\b\tend\n") == "Error\rx\b\tend\n"
     assert strip_ansi("nothing\r\n") == "nothing\r\n"
 
@@ -131,7 +131,7 @@ def test_any_input_gives_no_control_characters(pieces: list[str]) -> None:
 
 
 @given(_PIECES, st.lists(st.integers(1, 4)))
-def test_how_the_text_is_cut_makes_no_difference(pieces: list[str], sizes: list[int]) -> None:
+def test_pieces_of_any_size_give_the_same_text(pieces: list[str], sizes: list[int]) -> None:
     raw = "".join(pieces)
     parts: list[str] = []
     screen, rest = Screen(parts.append), raw
@@ -159,19 +159,19 @@ _ON_A_SCREEN = st.lists(
 
 
 @given(_ON_A_SCREEN)
-def test_what_fits_a_screen_is_shown_as_a_terminal_emulator_shows_it(pieces: list[str]) -> None:
+def test_text_that_fits_a_screen_is_shown_as_by_a_terminal_emulator(pieces: list[str]) -> None:
     emulator = pyte.Screen(WIDTH, HEIGHT)
     stream = pyte.Stream(emulator)
     kept = []
     for piece in pieces:
         known = {"\x1b[s": "\x1b7", "\x1b[u": "\x1b8", "\n": "\r\n", "\x1bE": "\r\x1bD"}.get(piece, piece)
-        if known in {"\x1b7", "\x1b8"}:  # a stack there, and one place on terminals
+        if known in {"\x1b7", "\x1b8"}:  # a stack in pyte, a single place in terminals
             emulator.savepoints[:-1] = []
             if known == "\x1b8":
                 emulator.savepoints += deepcopy(emulator.savepoints)
         before = emulator.cursor.y
         stream.feed(known)
-        # What reaches the right edge wraps, and what goes on below the last line scrolls.
+        # Text at the right edge wraps, and text below the last line scrolls.
         if emulator.cursor.x > WIDTH - 8 or (piece in {"\n", "\x1bE"} and emulator.cursor.y == before):
             break
         kept.append(piece)
@@ -211,7 +211,7 @@ _BELOW = (_LONG + "\n") * 60 + "\x1b[60A"
 @pytest.mark.parametrize(
     ("first", "piece", "at_most"),
     [
-        # Every piece that is drawn ends before the end of a line of any length …
+        # Each drawn piece ends before the end of a line of any length …
         *(("", "\x1b[999999999C" + "\u2500" * length + "\b", CELLS) for length in (2033, 2034, 2035, 2036, 5000)),
         ("", "\x1b[999999999C" + _LONG + "\r", CELLS),
         ("", "\x1b[999999999C" + _LONG + "\x1b[2D", CELLS),
@@ -237,14 +237,14 @@ def test_what_the_cursor_can_reach_is_bounded(first: str, piece: str, at_most: i
     assert "\x1b" not in "".join(parts)
 
 
-def test_nothing_is_lost_of_what_is_too_much_for_the_cursor() -> None:
-    # The last character of each piece but the last is written over by the next one.
+def test_text_that_is_too_long_for_the_cursor_is_not_lost() -> None:
+    # The next piece overwrites the last character of each piece.
     piece = "\x1b[999999999C" + "x" * 2034 + "\b"
     shown = render(piece * 500)
     assert 500 * 2033 <= shown.count("x") <= 500 * 2034
 
 
-def test_a_screen_is_handed_on_in_small_parts() -> None:
+def test_a_screen_is_passed_on_in_small_parts() -> None:
     parts: list[str] = []
     screen, longest = Screen(parts.append), 0
     for number in range(60):
@@ -260,7 +260,7 @@ def test_a_screen_is_handed_on_in_small_parts() -> None:
     assert "".join(parts) == "end"
 
 
-def test_what_comes_while_a_screen_is_handed_on_is_not_lost() -> None:
+def test_text_that_arrives_while_a_screen_is_passed_on_is_not_lost() -> None:
     parts: list[str] = []
     screen = Screen(parts.append)
     screen.feed(("x" * 20_000 + "\n") * 5 + "\x1b[A\x1b[B")
@@ -274,7 +274,7 @@ def test_what_comes_while_a_screen_is_handed_on_is_not_lost() -> None:
 
 
 @given(st.text(alphabet="aé漢🎉\r\n\x1b", max_size=60), st.lists(st.integers(1, 5), max_size=60))
-def test_bytes_in_pieces_are_the_same_text_as_at_once(text: str, sizes: list[int]) -> None:
+def test_bytes_in_pieces_decode_to_the_same_text(text: str, sizes: list[int]) -> None:
     data, decoder, found = text.encode(), TerminalDecoder(), ""
     for size in sizes:
         found += decoder.decode(data[:size])
