@@ -7,7 +7,7 @@ arrives, whether or not somebody still waits for that, because until then some q
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class RequestTable:
         return len(self._pending)
 
     def begin(
-        self, channel: str, msg_type: str, content: dict[str, Any], *, subshell: str | None = None
+        self, channel: str, msg_type: str, content: Mapping[str, Any], *, subshell: str | None = None
     ) -> asyncio.Future[wire.Message | None]:
         """Send a request. Return a future of its answer, which is None if the kernel ends first.
 
@@ -69,7 +69,7 @@ class RequestTable:
         self._size += size
         return answer
 
-    async def ask(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+    async def ask(self, channel: str, msg_type: str, content: Mapping[str, Any]) -> wire.Message | None:
         """Send a request and return its answer, or None if the kernel ends first. Raises as `begin` does.
 
         If cancelled, the request stays in the table, because some queue still has it.
@@ -78,7 +78,7 @@ class RequestTable:
         await asyncio.wait({answer})
         return answer.result()
 
-    async def ask_until_answered(self, channel: str, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+    async def ask_until_answered(self, channel: str, msg_type: str, content: Mapping[str, Any]) -> wire.Message | None:
         """Send a request repeatedly until one is answered. Return the answer, or None if the kernel ends first.
 
         It is for a kernel that starts, which may drop requests, and for requests that may be answered twice: the others

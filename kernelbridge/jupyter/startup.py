@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -14,7 +14,7 @@ from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.channels import Channels
 from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.failures import wants_processes
-from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
+from kernelbridge.jupyter.launch import hooks_failure, hooks_request
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus, Process, Sandbox
 
@@ -146,7 +146,7 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
 
     If they fail, the kernel is used without them.
     """
-    reply = await _ask_in_order(requests, "execute_request", hooks_request(hooks_source()))
+    reply = await _ask_in_order(requests, "execute_request", hooks_request())
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
@@ -156,7 +156,7 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
     return False
 
 
-async def _ask_in_order(requests: RequestTable, msg_type: str, content: dict[str, Any]) -> wire.Message | None:
+async def _ask_in_order(requests: RequestTable, msg_type: str, content: Mapping[str, Any]) -> wire.Message | None:
     """Send a request that may take long on shell, and again if it was dropped.
 
     Return the answer, or None if the kernel ends first. The requests of a channel are answered in order. So a request

@@ -17,6 +17,7 @@ from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.completion_watchdog import NO_REPLY
 from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.jupyter.launch import program_request
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
 from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
@@ -214,7 +215,8 @@ async def test_a_kernel_without_hooks_works_too(new_notebook: NewNotebook) -> No
 async def test_hooks_that_do_not_fit_leave_a_working_kernel(
     new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernelbridge.jupyter.startup.hooks_source", lambda: "raise ImportError('no such IPython')")
+    request = program_request("raise ImportError('no such IPython')")
+    monkeypatch.setattr("kernelbridge.jupyter.startup.hooks_request", lambda: request)
     notebook = await new_notebook()
     assert (await notebook.run("print(1)")).output == "1\n"
 

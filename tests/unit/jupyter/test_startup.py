@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec import structs
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import startup
-from kernelbridge.jupyter.launch import hooks_failure, hooks_request, hooks_source
+from kernelbridge.jupyter.launch import hooks_failure, hooks_request, program_request
 from kernelbridge.jupyter.requests import LIMIT
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
@@ -52,7 +54,7 @@ async def test_hooks_that_take_long_are_installed_once(
     monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.0)
     notebook = await new_notebook(any_spec)
     assert (await notebook.run("print('a')\n1")).output == "a\n1\n"
-    content = hooks_request(hooks_source())
+    content = hooks_request()
     before = await notebook.run("id(get_ipython().kernel.init_metadata)")
     for _ in range(2):
         reply = await notebook.kernel._requests.ask("shell", "execute_request", content)
@@ -60,6 +62,15 @@ async def test_hooks_that_take_long_are_installed_once(
         assert hooks_failure(reply) is None
     after = await notebook.run("id(get_ipython().kernel.init_metadata)")
     assert (after.success, after.output) == (True, before.output)
+
+
+@pytest.mark.parametrize(("magic", "error"), [(MAGIC_NUMBER, LookupError), (b"another", SyntaxError)])
+def test_only_a_kernel_of_the_same_python_runs_compiled_code(magic: bytes, error: type[Exception]) -> None:
+    """The source in this request is not Python, but its code is that of a program that raises `LookupError`."""
+    source = "raise LookupError(__name__)"
+    expression = program_request(source, magic)["user_expressions"]["hooks"].replace(repr(source), "'?'")
+    with pytest.raises(error, match="<kernelbridge>"):
+        eval(expression, {"get_ipython": lambda: SimpleNamespace(kernel=SimpleNamespace())})
 
 
 async def test_a_kernel_that_answers_nothing_does_not_start(new_notebook: NewNotebook) -> None:
