@@ -11,22 +11,18 @@ was connected (`recall.py`). Without them that is lost, and the loss is reported
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
-
-from kernelbridge.aio.turns import turns
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import end_causes, recall, wire
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.channels import MAX_MESSAGE
 from kernelbridge.jupyter.connection import SocketDirectory
-from kernelbridge.jupyter.events import Listener
+from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
@@ -34,14 +30,8 @@ from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import wait_heard
 from kernelbridge.runtimes.contract import Process
 
-log = structlog.get_logger(__name__)
-
-_OVERHEAD = 300
-"""Bytes of memory of an empty message, about."""
-HELD = 16 << 20
-"""Bytes of output that are held until the kernel has recalled what it sent before."""
-MARK_TIMEOUT = 10.0
-"""Seconds from the kernel's answer to the mark in its output."""
+REPLAY_TIMEOUT = 10.0
+"""Seconds from the kernel's answer to the end of what it repeats."""
 LATE_IDLE = 1.0
 """Seconds from the reply of a cell to the end of its output."""
 PARTLY_LOST = "kernelbridge: the server was restarted while the cell ran; {what}\n"
@@ -50,16 +40,12 @@ PARTLY_LOST = "kernelbridge: the server was restarted while the cell ran; {what}
 class AdoptedKernel(Kernel):
     """A kernel that already runs, made by `adopt`."""
 
-    _held: list[wire.Message] | None = None
-    """Messages of iopub that wait until the kernel has recalled the earlier ones; None when they are not held."""
-    _held_bytes = 0
-    _marked: asyncio.Event
-    """Set when the mark has arrived."""
-    _caught_up: asyncio.Future[None]
-    """Done when the earlier output of the running cell has been recalled, as far as possible."""
     _identity: KernelIdentity
-    _missing: int | None = None
-    """Bytes of the running cell's output that are lost; None if the number is unknown."""
+    _replay: recall.Replay
+    _replayed: asyncio.Future[None]
+    """Done when the kernel has repeated its messages."""
+    _caught_up: asyncio.Future[None]
+    """Done when the earlier output of the running cell is known, as far as possible."""
 
     @classmethod
     def adopt(
@@ -95,9 +81,15 @@ class AdoptedKernel(Kernel):
             directory.close()
             raise
         kernel._identity = identity
-        kernel._marked, kernel._caught_up = asyncio.Event(), asyncio.get_running_loop().create_future()
-        kernel._held = [] if identity.has_hooks else None
-        kernel._watchdog.unread = lambda: kernel._held is not None or kernel._intake.unread
+        loop = asyncio.get_running_loop()
+        kernel._replay, kernel._replayed, kernel._caught_up = (
+            recall.Replay(),
+            loop.create_future(),
+            loop.create_future(),
+        )
+        if not identity.has_hooks:
+            kernel._replay.abandon()
+        kernel._watchdog.unread = lambda: not kernel._replay.over or kernel._intake.unread
         kernel.has_hooks, kernel._ready = identity.has_hooks, True
         kernel.help.subshells = identity.subshells
         channels = kernel._connect(identity.routing_id.encode())
@@ -136,11 +128,6 @@ class AdoptedKernel(Kernel):
         recalled = await self._recall()
         if recalled.runs:  # its client has an answer: the cell was being ended when the earlier server ended
             await wait_heard(self._requests, self._iopub_seen)
-        messages, since = self._split_held(recalled)
-        if recalled.runs:
-            messages, since = [*messages, *since], []
-        await self._handle_all([*recall.since_idle(messages, recalled.cell), *since])
-        await self._release_held()
 
     def take_over(
         self,
@@ -156,7 +143,14 @@ class AdoptedKernel(Kernel):
         `asks` says whether it may ask for input. `began` is when it was sent, in monotonic seconds. `listener` gets the
         events from now on. `with_losses` adds to the outcome what of it is lost.
         """
-        execution = self._table.add(msg_id, done, listener, allow_stdin=asks)
+        self._replay.cell = msg_id
+
+        def listen(event: CellEvent) -> None:
+            # It is unknown which repeated events the earlier server has sent to clients: those are only for the result.
+            if listener is not None and (isinstance(event, Asked) or not self._replay.repeats):
+                listener(event)
+
+        execution = self._table.add(msg_id, done, listener and listen, allow_stdin=asks)
         execution.counted_from = min(execution.counted_from, began)
         execution.start_reported = True  # by the server that sent it
         if began + BEGIN_GRACE < time.monotonic():
@@ -179,7 +173,7 @@ class AdoptedKernel(Kernel):
         try:
             if self._identity.has_hooks:
                 await wait_heard(self._requests, self._iopub_seen, on_control=True)
-                await self._catch_up(execution, await self._recall())
+                self._handle_answers(execution, await self._recall())
             self._caught_up.set_result(None)
             await self._find_reply(execution)
         except wire.BadFrame as exc:
@@ -187,56 +181,22 @@ class AdoptedKernel(Kernel):
         except KernelError:
             return  # the kernel has died, which ends the execution
 
-    async def _recall(self) -> recall.Recalled:
-        """Ask the kernel what it sent for its newest cell, and wait for the mark in its output. Raises `BadFrame`."""
-        self._marked.clear()
-        reply = await self._requests.ask("control", recall.REQUEST, {})
+    async def _recall(self, *, replay: bool = True) -> recall.Recalled:
+        """Ask the kernel for the answers of its newest cell, and let it repeat its messages. Raises `BadFrame`."""
+        reply = await self._requests.ask("control", recall.REQUEST, {"replay": replay})
         if reply is None:
             raise KernelError("The kernel is dead", "it ended while it was taken over")
         recalled = recall.read(reply)
-        if self._held is not None:
-            with contextlib.suppress(TimeoutError):  # user code may have replaced the hook that sends it
-                await asyncio.wait_for(self._marked.wait(), MARK_TIMEOUT)
+        if replay:
+            ends: set[asyncio.Future[Any]] = {self._replayed, self.died}
+            await asyncio.wait(ends, timeout=REPLAY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if not self._replay.over:
+                self._replay.abandon()  # user code may have replaced the hook
         return recalled
 
-    def _split_held(self, recalled: recall.Recalled) -> tuple[list[wire.Message], list[wire.Message]]:
-        """Return all published messages before the mark, and the held ones after it. `_release_held` must follow."""
-        held = self._held or []
-        if self._held is not None:
-            self._held, self._held_bytes = [], 0
-        return recall.before_mark(held, recalled)
-
-    async def _handle_all(self, messages: Sequence[wire.Message]) -> None:
-        """Handle messages of iopub in slices. Raises `BadFrame`."""
-        for message in messages:
-            await turns().run(self._table.handling_iopub(message))
-
-    async def _release_held(self) -> None:
-        """Handle the held messages; later ones are not held any more. Raises `BadFrame`."""
-        while self._held:
-            held, self._held = self._held, []
-            await self._handle_all(held)
-        self._held = None
-
-    async def _catch_up(self, execution: Execution, recalled: recall.Recalled) -> None:
+    def _handle_answers(self, execution: Execution, recalled: recall.Recalled) -> None:
         if recalled.cell != execution.msg_id:
-            recalled = recall.Recalled()  # it was for an earlier cell: ours has not begun
-        if self._held is None:
-            self._handle_answers(recalled)
-            return
-        messages, since = self._split_held(recalled)
-        self._missing = recalled.left_out
-        # Only for the result: it is unknown which of these events the earlier server has sent to clients.
-        listener, execution.listener = execution.listener, None
-        try:
-            await self._handle_all(messages)
-        finally:
-            execution.listener = listener
-        self._handle_answers(recalled)
-        await self._handle_all(since)
-        await self._release_held()
-
-    def _handle_answers(self, recalled: recall.Recalled) -> None:
+            return  # they are those of an earlier cell: ours has not begun
         if (reply := recalled.reply_message()) is not None:
             self._table.on_shell(reply)
         if (question := recalled.question()) is not None:
@@ -251,9 +211,7 @@ class AdoptedKernel(Kernel):
         if self.died.done() or execution.state in FINAL:
             return
         if execution.reply is None and self._identity.has_hooks:
-            recalled = await self._recall()
-            if recalled.cell == execution.msg_id:
-                self._handle_answers(recalled)
+            self._handle_answers(execution, await self._recall(replay=False))
         if execution.reply is None:
             lost = end_causes.NEVER_RAN if self._identity.has_hooks else end_causes.RESULT_LOST
             self._table.end(execution, lost)
@@ -264,41 +222,22 @@ class AdoptedKernel(Kernel):
 
     def with_losses(self, outcome: Outcome) -> Outcome:
         """Return the outcome of a cell that was taken over, with a report of the output that is lost."""
-        if self._missing == 0:
+        missing = self._replay.left_out
+        if missing == 0:
             return outcome
         what = "its output before that is lost"
-        if self._missing is not None:
-            what = f"the first {self._missing} bytes of its output are lost"
+        if missing is not None:
+            what = f"the first {missing} bytes of its output are lost"
         left_out = outcome.truncated or {"bytes": 0, "kept": "tail", "at": 0}
-        left_out = {**left_out, "bytes": left_out["bytes"] + (self._missing or 0)}
+        left_out = {**left_out, "bytes": left_out["bytes"] + (missing or 0)}
         return replace(outcome, truncated=left_out, late_output=PARTLY_LOST.format(what=what) + outcome.late_output)
 
-    def _disconnect(self) -> None:
-        held, self._held = self._held or [], None
-        super()._disconnect()
-        if not self._closing and self._fault is None:  # the kernel has died before it could recall the rest
-            for message in held:
-                with contextlib.suppress(wire.BadFrame):
-                    self._table.on_iopub(message)
-
     def _handle(self, channel: str, message: wire.Message) -> Generator[None, None, None]:
-        if channel != "iopub" or self._held is None or self._fault is not None:
-            yield from super()._handle(channel, message)
-            return
-        self._iopub_seen.set()
-        self._held.append(message)
-        self._held_bytes += _weight(message)
-        if message.msg_type == recall.MARK:
-            self._marked.set()
-        if self._held_bytes > HELD:
-            log.warning("kernel_recall_abandoned", why="the kernel published more than is held meanwhile")
-            held, self._held = self._held, None
-            self._marked.set()
-            for each in held:
-                yield from super()._handle(channel, each)
-
-
-def _weight(message: wire.Message) -> int:
-    """Return about how many bytes of memory a held message takes."""
-    parts = (message.content, message.metadata, message.msg_type, message.msg_id, message.parent_id)
-    return _OVERHEAD + sum(map(len, parts))
+        if channel == "iopub" and self._fault is None:
+            self._iopub_seen.set()
+            counts = self._replay.counts(message)
+            if self._replay.over and not self._replayed.done():
+                self._replayed.set_result(None)
+            if not counts:
+                return
+        yield from super()._handle(channel, message)

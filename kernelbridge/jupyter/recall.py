@@ -1,28 +1,28 @@
-"""Recall: joins what a kernel repeats of its newest cell with what has arrived since a server is connected (pure).
+"""Recall: what an adopted kernel repeats of its newest cell (pure).
 
-Messages that a kernel published between two servers reached neither. Our hooks keep them (`guest/kernel/recall.py`) and
-repeat them in one reply. They also publish a mark: the reply has all messages before the mark, and none after it.
+Messages that a kernel published between two servers reached neither. Our hooks keep them (`guest/kernel/recall.py`).
+On request they publish them again between two marks, and answer with the cell's reply and question:
 
-    recalled     a  b  c  d  e
-    held               c  d  e  mark  f  g      messages that have arrived at the new server
-
-The hooks forget the beginning of a long output. Then more may be held than is recalled.
+    iopub    c  d  BEGINS  a  b  c  d  e  ENDS  f  g
+             dropped       repeated             new
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from kernelbridge.jupyter import wire
 
 REQUEST = "kernelbridge_recall_request"
-MARK = "kernelbridge_recalled"
-MAX_REPLY = 4 << 20
-"""Bytes of a reply. It has about 1 MiB of messages, which are JSON texts inside JSON."""
+BEGINS = "kernelbridge_replay_begins"
+ENDS = "kernelbridge_replay_ends"
+MAX_REPLY = 1 << 20
+"""Bytes of a reply. The hooks shorten its texts."""
 
 _NOTHING = msgspec.Raw(b"null")
+_T = TypeVar("_T")
 
 
 class Recalled(msgspec.Struct, frozen=True):
@@ -30,10 +30,6 @@ class Recalled(msgspec.Struct, frozen=True):
 
     cell: str | None = None
     """The `msg_id` of the newest cell's request."""
-    messages: list[tuple[str, str, str, str]] = []
-    """Type, id, parent's id and content of each message that was published since the cell began."""
-    left_out: int | None = 0
-    """Bytes of output that were published and are forgotten, most of them from the beginning; None if unknown."""
     reply: msgspec.Raw = _NOTHING
     """Content of the cell's reply, `null` while it runs."""
     figures: wire.Figures = wire.NO_FIGURES
@@ -59,37 +55,71 @@ class Recalled(msgspec.Struct, frozen=True):
         return wire.Message("input_request", f"{self.cell}-asked", self.cell, b"{}", msgspec.json.encode(self.asked))
 
 
-_decoder = msgspec.json.Decoder(Recalled)
+class Mark(msgspec.Struct, frozen=True):
+    """Content of both marks."""
+
+    cell: str | None = None
+    """The `msg_id` of the newest cell's request."""
+    runs: bool = False
+    """Whether the cell has not been replied to."""
+    left_out: int | None = None
+    """Bytes of the cell's output that are not repeated, because the hooks keep only the newest; None if unknown."""
+
+
+_recalled, _mark = msgspec.json.Decoder(Recalled), msgspec.json.Decoder(Mark)
 
 
 def read(reply: wire.Message) -> Recalled:
     """Decode a reply. Raises `BadFrame`."""
-    if len(reply.content) > MAX_REPLY:
-        raise wire.BadFrame(f"a recall reply of {len(reply.content)} bytes")
+    return _decode(reply, _recalled)
+
+
+def _decode(message: wire.Message, decoder: msgspec.json.Decoder[_T]) -> _T:
+    if len(message.content) > MAX_REPLY:
+        raise wire.BadFrame(f"a {message.msg_type} of {len(message.content)} bytes")
     try:
-        return _decoder.decode(reply.content)
+        return decoder.decode(message.content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise wire.BadFrame(f"a recall reply that cannot be read: {exc}") from exc
+        raise wire.BadFrame(f"a {message.msg_type} that cannot be read: {exc}") from exc
 
 
-def before_mark(held: Sequence[wire.Message], recalled: Recalled) -> tuple[list[wire.Message], list[wire.Message]]:
-    """Return the messages published before the mark, in order and each once, and the held messages after it."""
-    at = next((i for i, message in enumerate(held) if message.msg_type == MARK), len(held))
-    known = {msg_id for _, msg_id, _, _ in recalled.messages}
-    older = [message for message in held[:at] if message.msg_id not in known]
-    told = [
-        wire.Message(msg_type, msg_id, parent_id, b"{}", content.encode("utf-8", "replace"))
-        for msg_type, msg_id, parent_id, content in recalled.messages
-    ]
-    return older + told, list(held[at + 1 :])
+class Replay:
+    """Decides which messages of iopub count: each message of the followed cell once, and late output.
 
+    Messages before the first mark are dropped, because they are repeated behind it. If no cell is followed, so are all
+    messages up to the end of the newest cell: the client of that cell has had its answer.
+    """
 
-def since_idle(messages: Sequence[wire.Message], cell: str | None) -> list[wire.Message]:
-    """Return the messages published after the cell's end: nobody waits for a cell that they belong to."""
-    ends = (
-        i
-        for i, message in enumerate(messages)
-        if message.msg_type == "status" and message.parent_id == cell and b'"idle"' in message.content
-    )
-    at = next(ends, None)
-    return [] if at is None else list(messages[at + 1 :])
+    def __init__(self) -> None:
+        self.cell: str | None = None
+        """The `msg_id` of the followed cell; to be set before the first mark can arrive."""
+        self.repeats = False
+        """Whether the kernel is between its marks."""
+        self.over = False
+        """Whether the second mark has arrived, or nobody waits for it any more."""
+        self.left_out: int | None = None
+        """Bytes of the followed cell's output that are lost; None if that is unknown."""
+        self._counts = False
+        self._newest = Mark()
+
+    def abandon(self) -> None:
+        """Let all messages count from now on: the kernel repeats nothing."""
+        self.repeats, self.over, self._counts = False, True, True
+
+    def counts(self, message: wire.Message) -> bool:
+        """Return whether a message is to be handled. Raises `BadFrame`."""
+        if self.over and self._counts:
+            return True
+        if message.msg_type == BEGINS:
+            self._newest = _decode(message, _mark)
+            self.repeats, self._counts = True, self._newest.cell == self.cell is not None
+        elif message.msg_type == ENDS and self.repeats:
+            ours = self._newest.cell == self.cell
+            self.left_out = _decode(message, _mark).left_out if ours else 0  # else the followed cell has not begun
+            self.repeats, self.over = False, True
+            self._counts = self._counts or self.cell is not None or not self._newest.runs
+        elif self._counts:
+            return True
+        elif self.cell is None and message.msg_type == "status" and message.parent_id == self._newest.cell:
+            self._counts = b'"idle"' in message.content
+        return False

@@ -1,81 +1,61 @@
 """Keeps the messages of the newest cell for the next server: part of the hooks, see `hooks.py`.
 
 What a kernel publishes while no server is connected is lost, and so is a reply to a client that has gone. So both are
-kept until the next cell begins, and a `kernelbridge_recall_request` on control is answered with them.
+kept until the next cell begins. Upon a `kernelbridge_recall_request` on control, the messages are published again
+between two marks, and the answer has the reply.
 """
 
 import types
 from collections import deque
 from json import loads  # imported by name, because user code may replace it in its module
-from threading import Event
 
 KEPT = 1 << 20  # bytes of the newest messages that are kept
 DELIMITER = b"<IDS|MSG>"
+PARTS = 6  # delimiter, signature, header, parent header, metadata, content
 SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "error")
 KEPT_TEXT = 1 << 16  # characters that are kept of each text of a reply, and of a question
 CUT = " [shortened: the server was replaced meanwhile]"
-RECALL_TIMEOUT = 30  # seconds to wait for the publishing thread
 
 
 class CellRecord:
-    """The messages of one cell. Only the publishing thread adds some."""
+    """The messages of one cell. Only the publishing thread adds and reads them."""
 
     def __init__(self, cell):
         self.cell = cell
-        self.messages = deque()  # (header, parent header, content, bytes of text or None)
+        self.messages = deque()  # (frames without buffers, bytes of text or None)
         self.size = 0
         self.left_out = 0  # bytes of output in messages that are not kept any more
         self.reply = None
         self.figures = {}
 
     def add(self, frames, length):
-        at = frames.index(DELIMITER)
-        message = frames[at + 2], frames[at + 3], frames[at + 5], length
+        frames = frames[: frames.index(DELIMITER) + PARTS]
         try:
-            self.messages.append(message)
+            self.messages.append((frames, length))
         except Exception:  # the kernel's memory is full
-            self.left_out += output_in(message)
+            self.left_out += output_in(frames, length)
             return
-        self.size += size_of(message)
+        self.size += sum(map(len, frames))
         while self.size > KEPT:
-            message = self.messages.popleft()
-            self.size -= size_of(message)
-            self.left_out += output_in(message)
+            frames, length = self.messages.popleft()
+            self.size -= sum(map(len, frames))
+            self.left_out += output_in(frames, length)
 
-    def with_messages(self):
-        """Return the content of a recall reply, but for the question."""
-        messages, left_out = [], self.left_out
-        for message in self.messages:
-            try:
-                messages.append(as_text(message))
-            except Exception:  # it is not valid JSON, or the kernel's memory is full
-                left_out += output_in(message)
-        return dict(self.summary(), messages=messages, left_out=left_out)
-
-    def summary(self):
-        return {"cell": self.cell, "reply": self.reply, "figures": self.figures}
+    def replay(self, send):
+        """Send the kept messages, and return the number of bytes of output that are not kept."""
+        for frames, _ in self.messages:
+            send(frames)
+        return self.left_out
 
 
-def size_of(message):
-    header, parent, content, _ = message
-    return len(header) + len(parent) + len(content)
-
-
-def output_in(message):
+def output_in(frames, length):
     """Return the number of bytes of output in a message; if that is unknown, all of its bytes."""
-    header, _, content, length = message
     if length is not None:
         return length
     try:
-        return len(content) if loads(header)["msg_type"] in SHOWN else 0
+        return len(frames[-1]) if loads(frames[-4])["msg_type"] in SHOWN else 0
     except Exception:  # the header is not valid JSON, or the kernel's memory is full
-        return len(content)
-
-
-def as_text(message):
-    header, parent, content, _ = message
-    header, parent = loads(header), loads(parent)
-    return header["msg_type"], header["msg_id"], parent.get("msg_id", ""), bytes(content).decode("utf-8", "replace")
+        return len(frames[-1])
 
 
 def shortened(text):
@@ -84,7 +64,7 @@ def shortened(text):
 
 
 def shortened_reply(reply):
-    """Return a reply with short texts: the next server refuses a recall reply that is too large."""
+    """Return a reply with short texts: the next server refuses an answer that is too large."""
     kept = dict(reply)
     if "evalue" in kept:
         kept["evalue"] = shortened(str(kept["evalue"]))
@@ -130,25 +110,26 @@ def install_recall(kernel):
             kept.reply = shortened_reply({name: reply_content[name] for name in names if name in reply_content})
         return metadata
 
+    def publish(msg_type, content, parent):
+        session.send(publisher, session.msg(msg_type, content, parent=parent), ident=b"kernelbridge")
+
     def recall(stream, ident, parent):
-        done = Event()
-        # The number of bytes left out is unknown until the publishing thread has answered.
-        found = dict(recorder.newest.summary(), left_out=None, asked=recorder.asked)
+        newest = recorder.newest
+        answers = {"cell": newest.cell, "reply": newest.reply, "figures": newest.figures, "asked": recorder.asked}
 
-        def look():
-            # Runs between two messages, so the reply has all that are published before the mark, and none after it.
+        def replay():
+            # In the publishing thread: nothing else is published between the marks.
+            runs = newest.cell is not None and newest.reply is None
+            publish("kernelbridge_replay_begins", {"cell": newest.cell, "runs": runs}, parent)
             try:
-                found.update(recorder.newest.with_messages(), asked=recorder.asked)
+                left_out = newest.replay(really_send)
             except Exception:  # the kernel's memory is full
-                pass
-            try:
-                session.send(publisher, session.msg("kernelbridge_recalled", {}, parent=parent), ident=b"kernelbridge")
-            finally:
-                done.set()
+                left_out = None
+            publish("kernelbridge_replay_ends", {"left_out": left_out}, parent)
 
-        pub_thread.schedule(look)
-        done.wait(RECALL_TIMEOUT)
-        session.send(stream, "kernelbridge_recall_reply", dict(found), parent, ident=ident)
+        if parent["content"].get("replay"):
+            pub_thread.schedule(replay)
+        session.send(stream, "kernelbridge_recall_reply", answers, parent, ident=ident)
 
     pub_thread._really_send = send_and_keep
     kernel.init_metadata, kernel.finish_metadata = begin, finish

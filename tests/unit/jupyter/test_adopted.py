@@ -10,12 +10,11 @@ from typing import Any, cast
 import pytest
 
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter.adopted import AdoptedKernel, _weight
+from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import wait_heard
-from kernelbridge.jupyter.wire import Message
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]
@@ -109,7 +108,7 @@ async def test_each_line_of_a_cell_that_never_stops_writing_comes_once(change: N
     await case.leave(f"import os\nn = 0\nwhile not os.path.exists({str(go)!r}):\n    print(n, flush=True); n += 1")
     done = case.take_over()
     async with asyncio.timeout(PATIENCE):
-        while case.adopted._held is not None:  # noqa: ASYNC110 - it has not caught up yet
+        while not case.adopted._caught_up.done():  # noqa: ASYNC110 - it has not caught up yet
             await asyncio.sleep(0)
     go.touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
@@ -204,9 +203,9 @@ async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) 
     case = await change()
     await case.notebook.run(
         "recorder = get_ipython().kernel.iopub_thread._really_send.__globals__['recorder']\n"
-        "def full(): raise MemoryError\nprint('x')"
+        "def full(send): raise MemoryError\nprint('x')"
     )
-    await case.leave(f"print('before', flush=True)\nrecorder.newest.with_messages = full\n{until(case.root / 'go')}")
+    await case.leave(f"print('before', flush=True)\nrecorder.newest.replay = full\n{until(case.root / 'go')}")
     done = case.take_over()
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
@@ -265,7 +264,7 @@ async def test_one_whose_sockets_are_gone_cannot_be_taken_over(change: NewChange
 
 
 LIES = {
-    "nonsense": "session.send(stream, 'kernelbridge_recall_reply', {'messages': 7}, parent, ident=ident)",
+    "nonsense": "session.send(stream, 'kernelbridge_recall_reply', {'cell': 7}, parent, ident=ident)",
     "a mark that never comes": "session.send(stream, 'kernelbridge_recall_reply', {}, parent, ident=ident)",
     "too much": "session.send(stream, 'kernelbridge_recall_reply', {'cell': 'x' * 10**7}, parent, ident=ident)",
 }
@@ -275,7 +274,7 @@ LIES = {
 async def test_one_that_lies_about_what_it_told_harms_itself(
     change: NewChange, lie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernelbridge.jupyter.adopted.MARK_TIMEOUT", 0.5)
+    monkeypatch.setattr("kernelbridge.jupyter.adopted.REPLAY_TIMEOUT", 0.5)
     case = await change()
     await case.notebook.run(
         "kernel = get_ipython().kernel\nsession = kernel.session\ndef lie(stream, ident, parent):\n"
@@ -334,7 +333,3 @@ async def test_a_kernel_that_says_nothing_is_not_asked_in_a_loop() -> None:
         async with asyncio.timeout(0.2):
             await wait_heard(cast("RequestTable", requests), asyncio.Event(), on_control=True)
     assert 0 < requests.asked < 10
-
-
-def test_all_of_a_message_counts_that_is_held() -> None:
-    assert _weight(Message("stream", "m" * 1000, "p" * 1000, b"{" * 1000, b"}" * 1000)) > 4000

@@ -18,6 +18,7 @@ import pytest_asyncio
 from kernelbridge.jupyter import recall
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.events import Asked
+from kernelbridge.jupyter.wire import RawMessage
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
 
@@ -230,11 +231,20 @@ async def completion(disturbed: Disturbed) -> None:
 
 async def recall_reply(disturbed: Disturbed) -> None:
     await disturbed.output("say('kept', file=sys.__stdout__)")
-    reply = await disturbed.notebook.kernel._requests.ask("control", recall.REQUEST, {})
+    repeated, over, kernel = list[bytes](), asyncio.Event(), disturbed.notebook.kernel
+
+    def consume(_channel: str, message: RawMessage) -> None:
+        repeated.append(message.content)
+        if recall.ENDS.encode() in message.header:
+            over.set()
+
+    end = kernel.subscribe(consume)
+    reply = await kernel._requests.ask("control", recall.REQUEST, {"replay": True})
     assert reply is not None
-    recalled = recall.read(reply)
-    assert "kept" in "".join(content for kind, _, _, content in recalled.messages if kind == "stream")
-    assert recalled.reply_message() is not None
+    assert recall.read(reply).reply_message() is not None
+    await asyncio.wait_for(over.wait(), PATIENCE)
+    end()
+    assert any(b'"kept\\n"' in content for content in repeated)
 
 
 async def forks(disturbed: Disturbed) -> None:
