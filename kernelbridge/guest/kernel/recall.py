@@ -32,7 +32,7 @@ class CellRecord:
         frames = frames[: frames.index(DELIMITER) + PARTS]
         try:
             self.messages.append((frames, length))
-        except Exception:  # the kernel's memory is full
+        except MemoryError:
             self.left_out += output_in(frames, length)
             return
         self.size += sum(map(len, frames))
@@ -123,7 +123,7 @@ def install_recall(kernel):
             publish("kernelbridge_replay_begins", {"cell": newest.cell, "runs": runs}, parent)
             try:
                 left_out = newest.replay(really_send)
-            except Exception:  # the kernel's memory is full
+            except Exception:  # memory or the socket may have failed, and the server waits for the second mark
                 left_out = None
             publish("kernelbridge_replay_ends", {"left_out": left_out}, parent)
 

@@ -86,7 +86,7 @@ def formatted(copy):
     try:
         with time_limit():
             return "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
-    except BaseException:
+    except BaseException:  # methods of user code that this calls may raise anything
         return None
 
 
@@ -497,7 +497,7 @@ def self_rendered(value):
         description = described(value, None, stack=False)
         description.lines = parts_of(cut("\n".join(lines), WHOLE))
         return description
-    except (Exception, TooSlow):
+    except (Exception, TooSlow):  # its method may raise anything, or take too long
         return None
 
 

@@ -1,4 +1,4 @@
-"""A second consumer of a kernel's messages gets them whole."""
+"""A second consumer of a kernel's messages gets all parts of each message."""
 
 import asyncio
 import json
@@ -14,14 +14,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COMM = """
 from comm import create_comm
-comm = create_comm(target_name="a widget", data={"value": 1}, buffers=[b"\\x00\\xff", bytes(2 << 20)])
+buffers = [b"\\x00\\xff", bytes(2 << 20)]
+comm = create_comm(target_name="a widget", data={"value": 1}, metadata={"version": "2"}, buffers=buffers)
 kernel = get_ipython().kernel
 kernel.session.send(kernel.iopub_socket, "comm_msg", {"comm_id": "nobody's", "data": {}}, parent={}, buffers=[b"b"])
 """
 
 
 class Consumer:
-    """Keeps what it is given."""
+    """Keeps all messages."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, str, RawMessage]] = []
@@ -49,13 +50,18 @@ async def test_comms_buffers_and_messages_without_a_parent_arrive(any_notebook: 
     assert (await any_notebook.run(COMM)).error is None
     opened = await consumer.first("iopub", "comm_open")
     assert (content(opened)["target_name"], opened.buffers) == ("a widget", [b"\x00\xff", bytes(2 << 20)])
+    assert json.loads(opened.metadata) == {"version": "2"}
+    reply = await consumer.first("shell", "execute_reply")
+    assert content(reply)["status"] == "ok"
+    request = json.loads(reply.parent_header)
+    assert (request["msg_type"], json.loads(opened.parent_header)["msg_id"]) == ("execute_request", request["msg_id"])
+    assert {"msg_id", "session", "date", "version"} <= json.loads(opened.header).keys()
     orphan = await consumer.first("iopub", "comm_msg")
     assert (json.loads(orphan.parent_header), orphan.buffers) == ({}, [b"b"])
-    assert content(await consumer.first("shell", "execute_reply"))["status"] == "ok"
     end()
-    told = len(consumer.messages)
+    before = len(consumer.messages)
     await any_notebook.run("1")
-    assert len(consumer.messages) == told
+    assert len(consumer.messages) == before
 
 
 async def test_questions_and_interrupts_arrive_too(any_notebook: Notebook) -> None:
