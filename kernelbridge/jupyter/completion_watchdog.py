@@ -1,8 +1,8 @@
 """Ends executions of which only the reply or only `idle` arrives.
 
 A correct kernel sends both within milliseconds. A kernel that sends `idle` and no reply would keep its cell running for
-ever: it has broken the protocol, unless an interrupt hit its own code. A kernel whose sockets were full may have dropped
-`idle` after its reply: when nothing more has arrived for some time, the output is considered complete.
+ever: it has broken the protocol, unless an interrupt hit its own code. A kernel whose sockets were full may have
+dropped `idle` after its reply: when nothing more has arrived for some time, the output is considered complete.
 """
 
 from __future__ import annotations

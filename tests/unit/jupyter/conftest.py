@@ -1,4 +1,4 @@
-"""Real kernels as plain processes of this host, behind the smallest thing that is a sandbox."""
+"""Real kernels as plain processes of this host, in a minimal sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.older_kernel import older_python
 from tests.unit.unpaused import Unpaused
 
 PATIENCE = 60.0
-"""Seconds after which a wait is a failure; nothing takes long, but machines may."""
+"""Seconds after which a wait is a failure, also on a busy machine."""
 
 
 def python_spec(python: str) -> KernelSpec:
@@ -145,7 +145,7 @@ class HostSandbox(Unpaused):
         return 0
 
     def watch_memory(self, tell: Callable[[], None]) -> None:
-        """Tell nothing: nobody limits its memory."""
+        """Do nothing: its memory has no limit."""
 
     async def wait(self) -> ExitStatus:
         raise AssertionError("a kernel does not wait for its sandbox")
@@ -156,7 +156,7 @@ class HostSandbox(Unpaused):
 
 
 class Notebook:
-    """A kernel and what it said late."""
+    """A kernel and its late output."""
 
     def __init__(self, sandbox: HostSandbox) -> None:
         self.sandbox = sandbox
@@ -188,7 +188,7 @@ class Notebook:
         return await asyncio.wait_for(self.send(code, **cell), PATIENCE)
 
     async def late_text(self, wanted: str) -> str:
-        """Give what was said late, once `wanted` is in it."""
+        """Return the late output when it contains `wanted`."""
         async with asyncio.timeout(PATIENCE):
             while wanted not in (text := "".join(self.late)):
                 self.late_came.clear()

@@ -66,7 +66,7 @@ class Kernel:
                 self.iopub_send("status", request, {"execution_state": "idle"})
 
     def drops(self, socket: zmq.Socket[bytes], request: dict[str, Any]) -> bool:
-        """Whether it drops a request, as a kernel may that has not come up."""
+        """Return whether it drops a request, as a kernel may that is not up yet."""
         seen = self.seen[id(socket), request["msg_type"]] = self.seen.get((id(socket), request["msg_type"]), 0) + 1
         match FAULT:
             case "drops its first requests":
@@ -82,7 +82,7 @@ class Kernel:
         return False
 
     def install(self, identity: bytes, request: dict[str, Any]) -> None:
-        """Say that the program ran that is sent as an expression."""
+        """Answer that the program of the expression has run."""
         content = {"status": "ok", "execution_count": 0, "user_expressions": {"hooks": {"status": "ok"}}}
         self.send(self.shell, [identity], "execute_reply", request, content)
         self.iopub_send("status", request, {"execution_state": "idle"})

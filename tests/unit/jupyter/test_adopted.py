@@ -1,4 +1,4 @@
-"""Kernels that one server leaves and another takes over, in all the states that a cell can be in meanwhile."""
+"""Kernels that one server leaves and another takes over, in all states of a cell."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def there(path: Path) -> None:
 
 
 class Change:
-    """One kernel and the server after the next."""
+    """One kernel, and a change of its server."""
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook = notebook
@@ -92,7 +92,7 @@ def change(new_notebook: NewNotebook) -> Callable[..., Awaitable[Change]]:
 NewChange = Callable[..., Awaitable[Change]]
 
 
-async def test_a_kernel_that_is_left_lives_on(change: NewChange) -> None:
+async def test_a_kernel_runs_on_after_its_server_has_left(change: NewChange) -> None:
     case = await change()
     await case.notebook.run("x = 1")
     await case.leave()
@@ -119,7 +119,7 @@ async def test_each_line_of_a_cell_that_never_stops_writing_comes_once(change: N
     assert missing == sum(len(f"{number}\n") for number in range(first))
 
 
-async def test_results_displays_and_errors_that_nobody_heard_are_in_the_result(change: NewChange) -> None:
+async def test_results_displays_and_errors_sent_between_servers_are_in_the_result(change: NewChange) -> None:
     case = await change()
     over = case.root / "over"
     await case.leave(
@@ -137,7 +137,7 @@ async def test_results_displays_and_errors_that_nobody_heard_are_in_the_result(c
     assert outcome.cpu_ms is not None
 
 
-async def test_what_threads_write_meanwhile_is_told_late(change: NewChange) -> None:
+async def test_text_of_threads_between_servers_is_late_output(change: NewChange) -> None:
     case = await change()
     over = case.root / "over"
     code = f"import threading\ndef tell():\n    print('meanwhile', flush=True)\n    open({str(over)!r}, 'w').close()\n"
@@ -160,7 +160,7 @@ async def test_a_cell_that_never_reached_its_kernel_is_not_waited_for(change: Ne
     assert (await case.notebook.run("print(x)")).output == "1\n"
 
 
-async def test_a_kernel_without_our_hooks_gives_its_reply_and_the_loss_is_said(change: NewChange) -> None:
+async def test_without_hooks_the_reply_arrives_and_the_loss_is_reported(change: NewChange) -> None:
     case = await change(hooks=False)
     await case.leave(f"print('before', flush=True)\n{until(case.root / 'go')}print('after')\n42")
     done = case.take_over()
@@ -189,7 +189,7 @@ async def test_a_kernel_without_our_hooks_does_not_keep_a_result(change: NewChan
     assert (await case.notebook.run("print(x)")).output == "5\n"
 
 
-async def test_one_that_has_died_says_how(change: NewChange) -> None:
+async def test_the_outcome_says_how_an_adopted_kernel_died(change: NewChange) -> None:
     case = await change()
     await case.leave(f"print('x', flush=True)\n{until(case.root / 'go')}os._exit(3)")
     (case.root / "go").touch()
@@ -199,7 +199,7 @@ async def test_one_that_has_died_says_how(change: NewChange) -> None:
     assert "its output before that is lost" in outcome.late_output
 
 
-async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) -> None:
+async def test_a_kernel_that_cannot_repeat_its_output_reports_the_loss(change: NewChange) -> None:
     case = await change()
     await case.notebook.run(
         "recorder = get_ipython().kernel.iopub_thread._really_send.__globals__['recorder']\n"
@@ -214,7 +214,7 @@ async def test_a_kernel_that_cannot_say_what_it_told_says_so(change: NewChange) 
     assert "its output before that is lost" in outcome.late_output
 
 
-async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewChange) -> None:
+async def test_a_kernel_that_died_while_nothing_ran_cannot_be_taken_over(change: NewChange) -> None:
     case = await change()
     await case.leave()
     await case.notebook.sandbox.processes[-1].kill()
@@ -222,7 +222,7 @@ async def test_one_that_died_while_nothing_ran_cannot_be_taken_over(change: NewC
         await case.adopt().settle(PATIENCE)
 
 
-async def test_one_whose_loop_is_kept_busy_while_nothing_runs_is_taken_over(change: NewChange) -> None:
+async def test_a_kernel_with_a_blocked_event_loop_is_taken_over(change: NewChange) -> None:
     case = await change()
     go, busy = case.root / "go", case.root / "busy"
     code = f"def keep():\n    import os, time\n    print('late', flush=True)\n    open({str(busy)!r}, 'w').close()\n"
@@ -240,7 +240,7 @@ async def test_one_whose_loop_is_kept_busy_while_nothing_runs_is_taken_over(chan
     assert "".join(case.late) == "late\n"
 
 
-async def test_a_take_over_that_is_given_up_leaves_no_work_behind(change: NewChange) -> None:
+async def test_a_cancelled_take_over_leaves_no_task(change: NewChange) -> None:
     place = await change()
     await place.leave()
     process = place.notebook.sandbox.processes[-1]
@@ -255,7 +255,7 @@ async def test_a_take_over_that_is_given_up_leaves_no_work_behind(change: NewCha
         os.kill(process.pid, signal.SIGCONT)
 
 
-async def test_one_whose_sockets_are_gone_cannot_be_taken_over(change: NewChange) -> None:
+async def test_a_kernel_without_its_sockets_cannot_be_taken_over(change: NewChange) -> None:
     case = await change()
     await case.leave()
     (Path(case.notebook.sandbox.sockets_path) / "k1" / "s-1").unlink()
@@ -271,7 +271,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-async def test_one_that_lies_about_what_it_told_harms_itself(
+async def test_a_kernel_that_recalls_nonsense_harms_only_itself(
     change: NewChange, lie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kernelbridge.jupyter.adopted.REPLAY_TIMEOUT", 0.5)
@@ -306,7 +306,7 @@ async def test_an_error_of_megabytes_costs_no_interpreter(change: NewChange, run
     assert (await case.notebook.run("print(x)")).output == "1\n"
 
 
-async def test_what_an_adopted_kernel_writes_waits_in_it_and_not_here(change: NewChange) -> None:
+async def test_output_of_an_adopted_kernel_waits_in_the_kernel(change: NewChange) -> None:
     case = await change()
 
     def room() -> object:
@@ -320,7 +320,7 @@ async def test_what_an_adopted_kernel_writes_waits_in_it_and_not_here(change: Ne
     assert room() == bound
 
 
-async def test_a_kernel_that_says_nothing_is_not_asked_in_a_loop() -> None:
+async def test_a_kernel_that_publishes_nothing_is_asked_at_intervals() -> None:
     class Mute:
         asked = 0
 

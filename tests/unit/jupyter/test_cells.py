@@ -1,4 +1,4 @@
-"""What cells give, from one real kernel."""
+"""Outcomes of cells of one real kernel."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_displays_and_prints_are_in_order(notebook: Notebook) -> None:
     assert outcome.output == "".join(f"before {n}\n{n}\nafter {n}\n" for n in range(200))
 
 
-async def test_output_of_subprocesses_and_c_code_is_in_its_place(notebook: Notebook) -> None:
+async def test_output_of_subprocesses_and_c_code_is_in_order(notebook: Notebook) -> None:
     code = """
         import ctypes, os, subprocess, sys
         print("1")
@@ -119,7 +119,7 @@ async def test_output_of_subprocesses_and_c_code_is_in_its_place(notebook: Noteb
     assert outcome.output == "1\n2\n3\n4\n5\n6\n7\n8\n9\n"
 
 
-async def test_much_output_of_a_subprocess_is_whole_and_in_its_cell(notebook: Notebook) -> None:
+async def test_much_output_of_a_subprocess_is_complete_and_in_its_cell(notebook: Notebook) -> None:
     outcome = await notebook.run("import subprocess\nsubprocess.run(['seq', '200000'])\nNone")
     assert outcome.output == "".join(f"{number}\n" for number in range(1, 200_001))
     outcome = await notebook.run("subprocess.run(['printf', 'ä€😀' * 2000])\nprint()")
@@ -198,7 +198,7 @@ async def test_top_level_await_magics_and_commands(notebook: Notebook) -> None:
         ("print('before')\nlen?", "before\n"),
     ],
 )
-async def test_what_is_for_a_pager_is_printed(notebook: Notebook, code: str, shown: str) -> None:
+async def test_text_for_a_pager_is_printed(notebook: Notebook, code: str, shown: str) -> None:
     outcome = await notebook.run(code)
     assert outcome.success
     assert shown in outcome.output
@@ -221,7 +221,7 @@ async def test_a_silent_cell_shows_no_result(notebook: Notebook) -> None:
 
 
 @pytest.mark.parametrize(("code", "name"), [("input('name? ')", "input"), ("getpass.getpass()", "getpass")])
-async def test_input_is_refused_and_not_waited_for(notebook: Notebook, code: str, name: str) -> None:
+async def test_input_fails_at_once_where_nobody_can_answer(notebook: Notebook, code: str, name: str) -> None:
     outcome = await notebook.run(f"import getpass\n{code}")
     assert not outcome.success
     assert outcome.error == f"StdinNotImplementedError: {name}() is not available here: pass the value in the code"
@@ -242,7 +242,7 @@ async def test_an_exit_is_an_error_like_any_other(notebook: Notebook, code: str,
     assert (await notebook.run("sys.version_info >= (3,)")).output == "True\n"
 
 
-async def test_an_interrupt_while_a_command_starts_is_one(notebook: Notebook) -> None:
+async def test_an_interrupt_while_a_command_starts_ends_the_cell(notebook: Notebook) -> None:
     code = """
         import unittest.mock
         with unittest.mock.patch("subprocess.Popen", side_effect=KeyboardInterrupt):
@@ -296,12 +296,12 @@ async def test_a_command_has_a_terminal_to_write_on_and_none_to_read_from(
     await notebook.run("import os\nif os.path.exists('job'): os.kill(int(open('job').read()), 9); os.unlink('job')")
 
 
-async def test_much_output_of_a_command_is_whole(notebook: Notebook) -> None:
+async def test_much_output_of_a_command_is_complete(notebook: Notebook) -> None:
     outcome = await notebook.run("!seq 200000")
     assert outcome.output == "".join(f"{n}\n" for n in range(1, 200_001))
 
 
-async def test_an_interrupt_of_a_command_ends_its_cell_and_what_ignores_it(notebook: Notebook) -> None:
+async def test_an_interrupt_ends_a_command_that_ignores_it_and_its_cell(notebook: Notebook) -> None:
     gate = Path(notebook.sandbox.workspace_path) / "gate2"
     os.mkfifo(gate)
     for command in ("echo > gate2; sleep 60", "trap '' INT; echo > gate2; sleep 60; sleep 60"):
@@ -314,7 +314,7 @@ async def test_an_interrupt_of_a_command_ends_its_cell_and_what_ignores_it(noteb
     assert (await notebook.run(dedent(_NO_SLEEPER))).output == "none left\n"
 
 
-async def test_what_is_given_the_stream_itself_writes_where_it_belongs(notebook: Notebook) -> None:
+async def test_output_to_the_stream_object_is_in_order(notebook: Notebook) -> None:
     code = """
         import subprocess, sys
         print("one")
@@ -332,7 +332,7 @@ async def test_text_that_is_not_unicode_survives(notebook: Notebook) -> None:
     assert outcome.output == "a\\udcffb \\ud800\n"
 
 
-async def test_what_is_over_the_limit_is_counted(notebook: Notebook) -> None:
+async def test_output_over_the_limit_is_counted(notebook: Notebook) -> None:
     outcome = await notebook.run("print('a' * 30_000_000)")
     assert outcome.truncated is not None
     assert outcome.truncated["bytes"] + len(outcome.output) == 30_000_001
@@ -347,7 +347,7 @@ async def test_no_name_is_left_in_the_users_namespace(notebook: Notebook) -> Non
 
 @pytest.mark.parametrize("place", ["input_transformers_cleanup", "ast_transformers", "pre_run_cell", "pre_execute"])
 async def test_an_interrupt_before_the_first_line_waits_for_it(notebook: Notebook, place: str) -> None:
-    """It comes while IPython prepares the cell, at several places; none is broken off, and the cell ends at once."""
+    """It arrives while IPython prepares the cell, at several places. None is cut short, and the cell ends at once."""
     setup = f"""
         import ast, asyncio, os, signal
         ran, hit, shell = [], [False], get_ipython()
@@ -394,8 +394,8 @@ async def test_an_interrupt_reaches_the_cell_and_its_subprocesses(notebook: Note
     assert outcome.output == "none left\n"
 
 
-async def test_bars_are_drawn_in_place_though_their_pieces_come_one_by_one(any_notebook: Notebook) -> None:
-    """A terminal's rows were forgotten with every message, and the cursor could not go down."""
+async def test_bars_are_drawn_in_place_from_many_messages(any_notebook: Notebook) -> None:
+    """Once, each message started with an empty screen, and the cursor could not move down."""
     code = """
         import sys
         for piece in ["one wait\\ntwo wait\\n", "\\x1b[2", "A\\rone done", "\\x1b[1B\\rtwo done", "\\x1b[1B\\rall\\n"]:
@@ -405,8 +405,8 @@ async def test_bars_are_drawn_in_place_though_their_pieces_come_one_by_one(any_n
     assert (await any_notebook.run(dedent(code))).output == "one done\ntwo done\nall\n"
 
 
-async def test_what_is_drawn_in_turns_keeps_its_place(notebook: Notebook) -> None:
-    """Drawing this takes many turns of the loop; what comes behind it waits."""
+async def test_output_that_is_drawn_in_slices_stays_in_order(notebook: Notebook) -> None:
+    """Drawing this takes many turns of the loop; later output waits."""
     code = """
         print('first')
         print('ab\\b\\b' * 100_000, end='')

@@ -47,7 +47,7 @@ def connect(peer: Peer, received: Received, lost: Callable[[str], None] = lambda
 
 
 class Inbox:
-    """What came, and a way to wait for it."""
+    """The received messages, and a way to wait for them."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, list[bytes]]] = []
@@ -79,8 +79,8 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def test_a_send_that_takes_the_signal_of_a_message_does_not_lose_it(peer: Peer, runner: asyncio.Runner) -> None:
-    """The lost wake-up: the descriptor is edge-triggered, and any operation on the socket takes the edge."""
+def test_a_send_that_consumes_the_signal_of_a_message_does_not_lose_it(peer: Peer, runner: asyncio.Runner) -> None:
+    """The lost wake-up: the descriptor is edge-triggered, and any operation on the socket consumes the edge."""
 
     async def scenario() -> None:
         inbox = Inbox()
@@ -101,7 +101,7 @@ def test_a_send_that_takes_the_signal_of_a_message_does_not_lose_it(peer: Peer, 
     runner.run(scenario())
 
 
-def test_everything_of_a_flood_arrives_in_order(peer: Peer, runner: asyncio.Runner) -> None:
+def test_a_flood_arrives_complete_and_in_order(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         inbox = Inbox()
         channels = inbox.connect(peer)
@@ -115,7 +115,7 @@ def test_everything_of_a_flood_arrives_in_order(peer: Peer, runner: asyncio.Runn
     runner.run(scenario())
 
 
-def test_a_peer_that_takes_nothing_blocks_nothing(peer: Peer, runner: asyncio.Runner) -> None:
+def test_a_peer_that_reads_nothing_blocks_nothing(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         inbox = Inbox()
         channels = inbox.connect(peer)
@@ -126,7 +126,7 @@ def test_a_peer_that_takes_nothing_blocks_nothing(peer: Peer, runner: asyncio.Ru
     runner.run(scenario())
 
 
-def test_a_closed_connection_is_told_after_what_came_before(peer: Peer, runner: asyncio.Runner) -> None:
+def test_a_closed_connection_is_reported_after_its_messages(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         inbox = Inbox()
         channels = inbox.connect(peer)
@@ -163,7 +163,7 @@ def test_a_frame_over_the_limit_ends_the_connection(peer: Peer, runner: asyncio.
     runner.run(scenario())
 
 
-def test_a_reader_whose_consumer_fails_goes_on(peer: Peer, runner: asyncio.Runner) -> None:
+def test_a_reader_continues_after_its_consumer_raised(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         failures: list[BaseException | None] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context.get("exception")))
@@ -188,7 +188,7 @@ def test_a_reader_whose_consumer_fails_goes_on(peer: Peer, runner: asyncio.Runne
 
 
 class Flood:
-    """A consumer to whom the peer sends two messages more for every one that it takes."""
+    """A consumer to which the peer sends two more messages for each one that it reads."""
 
     def __init__(self, peer: Peer) -> None:
         self.shell = peer.sockets["shell"]
@@ -197,7 +197,7 @@ class Flood:
         self.much = asyncio.Event()
         self.stopped = False
         self.most = 0
-        """Messages taken while nobody else had a turn, at most."""
+        """Maximum number of messages handled in one turn of the loop."""
         self._in_a_row = 0
 
     def received(self, _channel: str, _frames: list[bytes]) -> None:
@@ -222,7 +222,7 @@ class Flood:
             asyncio.get_running_loop().call_soon(self._another_turn)
 
 
-def test_a_peer_that_sends_for_ever_is_given_up(
+def test_reading_from_a_peer_that_sends_for_ever_ends(
     peer: Peer, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that outlives the kernel that forked it: reading all that it sends would never end."""
@@ -242,7 +242,7 @@ def test_a_peer_that_sends_for_ever_is_given_up(
 
 
 def test_sending_into_a_flood_does_not_multiply_its_readers(peer: Peer, runner: asyncio.Runner) -> None:
-    """Every send that saw a message waiting had one reader more go round, and each kept the others waiting."""
+    """Each send that saw a waiting message scheduled one more reader, and each reader delayed the others."""
 
     async def scenario() -> None:
         flood = Flood(peer)
@@ -269,7 +269,7 @@ def test_a_close_while_it_is_drained_ends_the_wait(peer: Peer, runner: asyncio.R
     runner.run(scenario())
 
 
-def test_a_peer_that_takes_nothing_is_told_and_messages_wait_in_order(peer: Peer, runner: asyncio.Runner) -> None:
+def test_a_peer_that_reads_nothing_is_reported_and_messages_wait_in_order(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         stuck: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         endpoints = {**peer.endpoints, "stdin": peer.endpoints["stdin"] + "-nobody"}
@@ -326,7 +326,7 @@ def test_a_channel_is_not_read_while_its_consumer_holds_it(peer: Peer, runner: a
     runner.run(scenario())
 
 
-def test_after_a_close_nothing_is_told_of_what_was_not_taken(peer: Peer, runner: asyncio.Runner) -> None:
+def test_unsent_messages_are_not_reported_after_a_close(peer: Peer, runner: asyncio.Runner) -> None:
     async def scenario() -> None:
         told: list[str] = []
         endpoints = {**peer.endpoints, "stdin": peer.endpoints["stdin"] + "-nobody"}
@@ -348,8 +348,8 @@ def test_after_a_close_nothing_is_told_of_what_was_not_taken(peer: Peer, runner:
     runner.run(scenario())
 
 
-def test_reading_that_takes_the_signal_of_room_sends_on(peer: Peer, runner: asyncio.Runner) -> None:
-    """The lost wake-up the other way round: else what waits would wait for the next message."""
+def test_reading_that_consumes_the_signal_of_room_sends_waiting_messages(peer: Peer, runner: asyncio.Runner) -> None:
+    """The lost wake-up in the other direction: waiting messages would wait for the next received one."""
     number = 5000
 
     async def scenario() -> None:

@@ -35,7 +35,7 @@ def names() -> list[str]:
     return [f"s-{port}" for port in PORTS.values()]
 
 
-def test_the_connection_file_is_what_the_sandbox_sees(directory: SocketDirectory, tmp_path: Path) -> None:
+def test_the_connection_file_has_the_paths_of_the_sandbox(directory: SocketDirectory, tmp_path: Path) -> None:
     assert directory.connection_file == "/run/kernelbridge/k3/kernel.json"
     file = tmp_path / "k3" / "kernel.json"
     info = json.loads(file.read_text())
@@ -68,7 +68,7 @@ def test_it_is_open_while_the_kernel_binds_and_closed_after(directory: SocketDir
 
 
 @pytest.mark.parametrize("swapped", ["symlink", "file", "fifo", "directory"])
-def test_something_else_in_a_sockets_place_is_refused(directory: SocketDirectory, tmp_path: Path, swapped: str) -> None:
+def test_anything_but_a_socket_is_refused(directory: SocketDirectory, tmp_path: Path, swapped: str) -> None:
     path = tmp_path / "k3"
     servers = bind(path, *names())
     servers += bind(tmp_path, "elsewhere")
@@ -106,7 +106,7 @@ def test_a_socket_swapped_later_changes_nothing(directory: SocketDirectory, tmp_
     directory.close()
 
 
-def test_what_an_earlier_incarnation_left_is_removed_and_nothing_leaks(tmp_path: Path) -> None:
+def test_the_directory_of_an_earlier_incarnation_is_replaced_and_nothing_leaks(tmp_path: Path) -> None:
     (tmp_path / "k1").mkdir()
     (tmp_path / "k1" / "s-1").write_text("old")
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -118,16 +118,14 @@ def test_what_an_earlier_incarnation_left_is_removed_and_nothing_leaks(tmp_path:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_directory_that_went_with_the_one_above_is_nothing_to_warn_of(
-    directory: SocketDirectory, tmp_path: Path
-) -> None:
+def test_no_warning_if_the_directory_above_was_removed(directory: SocketDirectory, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with capture_logs() as logs:
         directory.close()
     assert logs == []
 
 
-def test_the_directory_of_a_successor_is_left_alone(directory: SocketDirectory, tmp_path: Path) -> None:
+def test_a_later_directory_at_the_same_path_is_kept(directory: SocketDirectory, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     successor = SocketDirectory(tmp_path, "/run/kernelbridge", 3)

@@ -18,7 +18,7 @@ NewNotebook = Callable[..., Awaitable[Notebook]]
 
 
 async def asks(notebook: Notebook, code: str, heard: Callable[[], None] = lambda: None) -> Outcome:
-    """Run a cell and answer all that it asks; `heard` is called before."""
+    """Run a cell and answer all its questions; `heard` is called first."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Outcome] = loop.create_future()
 
@@ -56,7 +56,7 @@ print(input('again? '))
 
 @pytest.mark.parametrize("ask", ["input('first? ')", "__import__('getpass').getpass('first? ')"])
 @pytest.mark.parametrize("awaits", [False, True])
-async def test_a_question_goes_out_whole(new_notebook: NewNotebook, ask: str, *, awaits: bool) -> None:
+async def test_a_question_is_sent_complete(new_notebook: NewNotebook, ask: str, *, awaits: bool) -> None:
     notebook = await new_notebook()
     for cut in range(1, 8):
         code = CUT.format(ask=ask, cut=cut)
@@ -104,7 +104,7 @@ get_ipython().events.callbacks = collections.defaultdict(interrupt, others)
 """
 
 
-async def test_an_interrupt_behind_a_cell_costs_no_reply(new_notebook: NewNotebook) -> None:
+async def test_an_interrupt_after_a_cell_costs_no_reply(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook()
     for event in ("post_execute", "post_run_cell"):
         assert (await notebook.run(BEHIND.format(event=event))).success
@@ -129,7 +129,7 @@ async def test_an_interrupt_before_a_cell_costs_no_reply(new_notebook: NewNotebo
     assert (await notebook.run("print(1)")).output == "1\n"
 
 
-async def test_interrupts_at_any_time_spoil_no_question(new_notebook: NewNotebook) -> None:
+async def test_interrupts_at_any_time_damage_no_question(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook()
     loop, pid = asyncio.get_running_loop(), notebook.sandbox.processes[0].pid
     chance, interrupts = random.Random(1), 0

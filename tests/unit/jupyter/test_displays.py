@@ -1,4 +1,4 @@
-"""What cells display, in strict JSON: from real kernels of both generations."""
+"""Displays of cells in strict JSON, from real kernels of both generations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def show(value, **more):
 
 
 def strictly(value: Any) -> Any:
-    """Give what a client reads that knows JSON and nothing more."""
+    """Return what a client reads that knows only JSON."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -61,7 +61,7 @@ def strictly(value: Any) -> Any:
         ("{'deep': " + "[" * 100 + "float('nan')" + "]" * 100 + "}", None),
     ],
 )
-async def test_a_bundle_arrives_in_strict_json_and_nothing_is_warned_of(
+async def test_a_bundle_arrives_in_strict_json_without_warnings(
     any_notebook: Notebook, value: str, arrives: Any
 ) -> None:
     outcome = await any_notebook.run(f"{SHOW}\nshow({value})")
@@ -100,8 +100,8 @@ Shown()"""
     ]
 
 
-async def test_large_bundles_arrive_whole(any_notebook: Notebook) -> None:
-    """Those are not decoded, but sent on as they are."""
+async def test_large_bundles_arrive_complete(any_notebook: Notebook) -> None:
+    """They are not decoded, but passed on as they are."""
     outcome = await any_notebook.run(f"{SHOW}\nshow({{'y': [0.5, float('nan')] * 200_000, 's': 'a\\udcffb'}})")
     assert (outcome.success, outcome.stderr) == (True, "")
     data = strictly(outcome.results)[0]["data"]["application/json"]
@@ -116,13 +116,15 @@ async def test_large_bundles_arrive_whole(any_notebook: Notebook) -> None:
         ("(lambda a: a.append(a) or a)([])", "ValueError: Circular reference detected"),
     ],
 )
-async def test_what_no_json_can_carry_is_told_in_the_cell(any_notebook: Notebook, value: str, error: str) -> None:
+async def test_values_that_json_cannot_encode_are_errors_of_the_cell(
+    any_notebook: Notebook, value: str, error: str
+) -> None:
     outcome = await any_notebook.run(f"{SHOW}\nshow({value})")
     assert (outcome.success, outcome.error) == (False, error)
     assert (await any_notebook.run("print('lives')")).output == "lives\n"
 
 
-async def test_a_figure_has_no_text_beside_its_image(any_notebook: Notebook) -> None:
+async def test_a_figure_has_no_text_besides_its_image(any_notebook: Notebook) -> None:
     code = "import matplotlib.pyplot as plt\n%matplotlib inline\n_ = plt.plot([1, 2])\nprint('before')"
     outcome = await any_notebook.run(code)
     assert outcome.output == "before\n"

@@ -37,7 +37,7 @@ OWN_NAMES = """
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Something that user code does."""
+    """A disturbance by user code."""
 
     code: str
     files: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ DISTURBANCES = {
 
 
 class Disturbed:
-    """A kernel to which something has been done."""
+    """A kernel that user code has disturbed."""
 
     def __init__(self, notebook: Notebook, disturbance: Disturbance) -> None:
         self.notebook = notebook

@@ -20,7 +20,7 @@ LIMIT = 1 << 16
 
 
 class Bench:
-    """A table with a clock that is wound by hand."""
+    """A table with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -170,7 +170,7 @@ def test_a_cell_is_timed_from_the_end_of_the_one_before() -> None:
     assert [bench.outcomes[name][0].duration_ms for name in "ab"] == [1000, 2000]
 
 
-def test_a_failure_is_told_on_one_line_with_its_traceback() -> None:
+def test_an_error_is_one_line_and_a_traceback() -> None:
     bench = Bench()
     bench.add("a")
     bench.iopub("a", "error", ename="X", evalue="y", traceback=["ignored"])
@@ -184,7 +184,7 @@ def test_a_failure_is_told_on_one_line_with_its_traceback() -> None:
     assert outcome.cause is None
 
 
-def test_the_error_message_stands_in_for_an_empty_reply() -> None:
+def test_the_error_message_replaces_an_empty_reply() -> None:
     bench = Bench()
     bench.add("a")
     bench.iopub("a", "error", ename="E", evalue="", traceback=["t"])
@@ -226,7 +226,7 @@ def test_an_interrupted_cell_says_so_only_if_it_failed() -> None:
         assert bench.outcomes["a"][0].state_preserved
 
 
-def test_leaving_loses_the_state() -> None:
+def test_exit_loses_the_state() -> None:
     bench = Bench()
     bench.add("a")
     bench.shell("a", status="ok", payload=[{"source": "ask_exit", "keepkernel": False}])
@@ -243,7 +243,7 @@ def test_cpu_time_comes_from_the_metadata() -> None:
     assert bench.outcomes["a"][0].cpu_ms == 12.5
 
 
-def test_a_cell_has_begun_when_it_asks_even_if_iopub_says_so_later() -> None:
+def test_a_cell_that_asks_has_started_even_if_iopub_reports_it_later() -> None:
     table, events = Bench(), list[CellEvent]()
     table.table.add("a", list[Outcome]().append, events.append, allow_stdin=True)
     table.table.on_stdin(make("a", "input_request", {"prompt": "name? ", "password": False}, {}))
@@ -251,7 +251,7 @@ def test_a_cell_has_begun_when_it_asks_even_if_iopub_says_so_later() -> None:
     assert events == [Started(None), Asked("name? ", False, "m")]  # noqa: FBT003 - not a password
 
 
-def test_strangers_messages_are_nobodys() -> None:
+def test_messages_of_unknown_parents_are_ignored() -> None:
     bench = Bench()
     bench.add("a")
     bench.shell("b", status="ok")
@@ -290,7 +290,7 @@ def test_a_traceback_that_is_not_the_end_is_output() -> None:
     assert (bench.outcomes["b"][0].output, bench.outcomes["b"][0].error) == ("by %tb\n", None)
 
 
-def test_a_bad_message_is_told() -> None:
+def test_a_bad_message_raises() -> None:
     bench = Bench()
     bench.add("a")
     with pytest.raises(BadFrame):

@@ -94,7 +94,7 @@ async def test_output_after_the_reply_belongs_to_the_cell(new_notebook: NewNoteb
     assert (await notebook.run("x")).output == "before the fault\nafter the reply\n"
 
 
-async def test_a_kernel_that_is_idle_and_does_not_reply_is_ended(new_notebook: NewNotebook) -> None:
+async def test_a_kernel_that_sends_idle_without_a_reply_is_ended(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("idle without a reply"))
     began = time.monotonic()
     outcome = await notebook.run("x")
@@ -114,7 +114,7 @@ async def test_a_kernel_that_loses_its_reply_by_an_interrupt_lives(new_notebook:
     assert not notebook.kernel.died.done()
 
 
-async def test_a_kernel_that_never_says_that_it_is_idle_is_believed_its_reply(new_notebook: NewNotebook) -> None:
+async def test_a_reply_without_idle_ends_the_cell(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("never idle"))
     for _ in range(2):
         outcome = await notebook.run("x")
@@ -138,7 +138,7 @@ async def test_a_cell_can_be_ended_from_outside(new_notebook: NewNotebook) -> No
 
 
 async def test_a_kernel_killed_while_a_cell_runs(new_notebook: NewNotebook) -> None:
-    """The dead peer: nobody answers any more, and nothing waits for it."""
+    """The dead peer: it never answers again, and nothing waits for it."""
     notebook = await new_notebook()
     gate = Path(notebook.sandbox.workspace_path) / "gate"
     os.mkfifo(gate)
@@ -161,7 +161,7 @@ async def test_a_kernel_killed_while_a_cell_runs(new_notebook: NewNotebook) -> N
         ("import ctypes; print('so far', flush=True); ctypes.string_at(0)", ExitStatus(signal=signal.SIGSEGV)),
     ],
 )
-async def test_a_kernel_that_dies_of_its_cell(new_notebook: NewNotebook, code: str, status: ExitStatus) -> None:
+async def test_a_cell_that_ends_its_kernel(new_notebook: NewNotebook, code: str, status: ExitStatus) -> None:
     notebook = await new_notebook()
     outcome = await notebook.run(code)
     assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, "kernel_died", False)
@@ -171,7 +171,7 @@ async def test_a_kernel_that_dies_of_its_cell(new_notebook: NewNotebook, code: s
 
 
 @pytest.mark.parametrize("code", ["exit()", "quit()", "exit", "import sys; sys.exit(3)"])
-async def test_leaving(new_notebook: NewNotebook, code: str) -> None:
+async def test_exit_ends_the_kernel_after_the_reply(new_notebook: NewNotebook, code: str) -> None:
     notebook = await new_notebook()
     outcome = await notebook.run(f"print('bye')\n{code}" if code != "exit" else code)
     if "sys" in code:
@@ -281,7 +281,7 @@ async def test_a_kernel_that_does_not_start(tmp_path: Path, argv: tuple[str, ...
     assert all(process._ended.done() for process in sandbox.processes)
 
 
-async def test_a_start_that_is_given_up_leaves_no_work_behind() -> None:
+async def test_a_cancelled_start_leaves_no_task() -> None:
     loop = asyncio.get_running_loop()
     answer, died = loop.create_future(), loop.create_future()
 

@@ -1,4 +1,4 @@
-"""What holds for every supported generation of the kernel."""
+"""Behaviour of every supported generation of the kernel."""
 
 import ast
 from importlib import resources
@@ -11,7 +11,7 @@ from tests.unit.jupyter.conftest import Notebook
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_cell_is_answered_and_told_under_its_name(any_notebook: Notebook) -> None:
+async def test_a_cell_is_answered_and_shown_under_its_name(any_notebook: Notebook) -> None:
     outcome = await any_notebook.run("print('said')\n1/0", filename="main.py")
     assert outcome.output == "said\n"
     assert outcome.error == "ZeroDivisionError: division by zero"
@@ -19,7 +19,7 @@ async def test_a_cell_is_answered_and_told_under_its_name(any_notebook: Notebook
 
 
 async def test_the_parts_of_our_program_share_no_name() -> None:
-    """They run in one namespace: the later of two would take the place of the earlier."""
+    """They run in one namespace: the later of two would replace the earlier."""
     names: list[str] = []
     for part in PROGRAM:
         tree = ast.parse(resources.files("kernelbridge.guest.kernel").joinpath(part).read_text(encoding="utf-8"))

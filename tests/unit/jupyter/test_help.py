@@ -31,7 +31,7 @@ async def test_a_large_answer_is_cut_to_what_makes_sense(new_notebook: NewNotebo
 
 
 @pytest.mark.parametrize("fault", ["help on another channel", "help never comes"])
-async def test_what_is_not_answered_is_busy_and_bounded(
+async def test_unanswered_questions_are_busy_and_bounded(
     new_notebook: NewNotebook, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(help_module, "IDLE_TIMEOUT", 0.3)
@@ -48,7 +48,7 @@ async def test_what_is_not_answered_is_busy_and_bounded(
     assert len(notebook.kernel._requests) == 0
 
 
-async def test_the_size_of_what_is_unanswered_is_bounded(
+async def test_the_size_of_unanswered_questions_is_bounded(
     new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(help_module, "IDLE_TIMEOUT", 0.1)
@@ -61,7 +61,7 @@ async def test_the_size_of_what_is_unanswered_is_bounded(
         await notebook.kernel.help.complete(code, 1)
 
 
-async def test_who_asks_a_kernel_that_dies_is_told(new_notebook: NewNotebook) -> None:
+async def test_a_question_to_a_kernel_that_dies_raises(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("help never comes"))
     asked = asyncio.ensure_future(notebook.kernel.help.complete("x", 1))
     await notebook.kernel.kill()
@@ -105,7 +105,7 @@ async def test_a_question_that_cannot_be_read_ends_the_kernel(new_notebook: NewN
     assert (await asyncio.wait_for(done, PATIENCE)).cause == "kernel_died"
 
 
-async def test_without_leave_no_question_is_told(new_notebook: NewNotebook) -> None:
+async def test_a_cell_that_may_not_ask_asks_nothing(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("asks nonsense"))
     events: list[CellEvent] = []
     notebook.kernel.submit(Cell(code="x"), lambda _: None, events.append)
@@ -116,7 +116,7 @@ async def test_without_leave_no_question_is_told(new_notebook: NewNotebook) -> N
 
 
 async def test_large_messages_of_nested_json_leave_the_cell_with_what_can_be_used(new_notebook: NewNotebook) -> None:
-    """Each `[],` of such a message used to become an object, on the event loop."""
+    """Once, each `[],` of such a message became an object, on the event loop."""
     notebook = await new_notebook(faulty("large messages"))
     outcome = await notebook.run("x")
     assert (outcome.success, outcome.execution_count) == (True, 7)

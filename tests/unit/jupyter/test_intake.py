@@ -64,7 +64,7 @@ async def test_short_text_is_handled_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["ab\b\b", "\rx", "\x1b[A\n", "\x1b[2K"])
 async def test_the_next_message_is_not_read_before_the_last_one_is_drawn(text: str) -> None:
-    """A message of 128 Ki characters was drawn in one turn of the loop, up to 0.2 s long."""
+    """Once, a message of 128 Ki characters was drawn in one turn of the loop, up to 0.2 s long."""
     case = Case()
     later = case.send("iopub", "stream", {"name": "stdout", "text": text * (131072 // len(text))})
     assert later is not None
@@ -78,7 +78,7 @@ async def test_the_next_message_is_not_read_before_the_last_one_is_drawn(text: s
 
 
 @pytest.mark.parametrize("char", ["x", "\x1b", "é", "\n", "😀", "\\", '"', "\ufffd"])
-async def test_text_of_a_message_of_any_size_is_all_there(char: str) -> None:
+async def test_text_of_a_message_of_any_size_is_complete(char: str) -> None:
     case, text = Case(), "a" + char * 2_000_000
     await case.stream(text)
     case.send("shell", "execute_reply", {"status": "ok"})

@@ -1,4 +1,4 @@
-"""Interrupts: they end what the cell does, wherever that blocks, and the cell with it."""
+"""Interrupts end the cell, wherever it blocks."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_what_ipython_swallows_ends_the_cell(any_notebook: Notebook, code:
 
 
 @pytest.mark.parametrize("call", ["stop()", "%time stop()", "result = %time stop()"])
-async def test_code_that_handles_an_interrupt_goes_on(any_notebook: Notebook, call: str) -> None:
+async def test_code_that_handles_an_interrupt_continues(any_notebook: Notebook, call: str) -> None:
     code = f"""
         def stop():
             try:
@@ -229,7 +229,7 @@ async def test_code_that_handles_an_interrupt_goes_on(any_notebook: Notebook, ca
     assert outcome.output.endswith("went on\n")
 
 
-async def test_a_handler_of_the_users_is_called_and_lasts_for_one_cell(any_notebook: Notebook) -> None:
+async def test_a_handler_of_user_code_is_called_and_lasts_for_one_cell(any_notebook: Notebook) -> None:
     code = """
         def handle(signum, frame):
             print("handled")
@@ -260,7 +260,7 @@ async def test_a_cell_that_ignores_interrupts_is_ended_by_the_second(any_noteboo
 
 
 async def test_an_interrupt_that_comes_late_ends_nothing(any_notebook: Notebook) -> None:
-    """It is sent again when it has not been seen: never into the cell behind."""
+    """It is sent again if it is not seen, but never into the next cell."""
     for _ in range(5):
         done = await begun(any_notebook, "open('gate', 'w').close()")
         await any_notebook.kernel.interrupt()

@@ -1,4 +1,4 @@
-"""Kernels whose end goes wrong: every step of it is taken all the same, and nobody waits for ever."""
+"""Kernels whose end fails: each of its steps is done all the same, and no caller waits for ever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FailingCloseProcess(HostProcess):
 
 
 class SlowCloseProcess(HostProcess):
-    """Ending it takes until it is let go."""
+    """Its end waits for the test."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         super().__init__(process)
@@ -46,7 +46,7 @@ class SlowCloseProcess(HostProcess):
 
 
 class LostStatusProcess(HostProcess):
-    """How it ended cannot be learnt."""
+    """Its exit status is unknown."""
 
     async def wait(self) -> ExitStatus:
         await super().wait()
@@ -89,7 +89,7 @@ def directory(notebook: Notebook) -> Path:
     return Path(notebook.sandbox.sockets_path) / "k1"
 
 
-async def test_a_close_that_fails_takes_every_step_and_can_be_tried_again(new_faulty: NewNotebook) -> None:
+async def test_a_failing_close_does_every_step_and_can_be_tried_again(new_faulty: NewNotebook) -> None:
     notebook = await new_faulty(FailingCloseProcess)
     kernel, process = notebook.kernel, notebook.sandbox.processes[-1]
     done = notebook.send("x")
@@ -123,7 +123,7 @@ async def test_every_caller_waits_for_the_same_close(new_faulty: NewNotebook) ->
     assert first.cancelled()
 
 
-async def test_a_kernel_whose_status_is_lost_has_died_all_the_same(new_faulty: NewNotebook) -> None:
+async def test_a_kernel_with_an_unknown_status_has_died(new_faulty: NewNotebook) -> None:
     notebook = await new_faulty(LostStatusProcess)
     done = notebook.send("x")
     await notebook.kernel.kill()
@@ -134,8 +134,8 @@ async def test_a_kernel_whose_status_is_lost_has_died_all_the_same(new_faulty: N
         notebook.send("x")
 
 
-async def test_a_start_that_is_given_up_complains_of_nothing() -> None:
-    """What it fails with then is not even in the log."""
+async def test_a_cancelled_start_logs_nothing() -> None:
+    """Its later errors are not logged."""
     loop = asyncio.get_running_loop()
     complaints: list[object] = []
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -156,8 +156,8 @@ async def test_a_start_that_is_given_up_complains_of_nothing() -> None:
     assert complaints == []
 
 
-def test_a_bus_error_is_told_with_what_it_means() -> None:
-    """Nothing else says why: the memory of a mapped file could not be had."""
+def test_a_bus_error_is_explained() -> None:
+    """Nothing else says that a mapped file had no memory."""
     ended = process_ended(ExitStatus(signal=signal.SIGBUS))
     assert (ended.cause, ended.signal) == ("kernel_died", "SIGBUS")
     assert "/dev/shm" in ended.error

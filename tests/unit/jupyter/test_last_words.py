@@ -1,4 +1,4 @@
-"""Streams that are closed, a pump that is killed, and what a kernel says last: each on a kernel of its own."""
+"""Closed streams, a killed pump, and the last output of a kernel: each on a kernel of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.jupyter.conftest import PATIENCE, Notebook
 NewNotebook = Callable[..., Awaitable[Notebook]]
 
 
-async def test_a_closed_stream_says_so_until_it_is_put_back(any_spec: KernelSpec, new_notebook: NewNotebook) -> None:
+async def test_a_closed_stream_raises_until_it_is_restored(any_spec: KernelSpec, new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(any_spec)
     assert (await notebook.run("import sys\nsaved = sys.stdout\nsys.stdout.close()\nsys.stdout.close()")).success
     assert (await notebook.run("print(1)")).error == "ValueError: I/O operation on closed file."
@@ -22,7 +22,9 @@ async def test_a_closed_stream_says_so_until_it_is_put_back(any_spec: KernelSpec
     assert (await notebook.run("sys.stdout.close()\nsys.stdout = sys.__stdout__\nprint('again')")).output == "again\n"
 
 
-async def test_a_kernel_whose_pump_was_killed_reads_by_itself(any_spec: KernelSpec, new_notebook: NewNotebook) -> None:
+async def test_a_kernel_reads_its_pipes_itself_after_its_pump_was_killed(
+    any_spec: KernelSpec, new_notebook: NewNotebook
+) -> None:
     notebook = await new_notebook(any_spec)
     code = """
         import os
@@ -38,7 +40,7 @@ async def test_a_kernel_whose_pump_was_killed_reads_by_itself(any_spec: KernelSp
 
 
 @pytest.mark.parametrize("file", ["", "file=sys.stderr"])
-async def test_a_crashs_report_is_in_the_cells_result(
+async def test_the_report_of_a_crash_is_in_the_result(
     any_spec: KernelSpec, new_notebook: NewNotebook, file: str
 ) -> None:
     notebook = await new_notebook(any_spec)
@@ -50,7 +52,7 @@ async def test_a_crashs_report_is_in_the_cells_result(
     assert outcome.stderr.startswith("Fatal Python error")
 
 
-async def test_what_a_dying_kernels_children_wrote_last_is_in_its_result(
+async def test_the_last_output_of_a_dying_kernels_children_is_in_its_result(
     any_spec: KernelSpec, new_notebook: NewNotebook
 ) -> None:
     notebook = await new_notebook(any_spec)

@@ -108,7 +108,7 @@ async def test_a_debugger_stops_in_a_function_of_an_earlier_cell(any_notebook: N
     await any_notebook.run("import bdb; bdb.Breakpoint.clearBreakpoints()")
 
 
-async def test_a_debugger_looks_at_what_has_failed(any_notebook: Notebook) -> None:
+async def test_a_debugger_examines_an_error(any_notebook: Notebook) -> None:
     await any_notebook.run("def bad(a):\n    return a / 0  # bad\n\nbad(3)")
     outcome = await debug(any_notebook, "%debug", "l", "p a", "u", "q")
     assert "2     return a / 0  # bad" in outcome.output

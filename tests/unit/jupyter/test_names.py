@@ -23,7 +23,7 @@ async def test_a_traceback_names_file_and_line_and_shows_the_source(notebook: No
         assert foreign not in outcome.traceback
 
 
-async def test_a_name_of_ones_own(notebook: Notebook) -> None:
+async def test_a_cell_may_choose_its_name(notebook: Notebook) -> None:
     outcome = await notebook.run("1/0", filename="src/größe.py")
     assert 'File "src/größe.py", line 1' in (outcome.traceback or "")
     assert "1/0" in (outcome.traceback or "")
@@ -134,7 +134,7 @@ async def test_chained_errors_and_groups(notebook: Notebook) -> None:
     assert outcome.output == ""
 
 
-async def test_what_pickles_functions_still_can(notebook: Notebook) -> None:
+async def test_libraries_can_pickle_functions(notebook: Notebook) -> None:
     code = """
         import copy, pickle
         name = (lambda: 0).__code__.co_filename
@@ -146,7 +146,7 @@ async def test_what_pickles_functions_still_can(notebook: Notebook) -> None:
     assert outcome.output == "True True True True True\nTrue main.py True\n"
 
 
-async def test_what_hashes_names_where_no_python_may_run_still_can(notebook: Notebook) -> None:
+async def test_tracemalloc_can_hash_names(notebook: Notebook) -> None:
     outcome = await notebook.run("import tracemalloc\ntracemalloc.start()\nkept = [object() for _ in range(99)]")
     assert outcome.success
     code = """

@@ -1,4 +1,4 @@
-"""Errors are told whatever the exception does: its name, the user's line, nothing of IPython, in bounded size."""
+"""Errors of any exception: its name, the line of the cell, no frames of IPython, in bounded size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ finally: sys.setrecursionlimit(limit)"""
         ("def _render_traceback_(self): return 5", "Odd: text"),
     ],
 )
-async def test_an_exception_that_fails_when_it_is_asked(any_notebook: Notebook, body: str, error: str) -> None:
+async def test_an_exception_whose_methods_fail(any_notebook: Notebook, body: str, error: str) -> None:
     code = f"class Odd(Exception):\n    {body}\nfirst = ValueError('first')\nraise Odd('text') from first"
     outcome = await any_notebook.run(code)
     assert (outcome.success, outcome.error, outcome.output) == (False, error, "")
@@ -79,7 +79,7 @@ async def test_a_huge_text_is_cut(any_notebook: Notebook, error: str) -> None:
     assert "characters left out]" in (outcome.traceback or "")
 
 
-async def test_an_error_of_many_lines_is_whole(any_notebook: Notebook) -> None:
+async def test_an_error_of_many_lines_is_complete(any_notebook: Notebook) -> None:
     outcome = await any_notebook.run("raise ValueError('x\\n' * 125_000 + 'the end')")
     assert (outcome.traceback or "").count("\nx") == 124_999
     assert (outcome.traceback or "").endswith("x\nthe end")
@@ -111,7 +111,7 @@ async def test_an_error_of_many_lines_is_whole(any_notebook: Notebook) -> None:
         ),
     ],
 )
-async def test_what_has_no_end_is_cut(any_notebook: Notebook, code: str, shown: list[str]) -> None:
+async def test_endless_errors_are_cut(any_notebook: Notebook, code: str, shown: list[str]) -> None:
     outcome = await any_notebook.run(code)
     assert not outcome.success
     assert outcome.output == ""
@@ -132,7 +132,7 @@ async def test_a_syntax_error_with_odd_fields(any_notebook: Notebook, fields: st
     assert len(outcome.traceback or "") < 1000
 
 
-async def test_errors_of_threads_and_finalisers_are_bounded(any_notebook: Notebook) -> None:
+async def test_errors_of_threads_and_finalizers_are_bounded(any_notebook: Notebook) -> None:
     code = """
         import threading
         class Odd(Exception):
@@ -162,8 +162,8 @@ async def test_an_error_of_a_display_is_shown_once(any_notebook: Notebook, shown
     assert "text\n" in outcome.output
 
 
-async def test_an_error_is_not_shown_again_behind_what_comes_after_it(any_notebook: Notebook) -> None:
-    """As a figure that matplotlib shows at the end of a cell."""
+async def test_an_error_is_not_repeated_after_later_output(any_notebook: Notebook) -> None:
+    """For example, a figure that matplotlib shows at the end of a cell."""
     code = """
         def later():
             get_ipython().events.unregister("post_execute", later)
@@ -199,7 +199,9 @@ async def test_an_error_is_not_shown_again_behind_what_comes_after_it(any_notebo
         (_LOW, "sys.setrecursionlimit(kept)"),
     ],
 )
-async def test_an_error_is_told_whatever_the_user_has_changed(any_notebook: Notebook, before: str, after: str) -> None:
+async def test_an_error_is_shown_whatever_user_code_has_changed(
+    any_notebook: Notebook, before: str, after: str
+) -> None:
     line = before.count("\n") + 2
     outcome = await any_notebook.run(f"{before}\n1 / 0  # here")
     assert outcome.error == "ZeroDivisionError: division by zero"
@@ -239,10 +241,8 @@ Slow().foo
         (_SLOW_NAMES.format(body="raise SystemExit"), "AttributeError: 'Slow' object has no attribute 'foo'"),
     ],
 )
-async def test_what_python_asks_for_suggestions_and_lines_may_fail(
-    any_notebook: Notebook, code: str, error: str
-) -> None:
-    """Python before 3.12 makes its suggestions elsewhere: there, it is made to ask as a newer one does."""
+async def test_methods_for_suggestions_and_lines_may_fail(any_notebook: Notebook, code: str, error: str) -> None:
+    """Python before 3.12 makes its suggestions elsewhere; there, the test makes it ask as a newer one does."""
     outcome = await any_notebook.run(code)
     assert (outcome.success, outcome.error, outcome.output) == (False, error, "")
     shown = (outcome.traceback or "").splitlines()

@@ -85,11 +85,11 @@ def shown(*events: tuple[Any, ...], limit: int = BIG) -> Rendered:
         ([("display", "gone", "d"), ("clear", False), ("update", "x", "d")], ""),
     ],
 )
-def test_what_a_terminal_would_have_shown(events: list[tuple[Any, ...]], output: str) -> None:
+def test_output_is_the_text_that_a_terminal_would_have_shown(events: list[tuple[Any, ...]], output: str) -> None:
     assert shown(*events).output == output
 
 
-def test_raw_streams_and_bundles_are_kept_apart() -> None:
+def test_raw_streams_and_bundles_are_separate() -> None:
     rendered = shown(("out", "a\r"), ("err", "\x1b[31mb"), ("out", "c"), ("result", "1"))
     assert (rendered.stdout, rendered.stderr) == ("a\rc", "\x1b[31mb")
     assert rendered.results == [{"type": "execute_result", "data": {"text/plain": "1"}, "metadata": {}}]
@@ -115,7 +115,7 @@ def test_a_bundle_without_text_shows_nothing() -> None:
 
 
 @given(st.lists(st.text("ab\n\r\b\x1b[31mK", max_size=30)))
-def test_how_the_text_is_cut_makes_no_difference(parts: list[str]) -> None:
+def test_pieces_of_any_size_give_the_same_output(parts: list[str]) -> None:
     assert shown(*(("out", part) for part in parts)).output == "".join(drawn("".join(parts)))
 
 
@@ -201,7 +201,7 @@ def test_updates_stay_within_the_limit() -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Count the function calls that some work takes: unlike its time, the same on every machine."""
+    """Count the function calls of some work: unlike its time, they are the same on every machine."""
     count = 0
 
     def profile(_frame: object, event: str, _arg: object) -> None:
@@ -228,13 +228,13 @@ def work_of_displays(number: int) -> int:
     return calls(work)
 
 
-def test_the_work_of_updates_is_linear_in_what_arrives() -> None:
-    """8,000 displays and 8,000 updates under one id: every update went through every display."""
+def test_the_work_of_updates_is_linear() -> None:
+    """8,000 displays and 8,000 updates of one id: once, each update visited each display."""
     assert work_of_displays(4000) < 5 * work_of_displays(1000)
 
 
-def test_the_work_of_dropping_text_is_linear_in_what_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long part at the tail's start was gone through with everything that was added behind it."""
+def test_the_work_of_dropping_text_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, each addition read a long part at the start of the tail."""
     seen = 0
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,7 +294,7 @@ def test_displays_and_updates_stay_within_the_limit(events: list[tuple[Any, ...]
     assert (bounded.output == whole.output) or (bounded.truncated is not None and bounded.truncated["bytes"] > 0)
 
 
-def test_text_and_render_can_be_asked_for_again() -> None:
+def test_text_and_render_can_be_repeated() -> None:
     text = BoundedText(20)
     text.append("é" * 100)
     assert (text.text(), text.left_out, text.head_length()) == (text.text(), text.left_out, text.head_length())
@@ -311,7 +311,7 @@ def test_text_and_render_can_be_asked_for_again() -> None:
 
 
 class Collected:
-    """What takes too much output, in memory."""
+    """An overflow in memory."""
 
     def __init__(self) -> None:
         self.text: str | None = None
@@ -334,7 +334,7 @@ PIECES = st.tuples(st.sampled_from(["out", "err"]), st.text("ab\n", max_size=60)
 
 
 @given(events=st.lists(PIECES), limit=st.integers(8, 200))
-def test_too_much_output_is_handed_on_whole_and_in_order(events: list[tuple[str, str]], limit: int) -> None:
+def test_the_overflow_gets_all_output_in_order(events: list[tuple[str, str]], limit: int) -> None:
     whole = "".join(text for _, text in events)
     collected = Collected()
     output = Output(limit, kept=limit // 4, overflow=lambda: collected)
@@ -357,7 +357,7 @@ def test_too_much_output_is_handed_on_whole_and_in_order(events: list[tuple[str,
 
 
 @given(st.lists(st.tuples(st.sampled_from(["out", "err", "result", "clear"]), st.text("ab\n\r\x1b[K", max_size=9))))
-def test_streams_are_what_was_written_to_them(events: list[tuple[str, str]]) -> None:
+def test_streams_have_the_text_that_was_written_to_them(events: list[tuple[str, str]]) -> None:
     rendered = shown(*((name, False if name == "clear" else text) for name, text in events))
     assert rendered.stdout == "".join(text for name, text in events if name == "out")
     assert rendered.stderr == "".join(text for name, text in events if name == "err")
@@ -369,7 +369,7 @@ def test_one_stream_alone_is_kept_once() -> None:
     assert rendered.stderr == ""
 
 
-def test_what_is_cleared_is_no_longer_too_much() -> None:
+def test_cleared_output_is_not_in_the_overflow() -> None:
     collected = Collected()
     output = Output(100, overflow=lambda: collected)
     output.stream("stdout", "a" * 300)
@@ -380,7 +380,7 @@ def test_what_is_cleared_is_no_longer_too_much() -> None:
     assert (rendered.output, rendered.overflow, collected.text) == ("b", None, None)
 
 
-def test_what_is_too_much_again_begins_again() -> None:
+def test_the_overflow_starts_again_after_a_clear() -> None:
     collected = Collected()
     output = Output(1000, overflow=lambda: collected)
     for letter in "ab":
@@ -408,13 +408,13 @@ def test_the_text_that_names_an_image_is_not_shown_beside_it(how: Any, kind: str
 
 
 @pytest.mark.parametrize("kind", ["text/html", "application/json", "text/latex", "application/vnd.plotly.v1+json"])
-def test_the_text_of_what_is_no_image_is_shown(kind: str) -> None:
+def test_the_text_of_other_bundles_is_shown(kind: str) -> None:
     output = Output(BIG)
     display(output, "display_data", {"text/plain": "a table", kind: "…"})
     assert output.render().output == "a table\n"
 
 
-def test_an_update_that_brings_or_takes_an_image_takes_or_brings_the_text() -> None:
+def test_an_update_with_an_image_removes_the_text_and_without_one_adds_it() -> None:
     image = {"text/plain": "<Figure>", "image/png": "AAAA"}
     output = Output(BIG)
     display(output, "display_data", bundle("waiting"), "d")
@@ -425,7 +425,7 @@ def test_an_update_that_brings_or_takes_an_image_takes_or_brings_the_text() -> N
     assert output.render().output == "x\nno figure\n"
 
 
-def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
+def test_an_image_without_room_is_shown_as_text() -> None:
     image = {"text/plain": "<Figure>", "image/png": "A" * 5_000}
     output = Output(1_000)
     display(output, "display_data", image)
@@ -436,7 +436,7 @@ def test_an_image_that_there_is_no_room_for_leaves_its_text() -> None:
     assert [result["data"] for result in rendered.results] == [bundle("small")]
 
 
-def test_a_long_text_of_a_display_is_taken_in_parts() -> None:
+def test_a_long_text_of_a_display_is_added_in_parts() -> None:
     output = Output(100 << 20)
     data = {"text/plain": "x" * (1 << 24)}
     assert sum(1 for _ in displaying(output, "execute_result", data)) >= 100
@@ -451,7 +451,7 @@ def test_many_results_are_put_together_in_parts() -> None:
     assert [each["data"] for each in output.render().results] == [{"text/plain": str(n)} for n in range(5_000)]
 
 
-def test_an_output_that_ends_while_a_display_is_taken_does_not_have_it() -> None:
+def test_an_output_that_ends_while_a_display_is_added_does_not_have_it() -> None:
     output = Output(100 << 20)
     taking = displaying(output, "execute_result", {"text/plain": "x" * (1 << 20)})
     next(taking)

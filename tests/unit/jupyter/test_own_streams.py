@@ -122,12 +122,12 @@ async def test_streams_as_scripts_use_them(notebook: Notebook, name: str) -> Non
     assert (await notebook.run("print('on')\n1/0")).output == "on\n"
 
 
-async def test_a_detached_stream_is_refused_as_such(notebook: Notebook) -> None:
+async def test_a_stream_cannot_be_detached(notebook: Notebook) -> None:
     outcome = await notebook.run("sys.stdout.detach()")
     assert outcome.error == "UnsupportedOperation: detach"
 
 
-async def test_a_stream_that_was_put_aside_writes_for_the_running_cell(notebook: Notebook) -> None:
+async def test_a_saved_stream_writes_for_the_running_cell(notebook: Notebook) -> None:
     await notebook.run("sys.stdout = sys.__stdout__\nsaved, sys.stdout = sys.stdout, io.StringIO()")
     outcome = await notebook.run("print('aside', file=saved)\nsys.stdout = saved\nprint('back')")
     assert outcome.output == "aside\nback\n"
@@ -139,13 +139,13 @@ async def test_code_that_holds_the_lock_may_write_more_than_a_pipe_holds(noteboo
     assert outcome.output == "before\n" + "1" * 500_000 + "500000\n"
 
 
-async def test_what_c_code_has_printed_is_all_there(notebook: Notebook) -> None:
+async def test_output_of_c_code_is_complete(notebook: Notebook) -> None:
     outcome = await notebook.run(f"{C_CODE}libc.printf(b'%s\\n', b'1' * 100_000); libc.fflush(None)\nprint('after')")
     assert outcome.output.endswith("1" * 100_000 + "\n0\nafter\n") or outcome.output == "1" * 100_000 + "\nafter\n"
 
 
-async def test_a_flood_of_a_subprocess_is_whole_and_waits_for_who_reads_it(notebook: Notebook) -> None:
-    """More than is kept for a kernel that shows no sign of life: one that lives is waited for."""
+async def test_a_flood_of_a_subprocess_is_complete_and_waits_for_the_reader(notebook: Notebook) -> None:
+    """It is longer than the ring: the pump waits for a kernel that shows signs of life."""
     code = f"_ = subprocess.run('yes {'x' * 79} | head -n 1000000', shell=True)\nprint('end')"
     outcome = await notebook.run(code)
     assert outcome.truncated is not None

@@ -51,7 +51,7 @@ def counted(cell: str | None, newest: str | None, names: Sequence[str]) -> tuple
         (None, None, ["a", "begins", "a", "ends", "b"], "b", 5),
     ],
 )
-def test_each_message_counts_once_and_only_where_somebody_waits(
+def test_each_message_of_the_followed_cell_counts_once(
     cell: str | None, newest: str | None, names: list[str], texts: str, lost: int | None
 ) -> None:
     assert counted(cell, newest, names) == (texts, lost)
@@ -130,7 +130,7 @@ def test_output_that_the_kernel_has_no_room_for_is_counted() -> None:
     assert (record.replay([].append), record.size) == (8, 0)
 
 
-def test_what_is_forgotten_is_counted_whatever_it_is() -> None:
+def test_forgotten_output_is_counted() -> None:
     record = CellRecord("cell")
     record.add(frames("display_data", b"12345", header=b"{"), None)
     for _ in range(2):

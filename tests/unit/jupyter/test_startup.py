@@ -1,4 +1,4 @@
-"""What a kernel is asked while it starts, by kernels that drop some of it."""
+"""Requests to a kernel that starts, also to kernels that drop some of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def faulty(fault: str, language: str = "faulty") -> KernelSpec:
     return KernelSpec(name="faulty", argv=argv, language=language, display_name="Faulty")
 
 
-async def test_what_a_starting_kernel_drops_is_asked_again(new_notebook: NewNotebook) -> None:
+async def test_requests_that_a_starting_kernel_drops_are_sent_again(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("drops its first requests"), start_timeout=20.0)
     assert (await notebook.run("x")).output == "before the fault\n"
     assert len(notebook.kernel._requests) == 0
@@ -50,7 +50,7 @@ async def test_the_hooks_are_sent_again_if_they_are_dropped(
 async def test_hooks_that_take_long_are_installed_once(
     new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch, any_spec: KernelSpec
 ) -> None:
-    """Looked into at once, and judged to be dropped, although they were not: what runs twice does it once."""
+    """The request is sent twice, because it seems to be dropped, but the program runs once."""
     monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.0)
     notebook = await new_notebook(any_spec)
     assert (await notebook.run("print('a')\n1")).output == "a\n1\n"
@@ -85,7 +85,7 @@ async def test_a_kernel_whose_output_is_never_heard_does_not_start(new_notebook:
     assert "it did not answer within 1 s" in caught.value.reason
 
 
-async def test_the_answers_of_requests_that_were_sent_besides_are_nobodys(new_notebook: NewNotebook) -> None:
+async def test_answers_of_repeated_requests_are_ignored(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("slow at first"), start_timeout=20.0)
     for _ in range(3):
         assert (await notebook.run("x")).output == "before the fault\n"

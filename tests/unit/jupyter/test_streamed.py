@@ -1,4 +1,4 @@
-"""Cells that somebody watches, on real kernels: what is told, when, and what holds a flood up."""
+"""Streamed cells on real kernels: their events, the intervals, and what delays a flood."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERVAL = """
 
 
 async def watched(notebook: Notebook, code: str, *, silent: bool = False) -> tuple[list[CellEvent], Outcome]:
-    """Run a cell; give what was told of it, and its outcome."""
+    """Run a cell; return its events and its outcome."""
     events: list[CellEvent] = []
     done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     notebook.kernel.submit(Cell(code=dedent(code), stream=True, silent=silent), done.set_result, events.append)
@@ -29,7 +29,7 @@ async def watched(notebook: Notebook, code: str, *, silent: bool = False) -> tup
 
 
 class SlowDisk:
-    """Takes what is too much for a message, and falls behind at once."""
+    """An overflow that falls behind at once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -61,7 +61,7 @@ class SlowDisk:
         raise AssertionError("nobody asked where it is")
 
 
-async def test_what_is_told_of_a_cell(new_notebook: NewNotebook) -> None:
+async def test_the_events_of_a_cell(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook()
     code = """
         import sys
@@ -84,7 +84,7 @@ async def test_what_is_told_of_a_cell(new_notebook: NewNotebook) -> None:
     assert outcome.output == "42\n"
 
 
-async def test_a_traceback_that_is_not_the_end_is_told(new_notebook: NewNotebook) -> None:
+async def test_a_traceback_that_does_not_end_the_cell_is_an_event(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook()
     await notebook.run("1 / 0")
     events, outcome = await watched(notebook, "%tb\nprint('on')")
@@ -96,7 +96,7 @@ async def test_a_traceback_that_is_not_the_end_is_told(new_notebook: NewNotebook
     assert outcome.traceback is not None
 
 
-async def test_a_silent_cell_is_told_of_without_a_count(new_notebook: NewNotebook) -> None:
+async def test_a_silent_cell_starts_without_a_count(new_notebook: NewNotebook) -> None:
     events, _ = await watched(await new_notebook(), "print('x')", silent=True)
     assert events == [Started(None), Wrote("stdout", "x\n")]
 
@@ -108,7 +108,7 @@ async def test_only_a_watched_cell_has_the_short_interval(new_notebook: NewNoteb
     assert (await notebook.run(dedent(INTERVAL))).output == "[0.2]\n"
 
 
-async def test_a_kernel_that_is_held_up_loses_nothing(new_notebook: NewNotebook) -> None:
+async def test_a_kernel_that_has_to_wait_loses_nothing(new_notebook: NewNotebook) -> None:
     disk = SlowDisk()
     notebook = await new_notebook(max_output=1 << 20, overflows=disk)
     other = await new_notebook()

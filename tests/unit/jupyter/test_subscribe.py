@@ -76,7 +76,7 @@ async def test_questions_and_interrupts_arrive_too(any_notebook: Notebook) -> No
     end()
 
 
-async def test_one_that_fails_costs_the_cells_nothing(any_notebook: Notebook) -> None:
+async def test_a_failing_consumer_costs_the_cells_nothing(any_notebook: Notebook) -> None:
     def failing(_channel: str, _message: RawMessage) -> None:
         raise RuntimeError
 

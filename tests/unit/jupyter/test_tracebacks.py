@@ -1,4 +1,4 @@
-"""Source text: a cell's errors and `inspect` show the cell's own, whatever other text goes by its name."""
+"""Errors and `inspect` show a cell's own source, whatever else has its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def main_file(notebook: Notebook) -> Iterator[Path]:
-    """Give a real file of the name that cells have."""
+    """Make a real file with the name of the cells."""
     file = Path(notebook.sandbox.workspace_path) / "main.py"
     file.write_text("one\ntwo\nthree\nfour\nfive\nsix\n")
     yield file
@@ -81,7 +81,9 @@ async def test_an_error_beside_a_group_is_shown_once_and_plainly(notebook: Noteb
         ("%%time\n!echo \\\n a\n1/0", 4, "1/0"),
     ],
 )
-async def test_code_that_a_magic_runs_is_the_cells(notebook: Notebook, code: str, line: int, source: str) -> None:
+async def test_code_that_a_magic_runs_belongs_to_the_cell(
+    notebook: Notebook, code: str, line: int, source: str
+) -> None:
     outcome = await notebook.run(code)
     shown = (outcome.traceback or "") + outcome.output
     assert f'File "main.py", line {line}, in ' in shown
@@ -94,7 +96,7 @@ async def test_a_syntax_error_in_what_a_magic_runs(notebook: Notebook) -> None:
     assert (outcome.traceback or "").startswith('  File "main.py", line 3\n    if x\n')
 
 
-async def test_what_a_magic_has_defined_has_its_source(notebook: Notebook) -> None:
+async def test_functions_that_a_magic_defines_have_their_source(notebook: Notebook) -> None:
     await notebook.run("%%time\n\ndef timed():\n    return 1 / 0  # timed\n")
     assert await source_of(notebook, "timed") == "def timed():\n    return 1 / 0  # timed\n"
     assert 'File "main.py", line 4, in timed\n    return 1 / 0  # timed' in str(
@@ -191,7 +193,7 @@ async def test_a_class_without_methods_has_the_newest_source_of_its_name(noteboo
     assert await source_of(notebook, "C") == "@dataclass\nclass C:\n    y: int\n"
 
 
-async def test_what_has_no_source_is_said_as_ever(notebook: Notebook) -> None:
+async def test_objects_without_source_raise_as_usual(notebook: Notebook) -> None:
     outcome = await notebook.run("import inspect\ninspect.getsource(type('Made', (), {}))")
     assert outcome.error == "OSError: source code not available"
     assert (await notebook.run("inspect.getsource(int)")).error == ("TypeError: <class 'int'> is a built-in class")

@@ -27,7 +27,7 @@ def message(content: bytes = b"{}", msg_type: str = "stream", parent: bytes = b'
 
 
 @given(msg_type=texts, content=st.dictionaries(texts, trees), user=texts, topic=st.lists(st.binary(max_size=8)))
-def test_what_is_built_can_be_parsed(msg_type: str, content: object, user: str, topic: list[bytes]) -> None:
+def test_requests_can_be_parsed(msg_type: str, content: object, user: str, topic: list[bytes]) -> None:
     topic = [frame for frame in topic if frame != wire.DELIMITER]
     msg_id, frames = Codec(KEY, "s").request(msg_type, content, username=user, metadata={"kernelbridge": {"x": 1}})
     parsed = Codec(KEY, "other").parse([*topic, *frames, b"a buffer"])
@@ -138,7 +138,7 @@ def test_content_of_the_wrong_shape(kind: type, content: bytes) -> None:
         wire.decode(content, kind)
 
 
-def test_what_honest_kernels_get_wrong_is_repaired() -> None:
+def test_content_of_correct_kernels_that_is_not_strict_json_is_repaired() -> None:
     # `print(os.listdir())` of a name that is not UTF-8, and a figure with NaN in it
     assert wire.decode(b'{"name":"stdout","text":"a\xffb"}', wire.Stream).text == "a\ufffdb"
     assert wire.decode(b'{"name":"stdout","text":"a\\ud800b"}', wire.Stream).text == "a?b"
@@ -147,7 +147,7 @@ def test_what_honest_kernels_get_wrong_is_repaired() -> None:
     }
 
 
-def test_null_stands_for_no_parent() -> None:
+def test_null_means_no_parent() -> None:
     assert Codec(KEY, "s").parse(message(parent=b"null")).parent_id == ""
 
 
@@ -157,7 +157,7 @@ def test_a_display_id_that_is_not_text_is_none() -> None:
     assert wire.decode(b'{"data":{},"transient":{"display_id":"d"}}', wire.Display).display_id == "d"
 
 
-def test_a_header_may_be_as_large_as_is_said_and_no_larger() -> None:
+def test_the_size_of_a_header_is_limited() -> None:
     def sized(size: int) -> bytes:
         header = b'{"msg_id":"m","msg_type":"x"}'
         return header[:-1] + b" " * (size - len(header)) + b"}"
@@ -172,19 +172,19 @@ def test_a_header_may_be_as_large_as_is_said_and_no_larger() -> None:
             codec.parse([wire.DELIMITER, codec.sign(parts), *parts])
 
 
-def test_numbers_that_no_program_reads_become_null() -> None:
+def test_numbers_with_too_many_digits_become_null() -> None:
     display = wire.decode(b'{"data":{"x":[1e999,-1e999,' + b"1" * 5000 + b",123]}}", wire.Display)
     assert display.data == {"x": [None, None, None, 123]}
 
 
-def test_large_bundles_that_are_not_unicode_are_mended() -> None:
+def test_large_bundles_that_are_not_unicode_are_repaired() -> None:
     filler = b'"' + b"x" * wire.LARGE + b'"'
     display = wire.decode(b'{"data":{"x":["a\xffb",' + filler + b"]}}", wire.Display)
     assert json.loads(msgspec.json.encode(display.data))["x"][0] == "a\ufffdb"
 
 
 def _steps(monkeypatch: pytest.MonkeyPatch, raw: bytes, kind: type) -> tuple[object, list[int]]:
-    """Decode; give the result and how many texts were decoded in each step between two yields."""
+    """Decode; return the result, and how many texts each step decoded."""
     counted, text_of = [0], wire._text
 
     def text(raw: msgspec.Raw) -> Generator[None, None, str | None]:
@@ -212,7 +212,7 @@ def test_a_traceback_of_many_lines_is_decoded_in_small_steps(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("end", ['"', "\\", "é", ""])
-def test_long_texts_of_a_traceback_are_whole_wherever_they_are_cut(end: str) -> None:
+def test_long_texts_of_a_traceback_are_complete(end: str) -> None:
     lines = ["a" * (wire.LARGE - 2) + end, "", ("\\" + end) * wire.LARGE, end]
     assert wire.decode(json.dumps({"traceback": lines}).encode(), wire.Failure).traceback == lines
 
@@ -251,7 +251,7 @@ def test_a_display_of_many_names_is_left_out_in_small_steps(monkeypatch: pytest.
     assert max(counted) <= 200
 
 
-def test_mending_takes_several_steps() -> None:
+def test_repairing_takes_several_steps() -> None:
     filler = b'"' + b"x" * wire.LARGE + b'"'
     work = wire.decoding(b'{"data":{"x":[NaN,' + filler + b"]}}", wire.Display)
     assert sum(1 for _ in work) >= 5
