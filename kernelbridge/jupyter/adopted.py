@@ -92,7 +92,8 @@ class AdoptedKernel(Kernel):
         kernel._watchdog.unread = lambda: not kernel._replay.over or kernel._intake.unread
         kernel.has_hooks, kernel._ready = identity.has_hooks, True
         kernel.help.subshells = identity.subshells
-        channels = kernel._connect(identity.routing_id.encode())
+        kernel._routing_id = identity.routing_id.encode()
+        channels = kernel._connect()
         if identity.has_hooks:
             channels.limit_output_queue()
         return kernel

@@ -150,7 +150,6 @@ class Kernel:
         start_timeout: float = 60.0,
         max_output: int = MAX_OUTPUT,
         max_message: int = MAX_MESSAGE,
-        routing_id: bytes | None = None,
         hooks: bool = True,
         overflows: Overflows = NO_OVERFLOWS,
     ) -> Self:
@@ -182,7 +181,7 @@ class Kernel:
             answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
         )
         try:
-            work = kernel._spawn(kernel._prepare(routing_id, hooks=hooks))
+            work = kernel._spawn(kernel._prepare(hooks=hooks))
             await wait_started(work, kernel.died, start_timeout, kernel._process_output, fault=lambda: kernel._fault)
         except KernelError as exc:
             await kernel.aclose()
@@ -333,14 +332,14 @@ class Kernel:
 
     # -- start --------------------------------------------------------------------
 
-    async def _prepare(self, routing_id: bytes | None, *, hooks: bool) -> None:
+    async def _prepare(self, *, hooks: bool) -> None:
         """Connect to the kernel, wait until it answers, and install the hooks; or wait for `died`."""
         await wait_bound(self._directory, self._exited)
         if self._exited.done():
             await asyncio.wait({self.died})
             return
         self._directory.secure()
-        channels = self._connect(routing_id or self._routing_id)
+        channels = self._connect()
         info = await wait_heard(self._requests, self._iopub_seen)
         if info is None:
             await asyncio.wait({self.died})
@@ -351,11 +350,10 @@ class Kernel:
         self._process_output.take()
         self._ready = True
 
-    def _connect(self, routing_id: bytes) -> Channels:
-        self._routing_id = routing_id
+    def _connect(self) -> Channels:
         self._channels = Channels(
             {channel: self._directory.endpoint(channel) for channel in PORTS},
-            routing_id=routing_id,
+            routing_id=self._routing_id,
             received=self._intake.received,
             lost=self._lost,
             stuck=lambda channel: self._end_faulty(f"it stopped reading its {channel} channel"),

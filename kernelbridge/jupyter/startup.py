@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -22,8 +22,6 @@ log = structlog.get_logger(__name__)
 
 _BIND_POLL = 0.005
 _TAIL = 4096
-_DROPPED_AFTER = 2.0
-"""Seconds after which it is checked whether the kernel has dropped an unanswered request."""
 _KEPT = 1 << 16
 """Bytes of the process's output that are kept: as many as the pump of a dead kernel writes (`guest/kernel/pump.py`)."""
 
@@ -146,7 +144,8 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
 
     If they fail, the kernel is used without them.
     """
-    reply = await _ask_in_order(requests, "execute_request", hooks_request())
+    # A kernel that starts may drop the request. If it is sent twice, the hooks run once.
+    reply = await requests.ask_until_answered("shell", "execute_request", hooks_request())
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
@@ -154,20 +153,3 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
         channels.limit_output_queue()  # from now on its publisher waits instead of dropping messages
         return True
     return False
-
-
-async def _ask_in_order(requests: RequestTable, msg_type: str, content: Mapping[str, Any]) -> wire.Message | None:
-    """Send a request that may take long on shell, and again if it was dropped.
-
-    Return the answer, or None if the kernel ends first. The requests of a channel are answered in order. So a request
-    was dropped if a later one is answered before it.
-    """
-    while True:
-        answer = requests.begin("shell", msg_type, content)
-        await asyncio.wait({answer}, timeout=_DROPPED_AFTER)
-        if not answer.done():
-            await requests.ask_until_answered("shell", "kernel_info_request", {})
-        if answer.done():
-            return answer.result()
-        log.warning("kernel_dropped_request", request=msg_type)
-        requests.forget([answer])

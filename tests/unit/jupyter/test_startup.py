@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter import startup
+from kernelbridge.jupyter import requests
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, program_request
 from kernelbridge.jupyter.requests import LIMIT
 from kernelbridge.runtimes.facts import KernelSpec
@@ -38,10 +38,7 @@ async def test_a_kernel_that_answers_nothing_on_control_starts(new_notebook: New
     assert (await notebook.run("x")).output == "before the fault\n"
 
 
-async def test_the_hooks_are_sent_again_if_they_are_dropped(
-    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.01)
+async def test_the_hooks_are_sent_again_if_they_are_dropped(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook(faulty("drops its first execution", "python"), start_timeout=20.0)
     assert notebook.kernel.has_hooks
     assert (await notebook.run("x")).output == "before the fault\n"
@@ -50,8 +47,8 @@ async def test_the_hooks_are_sent_again_if_they_are_dropped(
 async def test_hooks_that_take_long_are_installed_once(
     new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch, any_spec: KernelSpec
 ) -> None:
-    """The request is sent twice, because it seems to be dropped, but the program runs once."""
-    monkeypatch.setattr(startup, "_DROPPED_AFTER", 0.0)
+    """The request is sent several times, because it seems to be dropped, but the program runs once."""
+    monkeypatch.setattr(requests, "FIRST_REPEAT", 0.001)
     notebook = await new_notebook(any_spec)
     assert (await notebook.run("print('a')\n1")).output == "a\n1\n"
     content = hooks_request()
