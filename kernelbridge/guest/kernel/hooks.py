@@ -29,6 +29,7 @@ recall      what a cell sends while no server is connected is kept for the next 
 
 import contextlib
 import contextvars
+import functools
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ def install_threads(kernel):
         variables = []  # ipykernel 6 records this itself
     start = threading.Thread.start
 
+    @functools.wraps(start)
     def start_in_cell(self):
         # The thread of a pool works for many cells. Its output belongs to the one that runs.
         if getattr(self, "_target", None) is not pool._worker:
@@ -73,8 +75,6 @@ def install_threads(kernel):
             self.run = run_in_cell
         start(self)
 
-    start_in_cell.__name__, start_in_cell.__qualname__ = "start", "Thread.start"
-    start_in_cell.__doc__, start_in_cell.__module__ = start.__doc__, start.__module__
     threading.Thread.start = start_in_cell
 
 

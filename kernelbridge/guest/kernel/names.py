@@ -6,7 +6,7 @@ Code is compiled under the file name of its request, with the line numbers of th
 import ast
 import bdb
 import codeop
-import contextlib
+import functools
 import inspect
 import linecache
 import warnings
@@ -52,8 +52,9 @@ def source_line(filename, number):
     try:
         if type(filename) is CellName:
             return sources[filename][2][number - 1]
-        return linecache.getline(filename, number)
-    except Exception:  # there may be no such line, and a loader of user code may raise anything
+        lazy = len(linecache.cache.get(filename, ())) == 1  # to be read by a loader, which may be user code
+        return "" if lazy else linecache.getline(filename, number)
+    except Exception:  # there may be no such line, and user code may have changed `linecache`
         return ""
 
 
@@ -216,16 +217,13 @@ def install_sources(kernel):
 
     And let debuggers find cells: they look for sources under absolute paths, and no cell has one.
     """
-    canonic = bdb.Bdb.canonic
+    canonic, getfile = bdb.Bdb.canonic, inspect.getfile
 
+    @functools.wraps(canonic)
     def canonic_or_cell(self, filename):
         return filename if type(filename) is CellName else canonic(self, filename)
 
-    canonic_or_cell.__name__, canonic_or_cell.__qualname__ = canonic.__name__, canonic.__qualname__
-    canonic_or_cell.__doc__, canonic_or_cell.__module__ = canonic.__doc__, canonic.__module__
-    bdb.Bdb.canonic = canonic_or_cell
-    getfile = inspect.getfile
-
+    @functools.wraps(getfile)
     def getfile_or_cell(object):
         if isinstance(object, type) and object.__module__ == "__main__":
             name = cell_of(object)
@@ -233,9 +231,7 @@ def install_sources(kernel):
                 return name
         return getfile(object)
 
-    getfile_or_cell.__name__ = getfile_or_cell.__qualname__ = "getfile"
-    getfile_or_cell.__doc__, getfile_or_cell.__module__ = getfile.__doc__, getfile.__module__
-    inspect.getfile = getfile_or_cell
+    bdb.Bdb.canonic, inspect.getfile = canonic_or_cell, getfile_or_cell
 
 
 def cell_of(cls):

@@ -63,9 +63,7 @@ def described(value, tb, stack=True):
         keep_cached()
         copies = Copies()
         copy = copies.of(value, tb, text)
-        shown = formatted(copy)
-        if shown is None:
-            shown = formatted_simply(copies, copy)
+        shown = formatted(copy) or plainest(cls, text, tb)
         for mark, count in copies.marks.items():
             shown = shown.replace(mark, "  [%d more frames]\n" % count)
     except Exception:  # the user's memory, recursion or objects may make anything fail
@@ -88,23 +86,6 @@ def formatted(copy):
             return "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
     except BaseException:  # methods of user code that this calls may raise anything
         return None
-
-
-def formatted_simply(copies, copy):
-    """Format a stand-in without suggestions, and without lines of source that only a loader has."""
-    for one in copies.made.values():
-        for base, attributes in ATTRIBUTES.items():
-            if isinstance(one, base):
-                for attribute in attributes:
-                    setattr(one, attribute, None)
-    # This registers the loaders in `linecache`, but does not read the lines yet.
-    shown = TracebackException(type(copy), copy, traceback_of(copy), lookup_lines=False)
-    lazy = {name: entry for name, entry in linecache.cache.items() if len(entry) == 1}
-    linecache.cache.update((name, (0, None, [], name)) for name in lazy)
-    try:
-        return "".join(shown.format())
-    finally:
-        linecache.cache.update(lazy)
 
 
 def class_name(cls):
