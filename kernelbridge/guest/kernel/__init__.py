@@ -1,1 +1,1 @@
-"""What runs inside a Python kernel, and what starts it. For Python 3.8 and later, standard library only."""
+"""The programs that start a Python kernel and run inside it. For Python 3.8 and later, standard library only."""
