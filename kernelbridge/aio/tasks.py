@@ -83,7 +83,7 @@ class Lazy(Generic[T]):
         return await asyncio.shield(self._task)
 
     def made(self) -> T:
-        """Give it, when `get` has given it before; from any thread."""
+        """Return the value, which `get` has returned before. It may be called from any thread."""
         if self._task is None:
             raise AssertionError("nothing was made yet")
         return self._task.result()

@@ -162,7 +162,10 @@ async def test_a_cell_that_never_reached_its_kernel_is_not_waited_for(change: Ne
 
 async def test_without_hooks_the_reply_arrives_and_the_loss_is_reported(change: NewChange) -> None:
     case = await change(hooks=False)
-    await case.leave(f"print('before', flush=True)\n{until(case.root / 'go')}print('after')\n42")
+    printed = case.root / "printed"
+    before = f"print('before', flush=True)\nopen({str(printed)!r}, 'w').close()\n"
+    await case.leave(f"{before}{until(case.root / 'go')}print('after')\n42")
+    await there(printed)
     done = case.take_over()
     kernel = case.notebook.kernel
     async with asyncio.timeout(PATIENCE):
