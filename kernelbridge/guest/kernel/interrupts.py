@@ -163,9 +163,12 @@ class Interrupts:
             self.retry_cell, self.only_if_blocked = cell, only_if_blocked
             signal.pthread_kill(self.main, RETRY_SIGNAL)
 
-    def start_time_limit(self, seconds):
-        """Raise `TooSlow` on the main thread after `seconds`, repeatedly, until `limited_call` is None."""
-        if self.too_slow:
+    def start_time_limit(self, seconds, always):
+        """Raise `TooSlow` on the main thread after `seconds`, repeatedly, until `limited_call` is None.
+
+        If a call of this cell was too slow before, it is raised at once, unless `always`.
+        """
+        if self.too_slow and not always:
             raise TooSlow
         self.limited_calls += 1
         self.limited_call = self.limited_calls

@@ -82,7 +82,7 @@ def formatted(copy):
     For suggestions Python calls `__dir__` and the like of user code, and for lines of source a loader's `get_source`.
     """
     try:
-        with time_limit():
+        with time_limit(always=True):
             return "".join(TracebackException(type(copy), copy, traceback_of(copy)).format())
     except BaseException:  # methods of user code that this calls may raise anything
         return None
@@ -128,13 +128,13 @@ def cut(text, limit):
 
 
 @contextlib.contextmanager
-def time_limit():
+def time_limit(always=False):
     """Limit the time of user code that is called for a text. It needs a signal, so it works only on the main thread."""
     state = interrupts.state
     if state is None or not state.on_main_thread():
         yield
         return
-    state.start_time_limit(TEXT_SECONDS)
+    state.start_time_limit(TEXT_SECONDS, always)
     try:
         yield
     finally:
