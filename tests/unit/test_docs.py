@@ -30,8 +30,6 @@ PAGES = (*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md")
 
 PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md", "sessions.md")
 WIDTH = 120
-WIDE_PAGES = {"architecture.md", "reliability.md"}
-"""Those whose tables and paragraphs have not been brought to this width yet."""
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -120,7 +118,7 @@ def test_every_page_is_on_the_map() -> None:
     assert {page for page in PAGES if page.is_relative_to(DOCS)} - there == {DOCS / "README.md"}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WIDE_PAGES], ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_lines_are_no_longer_than_people_read(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     # One command, which is copied whole.
@@ -221,16 +219,63 @@ def test_every_message_that_troubleshooting_explains_is_one_of_the_code() -> Non
             assert part.strip(" ") in texts, message
 
 
-def test_every_room_is_on_the_map_and_the_pure_ones_are_called_so() -> None:
-    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
-    table = page.split("## Rooms")[1].split("\n## ")[0]
-    found = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
-    on_the_map = {name for room, _, _ in found for name in room.split("`")[1::2]}
-    dotted = {name.removesuffix("/").removesuffix(".py").replace("/", ".") for name in on_the_map}
-    assert dotted == {room for layer in LAYERS for room in layer}
-    called_pure = {
-        name if name == room.split("`")[1] or not room.split("`")[1].endswith("/") else room.split("`")[1] + name
-        for room, _, pure in found
-        for name in pure.split("`")[1::2]
-    }
-    assert called_pure == set(PURE)
+def section(page: Path, heading: str) -> str:
+    """Return the text below a heading, up to the next one of its level or a higher one."""
+    level = heading.split()[0]
+    _, _, below = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    return re.split(rf"^#{{1,{len(level)}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_every_room_is_on_the_map_and_the_pure_modules_are_listed() -> None:
+    page = DOCS / "explanation" / "architecture.md"
+    table = [name for row in rows(section(page, "## Rooms"))[2:] for name in in_code(row[0])]
+    dotted = [name.removesuffix("/").removesuffix(".py").replace("/", ".") for name in table]
+    assert sorted(dotted) == sorted(room for layer in LAYERS for room in layer)
+    assert sorted(in_code(section(page, "### Pure modules"))) == sorted(PURE)
+
+
+EXPLANATION = sorted((DOCS / "explanation").rglob("*.md"))
+IN_PACKAGE = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("page", [*EXPLANATION, DOCS / "CONTRIBUTING.md"], ids=named)
+def test_modules_and_rooms_that_a_page_names_exist(page: Path) -> None:
+    """A path is written from the package, or from the top for `docs`, `images`, `kernelbridge` and `tests`."""
+    for name in in_code(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        path = name.split("::")[0].rstrip("/")
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)+", path) and (path.endswith(".py") or path.split("/")[0] in IN_PACKAGE):
+            assert (PACKAGE / path).exists() or (PACKAGE.parent / path).exists(), name
+
+
+def functions(module: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def faults() -> dict[str, str]:
+    """Return the section of each fault on the page about reliability, by its heading."""
+    text = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    sections = re.split(r"^#{2,3} ", text, flags=re.MULTILINE)[1:]
+    return {title: body for title, _, body in (part.partition("\n") for part in sections) if "Shown by " in body}
+
+
+def test_each_fault_names_the_tests_that_show_it() -> None:
+    assert len(faults()) > 30
+    for title, body in faults().items():
+        shown, _, none = body.partition("Shown by ")[2].partition("\n\n")
+        assert not none.strip(), f"{title}: the tests come last"
+        module, found = Path(), 0
+        for name in in_code(shown):
+            if name.endswith(".py"):
+                module = PACKAGE.parent / name
+            else:
+                assert name in functions(module), f"{title}: {module.name} has no {name}"
+                found += 1
+        assert found, title
+
+
+def test_the_table_of_faults_leads_to_each_of_them() -> None:
+    page = DOCS / "explanation" / "reliability.md"
+    there = {target.removeprefix("#") for target in links(page) if target.startswith("#")}
+    found = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in faults()}
+    assert not found - there
