@@ -26,7 +26,7 @@ from tests.unit.test_layers import LAYERS, PURE
 
 PACKAGE = Path(kernelbridge.__file__).parent
 DOCS = PACKAGE.parent / "docs"
-PAGES = (*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md")
+PAGES = (*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md", DOCS.parent / "CHANGELOG.md")
 
 PROTOCOL_PAGES = ("protocol.md", "cells.md", "terminals.md", "files.md", "sessions.md")
 WIDTH = 120
