@@ -1,4 +1,4 @@
-"""Draws the state diagrams of architecture.md from the tables in the code.
+"""Draw the state diagrams of architecture.md from the tables in the code.
 
 python docs/make_diagrams.py          rewrite the diagrams in docs/explanation/architecture.md
 python docs/make_diagrams.py --check  fail if they differ (a test does this)
@@ -17,14 +17,14 @@ PAGE = Path(__file__).with_name("explanation") / "architecture.md"
 
 
 def draw(start: str, arrows: Iterable[tuple[str, str, str]]) -> str:
-    """Give a Mermaid state diagram of (from, event, to) arrows."""
+    """Return a Mermaid state diagram of (from, event, to) arrows."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {start}"]
     lines += [f"    {source} --> {target}: {event}" for source, event, target in arrows]
     return "\n".join([*lines, "```"]) + "\n"
 
 
 def diagrams() -> dict[str, str]:
-    """Give every diagram by name."""
+    """Return every diagram by name."""
     return {
         "workspace": draw(
             "absent",
@@ -41,7 +41,7 @@ def diagrams() -> dict[str, str]:
 
 
 def rewritten(page: str) -> str:
-    """Give the page with its diagrams drawn anew."""
+    """Return the page with its diagrams drawn anew."""
     drawn = diagrams()
     for name, diagram in drawn.items():
         marker = f"<!-- diagram: {name} -->\n"

@@ -19,10 +19,10 @@ from kernelbridge.cli.options import SettingFlag
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.protocol import codec, json_schema
 from kernelbridge.protocol.messages import ClientMessage, ServerMessage
-from kernelbridge.server.websocket import connection, socket
+from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.settings.settings import OPTIONS, SERVER, WORKSPACE, Settings
 from kernelbridge.settings.sources import flag_name
-from tests.unit.test_layers import LAYERS, PURE
+from tests.unit.test_layers import LAYERS
 
 PACKAGE = Path(kernelbridge.__file__).parent
 DOCS = PACKAGE.parent / "docs"
@@ -127,7 +127,7 @@ def test_lines_are_no_longer_than_people_read(page: Path) -> None:
 
 
 def kinds_of(kind: type[KernelBridgeError]) -> Iterator[type[KernelBridgeError]]:
-    """Return one kind of error and those below it, but for what a client never meets."""
+    """Yield a kind of error and those below it, except the one that a client never gets."""
     if kind is not ConfigError:  # ends the command, and is never sent
         yield kind
     for below in kind.__subclasses__():
@@ -144,7 +144,7 @@ def test_every_code_of_an_error_is_in_the_reference() -> None:
     page = reference("errors.md")
     documented = {in_code(code)[0]: retryable for code, _, retryable in rows(page)[2:]}
     retryable = {kind.code: "yes" if kind.retryable else "no" for kind in kinds_of(KernelBridgeError)}
-    literals = {code for module in (codec, connection, socket) for code in code_literals(Path(str(module.__file__)))}
+    literals = {code for module in (codec, answers) for code in code_literals(Path(str(module.__file__)))}
     assert {"invalid_json", "frame_too_large"} <= literals
     assert documented == {**dict.fromkeys(literals, "no"), **retryable}
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == list(documented), "one section for each, in this order"
@@ -201,7 +201,7 @@ def test_commands_and_settings_on_the_pages_exist(page: Path) -> None:
 
 
 def source_texts() -> str:
-    """Return all texts in the code; the parts of one that are computed are left out."""
+    """Return all texts in the code, without their computed parts."""
     nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     return "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
@@ -219,19 +219,11 @@ def test_every_message_that_troubleshooting_explains_is_one_of_the_code() -> Non
             assert part.strip(" ") in texts, message
 
 
-def section(page: Path, heading: str) -> str:
-    """Return the text below a heading, up to the next one of its level or a higher one."""
-    level = heading.split()[0]
-    _, _, below = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
-    return re.split(rf"^#{{1,{len(level)}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def test_every_room_is_on_the_map_and_the_pure_modules_are_listed() -> None:
-    page = DOCS / "explanation" / "architecture.md"
-    table = [name for row in rows(section(page, "## Rooms"))[2:] for name in in_code(row[0])]
+def test_every_room_is_on_the_map() -> None:
+    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    table = [name for row in rows(page.split("## Rooms")[1].split("\n## ")[0])[2:] for name in in_code(row[0])]
     dotted = [name.removesuffix("/").removesuffix(".py").replace("/", ".") for name in table]
     assert sorted(dotted) == sorted(room for layer in LAYERS for room in layer)
-    assert sorted(in_code(section(page, "### Pure modules"))) == sorted(PURE)
 
 
 EXPLANATION = sorted((DOCS / "explanation").rglob("*.md"))
