@@ -19,7 +19,7 @@ from kernelbridge.cli.options import SettingFlag
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.protocol import codec, json_schema
 from kernelbridge.protocol.messages import ClientMessage, ServerMessage
-from kernelbridge.server.websocket.handlers import answers
+from kernelbridge.server.websocket import connection, socket
 from kernelbridge.settings.settings import OPTIONS, SERVER, WORKSPACE, Settings
 from kernelbridge.settings.sources import flag_name
 from tests.unit.test_layers import LAYERS
@@ -144,7 +144,7 @@ def test_every_code_of_an_error_is_in_the_reference() -> None:
     page = reference("errors.md")
     documented = {in_code(code)[0]: retryable for code, _, retryable in rows(page)[2:]}
     retryable = {kind.code: "yes" if kind.retryable else "no" for kind in kinds_of(KernelBridgeError)}
-    literals = {code for module in (codec, answers) for code in code_literals(Path(str(module.__file__)))}
+    literals = {code for module in (codec, connection, socket) for code in code_literals(Path(str(module.__file__)))}
     assert {"invalid_json", "frame_too_large"} <= literals
     assert documented == {**dict.fromkeys(literals, "no"), **retryable}
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == list(documented), "one section for each, in this order"
