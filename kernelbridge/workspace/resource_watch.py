@@ -47,12 +47,14 @@ class MemoryWatch:
         self._tell_later: Callable[[str], None] | None = None
         self._sandbox: Sandbox | None = None
         self._explained = 0
+        self._counted = 0
+        """Kills that the kernel itself has counted; the runtime may report them later, which is no news then."""
         self._settled = self._told = float("-inf")
         self._news = asyncio.Event()
 
     def watch(self, sandbox: Sandbox) -> None:
         """Watch another sandbox."""
-        self._sandbox, self._explained = sandbox, 0
+        self._sandbox, self._explained, self._counted = sandbox, 0, 0
         sandbox.watch_memory(lambda: self._ran_out(sandbox))
 
     def serve(self, *, busy: Callable[[], bool], tell_later: Callable[[str], None] | None = None) -> None:
@@ -62,10 +64,12 @@ class MemoryWatch:
 
     def mark(self) -> Mark:
         """Return what is known when something begins to run, for `explained` or `over_command`."""
-        return Mark(self._sandbox, 0 if self._sandbox is None else self._sandbox.oom_kills())
+        return Mark(self._sandbox, 0 if self._sandbox is None else max(self._sandbox.oom_kills(), self._counted))
 
     def explained(self, outcome: Outcome, mark: Mark) -> Outcome:
         """Return the outcome of a cell that began at `mark`, with the cause if the memory ran out meanwhile."""
+        if outcome.oom_kills:
+            self._counted = max(self._counted, mark.kills + outcome.oom_kills)
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
@@ -110,6 +114,8 @@ class MemoryWatch:
         if now - self._told >= OFTEN:
             self._told = now
             self._tell_now()
+        if sandbox.oom_kills() <= self._counted:
+            return
         busy = any(busy() for busy in self._busy)
         if now - self._settled > LATE and not busy and self._tell_later is not None:
             self._settled = now

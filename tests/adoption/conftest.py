@@ -1,4 +1,4 @@
-"""One house for each test, and each runtime: `docker_only` and `local_only` take one."""
+"""One house for each test, and each runtime: `docker_only` takes one."""
 
 from collections.abc import AsyncIterator
 

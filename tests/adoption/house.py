@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 
 docker_only = pytest.mark.parametrize("house", ["docker"], indirect=True)
 """For a test of what only an engine or an image does."""
-local_only = pytest.mark.parametrize("house", ["local"], indirect=True)
 
 
 class Server:
@@ -117,18 +116,18 @@ class House:
         """The label of its containers."""
         return (self.data_dir / "instance").read_text(encoding="ascii").strip()
 
-    def containers(self, session: str | None = None, user: str = "u") -> list[str]:
-        """Give the ids of its containers, whatever their state."""
+    def containers(self, session: str | None = None, user: str = "u", *, ended: bool = True) -> list[str]:
+        """Return the ids of its containers, those that have ended included."""
         labels = [f"{INSTANCE_LABEL}={self.instance}"]
         if session is not None:
             labels.append(f"{WORKSPACE_LABEL}={SessionKey(user, session).workspace_id}")
         with engine() as api:
-            return [row["Id"] for row in api.containers(all=True, filters={"label": labels})]
+            return [row["Id"] for row in api.containers(all=ended, filters={"label": labels})]
 
     def sandboxes(self, session: str | None = None, user: str = "u") -> list[str]:
         """Give the ids of its sandboxes that run, whichever runtime made them."""
         if self.runtime == "docker":
-            return self.containers(session, user)
+            return self.containers(session, user, ended=False)
         return [
             note.id
             for note in self._notes.read()

@@ -17,45 +17,78 @@ from tests.adoption.house import (
     until_begun,
     until_there,
 )
-from tests.integration.conftest import Client
+from tests.contract.driving import on_host
+from tests.integration.conftest import Client, Frame
+from tests.integration.emulator import Person
 
-TOLD_IN_THE_GAP = f"""print('before'); print(x)
-{until("gap")}
-print('gap')
-open('printed', 'w').close()
+LINES = 60_000
+"""Lines that a command writes while no server is there: more than a pipe or a terminal holds."""
+CELL = f"""print('before', x)
 {until("go")}
-print('after')
+for number in range(10_000): print(number)
+open('over', 'w').close()
+{until("end")}
 x + 40"""
 
 
-async def test_variables_are_there_and_the_running_cell_is_answered(house: House) -> None:
+def numbers(count: int) -> str:
+    return "".join(f"{number}\n" for number in range(count))
+
+
+async def test_all_that_runs_in_five_sessions_goes_on(house: House) -> None:
+    """And is answered with all that it wrote, also while no server was there; afterwards nothing of it is left."""
     sessions = [f"s{number}" for number in range(5)]
+    mark = f"88{secrets.randbelow(10**9):09}"
     server = await house.serve()
     async with house.connect(server) as client:
         for number, session in enumerate(sessions):
             assert (await client.run(f"x = {number}", session=session))["success"]
-        await begin(client, TOLD_IN_THE_GAP, "cell", session="s0")
+        await begin(client, CELL, "cell", session="s0")
+        for number, session in enumerate(sessions):
+            assert (await client.shell(f"y={number}; cd /tmp; sleep {mark} &", session=session))["exitCode"] == 0
+        wait = "until [ -e ~/go ]; do sleep 0.02; done"
+        command = f"touch ~/command; {wait}; seq 0 {LINES - 1}; (exit 7)"
+        await client.send(type="terminal_command", sessionId="s0", command=command, requestId="command")
+        await client.send(type="open_terminal", sessionId="s0", terminalId="t", rows=24, cols=80)
+        typed = f"z=kept; touch ~/terminal; {wait}; seq 1000 1999; echo en''ded\n"
+        await client.send(type="terminal_input", sessionId="s0", terminalId="t", data=typed)
+        files = house.files("s0")
+        await until_there(files / "terminal")
+        await until_begun(client, files / "command")
         await server.kill()
     before = house.sandboxes()
-    files = house.files("s0")
-    touch(files, "gap")
-    await until_there(files / "printed")
+    assert len(on_host(f"sleep\0{mark}")) == len(sessions)
+    touch(files, "go")
+    await until_there(files / "over")
     server = await house.serve(linger="8s")
-    async with house.connect(server) as client:
-        resumed = await resume(client, "s0", after=1)
+    async with house.connect(server) as follower, house.connect(server) as client:
+        resumed = await resume(follower, "s0", after=1)
         assert resumed["lost"]["from"] == 2
-        touch(files, "go")
-        answer = await result(client, "cell")
-        assert answer["output"] == "before\n0\ngap\nafter\n40\n"
-        assert answer["success"]
-        assert "truncated" not in answer
-        assert "statePreserved" not in answer
+        touch(files, "end")
+        answers: dict[str, Frame] = {}
+        while answers.keys() != {"cell", "command"}:
+            frame = await follower.receive()
+            if frame["type"] in {"execution_result", "terminal_output"}:
+                answers[frame["requestId"]] = frame
+        assert answers["cell"]["output"] == f"before 0\n{numbers(10_000)}40\n"
+        assert (answers["command"]["exitCode"], answers["command"]["output"]) == (7, numbers(LINES))
+        for answer in answers.values():
+            assert not {"truncated", "cause", "statePreserved", "lateOutput"} & answer.keys()
         for number, session in enumerate(sessions):
             found = await client.run("print(x)", session=session)
-            assert found["output"] == f"{number}\n"
-            assert "lateOutput" not in found
+            assert (found["output"], "lateOutput" in found) == (f"{number}\n", False)
+            command = "echo $y $PWD $(jobs | grep -c Running)"
+            assert (await client.shell(command, session=session))["output"] == f"{number} /tmp 1\n"
+        person = await Person.open(client, session="s0", terminalId="t")
+        assert person.opened["reattached"] is True
+        await person.until_sent("ended")
+        shown = person.data.replace("\r", "")
+        assert "".join(f"{number}\n" for number in range(1000, 2000)) in shown
+        await person.type("echo still-$z\r")
+        await person.until("still-kept")
         assert sorted(house.sandboxes()) == sorted(before)
     await house.until_nothing_is_left()
+    assert on_host(mark) == []
 
 
 @pytest.mark.parametrize(("last", "error"), [("'end'", None), ("1 / 0", "ZeroDivisionError: division by zero")])

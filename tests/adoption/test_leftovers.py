@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from kernelbridge.workspace.session_key import SessionKey
 from tests.adoption import house as houses
-from tests.adoption.house import House, begin, docker_only, engine, local_only, result, resume, until_begun, until_there
+from tests.adoption.house import House, begin, docker_only, engine, result, resume, until_begun, until_there
 from tests.integration.conftest import PATIENCE, Frame
 
 
@@ -292,7 +292,6 @@ main()
 """
 
 
-@local_only
 @pytest.mark.parametrize("idle", ["0", "300ms"], ids=["running", "paused"])
 async def test_a_sandbox_that_no_server_comes_back_to_ends_itself(house: House, idle: str) -> None:
     mark = str(10**9 + secrets.randbelow(10**9))
@@ -316,7 +315,6 @@ async def test_a_sandbox_that_no_server_comes_back_to_ends_itself(house: House, 
     assert house.left() == []
 
 
-@local_only
 async def test_a_session_that_asked_for_more_time_waits_longer_for_a_server(house: House) -> None:
     server = await house.serve(linger="0", program=SOON)
     async with house.connect(server) as client:

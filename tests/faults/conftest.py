@@ -2,17 +2,14 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.docker.faulty_engine import PrivateEngine
+from tests.docker.faulty_engine import home_with_image
 from tests.integration.conftest import (
     Client,
     Frame,
@@ -91,28 +88,5 @@ async def status_with(client: Client, cause: str) -> Frame:
 @pytest.fixture(scope="session")
 def engine_home(workspace_image: str) -> Iterator[Path]:
     """Make the home of private engines that have the workspace image, which costs ten seconds; one runs at a time."""
-    home = Path(tempfile.mkdtemp(prefix="engine-"))
-    try:
-        asyncio.run(_load(home, workspace_image))
+    with home_with_image(workspace_image) as home:
         yield home
-    finally:
-        # An engine that was killed leaves its data mounted upon itself.
-        subprocess.run(["umount", "--recursive", "--lazy", str(home / "data")], check=False, capture_output=True)
-        shutil.rmtree(home)
-
-
-async def _load(home: Path, image: str) -> None:
-    engine = await PrivateEngine.start(home)
-    try:
-        await asyncio.to_thread(_copy_image, engine, image)
-    finally:
-        await engine.stop()
-
-
-def _copy_image(engine: PrivateEngine, image: str) -> None:
-    source, target = docker.from_env(), engine.factory()
-    try:
-        target.images.load(source.images.get(image).save(named=image))  # type: ignore[arg-type]  # it takes pieces, too
-    finally:
-        source.close()
-        target.close()

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import secrets
 import signal
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from kernelbridge.runtimes.docker.spec import WORKSPACE_LABEL
 from kernelbridge.workspace.session_key import SessionKey
 from tests.docker.faulty_engine import PrivateEngine
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer
+from tests.integration.emulator import Person
 
 pytestmark = [
     pytest.mark.parametrize("runtime_name", ["docker"]),
@@ -25,6 +27,8 @@ pytestmark = [
 
 TOLD, SETTLED = 20.0, 30.0
 """Seconds for the error of an engine that does not answer, and for order when it is back; half of that is promised."""
+FROZEN = 30.0
+"""Seconds for which an engine stands still."""
 UNTIL_TOLD = (
     "import os, time\nprint('began', flush=True)\nwhile not os.path.exists('{name}'): time.sleep(0.05)\nprint(x)"
 )
@@ -149,62 +153,93 @@ async def steady_loop(most: float = 2.0) -> AsyncIterator[None]:
     assert late < most
 
 
-async def everything_else_works(client: Client) -> None:
-    """Use the session `s` for what used to need the engine; its variables are lost by that."""
-    await client.send(type="terminal_command", sessionId="s", command="sleep 1000 & sleep 1000", requestId="command")
-    await client.send(type="interrupt", sessionId="s", target="terminal", jobs=True, requestId="jobs")
+async def everything_works(client: Client, person: Person, session: str = "s") -> None:
+    """Use everything in a session, and its open terminal; the session loses its variables."""
+    assert (await client.run("y = 6 * 7; print(y)", session=session))["output"] == "42\n"
+    assert (await client.shell("echo $((6 * 7))", session=session))["output"] == "42\n"
+    word = secrets.token_hex(4)
+    await person.type(f"echo {word[:4]}''{word[4:]}\r")
+    await person.until(word)
+    await client.send(type="execute_code", sessionId=session, code="import time; time.sleep(1000)", requestId="sleeps")
+    await client.send(type="interrupt", sessionId=session, requestId="stop")
+    assert (await client.answer_to("sleeps"))["cause"] == "interrupted"
+    assert (await last_step(client, "stop"))["statePreserved"] is True
+    command = "sleep 1000 & sleep 1000"
+    await client.send(type="terminal_command", sessionId=session, command=command, requestId="command")
+    await client.send(type="interrupt", sessionId=session, target="terminal", jobs=True, requestId="jobs")
     assert (await client.answer_to("command"))["cause"] == "interrupted"
-    while not (await client.answer_to("jobs"))["done"]:
-        pass
-    await client.send(type="open_terminal", sessionId="s", rows=24, cols=80)
+    await last_step(client, "jobs")
+    await client.send(type="open_terminal", sessionId=session, rows=24, cols=80)
     terminal = (await until(client, type="terminal_opened"))["terminalId"]
-    await client.send(type="terminal_input", sessionId="s", terminalId=terminal, data="echo ty''ped\n")
+    await client.send(type="terminal_input", sessionId=session, terminalId=terminal, data="echo ty''ped\n")
     shown = ""
     while "typed" not in shown:
         shown += (await until(client, type="terminal_data"))["data"]
-    await client.send(type="close_terminal", sessionId="s", terminalId=terminal)
+    await client.send(type="close_terminal", sessionId=session, terminalId=terminal)
     await until(client, type="terminal_closed")
     stubborn = "while True:\n  try:\n    while True: pass\n  except BaseException: pass"
-    await client.send(type="execute_code", sessionId="s", code=stubborn, requestId="stuck")
-    await client.send(type="restart_kernel", sessionId="s", requestId="restart")
+    await client.send(type="execute_code", sessionId=session, code=stubborn, requestId="stuck")
+    await client.send(type="restart_kernel", sessionId=session, requestId="restart")
     assert (await client.answer_to("stuck"))["cause"] == "kernel_restarted"
     assert (await client.answer_to("restart"))["type"] == "kernel_restarted"
-    assert (await client.run("print('x' in globals())", requestId="after"))["output"] == "False\n"
+    after = await client.run("print('y' in globals())", session=session, requestId="after")
+    assert after["output"] == "False\n"
+
+
+async def last_step(client: Client, request_id: str) -> Frame:
+    """Return the last report of an interrupt."""
+    while not (frame := await client.answer_to(request_id))["done"]:
+        pass
+    return frame
 
 
 async def test_a_frozen_engine_costs_nothing_but_new_sessions(start: Start) -> None:
     engine, server = await start()
-    async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as new:
+    loop = asyncio.get_running_loop()
+    async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as terminal:
         for session in ("s", "leaving"):
             await cells.run("x = 41", session=session)
         await shell.shell("cd /tmp")
+        person = await Person.open(terminal)
         await cells.send(type="execute_code", sessionId="s", code=UNTIL_TOLD.format(name="told"))
+        await shell.send(type="terminal_command", sessionId="s", command=COMMAND)
         engine.freeze()
+        frozen = loop.time()
         try:
-            async with server.connect("u") as closer, steady_loop():
-                async with asyncio.timeout(TOLD):
-                    closing = asyncio.create_task(closer.ask(type="close_session", sessionId="leaving"))
-                    asking = asyncio.create_task(new.run("1", session="new"))
-                    # Whoever has a session is served meanwhile, and the cell that runs goes on to its end.
-                    await shell.ask(type="save_file", sessionId="s", filename="told", content="")
-                    assert (await cells.receive())["output"] == "began\n41\n"
-                    assert (await cells.run("print(x + 1)"))["output"] == "42\n"
-                    assert (await shell.shell("pwd"))["output"] == "/tmp\n"
-                    await everything_else_works(shell)
-                    frame = await asking
+            async with server.connect("u") as closer, server.connect("u") as new, steady_loop():
+                closing = asyncio.create_task(in_time(closer.ask(type="close_session", sessionId="leaving")))
+                asking = asyncio.create_task(in_time(new.run("1", session="new")))
+                # Whoever has a session is served meanwhile, and what runs goes on to its end.
+                async with server.connect("u") as other:
+                    await other.ask(type="save_file", sessionId="s", filename="told", content="")
+                assert (await cells.receive())["output"] == "began\n41\n"
+                assert (await shell.receive())["output"] == "begun\nended\n"
+                assert (await cells.run("print(x + 1)"))["output"] == "42\n"
+                assert (await shell.shell("pwd"))["output"] == "/tmp\n"
+                frame = await asking
                 assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "runtime_unavailable", True)
                 assert "restart the engine" in frame["error"]
                 assert (await closing)["closed"]
+                await everything_works(shell, person)
+                while loop.time() < frozen + FROZEN:
+                    await everything_works(shell, person)
         finally:
             engine.thaw()
         await engine.answered()
         assert (await shell.shell("pwd"))["output"] == "/tmp\n"
         # What it could not be asked to remove is removed now, and what comes back starts anew.
         await until_gone(engine, "leaving")
-        assert (await new.run("print(2)", session="new"))["output"] == "2\n"
-        frame = await cells.run("print('x' in globals())", session="leaving")
-        assert frame["output"] == "False\n"
-        assert len(await asyncio.to_thread(containers, engine, "new")) == 1
+        async with server.connect("u") as new:
+            assert (await new.run("print(2)", session="new"))["output"] == "2\n"
+            frame = await new.run("print('x' in globals())", session="leaving")
+            assert frame["output"] == "False\n"
+            assert len(await asyncio.to_thread(containers, engine, "new")) == 1
+
+
+async def in_time(answer: Awaitable[Frame]) -> Frame:
+    """Return an answer that has to come soon, however long the engine stands still."""
+    async with asyncio.timeout(TOLD):
+        return await answer
 
 
 async def test_a_session_that_returns_before_its_container_is_gone(start: Start) -> None:
@@ -247,25 +282,35 @@ async def test_who_returns_to_a_session_that_is_just_being_closed_hears_of_a_fro
         assert len(await asyncio.to_thread(containers, engine, "s")) == 1
 
 
-async def test_an_engine_that_is_killed_and_spares_its_containers(start: Start) -> None:
+@pytest.mark.parametrize("how", ["killed", "restarted"])
+async def test_an_engine_that_ends_and_spares_its_containers(start: Start, how: str) -> None:
     engine, server = await start(live_restore=True)
-    async with server.connect("u") as cells, server.connect("u") as shell, server.connect("u") as new:
+    async with (
+        server.connect("u") as cells,
+        server.connect("u") as shell,
+        server.connect("u") as other,
+        server.connect("u") as terminal,
+        server.connect("u") as new,
+    ):
         await cells.run("x = 41")
         await cells.run("pass", session="dies")
         await shell.shell("cd /tmp")
+        person = await Person.open(terminal, session="other")
         await cells.send(type="execute_code", sessionId="s", code=UNTIL_TOLD.format(name="told"))
         await shell.send(type="terminal_command", sessionId="s", command=COMMAND)
         victim = await asyncio.to_thread(init_of, engine, "dies")
-        await engine.kill()
-        async with asyncio.timeout(TOLD), steady_loop():
-            frame = await new.run("1", session="new")
-        assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
-        assert "start the Docker engine" in frame["error"]
+        await (engine.kill() if how == "killed" else engine.stop())
+        async with steady_loop():
+            frame = await in_time(new.run("1", session="new"))
+            assert (frame["code"], frame["retryable"]) == ("runtime_unavailable", True)
+            assert "start the Docker engine" in frame["error"]
+            await everything_works(other, person, "other")
         await new.ask(type="resume", sessionId="dies")
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(SETTLED):
             await until(new, type="session_status", status="closed", cause="sandbox_lost")
         await engine.run()
+        await everything_works(other, person, "other")
         await new.ask(type="save_file", sessionId="s", filename="told", content="")
         assert (await cells.receive())["output"] == "began\n41\n"
         # The command has seen nothing of all that.

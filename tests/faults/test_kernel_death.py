@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults.conftest import begin, status_with
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
+from tests.integration.emulator import Person
 
 EXIT = "import os; os._exit(3)"
 SEGFAULT = "import ctypes; ctypes.string_at(0)"
@@ -38,6 +39,23 @@ async def test_its_cell_is_told_how_it_ended(client: Client, code: str, field: s
     assert "statePreserved" not in again
     assert "lateOutput" not in again
     assert (await client.shell("echo $y; pwd"))["output"] == "kept\n/tmp\n"
+
+
+@pytest.mark.parametrize("code", [EXIT, SEGFAULT])
+async def test_an_open_terminal_survives_it(server: RunningServer, client: Client, code: str) -> None:
+    async with server.connect("tester") as viewer:
+        await client.run("x = 1")
+        person = await Person.open(viewer)
+        await person.type("cd /tmp; kept=in-it; sh -c 'echo beg''un; read line; echo $line; exec sleep 1000'\r")
+        await person.until("begun")
+        assert (await client.run(code))["cause"] == "kernel_died"
+        await person.type("still there\r")
+        await person.until("still there\nstill there")
+        await person.type("\x03")
+        await person.prompt()
+        await person.type("echo $PWD $kept\r")
+        await person.until("/tmp in-it")
+        assert (await client.run("print('x' in globals())"))["output"] == "False\n"
 
 
 async def test_the_first_result_tells_of_the_loss_even_if_its_cell_fails(client: Client) -> None:

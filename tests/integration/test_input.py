@@ -1,6 +1,7 @@
 """A cell that asks: input(), getpass and debugger prompts, with and without somebody who answers."""
 
 import asyncio
+import itertools
 from typing import Any
 
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer, on_both_runtimes
@@ -18,6 +19,19 @@ async def asked(client: Client, request_id: str = "cell") -> Frame:
     frame = await client.answer_to(request_id)
     assert frame["type"] == "input_request", frame
     return frame
+
+
+async def until(client: Client, kind: str) -> list[Frame]:
+    """Return the next frames, up to one of this type."""
+    frames = [await client.receive()]
+    while frames[-1]["type"] != kind:
+        frames.append(await client.receive())
+    return frames
+
+
+def kinds(frames: list[Frame]) -> list[str]:
+    """Return the types of frames, without repetitions: output may come in several pieces."""
+    return [kind for kind, _ in itertools.groupby(frame["type"] for frame in frames)]
 
 
 async def reply(client: Client, value: str, *, session: str = "s", **more: Any) -> None:
@@ -67,12 +81,12 @@ async def test_without_leave_to_ask_it_fails_at_once_and_clearly(client: Client)
 
 async def test_a_streamed_cell_asks_behind_what_it_wrote(client: Client) -> None:
     await start(client, "print('before')\nprint(input('? '))", stream=True)
-    kinds = [(await client.receive())["type"] for _ in range(3)]
-    assert kinds == ["execution_started", "execution_output", "input_request"]
+    frames = await until(client, "input_request")
+    assert kinds(frames) == ["execution_started", "execution_output", "input_request"]
     await reply(client, "after")
-    frames = [await client.receive(), await client.receive()]
-    assert [frame["type"] for frame in frames] == ["execution_output", "execution_result"]
-    assert frames[1]["output"] == "before\nafter\n"
+    frames = await until(client, "execution_result")
+    assert kinds(frames) == ["execution_output", "execution_result"]
+    assert frames[-1]["output"] == "before\nafter\n"
 
 
 async def test_an_answer_that_nobody_waits_for_is_refused(client: Client) -> None:
