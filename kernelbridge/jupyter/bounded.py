@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 _JOIN = 8192  # characters: small writes are joined, or a million of them would be a million objects
 
 
@@ -16,9 +18,11 @@ def size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-@dataclass(slots=True)
-class Bundle:
-    """The MIME bundle of a result, and the length of its message in bytes."""
+class Bundle(Struct, gc=False):
+    """The MIME bundle of a result, and the length of its message in bytes.
+
+    The garbage collector does not look at it: a cell may have 20,000 of them, and nothing in one refers back to it.
+    """
 
     data: dict[str, Any]
     metadata: dict[str, Any]
