@@ -60,8 +60,6 @@ class RunningCommand(msgspec.Struct, frozen=True):
     """Seconds that it may run."""
     nonce: str = ""
     """What its marks have; see `marks.py`."""
-    file: str = ""
-    """The name of the file that it was handed over in."""
     moment: Moment | None = None
     """When it began, for `Process.prune`."""
 

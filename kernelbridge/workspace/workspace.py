@@ -138,12 +138,7 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(
-            self._launcher.in_sandbox,
-            self._launcher.left_program,
-            files_host=paths.sockets,
-            record=self._record,
-        )
+        self.terminals = Terminals(self._launcher.in_sandbox, self._launcher.left_program, self._record)
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
@@ -224,8 +219,7 @@ class Workspace:
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
-        running = None if command is None else command.command
-        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
+        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
             tell(None, "sandbox_lost")

@@ -81,7 +81,6 @@ PURE = (
     "workspace/shell/script.py",
     "workspace/states.py",
     "workspace/terminals/scrollback.py",
-    "workspace/terminals/shell_rc.py",
     "workspace/usage_clock.py",
 )
 IMPURE = {"asyncio", "socket", "aiohttp", "docker", "zmq", "subprocess", "threading", "selectors"}

@@ -17,7 +17,7 @@ from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.session_state import RunningCommand, ShellState
+from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell
 from kernelbridge.workspace.shell.start import start_shell, take_shell
@@ -117,14 +117,12 @@ class Launcher:
             await started.aclose()
             raise
 
-    async def left_shell(self, state: ShellState, command: RunningCommand | None) -> Shell:
-        """Take over the shell that an earlier server has started; `command` runs in it.
+    async def left_shell(self, state: ShellState) -> Shell:
+        """Take over the shell that an earlier server has started.
 
         Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
         """
         sandbox = await self._owner.get()
-        if command is not None:
-            (self._sockets / command.file).unlink(missing_ok=True)
         try:
             shell = await take_shell(
                 sandbox,

@@ -25,7 +25,7 @@ from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import SessionState
-from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
+from kernelbridge.workspace.shell.command_files import prepare_directory
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
 
@@ -215,7 +215,7 @@ class SandboxOwner:
         try:
             await take_over(sandbox, spared, wanted=self._wanted)
             sockets = self._data.paths(self._key).sockets
-            await self._step("reserve", in_thread(self._executor, restore_reserve, sockets))
+            await self._step("shell files", in_thread(self._executor, prepare_directory, sockets))
             await self._prepare(sandbox)
             await self._record.written()
         except BaseException:

@@ -1,7 +1,8 @@
-"""The files in which a workspace's shells are given what they read, and one in reserve for when the disk is full.
+"""The files that the shells of a sandbox read: the text of a command, a shell's set-up, a terminal's set-up.
 
-What fills a disk is removed with commands like any other, so these must not need room on it. The reserve is made when
-the sandbox is, and keeps its size: what is shorter is followed by line feeds, which mean nothing to a shell.
+They lie in the sandbox's socket directory, which its programs can read and not write. They are made with the sandbox
+and then overwritten in place: that needs no room on a full disk for up to `ROOM` bytes, and no entry in the file
+system's journal, for which a busy disk lets a program wait.
 """
 
 from __future__ import annotations
@@ -9,87 +10,60 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from kernelbridge.errors import TerminalError
-from kernelbridge.workspace.shell.script import POSIX_KEYS
+from kernelbridge.workspace.shell.script import COMMAND, POSIX_KEYS, SETUP
 
-_RESERVE = "reserve"
-_SIZE = 16 << 10
+TERMINAL_SETUP = "terminal.rc"
+"""Name of the file that the shell of an interactive terminal reads when it starts, the user's own included."""
+ROOM = 4096
+"""Bytes that a file keeps on disk, however short its content is."""
+
+_TERMINAL_SETUP = r"""alias ls='ls --color=auto' grep='grep --color=auto'
+if [ -z "${BASH_VERSION-}" ]; then
+    PS1='$PWD\$ '
+else
+    PS1='\[\e[1;32m\]\h\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
+    if [ -r ~/.bashrc ]; then . ~/.bashrc; fi
+fi
+"""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_TRAPS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Where the sandbox has the same user as the server, a link or a FIFO could lie there."""
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make what the shells of a new sandbox need in such a directory; blocking. Raises `OSError`."""
-    make_reserve(directory)
-    name, target = POSIX_KEYS  # now: a shell may have to start where there is no room for it
-    (directory / name).symlink_to(target)
+    """Make those of the files that are missing, in the socket directory of a sandbox. Blocking; raises `OSError`.
 
-
-def make_reserve(directory: Path) -> None:
-    """Make the reserve of a directory for such files; blocking. Raises `OSError`."""
-    fd = os.open(directory / _RESERVE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, _SIZE)
-    finally:
-        os.close(fd)
-
-
-def restore_reserve(directory: Path) -> None:
-    """Make the reserve if it is not there: a server that was killed may have used it. Blocking; raises `OSError`."""
+    Called before a sandbox starts, and when one of an earlier server's is taken over, whose version had others.
+    """
+    files = {COMMAND: "\n" * ROOM, SETUP: "\n" * ROOM, TERMINAL_SETUP: _TERMINAL_SETUP}
+    for name, content in files.items():
+        with contextlib.suppress(FileExistsError), _opened(directory / name, os.O_CREAT | os.O_EXCL) as file:
+            os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
+            file.write(content.encode())
+    name, target = POSIX_KEYS
     with contextlib.suppress(FileExistsError):
-        make_reserve(directory)
+        (directory / name).symlink_to(target)
 
 
-@contextlib.contextmanager
-def handed_over(path: Path, data: bytes) -> Iterator[None]:
-    """Let a shell read `data` in the file `path` while the context is open. Raises `TerminalError`."""
+def overwrite(path: Path, content: bytes) -> None:
+    """Replace the content of a file that `prepare_directory` has made. Raises `TerminalError`."""
     try:
-        reserved = _write(path, data)
+        with _opened(path) as file:
+            file.write(content)
+            file.truncate()
     except OSError as exc:
-        raise TerminalError("The terminal command was not run", f"it could not be handed over: {why(exc)}") from exc
-    try:
-        yield
-    finally:
-        if reserved:
-            with contextlib.suppress(FileNotFoundError):  # the sandbox was closed meanwhile
-                path.replace(path.with_name(_RESERVE))
-        else:
-            path.unlink(missing_ok=True)
+        reason = exc.strerror or str(exc)
+        if exc.errno in _FULL:
+            reason = (
+                "the disk of the server's data directory is full; delete files, with delete_file or a short command"
+            )
+        raise TerminalError("The terminal command was not run", f"it could not be handed over: {reason}") from exc
 
 
-def why(exc: OSError) -> str:
-    """Say why a file that a shell should read could not be written, and what to do."""
-    if exc.errno in _FULL:
-        return "the disk of the server's data directory is full; delete files, with delete_file or a short command"
-    return exc.strerror or str(exc)
-
-
-def _write(path: Path, data: bytes) -> bool:
-    """Write the file; says whether it is the reserve."""
-    try:
-        _put(path, data, os.O_CREAT | os.O_EXCL)
-    except OSError as exc:
-        path.unlink(missing_ok=True)
-        if exc.errno not in _FULL or len(data) > _SIZE:
-            raise
-        try:
-            path.with_name(_RESERVE).rename(path)
-        except FileNotFoundError:
-            raise exc from None
-        try:
-            _put(path, data.ljust(_SIZE, b"\n"), 0)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return True
-    return False
-
-
-def _put(path: Path, data: bytes, flags: int) -> None:
-    # Not blocking: where the sandbox has the same user as the server, a FIFO could lie there.
-    flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
-        file.write(data)
-        os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
+def _opened(path: Path, flags: int = 0) -> BinaryIO:
+    flags |= os.O_RDWR | _NO_TRAPS
+    return open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o600))

@@ -31,8 +31,6 @@ class Exchange:
         """`nonce` is that of a command that an earlier server gave to the shell."""
         self.nonce = nonce or secrets.token_hex(16)
         """What makes its marks its own: no program that it runs can know it."""
-        self.file = secrets.token_hex(16)
-        """Name of the file that it is handed over in, which every program in the sandbox can see."""
         self.since: Moment | None = None
         """What the shell has started since is the command's; see `Process.prune`. None: all that it has."""
         self.marks = CommandMarks(self.nonce)

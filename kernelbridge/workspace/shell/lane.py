@@ -456,7 +456,6 @@ class TerminalLane:
                     began=exchange.began,
                     timeout=job.timeout,
                     nonce=exchange.nonce,
-                    file=exchange.file,
                     moment=exchange.since,
                 )
             )

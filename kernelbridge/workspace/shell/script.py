@@ -31,7 +31,7 @@ Nothing of this starts a process, so that a shell is of use where no more can be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from posixpath import basename
+from posixpath import basename, join
 from shlex import quote
 from types import MappingProxyType
 
@@ -57,6 +57,8 @@ esac
 exec "$2" -i
 """
 
+COMMAND, SETUP = "command", "setup"
+"""Names of the files with the text of a command, and with what a new shell reads first."""
 POSIX_KEYS = "sh", "/proc/self/fd/0"
 """Name and target of the link to a shell's own standard input, beside the commands."""
 
@@ -156,8 +158,9 @@ def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str,
     return script
 
 
-def start(shell: str, directory: str, setup_path: str) -> tuple[list[str], dict[str, str]]:
+def start(shell: str, directory: str) -> tuple[list[str], dict[str, str]]:
     """Give the arguments and the environment that start a shell on a terminal and make it read its set-up."""
+    setup_path = join(directory, SETUP)
     if is_bash(shell):
         return [shell, "--noediting", "--rcfile", setup_path, "-i"], {}
     return ["/bin/sh", "-c", _START_POSIX.replace("@NAME@", POSIX_KEYS[0]), "sh", directory, shell], {"ENV": setup_path}
@@ -168,13 +171,13 @@ def move(terminal: str) -> bytes:
     return f"exec >{terminal} 2>&1\n".encode("ascii")
 
 
-def run(shell: str, nonce: str, terminal: str, file: str, *, size: int) -> bytes:
-    """Give the lines to type that run the command in the file of that name and `size`, in bytes."""
+def run(shell: str, nonce: str, terminal: str, *, size: int) -> bytes:
+    """Give the lines to type that run the command in the file `COMMAND`, which has `size` bytes."""
     # A function of the user's may be called eval; in a POSIX shell none can.
     evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
     # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
     # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
-    begin = f"__kb_begin {nonce} {terminal} {file}" + (" short" if size <= _SHORT else "")
+    begin = f"__kb_begin {nonce} {terminal} {COMMAND}" + (" short" if size <= _SHORT else "")
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
     # What busybox does in place of a prompt: it shows none where it reads a script.

@@ -18,7 +18,7 @@ from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
-from kernelbridge.workspace.shell.command_files import handed_over
+from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
@@ -123,12 +123,10 @@ class Shell:
         data = _encoded(command)
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
-        settings = self._settings
-        exchange = self._new_exchange(listen)
         # Before anything of it is begun: what cannot be handed over costs no shell.
-        with handed_over(settings.commands / exchange.file, data):
-            self._exchange = exchange
-            return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
+        overwrite(self._settings.commands / script.COMMAND, data)
+        exchange = self._exchange = self._new_exchange(listen)
+        return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
 
     def _new_exchange(self, listen: Listen | None, nonce: str = "") -> Exchange:
         settings = self._settings
@@ -253,7 +251,7 @@ class Shell:
             await self._terminals.move()
             begins(exchange)
             program, path = self._settings.program, self._terminals.path
-            await self._terminals.write(script.run(program, exchange.nonce, path, exchange.file, size=size))
+            await self._terminals.write(script.run(program, exchange.nonce, path, size=size))
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         left = until - asyncio.get_running_loop().time()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from posixpath import join
 
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
@@ -14,7 +12,7 @@ from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
 from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
-from kernelbridge.workspace.shell.command_files import handed_over
+from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
 from kernelbridge.workspace.shell.ptys import Taken
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
@@ -102,41 +100,26 @@ class _Launch:
     async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
         """Give a shell that is ready, or None and what it did instead."""
         terminal = self.sandbox.open_terminal()
-        with contextlib.ExitStack() as files:
-            try:
-                shell, setup = await self._begin(terminal, files, user_file=user_file)
-            except BaseException:
-                terminal.close()
-                raise
-            failure: str | None = "was not waited for"
-            try:
-                failure = await shell.prepare(setup, _READY_TIMEOUT)
-            finally:
-                if failure is not None:
-                    await shell.aclose()
+        try:
+            shell, setup = await self._begin(terminal, user_file=user_file)
+        except BaseException:
+            terminal.close()
+            raise
+        failure: str | None = "was not waited for"
+        try:
+            failure = await shell.prepare(setup, _READY_TIMEOUT)
+        finally:
+            if failure is not None:
+                await shell.aclose()
         return (shell, "") if failure is None else (None, failure)
 
-    async def _begin(
-        self, terminal: Terminal, files: contextlib.ExitStack, *, user_file: bool
-    ) -> tuple[Shell, Exchange]:
-        """Start it; what it reads is there until `files` is closed."""
+    async def _begin(self, terminal: Terminal, *, user_file: bool) -> tuple[Shell, Exchange]:
         program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
-        path = self.settings.commands / f"shell-{setup.file}"
         inside, workspace = self.commands_inside, self.sandbox.workspace_path
         script = shell_script.setup(program, inside, workspace, terminal.path, setup.nonce, user_file=user_file)
-        argv, extra = shell_script.start(program, inside, join(inside, path.name))
-        files.enter_context(handed_over(path, script.encode()))
-        _link(self.settings.commands, *shell_script.POSIX_KEYS)
+        argv, extra = shell_script.start(program, inside)
+        overwrite(self.settings.commands / shell_script.SETUP, script.encode())
         process = await self.sandbox.exec(
             argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
         )
         return Shell(self.sandbox, process, Taken(terminal, terminal), self.settings), setup
-
-
-def _link(directory: Path, name: str, target: str) -> None:
-    try:
-        (directory / name).symlink_to(target)
-    except FileExistsError:
-        pass  # it was made with the directory, or for an earlier shell
-    except OSError as exc:
-        raise TerminalError("The workspace's shell did not start", f"it got no terminal: {exc.strerror}") from exc

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from pathlib import Path
 from posixpath import join
 from typing import Protocol
 
@@ -18,9 +16,9 @@ from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_state import TerminalState
-from kernelbridge.workspace.shell.command_files import why
+from kernelbridge.workspace.shell.command_files import TERMINAL_SETUP
+from kernelbridge.workspace.shell.script import is_bash
 from kernelbridge.workspace.state_file import StateFile
-from kernelbridge.workspace.terminals import shell_rc
 from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 
 MAX_TERMINALS = 8
@@ -53,17 +51,21 @@ Rejoin = Callable[[str], Awaitable[Started]]
 """Give a program of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
-async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str], files_host: Path) -> Process:
-    """Start an interactive shell. `files_host` is the directory that the sandbox sees as its `sockets_path`.
+async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
+    """Start an interactive shell that is not a login shell. Raises `SandboxError`.
 
-    Raises `SandboxError`, or `TerminalError` when the disk is full.
+    /etc/profile, which a login shell reads, sets PATH anew on Debian and loses the one that the sandbox gives.
     """
-    shell = sandbox.facts.shell
-    _write_setup(files_host / shell_rc.FILE, shell_rc.setup(shell))
-    file = join(sandbox.sockets_path, shell_rc.FILE)
+    shell, setup = sandbox.facts.shell, join(sandbox.sockets_path, TERMINAL_SETUP)
+    variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell}
+    own = {**sandbox.facts.env, **env}
+    if not any(own.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
+        variables["LANG"] = "C.UTF-8"
+    if not is_bash(shell):
+        variables["ENV"] = setup
     return await sandbox.exec(
-        shell_rc.argv(shell, file),
-        env={**env, **shell_rc.environment(shell, file, {**sandbox.facts.env, **env})},
+        [shell, "--rcfile", setup, "-i"] if is_bash(shell) else [shell, "-i"],
+        env={**env, **variables},
         cwd=sandbox.workspace_path,
         tty=True,
         rows=size.rows,
@@ -71,28 +73,12 @@ async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str], f
     )
 
 
-def _write_setup(path: Path, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(path, "w", encoding="utf-8", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
-    except FileExistsError:
-        pass  # an earlier terminal's; or the user's, whose shell reads what they like
-    except OSError as exc:
-        path.unlink(missing_ok=True)
-        reason = f"its shell could not be set up: {why(exc)}"
-        raise TerminalError("The terminal could not be opened", reason) from exc
-
-
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, *, files_host: Path, record: TerminalRecord) -> None:
-        """`files_host` is the directory that the sandbox sees as its `sockets_path`."""
+    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, record: TerminalRecord) -> None:
         self._in_sandbox = in_sandbox
         self._rejoin = rejoin
-        self._files_host = files_host
         self._open: dict[str, Terminal] = {}
         self._lives: dict[Terminal, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
@@ -207,7 +193,7 @@ class Terminals:
 
     async def _start(self, size: Size) -> Started:
         async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
-            return sandbox, await start_shell(sandbox, size, env=python.env, files_host=self._files_host)
+            return sandbox, await start_shell(sandbox, size, env=python.env)
 
         return await self._in_sandbox(start)
 

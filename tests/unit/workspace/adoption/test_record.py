@@ -118,7 +118,6 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
         began=2.0,
         timeout=3.0,
         nonce="n",
-        file="f",
         moment=Moment(4, 5),
     )
     record.command_begins(command)

@@ -77,7 +77,12 @@ def test_sockets_start_empty_and_enterable_whatever_the_umask(tmp_path: Path) ->
         sockets = data.prepare_sockets(key, prepare_directory)
     finally:
         os.umask(previous)
-    assert sorted(path.name for path in sockets.iterdir()) == ["reserve", "sh"]  # and not what was there before
+    assert sorted(path.name for path in sockets.iterdir()) == [
+        "command",
+        "setup",
+        "sh",
+        "terminal.rc",
+    ]  # and not what was there before
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o755
     data.remove_sockets(key)
     data.remove_sockets(key)

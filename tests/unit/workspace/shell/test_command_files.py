@@ -1,83 +1,73 @@
-"""What a shell is given to read: also when the disk is full, and whatever lies in the place of the reserve."""
+"""The files that a sandbox's shells read: also when the disk is full, and whatever lies in the place of one."""
 
-import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kernelbridge.errors import TerminalError
-from kernelbridge.workspace.shell.command_files import handed_over, make_reserve
+from kernelbridge.workspace.shell.command_files import ROOM, TERMINAL_SETUP, overwrite, prepare_directory
+from kernelbridge.workspace.shell.script import COMMAND, POSIX_KEYS, SETUP
+from tests.faults.full_disk import SmallDisk, small_disk
 
 
-class FullDisk:
-    """Makes no new file, and opens those that there are."""
-
-    def __init__(self, error: int) -> None:
-        self._error = error
-        self._open = os.open
-
-    def __call__(self, path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_CREAT:
-            raise OSError(self._error, os.strerror(self._error))
-        return self._open(path, flags, mode)
-
-
-def test_a_file_is_there_as_long_as_it_is_needed(tmp_path: Path) -> None:
-    with handed_over(tmp_path / "a", b"echo\n"):
-        assert (tmp_path / "a").read_bytes() == b"echo\n"
-        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == []
+def test_a_command_replaces_the_one_before_it_and_keeps_its_file(tmp_path: Path) -> None:
+    previous = os.umask(0o077)
+    try:
+        prepare_directory(tmp_path)
+    finally:
+        os.umask(previous)
+    path = tmp_path / COMMAND
+    inode = path.stat().st_ino
+    for command in (b"echo long" + b"x" * 2 * ROOM, b"ls\n"):
+        overwrite(path, command)
+        assert path.read_bytes() == command
+    assert (path.stat().st_ino, stat.S_IMODE(path.stat().st_mode)) == (inode, 0o644)
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
-def test_the_reserve_is_used_again_and_again_and_nothing_of_one_command_is_in_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
-    make_reserve(tmp_path)
-    size = (tmp_path / "reserve").stat().st_size
-    monkeypatch.setattr(os, "open", FullDisk(error))
-    for command in (b"x" * size, b"echo\n", b"echo " + b"y" * 100):
-        with handed_over(tmp_path / "a", command):
-            assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
-            assert (tmp_path / "a").read_bytes().rstrip(b"\n") == command.rstrip(b"\n")
-            assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
-        assert [(entry.name, entry.stat().st_size) for entry in tmp_path.iterdir()] == [("reserve", size)]
+def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
+    """A sandbox may have been prepared by an older server, or its shell may be reading a file."""
+    prepare_directory(tmp_path)
+    overwrite(tmp_path / COMMAND, b"ls\n")
+    (tmp_path / TERMINAL_SETUP).unlink()
+    prepare_directory(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([COMMAND, SETUP, TERMINAL_SETUP, POSIX_KEYS[0]])
+    assert (tmp_path / COMMAND).read_bytes() == b"ls\n"
 
 
-def test_what_is_too_long_for_the_reserve_is_refused_and_leaves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_reserve(tmp_path)
-    monkeypatch.setattr(os, "open", FullDisk(errno.ENOSPC))
-    size = (tmp_path / "reserve").stat().st_size
-    full = pytest.raises(TerminalError, match="disk of the server's data directory is full")
-    with full, handed_over(tmp_path / "a", b"x" * (size + 1)):
-        pass
-    assert [entry.name for entry in tmp_path.iterdir()] == ["reserve"]
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
-def test_without_a_reserve_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "open", FullDisk(errno.ENOSPC))
-    with pytest.raises(TerminalError, match="is full"), handed_over(tmp_path / "a", b"x"):
-        pass
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("full_of", ["bytes", "names"])
+def test_a_short_command_needs_no_room_on_a_full_disk(disk: SmallDisk, full_of: str) -> None:
+    prepare_directory(disk.root)
+    path = disk.root / COMMAND
+    disk.fill(full_of)
+    for command in (b"x\n", b"x" * ROOM, b"ls\n", b"x" * ROOM):
+        overwrite(path, command)
+        assert path.read_bytes() == command
 
 
-def test_what_lies_in_the_place_of_the_reserve_is_not_waited_for_and_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outside, commands = tmp_path / "outside", tmp_path / "commands"
+def test_a_long_command_on_a_full_disk_is_refused_and_the_next_short_one_is_not(disk: SmallDisk) -> None:
+    prepare_directory(disk.root)
+    disk.fill("bytes")
+    with pytest.raises(TerminalError, match="disk of the server's data directory is full"):
+        overwrite(disk.root / COMMAND, b"x" * 2 * ROOM)
+    overwrite(disk.root / COMMAND, b"rm ballast/*\n")
+    assert (disk.root / COMMAND).read_bytes() == b"rm ballast/*\n"
+
+
+def test_what_lies_in_the_place_of_a_file_is_not_waited_for_and_not_followed(tmp_path: Path) -> None:
+    outside, path = tmp_path / "outside", tmp_path / COMMAND
     outside.touch()
-    commands.mkdir()
-    monkeypatch.setattr(os, "open", FullDisk(errno.ENOSPC))
-    for fifo in (True, False):
-        if fifo:
-            os.mkfifo(commands / "reserve")
-        else:
-            (commands / "reserve").symlink_to(outside)
-        with pytest.raises(TerminalError), handed_over(commands / "a", b"x"):
-            pass
-        assert list(commands.iterdir()) == []
+    for put in (lambda: os.mkfifo(path), lambda: path.symlink_to(outside)):
+        put()
+        with pytest.raises(TerminalError, match="could not be handed over"):
+            overwrite(path, b"x")
+        path.unlink()
     assert outside.read_bytes() == b""
