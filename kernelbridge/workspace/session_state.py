@@ -84,8 +84,6 @@ class ShellState(msgspec.Struct, frozen=True):
     """And of the one that it writes on."""
     jobs: tuple[str, ...] = ()
     """Of those that only background jobs write on."""
-    left: bool = False
-    """Whether `screen` is to be one of those, when the next command begins."""
 
 
 class TerminalState(msgspec.Struct, frozen=True):

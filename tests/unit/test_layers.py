@@ -68,6 +68,7 @@ PURE = (
     "workspace/command_outcome.py",
     "workspace/hints.py",
     "workspace/journal/journal.py",
+    "workspace/late_text.py",
     "workspace/lifecycle/admission.py",
     "workspace/lifecycle/status.py",
     "workspace/options.py",

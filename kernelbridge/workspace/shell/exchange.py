@@ -110,7 +110,7 @@ class Exchange:
         output = self._output
         text, left_out, at = output.text(), output.left_out, output.head_length()
         overflow = output.spilled()
-        shown, split = await turns().run(_draw(text, at if left_out else 0))
+        shown, split = await turns().run(draw(text, at if left_out else 0))
         if farewell:
             shown = _without_farewell(shown)
         if not left_out:
@@ -160,8 +160,8 @@ async def within(event: asyncio.Event, seconds: float | None) -> bool:
     return event.is_set()
 
 
-def _draw(text: str, at: int) -> Generator[None, None, tuple[str, int]]:
-    """Draw what is before `at`, and then what is behind it; gives that, and where the second begins. Yields often."""
+def draw(text: str, at: int = 0) -> Generator[None, None, tuple[str, int]]:
+    """Draw what is before `at`, and then what is behind it; return both, and where the second begins. Yields often."""
     parts: list[str] = []
     split = 0
     for piece in (text[:at], text[at:]):

@@ -1,162 +1,133 @@
-"""The terminals of one shell: what it reads from, what it writes on, and those that it has left to background jobs."""
+"""The terminals of one shell: what it reads from, what it writes on, and those that background jobs keep."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from kernelbridge.aio.turns import LoopWork
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.contract import Sandbox, Terminal
-from kernelbridge.terminal_text import TerminalDecoder, drawn
+from kernelbridge.terminal_text import TerminalDecoder
+from kernelbridge.workspace.late_text import LateText
 from kernelbridge.workspace.shell import script
 
-_JOB_TERMINALS = 8
-"""Terminals that background jobs may have; those of later ones are shared with the commands after them."""
-_LATE_LIMIT = 1 << 20
-"""Characters of background jobs' output that are kept until the next outcome."""
+_JOB_TERMINALS = 7
+"""Terminals that background jobs may have besides the first one, which the shell reads from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class OpenTerminals(NamedTuple):
     """The terminals of a shell that runs."""
 
     keys: Terminal
     """What it reads from."""
     screen: Terminal
-    """What it writes on: at first the same."""
+    """What it writes on; at first the same."""
     jobs: tuple[Terminal, ...] = ()
-    """Those that only background jobs write on."""
-    left: bool = False
-    """Whether `screen` is to be one of those, when the next command begins."""
+    """What only background jobs write on."""
 
 
 class ShellTerminals:
-    """Moves a shell from one terminal to the next, and keeps what jobs write on the old ones."""
+    """Reads the terminals of one shell, and moves the shell to a new one when a job keeps the one that it writes on.
 
-    def __init__(self, sandbox: Sandbox, terminals: Taken, on_data: Callable[[bytes], None]) -> None:
+    So the output of a job is never taken for that of a later command.
+    """
+
+    def __init__(self, sandbox: Sandbox, terminals: OpenTerminals, on_data: Callable[[bytes], None]) -> None:
+        """`on_data` is called with what is written on the shell's terminal."""
         self._sandbox = sandbox
         self._on_data = on_data
-        self._late: list[str] = []
-        self._late_size = 0
-        self._left = terminals.left
+        self._late = LateText("background jobs")
         self._jobs: set[_Screen] = set()
-        """Those on which nobody but background jobs writes any more."""
-        first = terminals.screen is terminals.keys
-        self._screen = _Screen(terminals.screen, self._late_taker() if self._left else on_data)
-        self._keys = self._screen if first else _Screen(terminals.keys, self._late_taker())
-        """What the shell reads from."""
-        if not first:
-            self._jobs.add(self._keys)
+        self._screen = self._keys = _Screen(terminals.screen, on_data)
+        if terminals.keys is not terminals.screen:
+            self._keys = _Screen(terminals.keys, on_data)
+            self._leave_to_jobs(self._keys)
         for terminal in terminals.jobs:
-            self._end_with_jobs(_Screen(terminal, self._late_taker()))
+            self._leave_to_jobs(_Screen(terminal, on_data))
         self.on_change: Callable[[], None] = lambda: None
-        """Told when another server would have to know of other terminals."""
+        """Called when a later server would have to know other terminals."""
 
     @property
     def path(self) -> str:
-        """The name of the one that the shell writes on, inside the sandbox."""
+        """The name, inside the sandbox, of the terminal that the shell writes on."""
         return self._screen.terminal.path
 
     @property
-    def paths(self) -> tuple[str, str, tuple[str, ...], bool]:
-        """The names of what it reads from, of what it writes on, those of jobs, and whether the second is left."""
-        jobs = tuple(screen.terminal.path for screen in self._jobs if screen is not self._keys)
-        return self._keys.terminal.path, self.path, jobs, self._left
+    def paths(self) -> tuple[str, str, tuple[str, ...]]:
+        """The names of what is in `OpenTerminals`."""
+        return self._keys.terminal.path, self.path, tuple(screen.terminal.path for screen in self._jobs)
 
-    def set_up(self) -> None:
-        """Take note that the shell has opened what it reads from: nobody else is to read there."""
+    def close_to_readers(self) -> None:
+        """Let no program open the terminal that the shell reads from, once the shell has it open."""
         self._keys.terminal.only_for_writing()
 
     async def write(self, data: bytes) -> None:
         """Type `data`; raises `BrokenPipeError` when the shell's terminal is closed."""
         await self._keys.terminal.write(data)
 
-    def leave(self, written: bytes) -> None:
-        """Leave the terminal to a background job, so that what it writes is not taken for the next command's.
+    async def move(self, written: bytes) -> None:
+        """Leave the terminal to a background job that writes on it, and move the shell to another.
 
-        `written` is what has come from there since the end of the command that started it.
+        `written` is what the job has written since the end of its command. Where no other terminal may be opened, both
+        share it.
         """
-        if len(self._jobs) < _JOB_TERMINALS:
-            # At once, not when the next command moves: until then nothing else would take it.
-            self._screen.on_data = take = self._late_taker()
-            take(written)
-            self._left = True
-            self.on_change()
-
-    async def move(self) -> None:
-        """Take the shell to another terminal if the one that it writes on was left; raises `BrokenPipeError`."""
-        if not self._left:
+        if len(self._jobs) >= _JOB_TERMINALS:
             return
-        self._left = False
-        left = self._screen
         try:
             terminal = self._sandbox.open_terminal()
         except SandboxError:
-            left.on_data = self._on_data
-            return  # there is none: then the terminal is shared
+            return
         terminal.only_for_writing()
-        self._screen = _Screen(terminal, self._on_data)
-        await self._keys.terminal.write(script.move(terminal.path))
-        if left is self._keys:
-            self._jobs.add(left)
-        else:
-            self._end_with_jobs(left)
+        left, self._screen = self._screen, _Screen(terminal, self._on_data)
+        self._leave_to_jobs(left)
+        left.on_data(written)
         self.on_change()
+        with contextlib.suppress(BrokenPipeError):  # the shell has ended
+            await self.write(script.move(terminal.path))
 
-    def take_late(self) -> LoopWork[str]:
-        """Give what jobs have written since this was last asked, to be drawn as a terminal shows it."""
-        late, size = "".join(self._late), self._late_size
-        self._late, self._late_size = [], 0
-        if size > _LATE_LIMIT:
-            late += "\n[more output of background jobs was left out here]\n"
-        return _drawn(late)
+    def take_late(self) -> str:
+        """Return what jobs have written since the last call, with escape sequences."""
+        return self._late.take()
 
     async def drain(self, seconds: float) -> None:
-        """Wait for all that was written on the shell's, when everything that had it open has ended."""
+        """Wait, `seconds` at most, for all output on the shell's terminal when no program has it open any more."""
         self._screen.terminal.release()
         await asyncio.wait({self._screen.over}, timeout=seconds)
 
     async def aclose(self, *, leave: bool = False) -> None:
-        """Close them all, or with `leave` let another server have them. Idempotent."""
+        """Close all terminals, or with `leave` leave them to another server. Idempotent."""
         for screen in {self._keys, self._screen, *self._jobs}:
             await screen.aclose(leave=leave)
 
-    def _end_with_jobs(self, screen: _Screen) -> None:
-        self._jobs.add(screen)
-        screen.over.add_done_callback(lambda _: self._jobs.discard(screen))
-        screen.leave()
-
-    def _late_taker(self) -> Callable[[bytes], None]:
+    def _leave_to_jobs(self, screen: _Screen) -> None:
         decoder = TerminalDecoder()
-
-        def take(data: bytes) -> None:
-            text = decoder.decode(data)[: _LATE_LIMIT + 1 - self._late_size]
-            self._late_size += len(text)
-            self._late.append(text)
-
-        return take
+        screen.on_data = lambda data: self._late.add(decoder.decode(data))
+        if screen is not self._keys:
+            self._jobs.add(screen)
+            screen.over.add_done_callback(lambda _: self._jobs.discard(screen))
+            screen.close_at_end()
 
 
 class _Screen:
-    """A terminal that is read all the time: a background job must not stand still for want of a reader."""
+    """A terminal that is read all the time: a background job must not wait because nobody reads."""
 
     def __init__(self, terminal: Terminal, on_data: Callable[[bytes], None]) -> None:
         self.terminal = terminal
         self.on_data = on_data
-        """Takes what is written on it."""
+        """Called with what is written on it."""
         self.over = asyncio.get_running_loop().create_task(self._read())
-        """Done when nobody has it open any more."""
+        """Done when no program has it open any more."""
         self._closes = False
 
-    def leave(self) -> None:
-        """Close it when the last that has it open has ended."""
+    def close_at_end(self) -> None:
+        """Close it when the last program that has it open has ended."""
         self._closes = True
         self.terminal.release()
 
     async def aclose(self, *, leave: bool) -> None:
-        """Close it, or with `leave` let another server have it. Idempotent."""
+        """Close it, or with `leave` leave it to another server. Idempotent."""
         self.over.cancel()
         await asyncio.wait({self.over})
         if leave:
@@ -167,14 +138,6 @@ class _Screen:
     async def _read(self) -> None:
         while data := await self.terminal.read():
             self.on_data(data)
-            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
+            await asyncio.sleep(0)  # let other tasks run: where there is much to read, a read does not wait
         if self._closes:
             self.terminal.close()
-
-
-def _drawn(text: str) -> LoopWork[str]:
-    parts: list[str] = []
-    for part in drawn(text):
-        parts.append(part)
-        yield part
-    return "".join(parts)

@@ -19,10 +19,10 @@ from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import overwrite
-from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, within
+from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, draw, within
 from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
-from kernelbridge.workspace.shell.ptys import ShellTerminals, Taken
+from kernelbridge.workspace.shell.ptys import OpenTerminals, ShellTerminals
 
 TAKE_TIMEOUT = 7.0
 """Seconds for an idle shell to begin a command. It takes one millisecond; a shell that needs longer is lost."""
@@ -68,7 +68,7 @@ def _nobody_notes(_exchange: Exchange) -> None:
 class Shell:
     """An interactive shell in a sandbox with a terminal to write on. Its caller runs one command at a time."""
 
-    def __init__(self, sandbox: Sandbox, process: Process, terminals: Taken, settings: ShellSettings) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, terminals: OpenTerminals, settings: ShellSettings) -> None:
         self._sandbox = sandbox
         self._process = process
         self._settings = settings
@@ -85,8 +85,7 @@ class Shell:
     @property
     def state(self) -> ShellState:
         """What another server needs to go on with it."""
-        keys, screen, jobs, left = self._terminals.paths
-        return ShellState(self._process.handle, keys, screen, jobs, left)
+        return ShellState(self._process.handle, *self._terminals.paths)
 
     def on_change(self, call: Callable[[ShellState], None]) -> None:
         """Have `call` called when that has changed."""
@@ -170,7 +169,12 @@ class Shell:
                 await self._stop(exchange, "timeout", _nobody)
             async with exchange.stopping:
                 pass  # whoever ends it is done with that: nothing of it reaches the next command
-            return await self._outcome(exchange)
+            late = "" if exchange.failure else self._terminals.take_late()
+            if exchange.marks.left_job:
+                await self._terminals.move(bytes(exchange.marks.behind))
+            if exchange.failure is not None:
+                raise exchange.failure
+            return await self._outcome(exchange, late)
         finally:
             self._exchange = None
             # Whatever the shell does now, its next output would not be the next command's.
@@ -220,7 +224,7 @@ class Shell:
         finally:
             self._exchange = None
         if setup.complete:
-            self._terminals.set_up()
+            self._terminals.close_to_readers()
             return None
         if not in_time:
             return f"was not ready within {seconds:g} seconds"
@@ -248,7 +252,6 @@ class Shell:
             return  # it was interrupted meanwhile
         exchange.typed = True
         try:
-            await self._terminals.move()
             begins(exchange)
             program, path = self._settings.program, self._terminals.path
             await self._terminals.write(script.run(program, exchange.nonce, path, size=size))
@@ -363,12 +366,8 @@ class Shell:
             watcher.cancel()
             await asyncio.wait({watcher})
 
-    async def _outcome(self, exchange: Exchange) -> CommandOutcome:
+    async def _outcome(self, exchange: Exchange, late: str) -> CommandOutcome:
         marks = exchange.marks
-        if exchange.failure is not None:
-            if marks.left_job:  # the shell has moved all the same
-                self._terminals.leave(bytes(marks.behind))
-            raise exchange.failure
         code, cause, left = marks.status, exchange.cause, False
         if not exchange.complete and not exchange.killed:
             status = await self._status()
@@ -380,11 +379,9 @@ class Shell:
             code = _SIGNALLED + signal.SIGINT  # before it began
         elif code is None and exchange.full_screen:
             code = _SIGNALLED + signal.SIGKILL
-        written, stalled = self._terminals.take_late(), cause == "process_limit"
-        if marks.left_job:
-            self._terminals.leave(bytes(marks.behind))
+        stalled = cause == "process_limit"
         output, truncated = await exchange.text(farewell=left)
-        late = await turns().run(written)
+        late, _ = await turns().run(draw(late))
         notice, self.notice = self.notice, ""
         output = notice + output
         if code == _NO_FORK:  # whose words may have been sent elsewhere

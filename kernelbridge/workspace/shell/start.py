@@ -14,7 +14,7 @@ from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
-from kernelbridge.workspace.shell.ptys import Taken
+from kernelbridge.workspace.shell.ptys import OpenTerminals
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
 NAME = "shell"
@@ -85,7 +85,7 @@ async def take_shell(
         raise
     jobs = tuple(taken[path] for path in state.jobs if path in taken)
     settings = ShellSettings(sandbox.facts.shell, commands_host, max_output, grace, overflow)
-    return Shell(sandbox, process, Taken(taken[state.keys], taken[state.screen], jobs, state.left), settings)
+    return Shell(sandbox, process, OpenTerminals(taken[state.keys], taken[state.screen], jobs), settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +122,4 @@ class _Launch:
         process = await self.sandbox.exec(
             argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
         )
-        return Shell(self.sandbox, process, Taken(terminal, terminal), self.settings), setup
+        return Shell(self.sandbox, process, OpenTerminals(terminal, terminal), self.settings), setup

@@ -30,7 +30,7 @@ CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3",
 KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
 
 A, B = (TerminalState(name, f"exec:{name}", 24, 80) for name in "ab")
-SHELL = ShellState("exec:8", "/dev/pts/0", "/dev/pts/1", ("/dev/pts/2",), left=True)
+SHELL = ShellState("exec:8", "/dev/pts/0", "/dev/pts/1", ("/dev/pts/2",))
 
 
 class Known:

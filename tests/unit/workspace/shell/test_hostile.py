@@ -10,7 +10,7 @@ import pytest
 
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.runtimes.contract import ExitStatus, Moment
-from kernelbridge.workspace.shell.ptys import Taken
+from kernelbridge.workspace.shell.ptys import OpenTerminals
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell
 from tests.unit.workspace.conftest import Place
@@ -399,7 +399,7 @@ async def test_a_sandbox_that_is_gone_is_reported_as_such(place: Place) -> None:
 async def shell_of(process: DeafProcess, place: Place) -> Shell:
     terminal = DeafTerminal(process)
     settings = ShellSettings("/bin/sh", place.commands, max_output=100, grace=1)
-    return Shell(place.sandbox, process, Taken(terminal, terminal), settings)
+    return Shell(place.sandbox, process, OpenTerminals(terminal, terminal), settings)
 
 
 async def test_a_shell_that_does_not_answer_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
