@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 from kernelbridge.jupyter.cell import Cell
@@ -11,10 +10,9 @@ from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
-from kernelbridge.workspace.adoption.lost_shells import TellLoss, lost_command
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.command_outcome import LossCause
+from kernelbridge.workspace.command_outcome import LossCause, ReportLoss, lost_command
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.shell.lane import PreviousCommand
@@ -73,15 +71,10 @@ class Absentees:
             return None
         context = _context(registry, workspace, command.request_id)
         events = CommandEvents(context) if command.streams else None
-        return PreviousCommand(
-            command,
-            left.output,
-            answer_of(context) if events is None else events.answer,
-            events,
-            lost=functools.partial(lost_command, command),
-        )
+        answer = answer_of(context) if events is None else events.answer
+        return PreviousCommand(command, left.output, answer, events)
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
+    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
         """Return the function that reports the end of an earlier server's terminals and command."""
 
         def report(lost: str | None, cause: LossCause) -> None:

@@ -17,11 +17,11 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
-from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
+from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
@@ -124,7 +124,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             record=self._record,
-            loss_told=functools.partial(self._loss_told, "interpreter"),
+            on_loss_reported=functools.partial(self._loss_told, "interpreter"),
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
@@ -142,7 +142,7 @@ class Workspace:
         self.on_rest: Callable[[], object] = lambda: None
         """Called when a cell or command has ended; another may begin at once."""
         self.executions.on_rest = self.commands.on_rest = self._rested
-        self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
+        self.commands.on_loss_reported = functools.partial(self._loss_told, "shell")
         self._closed = closed
         if closed is not None:
             feed.notice(closed)
@@ -201,7 +201,7 @@ class Workspace:
         sandbox: Sandbox | None,
         job: Job | None,
         command: PreviousCommand | None,
-        tell: TellLoss,
+        tell: ReportLoss,
     ) -> Wait:
         """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
 
@@ -317,7 +317,7 @@ class Workspace:
             self._record.kernel_ended("ended")
 
     def _tell(self, text: str) -> None:
-        self.executions.tell(text)
+        self.executions.add_late_output(text)
 
     def _rested(self) -> None:
         self.on_rest()

@@ -67,6 +67,8 @@ PURE = (
     "workspace/closed_note.py",
     "workspace/command_outcome.py",
     "workspace/hints.py",
+    "workspace/interrupt_progress.py",
+    "workspace/job_queue.py",
     "workspace/journal/journal.py",
     "workspace/late_text.py",
     "workspace/lifecycle/admission.py",

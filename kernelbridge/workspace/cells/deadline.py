@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `overdue` once its clock has run for `seconds`; without a limit, never.
+    """Calls `overdue` once its clock has run for `seconds`; with None, never.
 
-    `noted` is called when the clock is stopped or goes on: with the seconds that are left, and with the monotonic time
-    from which they go by; None if they do not.
+    `noted` is called when the clock stops or starts again: with the seconds that are left, and with the monotonic time
+    from which they count, or None while it stands still.
     """
 
     def __init__(
@@ -28,20 +28,20 @@ class Deadline:
         self._start()
 
     def stop(self) -> None:
-        """Stop the clock; what is left of the time is kept. Idempotent."""
+        """Stop the clock, and keep the rest of the time. Idempotent."""
         self._halt()
         if self._left is not None:
             self._noted(self._left, None)
 
-    def go_on(self) -> None:
-        """Let the clock run again. Idempotent."""
+    def restart(self) -> None:
+        """Let the clock run again, for the rest of the time. Idempotent."""
         self._halt()
         if self._left is not None:
             self._noted(self._left, time.monotonic())
         self._start()
 
     def cancel(self) -> None:
-        """Take the limit back. Idempotent."""
+        """Remove the limit. Idempotent."""
         self._halt()
         self._left = None
 

@@ -1,4 +1,4 @@
-"""How what runs is ended: by degrees, each of which is told."""
+"""How a running cell is ended: step by step, each of which is reported."""
 
 from __future__ import annotations
 
@@ -13,58 +13,46 @@ from kernelbridge.errors import KernelBridgeError, LimitExceeded
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.execution import Execution, State
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
 
 log = structlog.get_logger(__name__)
 
-Step = Literal["none", "sigint", "process_group", "kill", "restart"]
-
 MAX_REPORTS = 1000
-"""Who may wait for the end of one cell."""
+"""Requests that may wait for the end of one cell."""
 MAX_REFUSALS = 8
+"""Questions of one cell that are refused while it is ended; a cell that asks again and again gets no more answers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step, when its outcome is known."""
-
-    step: Step
-    done: bool
-    state_preserved: bool | None = None
-    """With `done`: whether the interpreter still has its variables."""
-    ended: int | None = None
-    """With `done`: how many waiting cells were ended too."""
-
-
-Report = Callable[[Progress | KernelBridgeError], None]
+Report = Callable[[InterruptProgress | KernelBridgeError], None]
+"""Called with each step, or with the error that prevents further ones."""
 
 
 class Reports:
-    """Who waits for the end of one cell, and is told of each step."""
+    """The requests that wait for the end of one cell."""
 
     def __init__(self, report: Report | None = None, ended: int | None = None) -> None:
-        """Begin with one, if there is one: see `add`."""
+        """Begin with one request, or none; see `add`."""
         self._waiting = [] if report is None else [(report, ended)]
-        self.told = False
-        """Whether they have been told the last; who is added now would never be."""
+        self.finished = False
+        """Whether the last step was reported; a request that is added now would get no answer."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, report: Report, ended: int | None = None) -> None:
-        """Tell one more from now on; `ended` goes with the last step. Raises `LimitExceeded`."""
+        """Report the steps from now on to one more request, `ended` with the last. Raises `LimitExceeded`."""
         if len(self._waiting) >= MAX_REPORTS:
             raise LimitExceeded("Too many interrupts are under way in this session", "wait for their answers")
         self._waiting.append((report, ended))
 
-    def tell(self, step: Step, *, done: bool, state_preserved: bool | None = None) -> None:
-        """Tell of one step."""
-        self.told = done
+    def send(self, step: Step, *, done: bool, state_preserved: bool | None = None) -> None:
+        """Report one step."""
+        self.finished = done
         for report, ended in self._waiting:
-            report(Progress(step, done, state_preserved, ended if done else None))
+            report(InterruptProgress(step, done, state_preserved, ended if done else None))
 
     def fail(self, error: KernelBridgeError) -> None:
-        """Tell why there is no step any more."""
-        self.told = True
+        """Report why there is no further step."""
+        self.finished = True
         for report, _ in self._waiting:
             report(error)
 
@@ -81,15 +69,15 @@ class Graces:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a cell is ended, as its result says it."""
+    """Why a cell is ended, for its result."""
 
     cause: Literal["interrupted", "timeout"]
     error: str | None = None
-    """None: what the cell itself fails with."""
+    """None: the error with which the cell itself fails."""
 
 
 class Escalation:
-    """Ends one execution: SIGINT, SIGINT to the process group, and then a new kernel.
+    """Ends one execution: by an interrupt, by SIGINT to the process group, and at last by a new kernel.
 
     Nothing may be submitted to the kernel before `run` returns, or an interrupt could hit the next cell.
     """
@@ -110,34 +98,33 @@ class Escalation:
         self._restart = restart
         self._graces = graces
         self.reports = reports
-        """Who is told of each step from now on."""
         self._step: Step = "sigint"
         self._ended = asyncio.Event()
         self._refused = 0
 
     def finished(self, outcome: Outcome) -> Outcome:
-        """Take the execution's end, tell it if that is what was wanted, and give its outcome with the cause."""
+        """Report the end of the execution, and return its outcome with the cause of the end."""
         self._ended.set()
         if self._step == "kill":
-            self._tell(done=False)
+            self._report(done=False)
         else:
-            self._tell(done=True, state_preserved=outcome.state_preserved)
+            self._report(done=True, state_preserved=outcome.state_preserved)
         if outcome.success or outcome.cause not in {None, "interrupted", "kernel_died"}:
             return outcome
         error = self._ending.error or outcome.error
         if self._step == "kill":
-            outcome = replace(outcome, signal=None)  # it is this that killed it
+            outcome = replace(outcome, signal=None)  # the signal was ours
         if self._ending.error is None and not outcome.state_preserved:
             error = "Interrupted: the cell did not stop, so its interpreter was ended; its variables are lost"
         return replace(outcome, cause=self._ending.cause, error=error)
 
     def may_refuse(self) -> bool:
-        """Whether a question that the cell asks meanwhile is worth a refusal: one that asks on and on is not."""
+        """Return whether to refuse a question that the cell asks meanwhile; see `MAX_REFUSALS`."""
         self._refused += 1
         return self._refused <= MAX_REFUSALS
 
     async def run(self) -> None:
-        """Go as far as it takes. Returns when no interrupt is under way any more."""
+        """Take as many steps as needed. Returns when no interrupt is under way any more."""
         steps: tuple[tuple[Step, Callable[[], Awaitable[None]], float], ...] = (
             ("sigint", self._kernel.interrupt, self._graces.sigint),
             ("process_group", self._kernel.interrupt_group, self._graces.process_group),
@@ -148,10 +135,10 @@ class Escalation:
                 self._step = step
                 sent.add(asyncio.get_running_loop().create_task(self._try(act)))
                 if await self._ends_within(grace):
-                    # The kernel must have had what was sent before it gets another cell.
+                    # The kernel must have received what was sent before it gets another cell.
                     await asyncio.wait(sent, timeout=grace)
                     return
-                self._tell(done=False)
+                self._report(done=False)
             self._step = "kill"
             log.warning("kernel_killed", why="its cell ignored every interrupt")
             await self._kill()
@@ -167,7 +154,7 @@ class Escalation:
             self.reports.fail(exc)
         else:
             self._step = "restart"
-            self._tell(done=True, state_preserved=False)
+            self._report(done=True, state_preserved=False)
 
     async def _try(self, act: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -176,9 +163,9 @@ class Escalation:
             log.warning("interrupt_failed", error=str(exc))
 
     async def _ends_within(self, grace: float) -> bool:
-        """Wait for the execution's end.
+        """Wait for the execution's end, `grace` seconds at most; return whether it has ended.
 
-        An interrupt may hit the kernel's own code after the cell: then it is idle again, and its reply is lost.
+        An interrupt may hit the kernel's own code after the cell: then the kernel is idle, and its reply is lost.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
@@ -192,5 +179,5 @@ class Escalation:
                 idle = self._execution.state is State.IDLE
         return self._ended.is_set()
 
-    def _tell(self, *, done: bool, state_preserved: bool | None = None) -> None:
-        self.reports.tell(self._step, done=done, state_preserved=state_preserved)
+    def _report(self, *, done: bool, state_preserved: bool | None = None) -> None:
+        self.reports.send(self._step, done=done, state_preserved=state_preserved)

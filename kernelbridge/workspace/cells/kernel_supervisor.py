@@ -1,64 +1,54 @@
-"""The interpreter: a workspace's kernel, of which there is at most one at a time.
+"""The life of a workspace's kernel, of which there is at most one at a time: started, watched, restarted.
 
-It is started when somebody needs it, watched, and restarted; what runs in it is the execution lane's affair.
-`Questions` are what it is asked besides cells: questions about code, and restarts.
+What runs in it is the matter of `lane.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet, attempt
-from kernelbridge.errors import KernelBridgeError, KernelError, RuntimeUnavailable, SessionClosed
+from kernelbridge.errors import KernelBridgeError, KernelError, SessionClosed
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, Ended
-from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.contract import ExitStatus
-from kernelbridge.workspace.cells.queue import CHARACTERS
-from kernelbridge.workspace.queue_limits import WaitingBudget
 from kernelbridge.workspace.states import KERNEL, KernelAction, KernelEvent, KernelState, Machine
 
 log = structlog.get_logger(__name__)
 
 KILL_GRACE = 5.0
-"""Seconds in which a killed kernel has to be gone, before its sandbox is destroyed."""
+"""Seconds in which a killed kernel must have ended, before its sandbox is destroyed."""
 EXIT_GRACE = 5.0
 """Seconds that a kernel has to end by itself after a cell called `exit()`."""
-ENGINE_PAUSE = 1.0
-"""Seconds until an engine that did not answer is asked again to kill a kernel."""
 CATCH_UP = 2.0
-"""Seconds for a kernel that is to be ended to say what its cell has written so far, for the cell's result."""
+"""Seconds for an adopted kernel to send the output that its cell has written so far, before the kernel is ended."""
 
 StartKernel = Callable[[int, Callable[[str], None]], Awaitable[Kernel]]
-"""Start incarnation n; the second argument takes late output."""
-
-T = TypeVar("T")
-MOST = 64
-"""Questions about code, and restarts, that may wait in a session."""
+"""Start incarnation n; the second argument is called with late output."""
 
 
 class Dependent(Protocol):
-    """What is told of the interpreter's life."""
+    """Is called when the interpreter's state changes."""
 
     def interpreter_ready(self) -> None:
-        """Take the news that it can be used."""
+        """React to an interpreter that can be used now."""
         ...
 
     def interpreter_reached(self) -> None:
-        """Take the news that what an earlier server started can be reached, and will be ended for a restart."""
+        """React to an adopted interpreter that is connected, and will be ended because of a restart."""
         ...
 
     def interpreter_failed(self, error: KernelBridgeError) -> None:
-        """Take the news that it could not be started."""
+        """React to an interpreter that could not be started."""
         ...
 
     def interpreter_gone(self, how: str) -> None:
-        """Take the news how it ended, with its variables; what ran in it has been answered."""
+        """React to an interpreter that has ended, with its variables; what ran in it was answered before."""
         ...
 
 
@@ -85,35 +75,41 @@ class KernelSupervisor:
         self._incarnation = 0
         self._waiters: list[asyncio.Future[Kernel]] = []
         self._leaving: asyncio.TimerHandle | None = None
+        """Kills a kernel that was told to exit and does not; the kernel is not used meanwhile."""
         self._taking_over: asyncio.Task[None] | None = None
         self._closed = False
         self.lived = False
-        """Whether there has ever been one."""
+        """Whether there has ever been a kernel."""
 
     @property
     def state(self) -> KernelState:
-        """Where it is in its life."""
+        """The state of its life."""
         return self._machine.state
 
     @property
     def kernel(self) -> Kernel | None:
-        """The kernel, if it can be used now: one that has just died, or is about to, is still READY."""
+        """The kernel, if it can be used now. A kernel that has just died, or is about to, is still READY."""
         usable = self._machine.state is KernelState.READY and self._leaving is None
         return self._kernel if usable and self._kernel is not None and self._kernel.alive else None
 
     @property
+    def adopted(self) -> AdoptedKernel | None:
+        """The kernel, if an earlier server has started it; it may have ended."""
+        return self._kernel if isinstance(self._kernel, AdoptedKernel) else None
+
+    @property
     def busy(self) -> bool:
-        """Whether it starts, ends, or is waited for."""
+        """Whether the kernel starts or ends, or a request waits for it."""
         at_rest = self._machine.state in {KernelState.ABSENT, KernelState.READY, KernelState.DEAD}
         return not at_rest or self._leaving is not None or bool(self._waiters)
 
     def need(self) -> None:
-        """Start it if it does not run."""
+        """Start the kernel if it does not run."""
         if not self._closed and self._machine.state in {KernelState.ABSENT, KernelState.DEAD}:
             self._do(self._machine.on(KernelEvent.NEED))
 
     async def ready(self) -> Kernel:
-        """Give the kernel, when it can be used. Raises `KernelBridgeError`."""
+        """Return the kernel when it can be used; it is started if necessary. Raises `KernelBridgeError`."""
         kernel = self.kernel
         if kernel is not None:
             return kernel
@@ -124,35 +120,46 @@ class KernelSupervisor:
         return await waiter
 
     def restart(self) -> asyncio.Future[Kernel]:
-        """End the kernel, which is not used from now on, and start another; one that is being started is new enough.
+        """End the kernel, which is not used from now on, and start another. A kernel that is starting is new enough.
 
         The result is the new kernel, or the `KernelBridgeError` that says why there is none. Raises `SessionClosed`.
         """
         if self._closed:
             raise SessionClosed
-        # Who waits is entered first: what is being started may be ready at once.
-        waiter = self._waiter()
+        waiter = self._waiter()  # before the event: a kernel that is starting may be ready at once
         self._do(self._machine.on(KernelEvent.RESTART))
         return waiter
 
     def adopt(self, start: StartKernel | None, incarnation: int) -> None:
-        """Take over what an earlier server started, by `start`; without it there is none any more."""
+        """Take over the kernel of an earlier server by `start`; without it there is none any more."""
         self._incarnation = incarnation
         if start is not None and self._machine.on(KernelEvent.ADOPT) is KernelAction.TAKE_OVER:
             self.lived = True
             self._taking_over = self._tasks.create(self._take_over(start, incarnation))
 
     async def reached(self) -> None:
-        """Wait until what `adopt` takes over is there, and has told what came before; or cannot be had."""
+        """Wait until the kernel of `adopt` has sent its earlier output, or cannot be reached."""
         if self._taking_over is not None:
             await asyncio.wait({self._taking_over})
         if self.adopted is not None:
             await self.adopted.catch_up(CATCH_UP)
 
-    @property
-    def adopted(self) -> AdoptedKernel | None:
-        """The kernel, if an earlier server has started it; it may have ended."""
-        return self._kernel if isinstance(self._kernel, AdoptedKernel) else None
+    def use_no_more(self) -> None:
+        """Stop using the kernel: one of its cells called `exit()`, and it is about to end."""
+        kernel = self._kernel
+        if kernel is not None and self._leaving is None:
+            loop = asyncio.get_running_loop()
+            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
+
+    def end_pending(self, why: Ended) -> None:
+        """End the execution that runs in it, without waiting for the kernel."""
+        if self._kernel is not None:
+            self._kernel.end_pending(why)
+
+    def end(self) -> None:
+        """Start no more kernels. Idempotent; no I/O."""
+        self._closed = True
+        self._answer_waiters(SessionClosed())
 
     async def leave(self) -> None:
         """Leave the kernel to another server, after `end` and when no task of its owner runs any more."""
@@ -160,23 +167,6 @@ class KernelSupervisor:
             self._leaving.cancel()
         if self._kernel is not None:
             await self._kernel.leave()
-
-    def use_no_more(self) -> None:
-        """Use the kernel no more: one of its cells called `exit()`, and it is about to end."""
-        kernel = self._kernel
-        if kernel is not None and self._leaving is None:
-            loop = asyncio.get_running_loop()
-            self._leaving = loop.call_later(EXIT_GRACE, lambda: self._tasks.create(self._kill(kernel)))
-
-    def end_pending(self, why: Ended) -> None:
-        """End what runs in it, from outside."""
-        if self._kernel is not None:
-            self._kernel.end_pending(why)
-
-    def end(self) -> None:
-        """Start no more. Idempotent; no I/O."""
-        self._closed = True
-        self._answer_waiters(SessionClosed())
 
     async def aclose(self) -> None:
         """End the kernel, after `end`. Idempotent."""
@@ -246,16 +236,12 @@ class KernelSupervisor:
             else:
                 log.exception("kernel_not_taken_over")
             action = self._machine.on(KernelEvent.START_FAILED)
-            if not self._closed:
-                self._do(action)
-                self._dependent.interpreter_gone("could not be taken over after a restart of the server")
-                if self._waiters:
-                    self.need()
+            self._gone(action, "could not be taken over after a restart of the server")
             return
         await self._began(kernel)
 
     async def _replace(self, kernel: Kernel) -> None:
-        """End a kernel that has been taken over: a restart was asked for meanwhile."""
+        """End a kernel that has just been taken over, because a restart was requested meanwhile."""
         self._dependent.interpreter_reached()
         if isinstance(kernel, AdoptedKernel):
             await kernel.catch_up(CATCH_UP)
@@ -268,29 +254,32 @@ class KernelSupervisor:
         self._answer_waiters(error)
         self._dependent.interpreter_failed(error)
 
+    def _gone(self, action: KernelAction, how: str) -> None:
+        """Do what follows from the kernel's end, unless the session ends."""
+        if not self._closed:
+            self._do(action)
+            self._dependent.interpreter_gone(how)
+            if self._waiters:
+                self.need()
+
     async def _watch(self, kernel: Kernel) -> None:
-        """Wait for the kernel's end; what ran in it has been answered then."""
+        """Wait for the kernel's end; what ran in it is answered before."""
         status = await self._end_of(kernel)
         how = "was restarted" if self._machine.state is KernelState.RESTARTING else f"ended ({status})"
-        if not self._closed and self._machine.state is KernelState.READY:  # and not on its way to a restart
+        if not self._closed and self._machine.state is KernelState.READY:
             log.warning("kernel_died", status=str(status), incarnation=self._incarnation)
         try:
-            # What it has started may outlive it in a sandbox that stands still, and ends with that.
+            # What the kernel has started may outlive it until its sandbox ends.
             await attempt(kernel.aclose(), lambda **why: log.warning("kernel_not_closed", **why))
         finally:
             self._kernel = None
             if self._leaving is not None:
                 self._leaving.cancel()
                 self._leaving = None
-            action = self._machine.on(KernelEvent.DIED)
-            if not self._closed:
-                self._do(action)
-                self._dependent.interpreter_gone(how)
-                if self._waiters:
-                    self.need()
+            self._gone(self._machine.on(KernelEvent.DIED), how)
 
     async def _end_of(self, kernel: Kernel) -> ExitStatus:
-        # Waited for and not awaited: a cancellation of this must not cancel what others wait for.
+        # `wait` and not `await`: if this task is cancelled, the futures, which others wait for, must not be.
         ends: set[asyncio.Future[Any]] = {kernel.died, kernel.broken}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not kernel.died.done():
@@ -299,73 +288,10 @@ class KernelSupervisor:
         return kernel.died.result()
 
     async def _kill(self, kernel: Kernel) -> None:
-        """End a kernel; if that does not help, its sandbox goes. Who does not answer is asked until it does."""
+        """Kill a kernel; if it does not end, destroy the sandbox."""
         try:
-            while not await self._killed(kernel):
-                await asyncio.wait({kernel.died}, timeout=ENGINE_PAUSE)
+            await kernel.kill()
             await asyncio.wait_for(asyncio.shield(kernel.died), KILL_GRACE)
         except (KernelBridgeError, TimeoutError) as exc:
             log.warning("sandbox_given_up", why="its kernel could not be killed", error=str(exc))
             await self._destroy_sandbox()
-
-    async def _killed(self, kernel: Kernel) -> bool:
-        """Kill a kernel; False if nobody can be asked to now."""
-        try:
-            await kernel.kill()
-        except RuntimeUnavailable as exc:
-            log.warning("kernel_not_killed_yet", error=str(exc))
-            return kernel.died.done()
-        return True
-
-
-class Questions:
-    """What waits for one interpreter's answer."""
-
-    def __init__(self, interpreter: KernelSupervisor, tasks: TaskSet) -> None:
-        self._supervisor = interpreter
-        self._tasks = tasks
-        self._budget = WaitingBudget("questions", requests=MOST, characters=CHARACTERS)
-
-    @property
-    def waiting(self) -> int:
-        """How many."""
-        return self._budget.waiting
-
-    def take(self, code: str) -> None:
-        """Find room for one; raises `LimitExceeded`. `answer` follows."""
-        self._budget.take(code)
-
-    def ask(
-        self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
-    ) -> None:
-        """Put a question; the interpreter is started if need be. `done` is called once. Raises `LimitExceeded`."""
-        self.take(code)
-        self.answer(self._put(put), done, code)
-
-    def answer(self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str = "") -> None:
-        """Have `done` called with what `work` comes to."""
-        self._tasks.create(self._answer(work, done, code))
-
-    async def _put(self, put: Callable[[Help], Awaitable[T]]) -> T:
-        kernel = await self._supervisor.ready()
-        return await put(kernel.help)
-
-    async def _answer(self, work: Awaitable[T], done: Callable[[T | KernelBridgeError], None], code: str) -> None:
-        answer: T | KernelBridgeError
-        try:
-            answer = await work
-        except KernelBridgeError as exc:
-            answer = exc
-        except asyncio.CancelledError:
-            # The session ends, perhaps in the same moment in which the interpreter has said so: whoever asked is told.
-            done(SessionClosed())
-            raise
-        finally:
-            self._budget.release(code)
-        done(answer)
-
-
-async def then(event: Awaitable[object], value: T) -> T:
-    """Give a value when something else has come about."""
-    await event
-    return value

@@ -1,8 +1,7 @@
 """The execution lane: the queue of cells in front of a workspace's interpreter.
 
-Cells run first-in first-out, one at a time. The queue is here and not in the kernel, so that a
-kernel's death costs only the cell that ran: those behind it go to its successor. What happens to the one that
-runs is in `run.py`.
+Cells run first-in first-out, one at a time. The queue is here and not in the kernel, so that a kernel's death costs
+only the cell that ran: those behind it go to the next kernel. `run.py` is about the cell that runs.
 """
 
 from __future__ import annotations
@@ -17,19 +16,22 @@ from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SANDBOX_LOST_MEANWHILE, SESSION_CLOSED
 from kernelbridge.jupyter.help import Help
-from kernelbridge.workspace.cells.interrupts import Graces, Progress, Report
-from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, Questions, StartKernel, then
+from kernelbridge.workspace.cells.interrupts import Graces, Report
+from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, StartKernel
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.prompts import Prompt, check_answer
+from kernelbridge.workspace.cells.questions import Questions
 from kernelbridge.workspace.cells.queue import (
+    CHARACTERS,
     NEVER_CLOSED,
     NEVER_INTERRUPTED,
     NEVER_RESTARTED,
     CellRecord,
     Job,
-    WaitingJobs,
 )
 from kernelbridge.workspace.cells.run import Run, RunServices
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
+from kernelbridge.workspace.job_queue import JobQueue
 from kernelbridge.workspace.queue_limits import run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_state import RunningCell
@@ -38,6 +40,7 @@ from kernelbridge.workspace.states import KernelEvent, KernelState
 T = TypeVar("T")
 
 Warmed = Callable[[KernelBridgeError | None], None]
+"""Called with None when the interpreter is ready, or with the error that prevents it."""
 
 
 class ExecutionLane:
@@ -52,25 +55,26 @@ class ExecutionLane:
         tasks: TaskSet,
         memory: MemoryWatch,
         record: CellRecord,
-        loss_told: Callable[[], None] = lambda: None,
+        on_loss_reported: Callable[[], None] = lambda: None,
         longest: float | None = None,
         input_timeout: float | None = None,
         graces: Graces = Graces(),  # noqa: B008 - it is frozen
         observer: Callable[[KernelEvent], None] | None = None,
     ) -> None:
-        self._waiting = WaitingJobs(requests=queue_limit)
+        """`longest` and `input_timeout` are in seconds, None without limit; `on_loss_reported` see `LateOutput`."""
+        self._waiting = JobQueue[Job]("cells", requests=queue_limit, characters=CHARACTERS)
         self._longest = longest
         self._supervisor = KernelSupervisor(
             start_kernel,
             dependent=self,
-            late=self.tell,
+            late=self.add_late_output,
             destroy_sandbox=destroy_sandbox,
             tasks=tasks,
             observer=observer,
         )
         self._questions = Questions(self._supervisor, tasks)
-        self._late = LateOutput(loss_told)
-        memory.serve(busy=lambda: self.running is not None, tell_later=self.tell)
+        self._late = LateOutput(on_loss_reported)
+        memory.serve(busy=lambda: self.running is not None, tell_later=self.add_late_output)
         self._services = RunServices(
             supervisor=self._supervisor,
             record=record,
@@ -80,7 +84,7 @@ class ExecutionLane:
             graces=graces,
             input_timeout=input_timeout,
             rested=self._rested,
-            go_on=self._pump,
+            start_next=self._pump,
         )
         self._warming: list[Warmed] = []
         self._run: Run | None = None
@@ -89,7 +93,7 @@ class ExecutionLane:
         """Set when nothing runs, and nothing will."""
         self._closed = self._leaving = False
         self.on_rest: Callable[[], object] = lambda: None
-        """Called when a cell has been answered; another may begin at once."""
+        """Called when a cell was answered; another may begin at once."""
 
     @property
     def state(self) -> KernelState:
@@ -103,7 +107,7 @@ class ExecutionLane:
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs, waits or is ended, or the interpreter is on its way."""
+        """Whether anything runs, waits or is ended, or the interpreter starts or ends."""
         asked = self._waiting or self._warming or self._questions.waiting
         runs = self._run is not None and not self._run.over
         return bool(runs or asked or self._supervisor.busy)
@@ -115,21 +119,21 @@ class ExecutionLane:
 
     @property
     def running(self) -> Run | None:
-        """The cell that runs and is not answered."""
+        """The cell that runs and was not answered."""
         return None if self._run is None or self._run.answered else self._run
 
     @property
     def has_lost(self) -> bool:
-        """Whether an interpreter would be lost with the session, or one was and no result has told that."""
+        """Whether the session's end loses an interpreter, or a lost interpreter was not reported yet."""
         return self._supervisor.lived or self._late.lost is not None
 
     def was_lost(self, how: str) -> None:
-        """Have the next result tell how an earlier life's interpreter ended."""
+        """Let the next result report how the interpreter of an earlier life of the session ended."""
         self._late.lost = how
 
     @property
     def prompt(self) -> Prompt | None:
-        """What the running cell asks, while it waits for a line of input."""
+        """The question of the running cell, while it waits for a line of input."""
         return None if self.running is None else self.running.prompt
 
     def submit(self, job: Job) -> None:
@@ -142,7 +146,7 @@ class ExecutionLane:
         self._pump()
 
     def warm(self, done: Warmed) -> None:
-        """Have a kernel without running a cell; `done` is called once, with None or the error that prevented it."""
+        """Start the interpreter without a cell; `done` is called once. Raises `SessionClosed`."""
         self._check_open()
         if self._supervisor.state is KernelState.READY:
             done(None)
@@ -150,15 +154,15 @@ class ExecutionLane:
         self._warming.append(done)
         self._supervisor.need()
 
-    def tell(self, text: str) -> None:
-        """Put a text into the next result's late output."""
+    def add_late_output(self, text: str) -> None:
+        """Add a text to the late output of the next result."""
         self._late.add(text)
 
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
-        """Interrupt what runs; `report` is told of each step. With `queued`, what waits is ended too.
+        """Interrupt the running cell; `report` is called with each step. With `queued`, waiting cells are ended too.
 
-        While the interpreter starts, the first cell that waits for it is what is meant; while one is taken over, the
-        cell in it, as soon as that can be reached. Raises `LimitExceeded`.
+        While the interpreter starts, the first waiting cell counts as running; while an interpreter is taken over, the
+        cell in it, which is interrupted as soon as it is reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
         if self._run is not None and self._run.interrupt(report, ended):
@@ -166,10 +170,10 @@ class ExecutionLane:
         if self.running is None and self._waiting and self._supervisor.kernel is None:
             ended = self._waiting.end(NEVER_INTERRUPTED, 1)
         preserved = self.running is None and self._late.lost is None
-        report(Progress("none", done=True, state_preserved=preserved, ended=ended))
+        report(InterruptProgress("none", done=True, state_preserved=preserved, ended=ended))
 
     def restart(self, done: Callable[[int | KernelBridgeError], None]) -> None:
-        """Have a new interpreter; `done` is called with how many cells were ended for it, or why there is none.
+        """Start a new interpreter; `done` is called with how many cells were ended for it, or with the error.
 
         Raises `LimitExceeded` or `SessionClosed`.
         """
@@ -180,12 +184,17 @@ class ExecutionLane:
             ended += 1
         restarted = self._supervisor.restart()
         self._supervisor.end_pending(KERNEL_RESTARTED)
-        self._questions.answer(then(restarted, ended), done)
+
+        async def count() -> int:
+            await restarted
+            return ended
+
+        self._questions.answer(count(), done)
 
     def question(
         self, code: str, put: Callable[[Help], Awaitable[T]], done: Callable[[T | KernelBridgeError], None]
     ) -> None:
-        """Put a question about `code`; the interpreter is started if need be. `done` is called with the answer.
+        """Ask a question about `code`, and start the interpreter for it; `done` is called with the answer.
 
         Raises `LimitExceeded` or `SessionClosed`.
         """
@@ -193,7 +202,7 @@ class ExecutionLane:
         self._questions.ask(code, put, done)
 
     def reply_input(self, value: str, input_id: str | None) -> None:
-        """Answer what the running cell asks. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
+        """Answer the question of the running cell. Raises `NoInputWaiting`, `BadRequest` or `KernelError`."""
         check_answer(self.prompt, value, input_id)
         if self.running is not None:
             self.running.reply_input(value)
@@ -201,9 +210,9 @@ class ExecutionLane:
     def adopt(
         self, start: StartKernel | None, incarnation: int, lost: str | None, job: Job | None, cell: RunningCell | None
     ) -> Wait:
-        """Go on with what an earlier server left: its interpreter, whose number was `incarnation`, and what runs in it.
+        """Continue with the interpreter of an earlier server, number `incarnation`, and with the cell in it.
 
-        `start` takes it over, for which the result waits; without it there is none: `lost` says how it ended.
+        `start` takes it over, and the result waits for that; without `start` it is gone, and `lost` says how it ended.
         """
         self._late.lost = lost or self._late.lost
         if job is not None and cell is not None:
@@ -214,10 +223,10 @@ class ExecutionLane:
         return self._supervisor.reached
 
     def finish(self, *, leaving: bool = False) -> asyncio.Event:
-        """Take no more, and end what waits with cause `session_closed`; the result is set once nothing runs.
+        """Take no more cells, and end those that wait with cause `session_closed`.
 
-        If this server is `leaving` the kernel to the next one, a cell that an earlier server left and this one cannot
-        reach is not answered: the next server will.
+        Returns an event that is set when nothing runs. With `leaving`, a cell of an earlier server that this one cannot
+        reach is not answered: the next server will do that.
         """
         self._closed = True
         self._leaving = self._leaving or leaving
@@ -228,14 +237,14 @@ class ExecutionLane:
         return self._quiet
 
     def end(self) -> None:
-        """End every cell with cause `session_closed` and take no more. Idempotent; no I/O."""
+        """Take no more cells, and end all of them with cause `session_closed`. Idempotent; no I/O."""
         self.finish()
         self._supervisor.end()
         self._supervisor.end_pending(SESSION_CLOSED)
         self._fail_unreached(Outcome.ended("session_closed", SESSION_CLOSED.error))
 
     async def leave(self) -> None:
-        """Leave the kernel and what runs in it to another server, after `finish`. Whoever waits for it is not told."""
+        """Leave the kernel and the cell in it, unanswered, to another server, after `finish`."""
         self._supervisor.end()
         await self._supervisor.leave()
 
@@ -244,34 +253,34 @@ class ExecutionLane:
         self.end()
         await self._supervisor.aclose()
 
-    # -- what the interpreter tells (`kernel_supervisor.Dependent`) ----------------------
+    # -- changes of the interpreter (`kernel_supervisor.Dependent`) ----------------------
 
     def interpreter_ready(self) -> None:
-        """Go on with the cells that wait for it."""
+        """Run the cells that wait for it."""
         self._warmed(None)
         self._reach()
         self._pump()
 
     def interpreter_reached(self) -> None:
-        """Have what an earlier server's cell has told so far, before it is ended."""
+        """Get what the cell of an earlier server has written, before it is ended."""
         self._reach()
 
     def interpreter_failed(self, error: KernelBridgeError) -> None:
-        """Answer everybody who waits for it."""
+        """Answer all requests that wait for it."""
         self._fail_unreached(error)
         self._warmed(error)
         self._waiting.end(error)
         self.on_rest()
 
     def interpreter_gone(self, how: str) -> None:
-        """Remember that its variables are lost, and go on in another."""
+        """Remember that its variables are lost, and continue in another."""
         self._late.lost = how
         self._lose_unreached()
         self._pump()
         if self._warming:
             self._supervisor.need()
 
-    # -- what an earlier server left --------------------------------------------------
+    # -- the cell of an earlier server ------------------------------------------------
 
     def _reach(self) -> None:
         kernel = self._supervisor.adopted
@@ -281,9 +290,9 @@ class ExecutionLane:
     def _lose_unreached(self) -> None:
         self._fail_unreached(Outcome.ended("sandbox_lost", SANDBOX_LOST_MEANWHILE.error))
 
-    def _fail_unreached(self, answer: Outcome | KernelBridgeError) -> None:
+    def _fail_unreached(self, outcome: Outcome | KernelBridgeError) -> None:
         if self._run is not None and self._run.unreached and not self._leaving:
-            self._run.fail(answer)
+            self._run.fail(outcome)
 
     # -- the queue ------------------------------------------------------------------
 

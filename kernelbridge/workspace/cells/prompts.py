@@ -9,27 +9,27 @@ from kernelbridge.jupyter.events import Asked
 from kernelbridge.workspace.journal.feed import Listener
 
 END_OF_INPUT = "\x04"
-"""What a kernel takes for the end of its input."""
+"""The line that ends a kernel's input."""
 MAX_VALUE = 1 << 20
 """Characters of one line of input."""
 
 
 @dataclass(slots=True)
 class Prompt:
-    """One question, from when it is asked until it is answered or given up."""
+    """One question, until it is answered or withdrawn."""
 
     asked: Asked
-    told: list[Listener] = field(default_factory=list)
-    """Connections that were told of it."""
+    shown_to: list[Listener] = field(default_factory=list)
+    """The connections to which it was sent."""
 
     @property
     def known(self) -> bool:
-        """Whether one of them is still there."""
-        return any(listener.open for listener in self.told)
+        """Whether one of them is still open."""
+        return any(listener.open for listener in self.shown_to)
 
 
 def check_answer(prompt: Prompt | None, value: str, input_id: str | None) -> None:
-    """Check that `value` can be given to the question that waits. Raises `NoInputWaiting` or `BadRequest`."""
+    """Check that `value` can answer the question that waits. Raises `NoInputWaiting` or `BadRequest`."""
     if prompt is None:
         raise NoInputWaiting("Nothing waits for input in this session", "send it after an input_request")
     if input_id is not None and input_id != prompt.asked.input_id:

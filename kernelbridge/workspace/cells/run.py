@@ -1,7 +1,7 @@
-"""One running cell: from when a kernel is given it, or was given it by an earlier server, to its answer.
+"""One running cell, from its submission to a kernel, by this server or an earlier one, to its answer.
 
-It has its execution in the kernel, its deadline, the question that it asks, the interrupts that end it, and the steps
-of its outcome (`outcome.py`).
+It owns the execution in the kernel, the deadline, the question that the cell asks, the interrupts that end it, and the
+steps of its outcome (`outcome.py`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, Report, Reports
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
-from kernelbridge.workspace.cells.outcome import Step, take, with_hint, written
+from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
 from kernelbridge.workspace.cells.queue import CellRecord, Job
+from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_state import RunningCell
 
@@ -42,26 +43,26 @@ class RunServices:
     input_timeout: float | None
     """Seconds that a question waits for its answer."""
     rested: Callable[[], None]
-    """Called when a run has been answered."""
-    go_on: Callable[[], None]
-    """Called when another one may begin."""
+    """Called when a run was answered."""
+    start_next: Callable[[], None]
+    """Called when another run may begin."""
 
 
 class Run:
-    """One cell while it runs. It is over when it is answered and no interrupt of it is under way."""
+    """One cell while it runs. It is over when it was answered and no interrupt of it is under way."""
 
-    def __init__(self, job: Job, services: RunServices, left: RunningCell | None = None) -> None:
-        """`left` describes a cell that an earlier server has sent; its kernel is not reached yet."""
+    def __init__(self, job: Job, services: RunServices, previous: RunningCell | None = None) -> None:
+        """`previous` describes a cell that an earlier server has sent; its kernel is not reached yet."""
         self.job = job
-        self.since = time.time() if left is None else left.since
+        self.since = time.time() if previous is None else previous.since
         """When it began, in seconds since the epoch."""
         self.answered = False
         self.prompt: Prompt | None = None
-        """What it asks, while it waits for a line of input: one question at a time."""
+        """The question that it asks, while it waits for a line of input."""
         self._services = services
-        self._left = left
+        self._previous = previous
         self._interrupts = Reports()
-        """Those that wait for its kernel to be reached."""
+        """The requests that wait until its kernel is reached."""
         self._execution: Execution | None = None
         self._deadline: Deadline | None = None
         self._answer_by: Deadline | None = None
@@ -69,47 +70,48 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether another cell may be given to the kernel: an interrupt that is under way could hit that."""
+        """Whether another cell may be submitted: an interrupt that is under way could hit it."""
         return self.answered and self._escalation is None
 
     @property
     def unreached(self) -> bool:
-        """Whether the kernel that has it is still to be reached."""
-        return self._left is not None
+        """Whether it is an earlier server's cell whose kernel is not reached yet."""
+        return self._previous is not None
 
     def start(self, kernel: Kernel) -> None:
-        """Give the cell to a kernel."""
+        """Submit the cell to a kernel."""
         note = functools.partial(self._services.record.begins, job=self.job, since=self.since, began=time.monotonic())
         self._follow(functools.partial(kernel.submit, self.job.cell, note=note), self.job.timeout)
 
     def take_over(self, kernel: AdoptedKernel) -> None:
-        """Go on with a cell that an earlier server has given to this kernel."""
-        left, self._left = self._left, None
-        if left is None:
+        """Continue with a cell that an earlier server has submitted to this kernel."""
+        previous, self._previous = self._previous, None
+        if previous is None:
             raise AssertionError("it is reached")
-        begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, began=left.began)
-        self._follow(begin, left.left_at(time.monotonic()), kernel.with_losses)
+        begin = functools.partial(kernel.take_over, previous.msg_id, asks=previous.asks, began=previous.began)
+        self._follow(begin, previous.left_at(time.monotonic()), kernel.with_losses)
         if self._deadline is not None:
-            self._deadline.go_on()  # until the cell asks again, if it still does
+            self._deadline.restart()  # a question is asked again, which stops it
         if self._execution is None:
             self._never_interrupted()
         elif self._interrupts:
             self._escalate(kernel, Ending("interrupted"), self._interrupts)
 
-    def fail(self, answer: Outcome | KernelBridgeError) -> None:
+    def fail(self, outcome: Outcome | KernelBridgeError) -> None:
         """Answer a cell whose kernel cannot be reached any more."""
-        self._left = None
+        self._previous = None
         self._never_interrupted()
-        self._answer(answer)
+        self._answer(outcome)
 
     def interrupt(self, report: Report, ended: int | None) -> bool:
         """Interrupt the cell; return False if it has ended, or ends because its kernel has just died.
 
-        `report` is told of each step, and of the `ended` waiting cells in the last. Raises `LimitExceeded`.
+        `report` is called with each step; `ended`, the number of waiting cells that were ended, is in the last. Raises
+        `LimitExceeded`.
         """
-        if self._escalation is not None and not self._escalation.reports.told:
+        if self._escalation is not None and not self._escalation.reports.finished:
             self._escalation.reports.add(report, ended)
-        elif self._left is not None:
+        elif self._previous is not None:
             self._interrupts.add(report, ended)
         elif not self.answered and (kernel := self._services.supervisor.kernel) is not None:
             self._escalate(kernel, Ending("interrupted"), Reports(report, ended))
@@ -118,14 +120,14 @@ class Run:
         return True
 
     def reply_input(self, value: str) -> None:
-        """Answer what the cell asks. Raises `KernelError`."""
+        """Answer the question that the cell asks. Raises `KernelError`."""
         kernel = self._services.supervisor.kernel
         if kernel is None:
             raise KernelError("The kernel is dead", "send the request again: a new one is started")
         kernel.reply_input(value)
         self._drop_prompt()
         if self._deadline is not None:
-            self._deadline.go_on()
+            self._deadline.restart()
 
     def _follow(
         self,
@@ -133,12 +135,12 @@ class Run:
         timeout: float | None,
         *first: Step,
     ) -> None:
-        """Begin to wait for the outcome; `first` are steps of it before all others."""
+        """Call `begin` and wait for the outcome; `first` are steps of it before the others."""
         explained = functools.partial(self._services.memory.explained, mark=self._services.memory.mark())
         steps: tuple[Step, ...] = (*first, explained, written, self._ended, with_hint, self._services.late.into)
         listener = self._listen if self.job.cell.allow_stdin else self.job.listener
         try:
-            execution = begin(lambda outcome: take(outcome, steps, self._finish, self._services.tasks), listener)
+            execution = begin(lambda outcome: finish(outcome, steps, self._finish, self._services.tasks), listener)
         except KernelBridgeError as exc:
             self._answer(exc)
             return
@@ -148,7 +150,7 @@ class Run:
                 self._deadline = Deadline(timeout, self._end_overdue, self._services.record.counts)
 
     def _listen(self, event: CellEvent) -> None:
-        """Listen to a cell that may ask: its clock stops while it waits."""
+        """Handle an event of a cell that may ask for input; its clock stands still while it waits."""
         if self.answered or self.job.listener is None:
             return
         if isinstance(event, Asked):
@@ -163,13 +165,13 @@ class Run:
         self.job.listener(event)
 
     def _refuse_question(self, escalation: Escalation) -> None:
-        """Answer a cell that asks although it is to end, a debugger say: there is no more input."""
+        """Answer a cell that asks while it is ended (a debugger does) that there is no more input."""
         kernel = self._services.supervisor.kernel
         if kernel is not None and escalation.may_refuse():
             kernel.reply_input(END_OF_INPUT)
 
     def _drop_prompt(self) -> None:
-        """Forget the question: it is answered, or the cell has ended or is interrupted. Idempotent."""
+        """Forget the question. Idempotent."""
         self.prompt = None
         if self._answer_by is not None:
             self._answer_by.cancel()
@@ -187,17 +189,17 @@ class Run:
 
     def _finish(self, outcome: Outcome) -> None:
         self._answer(outcome)
-        self._services.go_on()
+        self._services.start_next()
 
-    def _answer(self, answer: Outcome | KernelBridgeError) -> None:
+    def _answer(self, outcome: Outcome | KernelBridgeError) -> None:
         self.answered = True
-        self.job.answer(answer)
+        answer(self.job.done, outcome)
         self._services.record.ended()
         self._services.rested()
 
     def _never_interrupted(self) -> None:
-        """Tell those who wanted to interrupt the cell that it has ended with its interpreter."""
-        self._interrupts.tell("none", done=True, state_preserved=False)
+        """Report to the requests that wait to interrupt the cell that it has ended with its interpreter."""
+        self._interrupts.send("none", done=True, state_preserved=False)
 
     def _end_overdue(self) -> None:
         self._time_out(f"ExecutionTimeout: the cell ran longer than its limit of {self.job.timeout:g} s")
@@ -208,7 +210,7 @@ class Run:
 
     def _time_out(self, error: str) -> None:
         kernel = self._services.supervisor.kernel
-        # A kernel that has just died ends its cell by itself.
+        # If the kernel has just died, the cell ends by that.
         if self._escalation is None and not self.answered and kernel is not None:
             self._escalate(kernel, Ending("timeout", error), Reports(self.job.report))
 
@@ -222,11 +224,11 @@ class Run:
             kernel.withdraw_question()
         restart, graces = self._services.supervisor.restart, self._services.graces
         self._escalation = Escalation(kernel, self._execution, ending, reports, restart=restart, graces=graces)
-        self._services.tasks.create(self._go_as_far_as_it_takes(self._escalation))
+        self._services.tasks.create(self._run_escalation(self._escalation))
 
-    async def _go_as_far_as_it_takes(self, escalation: Escalation) -> None:
+    async def _run_escalation(self, escalation: Escalation) -> None:
         try:
             await escalation.run()
         finally:
             self._escalation = None
-            self._services.go_on()
+            self._services.start_next()

@@ -1,4 +1,4 @@
-r"""Commands that want what a command here has not, a whole terminal above all: known by what they write; pure."""
+r"""Recognise, by its output, a command that needs what it does not have here, mostly a terminal; pure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.workspace.hints import LOOKED_AT, PROCESS_HINT, TERMINAL_HINT, failure_hint
 
 _OVERLAP = 24
-"""Characters of a sequence that may be cut by the end of a piece."""
+"""Characters of a sequence of which the end of a piece may cut off the rest."""
 _SEQUENCE = re.compile(
     r"\x1b\[\?(?:[0-9;]*;)?(?:47|1047|1049)(?P<alternate>[hl])"  # the alternate screen: entered, left
-    # The cursor put somewhere on the screen; not into its corner, as those do who only clear it before they go on.
+    # The cursor placed on the screen; not in its corner, as by programs that only clear it.
     r"|\x1b\[(?!0*1?;0*1?H)[0-9]+;[0-9]+H"
 )
 BUS_HINT = f"a program was ended by SIGBUS: {BUS_ERROR}"
 _BUS_ERROR = 128 + signal.SIGBUS
 _STALL = "fork: retry: "
-"""What bash says when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
+"""What bash writes when it cannot start a process, before it sleeps and tries again: for 15 seconds in all."""
 
 
 class ScreenWatch:
-    """Notices in a command's output that it paints a screen."""
+    """Recognises in a command's output that it paints a screen, or cannot start a process."""
 
     def __init__(self) -> None:
         self._rest = ""
         self.paints = False
-        """Whether it has put the cursor somewhere, or taken the alternate screen."""
+        """Whether it has placed the cursor, or switched to the alternate screen."""
         self.alternate = False
-        """Whether it is on the alternate screen."""
+        """Whether it is on the alternate screen now."""
         self.stalls = False
-        """Whether a shell in it waits until it may start a process."""
+        """Whether a shell in it has said that it waits until it may start a process."""
 
-    def take(self, text: str) -> None:
-        """Look at the next output."""
+    def receive(self, text: str) -> None:
+        """Process the next output."""
         self.stalls = self.stalls or _STALL in text
         if "\x1b" not in text and "\x1b" not in self._rest:
             return
@@ -48,9 +48,9 @@ class ScreenWatch:
 
 
 def hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, stalled: bool) -> str | None:
-    """Say what to do instead, if a command failed for want of a terminal, a network or processes, or painted a screen.
+    """Return what to do instead of a command that needs a terminal, a network or more processes; None if it does not.
 
-    `late` is what jobs wrote: one that multiplies has said there that it can no more.
+    `late` is what background jobs wrote: a job that starts others until there is no room says so there.
     """
     if full_screen:
         return TERMINAL_HINT

@@ -1,16 +1,15 @@
-r"""Find one command's output in what a shell's terminal says; pure, bytes in, bytes out.
+r"""Find the output of one command in what is read from a shell's terminal; pure, bytes in, bytes out.
 
-The shell frames each command with the semantic-prompt marks of OSC 133
-(https://gitlab.freedesktop.org/Per_Bothner/specifications/blob/master/proposals/semantic-prompts.md), which carry a
-nonce that only this command knows:
+The shell writes the semantic-prompt marks of OSC 133 before and after each command
+(https://gitlab.freedesktop.org/Per_Bothner/specifications/blob/master/proposals/semantic-prompts.md), with a nonce that
+belongs to this command alone:
 
     ESC ] 133 ; C ; <nonce> BEL                                          the command's output starts
     ESC ] 133 ; D ; <nonce> ; <status> ; <job> ; <cwd> <nonce> BEL       it ended
 
-The echo of typed input, prompts and the notices of older jobs lie outside of that frame. Marks that do not
-carry the nonce are output like any other. A directory may be called anything but the nonce,
-hence it needs no escaping. `<job>` is the pid of a background job of the command that
-has the terminal for its output, else empty.
+Prompts and the notices of older jobs lie outside of these. Marks without the nonce are output like any other. No name
+of a directory contains the nonce, so `<cwd>` needs no escaping. `<job>` is the pid of a background job of the command
+that has the terminal for its output, else empty.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ from __future__ import annotations
 from enum import Enum, auto
 
 _CWD_LIMIT = 8192
-"""Bytes; a longer directory name is not reported. `PWD` is a variable and may hold gigabytes."""
+"""Bytes; a longer directory name is not reported. `PWD` is a variable, and may be gigabytes long."""
 _BEHIND_LIMIT = 1 << 20
-"""Bytes that are kept of what comes behind a command's end."""
+"""Bytes that are kept of what comes after a command's end."""
 
 
 class MarkState(Enum):
-    """How far a command has come."""
+    """How far a command is."""
 
     WAITING = auto()
-    """Nothing of it has been seen; everything is somebody else's."""
+    """No mark was found yet; nothing is its output."""
     RUNNING = auto()
     """Everything is its output."""
     ENDING = auto()
     """Inside the end mark."""
     ENDED = auto()
     REFUSED = auto()
-    """It ended without having started: the shell could not take it."""
+    """It ended without having started: the shell could not run it."""
 
 
 class CommandMarks:
-    """Follows one command through a terminal's output, which may come in pieces of any size."""
+    """The state of one command, by what is read from the terminal, in pieces of any size."""
 
     def __init__(self, nonce: str) -> None:
         raw = nonce.encode("ascii")
@@ -56,10 +55,10 @@ class CommandMarks:
         self.left_job = False
         """Whether it left a background job that writes to the terminal."""
         self.behind = bytearray()
-        """What the terminal said since it ended: what such a job writes, between further marks."""
+        """What was read since it ended: what such a job writes, between further marks."""
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take what the terminal said and give what of it is the command's output."""
+        """Process what was read, and return what of it is the command's output."""
         data, self._rest = self._rest + data, b""
         output = b""
         if self.state is MarkState.WAITING:
@@ -73,7 +72,7 @@ class CommandMarks:
         return output
 
     def take_rest(self) -> bytes:
-        """Give the output that was held back because it might have become a mark; for when no more comes."""
+        """Return the output that was held back because it could have become a mark; for when no more comes."""
         rest, self._rest = self._rest, b""
         return rest if self.state is MarkState.RUNNING else b""
 
@@ -123,7 +122,7 @@ class CommandMarks:
 
 
 def _partial(data: bytes, mark: bytes) -> int:
-    """Give where a mark that `data` does not hold whole may have begun, else the length of `data`."""
+    """Return where a mark may begin of which `data` has only the beginning; else the length of `data`."""
     at = data.find(b"\x1b", max(0, len(data) - len(mark) + 1))
     while at >= 0:
         if mark.startswith(data[at:]):

@@ -1,31 +1,30 @@
-r"""What the bridge tells a shell: the set-up that it reads once, and the lines that run a command; pure.
+r"""What a shell reads: its set-up, and the lines that run a command; pure.
 
-The shell is interactive (`-i`): only then do a syntax error, an unset variable under `set -u` or an interrupt
-lead back to its prompt instead of ending it, and only then do aliases work. It is
-not a login shell (`-l`): /etc/profile on Debian sets PATH anew and loses the one that the sandbox gives.
+The shell is interactive (`-i`): only then does it return to its prompt after a syntax error, an unset variable under
+`set -u` or an interrupt, and only then do aliases work. It is not a login shell (`-l`): /etc/profile on Debian sets
+PATH anew and loses the one that the sandbox gives.
 
-It reads from and writes to a terminal that is not its own: it leads no session, so none becomes its controlling one.
-So programs see a terminal to write on, and none to read from: what opens /dev/tty to ask something (ssh, sudo, a
-pager) fails at once with its own words instead of waiting for keys that never come.
+It reads from and writes to a terminal that is not its controlling one, because it leads no session. So programs have a
+terminal to write on, and none to read from: a program that opens /dev/tty to ask something (ssh, sudo, a pager) fails
+at once with its own message, and does not wait for keys that nobody presses.
 
-A command never travels through the terminal, whose input lines end at 4095 bytes and whose special
-characters act. It lies in a file that the shell reads into a variable and evaluates. `eval` stands at the
-top level, not in a function, where `declare` would make local variables. Its redirections mean that
-a command cannot eat the shell's own input, and that `exec >file` in it ends with it.
+The text of a command is not typed, because a terminal's input lines end at 4095 bytes and some characters act on the
+terminal. It is in a file, which the shell reads into a variable and evaluates. `eval` is at the top level: in a
+function, `declare` would make local variables. Because `eval` is redirected, a command cannot read the shell's own
+input, and `exec >file` in it ends with it.
 
-The end mark is printed after the command, once more by a line of its own, and by the prompt, because a shell drops the
-rest of the line where a command was interrupted, used an unset variable under `set -u`, or in a POSIX shell was
-no valid syntax; and because a command may redefine whatever one of them needs. The first of them counts. What tells
-one command from another stands in these lines themselves: there is no variable that could be lost.
+The end mark is printed after the command, once more by a line of its own, and by the prompt. A shell drops the rest of
+a line where a command was interrupted, used an unset variable under `set -u`, or, in a POSIX shell, has a syntax error;
+and a command may redefine what one of the three needs. The first mark counts. The nonce is in the lines themselves, and
+in no variable that a command could change.
 
-busybox up to 1.35 reads its standard input so that a signal interrupts it, and takes that for the end of the file: a
-background job that ended while it was idle ended it. What it reads as a script it reads again when that happens. So it
-gets its terminal as a script, and is interactive nevertheless (`-i FILE`), but shows no prompt. The script is called
-`sh`, because its errors begin with that name. It cannot change to another script: what a shell writes moves from one
-terminal to the next, and what it reads does not.
+busybox up to 1.35 takes a signal for the end of its standard input: a background job that ended while the shell was
+idle ended the shell. A script it reads again after a signal. So it gets its terminal as a script and is interactive
+all the same (`-i FILE`), but shows no prompt. The script is called `sh`, because error messages begin with that name.
+It cannot change to another script; therefore the shell moves only its output from one terminal to the next.
 
-Nothing of this starts a process, so that a shell is of use where no more can be started, and does not wait for that
-(bash tries for 15 seconds). Only a long command in a POSIX shell has `cat` read it, which is the faster one there.
+None of this starts a process, so a shell works where no more can be started, and does not wait for that (bash tries for
+15 seconds). Only for a long command does a POSIX shell start `cat`, which is faster there.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ from posixpath import basename, join
 from shlex import quote
 from types import MappingProxyType
 
+from kernelbridge.errors import BadRequest
+
 PLAIN: Mapping[str, str] = MappingProxyType(
     {
         "TERM": "dumb",
@@ -43,12 +44,12 @@ PLAIN: Mapping[str, str] = MappingProxyType(
         "GIT_PAGER": "cat",
         "MANPAGER": "cat",
         "SYSTEMD_PAGER": "cat",
-        # Questions that nobody will answer.
+        # Do not ask what nobody answers.
         "GIT_TERMINAL_PROMPT": "0",
         "DEBIAN_FRONTEND": "noninteractive",
     }
 )
-"""The environment in which programs write plain text and do not wait for keys."""
+"""The environment variables with which programs write plain text and do not wait for keys."""
 
 _START_POSIX = """
 case $("$2" --help 2>&1 </dev/null) in
@@ -63,7 +64,7 @@ POSIX_KEYS = "sh", "/proc/self/fd/0"
 """Name and target of the link to a shell's own standard input, beside the commands."""
 
 _SHORT = 2048
-"""Bytes that a POSIX shell reads sooner than it starts a program."""
+"""Bytes that a POSIX shell reads faster than it starts a program."""
 
 _BASH = r"""
 __kb_begin() {
@@ -83,7 +84,7 @@ __kb_end() {
     return "${__kb_s:-0}"
 }
 __kb_p='\033]133;D;%s;$?;;${PWD-}%s\007'
-# When a command is being killed: the shell shall not go on with what stands behind the program that dies.
+# Sent while a command is killed: the shell must not run the rest of the command after the program that dies.
 trap '\builtin kill -INT $$' URG
 HISTIGNORE='*'
 unset HISTFILE MAILCHECK
@@ -94,7 +95,7 @@ __kb_begin() {
     PS1=@PROMPT@
     if [ "${4-}" = short ]; then
         __kb_c=
-        # The word is another one where `command` was replaced and nothing was read.
+        # The word is still $1 where `command` was replaced, so that nothing was read.
         while __kb_l=$1; IFS= command read -r __kb_l && [ "$__kb_l" != "$1" ]; do
             __kb_c="$__kb_c$__kb_l
 "
@@ -117,8 +118,8 @@ unset ENV MAILCHECK
 """
 
 _PROMPT = '"\x1b]133;D;$1;\\$?;;\\${PWD-}$1\x07"'
-"""For a POSIX shell; expanded once when it is set, and its rest at the prompt. bash has `printf -v`, which a read-only
-variable does not stop."""
+"""For a POSIX shell: a part is expanded when it is set, the rest at the prompt. bash has `printf -v`, which also sets a
+read-only variable."""
 
 _BEGIN = """
 @CD@__kb_s=0 __kb_c= __kb_j=${!-} PS1='\x1b]133;D;@NONCE@;$?;;${PWD-}@NONCE@\x07' PS2=
@@ -130,20 +131,29 @@ set +o vi +o emacs
 """
 
 
+def encoded(text: str, failure: str, field: str) -> bytes:
+    """Return the UTF-8 form of a text for a shell or a terminal; raises `BadRequest(failure)` if it has none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        reason = "it contains half of a surrogate pair, which has no UTF-8 form"
+        raise BadRequest(failure, reason, field=field) from exc
+
+
 def is_bash(shell: str) -> bool:
-    """Say whether a shell is bash, by its name."""
+    """Return whether a shell is bash, by its name."""
     return basename(shell) == "bash"
 
 
 def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str, *, user_file: bool) -> str:
-    """Give the file that a new shell reads; it reports as a command with this nonce does.
+    """Return what a new shell reads first; it writes marks with this nonce, as a command does.
 
-    `directory` is where the shell finds commands, `workspace` where it shall be, `terminal` the path of its terminal;
-    `user_file` is whether it reads the user's own ~/.bashrc, which only bash has.
+    `directory` is where the shell finds the files of commands, `workspace` its working directory, `terminal` the path
+    of its terminal. With `user_file`, bash reads the user's ~/.bashrc.
     """
     own = _BASH if is_bash(shell) else _POSIX
     user = _USER_FILE if user_file and is_bash(shell) else ""
-    # Ours comes first, so that a user's file that fails half-way still leaves a shell that reports.
+    # Ours comes first, so that a shell works of which the user's file fails half-way.
     script = own + _BEGIN + user + "__kb_end @NONCE@ @TERMINAL@\n"
     cd = "" if is_bash(shell) else f"cd {quote(workspace)}; unset OLDPWD\n"
     values = {
@@ -159,7 +169,7 @@ def setup(shell: str, directory: str, workspace: str, terminal: str, nonce: str,
 
 
 def start(shell: str, directory: str) -> tuple[list[str], dict[str, str]]:
-    """Give the arguments and the environment that start a shell on a terminal and make it read its set-up."""
+    """Return the arguments and the environment variables that start a shell with its set-up; `directory` as above."""
     setup_path = join(directory, SETUP)
     if is_bash(shell):
         return [shell, "--noediting", "--rcfile", setup_path, "-i"], {}
@@ -167,20 +177,20 @@ def start(shell: str, directory: str) -> tuple[list[str], dict[str, str]]:
 
 
 def move(terminal: str) -> bytes:
-    """Give the line to type that makes the shell itself write on another terminal."""
+    """Return the line that makes the shell write on another terminal."""
     return f"exec >{terminal} 2>&1\n".encode("ascii")
 
 
 def run(shell: str, nonce: str, terminal: str, *, size: int) -> bytes:
-    """Give the lines to type that run the command in the file `COMMAND`, which has `size` bytes."""
-    # A function of the user's may be called eval; in a POSIX shell none can.
+    """Return the lines that run the command in the file `COMMAND`, which has `size` bytes."""
+    # The user may have a function called eval; in a POSIX shell that is impossible.
     evaluate, call = ("\\builtin eval", "\\builtin") if is_bash(shell) else ("eval", "command")
-    # Emptied first: where __kb_begin is gone, nothing runs and the end mark comes alone.
-    # `&& :` keeps the status of the last command as `$?` and keeps `set -e` and ERR traps quiet about it.
+    # Emptied first: if __kb_begin is gone, nothing runs, and the end mark is printed alone.
+    # `&& :` keeps the status of the last command in `$?`, without an effect on `set -e` and ERR traps.
     begin = f"__kb_begin {nonce} {terminal} {COMMAND}" + (" short" if size <= _SHORT else "")
     end = f"__kb_end {nonce} {terminal}"
     mark = f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$__kb_s" "${{PWD-}}" {nonce} >{terminal}'
-    # What busybox does in place of a prompt: it shows none where it reads a script.
+    # For busybox, which shows no prompt when it reads a script.
     last = "" if is_bash(shell) else f'printf \'\\033]133;D;%s;%s;;%s%s\\007\' {nonce} "$?" "${{PWD-}}" {nonce}\n'
     return (
         f"__kb_c=; {{ {begin} && :; }} 2>/dev/null; "

@@ -1,4 +1,4 @@
-"""Starting a workspace's persistent shell: its terminal, its set-up, and a way past a user's file that fails."""
+"""Start a workspace's persistent shell, without the user's ~/.bashrc if that fails; or take it over."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kernelbridge.workspace.shell.ptys import OpenTerminals
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
 NAME = "shell"
-"""By which the sandbox knows its process."""
+"""The name of its process in the sandbox."""
 _READY_TIMEOUT = 10.0
 """Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
 _SETUP_OUTPUT = 1 << 16
-"""Bytes of what it says meanwhile that are kept."""
+"""Bytes of output that are kept meanwhile."""
 
 
 async def start_shell(
@@ -35,12 +35,11 @@ async def start_shell(
     grace: float = 2.0,
     overflow: Callable[[], Overflow | None] | None = None,
 ) -> Shell:
-    """Start a shell and wait until it is ready.
+    """Start a shell and return it when it is ready.
 
-    `commands_host` is a directory of the bridge's that the sandbox
-    sees, and cannot write, at `commands_inside`. For the rest see `ShellSettings`. Where the user's
-    ~/.bashrc keeps the shell from starting it is skipped, and the first command says so.
-    Raises `TerminalError`, and `SandboxError` when the sandbox is gone.
+    `commands_host` is the directory of `command_files.py`, which the sandbox sees at `commands_inside`; for the others
+    see `ShellSettings`. If the user's ~/.bashrc keeps the shell from starting, it is skipped, and the first command
+    says so. Raises `TerminalError`, and `SandboxError` when the sandbox is gone. A cancellation leaves nothing running.
     """
     program = sandbox.facts.shell
     settings = ShellSettings(program, commands_host, max_output, grace, overflow)
@@ -67,7 +66,7 @@ async def take_shell(
     grace: float = 2.0,
     overflow: Callable[[], Overflow | None] | None = None,
 ) -> Shell:
-    """Go on with a shell that an earlier server started; raises `SandboxError` if it is gone."""
+    """Take over a shell that an earlier server started; raises `SandboxError` if it is gone."""
     process = await sandbox.rejoin(state.process)
     paths = list(dict.fromkeys((state.keys, state.screen, *state.jobs)))
     taken: dict[str, Terminal] = {}
@@ -76,7 +75,7 @@ async def take_shell(
             try:
                 taken[path] = await sandbox.take_terminal(path)
             except SandboxError:
-                if path not in state.jobs:  # whose jobs have ended
+                if path not in state.jobs:  # a job that has ended needs none
                     raise
     except BaseException:
         for terminal in taken.values():
@@ -90,7 +89,7 @@ async def take_shell(
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What every attempt to start a workspace's shell has in common."""
+    """What all attempts to start one shell have in common."""
 
     sandbox: Sandbox
     settings: ShellSettings
@@ -98,7 +97,7 @@ class _Launch:
     env: Mapping[str, str]
 
     async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
-        """Give a shell that is ready, or None and what it did instead."""
+        """Return a shell that is ready; or None, and what it did instead."""
         terminal = self.sandbox.open_terminal()
         try:
             shell, setup = await self._begin(terminal, user_file=user_file)

@@ -1,1 +1,1 @@
-"""The interactive terminals of `open_terminal`: their shells, their viewers and what they showed last."""
+"""The interactive terminals of `open_terminal`: their shells, the connections that show them, their scrollback."""

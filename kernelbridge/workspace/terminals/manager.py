@@ -1,4 +1,4 @@
-"""The interactive terminals of one workspace: opened, found by name, ended with it."""
+"""The interactive terminals of one workspace: opened, found by name, and ended with the workspace."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ MAX_TERMINALS = 8
 """Terminals that one session may have."""
 
 Started = tuple[Sandbox, Process]
-_Left = tuple[TerminalState, Callable[[str, LossCause], None]]
-"""One of an earlier server, and what is told if it is gone."""
+_Previous = tuple[TerminalState, Callable[[str, LossCause], None]]
+"""A terminal of an earlier server, and what is called if it is gone."""
 
 
 class TerminalRecord(Protocol):
-    """What another server needs to go on with them."""
+    """Notes what a later server needs to take them over."""
 
     def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
-        """Take note which there are."""
+        """Note which terminals are open."""
         ...
 
     async def written(self) -> None:
-        """Wait until that is on disk."""
+        """Wait until what was noted is on disk."""
         ...
 
     def scrollback(self, process: str) -> StateFile:
-        """Give the file for what the terminal of this process has shown last."""
+        """Return the file for the scrollback of this process's terminal."""
         ...
 
 
 InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]], Awaitable[Started]]
-"""Start something in the workspace's sandbox, which is started first if need be; see `Workspace`."""
+"""Start something in the workspace's sandbox, which is started before if necessary; see `Launcher`."""
 Rejoin = Callable[[str], Awaitable[Started]]
-"""Give a program of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
+"""Find the process of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
 async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
@@ -89,18 +89,18 @@ class Terminals:
 
     @property
     def ids(self) -> list[str]:
-        """Those that are open."""
+        """The names of the open terminals."""
         return list(self._open)
 
     @property
     def busy(self) -> bool:
-        """Whether one lives, be it shown to anybody or not."""
+        """Whether a terminal is open or ending, attached or not."""
         return bool(self._lives)
 
     def open(self, viewer: Viewer, terminal_id: str | None, size: Size) -> None:
-        """Show the terminal of this name to a connection, or a new one; the connection is told when it is open.
+        """Attach a connection to the terminal of this name, or to a new one; `viewer.opened` is called when it is open.
 
-        Raises `LimitExceeded` and `TerminalError`.
+        Raises `LimitExceeded` and `SessionClosed`.
         """
         if self._closed:
             raise SessionClosed(TerminalError.code)
@@ -117,7 +117,7 @@ class Terminals:
             self._note()
 
     def find(self, terminal_id: str) -> Terminal:
-        """Give an open terminal; raises `UnknownTerminal`."""
+        """Return an open terminal; raises `UnknownTerminal`."""
         terminal = self._open.get(terminal_id)
         if terminal is None:
             raise UnknownTerminal(
@@ -126,7 +126,7 @@ class Terminals:
         return terminal
 
     def end(self) -> None:
-        """Take note that the session ends: every terminal does, and no other is opened. Idempotent; no I/O."""
+        """Begin to end all terminals, because the session ends, and open no other. Idempotent; no I/O."""
         self._closed = True
         for terminal in list(self._lives):
             terminal.end("session_closed")
@@ -139,11 +139,11 @@ class Terminals:
         await self._tasks.aclose()
 
     def finish(self) -> None:
-        """Open no other: they are left to the next server, those included that cannot be reached now."""
+        """Open no more terminals: all are left to the next server, also those that this one cannot reach."""
         self._closed = self._leaving = True
 
     async def leave(self) -> None:
-        """Leave them all to another server, after `finish`."""
+        """Leave all terminals to another server, after `finish`."""
         for terminal in self._lives:
             terminal.leave()
         await self._tasks.aclose()
@@ -151,7 +151,7 @@ class Terminals:
             spool.close()
 
     def adopt(self, states: Iterable[TerminalState], lost: Callable[[str, LossCause], None]) -> None:
-        """Go on with those of an earlier server, before another is opened; `lost` is told of those that are gone."""
+        """Take over terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
         for state in states:
             self._begin(state.id, Size(state.rows, state.cols), (state, lost))
 
@@ -163,28 +163,28 @@ class Terminals:
             )
         return self._begin(terminal_id, size, None)
 
-    def _begin(self, terminal_id: str, size: Size, left: _Left | None) -> Terminal:
-        # The last one of this name may still be ending: its news come first.
+    def _begin(self, terminal_id: str, size: Size, previous: _Previous | None) -> Terminal:
+        # The last terminal of this name may still be ending: its last events come first.
         earlier = [life for other, life in self._lives.items() if other.id == terminal_id]
-        terminal = Terminal(terminal_id, size, on_ending=lambda: self._forget(terminal), adopted=left is not None)
+        terminal = Terminal(terminal_id, size, on_ending=lambda: self._forget(terminal), adopted=previous is not None)
         self._open[terminal_id] = terminal
-        if left is not None:
-            self._states[terminal] = left[0]
-        life = self._lives[terminal] = self._tasks.create(self._live(terminal, earlier, left))
+        if previous is not None:
+            self._states[terminal] = previous[0]
+        life = self._lives[terminal] = self._tasks.create(self._live(terminal, earlier, previous))
         life.add_done_callback(lambda _: self._lives.pop(terminal))
         return terminal
 
-    async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], left: _Left | None) -> None:
+    async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
         async def start(size: Size) -> Started:
-            sandbox, process = await (self._start(size) if left is None else self._take(left))
+            sandbox, process = await (self._start(size) if previous is None else self._take_over(previous))
             spool = self._spools[terminal] = self._record.scrollback(process.handle)
             spool.open()
-            if left is None:
+            if previous is None:
                 spool.empty()
             terminal.replay.spool(spool, spool.read())
             self._states[terminal] = TerminalState(terminal.id, process.handle, size.rows, size.cols)
             self._note()
-            await self._record.written()  # before anybody hears that it is open
+            await self._record.written()  # before any connection gets `terminal_opened`
             return sandbox, process
 
         if earlier:
@@ -197,13 +197,13 @@ class Terminals:
 
         return await self._in_sandbox(start)
 
-    async def _take(self, left: _Left) -> Started:
-        state, lost = left
+    async def _take_over(self, previous: _Previous) -> Started:
+        state, lost = previous
         try:
             return await self._rejoin(state.process)
         except KernelBridgeError as exc:
             if self._leaving:
-                raise asyncio.CancelledError from exc  # viewers are not told of an end: the next server shows it again
+                raise asyncio.CancelledError from exc  # viewers get no `terminal_closed`: the next server shows it again
             lost(state.id, "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost")
             raise
 

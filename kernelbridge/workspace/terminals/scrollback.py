@@ -1,4 +1,4 @@
-"""What a terminal has shown last, for a connection, or a server, that comes to it later."""
+"""The latest output of a terminal, for connections that are attached later and for a later server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol
 LIMIT = 1 << 20
 """Bytes of output that are kept for a replay."""
 CONTEXT = 1 << 16
-"""Bytes kept before those, to know whether they begin inside an escape sequence."""
+"""Bytes that are kept before those, to know whether they begin inside an escape sequence."""
 _SLACK = 1 << 18
-"""Bytes by which it may outgrow both before it is cut: so the cutting costs little."""
+"""Bytes by which it may be longer than both before it is cut, so that cuts are rare."""
 
 _FURTHER = 0b10
-"""The upper bits of a character's bytes in UTF-8, but for the first."""
+"""The upper two bits of all bytes of a character in UTF-8 but the first."""
 
 # ECMA-48 section 5.4 (CSI), 5.6 (control strings), ECMA-35 section 13 (others). Over the bytes of UTF-8.
 _SEQUENCE = re.compile(
@@ -28,18 +28,18 @@ class Replayed(NamedTuple):
 
     text: str
     left_out: int
-    """Bytes of output that are older."""
+    """Bytes of older output that are not in `text`."""
 
 
 class Spool(Protocol):
-    """Where another server finds it."""
+    """Keeps it for a later server."""
 
     def append(self, content: bytes, limit: int) -> bool:
-        """Write behind what is in it, up to so many bytes in all; say whether all of it fit."""
+        """Append, up to `limit` bytes in all; return whether all of it fit."""
         ...
 
     def empty(self) -> None:
-        """Forget what is in it."""
+        """Remove its content."""
         ...
 
 
@@ -52,35 +52,35 @@ class Replay:
         self._spool: Spool | None = None
 
     def spool(self, spool: Spool, earlier: bytes) -> None:
-        """Keep it for another server, too; `earlier` is what one before this has kept."""
+        """Keep the output in `spool`, too; `earlier` is what an earlier server has kept there."""
+        self.append(earlier.decode(errors="replace"))
         self._spool = spool
-        self.append(earlier.decode(errors="replace"), spooled=True)
 
-    def append(self, text: str, *, spooled: bool = False) -> None:
-        """Take note of output. Half a surrogate pair, which has no UTF-8 form, must not be in it."""
+    def append(self, text: str) -> None:
+        """Add output, in which there must be no half of a surrogate pair: it has no UTF-8 form."""
         data = text.encode()
         self._total += len(data)
         self._kept += data
         if len(self._kept) > LIMIT + CONTEXT + _SLACK:
             del self._kept[: len(self._kept) - LIMIT - CONTEXT]
-        if self._spool is not None and not spooled and not self._spool.append(data, LIMIT + CONTEXT + _SLACK):
+        if self._spool is not None and not self._spool.append(data, LIMIT + CONTEXT + _SLACK):
             self._spool.empty()
             self._spool.append(bytes(self._kept), len(self._kept))
 
     def latest(self) -> Replayed:
-        """Give it from a place on at which a terminal emulator can begin."""
+        """Return it, beginning at a place where a terminal emulator can begin."""
         start = _safe_start(self._kept, len(self._kept) - LIMIT) if self._total > LIMIT else 0
         data = self._kept[start:]
         return Replayed(data.decode(), self._total - len(data))
 
 
 def _safe_start(data: bytearray, cut: int) -> int:
-    """Give the first place from `cut` on that is inside of neither a character nor an escape sequence."""
+    """Return the first place from `cut` on that is not inside a character or an escape sequence."""
     while cut < len(data) and data[cut] >> 6 == _FURTHER:
         cut += 1
     introducer = data.rfind(b"\x1b", 0, cut)
     if introducer < 0:
         return cut
     sequence = _SEQUENCE.match(data, introducer)
-    # One that never ends is none: it shows as text, whatever comes before it.
+    # A sequence that does not end is text.
     return cut if sequence is None else max(cut, sequence.end())

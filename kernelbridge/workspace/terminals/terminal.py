@@ -1,11 +1,11 @@
-"""One interactive terminal: a shell on a PTY, what it showed last, and the connections that show it.
+"""One interactive terminal: a shell on a PTY, its scrollback, and the connections that show it.
 
-    typed ──▶ queue ──▶ process ──▶ decoder ──▶ held for a moment ──▶ replay
-                           ▲                                     └──▶ every viewer
+    input ──▶ queue ──▶ process ──▶ decoder ──▶ held for `MERGE` ──▶ replay
+                           ▲                                    └──▶ every viewer
                            └── not read while a viewer has too much unread
 
-A viewer that takes nothing for `PATIENCE` seconds is detached, so that it does not hold up the others for longer.
-When the terminal ends, everything that was started in it ends, daemons included.
+A viewer that reads nothing for `PATIENCE` seconds is detached, so that the others wait no longer for it. When the
+terminal ends, everything that was started in it ends, daemons included.
 """
 
 from __future__ import annotations
@@ -21,62 +21,63 @@ from typing import Literal, Protocol
 
 import structlog
 
-from kernelbridge.errors import BadRequest, KernelBridgeError, LimitExceeded, TerminalError
+from kernelbridge.errors import KernelBridgeError, LimitExceeded, TerminalError
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.terminals.scrollback import Replay
 
 log = structlog.get_logger(__name__)
 
 MERGE = 0.004
-"""Seconds after output was sent in which more of it is held back, to go together."""
+"""Seconds after output was sent in which further output is held back, to be joined."""
 CHUNK = 1 << 15
-"""Characters of output in one message, and most that are held back."""
+"""Characters of output in one message; no more are held back."""
 BACKLOG = 1 << 18
-"""Bytes that a viewer may have unread while the terminal goes on."""
+"""Bytes that a viewer may have unread while the terminal is read."""
 PATIENCE = 10.0
-"""Seconds that the terminal waits for a viewer that has more."""
+"""Seconds that the terminal waits for a viewer that has more unread."""
 INPUT_LIMIT = 8 << 20
-"""Bytes that may wait to be typed, because the program in the terminal does not read."""
+"""Bytes of input that may wait because the program in the terminal does not read."""
 _HANG_UP = 0.5
 """Seconds between SIGHUP, after which a shell writes its history, and SIGKILL."""
-_LAST_NEWS = 5.0
-"""Seconds that the last output and the end of the shell may take to be told after both have happened."""
-_LOSS_NOTICE = 2.0
-"""Seconds that the runtime has to say that the sandbox is gone, after SIGKILL ended the shell."""
+_END_TIMEOUT = 5.0
+"""Seconds for the last output, and for the shell's end, to arrive after everything in the terminal was killed."""
+_LOSS_TIMEOUT = 2.0
+"""Seconds for the sandbox's end to arrive, after SIGKILL ended the shell."""
 
 Cause = Literal["exited", "closed", "session_closed", "out_of_memory", "sandbox_lost", "too_slow"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a terminal, or a connection's view of it, has ended."""
+    """How a terminal ended, or how a connection was detached from it."""
 
     cause: Cause
     exit_code: int | None = None
-    """Of its shell; 128 + n for an end by signal n."""
+    """The exit code of its shell; 128 + n for an end by signal n."""
 
 
 class Viewer(Protocol):
-    """A connection that shows a terminal, or asks for one. None of this blocks or raises."""
+    """A connection that shows a terminal, or has requested one. No method blocks or raises."""
 
     id: str
-    """That of the connection, which has one view of a terminal."""
+    """The connection's id; a connection has one view of a terminal."""
 
     @property
     def backlog(self) -> int:
-        """Bytes that it has not read yet."""
+        """Bytes that the connection has not read yet."""
         ...
 
     async def room(self, level: int) -> None:
-        """Wait until it has not read `level` bytes at most, or is gone."""
+        """Wait until at most `level` bytes are unread, or the connection is closed."""
         ...
 
     def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have `call` called when the connection is gone; the result takes that back."""
+        """Call `call` when the connection is closed; calling the result undoes that."""
         ...
 
     def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
-        """Take note that it shows the terminal from now on."""
+        """Report that it shows the terminal from now on."""
         ...
 
     def show(self, terminal_id: str, text: str, *, replay: bool = False, left_out: int = 0) -> None:
@@ -84,31 +85,31 @@ class Viewer(Protocol):
         ...
 
     def closed(self, terminal_id: str, ending: Ending) -> None:
-        """Take note that it shows the terminal no more."""
+        """Report that it does not show the terminal any more."""
         ...
 
     def failed(self, error: KernelBridgeError) -> None:
-        """Take note that what it asked for cannot be done."""
+        """Report that its request failed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a terminal, in characters."""
+    """The size of a terminal in characters."""
 
     rows: int
     cols: int
 
 
 StartShell = Callable[[Size], Awaitable[tuple[Sandbox, Process]]]
-"""Start an interactive shell of this size, or give the one that an earlier server has started."""
+"""Start an interactive shell of this size, or take over the one of an earlier server."""
 
 
 class Terminal:
-    """An open terminal. `run` is its life; everything else is said to it meanwhile and does not wait."""
+    """One terminal. `run` is its life; the other methods may be called meanwhile, and do not wait."""
 
     def __init__(self, terminal_id: str, size: Size, *, on_ending: Callable[[], None], adopted: bool = False) -> None:
-        """`adopted`: an earlier server has opened it."""
+        """`on_ending` is called when it begins to end; `adopted`: an earlier server has opened it."""
         self.id = terminal_id
         self._adopted = adopted
         self._left = False
@@ -119,7 +120,7 @@ class Terminal:
         self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
         self._closers: list[Viewer] = []
         self._replaced: list[Viewer] = []
-        """Views that were replaced before it was open: their requests are to be answered all the same."""
+        """Viewers that were replaced before it was open: their requests must be answered as well."""
         self.replay = Replay()
         self._held: list[str] = []
         self._length = 0
@@ -130,12 +131,12 @@ class Terminal:
         self._typed = asyncio.Event()
         self._resized = asyncio.Event()
         if adopted:
-            self._resized.set()  # that server may have ended before it had set the size that it noted
+            self._resized.set()  # that server may have noted a size and not set it
         self._fits = asyncio.Event()
         self._fits.set()
         self._end_wanted = asyncio.Event()
         self._all_gone = asyncio.Event()
-        """Set when nothing in it writes any more: what there is left fits into the viewers' backlogs."""
+        """Set when nothing in it writes any more: the rest of the output fits into the viewers' backlogs."""
 
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
@@ -143,20 +144,20 @@ class Terminal:
 
     @property
     def size(self) -> Size:
-        """Its size."""
+        """The size that was set last."""
         return self._size
 
-    # -- what is said to it ------------------------------------------------------
+    # -- requests ----------------------------------------------------------------
 
     def attach(self, viewer: Viewer) -> None:
-        """Show it to a connection, in place of the view that this had before; what it showed last comes first."""
+        """Show it to a connection, its latest output first. Another view of the same connection is replaced."""
         if not self._running and viewer.id in self._viewers:
             self._replaced.append(self._viewers[viewer.id][0])
         self._detach(viewer.id)
         self._flush()
         self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
         if not self._running:
-            return  # told when it is
+            return  # `run` does the rest when it is open
         self._opened(viewer, reattached=True)
 
     def _opened(self, viewer: Viewer, *, reattached: bool) -> None:
@@ -166,12 +167,8 @@ class Terminal:
             viewer.show(self.id, text[start : start + CHUNK], replay=True, left_out=0 if start else left_out)
 
     def type(self, data: str) -> None:
-        """Type `data`, behind what was typed before. Raises `BadRequest` and `LimitExceeded`."""
-        try:
-            encoded = data.encode()
-        except UnicodeEncodeError as exc:
-            reason = "it contains half of a surrogate pair, which has no UTF-8 form"
-            raise BadRequest("The input cannot be typed", reason, field="data") from exc
+        """Type `data` after earlier input. Raises `BadRequest` and `LimitExceeded`."""
+        encoded = script.encoded(data, "The input cannot be typed", "data")
         if self._input_size + len(encoded) > INPUT_LIMIT:
             raise LimitExceeded(
                 "Too much input waits for the terminal",
@@ -182,32 +179,35 @@ class Terminal:
         self._typed.set()
 
     def resize(self, size: Size) -> None:
-        """Set its size; its programs are told if that changes."""
+        """Set its size; if it changes, its programs get SIGWINCH."""
         if size != self._size:
             self._size = size
             self._fits.clear()
             self._resized.set()
 
     def close(self, closer: Viewer) -> None:
-        """End it and everything in it; `closer` is told when that is done."""
+        """End it and everything in it; `closer.closed` is called after that."""
         self._closers.append(closer)
         self.end("closed")
 
     def end(self, cause: Cause) -> None:
-        """End it for a reason; the first one counts."""
+        """Begin to end it; the cause of the first call counts."""
         if self._cause is None:
             self._cause = cause
         self._end_wanted.set()
 
     def leave(self) -> None:
-        """Take note that another server goes on with it: who cancels `run` from now on ends nothing."""
+        """Leave it to another server: a cancellation of `run` ends nothing from now on."""
         self._flush()
         self._left = True
 
     # -- its life -----------------------------------------------------------------
 
     async def run(self, start: StartShell) -> None:
-        """Start the shell and serve it until it has ended and everything in it is gone."""
+        """Start the shell, and serve it until it and everything in it has ended.
+
+        A cancellation ends it as well, except after `leave`.
+        """
         size = self._size
         try:
             sandbox, process = await start(size)
@@ -241,18 +241,18 @@ class Terminal:
         reader = loop.create_task(self._read(process))
         helpers = [loop.create_task(work(process)) for work in (self._type, self._resize)]
         exited = loop.create_task(process.wait())
-        asked = loop.create_task(self._end_wanted.wait())
+        end_wanted = loop.create_task(self._end_wanted.wait())
         try:
-            await asyncio.wait({exited, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({exited, end_wanted}, return_when=asyncio.FIRST_COMPLETED)
             self._on_ending()
             if not exited.done():
                 await self._hang_up(process, exited)
             await process.kill()
             self._all_gone.set()
-            await asyncio.wait({reader, exited}, timeout=_LAST_NEWS)
+            await asyncio.wait({reader, exited}, timeout=_END_TIMEOUT)
             return exited.result() if exited.done() else ExitStatus()
         finally:
-            tasks = [reader, *helpers, exited, asked]
+            tasks = [reader, *helpers, exited, end_wanted]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -262,7 +262,7 @@ class Terminal:
 
     async def _hang_up(self, process: Process, exited: asyncio.Task[ExitStatus]) -> None:
         if self._cause == "session_closed":
-            await asyncio.wait({exited}, timeout=_LAST_NEWS)  # with its sandbox, which is being destroyed
+            await asyncio.wait({exited}, timeout=_END_TIMEOUT)  # with its sandbox, which is being destroyed
         else:
             await process.signal(signal.SIGHUP)
             await asyncio.wait({exited}, timeout=_HANG_UP)
@@ -289,7 +289,7 @@ class Terminal:
             return Ending("out_of_memory", code)
         if status.signal == signal.SIGKILL:
             with contextlib.suppress(TimeoutError):
-                lost = await asyncio.wait_for(sandbox.wait(), _LOSS_NOTICE)
+                lost = await asyncio.wait_for(sandbox.wait(), _LOSS_TIMEOUT)
                 return Ending("out_of_memory" if lost.oom else "sandbox_lost")
         return Ending("exited", code)
 
@@ -317,7 +317,7 @@ class Terminal:
                 while self._input:
                     data = self._input.popleft()
                     for start in range(0, len(data), CHUNK):
-                        await self._fits.wait()  # what is typed behind a new size meets it
+                        await self._fits.wait()  # a new size that was requested before this input is set first
                         await process.write(data[start : start + CHUNK])
                     self._input_size -= len(data)
 
@@ -338,13 +338,13 @@ class Terminal:
     async def _read(self, process: Process) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while data := await process.read():
-            self._take(decoder.decode(data))
+            self._add(decoder.decode(data))
             await self._room()
-            await asyncio.sleep(0)  # the others' turn: where there is much to read, a read does not wait
-        self._take(decoder.decode(b"", final=True))
+            await asyncio.sleep(0)  # let other tasks run: where there is much to read, a read does not wait
+        self._add(decoder.decode(b"", final=True))
         self._flush()
 
-    def _take(self, text: str) -> None:
+    def _add(self, text: str) -> None:
         if not text:
             return
         self._held.append(text)
@@ -374,19 +374,17 @@ class Terminal:
                 viewer.show(self.id, piece)
 
     async def _room(self) -> None:
-        """Wait while a viewer has too much unread; detach the ones that take nothing."""
+        """Wait while a viewer has too much unread; detach those that read nothing."""
         full = [viewer for viewer, _ in self._viewers.values() if viewer.backlog > BACKLOG]
         if not full or self._all_gone.is_set():
             return
         loop = asyncio.get_running_loop()
         waits = {loop.create_task(viewer.room(BACKLOG)): viewer for viewer in full}
-        everybody, gone = (
-            loop.create_task(asyncio.wait(waits, timeout=PATIENCE)),
-            loop.create_task(self._all_gone.wait()),
-        )
+        all_read = loop.create_task(asyncio.wait(waits, timeout=PATIENCE))
+        gone = loop.create_task(self._all_gone.wait())
         try:
-            await asyncio.wait({everybody, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not everybody.done():
+            await asyncio.wait({all_read, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not all_read.done():
                 return
             for task in [task for task in waits if not task.done()]:
                 viewer = waits[task]
@@ -394,9 +392,9 @@ class Terminal:
                     self._detach(viewer.id)
                     viewer.closed(self.id, Ending("too_slow"))
         finally:
-            for each in (everybody, gone, *waits):
+            for each in (all_read, gone, *waits):
                 each.cancel()
-            await asyncio.wait({everybody, gone, *waits})
+            await asyncio.wait({all_read, gone, *waits})
 
     def _shows(self, viewer: Viewer) -> bool:
         view = self._viewers.get(viewer.id)

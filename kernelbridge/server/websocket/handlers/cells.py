@@ -23,8 +23,8 @@ from kernelbridge.protocol.cells import (
 from kernelbridge.server.websocket.handlers import answers, interpreter
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
-from kernelbridge.workspace.cells.interrupts import Progress
 from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
 
 
 async def execute(context: RequestContext, message: ExecuteCode) -> None:
@@ -59,9 +59,9 @@ def job_of(context: RequestContext, cell: Cell, timeout: float | None) -> Job:
     return Job(cell, answer, ask if cell.allow_stdin else None, timeout, request_id=request_id)
 
 
-def _report_step(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
+def _report_step(context: RequestContext, progress: InterruptProgress | KernelBridgeError) -> None:
     """Report one step of ending a cell. An error only says that no new interpreter started; the cell was answered."""
-    if isinstance(progress, Progress):
+    if isinstance(progress, InterruptProgress):
         interpreter.report(context, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
@@ -13,7 +14,8 @@ from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
 from kernelbridge.workspace.command_outcome import CommandOutcome
-from kernelbridge.workspace.shell.lane import CommandDone, Interruption
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
+from kernelbridge.workspace.shell.lane import CommandDone
 
 
 async def run(context: RequestContext, message: TerminalCommand) -> None:
@@ -41,21 +43,25 @@ def answer_of(context: RequestContext) -> CommandDone:
 async def interrupt(context: RequestContext, message: Interrupt) -> None:
     """Interrupt the running terminal command; each step is reported."""
 
-    def report(interruption: Interruption) -> None:
-        done = interruption.done
-        context.answer(
-            Interrupted(
-                **context.ids,
-                seq=context.seq(),
-                target="terminal",
-                step=interruption.step,
-                done=done,
-                state_preserved=interruption.state_preserved if done else UNSET,
-                ended=interruption.ended if done and message.queued else UNSET,
-            )
-        )
+    def report(progress: InterruptProgress) -> None:
+        context.answer(interrupted(context, progress, "terminal"))
 
     context.workspace.commands.interrupt(report, queued=message.queued, jobs=message.jobs)
+
+
+def interrupted(
+    context: RequestContext, progress: InterruptProgress, target: Literal["execution", "terminal"]
+) -> Interrupted:
+    """Return the event that reports one step of an interrupt."""
+    return Interrupted(
+        **context.ids,
+        seq=context.seq(),
+        target=target,
+        step=progress.step,
+        done=progress.done,
+        state_preserved=UNSET if progress.state_preserved is None else progress.state_preserved,
+        ended=UNSET if progress.ended is None else progress.ended,
+    )
 
 
 def terminal_output(

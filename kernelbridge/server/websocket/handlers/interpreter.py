@@ -19,7 +19,6 @@ from kernelbridge.protocol.cells import (
     Inspect,
     InspectReply,
     Interrupt,
-    Interrupted,
     IsComplete,
     IsCompleteReply,
     KernelRestarted,
@@ -27,7 +26,7 @@ from kernelbridge.protocol.cells import (
 )
 from kernelbridge.server.websocket.handlers import commands
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
-from kernelbridge.workspace.cells.interrupts import Progress
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ def ask_for_input(context: RequestContext, asked: Asked) -> None:
     prompt = context.workspace.executions.prompt
     if prompt is None:
         return
-    prompt.told.append(context.client)
+    prompt.shown_to.append(context.client)
     context.answer(
         InputRequest(
             **context.ids,
@@ -69,21 +68,9 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
         context.workspace.executions.interrupt(lambda progress: report(context, progress), queued=message.queued)
 
 
-def report(context: RequestContext, progress: Progress | KernelBridgeError) -> None:
+def report(context: RequestContext, progress: InterruptProgress | KernelBridgeError) -> None:
     """Send one step of an interrupt, or the error that ended it."""
-
-    def answer(progress: Progress) -> Interrupted:
-        return Interrupted(
-            **context.ids,
-            seq=context.seq(),
-            target="execution",
-            step=progress.step,
-            done=progress.done,
-            state_preserved=UNSET if progress.state_preserved is None else progress.state_preserved,
-            ended=UNSET if progress.ended is None else progress.ended,
-        )
-
-    context.reply(progress, answer)
+    context.reply(progress, lambda step: commands.interrupted(context, step, "execution"))
 
 
 async def restart(context: RequestContext, _message: RestartKernel) -> None:

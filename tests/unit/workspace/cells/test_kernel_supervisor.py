@@ -18,9 +18,10 @@ from kernelbridge.jupyter.events import Asked, CellEvent
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.cells.deadline import Deadline
-from kernelbridge.workspace.cells.interrupts import Graces, Progress
+from kernelbridge.workspace.cells.interrupts import Graces
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
 from tests.unit.jupyter.test_faults import faulty
@@ -138,7 +139,7 @@ class Place:
         steps: list[Any] = []
         last = asyncio.Event()
 
-        def report(progress: Progress | KernelBridgeError) -> None:
+        def report(progress: InterruptProgress | KernelBridgeError) -> None:
             steps.append(progress)
             if isinstance(progress, KernelBridgeError) or progress.done:
                 last.set()
@@ -339,12 +340,12 @@ async def test_a_deadline_counts_only_while_its_clock_runs() -> None:
     deadline.stop()
     await asyncio.wait({over}, timeout=0.4)
     assert not over.done()
-    deadline.go_on()
-    deadline.go_on()
+    deadline.restart()
+    deadline.restart()
     assert await asyncio.wait_for(over, PATIENCE) - began >= 0.59
     never = Deadline(None, pytest.fail)
     never.stop()
-    never.go_on()
+    never.restart()
     never.cancel()
 
 
@@ -353,13 +354,13 @@ async def test_what_a_deadline_has_left_is_noted_when_its_clock_is_set() -> None
     deadline = Deadline(100.0, pytest.fail, lambda left, now: noted.append((left, now)))
     assert noted == []
     before = time.monotonic()
-    deadline.go_on()
+    deadline.restart()
     deadline.stop()
     deadline.stop()
-    deadline.go_on()
+    deadline.restart()
     deadline.cancel()
     deadline.stop()
-    deadline.go_on()
+    deadline.restart()
     assert [now is not None and before <= now <= time.monotonic() for _, now in noted] == [True, False, False, True]
     assert all(99.0 < left <= 100.0 for left, _ in noted)
 

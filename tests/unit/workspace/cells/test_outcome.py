@@ -7,7 +7,7 @@ from dataclasses import replace
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.jupyter.bounded import Spilled
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.workspace.cells.outcome import Step, take, with_hint, written
+from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 
 
 class StuckDisk:
@@ -38,14 +38,14 @@ async def later(outcome: Outcome) -> Outcome:
 
 async def test_steps_that_take_no_time_are_taken_in_order_before_anything_else_runs() -> None:
     answers: list[Outcome] = []
-    take(Outcome(success=True), [noted("a"), written, with_hint, noted("b")], answers.append, TaskSet())
+    finish(Outcome(success=True), [noted("a"), written, with_hint, noted("b")], answers.append, TaskSet())
     assert [answer.late_output for answer in answers] == ["ab"]
 
 
 async def test_what_is_behind_a_step_that_takes_time_waits_for_it() -> None:
     answers: asyncio.Queue[Outcome] = asyncio.Queue()
     tasks = TaskSet()
-    take(Outcome(success=True), [noted("a"), later, noted("c")], answers.put_nowait, tasks)
+    finish(Outcome(success=True), [noted("a"), later, noted("c")], answers.put_nowait, tasks)
     assert answers.empty()
     assert (await asyncio.wait_for(answers.get(), 5)).late_output == "abc"
     await tasks.aclose()
@@ -55,7 +55,7 @@ async def test_the_end_of_the_session_answers_a_cell_whose_output_is_still_being
     answers: list[Outcome] = []
     tasks = TaskSet()
     outcome = Outcome(success=True, output="x", truncated={"bytes": 1}, overflow=StuckDisk())
-    take(outcome, [written, noted("behind")], answers.append, tasks)
+    finish(outcome, [written, noted("behind")], answers.append, tasks)
     await asyncio.sleep(0)  # it has begun to wait
     assert answers == []
     await tasks.aclose()

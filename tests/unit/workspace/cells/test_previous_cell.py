@@ -13,8 +13,8 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.workspace.cells.interrupts import Progress
 from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.session_state import RunningCell
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON
 from tests.unit.workspace.cells.test_kernel_supervisor import Place
@@ -123,7 +123,7 @@ async def test_an_interrupt_reaches_the_cell_as_soon_as_it_can(after: Next) -> N
     after.reach.set()
     outcome = await of(answer)
     assert (outcome.cause, outcome.output, outcome.state_preserved) == ("interrupted", "before\n", True)
-    assert first == second == [Progress("sigint", done=True, state_preserved=True)]
+    assert first == second == [InterruptProgress("sigint", done=True, state_preserved=True)]
     assert (await of(behind)).output == "1\n"
 
 
@@ -135,7 +135,7 @@ async def test_an_interrupt_of_what_waits_ends_it_at_once(after: Next) -> None:
     assert (await of(behind)).cause == "interrupted"
     after.reach.set()
     assert (await of(answer)).cause == "interrupted"
-    assert steps == [Progress("sigint", done=True, state_preserved=True, ended=1)]
+    assert steps == [InterruptProgress("sigint", done=True, state_preserved=True, ended=1)]
 
 
 async def test_a_cell_that_ended_by_itself_is_not_said_to_be_interrupted(after: Next) -> None:
@@ -149,7 +149,7 @@ async def test_a_cell_that_ended_by_itself_is_not_said_to_be_interrupted(after: 
     after.reach.set()
     outcome = await of(answer)
     assert (outcome.success, outcome.cause, outcome.output) == (True, None, "before\n")
-    assert steps == [Progress("sigint", done=True, state_preserved=True)]
+    assert steps == [InterruptProgress("sigint", done=True, state_preserved=True)]
     assert (await of(after.send("print(x + y)"))).output == "3\n"
     assert after.lane._supervisor._incarnation == 1
 
@@ -218,7 +218,7 @@ async def test_who_asked_is_answered_when_the_kernel_cannot_be_reached(after: Ne
     restart = after.restarting()
     after.reach.set()
     assert (await of(answer)).cause == "sandbox_lost"
-    assert steps == [Progress("none", done=True, state_preserved=False)]
+    assert steps == [InterruptProgress("none", done=True, state_preserved=False)]
     assert await of(restart) == 1
     again = await of(after.send("print('x' in globals())"))
     assert (again.output, again.state_preserved) == ("False\n", False)
@@ -242,5 +242,5 @@ async def test_the_end_of_the_session_answers_everybody_who_asked_meanwhile(afte
     steps, restart = after.interrupting(), after.restarting()
     after.lane.end()
     assert answer.result().cause == "session_closed"
-    assert steps == [Progress("none", done=True, state_preserved=False)]
+    assert steps == [InterruptProgress("none", done=True, state_preserved=False)]
     assert isinstance(await of(restart), SessionClosed)

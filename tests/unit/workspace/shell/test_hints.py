@@ -29,11 +29,11 @@ def say(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
 )
 def test_a_painted_screen_is_noticed_however_it_comes_in_pieces(text: str, paints: bool, alternate: bool) -> None:  # noqa: FBT001 - as in the list
     whole = ScreenWatch()
-    whole.take(text)
+    whole.receive(text)
     assert (whole.paints, whole.alternate) == (paints, alternate)
     pieces = ScreenWatch()
     for char in text + "plain" * 10:
-        pieces.take(char)
+        pieces.receive(char)
     assert (pieces.paints, pieces.alternate) == (paints, alternate)
 
 

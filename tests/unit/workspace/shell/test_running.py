@@ -10,7 +10,8 @@ import pytest
 from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import Spilled
 from kernelbridge.runtimes.contract import Moment, Terminal
-from kernelbridge.workspace.shell.shell import Shell, Step
+from kernelbridge.workspace.interrupt_progress import Step
+from kernelbridge.workspace.shell.shell import Shell
 from tests.unit.workspace.conftest import Place
 from tests.unit.workspace.shell.test_hostile import UNUSUAL, everything, words
 
@@ -29,7 +30,7 @@ class Heard:
         self.text += text
         self._more.set()
 
-    def step(self, step: Step, done: bool) -> None:  # noqa: FBT001 - a `StepDone`
+    def step(self, step: Step, /, *, done: bool) -> None:
         self.steps.append((step, done))
 
     async def until(self, text: str) -> None:
