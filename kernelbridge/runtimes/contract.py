@@ -206,7 +206,7 @@ class Process(Protocol):
         """Write all of `data` to its terminal or stdin; raises `BrokenPipeError` if it has ended."""
         ...
 
-    async def resize(self, rows: int, cols: int) -> None:
+    def resize(self, rows: int, cols: int) -> None:
         """Set the size of its terminal; does nothing for a process without one, or one that has ended."""
         ...
 

@@ -264,10 +264,10 @@ async def test_a_resize_is_seen_and_signalled(sandbox: Sandbox) -> None:
         tty=True,
     )
     await read_until(process, b"ready")
-    await process.resize(50, 200)
+    process.resize(50, 200)
     assert b"50 200\r\n" in await read_all(process)
     await process.wait()
-    await process.resize(10, 10)
+    process.resize(10, 10)
     await process.aclose()
 
 

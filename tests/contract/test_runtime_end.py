@@ -51,7 +51,7 @@ async def test_destroy_ends_what_runs_and_what_escaped(make_sandbox: MakeSandbox
         for process in (plain, terminal):
             assert (await process.wait()).code != 0
             await process.signal(signal.SIGTERM)
-            await process.resize(1, 1)
+            process.resize(1, 1)
             await process.aclose()
 
 

@@ -60,7 +60,7 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
     async with asyncio.timeout(PATIENCE):
         assert (await again[0].wait()).code == 5
         await read_until(again[1], b"two")
-        await again[1].resize(30, 90)
+        again[1].resize(30, 90)
         await again[1].signal(15)
         assert (await again[1].wait()).signal == 15
         assert (await run(adopted, "echo", "alive")).output == "alive\n"

@@ -203,7 +203,7 @@ async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
     assert await ends.wait() == ExitStatus(code=5)
     await terminal.write(b"typed\n")
     await read_until(terminal, b"typed\r\ntyped\r\n")
-    await terminal.resize(33, 44)
+    terminal.resize(33, 44)
     await terminal.signal(signal.SIGTERM)
     assert await terminal.wait() == ExitStatus(signal=signal.SIGTERM)
     assert (await run(sandbox, "echo", "lives")).output == "lives\n"

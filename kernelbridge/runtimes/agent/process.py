@@ -100,7 +100,7 @@ class AgentProcess:
                     raise BrokenPipeError(errno.EPIPE, "the process has ended")
                 left = left[await self._stream.write(left) :]
 
-    async def resize(self, rows: int, cols: int) -> None:
+    def resize(self, rows: int, cols: int) -> None:
         """Set the size of the terminal."""
         if self._tty and not self._stream.closed and not self._ended.done():
             set_size(self._stream.fd, rows, cols)

@@ -1,4 +1,4 @@
-"""What the next result of a session tells besides its own output."""
+"""What the next result of a session contains besides its own output."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class PreviousCommand:
     """A command that an earlier server gave to its shell."""
 
     command: RunningCommand
-    said: bytes
+    earlier: bytes
     """What that server has read from the terminal since."""
     done: CommandDone
     listen: Listen | None
@@ -249,7 +249,7 @@ class TerminalLane:
             async with self._starting:
                 shell = self._shell = await take()
                 if previous is not None:
-                    shell.resume(previous.command, previous.said, previous.listen, self._record.command_wrote)
+                    shell.resume(previous.command, previous.earlier, previous.listen, self._record.command_wrote)
             if previous is not None and command is not None:
                 outcome = await self._finish_previous(shell, previous, command)
         except KernelBridgeError as exc:

@@ -18,7 +18,7 @@ from enum import Enum, auto
 
 _CWD_LIMIT = 8192
 """Bytes; a longer directory name is not reported. `PWD` is a variable, and may be gigabytes long."""
-_BEHIND_LIMIT = 1 << 20
+_AFTER_END_LIMIT = 1 << 20
 """Bytes that are kept of what comes after a command's end."""
 
 
@@ -54,7 +54,7 @@ class CommandMarks:
         """The working directory, once it has ended; None when the shell did not know."""
         self.left_job = False
         """Whether it left a background job that writes to the terminal."""
-        self.behind = bytearray()
+        self.after_end = bytearray()
         """What was read since it ended: what such a job writes, between further marks."""
 
     def receive_data(self, data: bytes) -> bytes:
@@ -68,7 +68,7 @@ class CommandMarks:
         if self.state is MarkState.ENDING:
             data = self._finish(data)
         if self.state is MarkState.ENDED:
-            self.behind += data[: max(0, _BEHIND_LIMIT - len(self.behind))]
+            self.after_end += data[: max(0, _AFTER_END_LIMIT - len(self.after_end))]
         return output
 
     def take_rest(self) -> bytes:

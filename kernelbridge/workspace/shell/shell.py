@@ -140,19 +140,19 @@ class Shell:
         return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
 
     def resume(
-        self, command: RunningCommand, said: bytes, listen: Listen | None, wrote: Callable[[bytes], None]
+        self, command: RunningCommand, earlier: bytes, listen: Listen | None, wrote: Callable[[bytes], None]
     ) -> None:
         """Continue with a command of an earlier server; `finish` then waits for its end.
 
-        Call it directly after the shell was taken over, without awaiting anything between. `said` is what that server
-        has read of the terminal since the command began; `wrote` is called with what is read from now on, `listen` with
-        the output in it.
+        Call it directly after the shell was taken over, without awaiting anything between. `earlier` is what that
+        server has read from the terminal since the command began; `wrote` is called with what is read from now on, and
+        `listen` with the output in it.
         """
         exchange = self._exchange = self._new_exchange(None, command.nonce)
         exchange.began, exchange.since = command.began, command.moment
         exchange.typed = True
-        exchange.receive_data(said)
-        if len(said) >= self._settings.max_output:
+        exchange.receive_data(earlier)
+        if len(earlier) >= self._settings.max_output:
             exchange.add_note(_LOST_OUTPUT)
         exchange.on_data, exchange.listen = wrote, listen
 
@@ -283,7 +283,7 @@ class Shell:
                 pass  # nothing of an interrupt reaches the next command
             late = "" if exchange.failure else self._terminals.take_late()
             if exchange.marks.left_job:
-                await self._terminals.move(bytes(exchange.marks.behind))
+                await self._terminals.move(bytes(exchange.marks.after_end))
             if exchange.failure is not None:
                 raise exchange.failure
             return await self._outcome(exchange, late)

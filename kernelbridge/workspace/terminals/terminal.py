@@ -115,7 +115,8 @@ class Terminal:
         self._left = False
         self._size = size
         self._on_ending = on_ending
-        self._running = False
+        self._process: Process | None = None
+        """Its shell, while that runs."""
         self._cause: Cause | None = None
         self._viewers: dict[str, tuple[Viewer, Callable[[], None]]] = {}
         self._closers: list[Viewer] = []
@@ -129,17 +130,12 @@ class Terminal:
         self._input: deque[bytes] = deque()
         self._input_size = 0
         self._typed = asyncio.Event()
-        self._resized = asyncio.Event()
-        if adopted:
-            self._resized.set()  # that server may have noted a size and not set it
-        self._fits = asyncio.Event()
-        self._fits.set()
         self._end_wanted = asyncio.Event()
         self._all_gone = asyncio.Event()
         """Set when nothing in it writes any more: the rest of the output fits into the viewers' backlogs."""
 
     def __repr__(self) -> str:
-        state = "running" if self._running else "not running"
+        state = "not running" if self._process is None else "running"
         return f"<Terminal {self.id} {state}, {len(self._viewers)} viewers, {self._input_size} bytes to type>"
 
     @property
@@ -151,12 +147,12 @@ class Terminal:
 
     def attach(self, viewer: Viewer) -> None:
         """Show it to a connection, its latest output first. Another view of the same connection is replaced."""
-        if not self._running and viewer.id in self._viewers:
+        if self._process is None and viewer.id in self._viewers:
             self._replaced.append(self._viewers[viewer.id][0])
         self._detach(viewer.id)
         self._flush()
         self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
-        if not self._running:
+        if self._process is None:
             return  # `run` does the rest when it is open
         self._opened(viewer, reattached=True)
 
@@ -182,8 +178,8 @@ class Terminal:
         """Set its size; if it changes, its programs get SIGWINCH."""
         if size != self._size:
             self._size = size
-            self._fits.clear()
-            self._resized.set()
+            if self._process is not None:
+                self._process.resize(size.rows, size.cols)
 
     def close(self, closer: Viewer) -> None:
         """End it and everything in it; `closer.closed` is called after that."""
@@ -219,9 +215,9 @@ class Terminal:
             log.exception("terminal_not_started", terminal=self.id)
             self._not_started(TerminalError("The terminal could not be opened", f"{type(exc).__name__}: {exc}"))
             return
-        self._running = True
-        if size == self._size:
-            self._fits.set()
+        self._process = process
+        if self._adopted or size != self._size:  # an earlier server may have noted a size and not set it
+            process.resize(self._size.rows, self._size.cols)
         for number, viewer in enumerate([*self._replaced, *(viewer for viewer, _ in self._viewers.values())]):
             self._opened(viewer, reattached=self._adopted or number > 0)
         problem: KernelBridgeError | None = None
@@ -232,14 +228,14 @@ class Terminal:
             problem = exc
             log.warning("terminal_not_ended", terminal=self.id, error=str(exc))
         finally:
-            self._running = False
+            self._process = None
             if not self._left:
                 self._finish(await self._ending(sandbox, status), problem)
 
     async def _serve(self, process: Process) -> ExitStatus:
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(process))
-        helpers = [loop.create_task(work(process)) for work in (self._type, self._resize)]
+        writer = loop.create_task(self._type(process))
         exited = loop.create_task(process.wait())
         end_wanted = loop.create_task(self._end_wanted.wait())
         try:
@@ -252,7 +248,7 @@ class Terminal:
             await asyncio.wait({reader, exited}, timeout=_END_TIMEOUT)
             return exited.result() if exited.done() else ExitStatus()
         finally:
-            tasks = [reader, *helpers, exited, end_wanted]
+            tasks = [reader, writer, exited, end_wanted]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -317,21 +313,8 @@ class Terminal:
                 while self._input:
                     data = self._input.popleft()
                     for start in range(0, len(data), CHUNK):
-                        await self._fits.wait()  # a new size that was requested before this input is set first
                         await process.write(data[start : start + CHUNK])
                     self._input_size -= len(data)
-
-    async def _resize(self, process: Process) -> None:
-        while True:
-            await self._resized.wait()
-            self._resized.clear()
-            size = self._size
-            try:
-                await process.resize(size.rows, size.cols)
-            except KernelBridgeError as exc:
-                log.warning("terminal_not_resized", terminal=self.id, error=str(exc))
-            if size == self._size:
-                self._fits.set()
 
     # -- its output ---------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class HostProcess:
     async def write(self, data: bytes) -> None:
         raise BrokenPipeError(f"{len(data)} bytes for a process without stdin")
 
-    async def resize(self, rows: int, cols: int) -> None:
+    def resize(self, rows: int, cols: int) -> None:
         del rows, cols  # it has no terminal
 
     async def signal(self, signum: int) -> None:

@@ -326,7 +326,7 @@ async def test_another_bridge_goes_on_with_what_runs(house: House, tty: bool) ->
     assert await second.attach(known) is again
     assert b"two" in await read_until(again, b"two")
     if tty:
-        await again.resize(7, 9)
+        again.resize(7, 9)
         await again.write(b"hello\n")
         assert b"got hello" in await read_until(again, b"got hello")
     assert (await again.wait()).code == (3 if tty else 0)

@@ -56,13 +56,13 @@ async def test_a_terminal_can_be_typed_into_and_resized(sandbox: Sandbox) -> Non
         ["sh", "-c", "stty size; read word; stty size; echo got $word"], tty=True, rows=7, cols=9
     )
     await read_until(process, b"7 9")
-    await process.resize(30, 40)
+    process.resize(30, 40)
     await process.write(b"hello\n")
     assert (await read_all(process)).decode().split() == ["hello", "30", "40", "got", "hello"]
     assert await process.wait() == ExitStatus(code=0)
     with pytest.raises(BrokenPipeError):
         await process.write(b"more")
-    await process.resize(1, 1)
+    process.resize(1, 1)
 
 
 async def test_without_a_terminal_nothing_can_be_typed(sandbox: Sandbox) -> None:

@@ -348,7 +348,7 @@ class DeafProcess:
     async def write(self, data: bytes) -> None:
         pass
 
-    async def resize(self, rows: int, cols: int) -> None:
+    def resize(self, rows: int, cols: int) -> None:
         pass
 
     async def signal(self, signum: int) -> None:

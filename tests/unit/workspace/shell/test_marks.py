@@ -112,6 +112,6 @@ def test_what_comes_behind_the_end_is_kept_but_not_without_a_limit() -> None:
     whole = START + b"out" + end(job="7") + b"late\r\n" + end() + b"later"
     for cut in range(len(whole)):
         marks, output = feed([whole[:cut], whole[cut:]])
-        assert (output, bytes(marks.behind)) == (b"out", b"late\r\n" + end() + b"later")
+        assert (output, bytes(marks.after_end)) == (b"out", b"late\r\n" + end() + b"later")
     marks, _ = feed([START, end(job="7"), *[b"x" * 65536] * 100])
-    assert len(marks.behind) == 1 << 20
+    assert len(marks.after_end) == 1 << 20
