@@ -1,4 +1,4 @@
-"""What is asked of a lane while it takes over the kernel of an earlier server."""
+"""Requests to a lane while it takes over the kernel of an earlier server."""
 
 import asyncio
 import time
@@ -81,7 +81,7 @@ class Next(Place):
         return kernel
 
     def interrupting(self, **how: Any) -> list[Any]:
-        """Ask for an interrupt; what is told of it comes into the list."""
+        """Request an interrupt; its steps come into the list."""
         steps: list[Any] = []
         self.lane.interrupt(steps.append, **how)
         return steps

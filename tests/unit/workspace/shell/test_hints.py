@@ -1,4 +1,4 @@
-"""Programs that want a whole terminal, or a network, are known by what they write."""
+"""Programs that need a whole terminal, or a network, are recognised by their output."""
 
 import pytest
 

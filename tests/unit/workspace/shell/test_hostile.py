@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("place", ["bash", "dash", "busybox"], indirect=T
 
 
 UNUSUAL = f"1000.{os.getpid()}"
-"""Seconds that nobody else sleeps on this machine: not the worker beside this one either."""
+"""Seconds that no other process on this machine sleeps, the other test workers included."""
 
 
 def everything() -> list[int]:
@@ -306,7 +306,7 @@ async def test_a_program_that_is_no_shell_is_named(place: Place) -> None:
 
 
 class DeafTerminal:
-    """One on which nobody writes."""
+    """A terminal on which nothing is written."""
 
     path = "/dev/pts/0"
 

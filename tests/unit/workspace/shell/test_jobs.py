@@ -28,7 +28,7 @@ async def alive(shell: Shell, place: Place) -> None:
 
 
 async def start(shell: Shell, command: str) -> int:
-    """Start a job; give its pid."""
+    """Start a job; return its pid."""
     return int((await say(shell, f"{{ {command}; }} >/dev/null 2>&1 & echo $!")).split()[-1])
 
 

@@ -1,4 +1,4 @@
-"""The lane of terminal commands: what it tells of its shell, and what an interrupt of it reaches."""
+"""The lane of terminal commands: what it reports about its shell, and what an interrupt reaches."""
 
 import asyncio
 import errno
@@ -140,7 +140,7 @@ async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
 async def test_an_interrupt_is_answered_when_the_command_cannot_be_ended(
     place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch, unasked: str
 ) -> None:
-    """The command is answered with what was in the way; whoever wanted it ended waits for another answer."""
+    """The command is answered with the error; the request to end it needs an answer of its own."""
 
     async def no_answer(*_of: object, **_more: object) -> None:
         raise SandboxError("The sandbox does not answer")

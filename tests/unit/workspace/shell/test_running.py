@@ -184,6 +184,24 @@ async def test_where_no_terminal_can_be_opened_jobs_share_it(
         assert (await shell.run("echo x", timeout=20)).output == "x\n"
 
 
+@every
+async def test_a_shell_has_another_terminal_as_soon_as_a_job_keeps_its_own(shell: Shell) -> None:
+    before = shell.state
+    await shell.run("sleep 1000 &", timeout=20)
+    after = shell.state
+    assert after.keys == before.keys == before.screen
+    assert after.screen not in {before.screen, *after.jobs}
+    await shell.run("true", timeout=20)
+    assert shell.state == after
+
+
+async def test_where_many_jobs_keep_terminals_the_last_ones_share_it_with_the_commands(shell: Shell) -> None:
+    for _ in range(12):
+        await shell.run("sleep 1000 &", timeout=20)
+    assert len(shell.state.jobs) == 7
+    assert (await shell.run("echo x", timeout=20)).output == "x\n"
+
+
 class KeptOverflow:
     """Takes what is too much."""
 

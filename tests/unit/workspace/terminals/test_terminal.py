@@ -11,7 +11,7 @@ PATIENCE = 20.0
 
 
 class LateViewer:
-    """A connection that reads what it is shown when it is told to."""
+    """A connection that reads only when `reads` is set."""
 
     id = "late"
 
@@ -68,7 +68,7 @@ class QuickProcess:
 
 
 async def test_the_last_output_of_a_shell_that_has_ended_waits_for_nobody() -> None:
-    """Whoever reads slowly may be waited for longer than the end of a terminal may take."""
+    """A slow reader may be waited for longer than the end of a terminal may take."""
     viewer, process = LateViewer(), QuickProcess()
     terminal = Terminal("t", Size(24, 80), on_ending=lambda: None)
     terminal.attach(viewer)
