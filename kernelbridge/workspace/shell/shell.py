@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kernelbridge.aio.turns import turns
-from kernelbridge.errors import BadRequest, RuntimeUnavailable, SandboxError, TerminalError
+from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
@@ -236,10 +236,8 @@ class Shell:
         except TimeoutError as exc:
             reason = "its sandbox does not answer; send it again"
             raise TerminalError("The terminal command was not run", reason) from exc
-        except RuntimeUnavailable:
-            raise
         except SandboxError as exc:
-            self._usable = False  # it has ended with its sandbox, or is about to
+            self._usable = False  # it has ended with its sandbox, or will do so at once
             raise TerminalError("The terminal command was not run", exc.reason) from exc
         if exchange.complete:
             return  # it was interrupted meanwhile

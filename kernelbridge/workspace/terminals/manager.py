@@ -203,7 +203,7 @@ class Terminals:
             return await self._rejoin(state.process)
         except KernelBridgeError as exc:
             if self._leaving:
-                raise asyncio.CancelledError from exc  # viewers get no `terminal_closed`: the next server shows it again
+                raise asyncio.CancelledError from exc  # no `terminal_closed`: the next server shows it again
             lost(state.id, "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost")
             raise
 
