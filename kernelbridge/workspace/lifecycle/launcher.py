@@ -19,7 +19,7 @@ from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell.shell import Shell
+from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell, take_shell
 
 T = TypeVar("T")
@@ -40,6 +40,8 @@ class Launcher:
         self._sockets = sockets
         self._settings = settings
         self._spills = spills
+        overflow = functools.partial(spills.new, "command")
+        self._shell_settings = ShellSettings(sockets, settings.max_output, overflow=overflow)
 
     async def kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         """Start a kernel (`kernel_supervisor.StartKernel`)."""
@@ -94,14 +96,7 @@ class Launcher:
         """Start the persistent shell."""
 
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Shell:
-            return await start_shell(
-                sandbox,
-                commands_host=self._sockets,
-                commands_inside=sandbox.sockets_path,
-                env=environment.env,
-                max_output=self._settings.max_output,
-                overflow=functools.partial(self._spills.new, "command"),
-            )
+            return await start_shell(sandbox, self._shell_settings, environment.env)
 
         shell = await self.in_sandbox(start)
         self._record.shell_is(shell.state)
@@ -124,13 +119,7 @@ class Launcher:
         """
         sandbox = await self._owner.get()
         try:
-            shell = await take_shell(
-                sandbox,
-                state,
-                commands_host=self._sockets,
-                max_output=self._settings.max_output,
-                overflow=functools.partial(self._spills.new, "command"),
-            )
+            shell = await take_shell(sandbox, self._shell_settings, state)
         except SandboxError as exc:
             raise TerminalError("The shell cannot be gone on with", exc.reason) from exc
         shell.on_change(self._record.shell_is)

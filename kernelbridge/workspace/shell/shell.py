@@ -54,12 +54,11 @@ class ReportStep(Protocol):
 class ShellSettings:
     """What the shells of one workspace have in common."""
 
-    program: str
     commands: Path
     """The directory of `command_files.py`, as the server sees it."""
     max_output: int
     """Bytes of each command's output that are kept."""
-    grace: float
+    grace: float = 2.0
     """Seconds that a command has to end after SIGINT, and again after its processes were killed."""
     overflow: Callable[[], Overflow | None] | None = None
     """Returns what keeps the whole output of one command when it is longer than that."""
@@ -244,8 +243,8 @@ class Shell:
         exchange.typed = True
         try:
             begins(exchange)
-            program, path = self._settings.program, self._terminals.path
-            await self._terminals.write(script.run(program, exchange.nonce, path, size=size))
+            line = script.run(self._sandbox.facts.shell, exchange.nonce, self._terminals.path, size=size)
+            await self._terminals.write(line)
         except BrokenPipeError:
             await within(self._over, _END_TIMEOUT)
         left = until - asyncio.get_running_loop().time()
@@ -297,7 +296,7 @@ class Shell:
         if not exchange.complete and not exchange.killed:
             status = await self._status()
             code = status.code if status.signal is None else _SIGNALLED + status.signal
-            said_exit = status.signal is None and script.is_bash(self._settings.program)
+            said_exit = status.signal is None and script.is_bash(self._sandbox.facts.shell)
             if cause is None and not exchange.full_screen:
                 cause = "out_of_memory" if status.oom else "sandbox_lost" if status.lost else "shell_exited"
         if code is None and exchange.complete:

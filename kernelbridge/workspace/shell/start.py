@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kernelbridge.errors import SandboxError, TerminalError
-from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
 from kernelbridge.workspace.session_state import ShellState
@@ -25,25 +23,14 @@ _SETUP_OUTPUT = 1 << 16
 """Bytes of output that are kept meanwhile."""
 
 
-async def start_shell(
-    sandbox: Sandbox,
-    *,
-    commands_host: Path,
-    commands_inside: str,
-    env: Mapping[str, str],
-    max_output: int,
-    grace: float = 2.0,
-    overflow: Callable[[], Overflow | None] | None = None,
-) -> Shell:
-    """Start a shell and return it when it is ready.
+async def start_shell(sandbox: Sandbox, settings: ShellSettings, env: Mapping[str, str]) -> Shell:
+    """Start a shell, with `env` added to the environment of its sandbox, and return it when it is ready.
 
-    `commands_host` is the directory of `command_files.py`, which the sandbox sees at `commands_inside`; for the others
-    see `ShellSettings`. If the user's ~/.bashrc keeps the shell from starting, it is skipped, and the first command
-    says so. Raises `TerminalError`, and `SandboxError` when the sandbox is gone. A cancellation leaves nothing running.
+    If the user's ~/.bashrc keeps the shell from starting, it is skipped, and the first command says so. Raises
+    `TerminalError`, and `SandboxError` when the sandbox is gone. A cancellation leaves nothing running.
     """
     program = sandbox.facts.shell
-    settings = ShellSettings(program, commands_host, max_output, grace, overflow)
-    launch = _Launch(sandbox, settings, commands_inside, env)
+    launch = _Launch(sandbox, settings, env)
     has_user_file = shell_script.is_bash(program)
     shell, failure = await launch.attempt(user_file=has_user_file)
     if shell is None and has_user_file:
@@ -57,21 +44,12 @@ async def start_shell(
     return shell
 
 
-async def take_shell(
-    sandbox: Sandbox,
-    state: ShellState,
-    *,
-    commands_host: Path,
-    max_output: int,
-    grace: float = 2.0,
-    overflow: Callable[[], Overflow | None] | None = None,
-) -> Shell:
+async def take_shell(sandbox: Sandbox, settings: ShellSettings, state: ShellState) -> Shell:
     """Take over a shell that an earlier server started; raises `SandboxError` if it is gone."""
     process = await sandbox.rejoin(state.process)
-    paths = list(dict.fromkeys((state.keys, state.screen, *state.jobs)))
     taken: dict[str, Terminal] = {}
     try:
-        for path in paths:
+        for path in dict.fromkeys((state.keys, state.screen, *state.jobs)):
             try:
                 taken[path] = await sandbox.take_terminal(path)
             except SandboxError:
@@ -83,17 +61,15 @@ async def take_shell(
         await process.aclose()
         raise
     jobs = tuple(taken[path] for path in state.jobs if path in taken)
-    settings = ShellSettings(sandbox.facts.shell, commands_host, max_output, grace, overflow)
     return Shell(sandbox, process, OpenTerminals(taken[state.keys], taken[state.screen], jobs), settings)
 
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What all attempts to start one shell have in common."""
+    """What the attempts to start one shell have in common."""
 
     sandbox: Sandbox
     settings: ShellSettings
-    commands_inside: str
     env: Mapping[str, str]
 
     async def attempt(self, *, user_file: bool) -> tuple[Shell | None, str]:
@@ -113,11 +89,11 @@ class _Launch:
         return (shell, "") if failure is None else (None, failure)
 
     async def _begin(self, terminal: Terminal, *, user_file: bool) -> tuple[Shell, Exchange]:
-        program, setup = self.settings.program, Exchange(bounded_output(_SETUP_OUTPUT))
-        inside, workspace = self.commands_inside, self.sandbox.workspace_path
-        script = shell_script.setup(program, inside, workspace, terminal.path, setup.nonce, user_file=user_file)
+        program, setup = self.sandbox.facts.shell, Exchange(bounded_output(_SETUP_OUTPUT))
+        inside, workspace = self.sandbox.sockets_path, self.sandbox.workspace_path
+        text = shell_script.setup(program, inside, workspace, terminal.path, setup.nonce, user_file=user_file)
+        overwrite(self.settings.commands / shell_script.SETUP, text.encode())
         argv, extra = shell_script.start(program, inside)
-        overwrite(self.settings.commands / shell_script.SETUP, script.encode())
         process = await self.sandbox.exec(
             argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
         )

@@ -18,7 +18,7 @@ from kernelbridge.runtimes.agent.process import AgentProcess
 from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Terminal
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell.command_files import prepare_directory
-from kernelbridge.workspace.shell.shell import Shell
+from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell
 from tests.unit.unpaused import Unpaused
 
@@ -107,15 +107,8 @@ class Place:
         env: Mapping[str, str] | None = None,
         overflow: Callable[[], Overflow | None] | None = None,
     ) -> Shell:
-        shell = await start_shell(
-            self.sandbox,
-            commands_host=self.commands,
-            commands_inside=str(self.commands),
-            env=env or {},
-            max_output=max_output,
-            grace=grace,
-            overflow=overflow,
-        )
+        settings = ShellSettings(self.commands, max_output, grace, overflow)
+        shell = await start_shell(self.sandbox, settings, env or {})
         self.opened.append(shell)
         return shell
 

@@ -161,8 +161,8 @@ def terminals() -> int:
 
 
 async def test_the_terminal_of_a_job_is_closed_when_it_has_ended(shell: Shell) -> None:
-    await shell.run("true &", timeout=20)
-    await shell.run("wait", timeout=20)  # what it reads from stays, and another is written on
+    await shell.run("sleep 1000 &", timeout=20)
+    await shell.run("kill $!; wait", timeout=20)  # the first terminal, which the shell reads from, stays open
     before = terminals()
     for _ in range(12):
         await shell.run("sleep 0.01 &", timeout=20)
