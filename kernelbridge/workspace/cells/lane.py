@@ -83,7 +83,7 @@ class ExecutionLane:
             tasks=tasks,
             graces=graces,
             input_timeout=input_timeout,
-            rested=self._rested,
+            on_answer=self._answered,
             start_next=self._pump,
         )
         self._warming: list[Warmed] = []
@@ -318,7 +318,7 @@ class ExecutionLane:
         self._run = Run(self._waiting.next(), self._services)
         self._run.start(kernel)
 
-    def _rested(self) -> None:
+    def _answered(self) -> None:
         if self._closed:
             self._quiet.set()
         self.on_rest()

@@ -42,7 +42,7 @@ class RunServices:
     graces: Graces
     input_timeout: float | None
     """Seconds that a question waits for its answer."""
-    rested: Callable[[], None]
+    on_answer: Callable[[], None]
     """Called when a run was answered."""
     start_next: Callable[[], None]
     """Called when another run may begin."""
@@ -195,7 +195,7 @@ class Run:
         self.answered = True
         answer(self.job.done, outcome)
         self._services.record.ended()
-        self._services.rested()
+        self._services.on_answer()
 
     def _never_interrupted(self) -> None:
         """Report to the requests that wait to interrupt the cell that it has ended with its interpreter."""

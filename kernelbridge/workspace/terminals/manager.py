@@ -51,7 +51,7 @@ Rejoin = Callable[[str], Awaitable[Started]]
 """Find the process of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
-async def start_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
+async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
     """Start an interactive shell that is not a login shell. Raises `SandboxError`.
 
     /etc/profile, which a login shell reads, sets PATH anew on Debian and loses the one that the sandbox gives.
@@ -193,7 +193,7 @@ class Terminals:
 
     async def _start(self, size: Size) -> Started:
         async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
-            return sandbox, await start_shell(sandbox, size, env=python.env)
+            return sandbox, await start_interactive_shell(sandbox, size, env=python.env)
 
         return await self._in_sandbox(start)
 
