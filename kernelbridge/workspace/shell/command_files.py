@@ -1,8 +1,8 @@
 """The files that the shells of a sandbox read: the text of a command, a shell's set-up, a terminal's set-up.
 
-They lie in the sandbox's socket directory, which its programs can read and not write. They are made with the sandbox
-and then overwritten in place: that needs no room on a full disk for up to `ROOM` bytes, and no entry in the file
-system's journal, for which a busy disk lets a program wait.
+They are in the sandbox's socket directory, which its programs can read and not write; but where the sandbox has the
+same user as the server, a link or a FIFO may be in the place of one. They are made with the sandbox and overwritten in
+place: so up to `ROOM` bytes fit in on a full disk, and no command waits until a file is made and removed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 from kernelbridge.errors import TerminalError
 from kernelbridge.workspace.shell.script import COMMAND, POSIX_KEYS, SETUP
 
 TERMINAL_SETUP = "terminal.rc"
-"""Name of the file that the shell of an interactive terminal reads when it starts, the user's own included."""
+"""Name of the file that the shell of an interactive terminal reads when it starts."""
 ROOM = 4096
 """Bytes that a file keeps on disk, however short its content is."""
 
@@ -30,20 +29,17 @@ else
 fi
 """
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_TRAPS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Where the sandbox has the same user as the server, a link or a FIFO could lie there."""
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make those of the files that are missing, in the socket directory of a sandbox. Blocking; raises `OSError`.
+    """Make those of the files that are missing in the socket directory of a sandbox. Blocking; raises `OSError`.
 
-    Called before a sandbox starts, and when one of an earlier server's is taken over, whose version had others.
+    Called before a sandbox starts, and when one is taken over, because an older server may have made others.
     """
-    files = {COMMAND: "\n" * ROOM, SETUP: "\n" * ROOM, TERMINAL_SETUP: _TERMINAL_SETUP}
+    files = {COMMAND: b"\n" * ROOM, SETUP: b"\n" * ROOM, TERMINAL_SETUP: _TERMINAL_SETUP.encode()}
     for name, content in files.items():
-        with contextlib.suppress(FileExistsError), _opened(directory / name, os.O_CREAT | os.O_EXCL) as file:
-            os.fchmod(file.fileno(), 0o644)  # whatever the umask says: the sandbox's user has to read it
-            file.write(content.encode())
+        with contextlib.suppress(FileExistsError):
+            _write(directory / name, content, os.O_CREAT | os.O_EXCL)
     name, target = POSIX_KEYS
     with contextlib.suppress(FileExistsError):
         (directory / name).symlink_to(target)
@@ -52,11 +48,9 @@ def prepare_directory(directory: Path) -> None:
 def overwrite(path: Path, content: bytes) -> None:
     """Replace the content of a file that `prepare_directory` has made. Raises `TerminalError`."""
     try:
-        with _opened(path) as file:
-            file.write(content)
-            file.truncate()
+        _write(path, content)
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = exc.strerror
         if exc.errno in _FULL:
             reason = (
                 "the disk of the server's data directory is full; delete files, with delete_file or a short command"
@@ -64,6 +58,14 @@ def overwrite(path: Path, content: bytes) -> None:
         raise TerminalError("The terminal command was not run", f"it could not be handed over: {reason}") from exc
 
 
-def _opened(path: Path, flags: int = 0) -> BinaryIO:
-    flags |= os.O_RDWR | _NO_TRAPS
-    return open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o600))
+def _write(path: Path, content: bytes, flags: int = 0) -> None:
+    fd = os.open(path, flags | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if flags & os.O_CREAT:
+            os.fchmod(fd, 0o644)  # independent of the umask: the sandbox's user has to read it
+        written = 0
+        while written < len(content):
+            written += os.pwrite(fd, content[written:], written)
+        os.ftruncate(fd, len(content))
+    finally:
+        os.close(fd)

@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -104,12 +104,12 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane
 async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
     place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_path: Path, _flags: int = 0) -> BinaryIO:
+    def full(_path: Path, _content: bytes, _flags: int = 0) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     await run(lane, "V=1")
     with monkeypatch.context() as patched:
-        patched.setattr(command_files, "_opened", full)
+        patched.setattr(command_files, "_write", full)
         refused = await send(lane, "echo $V")
     assert isinstance(refused, TerminalError)
     assert "disk" in refused.reason
