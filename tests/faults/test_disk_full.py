@@ -188,7 +188,8 @@ async def test_an_interpreter_that_cannot_be_started_is_told_and_a_terminal_open
             assert (frame["type"], frame["code"], frame["retryable"]) == ("error", "kernel_failed", True)
             assert "the disk of the server's data directory is full" in frame["error"]
             assert str(disk.root) not in frame["error"]
-            assert (await client.ask(type="open_terminal", sessionId="s"))["type"] == "terminal_opened"
+            async with full_server.connect("u") as person:
+                assert (await person.ask(type="open_terminal", sessionId="s"))["type"] == "terminal_opened"
         assert (await client.run("print(1)"))["output"] == "1\n"
 
 
