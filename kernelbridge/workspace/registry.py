@@ -20,10 +20,11 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, read_note
+from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import Starts
 from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
@@ -113,6 +114,7 @@ class Registry:
         """Of those that are being closed, the ones that were not open: they have no sandbox."""
         self._on_use = on_use or (lambda _key: None)
         self._tasks = TaskSet()
+        self._notes = ClosedNotes(data, executor, self._tasks)
         self._stopping = False
 
     @property
@@ -142,15 +144,7 @@ class Registry:
 
     def was_closed(self, key: SessionKey) -> bool:
         """Whether a session is not open, and whoever comes back is to be told how it was closed."""
-        return key not in self._entries and self._closed_note(key) is not None
-
-    def _closed_note(self, key: SessionKey) -> ClosedNote | None:
-        try:
-            content = self._data.closed_note(key)
-            return None if content is None else read_note(content)
-        except (OSError, ValueError) as exc:
-            log.warning("closing_not_read", workspace=key.workspace_id, error=str(exc))
-            return None
+        return key not in self._entries and self._notes.get(key) is not None
 
     async def adopt(self, absentees: Absentees) -> None:
         """Go on with the sessions that an earlier server has left, and remove what else it left.
@@ -184,7 +178,12 @@ class Registry:
             )
 
     def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
-        entry = self._entries[key] = _Entry(self._make(key, state, closed=self._closed_note(key)))
+        closed = self._notes.get(key)
+        if state is not None and closed is not None and closed.closed_at > state.created:
+            # The earlier server ended while it closed this session, which therefore continues.
+            self._notes.put(key, None)
+            closed = None
+        entry = self._entries[key] = _Entry(self._make(key, state, closed=closed))
         entry.workspace.on_rest = functools.partial(self._rested, key, entry)
         self._on_use(key)
         return entry
@@ -223,6 +222,7 @@ class Registry:
             executor=self._executor,
             feed=feed,
             starts=self._starts,
+            notes=self._notes,
             # A session that is just being closed is finished first; what comes now waits for that.
             predecessor=predecessor,
             closed=closed,

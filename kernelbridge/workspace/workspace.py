@@ -21,12 +21,13 @@ from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
+from kernelbridge.workspace.closed_note import ClosedNote, first, ran
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.launcher import Launcher
 from kernelbridge.workspace.lifecycle.preparation import prepare_files
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
@@ -61,6 +62,7 @@ class Workspace:
         executor: Executor,
         feed: Feed,
         starts: Starts,
+        notes: ClosedNotes,
         predecessor: Workspace | None = None,
         closed: ClosedNote | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class Workspace:
         self._data = data
         self._settings = settings
         self._executor = executor
+        self._notes = notes
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusTeller(feed.status)
@@ -262,6 +265,7 @@ class Workspace:
         await self.files.watcher.aclose()
         self._record.leave()
         await self._record.written()
+        await self._notes.saved(self.key)
         self._log.info("workspace_left", cell=self.executions.running is not None)
 
     def _begin_leave(self) -> None:
@@ -282,11 +286,14 @@ class Workspace:
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 
     async def _destroy(self) -> None:
-        """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
-        self._record.remove()  # first of all: what is half destroyed must not be gone on with
+        """Close every part, even if another one fails to close: what cannot be ended must not keep the session."""
+        self._record.leave()  # its files stay as they are, until they are removed
         self.commands.end()
         self.terminals.end()
         self.executions.end()
+        # If the server crashes before both are done, the next one finds the note of the end or a session to take over.
+        await self._notes.saved(self.key)
+        self._record.remove()
         await self._record.written()
         await self.sandbox.destroy()  # before its parts: nothing in it can hold up the rest then
         await self._step("terminal", self.commands.aclose())
@@ -367,13 +374,7 @@ class Workspace:
         self._closed = note
         if note is None:
             self.feed.drop_notice()
-        try:
-            if note is None:
-                self._data.forget_closed(self.key)
-            else:
-                self._data.note_closed(self.key, write_note(note))
-        except OSError as exc:
-            self._log.warning("closing_not_noted", error=exc.strerror)
+        self._notes.put(self.key, note)
 
     # -- what runs in it --------------------------------------------------------
 

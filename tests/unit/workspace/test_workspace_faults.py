@@ -20,7 +20,8 @@ from kernelbridge.errors import (
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.server.absent_clients import Absent
+from kernelbridge.server.absent_clients import Absent, Absentees
+from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -291,6 +292,62 @@ async def test_how_a_session_was_closed_is_noted_once_and_forgotten_with_its_fil
     assert not registry.was_closed(KEY)  # also while the files are being deleted
     await asyncio.wait_for(closed, 20)
     assert not registry.was_closed(KEY)
+
+
+async def test_a_slow_disk_holds_up_the_end_of_a_session_and_nothing_else(
+    registry: Registry, runtime: FaultyRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the note of the end is on disk, the record stays: after a crash, the next server finds one of the two."""
+    writing, go = asyncio.Event(), threading.Event()
+    loop, note_closed = asyncio.get_running_loop(), DataDirectory.note_closed
+
+    def slow(data: DataDirectory, key: SessionKey, content: bytes) -> None:
+        loop.call_soon_threadsafe(writing.set)
+        assert go.wait(20)
+        note_closed(data, key, content)
+
+    monkeypatch.setattr(DataDirectory, "note_closed", slow)
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    record = registry._data.state / f"{KEY.workspace_id}.json"
+    note = registry._data.paths(KEY).files.parent / "closed.json"
+    try:
+        registry.detach("c")
+        await asyncio.wait_for(writing.wait(), 20)
+        assert registry.was_closed(KEY)
+        registry.attach(SessionKey("another", "s"), "d").commands.submit("ls", answers)
+        await answers.wait(2)
+        assert (record.exists(), note.exists(), runtime.destroyed) == (True, False, 0)
+    finally:
+        go.set()
+    await until(lambda: not registry.closing(KEY))
+    assert (record.exists(), note.exists()) == (False, True)
+
+
+async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
+    registry: Registry, runtime: FaultyRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That server wrote how it was closed, and was killed before it removed the record."""
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Record, "_unlink", lambda _record: None)
+        await registry.aclose()
+    assert registry.was_closed(KEY)
+    following = Registry(
+        runtime=runtime,
+        data=registry._data,
+        settings=SMALL,
+        executor=registry._executor,
+        limits=SessionLimits(2, 2),
+        max_starts=1,
+    )
+    await following.adopt(Absentees())
+    assert following.find(KEY) is not None
+    assert following._notes.get(KEY) is None
+    await following.aclose()
 
 
 async def test_a_note_that_cannot_be_read_or_written_costs_nothing(
