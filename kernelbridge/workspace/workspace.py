@@ -83,7 +83,7 @@ class Workspace:
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
-        self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
+        self._spills = Spills(self._files.made, executor, self._tasks, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
             paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file

@@ -1,5 +1,6 @@
 """Output that goes to a file: whole, bounded, and never at the cost of anything else."""
 
+import asyncio
 import errno
 import os
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.workspace.files import spill as spill_module
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, Spill, Spills
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
@@ -66,7 +68,7 @@ def files(root: Path) -> WorkspaceFiles:
 
 
 def spills(root: Path, executor: Executor, limit: int = LIMIT) -> Spills:
-    return Spills(lambda: files(root), executor, limit=limit)
+    return Spills(lambda: files(root), executor, TaskSet(), limit=limit)
 
 
 def new(root: Path, executor: Executor, limit: int = LIMIT) -> Spill:
@@ -103,7 +105,7 @@ async def test_a_file_can_begin_again_or_go(root: Path, executor: Executor) -> N
     other = new(root, executor)
     other.begin(["x"])
     other.discard()
-    executor.shutdown()
+    await asyncio.gather(*other._tasks._tasks)
     assert [path.name for path in (root / ".kernelbridge/output").iterdir()] == [Path(spilled.path).name]
 
 
@@ -186,7 +188,9 @@ async def test_a_frozen_disk_holds_up_nothing(root: Path, monkeypatch: pytest.Mo
         spill.begin(["begun"])
         spilled = await spill.finish()
         assert (spilled.path, spilled.complete) == (None, False)
-    assert list(root.iterdir()) == []
+        frozen.thaw()
+        await asyncio.gather(*spill._tasks._tasks)
+    assert list((root / ".kernelbridge/output").iterdir()) == []
 
 
 async def test_a_slow_disk_ends_the_file_where_too_much_waits(root: Path) -> None:
