@@ -315,7 +315,7 @@ class Workspace:
 
     async def _succeed(self) -> None:
         if self._predecessor is not None:
-            await self._predecessor.sandbox.departure.over(self._predecessor.begin_close())
+            await self._predecessor.sandbox.succeeded_by_another(self._predecessor.begin_close())
             self._predecessor = None
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:

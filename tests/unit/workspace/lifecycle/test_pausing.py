@@ -67,13 +67,20 @@ class Place:
         )
         self.busy = False
         self.tasks = TaskSet()
-        self.pausing = Pausing(self.machine, idle_timeout=idle_timeout, busy=lambda: self.busy, tasks=self.tasks)
         self.sandbox = ObedientSandbox()
+        self.current: Sandbox | None = cast("Sandbox", self.sandbox)
+        self.pausing = Pausing(
+            self.machine, lambda: self.current, idle_timeout=idle_timeout, busy=lambda: self.busy, tasks=self.tasks
+        )
         self.pausing.began(cast("Sandbox", self.sandbox))
 
     def _observe(self, event: WorkspaceEvent) -> None:
         self.events.append(event.name)
         self.changed.set()
+
+    def end(self) -> None:
+        self.current = None
+        self.pausing.ended()
 
     async def until(self, state: WorkspaceState) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -90,7 +97,7 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     place = Place()
     yield place
-    place.pausing.ended()
+    place.end()
     await place.tasks.aclose()
 
 
@@ -175,7 +182,7 @@ async def test_who_waits_for_a_sandbox_that_is_lost_waits_no_more(place: Place) 
     message = asyncio.create_task(place.pausing.awake())
     await place.until(WorkspaceState.RESUMING)
     place.machine.on(WorkspaceEvent.LOST)
-    place.pausing.ended()
+    place.end()
     await answered(message)
     await place.sandbox.let("resume", SandboxError("The sandbox is gone"))  # too late to matter
     await asyncio.sleep(0)
@@ -269,7 +276,7 @@ def test_no_message_waits_for_ever_and_none_passes_while_it_stands_still(steps: 
         *_, last = (task.exception() for task in place.messages)
         assert last is None
         assert all(isinstance(task.exception(), RuntimeUnavailable | None) for task in place.messages)
-        place.pausing.ended()
+        place.end()
         await place.tasks.aclose()
 
     asyncio.run(walk())
