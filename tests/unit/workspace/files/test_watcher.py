@@ -27,7 +27,7 @@ class Told:
         self.tries = 0
         self._changed = asyncio.Event()
 
-    def tell(self, changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001 - as `Tell` says
+    def send(self, changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001 - as `SendChanges`
         self.tries += 1
         if not self.slow:
             self.events.append((dict(changes), more))
@@ -59,7 +59,7 @@ async def watcher(tmp_path: Path, executor: Executor) -> AsyncIterator[Watcher]:
 
 
 async def begun(watcher: Watcher, told: Told, *, hidden: bool = False) -> Watch:
-    watch = await watcher.join(hidden=hidden, tell=told.tell, failed=told.failed)
+    watch = await watcher.join(hidden=hidden, send=told.send, failed=told.failed)
     watch.begin()
     return watch
 
@@ -74,7 +74,7 @@ def inotify_descriptors() -> int:
 
 async def test_nothing_is_told_before_the_beginning_and_nothing_lost(watcher: Watcher, tmp_path: Path) -> None:
     told, other = Told(), Told()
-    watch = await watcher.join(hidden=False, tell=told.tell, failed=told.failed)
+    watch = await watcher.join(hidden=False, send=told.send, failed=told.failed)
     await begun(watcher, other)
     (tmp_path / "files" / "a").touch()
     await other.something()
@@ -186,7 +186,7 @@ async def test_a_failure_of_the_system_is_told(
         (tmp_path / "files" / "a").touch()
         await told.something()
     assert [(type(error), error.reason) for error in told.errors] == [
-        (FileError, "Too many open files; watch them anew")
+        (FileError, "Too many open files; watch them again")
     ]
     await begun(watcher, told)
     (tmp_path / "files" / "b").touch()
