@@ -25,7 +25,7 @@ from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
-from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCell, SessionState
@@ -101,7 +101,7 @@ class Registry:
         self._settings = settings
         self._executor = executor
         self._limits = limits
-        self._starts = Starts(max_starts)
+        self._starts = StartQueue(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._successors: Counter[SessionKey] = Counter()
@@ -154,7 +154,7 @@ class Registry:
         """
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
-        await in_thread(self._executor, self._data.remove_left)
+        await in_thread(self._executor, self._data.remove_leftovers)
         await in_thread(self._executor, self._data.forget_choices)
         noted = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]

@@ -78,7 +78,7 @@ class Retention:
 
     async def look(self, registry: Registry) -> None:
         """Delete what has expired, and what earlier deletions have left."""
-        await in_thread(self._executor, self._data.remove_left)
+        await in_thread(self._executor, self._data.remove_leftovers)
         keys = await in_thread(self._executor, self._data.sessions)
         self._count()
         in_use = {key.workspace_id for key in registry.in_use()}

@@ -31,8 +31,8 @@ from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.launcher import Launcher
 from kernelbridge.workspace.lifecycle.preparation import prepare_files
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
-from kernelbridge.workspace.lifecycle.start_queue import Starts
-from kernelbridge.workspace.lifecycle.status import StatusTeller
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
+from kernelbridge.workspace.lifecycle.status import StatusReporter
 from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
@@ -61,7 +61,7 @@ class Workspace:
         settings: WorkspaceSettings,
         executor: Executor,
         feed: Feed,
-        starts: Starts,
+        starts: StartQueue,
         notes: ClosedNotes,
         predecessor: Workspace | None = None,
         closed: ClosedNote | None = None,
@@ -79,7 +79,7 @@ class Workspace:
         self._notes = notes
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
-        self._status = StatusTeller(feed.status)
+        self._status = StatusReporter(feed.status)
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
@@ -143,7 +143,7 @@ class Workspace:
         )
         self.terminals = Terminals(
             self._launcher.in_sandbox,
-            self._launcher.left_program,
+            self._launcher.adopt_program,
             files_host=paths.sockets,
             record=self._record,
         )
@@ -225,10 +225,10 @@ class Workspace:
         else:
             self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
-        start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
+        start = None if kernel is None else functools.partial(self._launcher.adopt_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
         running = None if command is None else command.command
-        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell, running)
+        shell = None if state.shell is None else functools.partial(self._launcher.adopt_shell, state.shell, running)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
             tell(None, "sandbox_lost")

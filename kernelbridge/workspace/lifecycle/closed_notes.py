@@ -35,7 +35,7 @@ class ClosedNotes:
         if key in self._unsaved:
             return self._unsaved[key]
         try:
-            content = self._data.closed_note(key)
+            content = self._data.read_closed_note(key)
             return None if content is None else read_note(content)
         except (OSError, ValueError) as exc:
             log.warning("closed_note_not_read", workspace=key.workspace_id, error=str(exc))
@@ -65,8 +65,8 @@ class ClosedNotes:
     def _write(self, key: SessionKey, note: ClosedNote | None) -> None:
         try:
             if note is None:
-                self._data.forget_closed(key)
+                self._data.remove_closed_note(key)
             else:
-                self._data.note_closed(key, write_note(note))
+                self._data.write_closed_note(key, write_note(note))
         except OSError as exc:
             log.warning("closed_note_not_written", workspace=key.workspace_id, error=str(exc))

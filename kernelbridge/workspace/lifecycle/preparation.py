@@ -1,6 +1,6 @@
-"""The files that must be there before a sandbox starts: the session's own, its user's name, and what `pip` needs.
+"""The files that must exist before a sandbox starts: the session's own, its user database, and what `pip` needs.
 
-`python_env.py` says what the last is.
+`python_env.py` says what `pip` needs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ async def prepare_files(
     own_uid: bool,
     executor: Executor,
 ) -> WorkspaceFiles:
-    """Give the files of a session, made if need be, as the sandboxes' user has them. Raises `FileError`.
+    """Return the files of a session, which belong to its sandbox's user; make them if necessary. Raises `FileError`.
 
-    With `own_uid` that is one of the session's own.
+    With `own_uid`, that user has an id of the session's own.
     """
     stored = await in_thread(executor, data.prepare_files, key, facts.uid, facts.gid, own_uid=own_uid)
-    await in_turns(executor, data.handing_over(stored))
+    await in_turns(executor, data.change_owner(stored))
     limits = FileLimits(settings.max_file, settings.max_upload)
     return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)
 
@@ -43,7 +43,7 @@ async def prepare_files(
 async def prepare_user(
     data: DataDirectory, key: SessionKey, facts: Facts, files: WorkspaceFiles, *, executor: Executor
 ) -> tuple[int | None, Path | None]:
-    """Give `SandboxSpec.uid` and `etc` for a sandbox over these files, in which its user has a name."""
+    """Return `SandboxSpec.uid` and `SandboxSpec.etc` for a sandbox with these files."""
     if not facts.any_uid:
         return None, None
     uid = files.owner.uid
@@ -56,12 +56,12 @@ async def prepare_user(
 async def prepare_python(
     sandbox: Sandbox, files: WorkspaceFiles, *, executor: Executor, tell: Callable[[str], None]
 ) -> PythonEnvironment:
-    """Give the environment for what is started in a sandbox; `tell` is called if packages cannot be installed in it."""
+    """Return the environment for programs in a sandbox; call `tell` with a text if pip cannot install in it."""
     environment = python_environment(sandbox.facts, sandbox.workspace_path)
     try:
         await in_thread(executor, _install, files, environment)
     except KernelBridgeError as exc:
-        # The user's own files are in the way, or the disk is full: no reason to keep them from putting that right.
+        # The user's own files are in the way, or the disk is full: the user needs a session to put that right.
         tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
         return environment.without_installs()
     return environment

@@ -20,7 +20,7 @@ from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.lifecycle.preparation import prepare_python, prepare_user
-from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.session_key import SessionKey
@@ -39,7 +39,7 @@ class SandboxOwner:
         runtime: Runtime,
         data: DataDirectory,
         executor: Executor,
-        starts: Starts,
+        starts: StartQueue,
         opening: Opening,
         files: Lazy[WorkspaceFiles],
         record: Record,

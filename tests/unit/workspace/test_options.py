@@ -7,7 +7,7 @@ import pytest
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.workspace.lifecycle.status import StatusTeller, session_status
+from kernelbridge.workspace.lifecycle.status import StatusReporter, session_status
 from kernelbridge.workspace.options import Bounds, Choice, Opening, SessionOptions, checked, choose
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
@@ -131,7 +131,7 @@ def test_every_state_has_a_status() -> None:
 
 def test_a_status_is_told_when_it_changes() -> None:
     told: list[tuple[str, object]] = []
-    teller = StatusTeller(lambda status, _detail, cause: told.append((status, cause or None)))
+    teller = StatusReporter(lambda status, _detail, cause: told.append((status, cause or None)))
     sandbox, kernel = WorkspaceState, KernelState
     for states in [
         (sandbox.ABSENT, kernel.STARTING, False),

@@ -44,7 +44,7 @@ FACTS = Facts(
 
 
 class BrokenSandbox(Unpaused):
-    """Starts nothing, and cannot be destroyed as often as it is told."""
+    """StartQueue nothing, and cannot be destroyed as often as it is told."""
 
     def __init__(self, runtime: "FaultyRuntime") -> None:
         self.id = "broken"
@@ -299,14 +299,14 @@ async def test_a_slow_disk_holds_up_the_end_of_a_session_and_nothing_else(
 ) -> None:
     """Until the note of the end is on disk, the record stays: after a crash, the next server finds one of the two."""
     writing, go = asyncio.Event(), threading.Event()
-    loop, note_closed = asyncio.get_running_loop(), DataDirectory.note_closed
+    loop, write_closed_note = asyncio.get_running_loop(), DataDirectory.write_closed_note
 
     def slow(data: DataDirectory, key: SessionKey, content: bytes) -> None:
         loop.call_soon_threadsafe(writing.set)
         assert go.wait(20)
-        note_closed(data, key, content)
+        write_closed_note(data, key, content)
 
-    monkeypatch.setattr(DataDirectory, "note_closed", slow)
+    monkeypatch.setattr(DataDirectory, "write_closed_note", slow)
     answers = Answers()
     registry.attach(KEY, "c").commands.submit("ls", answers)
     await answers.wait(1)
@@ -354,15 +354,15 @@ async def test_a_note_that_cannot_be_read_or_written_costs_nothing(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for content in (b"", b"[]", b'{"closed_at": 5}', b"[" * 100_000):
-        monkeypatch.setattr(DataDirectory, "closed_note", lambda _data, _key, content=content: content)
+        monkeypatch.setattr(DataDirectory, "read_closed_note", lambda _data, _key, content=content: content)
         assert not registry.was_closed(KEY)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(DataDirectory, "closed_note", full)
-    monkeypatch.setattr(DataDirectory, "note_closed", full)
-    monkeypatch.setattr(DataDirectory, "forget_closed", full)
+    monkeypatch.setattr(DataDirectory, "read_closed_note", full)
+    monkeypatch.setattr(DataDirectory, "write_closed_note", full)
+    monkeypatch.setattr(DataDirectory, "remove_closed_note", full)
     answers = Answers()
     registry.attach(KEY, "c").commands.submit("ls", answers)
     await answers.wait(1)

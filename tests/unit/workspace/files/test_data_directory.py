@@ -127,21 +127,21 @@ def test_what_earlier_versions_noted_of_an_open_session_is_taken_out(data: DataD
 
 def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
-    data.note_closed(key, b"nothing has files yet")
-    assert data.closed_note(key) is None
-    data.forget_closed(key)
+    data.write_closed_note(key, b"nothing has files yet")
+    assert data.read_closed_note(key) is None
+    data.remove_closed_note(key)
     data.prepare_files(key, *own())
-    data.note_closed(key, b"how")
-    assert data.closed_note(key) == b"how"
-    assert data.closed_note(SessionKey("another", "a")) is None
-    data.forget_closed(key)
-    assert data.closed_note(key) is None
-    data.note_closed(key, b"how")
+    data.write_closed_note(key, b"how")
+    assert data.read_closed_note(key) == b"how"
+    assert data.read_closed_note(SessionKey("another", "a")) is None
+    data.remove_closed_note(key)
+    assert data.read_closed_note(key) is None
+    data.write_closed_note(key, b"how")
     data.delete_files(key)
-    data.note_closed(key, b"too late")
+    data.write_closed_note(key, b"too late")
     assert list((data.root / "workspaces").iterdir()) == []
     data.prepare_files(key, *own())
-    assert data.closed_note(key) is None
+    assert data.read_closed_note(key) is None
 
 
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
@@ -186,7 +186,7 @@ def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) 
     def prepare() -> None:
         for _ in range(500):
             data.prepare_files(key, *own())
-            data.note_closed(key, b"how")
+            data.write_closed_note(key, b"how")
 
     def delete() -> None:
         while not done.is_set():
@@ -236,7 +236,7 @@ def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: Dat
     (files / "directory" / "file").touch()
     stored = data.prepare_files(key, 4321, 4322)
     assert files.stat().st_uid == os.getuid()
-    finish(data.handing_over(stored))
+    finish(data.change_owner(stored))
     expected = (4321, 4322) if os.geteuid() == 0 else own()
     for path in (files, files / "link", files / "directory", files / "directory" / "file"):
         assert (path.lstat().st_uid, path.lstat().st_gid) == expected
@@ -277,18 +277,18 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
         patched.setattr(data_directory, "remove_tree", full_of_trouble)
         with pytest.raises(FileError, match="cannot all be deleted"):
             data.delete_files(key)
-        data.remove_left()  # as little can be done
+        data.remove_leftovers()  # as little can be done
     assert not data.has_files(key)
     assert data.sessions() == []
     assert list(data.prepare_files(key, *own()).root.iterdir()) == []
-    data.remove_left()
+    data.remove_leftovers()
     assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]
 
 
 def test_files_that_are_deleted_while_they_are_handed_over_say_so(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     stored = data.prepare_files(key, 1234, 100)
-    handing = data.handing_over(stored)
+    handing = data.change_owner(stored)
     data.delete_files(key)
     with pytest.raises(FilesDeleted):
         list(handing)

@@ -11,7 +11,7 @@ import pytest
 
 from kernelbridge.aio.threads import finish
 from kernelbridge.errors import LimitExceeded
-from kernelbridge.workspace.files.change_owner import giving
+from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.user_ids import Uids
 from kernelbridge.workspace.session_key import SessionKey
@@ -23,7 +23,7 @@ AS_ROOT = os.geteuid() == 0
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[DataDirectory]:
     made = DataDirectory.open(tmp_path / "data")
-    made.give_uids(FIRST, LAST)
+    made.assign_uids(FIRST, LAST)
     yield made
     made.close()
 
@@ -139,14 +139,14 @@ def test_the_files_say_who_has_which(data: DataDirectory) -> None:
     before = [found.uid for found in stored]
     data.close()
     with_another = DataDirectory.open(data.root)
-    with_another.give_uids(FIRST, LAST)
+    with_another.assign_uids(FIRST, LAST)
     after = [with_another.prepare_files(key, 1000, 100, own_uid=True).uid for key in reversed(keys)]
     with_another.close()
     assert after == before[::-1]
 
 
 def test_deleted_files_give_their_id_back(data: DataDirectory) -> None:
-    data.give_uids(FIRST, FIRST + 1)
+    data.assign_uids(FIRST, FIRST + 1)
     first = data.prepare_files(SessionKey("u", "a"), 1000, 100, own_uid=True).uid
     data.prepare_files(SessionKey("u", "b"), 1000, 100, own_uid=True)
     assert data.delete_files(SessionKey("u", "a"))
@@ -154,7 +154,7 @@ def test_deleted_files_give_their_id_back(data: DataDirectory) -> None:
 
 
 def test_who_stores_many_sessions_uses_up_the_ids_of_nobody_else(data: DataDirectory) -> None:
-    data.give_uids(FIRST, FIRST + 2)
+    data.assign_uids(FIRST, FIRST + 2)
     theirs = data.prepare_files(SessionKey("v", "a"), 1000, 100, own_uid=True).uid
     mine = {data.prepare_files(SessionKey("u", str(n)), 1000, 100, own_uid=True).uid for n in range(10)}
     assert mine == {FIRST, FIRST + 1, FIRST + 2} - {theirs}
@@ -163,15 +163,15 @@ def test_who_stores_many_sessions_uses_up_the_ids_of_nobody_else(data: DataDirec
 
 def test_open_sessions_never_share_after_another_start_either(data: DataDirectory) -> None:
     keys = [SessionKey("u", str(number)) for number in range(5)]
-    data.give_uids(FIRST, FIRST + 1)
+    data.assign_uids(FIRST, FIRST + 1)
     for key in keys:
         data.prepare_files(key, 1000, 100, own_uid=True)
     opened: list[SessionKey] = []
-    data.give_uids(FIRST, FIRST + 1, lambda: opened)
+    data.assign_uids(FIRST, FIRST + 1, lambda: opened)
     opened += keys[:2]
     stored = [data.prepare_files(key, 1000, 100, own_uid=True) for key in opened]
     for found in stored:
-        finish(data.handing_over(found))
+        finish(data.change_owner(found))
     assert {found.uid for found in stored} == {FIRST, FIRST + 1}
     expected = [(found.uid, 100) if AS_ROOT else (os.getuid(), os.getgid()) for found in stored]
     assert [(found.root.stat().st_uid, found.root.stat().st_gid) for found in stored] == expected
@@ -210,7 +210,7 @@ def test_all_changes_hands_and_no_link_is_followed(tmp_path: Path) -> None:
     tree(root)
     before = Path("/etc/passwd").stat().st_uid
     uid, gid = (FIRST, 100) if AS_ROOT else (os.getuid(), os.getgid())
-    pieces = sum(1 for _ in giving(root, uid, gid))
+    pieces = sum(1 for _ in change_owner(root, uid, gid))
     assert pieces >= 15  # every 100 names
     assert owners(root) == {f"{uid}:{gid}"}
     assert Path("/etc/passwd").stat().st_uid == before
@@ -224,10 +224,10 @@ def test_what_was_broken_off_is_done_by_the_next_start(data: DataDirectory) -> N
         (stored.root / str(number)).touch()
     before = owners(stored.root)
     moved = data.prepare_files(key, 1000, 100, own_uid=True)
-    begun = data.handing_over(moved)
+    begun = data.change_owner(moved)
     assert len(list(itertools.islice(begun, 3))) == (3 if AS_ROOT else 0)
     begun.close()
     assert owners(stored.root) == before | ({f"{moved.uid}:100"} if AS_ROOT else set())
-    finish(data.handing_over(data.prepare_files(key, 1000, 100, own_uid=True)))
+    finish(data.change_owner(data.prepare_files(key, 1000, 100, own_uid=True)))
     assert owners(stored.root) == ({f"{moved.uid}:100"} if AS_ROOT else before)
-    assert list(data.handing_over(moved)) == []
+    assert list(data.change_owner(moved)) == []

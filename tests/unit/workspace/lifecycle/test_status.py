@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.workspace.lifecycle.status import StatusTeller
+from kernelbridge.workspace.lifecycle.status import StatusReporter
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 S, K = WorkspaceState, KernelState
@@ -13,7 +13,7 @@ S, K = WorkspaceState, KernelState
 class Told:
     def __init__(self) -> None:
         self.all: list[tuple[Any, ...]] = []
-        self.teller = StatusTeller(lambda status, _detail, cause: self.all.append((status, cause or None)))
+        self.teller = StatusReporter(lambda status, _detail, cause: self.all.append((status, cause or None)))
 
     def walk(self, *states: tuple[WorkspaceState, KernelState]) -> list[str]:
         for sandbox, kernel in states:
