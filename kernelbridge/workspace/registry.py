@@ -158,7 +158,9 @@ class Registry:
         await in_thread(self._executor, self._data.forget_choices)
         noted = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
         left = [found for found in noted if found.state.runtime == self.runtime_name]
-        known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
+        known = {
+            found.key.workspace_id: known for found in left if (known := found.state.previous_sandbox()) is not None
+        }
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
         self._elsewhere = {found.key: found for found in noted if found.state.runtime != self.runtime_name}
@@ -207,7 +209,7 @@ class Registry:
         feed = Feed(
             key.session_id,
             created=timestamp() if state is None else state.created,
-            told=0 if state is None else state.seq,
+            last_seq=0 if state is None else state.seq,
             journal_size=self._settings.journal_size,
             kept_size=self._settings.max_output,
             tasks=self._tasks,
@@ -291,14 +293,14 @@ class Registry:
         only_files = not was_open and key not in self._closing
         if key in self._entries:
             entry = self._entries[key]
-            entry.workspace.feed.dismiss(listener)
+            entry.workspace.feed.exclude(listener)
             # Whoever closes it knows that, but not the others.
             why = "another connection closed it" if entry.connections - {listener.id} else None
             workspace = self._retire(key, delete_files=delete_files, why=why)
         elif was_open or delete_files or key in self._closing:
             # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
             if key in self._closing:
-                self._closing[key].feed.dismiss(listener)
+                self._closing[key].feed.exclude(listener)
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))

@@ -153,7 +153,7 @@ class Workspace:
         self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
         self._closed = closed
         if closed is not None:
-            feed.notice(closed)
+            feed.set_notice(closed)
             if closed.interpreter:
                 self.executions.was_lost(closed.how())
             if closed.shell:
@@ -184,7 +184,7 @@ class Workspace:
         """
         if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
-        self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
+        self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
@@ -232,7 +232,7 @@ class Workspace:
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
             tell(None, "sandbox_lost")
-            self._record.shells_told()
+            self._record.shells_reported()
         else:
             self.terminals.adopt(state.terminals, tell)
         return reached
@@ -365,7 +365,7 @@ class Workspace:
     def _loss_told(self, of: Literal["interpreter", "shell"]) -> None:
         """Take note that a result has told that the one or the other was lost, maybe with an earlier life."""
         if of == "interpreter":
-            self._record.loss_told()
+            self._record.loss_reported()
         if self._closed is not None:
             left = structs.replace(self._closed, **{of: False})
             self._put_note(left if left.untold else None)

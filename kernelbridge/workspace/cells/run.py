@@ -88,7 +88,7 @@ class Run:
         if left is None:
             raise AssertionError("it is reached")
         begin = functools.partial(kernel.take_over, left.msg_id, asks=left.asks, began=left.began)
-        self._follow(begin, left.left_at(time.monotonic()), kernel.with_losses)
+        self._follow(begin, left.time_left(time.monotonic()), kernel.with_losses)
         if self._deadline is not None:
             self._deadline.go_on()  # until the cell asks again, if it still does
         if self._execution is None:

@@ -104,9 +104,9 @@ class Launcher:
             )
 
         shell = await self.in_sandbox(start)
-        self._record.shell_is(shell.state)
+        self._record.set_shell(shell.state)
         await self._recorded(shell)
-        shell.on_change(self._record.shell_is)
+        shell.on_change(self._record.set_shell)
         return shell
 
     async def _recorded(self, started: Kernel | Shell) -> None:
@@ -135,7 +135,7 @@ class Launcher:
             )
         except SandboxError as exc:
             raise TerminalError("The shell of the earlier server cannot be used", exc.reason) from exc
-        shell.on_change(self._record.shell_is)
+        shell.on_change(self._record.set_shell)
         return shell
 
     async def adopt_program(self, handle: str) -> tuple[Sandbox, Process]:

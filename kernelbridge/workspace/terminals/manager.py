@@ -34,7 +34,7 @@ _Left = tuple[TerminalState, Callable[[str, LossCause], None]]
 class TerminalRecord(Protocol):
     """What another server needs to go on with them."""
 
-    def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
+    def set_terminals(self, terminals: Iterable[TerminalState]) -> None:
         """Take note which there are."""
         ...
 
@@ -222,7 +222,7 @@ class Terminals:
             raise
 
     def _note(self) -> None:
-        self._record.terminals_are(
+        self._record.set_terminals(
             structs.replace(state, rows=terminal.size.rows, cols=terminal.size.cols)
             for terminal, state in self._states.items()
         )

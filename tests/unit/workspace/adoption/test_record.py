@@ -18,7 +18,7 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
-from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
+from kernelbridge.workspace.adoption.record import PreviousSession, Record, count_previous_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Bounds, Choice
 from kernelbridge.workspace.session_key import SessionKey
@@ -67,10 +67,10 @@ def only(directory: Path) -> PreviousSession:
 
 def test_how_long_a_session_lives_on_is_noted_before_and_after_its_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
-    record.stays(60.0, keep_while_running=True)
+    record.set_linger(60.0, keep_while_running=True)
     record.opened(CHOICE, SANDBOX)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (60.0, True)
-    record.stays(5.0, keep_while_running=False)
+    record.set_linger(5.0, keep_while_running=False)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (5.0, False)
     record.leave()
     another = new(tmp_path)
@@ -83,7 +83,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
-    record.shell_is(SHELL)
+    record.set_shell(SHELL)
     job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
     record.begins("msg_1", job, 12.5, 7.5)
     record.leave()
@@ -95,7 +95,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
         Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
     )
-    known = left.state.left()
+    known = left.state.previous_sandbox()
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
@@ -108,7 +108,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
     record.opened(CHOICE, SANDBOX)
     record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
     record.command_ended()
-    record.terminals_are([A, B])
+    record.set_terminals([A, B])
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, (A, B))
     command = RunningCommand(
@@ -134,7 +134,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
     record.adopt(left.without_sandbox().state, None)
     left = only(tmp_path)
     assert (left.command is None, left.state.terminals) == (False, (A, B))
-    record.shells_told()
+    record.shells_reported()
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, ())
 
@@ -142,7 +142,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
 def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.terminals_are([A])
+    record.set_terminals([A])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
 
@@ -152,9 +152,9 @@ def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> N
         key = SessionKey("Ada", f"s{number}")
         record = Record(tmp_path, key, created="then", runtime=runtime, seq=int, executor=AtOnce())
         record.opened(CHOICE, SANDBOX)
-    assert left_in_sandboxes(tmp_path, "docker") == 2
+    assert count_previous_sandboxes(tmp_path, "docker") == 2
     new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
-    assert left_in_sandboxes(tmp_path, "docker") == 1
+    assert count_previous_sandboxes(tmp_path, "docker") == 1
 
 
 def only_of(directory: Path, session: str) -> PreviousSession:
@@ -202,7 +202,7 @@ def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
     def left_at(now: float) -> float | None:
         cell = only(tmp_path).cell
         assert cell is not None
-        return cell.left_at(now)
+        return cell.time_left(now)
 
     assert [left_at(now) for now in (102.0, 106.0, 3.0)] == [3.0, 0.0, 5.0]
     record.counts(3.0, None)
@@ -232,11 +232,11 @@ def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
     state = only(tmp_path).state
     assert (state.kernel, state.lost, state.incarnation) == (None, "ended", 3)
     record.sandbox_lost()
-    assert only(tmp_path).state.left() is None
+    assert only(tmp_path).state.previous_sandbox() is None
     record.opened(CHOICE, SANDBOX)
     state = only(tmp_path).state
     assert (state.lost, state.incarnation) == ("ended", 3)
-    record.loss_told()
+    record.loss_reported()
     assert only(tmp_path).state.lost is None
 
 

@@ -222,7 +222,7 @@ async def test_status_goes_to_the_audience_and_to_followers_once(feed: Feed) -> 
     for listener in (audience, follower):
         (frame,) = await listener.take(1)
         assert (frame["type"], frame["status"], frame["seq"]) == ("session_status", "ready", 1)
-    feed.dismiss(audience)
+    feed.exclude(audience)
     feed.status("closed", "it was")
     assert audience.waiting == plain.waiting == []
     assert (await follower.take(1))[0]["status"] == "closed"
@@ -239,7 +239,7 @@ async def test_a_follower_that_leaves_is_forgotten(feed: Feed) -> None:
 
 
 async def test_numbers_go_on_behind_those_of_an_earlier_server(tasks: TaskSet) -> None:
-    feed = Feed("s", created="now", journal_size=1 << 20, kept_size=1 << 20, tasks=tasks, told=1000)
+    feed = Feed("s", created="now", journal_size=1 << 20, kept_size=1 << 20, tasks=tasks, last_seq=1000)
     listener = StallingListener("a")
     feed.follow(listener, 17, UNSET)
     feed.status("ready", "it is")
