@@ -21,7 +21,7 @@ from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, first, ran
+from kernelbridge.workspace.closed_note import ClosedNote, ran
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 
 class Workspace:
-    """A session's server-side life. Made with the first message, closed when nobody comes back."""
+    """The server's side of one session. Made with its first message, closed after its last connection."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class Workspace:
         predecessor: Workspace | None = None,
         closed: ClosedNote | None = None,
     ) -> None:
-        """Begin without a sandbox. `closed`: how the session's life before this one ended, if that is to be told."""
+        """Start without a sandbox; `closed` says how the session was closed before, if clients must be told."""
         self.key = key
         self.feed = feed
         self.opening = Opening(settings.bounds)
         self.files_deleted = False
-        """Whether there were files, and closing it has removed them."""
+        """Whether there were files, and the close has deleted them."""
         self._runtime = runtime
         self._data = data
         self._settings = settings
@@ -127,7 +127,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             record=self._record,
-            loss_told=functools.partial(self._loss_told, "interpreter"),
+            loss_told=functools.partial(self._loss_reported, "interpreter"),
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
@@ -147,10 +147,7 @@ class Workspace:
             files_host=paths.sockets,
             record=self._record,
         )
-        self.on_rest: Callable[[], object] = lambda: None
-        """Called when a cell or command has ended; another may begin at once."""
-        self.executions.on_rest = self.commands.on_rest = self._rested
-        self.commands.on_loss_told = functools.partial(self._loss_told, "shell")
+        self.commands.on_loss_told = functools.partial(self._loss_reported, "shell")
         self._closed = closed
         if closed is not None:
             feed.set_notice(closed)
@@ -169,18 +166,18 @@ class Workspace:
 
     @property
     def queued(self) -> tuple[int, int]:
-        """How many cells and how many terminal commands wait."""
+        """The numbers of cells and of terminal commands that wait."""
         return self.executions.waiting, self.commands.waiting
 
     @property
     def deleting(self) -> bool:
-        """Whether files are being deleted that belong to nobody who comes now."""
+        """Whether the files of this life of the session, or of one before, are being deleted."""
         return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
 
     def open(self, options: SessionOptions, done: Callable[[KernelBridgeError | None], None]) -> bool:
-        """Start the sandbox and the interpreter as checked options ask; say whether they have to be started.
+        """Start the sandbox and the interpreter with checked options; return whether the interpreter was not ready.
 
-        `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
+        `done` is called once, with None when the interpreter is ready, or with the error. Raises `SessionConflict`.
         """
         if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
@@ -193,8 +190,8 @@ class Workspace:
     def begin_close(self, *, delete_files: bool = False, why: str | None = None) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
 
-        The files stay unless the first call says otherwise; the task raises `FileError` if they cannot be deleted.
-        `why` is a clause for whoever comes back and did not close it; None if there is nobody to tell.
+        The first call decides whether the files are deleted; the task raises `FileError` if they cannot be deleted.
+        `why` is a clause for clients that return and did not close the session; None if there are none.
         """
         if self._closing is None:
             self._deleting = delete_files
@@ -211,10 +208,10 @@ class Workspace:
         command: PreviousCommand | None,
         tell: TellLoss,
     ) -> Wait:
-        """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
+        """Take over a session of an earlier server, before any client uses it; return what waits for its kernel.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
-        shell if that goes on, `tell` for whoever is to be told of what is lost.
+        `sandbox` is None if it has ended. `job` replaces the running cell of `left`, `command` the running command if
+        its shell continues, and `tell` reports the end of shells and terminals.
         """
         state = left.state
         self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
@@ -239,13 +236,17 @@ class Workspace:
 
     @property
     def kept(self) -> bool:
-        """Whether it lives on without a connection: something runs, and that was asked for."""
+        """Whether the session stays open without a connection because something runs (`keepWhileRunning`)."""
         return self.opening.keep_while_running and (self.executions.occupied or self.commands.occupied)
 
-    def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
-        """Take no more; give what is set when nothing runs any more that ends with the server.
+    def call_on_rest(self, call: Callable[[], object]) -> None:
+        """Call `call` whenever a cell or command has ended; the next one may start at once."""
+        self.executions.on_rest = self.commands.on_rest = call
 
-        With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
+    def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
+        """Accept no more work; return events that are set when no cell and no command runs.
+
+        With `keep`, return none: `leave` leaves what runs to the next server. Without, report that `seconds` are left.
         """
         if keep:
             self._begin_leave()
@@ -255,7 +256,7 @@ class Workspace:
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
+        """Leave the sandbox to another server, with its kernel, shell and terminals and what runs in them."""
         self._begin_leave()
         await self.sandbox.leave()
         await self._step("terminal", self.commands.leave())
@@ -269,13 +270,13 @@ class Workspace:
         self._log.info("workspace_left", cell=self.executions.running is not None)
 
     def _begin_leave(self) -> None:
-        """Accept no more work. What an earlier server left and cannot be reached now is the next server's to answer."""
+        """Accept no more work, and leave kernels and shells that have not been adopted yet to the next server."""
         self.executions.finish(leaving=True)
         self.commands.finish(leaving=True)
         self.terminals.finish()
 
     async def close(self) -> None:
-        """Wait until it is closed; see `begin_close`."""
+        """Close the session (`begin_close`) and wait for the end; a cancelled call does not cancel the close."""
         await asyncio.shield(self.begin_close())
 
     # -- its parts ----------------------------------------------------------------
@@ -332,13 +333,10 @@ class Workspace:
     def _tell(self, text: str) -> None:
         self.executions.tell(text)
 
-    def _rested(self) -> None:
-        self.on_rest()
-
-    # -- what is told of an end -------------------------------------------------
+    # -- the note of the close ----------------------------------------------------
 
     def _note_closing(self, why: str | None) -> None:
-        """Note for whoever comes back what this end costs them; what nobody was told of the one before is in it."""
+        """Write what this close costs clients that return, with the unreported losses of the close before."""
         if why is None:
             self._put_note(None)
         elif self.opening.ran:
@@ -346,7 +344,7 @@ class Workspace:
                 ClosedNote(
                     closed_at=timestamp(),
                     why=why,
-                    what_ran=first(list(self._running())),
+                    what_ran=list(self._running()),
                     answers_lost=self.feed.unread,
                     interpreter=self.executions.has_lost,
                     shell=self.commands.has_lost,
@@ -362,13 +360,13 @@ class Workspace:
         for terminal_id in self.terminals.ids:
             yield ran("terminal", code=terminal_id)
 
-    def _loss_told(self, of: Literal["interpreter", "shell"]) -> None:
-        """Take note that a result has told that the one or the other was lost, maybe with an earlier life."""
+    def _loss_reported(self, of: Literal["interpreter", "shell"]) -> None:
+        """Note that a result has reported the loss of the interpreter or the shell."""
         if of == "interpreter":
             self._record.loss_reported()
         if self._closed is not None:
             left = structs.replace(self._closed, **{of: False})
-            self._put_note(left if left.untold else None)
+            self._put_note(left if left.unreported else None)
 
     def _put_note(self, note: ClosedNote | None) -> None:
         self._closed = note
@@ -384,7 +382,7 @@ class Workspace:
 
     async def _open_files(self) -> WorkspaceFiles:
         await self._settled()
-        # What was adopted runs, and keeps its user.
+        # An adopted sandbox runs already, and keeps its user.
         adopted = self.opening.facts
         facts = adopted or await self._runtime.prepare(self.opening.choice.image)
         own_uid = adopted is None and facts.any_uid
