@@ -1,6 +1,6 @@
 """How a terminal command ended; pure.
 
-It is apart from `shell/`, which makes it, for what looks at it on the way to the client.
+A module of its own, because rooms that do not import `shell/` use it, too.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
-"""How they ended: alone, with their sandbox, or with their session."""
+"""Why the shells ended: by themselves, with their sandbox, or with their session."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """How a command ended and what it wrote."""
+    """How a command ended, and its output."""
 
     output: str
-    """What a terminal would have shown."""
+    """As a terminal would have shown it."""
     exit_code: int | None
-    """128 + n for an end by signal n, as shells count; None when the command was killed with its shell."""
+    """128 + n for an end by signal n, as in shells; None if the command was killed with its shell."""
     cwd: str | None
-    """Where the shell is now; None when it is gone."""
+    """The shell's working directory; None if the shell has ended."""
     duration_ms: float
     truncated: dict[str, Any] | None = None
-    """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are missing}`, and `file`
-    and `fileComplete` when all of it is in a file of the workspace."""
+    """`{"bytes": left out of `output`, "kept": "head and tail", "at": the character where they are missing}`, and
+    `file` and `fileComplete` if the whole output is in a file of the workspace."""
     cause: str | None = None
     """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`, `process_limit`."""
     state_preserved: bool = True
-    """False when the shell is gone, and with it its directory, variables, functions and background jobs."""
+    """False if the shell has ended, with its directory, variables, functions and background jobs."""
     hint: str | None = None
-    """What to do instead of a command that cannot work here."""
+    """What to do instead of a command that cannot work in a sandbox."""
     late_output: str = ""
-    """What background jobs of earlier commands wrote since the last outcome."""
+    """What background jobs of earlier commands have written since the last outcome."""
     json: Mapping[str, Any] = field(default_factory=dict)
-    """Those of its long texts that are written as JSON already, by their names here."""
+    """Long texts of these fields that are encoded as JSON already, by the name of the field."""

@@ -179,7 +179,7 @@ class Workspace:
 
         `done` is called once, with None when the interpreter is ready, or with the error. Raises `SessionConflict`.
         """
-        if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
+        if self.opening.apply(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
@@ -214,7 +214,7 @@ class Workspace:
         its shell continues, and `tell` reports the end of shells and terminals.
         """
         state = left.state
-        self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
+        self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
         if sandbox is None:

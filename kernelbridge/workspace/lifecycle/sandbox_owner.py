@@ -120,7 +120,7 @@ class SandboxOwner:
     def outlive(self) -> None:
         """Tell the sandbox, if there is one, how long to run without a server."""
         if self._sandbox is not None:
-            self._sandbox.outlive(self.opening.outlives)
+            self._sandbox.outlive(self.opening.seconds_without_server)
 
     def lose(self, sandbox: Sandbox) -> None:
         """Forget a sandbox that has ended by itself; the next request starts another. Idempotent."""
