@@ -158,12 +158,9 @@ class Registry:
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
         await in_thread(self._executor, self._data.remove_leftovers)
-        await in_thread(self._executor, self._data.forget_choices)
         recorded = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
         left = [found for found in recorded if found.state.runtime == self.runtime_name]
-        known = {
-            found.key.workspace_id: known for found in left if (known := found.state.previous_sandbox()) is not None
-        }
+        known = {found.key.workspace_id: known for found in left if (known := found.state.sandbox) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
         self._elsewhere = {found.key: found for found in recorded if found.state.runtime != self.runtime_name}

@@ -10,10 +10,9 @@ import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Left, Moment
-from kernelbridge.runtimes.facts import Facts
 from kernelbridge.workspace.options import Bounds, Choice
 
-VERSION = 2
+VERSION = 3
 """Version of the format of these files; no other can be read."""
 
 
@@ -54,21 +53,16 @@ class RunningCommand(msgspec.Struct, frozen=True):
     """Whether its output is sent as it comes."""
     since: float
     """When it was given to the shell, in seconds since the epoch."""
-    began: float = 0.0
+    began: float
     """The same on the monotonic clock, in seconds."""
-    timeout: float | None = None
+    timeout: float | None
     """Seconds that it may run; None for no limit."""
-    nonce: str = ""
+    nonce: str
     """Of its marks; see `marks.py`."""
-    file: str = ""
+    file: str
     """The name of the file by which the shell got it."""
-    moment: Moment | None = None
+    moment: Moment | None
     """When it began, for `Process.prune`."""
-
-    @property
-    def can_be_resumed(self) -> bool:
-        """Whether another server can take it over."""
-        return bool(self.nonce)
 
     def time_left(self, now: float) -> float | None:
         """Return how many seconds it may still run at `now`, on the monotonic clock; None for no limit."""
@@ -130,13 +124,6 @@ class ChoiceState(msgspec.Struct, frozen=True):
         return Choice(limits, image, self.kernel, MappingProxyType(self.env))
 
 
-class SandboxState(msgspec.Struct, frozen=True):
-    """Its sandbox."""
-
-    id: str
-    facts: Facts
-
-
 class SessionState(msgspec.Struct, frozen=True):
     """An open session."""
 
@@ -149,7 +136,7 @@ class SessionState(msgspec.Struct, frozen=True):
     seq: int
     """No event has this number or a larger one."""
     choice: ChoiceState
-    sandbox: SandboxState | None
+    sandbox: Left | None
     """None if it was lost, and no other has been started."""
     kernel: KernelIdentity | None
     """None if none was started, or it has ended."""
@@ -166,10 +153,6 @@ class SessionState(msgspec.Struct, frozen=True):
     linger: float | None = None
     """Seconds that it stays open without a connection, if a client has chosen that."""
     keep_while_running: bool = False
-
-    def previous_sandbox(self) -> Left | None:
-        """Return what the runtime must know to find the sandbox."""
-        return None if self.sandbox is None else Left(self.sandbox.id, self.sandbox.facts)
 
 
 def without_sandbox(state: SessionState) -> SessionState:

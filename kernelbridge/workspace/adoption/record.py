@@ -31,7 +31,7 @@ from msgspec import structs
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.runtimes.contract import Left, Sandbox
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
@@ -40,7 +40,6 @@ from kernelbridge.workspace.session_state import (
     ChoiceState,
     RunningCell,
     RunningCommand,
-    SandboxState,
     SessionState,
     ShellState,
     T,
@@ -140,7 +139,7 @@ class Record:
             runtime=self._runtime,
             seq=0,
             choice=ChoiceState.of(choice),
-            sandbox=SandboxState(sandbox.id, sandbox.facts),
+            sandbox=Left(sandbox.id, sandbox.facts),
             kernel=None,
             had_shell=False,
             incarnation=0 if earlier is None else earlier.incarnation,
@@ -309,7 +308,7 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
         except OSError as exc:  # its content may be sound
             raise ConfigError(
                 f"The record of an open session, {path}, cannot be read",
-                f"{exc.strerror}; correct that, or remove it: the session then loses its variables, not its files",
+                f"{exc.strerror}; correct that, or remove the file: its session then loses its variables only",
             ) from exc
         except ValueError as exc:
             log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))

@@ -279,16 +279,6 @@ class DataDirectory:
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
 
-    def forget_choices(self) -> None:
-        """Remove from the labels what earlier versions wrote there, which can include secrets; blocking."""
-        for path in (self.root / "workspaces").glob(f"*/{_LABEL}"):
-            try:
-                label = json.loads(path.read_text(encoding="utf-8"))
-                if "open" in label:
-                    _write_label(path.parent, SessionKey(label["principal"], label["sessionId"]))
-            except (OSError, ValueError, KeyError, TypeError) as exc:
-                log.warning("label_not_read", path=str(path), error=str(exc))
-
     def stored(self, principal: str | None) -> list[str]:
         """Return the ids of a principal's sessions that have files; blocking."""
         return [key.session_id for key in self.sessions() if key.principal == principal]

@@ -95,7 +95,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
         Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
     )
-    known = left.state.previous_sandbox()
+    known = left.state.sandbox
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
@@ -106,11 +106,6 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
 def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
-    record.command_ended()
-    record.set_terminals([A, B])
-    left = only(tmp_path)
-    assert (left.command, left.state.terminals) == (None, (A, B))
     command = RunningCommand(
         "c",
         False,  # noqa: FBT003 - streams
@@ -121,6 +116,11 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
         file="f",
         moment=Moment(4, 5),
     )
+    record.command_begins(structs.replace(command, request_id="r" * 100))
+    record.command_ended()
+    record.set_terminals([A, B])
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, (A, B))
     record.command_begins(command)
     record.command_wrote(b"a" * 60)
     record.command_wrote(b"b" * 60)
@@ -232,7 +232,7 @@ def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
     state = only(tmp_path).state
     assert (state.kernel, state.lost, state.incarnation) == (None, "ended", 3)
     record.sandbox_lost()
-    assert only(tmp_path).state.previous_sandbox() is None
+    assert only(tmp_path).state.sandbox is None
     record.opened(CHOICE, SANDBOX)
     state = only(tmp_path).state
     assert (state.lost, state.incarnation) == ("ended", 3)
@@ -282,7 +282,7 @@ def damaged(content: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 1}), b"[" * 10**6, damaged({"version": 2})]
+    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 2}), b"[" * 10**6, damaged({"version": 3})]
 )
 def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
     other = SessionKey(None, "other")
@@ -296,7 +296,7 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
 def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))
+    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
     assert list(previous_sessions(tmp_path)) == []
 
 

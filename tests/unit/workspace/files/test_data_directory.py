@@ -111,20 +111,6 @@ def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataD
     assert data.stored("nobody") == []
 
 
-def test_what_earlier_versions_noted_of_an_open_session_is_taken_out(data: DataDirectory) -> None:
-    """Its environment was in the label, which is there for ever; nothing else may be lost of that."""
-    for name in ("a", "b"):
-        data.prepare_files(SessionKey("u", name), *own())
-    label = data.root / "workspaces" / SessionKey("u", "a").workspace_id / "session.json"
-    label.write_text(json.dumps({"principal": "u", "sessionId": "a", "open": {"env": {"TOKEN": "secret"}}}))
-    (data.root / "workspaces" / "broken").mkdir()
-    (data.root / "workspaces" / "broken" / "session.json").write_text('{"open": {}}')
-    assert sorted(data.stored("u")) == ["a", "b"]
-    data.forget_choices()
-    assert json.loads(label.read_text()) == {"principal": "u", "sessionId": "a"}
-    assert sorted(data.stored("u")) == ["a", "b"]
-
-
 def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     data.write_closed_note(key, b"nothing has files yet")
