@@ -11,10 +11,9 @@ from kernelbridge.protocol.terminals import TerminalClosed
 from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
-from kernelbridge.workspace.adoption.lost_shells import TellLoss, lost_command
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.command_outcome import LossCause
+from kernelbridge.workspace.command_outcome import LossCause, ReportLoss, lost_command
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.shell.lane import PreviousCommand
@@ -81,7 +80,7 @@ class Absentees:
             lost=functools.partial(lost_command, command),
         )
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
+    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
         """Return the function that reports the end of an earlier server's terminals and command."""
 
         def report(lost: str | None, cause: LossCause) -> None:

@@ -5,12 +5,27 @@ A module of its own, because rooms that do not import `shell/` use it, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
+from kernelbridge.workspace.session_state import RunningCommand
+
 LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
-"""Why the shells ended: by themselves, with their sandbox, or with their session."""
+"""Why shells ended while no server ran: by themselves, with their sandbox, or with their session."""
+
+ReportLoss = Callable[[str | None, LossCause], None]
+"""Report the end of the terminal of this id; None: of every terminal and of the command that ran."""
+
+_HOW_LOST: Mapping[LossCause, str] = MappingProxyType(
+    {
+        "shell_exited": "the server ended while it ran, and the command was ended with it",
+        "sandbox_lost": "the server ended while it ran, and then its sandbox ended",
+        "session_closed": "the server ended while it ran, and then its session was closed",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +52,16 @@ class CommandOutcome:
     """What background jobs of earlier commands have written since the last outcome."""
     json: Mapping[str, Any] = field(default_factory=dict)
     """Long texts of these fields that are encoded as JSON already, by the name of the field."""
+
+
+def lost_command(command: RunningCommand, cause: LossCause) -> CommandOutcome:
+    """Return the outcome of an earlier server's command that cannot be taken over: how it ended is not known."""
+    return CommandOutcome(
+        output="",
+        exit_code=None,
+        cwd=None,
+        duration_ms=max(0.0, time.time() - command.since) * 1000,
+        cause=cause,
+        state_preserved=False,
+        hint=f"{_HOW_LOST[cause]}; its output is lost, and how far it got is not known: check before you send it again",
+    )

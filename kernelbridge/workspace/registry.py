@@ -17,10 +17,10 @@ from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
-from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote
+from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
@@ -76,7 +76,7 @@ class Absentees(Protocol):
         """Return the command that runs in the shell, or None if it cannot be taken over."""
         ...
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> TellLoss:
+    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
         """Return what reports the end of shells and terminals."""
         ...
 
@@ -199,8 +199,8 @@ class Registry:
         job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
         command = self._absentees.command(self, workspace, session)
         lost = session if command is None else replace(session, command=None)
-        tell = self._absentees.loss(self, workspace, lost)
-        entry.reached = workspace.adopt(session, sandbox, job, command, tell)
+        report_loss = self._absentees.loss(self, workspace, lost)
+        entry.reached = workspace.adopt(session, sandbox, job, command, report_loss)
         return entry
 
     def _make(

@@ -17,11 +17,11 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
-from kernelbridge.workspace.adoption.lost_shells import TellLoss
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote, ran
+from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
@@ -206,12 +206,12 @@ class Workspace:
         sandbox: Sandbox | None,
         job: Job | None,
         command: PreviousCommand | None,
-        tell: TellLoss,
+        report_loss: ReportLoss,
     ) -> Wait:
         """Take over a session of an earlier server, before any client uses it; return what waits for its kernel.
 
         `sandbox` is None if it has ended. `job` replaces the running cell of `left`, `command` the running command if
-        its shell continues, and `tell` reports the end of shells and terminals.
+        its shell continues, and `report_loss` reports the end of shells and terminals.
         """
         state = left.state
         self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
@@ -228,10 +228,10 @@ class Workspace:
         shell = None if state.shell is None else functools.partial(self._launcher.adopt_shell, state.shell, running)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
-            tell(None, "sandbox_lost")
+            report_loss(None, "sandbox_lost")
             self._record.shells_reported()
         else:
-            self.terminals.adopt(state.terminals, tell)
+            self.terminals.adopt(state.terminals, report_loss)
         return reached
 
     @property
