@@ -113,21 +113,21 @@ class Record:
         self._spool = spool
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
-        self._stay: tuple[float | None, bool] = (None, False)
         self._over = False
 
     def adopt(self, state: SessionState, cell: RunningCell | None) -> None:
         """Continue an earlier server's record; the cell and the command stay in it until they are answered."""
         self._state, self._running = structs.replace(state, runtime=self._runtime), cell
-        self._stay = (state.linger, state.keep_while_running)
         self._cell.open()
         if state.shell is not None:
             self._command.open()
             self._output.open()
         self.write()
 
-    def opened(self, choice: Choice, sandbox: Sandbox) -> None:
-        """Record that a sandbox runs, unless the session has ended meanwhile."""
+    def opened(
+        self, choice: Choice, sandbox: Sandbox, *, linger: float | None = None, keep_while_running: bool = False
+    ) -> None:
+        """Record that a sandbox runs, unless the session has ended meanwhile; for the rest see `set_linger`."""
         if self._over:
             return
         earlier = self._state
@@ -144,17 +144,15 @@ class Record:
             had_shell=False,
             incarnation=0 if earlier is None else earlier.incarnation,
             lost=None if earlier is None else earlier.lost,
-            linger=self._stay[0],
-            keep_while_running=self._stay[1],
+            linger=linger,
+            keep_while_running=keep_while_running,
         )
         self._cell.open()
         self.write()
 
     def set_linger(self, linger: float | None, *, keep_while_running: bool) -> None:
         """Record how long the session stays open without a connection, and whether while something runs."""
-        if self._stay != (linger, keep_while_running):
-            self._stay = (linger, keep_while_running)
-            self._change(linger=linger, keep_while_running=keep_while_running)
+        self._change(linger=linger, keep_while_running=keep_while_running)
 
     def sandbox_lost(self) -> None:
         """Record that the sandbox ended by itself."""

@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from kernelbridge.errors import LimitExceeded
+from kernelbridge.workspace.session_key import SessionKey
 
 T = TypeVar("T")
 SUCCESSORS = 100
 """How often a session may be opened and closed again while its first close is still under way."""
-
-
-class _Key(Protocol):
-    @property
-    def principal(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +26,7 @@ class SessionLimits:
     per_user: int
     in_all: int
 
-    def check(self, key: _Key, open_now: Collection[_Key]) -> None:
+    def check(self, key: SessionKey, open_now: Collection[SessionKey]) -> None:
         """Raise `LimitExceeded` if the session `key` cannot be opened in addition to those that are open."""
         if key in open_now:
             return

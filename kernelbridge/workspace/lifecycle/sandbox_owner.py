@@ -237,7 +237,10 @@ class SandboxOwner:
         sandbox = await self._runtime.create(spec)
         try:
             await self._prepare(sandbox)
-            self._record.opened(self.opening.choice, sandbox)
+            opening = self.opening
+            self._record.opened(
+                opening.choice, sandbox, linger=opening.asked_linger, keep_while_running=opening.keep_while_running
+            )
             await self._record.written()  # before anything runs in it
         except BaseException:
             await sandbox.destroy()
@@ -256,7 +259,7 @@ class SandboxOwner:
         except BaseException:
             self._not_started()
             if self._left:
-                self._record.leave()  # as it is: what fails now for want of the sandbox is not to be noted
+                self._record.leave()  # unchanged: what fails from now on must not be recorded
             else:
                 self._clear(sandbox)
             raise

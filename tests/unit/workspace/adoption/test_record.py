@@ -65,17 +65,16 @@ def only(directory: Path) -> PreviousSession:
     return left
 
 
-def test_how_long_a_session_lives_on_is_noted_before_and_after_its_sandbox(tmp_path: Path) -> None:
+def test_how_long_a_session_stays_open_is_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
-    record.set_linger(60.0, keep_while_running=True)
-    record.opened(CHOICE, SANDBOX)
+    record.set_linger(1.0, keep_while_running=False)  # nothing is recorded before there is a sandbox
+    record.opened(CHOICE, SANDBOX, linger=60.0, keep_while_running=True)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (60.0, True)
     record.set_linger(5.0, keep_while_running=False)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (5.0, False)
     record.leave()
     another = new(tmp_path)
     another.adopt(only(tmp_path).state, None)
-    another.opened(CHOICE, SANDBOX)  # its sandbox was lost
     assert only(tmp_path).state.linger == 5.0
 
 
