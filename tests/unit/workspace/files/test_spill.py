@@ -26,9 +26,11 @@ class FrozenDisk(Executor):
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1)
         self._thawed = threading.Event()
+        self.started = threading.Event()
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
         def wait_and_call() -> Any:
+            self.started.set()
             self._thawed.wait()
             return call(*args, **named)
 
@@ -205,3 +207,16 @@ async def test_a_slow_disk_ends_the_file_where_too_much_waits(root: Path) -> Non
     assert not spilled.complete
     assert spilled.path is not None
     assert (root / spilled.path).read_text() == "begun" + part * (BACKLOG >> 20)
+
+
+async def test_the_end_of_a_session_closes_a_file_that_is_being_written(root: Path) -> None:
+    with FrozenDisk() as frozen:
+        spill = new(root, frozen)
+        spill.begin(["begun"])
+        await asyncio.to_thread(frozen.started.wait, 20)
+        ending = asyncio.create_task(spill._tasks.aclose())
+        frozen.thaw()
+        await ending
+        spill.write("too late")
+    assert spill._file._fd == -1
+    assert [path.read_text() for path in (root / ".kernelbridge/output").iterdir()] == ["begun"]
