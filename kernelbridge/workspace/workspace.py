@@ -263,6 +263,7 @@ class Workspace:
         await self._step("terminals", self.terminals.leave())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
+        await self._spills.aclose()
         await self.files.watcher.aclose()
         self._record.leave()
         await self._record.written()
@@ -301,6 +302,7 @@ class Workspace:
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
         await self._tasks.aclose()
+        await self._spills.aclose()
         await self.files.watcher.aclose()
         await self.sandbox.cleared()
         if self._predecessor is not None:

@@ -80,6 +80,11 @@ class Spills:
                 return later
         return None
 
+    async def aclose(self) -> None:
+        """Close all files, after all tasks have ended: the session ends, and with it runs that were not finished."""
+        while self._open:
+            await in_thread(self._executor, self._open.pop().close)
+
 
 class Spill:
     """One file, made when it is first written to. Not thread-safe: for the event loop, which it never blocks."""
@@ -123,7 +128,7 @@ class Spill:
 
     def behind(self) -> asyncio.Future[None] | None:
         """Return None, or a future that is done when the disk has caught up; see `Spills.behind`."""
-        if self._caught_up is None and self._backlog > HIGH_WATER and not self._cut:
+        if self._caught_up is None and self._backlog > HIGH_WATER and not (self._cut or self._closing):
             loop = asyncio.get_running_loop()
             self._caught_up = loop.create_future()
             self._patience = loop.call_later(PATIENCE, self._give_up)
@@ -131,14 +136,12 @@ class Spill:
 
     def discard(self) -> None:
         """Remove the file; call this instead of `finish`."""
-        self._over(self)
         self._waiting.clear()
         self._closing = self._removing = True
         self._work()
 
     async def finish(self) -> Spilled:
         """Wait until everything is on disk, for at most `PATIENCE` seconds, and close the file."""
-        self._over(self)
         self._closing = True
         await asyncio.wait({self._work()}, timeout=PATIENCE)
         if self._spilled is not None:
@@ -147,6 +150,10 @@ class Spill:
         self._removing = self._file.path is None  # no result names a file that is made later
         return Spilled(self._file.path, complete=False)
 
+    def close(self) -> Spilled:
+        """Close the file as it is, or remove a discarded one; blocking."""
+        return self._file.close(remove=self._removing, complete=not self._cut)
+
     def _work(self) -> asyncio.Task[None]:
         if self._writer is None or self._writer.done():
             self._writer = self._tasks.create(self._write_out())
@@ -154,19 +161,15 @@ class Spill:
 
     async def _write_out(self) -> None:
         """Write what waits, and close the file if it ends here."""
-        try:
-            while self._waiting:
-                batch, length = self._take()
-                await in_thread(self._executor, self._file.write, batch)
-                self._backlog = max(0, self._backlog - length)
-                if self._backlog <= HIGH_WATER // 2:
-                    self._caught_up_now()
-            if self._closing:
-                self._spilled = await in_thread(self._executor, self._close)
-        except asyncio.CancelledError:  # the session ends
-            self._cut = True
-            self._spilled = self._close()
-            raise
+        while self._waiting:
+            batch, length = self._take()
+            await in_thread(self._executor, self._file.write, batch)
+            self._backlog = max(0, self._backlog - length)
+            if self._backlog <= HIGH_WATER // 2:
+                self._caught_up_now()
+        if self._closing:
+            self._spilled = await in_thread(self._executor, self.close)
+            self._over(self)
 
     def _take(self) -> tuple[list[str | None], int]:
         batch: list[str | None] = []
@@ -176,9 +179,6 @@ class Spill:
             batch.append(text)
             length += size(text or "")
         return batch, length
-
-    def _close(self) -> Spilled:
-        return self._file.close(remove=self._removing, complete=not self._cut)
 
     def _caught_up_now(self) -> None:
         if self._patience is not None:

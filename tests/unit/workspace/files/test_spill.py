@@ -209,14 +209,22 @@ async def test_a_slow_disk_ends_the_file_where_too_much_waits(root: Path) -> Non
     assert (root / spilled.path).read_text() == "begun" + part * (BACKLOG >> 20)
 
 
-async def test_the_end_of_a_session_closes_a_file_that_is_being_written(root: Path) -> None:
+async def test_the_end_of_a_session_closes_its_files(root: Path) -> None:
+    """Of runs that end with it, also if a thread is writing; nobody waits for them any more."""
+    tasks = TaskSet()
     with FrozenDisk() as frozen:
-        spill = new(root, frozen)
-        spill.begin(["begun"])
+        of_session = Spills(lambda: files(root), frozen, tasks, limit=LIMIT)
+        begun, finishing = of_session.new("cell"), of_session.new("command")
+        assert begun is not None
+        assert finishing is not None
+        begun.begin(["begun"])
+        finishing.begin(["finishing"])
+        end = asyncio.create_task(finishing.finish())
         await asyncio.to_thread(frozen.started.wait, 20)
-        ending = asyncio.create_task(spill._tasks.aclose())
+        end.cancel()
+        ending = asyncio.create_task(tasks.aclose())
         frozen.thaw()
         await ending
-        spill.write("too late")
-    assert spill._file._fd == -1
-    assert [path.read_text() for path in (root / ".kernelbridge/output").iterdir()] == ["begun"]
+        await of_session.aclose()
+    assert (begun._file._fd, finishing._file._fd) == (-1, -1)
+    assert "begun" in {path.read_text() for path in (root / ".kernelbridge/output").iterdir()}
