@@ -86,7 +86,11 @@ class Workspace:
         self._spills = Spills(self._files.made, executor, self._tasks, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
-            paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file
+            paths.files,
+            prepared=self._files.get,
+            settled=self._wait_for_deletion,
+            executor=executor,
+            max_frame=settings.max_file,
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
@@ -111,7 +115,7 @@ class Workspace:
             tasks=self._tasks,
             idle_timeout=settings.idle_timeout,
             busy=self._busy,
-            before_start=self._succeed,
+            before_start=self._wait_for_predecessor,
             on_began=self._began,
             tell=self._tell,
             observer=self._changed,
@@ -316,9 +320,9 @@ class Workspace:
             self.sandbox.closed()
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
-    async def _succeed(self) -> None:
+    async def _wait_for_predecessor(self) -> None:
         if self._predecessor is not None:
-            await self._predecessor.sandbox.succeeded_by_another(self._predecessor.begin_close())
+            await self._predecessor.sandbox.until_replaceable(self._predecessor.begin_close())
             self._predecessor = None
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
@@ -378,12 +382,12 @@ class Workspace:
 
     # -- what runs in it --------------------------------------------------------
 
-    async def _settled(self) -> None:
+    async def _wait_for_deletion(self) -> None:
         if self._predecessor is not None and self._predecessor.deleting:
-            await self._succeed()
+            await self._wait_for_predecessor()
 
     async def _open_files(self) -> WorkspaceFiles:
-        await self._settled()
+        await self._wait_for_deletion()
         # An adopted sandbox runs already, and keeps its user.
         adopted = self.opening.facts
         facts = adopted or await self._runtime.prepare(self.opening.choice.image)

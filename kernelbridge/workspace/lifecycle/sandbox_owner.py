@@ -170,7 +170,7 @@ class SandboxOwner:
         if not self._not_destroyed.done():
             self._not_destroyed.set_result(problem)
 
-    async def succeeded_by_another(self, closing: asyncio.Task[None]) -> None:
+    async def until_replaceable(self, closing: asyncio.Task[None]) -> None:
         """Wait until the session's next sandbox can start: until `closing`, the end of this one's workspace, is done.
 
         Raises `RuntimeUnavailable` as soon as the runtime does not answer to destroy this sandbox: that can take longer
