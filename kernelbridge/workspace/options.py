@@ -242,8 +242,14 @@ class Opening:
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
-        """Take over an earlier server's choice, and the facts of its sandbox if that still runs."""
-        self.choice, self.ran, self.facts = choice, True, facts
+        """Take over an earlier server's choice, and the facts of its sandbox if that still runs.
+
+        What clients cannot choose is as on this server, whose runtime may be another one, with images or without.
+        """
+        bounds, has = self._bounds, choice.limits
+        limits = replace(bounds.limits, memory=has.memory, cpus=has.cpus, pids=has.pids)
+        image = None if bounds.image is None else choice.image or bounds.image
+        self.choice, self.ran, self.facts = replace(choice, limits=limits, image=image), True, facts
 
     def keep_to_bounds(self) -> bool:
         """Reduce the choice to this server's bounds, before a sandbox is made; return whether the image changes.

@@ -108,7 +108,7 @@ class Registry:
         """How often sessions of `_closing` have been opened again since their first close began."""
         self._elsewhere: dict[SessionKey, PreviousSession] = {}
         """Left open by a server with another runtime, and not used since."""
-        self._absentees: Absentees | None = None
+        self._absentees: Absentees  # since `adopt`
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
         """Sessions of `_closing` that were not open: they have no sandbox."""
@@ -191,8 +191,6 @@ class Registry:
         return entry
 
     def _take_over(self, found: PreviousSession, sandbox: Sandbox | None) -> _Entry:
-        if self._absentees is None:
-            raise AssertionError(found.key)
         session = found if sandbox is not None else found.without_sandbox()
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Left, Moment
-from kernelbridge.workspace.options import Bounds, Choice
+from kernelbridge.workspace.options import Choice
 
 VERSION = 3
 """Version of the format of these files; no other can be read."""
@@ -94,36 +93,6 @@ class TerminalState(msgspec.Struct, frozen=True):
     cols: int
 
 
-class LimitsState(msgspec.Struct, frozen=True):
-    """The limits of its sandbox that clients can choose."""
-
-    memory: int
-    cpus: float
-    pids: int
-
-
-class ChoiceState(msgspec.Struct, frozen=True):
-    """What the session was opened with."""
-
-    image: str | None
-    kernel: str
-    env: dict[str, str]
-    limits: LimitsState
-
-    @classmethod
-    def of(cls, choice: Choice) -> ChoiceState:
-        """Return the parts of a choice that are recorded."""
-        limits = LimitsState(choice.limits.memory, choice.limits.cpus, choice.limits.pids)
-        return cls(choice.image, choice.kernel, dict(choice.env), limits)
-
-    def choice(self, bounds: Bounds) -> Choice:
-        """Return the choice; what clients cannot choose comes from the present `bounds`."""
-        limits = replace(bounds.limits, memory=self.limits.memory, cpus=self.limits.cpus, pids=self.limits.pids)
-        # The runtime may be another one now: one with images, or one without.
-        image = None if bounds.image is None else self.image or bounds.image
-        return Choice(limits, image, self.kernel, MappingProxyType(self.env))
-
-
 class SessionState(msgspec.Struct, frozen=True):
     """An open session."""
 
@@ -135,7 +104,7 @@ class SessionState(msgspec.Struct, frozen=True):
     """The name of the runtime of its sandbox."""
     seq: int
     """No event has this number or a larger one."""
-    choice: ChoiceState
+    choice: Choice
     sandbox: Left | None
     """None if it was lost, and no other has been started."""
     kernel: KernelIdentity | None

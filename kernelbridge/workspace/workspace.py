@@ -12,7 +12,7 @@ import structlog
 from msgspec import structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
-from kernelbridge.aio.threads import in_thread
+from kernelbridge.aio.threads import in_thread, in_turns
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
@@ -25,11 +25,10 @@ from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
-from kernelbridge.workspace.files.store import WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.launcher import Launcher
-from kernelbridge.workspace.lifecycle.preparation import prepare_files
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.lifecycle.status import StatusReporter
@@ -219,7 +218,7 @@ class Workspace:
         """
         state = left.state
         self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
-        self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
+        self.opening.adopt(state.choice, None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
         if sandbox is None:
             self._status.sandbox_was_lost()
@@ -392,6 +391,8 @@ class Workspace:
         adopted = self.opening.facts
         facts = adopted or await self._runtime.prepare(self.opening.choice.image)
         own_uid = adopted is None and facts.any_uid
-        return await prepare_files(
-            self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
-        )
+        prepare = self._data.prepare_files
+        stored = await in_thread(self._executor, prepare, self.key, facts.uid, facts.gid, own_uid=own_uid)
+        await in_turns(self._executor, self._data.change_owner(stored))
+        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
+        return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)

@@ -37,7 +37,6 @@ from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import (
     VERSION,
-    ChoiceState,
     RunningCell,
     RunningCommand,
     SessionState,
@@ -138,7 +137,7 @@ class Record:
             created=self._created,
             runtime=self._runtime,
             seq=0,
-            choice=ChoiceState.of(choice),
+            choice=choice,
             sandbox=Left(sandbox.id, sandbox.facts),
             kernel=None,
             had_shell=False,

@@ -70,15 +70,10 @@ def relative_parts(path: str, field: str = "filename") -> list[str]:
     """
     if not path:
         raise _bad_name("it is empty", field)
-    parts = _parts(path, field)
+    parts = directory_parts(path, field)
     if path.rpartition("/")[2] in {"", "."}:
         raise _bad_name("it names a directory; give the name of a file, without a '/' at its end", field)
     return parts
-
-
-def directory_parts(path: str, field: str = "filename") -> list[str]:
-    """Split a directory's path like `relative_parts`; `a/` is `a`, and the empty path is the workspace itself."""
-    return _parts(path, field)
 
 
 def visible_name(name: str) -> str:
@@ -114,7 +109,8 @@ def explained(message: str) -> Iterator[None]:
         raise _KINDS.get(number, FileError)(message, reason) from exc
 
 
-def _parts(path: str, field: str) -> list[str]:
+def directory_parts(path: str, field: str = "filename") -> list[str]:
+    """Split a directory's path like `relative_parts`; `a/` is `a`, and the empty path is the workspace itself."""
     try:
         encoded = path.encode()
     except UnicodeEncodeError as exc:

@@ -153,7 +153,7 @@ class Launcher:
         """Call `start` with the sandbox; if the sandbox turns out to have ended, call it again with a new one."""
         sandbox = await self._owner.get()
         try:
-            return await start(sandbox, self._python(sandbox))
+            return await start(sandbox, self._owner.environment)
         except RuntimeUnavailable:
             raise  # whether the sandbox has ended cannot be known now
         except SandboxError:
@@ -164,10 +164,5 @@ class Launcher:
             else:
                 self._owner.lose(sandbox)
                 sandbox = await self._owner.get()
-                return await start(sandbox, self._python(sandbox))
+                return await start(sandbox, self._owner.environment)
             raise
-
-    def _python(self, sandbox: Sandbox) -> PythonEnvironment:
-        if self._owner.environment is None:
-            raise AssertionError(f"sandbox {sandbox.id} has no python environment")
-        return self._owner.environment

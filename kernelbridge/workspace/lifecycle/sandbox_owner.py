@@ -12,17 +12,17 @@ import structlog
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
-from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed
+from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
-from kernelbridge.workspace.lifecycle.preparation import prepare_python, prepare_user
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
-from kernelbridge.workspace.python_env import PythonEnvironment
+from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.shell.command_files import prepare_directory, restore_reserve
@@ -76,7 +76,7 @@ class SandboxOwner:
         self._starting: asyncio.Task[Sandbox] | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._left = False
-        self.environment: PythonEnvironment | None = None
+        self.environment: PythonEnvironment
         """Of the programs that are started in the sandbox; set before `get` returns the sandbox."""
         self.pausing = Pausing(self._machine, lambda: self.current, idle_timeout=idle_timeout, busy=busy, tasks=tasks)
         self._not_destroyed: asyncio.Future[RuntimeUnavailable] = asyncio.get_running_loop().create_future()
@@ -222,7 +222,11 @@ class SandboxOwner:
         facts = await self._runtime.prepare(choice.image)
         if choice.kernel != DEFAULT_KERNEL:
             self.opening.check_kernel(facts)
-        uid, etc = await prepare_user(self._data, self._key, facts, files, executor=self._executor)
+        uid = files.owner.uid if facts.any_uid else None
+        etc = None
+        if uid is not None and facts.passwd:
+            database = {"passwd": passwd(facts, uid), "group": group(facts)}
+            etc = await in_thread(self._executor, self._data.prepare_etc, self._key, database)
         return SandboxSpec(
             workspace_id=self._key.workspace_id,
             files=self._data.paths(self._key).files,
@@ -268,7 +272,14 @@ class SandboxOwner:
         return sandbox
 
     async def _prepare(self, sandbox: Sandbox) -> None:
-        environment = await prepare_python(sandbox, await self._files.get(), executor=self._executor, tell=self._tell)
+        files = await self._files.get()
+        environment = python_environment(sandbox.facts, sandbox.workspace_path)
+        try:
+            await in_thread(self._executor, _install, files, environment)
+        except KernelBridgeError as exc:
+            # The user's own files are in the way, or the disk is full: the user needs a session to put that right.
+            self._tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+            environment = environment.without_installs()
         self.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
 
     def _wanted(self) -> bool:
@@ -303,3 +314,13 @@ class SandboxOwner:
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
+
+
+def _install(files: WorkspaceFiles, environment: PythonEnvironment) -> None:
+    """Make the files that `pip` needs in a workspace; blocking. Raises `FileError`."""
+    for directory in environment.directories:
+        files.mkdir(directory)
+    for path, (content, mode) in environment.files.items():
+        files.write_private(path, content.encode(), mode)
+    for path, target in environment.symlinks.items():
+        files.symlink(path, target)

@@ -114,6 +114,18 @@ def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
     assert not local.keep_to_bounds()
 
 
+def test_what_nobody_can_choose_is_as_on_this_server() -> None:
+    chosen = Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=5)
+    opening = Opening(Bounds(Limits(tmp=7), "other"))
+    opening.adopt(Choice(chosen, "image:1", "ir", {"A": "ß"}), None)
+    assert opening.choice == Choice(Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "ir", {"A": "ß"})
+    opening.adopt(Choice(chosen), None)
+    assert opening.choice.image == "other"
+    local = Opening(Bounds(Limits(), None))
+    local.adopt(Choice(chosen, "image:1"), None)
+    assert local.choice.image is None
+
+
 def test_a_kernel_that_is_not_there_is_refused_but_not_the_default_one() -> None:
     opening = Opening(BOUNDS)
     opening.check_kernel(facts())

@@ -20,7 +20,7 @@ from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, count_previous_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.options import Bounds, Choice
+from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
@@ -91,9 +91,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert left.state.kernel == KERNEL
     assert (left.state.had_shell, left.state.shell) == (True, SHELL)
     assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
-    assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
-        Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
-    )
+    assert left.state.choice == CHOICE
     known = left.state.sandbox
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
@@ -159,13 +157,6 @@ def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> N
 def only_of(directory: Path, session: str) -> PreviousSession:
     (left,) = [left for left in previous_sessions(directory) if left.key.session_id == session]
     return left
-
-
-def test_a_runtime_without_images_takes_its_own_place_for_one(tmp_path: Path) -> None:
-    new(tmp_path).opened(CHOICE, SANDBOX)
-    assert only(tmp_path).state.choice.choice(Bounds(Limits(), None)).image is None
-    new(tmp_path).opened(Choice(Limits()), SANDBOX)
-    assert only(tmp_path).state.choice.choice(Bounds(Limits(), "default")).image == "default"
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
