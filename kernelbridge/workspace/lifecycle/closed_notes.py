@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 class ClosedNotes:
     """The notes of all sessions of a server. Written in threads; until a note is on disk, it is read from memory.
 
-    Reading one takes the event loop 10 µs, once for each session that is opened. None of this raises: a note that
-    cannot be written or read is logged, and its session begins as if it were new.
+    Reading one takes the event loop 10 µs, once for each session that is opened. No method raises: if a note cannot be
+    written or read, that is logged, and clients that return are not told how the session was closed.
     """
 
     def __init__(self, data: DataDirectory, executor: Executor, tasks: TaskSet) -> None:
