@@ -14,7 +14,7 @@ def test_a_note_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"closed_at": "x"}', b"[" * 100_000, b"\xff"])
-def test_what_is_no_note_is_an_error(content: bytes) -> None:
+def test_a_damaged_note_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_note(content)
 
@@ -25,7 +25,7 @@ def test_its_size_is_bounded() -> None:
     assert len(entry.code) == MOST_CODE
 
 
-def test_it_says_what_ran_and_what_is_lost() -> None:
+def test_a_note_says_what_ran_and_what_is_lost() -> None:
     note = ClosedNote(AT, "no client returned within 15 s")
     assert note.how() == f"ended when the session was closed at {AT}, because no client returned within 15 s"
     things = [ran("cell", code="\n  train()\nx"), ran("command", code="make"), ran("terminal", code="t1"), ran("cell")]
@@ -35,7 +35,7 @@ def test_it_says_what_ran_and_what_is_lost() -> None:
     assert "; 3 answers that no client had received are lost; its files are kept" in ClosedNote(AT, "x", [], 3).detail()
 
 
-def test_it_is_kept_until_both_losses_are_told() -> None:
+def test_a_note_is_kept_until_both_losses_are_reported() -> None:
     assert ClosedNote(AT, "x", interpreter=True).unreported
     assert ClosedNote(AT, "x", shell=True).unreported
     assert not ClosedNote(AT, "x").unreported

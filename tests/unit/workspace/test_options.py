@@ -71,7 +71,7 @@ def test_where_there_are_no_images_only_the_servers_own_may_be_named() -> None:
         (SessionOptions(env={"A": "x\0y"}), "env"),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_name(options: SessionOptions, field: str) -> None:
+def test_a_field_out_of_bounds_is_refused_by_name(options: SessionOptions, field: str) -> None:
     with pytest.raises(BadRequest) as caught:
         checked(options, BOUNDS)
     assert (caught.value.field, caught.value.code) == (field, "invalid_field")
@@ -100,7 +100,7 @@ def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() 
     assert opening.choice.kernel == "b"
 
 
-def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
+def test_another_servers_choice_is_reduced_to_this_ones_bounds() -> None:
     opening = Opening(BOUNDS)
     opening.adopt(Choice(Limits(memory=2 << 30, cpus=1.0, pids=512), "gone:1", "ir"), facts("ir"))
     assert opening.choice.image == "gone:1"  # as long as that server's sandbox lives
@@ -114,7 +114,7 @@ def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
     assert not local.keep_to_bounds()
 
 
-def test_what_nobody_can_choose_is_as_on_this_server() -> None:
+def test_limits_that_clients_cannot_choose_are_this_servers() -> None:
     chosen = Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=5)
     opening = Opening(Bounds(Limits(tmp=7), "other"))
     opening.adopt(Choice(chosen, "image:1", "ir", {"A": "ß"}), None)
@@ -141,7 +141,7 @@ def test_every_state_has_a_status() -> None:
             assert session_status(sandbox, kernel).detail
 
 
-def test_a_status_is_told_when_it_changes() -> None:
+def test_a_status_is_reported_when_it_changes() -> None:
     told: list[tuple[str, object]] = []
     teller = StatusReporter(lambda status, _detail, cause: told.append((status, cause or None)))
     sandbox, kernel = WorkspaceState, KernelState

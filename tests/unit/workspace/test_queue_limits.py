@@ -30,7 +30,7 @@ def test_characters_are_counted_but_one_request_may_be_of_any_size() -> None:
     ("wanted", "limit", "given"),
     [(None, None, None), (None, 5.0, 5.0), (3.0, None, 3.0), (3.0, 5.0, 3.0), (5.0, 5.0, 5.0)],
 )
-def test_a_run_may_take_what_it_wants_within_the_servers_limit(
+def test_a_run_may_choose_a_timeout_up_to_the_servers_limit(
     wanted: float | None, limit: float | None, given: float | None
 ) -> None:
     assert run_timeout(wanted, limit) == given

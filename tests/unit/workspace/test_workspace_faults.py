@@ -153,7 +153,7 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
     data.close()
 
 
-async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
+async def test_when_no_sandbox_can_be_made_all_waiting_requests_fail(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.refuse = RuntimeUnavailable("The engine does not answer", "start it")
@@ -170,7 +170,9 @@ async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
     await cells.wait(4)
 
 
-async def test_past_the_limit_the_asker_is_told_and_the_others_stay(registry: Registry, runtime: FaultyRuntime) -> None:
+async def test_past_the_limit_a_request_is_refused_and_the_others_stay(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
     runtime.gate.clear()
     workspace, cells = registry.attach(KEY, "c"), Answers()
     for _ in range(3):
@@ -197,7 +199,7 @@ async def test_a_close_during_the_start_answers_and_destroys_what_was_made(
     assert runtime.created == runtime.destroyed
 
 
-async def test_what_is_closed_while_it_waits_for_its_turn_is_not_made(
+async def test_a_session_closed_while_its_start_waits_is_not_started(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.gate.clear()
@@ -213,7 +215,7 @@ async def test_what_is_closed_while_it_waits_for_its_turn_is_not_made(
     assert runtime.created == 1
 
 
-async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_returning(
+async def test_a_sandbox_that_cannot_be_destroyed_prevents_neither_close_nor_return(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.failing_destroys = 1
@@ -270,7 +272,7 @@ async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
     assert not registry.closing(KEY)
 
 
-async def test_how_a_session_was_closed_is_noted_once_and_forgotten_with_its_files(
+async def test_a_note_of_the_close_is_written_and_deleted_with_the_files(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     """Its sandbox ran, and its shell could not be started: nothing is lost, but who follows it is told."""
@@ -396,7 +398,9 @@ async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_
     assert registry.attach(KEY, "c") is registry.find(KEY)
 
 
-async def test_an_asker_that_cannot_take_its_answer_holds_up_nobody(registry: Registry, runtime: FaultyRuntime) -> None:
+async def test_a_requester_that_cannot_take_its_answer_holds_up_no_other(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
     runtime.refuse = RuntimeUnavailable("The engine does not answer")
     workspace, cells = registry.attach(KEY, "c"), Answers()
 
@@ -436,7 +440,7 @@ class Told:
         return
 
 
-async def test_who_closes_a_session_that_is_closing_already_gets_the_reply_alone(registry: Registry) -> None:
+async def test_only_the_requester_gets_the_reply_of_a_second_close(registry: Registry) -> None:
     first, second, third = Told("first"), Told("second"), Told("third")
     workspace = registry.attach(KEY, "first")
     cells = Answers()

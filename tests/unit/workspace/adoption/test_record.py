@@ -78,7 +78,7 @@ def test_how_long_a_session_stays_open_is_recorded(tmp_path: Path) -> None:
     assert only(tmp_path).state.linger == 5.0
 
 
-def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
+def test_an_open_session_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
@@ -100,7 +100,7 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert (left.command, left.state.terminals) == (None, ())
 
 
-def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
+def test_commands_and_terminals_are_recorded_until_their_end(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     command = RunningCommand(
@@ -159,7 +159,7 @@ def only_of(directory: Path, session: str) -> PreviousSession:
     return left
 
 
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_only_the_server_can_read_a_record(tmp_path: Path) -> None:
     earlier = os.umask(0)
     try:
         new(tmp_path).opened(CHOICE, SANDBOX)
@@ -182,7 +182,7 @@ def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
     assert cell.msg_id == "short"
 
 
-def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
+def test_the_time_that_a_cell_has_left_is_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.counts(1.0, 0.0)
@@ -214,7 +214,7 @@ def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
     assert left_at(10.0) is None
 
 
-def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
+def test_a_loss_is_recorded_until_it_is_reported(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
@@ -239,7 +239,7 @@ def test_without_its_sandbox_an_interpreter_is_lost(tmp_path: Path) -> None:
     assert (state.sandbox, state.kernel, state.lost) == (None, None, "ended with its sandbox")
 
 
-def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
+def test_a_removed_record_is_not_written_again(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.remove()
@@ -251,7 +251,7 @@ def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
     record.remove()
 
 
-def test_nothing_is_noted_before_there_is_a_sandbox(tmp_path: Path) -> None:
+def test_nothing_is_recorded_before_there_is_a_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.write()
     record.kernel_started(KERNEL)
@@ -274,7 +274,7 @@ def damaged(content: Any) -> bytes:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 2}), b"[" * 10**6, damaged({"version": 3})]
 )
-def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_record_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
     other = SessionKey(None, "other")
     for key in (KEY, other):
         new(tmp_path, key).opened(CHOICE, SANDBOX)
@@ -283,7 +283,7 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
     assert sorted(path.stem for path in tmp_path.iterdir()) == [other.workspace_id] * 2
 
 
-def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
+def test_a_record_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
     path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
@@ -298,7 +298,7 @@ def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_server_are_removed(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     for name in ("0.part", "1.cell", f"{KEY.workspace_id}.part"):
         (tmp_path / name).write_bytes(b"x")
@@ -312,7 +312,7 @@ def test_a_session_without_a_cells_file_is_read(tmp_path: Path) -> None:
     assert (only(tmp_path).key, only(tmp_path).cell) == (KEY, None)
 
 
-def test_a_note_that_cannot_be_read_is_kept_and_said(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_is_kept_and_reported(tmp_path: Path) -> None:
     note = tmp_path / f"{KEY.workspace_id}.json"
     note.mkdir()  # EISDIR, as good as EIO
     with pytest.raises(ConfigError, match="remove the file"):
@@ -331,7 +331,7 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     assert cell.msg_id == "msg_1"
 
 
-async def test_a_disk_that_stands_still_holds_up_nobody_but_who_waits_for_it(tmp_path: Path) -> None:
+async def test_a_hanging_disk_holds_up_only_those_that_wait_for_it(tmp_path: Path) -> None:
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         executor.submit(go_on.wait)

@@ -31,7 +31,7 @@ def test_different_sessions_have_different_workspaces(a: str | None, s: str, b: 
     assert first.workspace_id.isalnum()
 
 
-def test_nobody_is_not_the_user_called_none_or_the_empty_user() -> None:
+def test_a_client_without_a_name_is_not_the_user_none_or_the_empty_user() -> None:
     ids = {SessionKey(principal, "s").workspace_id for principal in (None, "None", "", "anonymous")}
     assert len(ids) == 4
 
@@ -47,7 +47,7 @@ def test_one_server_at_a_time(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_data_directory_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unusable_data_directory_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"):
         DataDirectory.open(tmp_path / "file" / "data")
@@ -141,7 +141,7 @@ def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
     assert list((data.root / "workspaces").iterdir()) == []
 
 
-def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
+def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = SessionKey("u", "a")
@@ -165,7 +165,7 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
     assert data.prepare_files(key, *own()).commits is not stored.commits
 
 
-def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) -> None:
+def test_preparation_and_deletion_at_the_same_time_both_succeed(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     done = threading.Event()
 
@@ -190,7 +190,7 @@ def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) 
     assert list((data.root / "workspaces").iterdir()) == []
 
 
-def test_what_somebody_took_out_of_a_workspace_is_made_again(data: DataDirectory) -> None:
+def test_a_part_that_was_removed_from_a_workspace_is_made_again(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     home = data.prepare_files(key, *own()).root.parent
     (home / "files").rmdir()

@@ -40,7 +40,7 @@ def files(root: Path) -> WorkspaceFiles:
 # -- saving under conditions ----------------------------------------------------
 
 
-def test_of_many_who_create_one_does(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_creations_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
     ended: list[str] = []
     start = threading.Barrier(8)
 
@@ -62,7 +62,7 @@ def test_of_many_who_create_one_does(files: WorkspaceFiles, root: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["f"]
 
 
-def test_of_many_who_replace_one_version_one_does(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_replacements_of_one_version_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
     first = files.save("f", b"first")
     ended: list[str] = []
     start = threading.Barrier(8)
@@ -217,7 +217,7 @@ def test_deleting_a_deep_tree_needs_neither_stack_nor_descriptors(files: Workspa
     assert list(root.iterdir()) == []
 
 
-def test_what_could_not_be_deleted_has_its_name_again(
+def test_a_tree_that_cannot_be_deleted_gets_its_name_back(
     files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.save("d/f", b"x")

@@ -144,7 +144,7 @@ async def test_old_files_do_not_add_up(root: Path, executor: Executor) -> None:
     assert len(list((root / ".kernelbridge/output").iterdir())) == 3
 
 
-async def test_what_is_not_ours_is_left_alone(root: Path, executor: Executor) -> None:
+async def test_other_files_of_the_directory_stay(root: Path, executor: Executor) -> None:
     output = root / ".kernelbridge/output"
     output.mkdir(parents=True)
     (output / "notes.txt").write_text("mine")

@@ -43,7 +43,7 @@ def test_each_has_one_of_its_own_and_keeps_it() -> None:
     assert first[:100] == first[100:200] == first[200:]
 
 
-def test_when_open_sessions_have_all_of_them_another_is_told() -> None:
+def test_when_open_sessions_have_all_ids_another_is_refused() -> None:
     opened = {"a", "b"}
     given = uids(last=FIRST + 1, opened=opened)
     first = {name: given.of(name, "u") for name in "ab"}
@@ -82,13 +82,13 @@ def test_of_two_that_open_at_once_one_gets_another() -> None:
     assert len({given.of("a", None), given.of("b", None)}) == 2
 
 
-def test_what_an_earlier_server_left_running_keeps_its_id_for_itself() -> None:
+def test_a_sandbox_of_an_earlier_server_keeps_its_id_for_itself() -> None:
     """Nobody asks for it again: its sandbox has it."""
     given = uids(opened={"running", "other"}, running=FIRST, other=FIRST)
     assert given.of("other", None) != FIRST
 
 
-def test_a_user_who_has_used_them_up_shares_with_himself_first() -> None:
+def test_a_user_who_has_used_all_ids_shares_their_own_first() -> None:
     given = uids(last=FIRST + 9)
     for number in range(8):
         given.of(f"w{number}", "greedy")
@@ -100,7 +100,7 @@ def test_a_user_who_has_used_them_up_shares_with_himself_first() -> None:
     assert FIRST <= given.of("new", "another") <= FIRST + 9
 
 
-def test_what_was_given_back_is_given_out_last() -> None:
+def test_a_released_id_is_assigned_last() -> None:
     """A sandbox that could not be removed may still have it."""
     given = uids(last=FIRST + 3)
     back = given.of("a", "u")
@@ -111,7 +111,7 @@ def test_what_was_given_back_is_given_out_last() -> None:
     assert given.of("e", "u") == back
 
 
-def test_what_is_in_use_at_the_start_is_kept() -> None:
+def test_ids_in_use_at_the_start_are_kept() -> None:
     given = uids(kept=FIRST + 7, outside=1000)
     assert given.of("kept", "u") == FIRST + 7
     assert all(given.of(str(number), "u") != FIRST + 7 for number in range(99))
@@ -128,7 +128,7 @@ def test_two_servers_hardly_ever_choose_the_same() -> None:
 # -- files ----------------------------------------------------------------------
 
 
-def test_the_files_say_who_has_which(data: DataDirectory) -> None:
+def test_the_owner_of_the_files_is_the_id_of_the_session(data: DataDirectory) -> None:
     keys = [SessionKey("u", str(number)) for number in range(5)]
     stored = [data.prepare_files(key, 1000, 100, own_uid=True) for key in keys]
     assert len({found.uid for found in stored}) == 5
@@ -153,7 +153,7 @@ def test_deleted_files_give_their_id_back(data: DataDirectory) -> None:
     assert data.prepare_files(SessionKey("u", "c"), 1000, 100, own_uid=True).uid == first
 
 
-def test_who_stores_many_sessions_uses_up_the_ids_of_nobody_else(data: DataDirectory) -> None:
+def test_a_user_with_many_stored_sessions_leaves_ids_for_others(data: DataDirectory) -> None:
     data.assign_uids(FIRST, FIRST + 2)
     theirs = data.prepare_files(SessionKey("v", "a"), 1000, 100, own_uid=True).uid
     mine = {data.prepare_files(SessionKey("u", str(n)), 1000, 100, own_uid=True).uid for n in range(10)}
@@ -216,7 +216,7 @@ def test_all_changes_hands_and_no_link_is_followed(tmp_path: Path) -> None:
     assert Path("/etc/passwd").stat().st_uid == before
 
 
-def test_what_was_broken_off_is_done_by_the_next_start(data: DataDirectory) -> None:
+def test_the_next_start_completes_a_change_of_owner(data: DataDirectory) -> None:
     """Only root can give files away; another server's sandboxes are its own user."""
     key = SessionKey("u", "a")
     stored = data.prepare_files(key, 1000, 100)

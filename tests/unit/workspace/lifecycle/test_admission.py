@@ -7,7 +7,7 @@ from kernelbridge.workspace.lifecycle.admission import FairQueue, SessionLimits
 from kernelbridge.workspace.session_key import SessionKey
 
 
-def test_one_who_starts_many_keeps_nobody_waiting_for_more_than_one() -> None:
+def test_a_user_with_many_starts_delays_others_by_one_only() -> None:
     queue: FairQueue[str] = FairQueue(1)
     assert queue.acquire("greedy", "g0")
     assert not any(queue.acquire("greedy", f"g{number}") for number in range(1, 5))
@@ -17,7 +17,7 @@ def test_one_who_starts_many_keeps_nobody_waiting_for_more_than_one() -> None:
     assert queue.acquire("greedy", "again")
 
 
-def test_who_waits_no_more_gets_no_turn() -> None:
+def test_a_waiter_that_withdraws_gets_no_turn() -> None:
     queue: FairQueue[str] = FairQueue(1)
     for user, who in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("b", "b2")):
         queue.acquire(user, who)
@@ -58,7 +58,7 @@ def test_turns_are_neither_lost_nor_made(turns: int, steps: list[tuple[str, str]
         assert not waiting or len(holding) == turns
 
 
-def test_limits_of_sessions_name_the_number_and_what_to_do() -> None:
+def test_limits_of_sessions_name_the_number_and_the_remedy() -> None:
     limits = SessionLimits(per_user=2, in_all=3)
     there = {SessionKey("a", "1"), SessionKey("a", "2")}
     limits.check(SessionKey("a", "1"), there)  # it is there

@@ -31,7 +31,7 @@ async def test_no_more_than_so_many_start_at_once_and_users_take_turns() -> None
     assert order.index("b") == 3
 
 
-async def test_all_who_wait_hear_at_once_of_an_engine_that_does_not_answer() -> None:
+async def test_all_waiting_starts_fail_when_the_engine_does_not_answer() -> None:
     starts = StartQueue(1)
     release = asyncio.Event()
 
@@ -50,7 +50,7 @@ async def test_all_who_wait_hear_at_once_of_an_engine_that_does_not_answer() -> 
 
 
 @pytest.mark.parametrize("granted", [False, True])
-async def test_one_who_is_cancelled_leaves_its_turn_to_others(*, granted: bool) -> None:
+async def test_a_cancelled_start_leaves_its_turn_to_others(*, granted: bool) -> None:
     starts = StartQueue(1)
 
     async def hold() -> None:
