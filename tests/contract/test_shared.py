@@ -263,7 +263,7 @@ TERMINALS = """if 1:
 """
 
 
-async def test_set_terminals_a_sandboxs_own(make_sandbox: MakeSandbox) -> None:
+async def test_terminals_are_a_sandboxs_own(make_sandbox: MakeSandbox) -> None:
     sandbox, other = await make_sandbox(ptys=10), await make_sandbox(ptys=10)
     before = await sandbox.exec(["cat"], tty=True)
     process = await start_python(sandbox, TERMINALS)
