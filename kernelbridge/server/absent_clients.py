@@ -67,7 +67,7 @@ class Absentees:
     def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
         """Return the entry for a command that an earlier server started, or None if its shell cannot be there."""
         command = left.command
-        if command is None or left.state.shell is None or not command.can_be_resumed:
+        if command is None or left.state.shell is None:
             return None
         context = _context(registry, workspace, command.request_id)
         events = CommandEvents(context) if command.streams else None

@@ -33,7 +33,7 @@ from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings
-from kernelbridge.workspace.adoption.record import left_in_sandboxes
+from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
@@ -267,7 +267,7 @@ async def running(
             settings,
             instance=data.instance,
             on_progress=on_progress,
-            left_to_docker=lambda: left_in_sandboxes(data.state, "docker"),
+            left_to_docker=lambda: count_previous_sandboxes(data.state, "docker"),
         )
         # A start that fails must not cost a session. So what may fail comes before sessions are adopted: an adoption
         # reports what happened to them only once, and no client is connected yet to see it.
@@ -288,7 +288,7 @@ async def running(
         )
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
-            await asyncio.to_thread(data.give_uids, *settings.uid_range, registry.with_sandboxes)
+            await asyncio.to_thread(data.assign_uids, *settings.uid_range, registry.with_sandboxes)
         transfers = Transfers(
             functools.partial(
                 stored_files,

@@ -36,7 +36,7 @@ from kernelbridge.server import http_conditions, principal
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.websocket.tcp import Counted
 from kernelbridge.workspace.files.reading import OpenFile
-from kernelbridge.workspace.files.service import Arrival, Download, SessionFiles
+from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
 from kernelbridge.workspace.files.versions import Condition
 from kernelbridge.workspace.session_key import SessionKey
 
@@ -128,13 +128,13 @@ class Transfers:
                     "The file cannot be accepted in this form",
                     f"send it whole and unencoded, without the header {name}",
                 )
-        async with self._place(request, key), self._files(key).upload(path, _condition(request)) as arrival:
+        async with self._place(request, key), self._files(key).upload(path, _condition(request)) as upload:
             announced = request.content_length
-            arrival.check(announced or 0)
-            received = await _receive(request, arrival)
+            upload.check(announced or 0)
+            received = await _receive(request, upload)
             if announced is not None and received != announced:
                 raise BadRequest("The file is incomplete", f"{received} of {announced} bytes arrived")
-            saved = await arrival.commit()
+            saved = await upload.commit()
         log.info("file_received", user_id=key.principal, session=key.session_id, size=saved.size)
         return web.json_response(
             {"filename": path, "size": saved.size, "sha256": saved.sha256},
@@ -214,7 +214,7 @@ async def _send(
     await response.write_eof()
 
 
-async def _receive(request: web.Request, arrival: Arrival) -> int:
+async def _receive(request: web.Request, upload: Upload) -> int:
     received = 0
     waiting = bytearray()
     while True:
@@ -223,7 +223,7 @@ async def _receive(request: web.Request, arrival: Arrival) -> int:
         received += len(data)
         waiting += data
         if len(waiting) >= _CHUNK or (waiting and not data):
-            await arrival.write(waiting)
+            await upload.write(waiting)
             waiting = bytearray()
         if not data:
             return received

@@ -1,1 +1,1 @@
-"""A session's server-side life: sandbox, kernel, shell, files."""
+"""The server's side of sessions: sandbox, kernel, shell, terminals, files, events."""

@@ -1,6 +1,6 @@
 """How a terminal command ended; pure.
 
-It is not in `shell/`, because what sends it to the client needs nothing of a shell.
+A module of its own, because rooms that do not import `shell/` use it, too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, Literal
 from kernelbridge.workspace.session_state import RunningCommand
 
 LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
-"""Whether a shell or a terminal ended alone, with its sandbox, or with its session."""
-ReportLoss = Callable[[str | None, LossCause], None]
-"""Called when the terminal of this name is gone; None: all terminals, and the command that ran."""
+"""Why shells ended while no server ran: by themselves, with their sandbox, or with their session."""
 
-_WHY: Mapping[LossCause, str] = MappingProxyType(
+ReportLoss = Callable[[str | None, LossCause], None]
+"""Report the end of the terminal of this id; None: of every terminal and of the command that ran."""
+
+_HOW_LOST: Mapping[LossCause, str] = MappingProxyType(
     {
-        "shell_exited": "the server ended while it ran, and so it was ended",
-        "sandbox_lost": "the server ended while it ran, and then its sandbox",
+        "shell_exited": "the server ended while it ran, and the command was ended with it",
+        "sandbox_lost": "the server ended while it ran, and then its sandbox ended",
         "session_closed": "the server ended while it ran, and then its session was closed",
     }
 )
@@ -29,32 +30,32 @@ _WHY: Mapping[LossCause, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """How a command ended and what it wrote."""
+    """How a command ended, and its output."""
 
     output: str
-    """What a terminal would have shown."""
+    """As a terminal would have shown it."""
     exit_code: int | None
-    """128 + n for an end by signal n, as shells count; None when the command was killed with its shell."""
+    """128 + n for an end by signal n, as in shells; None if the command was killed with its shell."""
     cwd: str | None
-    """The shell's working directory; None when the shell is gone."""
+    """The shell's working directory; None if the shell has ended."""
     duration_ms: float
     truncated: dict[str, Any] | None = None
-    """`{"bytes": left out of `output`, "kept": "head and tail", "at": character where they are missing}`, and `file`
-    and `fileComplete` when the whole output is in a file of the workspace."""
+    """`{"bytes": left out of `output`, "kept": "head and tail", "at": the character where they are missing}`, and
+    `file` and `fileComplete` if the whole output is in a file of the workspace."""
     cause: str | None = None
     """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`, `process_limit`."""
     state_preserved: bool = True
-    """False when the shell is gone, and with it its directory, variables, functions and background jobs."""
+    """False if the shell has ended, with its directory, variables, functions and background jobs."""
     hint: str | None = None
-    """What to do instead of a command that cannot work here."""
+    """What to do instead of a command that cannot work in a sandbox."""
     late_output: str = ""
-    """What background jobs of earlier commands wrote since the last outcome."""
+    """What background jobs of earlier commands have written since the last outcome."""
     json: Mapping[str, Any] = field(default_factory=dict)
-    """Long texts that are written as JSON already, by the names of their fields."""
+    """Long texts of these fields that are encoded as JSON already, by the name of the field."""
 
 
 def lost_command(command: RunningCommand, cause: LossCause) -> CommandOutcome:
-    """Return the outcome of an earlier server's command that is gone: nobody knows how it ended."""
+    """Return the outcome of an earlier server's command that cannot be taken over: how it ended is not known."""
     return CommandOutcome(
         output="",
         exit_code=None,
@@ -62,5 +63,5 @@ def lost_command(command: RunningCommand, cause: LossCause) -> CommandOutcome:
         duration_ms=max(0.0, time.time() - command.since) * 1000,
         cause=cause,
         state_preserved=False,
-        hint=f"{_WHY[cause]}; what it wrote is lost, and how far it came is not known: look before it is sent again",
+        hint=f"{_HOW_LOST[cause]}; its output is lost, and how far it got is not known: check before you send it again",
     )

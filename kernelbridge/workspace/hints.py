@@ -1,7 +1,7 @@
-r"""What to do instead where something cannot work in a sandbox: known by what programs say of it; pure.
+r"""Hints: what to do instead of something that cannot work in a sandbox, found in the output of programs; pure.
 
-The same for commands and cells. A command has failed by its exit code. A cell may succeed although a program in it has
-failed (`!pip install x`, `subprocess.run`): there, only a line counts that is a program's complaint by its form.
+They are the same for commands and cells. The exit code of a command says whether it failed. A cell may succeed although
+a program in it failed (`!pip install x`, `subprocess.run`): there, only lines count that look like error messages.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NETWORK_HINT = (
 PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
 
 LOOKED_AT = 4000
-"""Characters at the end of the output: who gives up says so last."""
+"""Characters at the end of the output: the last message says why a program failed."""
 _TRACEBACK = 16_000
-"""Characters of a traceback, at its beginning and its end: the cause is first, what came of it last."""
+"""Characters of a traceback, at its beginning and at its end: the first exception and the last one."""
 
 _REFUSALS = re.compile(
     r"terminal is not fully functional"  # less
     r"|failed tty get"  # top
-    r"|[Ee]rror opening terminal"  # whatever uses curses: nano, htop, watch
+    r"|[Ee]rror opening terminal"  # programs that use curses: nano, htop, watch
     r"|open terminal failed"  # tmux
     r"|[Mm]ust be (?:connected to|run (?:from|in|on)) a terminal"  # screen
     r"|(?:[Ii]nput|stdin|[Ss]tandard input) is not (?:from )?a (?:terminal|TTY|tty)"  # vim, nano, docker
-    r"|Vim: Error reading input, exiting"  # all that is left of vim's complaints where it could clear the screen
+    r"|Vim: Error reading input, exiting"  # the only message of vim that remains if it could clear the screen
     r"|the input device is not a TTY"  # docker
     r"|a terminal is required"  # sudo
     r"|/dev/tty: No such device or address"
@@ -45,12 +45,12 @@ _UNREACHED = re.compile(
     r"\(from versions: none\)"  # pip
     r"|[Cc]ould not resolve (?:host|proxy)"  # curl, git, ssh, conda
     r"|Could not resolve '|Temporary failure resolving"  # apt
-    r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # whatever asks the C library
-    r"|[Ff]ailed to lookup address information|dns error:"  # uv, cargo and what else is written in Rust
+    r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # programs that use the C library
+    r"|[Ff]ailed to lookup address information|dns error:"  # uv, cargo and other programs in Rust
     r"|No address associated with hostname"
     r"|unable to resolve host|bad address '"  # wget
     r"|\b(?:EAI_AGAIN|ENOTFOUND)\b"  # npm, yarn
-    r"|dial tcp: lookup "  # whatever is written in Go
+    r"|dial tcp: lookup "  # programs in Go
     r"|CONNECTION FAILED for url"  # conda
     r"|All attempts to connect to \S+ failed"  # poetry
     r"|no servers could be reached"  # dig, nslookup
@@ -60,17 +60,17 @@ _WORDS: tuple[str, ...] = (
     *("esol", "versions: none", "EAI_AGAIN", "ENOTFOUND", "nreachable", "not known", "CONNECTION", "connect to"),
     *("address", "dial tcp", "servers", "dns error"),
 )
-"""One of them is in everything that is looked for: finding none is much faster."""
-_COMPLAINT = re.compile(
+"""Every match contains one of them: a search for them is much faster, and usually finds none."""
+_MESSAGE = re.compile(
     r"^[\s│├└╰─▶]*"
     r"(?:[\w./+-]+: |ERROR: |error: |[EW]: |Err:|npm (?:ERR!|error) |yarn error |\[nltk_data\] Error |CondaHTTPError"
     r"|Caused by|dns error: |Temporary failure resolving|Could not resolve '|;; )"
 )
-"""How a program's line begins that says what went wrong."""
+"""The beginning of a line that is a program's error message."""
 
 
 def failure_hint(text: str) -> str | None:
-    """Say what to do instead, if a program that failed has said in `text` why, and it is one of these reasons."""
+    """Return a hint if `text`, the output of a program that failed, has one of the known reasons, else None."""
     if wants_processes(text):
         return PROCESS_HINT
     if _REFUSALS.search(text) is not None:
@@ -79,10 +79,10 @@ def failure_hint(text: str) -> str | None:
 
 
 def cell_hint(outcome: Outcome) -> str | None:
-    """Say what to do instead, if a cell failed, or a program in it, for a reason that a sandbox gives."""
+    """Return a hint if a cell, or a program in it, failed because of the sandbox, else None."""
     end = outcome.output[-LOOKED_AT:]
     if outcome.success:
-        return NETWORK_HINT if end and _complains(end) else None
+        return NETWORK_HINT if end and _has_message(end) else None
     if outcome.cause is not None:
         return None
     traceback = outcome.traceback or ""
@@ -91,7 +91,7 @@ def cell_hint(outcome: Outcome) -> str | None:
     return failure_hint("\n".join((end, traceback, outcome.error or "")))
 
 
-def _complains(text: str) -> bool:
+def _has_message(text: str) -> bool:
     if not any(word in text for word in _WORDS):
         return False
-    return any(_UNREACHED.search(line) and _COMPLAINT.match(line) for line in text.split("\n"))
+    return any(_UNREACHED.search(line) and _MESSAGE.match(line) for line in text.split("\n"))

@@ -1,8 +1,8 @@
-"""What a session may be opened with: checked against what the operator grants; pure.
+"""The options of a session, checked against the operator's bounds; pure.
 
-`SessionOptions` are what one `open_session` asks for, a `Choice` is what the session then has, and an `Opening` keeps
-the choice of one session. What the options leave out is the server's default for a session that is not open, and stays
-as it is for one that is.
+`SessionOptions` are the options of one `open_session`, a `Choice` is what the session has as a result, and an `Opening`
+holds the choice of one session. An option that is left out has the server's default in a session that is not open, and
+stays unchanged in one that is open.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kernelbridge.settings.quantities import format_size
 DEFAULT_KERNEL = "python3"
 
 MIN_MEMORY = 64 << 20
-"""Bytes below which no interpreter starts."""
+"""Bytes; with less, no interpreter starts."""
 MIN_CPUS = 0.01
 MIN_PIDS = 32
 
 MAX_ENV = 64
-"""Variables that a session may be given."""
+"""Environment variables of one session."""
 MAX_ENV_BYTES = 64 << 10
-"""Bytes of their names and values together; one process must take them all."""
+"""Bytes of their names and values together: the environment of one process must hold them."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _RESERVED = frozenset(
@@ -38,34 +38,34 @@ _RESERVED = frozenset(
         *("IPYTHONDIR", "PIP_BREAK_SYSTEM_PACKAGES", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_INPUT", "PIP_RETRIES"),
     }
 )
-"""What the bridge sets itself, and what decides how the shell and the interpreter come up."""
+"""Variables that the bridge sets itself, or that change how the shell and the interpreter start."""
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
 
 
 SERVER_RETURNS = 60.0
-"""Seconds beyond a session's linger in which a server must come back to its sandbox."""
+"""Seconds, after a session's linger, until a sandbox without a server ends itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the operator grants."""
+    """What the operator allows."""
 
     limits: Limits
     image: str | None
     """The default image; None where the runtime has no images."""
     images: frozenset[str] = frozenset()
-    """The others that may be chosen."""
+    """The other images that clients may choose."""
     image_setting: str | None = None
-    """The default image's name where the runtime has none: a client may say it all the same."""
+    """The name of the default image where the runtime has no images: clients may name it all the same."""
     linger: float = 15.0
-    """Seconds that a session lives on after its last connection, unless it ask for something else."""
+    """Seconds that a session stays open after its last connection, unless a client chooses another value."""
     max_linger: float = 3600.0
-    """Most of them that it may ask for; never less than `linger`."""
+    """The largest value that clients may choose; at least `linger` is allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """What a client asks for; None where it says nothing."""
+    """The options that a client gives; None for those that it leaves out."""
 
     image: str | None = None
     kernel: str | None = None
@@ -83,12 +83,12 @@ class Choice:
 
     limits: Limits
     image: str | None = None
-    """None for the runtime's own."""
+    """None for the runtime's default."""
     kernel: str = DEFAULT_KERNEL
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def differing(self, options: SessionOptions) -> str | None:
-        """Name the first field in which `options` ask for something else, or None."""
+        """Return the name of the first field in which `options` differ, or None."""
         pairs = (
             ("image", options.image, self.image),
             ("kernel", options.kernel, self.kernel),
@@ -101,14 +101,14 @@ class Choice:
 
 
 def checked(options: SessionOptions, bounds: Bounds) -> SessionOptions:
-    """Refuse what the operator does not grant; raises `BadRequest` that names the field and its bound."""
+    """Return the options with the full name of their image; raises `BadRequest` for a field outside its bounds."""
     most = bounds.limits
     _within("limits.memory", options.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
     _within("limits.cpus", options.cpus, (MIN_CPUS, most.cpus), "processors")
     _within("limits.pids", options.pids, (MIN_PIDS, most.pids), "processes")
     most_linger = max(bounds.max_linger, bounds.linger)
     if options.linger is not None and options.linger > most_linger:
-        raise _invalid("linger", f"expected at most {most_linger:g} seconds, which is what the server grants")
+        raise _invalid("linger", f"expected at most {most_linger:g} seconds, the server's limit")
     if options.env is not None:
         _check_env(options.env)
     return replace(options, image=_granted_image(options.image, bounds))
@@ -131,7 +131,7 @@ def choose(options: SessionOptions, bounds: Bounds) -> Choice:
 
 
 def within(choice: Choice, bounds: Bounds) -> Choice:
-    """Give a choice that another server granted as far as this one does, which may grant less."""
+    """Return a choice that an earlier server allowed, reduced to what this server allows."""
     most, has = bounds.limits, choice.limits
     limits = replace(
         has, memory=min(has.memory, most.memory), cpus=min(has.cpus, most.cpus), pids=min(has.pids, most.pids)
@@ -151,7 +151,7 @@ def _granted_image(image: str | None, bounds: Bounds) -> str | None:
         if bounds.image_setting is not None and _tagged(image) == _tagged(bounds.image_setting):
             return None
         raise _invalid("image", "this server's sandboxes are not made of images; leave the field out")
-    raise _invalid("image", f"expected one that the server allows: {', '.join(granted)}")
+    raise _invalid("image", f"expected an image that the server allows: {', '.join(granted)}")
 
 
 def _tagged(image: str) -> str:
@@ -162,7 +162,7 @@ def _tagged(image: str) -> str:
 def _within(name: str, value: float | None, bounds: tuple[float, float], unit: str) -> None:
     least, most = bounds
     if value is not None and not least <= value <= most:
-        raise _invalid(name, f"expected at least {least} and at most {most} {unit}, which is what the server grants")
+        raise _invalid(name, f"expected at least {least} and at most {most} {unit}, the limits of the server")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
@@ -170,11 +170,11 @@ def _check_env(env: Mapping[str, str]) -> None:
         raise _invalid("env", f"expected at most {MAX_ENV} variables, found {len(env)}")
     for name, value in env.items():
         if _ENV_NAME.fullmatch(name) is None:
-            raise _invalid("env", f"{name[:200]!r} is not the name of a variable: letters, digits and '_', up to 128")
+            raise _invalid("env", f"{name[:200]!r} is not a name of a variable: up to 128 letters, digits and '_'")
         if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
-            raise _invalid("env", f"{name} is set by the sandbox; code may set it for itself when it runs")
+            raise _invalid("env", f"the sandbox sets {name}; code can set it for itself when it runs")
         if "\0" in value:
-            raise _invalid("env", f"the value of {name} holds a zero character")
+            raise _invalid("env", f"the value of {name} contains a NUL character")
     if (size := sum(len(part.encode()) for pair in env.items() for part in pair)) > MAX_ENV_BYTES:
         raise _invalid("env", f"expected at most {MAX_ENV_BYTES} bytes of names and values together, found {size}")
 
@@ -184,57 +184,53 @@ def _invalid(name: str, expected: str) -> BadRequest:
 
 
 class Opening:
-    """The choice of one session. It is fixed once the sandbox runs, or while it starts; until the session is closed."""
+    """The choice of one session. It is fixed from the first start of its sandbox until the session is closed."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._ran = False
+        self.ran = False
+        """Whether a sandbox has run with the choice."""
         self._linger: float | None = None
         self.keep_while_running = False
-        """Whether the session lives on while a cell or a command runs, whoever is connected."""
+        """Whether the session stays open without a connection while a cell or a command runs."""
         self.choice: Choice = choose(SessionOptions(), bounds)
         self.language: str | None = None
-        """The kernel's, once the sandbox has run."""
+        """Of the kernel; None before the sandbox has run."""
         self.facts: Facts | None = None
-        """What an adopted sandbox offers: its image may be another by now, or gone."""
-
-    @property
-    def ran(self) -> bool:
-        """Whether a sandbox has run with it."""
-        return self._ran
+        """The facts of an adopted sandbox: its image may have been replaced or removed since."""
 
     @property
     def linger(self) -> float:
-        """Seconds that the session lives on after its last connection."""
+        """Seconds that the session stays open after its last connection."""
         bounds = self._bounds
         return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
 
     @property
-    def outlives(self) -> float:
-        """Seconds that the sandbox goes on without a server: nobody looks then whether something runs in it."""
+    def seconds_without_server(self) -> float:
+        """After which the sandbox ends itself. Without a server, nobody knows whether something runs in it."""
         bounds = self._bounds
         linger = max(bounds.max_linger, bounds.linger) if self.keep_while_running else self.linger
         return linger + SERVER_RETURNS
 
     @property
     def asked_linger(self) -> float | None:
-        """The same as somebody has asked for it; None if nobody has."""
+        """The value that a client has chosen; None if none has."""
         return self._linger
 
-    def stay(self, linger: float | None, *, keep_while_running: bool | None) -> None:
-        """Change how long the session lives on; None changes nothing. Unlike the rest, that can be done at any time."""
+    def set_linger(self, linger: float | None, *, keep_while_running: bool | None) -> None:
+        """Change how long the session stays open, which is possible at any time; None changes nothing."""
         if linger is not None:
             self._linger = linger
         if keep_while_running is not None:
             self.keep_while_running = keep_while_running
 
-    def take(self, options: SessionOptions, *, starting: bool) -> bool:
-        """Make it what checked options ask for; say whether that is another image.
+    def apply(self, options: SessionOptions, *, starting: bool) -> bool:
+        """Apply checked options; return whether they change the image.
 
-        Raises `SessionConflict` when it is fixed and something else.
+        Raises `SessionConflict` if the choice is fixed and the options differ from it.
         """
         image = self.choice.image
-        if not (self._ran or starting):
+        if not (self.ran or starting):
             self.choice = choose(options, self._bounds)
         elif (name := self.choice.differing(options)) is not None:
             raise SessionConflict(
@@ -242,17 +238,23 @@ class Opening:
                 f"leave the field {name!r} out to use the session as it is, or close it first with close_session;"
                 " its files stay",
             )
-        self.stay(options.linger, keep_while_running=options.keep_while_running)
+        self.set_linger(options.linger, keep_while_running=options.keep_while_running)
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
-        """Take what an earlier server has opened the session with, and what its sandbox offers, if it is there."""
-        self.choice, self._ran, self.facts = choice, True, facts
+        """Take over an earlier server's choice, and the facts of its sandbox if that still runs.
+
+        What clients cannot choose is as on this server, whose runtime may be another one, with images or without.
+        """
+        bounds, has = self._bounds, choice.limits
+        limits = replace(bounds.limits, memory=has.memory, cpus=has.cpus, pids=has.pids)
+        image = None if bounds.image is None else choice.image or bounds.image
+        self.choice, self.ran, self.facts = replace(choice, limits=limits, image=image), True, facts
 
     def keep_to_bounds(self) -> bool:
-        """Before a sandbox is made: grant no more than this server does; say whether that is another image.
+        """Reduce the choice to this server's bounds, before a sandbox is made; return whether the image changes.
 
-        A sandbox that an earlier server made is used as it is, but no other is made like it.
+        The sandbox of an earlier server is used as it is, but the next one follows this server's bounds.
         """
         image = self.choice.image
         self.choice = within(self.choice, self._bounds)
@@ -262,7 +264,7 @@ class Opening:
         return True
 
     def check_kernel(self, facts: Facts) -> None:
-        """Refuse a kernel that was asked for and is not in the image; without the default one, shells can still run."""
+        """Raise `BadRequest` for a chosen kernel that the image lacks. Without the default one, shells still work."""
         name = self.choice.kernel
         if name not in facts.kernelspecs and name != DEFAULT_KERNEL:
             have = ", ".join(sorted(facts.kernelspecs)) or "none"
@@ -271,7 +273,7 @@ class Opening:
             )
 
     def started(self, facts: Facts) -> None:
-        """Take note that a sandbox runs with it."""
-        self._ran = True
+        """Note that a sandbox runs with the choice."""
+        self.ran = True
         spec = facts.kernelspecs.get(self.choice.kernel)
         self.language = spec.language if spec is not None else None

@@ -1,10 +1,10 @@
-"""What a workspace's files must hold so that `pip install` works in a running kernel; pure.
+"""The files of a workspace that `pip install` needs to work in a running kernel; pure.
 
-The root file system of a sandbox is read-only, so packages go into the workspace. Python adds a
-user site directory to `sys.path` only if it exists when the interpreter starts, hence it is
-made beforehand. A python inside a virtual environment ignores the user site altogether; it
-gets an overlay: a virtual environment in the workspace that sees the image's packages through a `.pth` file, so
-that pip installs, upgrades and removes in the workspace and leaves the image's alone.
+The root file system of a sandbox is read-only, so packages are installed in the workspace. Python adds the user site
+directory to `sys.path` only if the directory exists when the interpreter starts, so it is made before. A python in a
+virtual environment ignores the user site; it gets an overlay: a virtual environment in the workspace that sees the
+image's packages through a `.pth` file. Then pip installs, upgrades and removes packages in the workspace, and the
+image's packages stay unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PythonEnvironment:
 
     directories: tuple[str, ...]
     env: Mapping[str, str]
-    """Laid over the sandbox's own environment, for kernels and shells alike."""
+    """Added to the sandbox's own environment, for kernels and shells."""
     image_path: str
     """PATH as the image has it."""
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -38,15 +38,15 @@ class PythonEnvironment:
     symlinks: Mapping[str, str] = field(default_factory=dict)
     """Path to target."""
     python: str | None = None
-    """The interpreter that replaces the image's own in kernelspecs, or None to leave them."""
+    """The interpreter that replaces the image's own in kernelspecs, or None."""
 
     def without_installs(self) -> PythonEnvironment:
-        """Give the environment for a workspace in which none of this can be made: the image's own python, as it is."""
+        """Return the environment for a workspace in which these files cannot be made: the image's own python."""
         env = {name: value for name, value in self.env.items() if name != "VIRTUAL_ENV"}
         return PythonEnvironment(directories=(), env={**env, "PATH": self.image_path}, image_path=self.image_path)
 
     def argv(self, spec: KernelSpec, facts: Facts) -> tuple[str, ...]:
-        """Give the command that starts a kernel; `{connection_file}` is still in it."""
+        """Return the command that starts a kernel, with `{connection_file}` in it."""
         program = spec.argv[0]
         own = {facts.python.executable, "python", "python3", f"python{facts.python.version[0]}"}
         if self.python is not None and program in own:
@@ -55,19 +55,19 @@ class PythonEnvironment:
 
 
 def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
-    """Plan the environment for a workspace that its sandbox sees at `workspace`."""
+    """Return the environment for a workspace whose path in the sandbox is `workspace`."""
     version = ".".join(map(str, facts.python.version))
     path = facts.env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
     env = {
-        # Files of tools that nobody wants to find among their own.
+        # Outside the user's own files.
         "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108  the sandbox's own tmpfs
-        # Python knows byte code by its source's second and size: a module that is saved twice within a second would
-        # stay what it was at first. This holds whoever writes it. What pip installs is compiled all the same.
+        # Python compares the time in seconds and the size of a source with those in its byte code: of a module that is
+        # saved twice within a second, it would use the first version. pip compiles what it installs all the same.
         "PYTHONDONTWRITEBYTECODE": "1",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's python refuses `--user` without it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
-        "PIP_RETRIES": "0",  # there is no network: to try again only makes the error late
+        "PIP_RETRIES": "0",  # there is no network: retries would only delay the error
     }
     if facts.python.user_site:
         site = f".local/lib/python{version}/site-packages"

@@ -1,4 +1,4 @@
-"""How much may wait in one lane, and how long one run may take; pure."""
+"""How many requests may wait in one lane, and how long one run may take; pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kernelbridge.errors import BadRequest, LimitExceeded
 
 
 class WaitingBudget:
-    """Counts what waits, in requests and in characters; past either limit a request is refused, and nothing is lost."""
+    """Counts waiting requests and their characters. Above either limit, a request is refused."""
 
     def __init__(self, what: str, *, requests: int, characters: int) -> None:
         self._what = what
@@ -21,16 +21,16 @@ class WaitingBudget:
         return self._waiting
 
     def take(self, text: str) -> None:
-        """Count a request; raises `LimitExceeded`. One that is alone may be as large as a frame."""
+        """Add a request; raises `LimitExceeded`. A single request may have any size."""
         if self._waiting >= self._requests:
             self._refuse(f"the limit is {self._requests}")
         if self._waiting and self._size + len(text) > self._characters:
-            self._refuse(f"together they may be {self._characters} characters long")
+            self._refuse(f"together they may have {self._characters} characters")
         self._waiting += 1
         self._size += len(text)
 
     def release(self, text: str) -> None:
-        """Count a request that waits no more."""
+        """Remove a request that does not wait any more."""
         self._waiting -= 1
         self._size -= len(text)
 
@@ -41,13 +41,13 @@ class WaitingBudget:
 
 
 def run_timeout(wanted: float | None, limit: float | None) -> float | None:
-    """Give the seconds for one cell or command: what the request wants, at most the server's limit, its default too.
+    """Return the timeout of one cell or command in seconds, None for no limit: `wanted`, or the server's limit.
 
-    Raises `BadRequest`.
+    Raises `BadRequest` if `wanted` is larger than the limit.
     """
     if wanted is None or limit is None:
         return limit if wanted is None else wanted
     if wanted > limit:
-        reason = f"expected at most {limit:g} seconds, which is the server's execution_timeout, and not {wanted:g}"
+        reason = f"expected at most {limit:g} seconds, the server's execution_timeout, and not {wanted:g}"
         raise BadRequest("The field 'timeout' is wrong", reason, field="timeout", code="invalid_field")
     return wanted

@@ -1,4 +1,4 @@
-"""All live workspaces of a server: found or made by session, closed when nobody comes back."""
+"""All open sessions of a server: each has a workspace, which is closed some time after its last connection."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, read_note
+from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
-from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCell, SessionState
@@ -35,28 +36,28 @@ from kernelbridge.workspace.workspace import Workspace
 log = structlog.get_logger(__name__)
 
 REACH = 5.0
-"""Seconds that what an earlier server left has to be taken over before anybody is let in: what a cell writes before
-that is told in its result and not as events, and who comes back at once should miss none."""
+"""How long the server waits for adopted kernels before it accepts clients, in seconds: what a cell writes before its
+kernel is adopted is in its result, and not in events, and a client that returns at once should miss no event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What closing a session came to."""
+    """The result of closing a session."""
 
     was_open: bool
     files_deleted: bool
-    """Whether there were files, and they are gone."""
+    """Whether there were files, and they have been deleted."""
 
 
 class _Entry:
-    """A live workspace and who is attached to it."""
+    """An open session's workspace and its connections."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.connections: set[str] = set()
         self.linger: asyncio.TimerHandle | None = None
         self.reached: Wait | None = None
-        """Waits until what an earlier server left is taken over."""
+        """Waits until the kernel of an earlier server is adopted."""
 
     def stay(self) -> None:
         if self.linger is not None:
@@ -65,18 +66,18 @@ class _Entry:
 
 
 class Absentees(Protocol):
-    """Who asked for what an earlier server has started. They are gone, so whoever resumes the session gets it."""
+    """The clients of the earlier server. Their connections are closed, so clients that resume get their answers."""
 
     def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
-        """Give what stands for the cell that runs."""
+        """Return a job for the cell that runs."""
         ...
 
     def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
-        """Give what stands for the command that runs in its shell, if that can be gone on with."""
+        """Return the command that runs in the shell, or None if it cannot be taken over."""
         ...
 
     def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
-        """Give what tells of the end of its shells."""
+        """Return what reports the end of shells and terminals."""
         ...
 
 
@@ -94,42 +95,46 @@ class Registry:
         max_starts: int,
         on_use: Callable[[SessionKey], None] | None = None,
     ) -> None:
-        """`on_use` is told whenever a session begins or ends to be used."""
+        """Open no session yet. `on_use` is called whenever the use of a session starts or ends."""
         self._runtime = runtime
         self._data = data
         self._settings = settings
         self._executor = executor
         self._limits = limits
-        self._starts = Starts(max_starts)
+        self._starts = StartQueue(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._successors: Counter[SessionKey] = Counter()
-        """How many have been opened anew behind those, and not all been closed yet."""
+        """How often sessions of `_closing` have been opened again since their first close began."""
         self._elsewhere: dict[SessionKey, PreviousSession] = {}
-        """Left by a server with another runtime, and not used since."""
-        self._absentees: Absentees | None = None
+        """Left open by a server with another runtime, and not used since."""
+        self._absentees: Absentees  # since `adopt`
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
-        """Of those that are being closed, the ones that were not open: they have no sandbox."""
+        """Sessions of `_closing` that were not open: they have no sandbox."""
         self._on_use = on_use or (lambda _key: None)
         self._tasks = TaskSet()
+        self._notes = ClosedNotes(data, executor, self._tasks)
         self._stopping = False
 
     @property
     def runtime_name(self) -> str:
-        """What makes the sandboxes: `docker` or `local`."""
+        """The name of the runtime that makes the sandboxes."""
         return self._runtime.info.name
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def attach(self, key: SessionKey, connection_id: str) -> Workspace:
-        """Find or make the workspace and note that the connection uses it. Raises `LimitExceeded`."""
+        """Find or make a session's workspace, and attach the connection to it.
+
+        Raises `LimitExceeded`, and `SandboxError` while the server stops.
+        """
         entry = self._entries.get(key)
         if entry is None:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
-            # Those that are being closed still have their sandboxes.
+            # Sessions that are being closed still have their sandboxes.
             check_successors(self._successors[key])
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             left = self._elsewhere.get(key)
@@ -141,40 +146,31 @@ class Registry:
         return entry.workspace
 
     def was_closed(self, key: SessionKey) -> bool:
-        """Whether a session is not open, and whoever comes back is to be told how it was closed."""
-        return key not in self._entries and self._closed_note(key) is not None
-
-    def _closed_note(self, key: SessionKey) -> ClosedNote | None:
-        try:
-            content = self._data.closed_note(key)
-            return None if content is None else read_note(content)
-        except (OSError, ValueError) as exc:
-            log.warning("closing_not_read", workspace=key.workspace_id, error=str(exc))
-            return None
+        """Whether a session is not open, and clients that return must be told how it was closed."""
+        return key not in self._entries and self._notes.get(key) is not None
 
     async def adopt(self, absentees: Absentees) -> None:
-        """Go on with the sessions that an earlier server has left, and remove what else it left.
+        """Take over the sessions that an earlier server left open, and remove its other sandboxes and files.
 
-        Who has no connection after `linger` ends. What another kind of runtime has made is left to that, until
-        somebody comes for it here: then its sandbox is given up. Raises `SandboxError` or `RuntimeUnavailable`.
+        Sessions without a connection after `linger` are closed. Sessions of another runtime stay untouched until a
+        client uses them here: then they lose their sandbox. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
-        await in_thread(self._executor, self._data.remove_left)
-        await in_thread(self._executor, self._data.forget_choices)
-        noted = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
-        left = [found for found in noted if found.state.runtime == self.runtime_name]
-        known = {found.key.workspace_id: known for found in left if (known := found.state.left()) is not None}
+        await in_thread(self._executor, self._data.remove_leftovers)
+        recorded = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
+        left = [found for found in recorded if found.state.runtime == self.runtime_name]
+        known = {found.key.workspace_id: known for found in left if (known := found.state.sandbox) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        self._elsewhere = {found.key: found for found in noted if found.state.runtime != self.runtime_name}
+        self._elsewhere = {found.key: found for found in recorded if found.state.runtime != self.runtime_name}
         others = {key.workspace_id for key in self._elsewhere}
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
         entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
             self._count_down(key, entry)
-        if noted or reclaimed:
+        if recorded or reclaimed:
             log.info(
                 "earlier_server",
                 sessions=len(left),
@@ -184,22 +180,25 @@ class Registry:
             )
 
     def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
-        entry = self._entries[key] = _Entry(self._make(key, state, closed=self._closed_note(key)))
-        entry.workspace.on_rest = functools.partial(self._rested, key, entry)
+        closed = self._notes.get(key)
+        if state is not None and closed is not None and closed.closed_at > state.created:
+            # The earlier server ended while it closed this session, which therefore continues.
+            self._notes.put(key, None)
+            closed = None
+        entry = self._entries[key] = _Entry(self._make(key, state, closed=closed))
+        entry.workspace.call_on_rest(functools.partial(self._rested, key, entry))
         self._on_use(key)
         return entry
 
     def _take_over(self, found: PreviousSession, sandbox: Sandbox | None) -> _Entry:
-        if self._absentees is None:
-            raise AssertionError(found.key)
         session = found if sandbox is not None else found.without_sandbox()
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
         job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
         command = self._absentees.command(self, workspace, session)
-        untold = session if command is None else replace(session, command=None)
-        tell = self._absentees.loss(self, workspace, untold)
-        entry.reached = workspace.adopt(session, sandbox, job, command, tell)
+        lost = session if command is None else replace(session, command=None)
+        report_loss = self._absentees.loss(self, workspace, lost)
+        entry.reached = workspace.adopt(session, sandbox, job, command, report_loss)
         return entry
 
     def _make(
@@ -208,7 +207,7 @@ class Registry:
         feed = Feed(
             key.session_id,
             created=timestamp() if state is None else state.created,
-            told=0 if state is None else state.seq,
+            last_seq=0 if state is None else state.seq,
             journal_size=self._settings.journal_size,
             kept_size=self._settings.max_output,
             tasks=self._tasks,
@@ -223,7 +222,8 @@ class Registry:
             executor=self._executor,
             feed=feed,
             starts=self._starts,
-            # A session that is just being closed is finished first; what comes now waits for that.
+            notes=self._notes,
+            # A session that is being closed is closed completely first; the new one waits for that.
             predecessor=predecessor,
             closed=closed,
         )
@@ -235,17 +235,17 @@ class Registry:
         options: SessionOptions,
         done: Callable[[KernelBridgeError | None], None],
     ) -> tuple[Workspace, bool]:
-        """Open a session as `options` ask, and attach the connection to it; say whether its interpreter has to start.
+        """Open a session with `options`, and attach the connection; return it, and whether its interpreter must start.
 
-        `done` is called once the interpreter is ready, or cannot be had. Raises `BadRequest`, `SessionConflict`
-        or `LimitExceeded`.
+        `done` is called once, with None when the interpreter is ready, or with the error. Raises `BadRequest`,
+        `SessionConflict` or `LimitExceeded`.
         """
         options = checked(options, self._settings.bounds)
         workspace = self.attach(key, connection_id)
         return workspace, workspace.open(options, done)
 
     def find(self, key: SessionKey) -> Workspace | None:
-        """Give the workspace of a session that is open, or None; opens none."""
+        """Return the workspace of an open session, or None; opens none."""
         entry = self._entries.get(key)
         return entry.workspace if entry is not None else None
 
@@ -254,7 +254,7 @@ class Registry:
         return key in self._entries or key in self._elsewhere
 
     def connections(self, key: SessionKey) -> int:
-        """Say how many connections use a session."""
+        """Return how many connections use a session."""
         entry = self._entries.get(key)
         return len(entry.connections) if entry is not None else 0
 
@@ -263,15 +263,15 @@ class Registry:
         return key in self._closing
 
     def live(self, principal: str | None) -> list[Workspace]:
-        """Give a principal's open sessions."""
+        """Return a principal's open sessions."""
         return [entry.workspace for key, entry in self._entries.items() if key.principal == principal]
 
     async def has_files(self, key: SessionKey) -> bool:
-        """Whether anything is stored of a session."""
+        """Whether a session has stored files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.has_files, key)
 
     async def stored(self, principal: str | None) -> list[str]:
-        """Give the ids of a principal's sessions that have files."""
+        """Return the ids of a principal's sessions that have files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
 
     def close(
@@ -282,23 +282,24 @@ class Registry:
         delete_files: bool,
         done: Callable[[Closed | KernelBridgeError], None],
     ) -> asyncio.Task[None] | None:
-        """Close a session whoever uses it; what comes now opens it anew.
+        """Close a session, also if other connections use it; the next request opens it again.
 
-        `done` is called once nothing of it runs, for the `listener` that asked; the others are told its status. What is
-        given, the end of one that only has files, has to be waited for: there is no limit to how many can be named.
+        `done` is called once, when nothing of it runs any more, for the `listener` that asked; others get its status.
+        If the session was not open and only has files, the caller must wait for the task that is returned: nothing else
+        limits how many such sessions a client closes at a time.
         """
         was_open = self.resumable(key)
         only_files = not was_open and key not in self._closing
         if key in self._entries:
             entry = self._entries[key]
-            entry.workspace.feed.dismiss(listener)
-            # Whoever closes it knows that, but not the others.
+            entry.workspace.feed.exclude(listener)
+            # Only the other connections must be told.
             why = "another connection closed it" if entry.connections - {listener.id} else None
             workspace = self._retire(key, delete_files=delete_files, why=why)
         elif was_open or delete_files or key in self._closing:
-            # Of a session that is closing already, or that only has files, or a sandbox that is not to be had here.
+            # It is closing already, or has only files, or a sandbox of another runtime.
             if key in self._closing:
-                self._closing[key].feed.dismiss(listener)
+                self._closing[key].feed.exclude(listener)
             workspace = self._end(key, delete_files=delete_files)
         else:
             done(Closed(was_open=False, files_deleted=False))
@@ -307,13 +308,13 @@ class Registry:
         return closing if only_files else None
 
     def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
-        """End what there is of a session that is not open, in order."""
+        """Close a session that is not open, after the close that is under way, if there is one."""
         if (closing := self._closing.get(key)) is None:
             self._only_files.add(key)
         elif closing.deleting or not delete_files:
             return closing
         workspace = self._closing[key] = self._make(key)
-        self._elsewhere.pop(key, None)  # its sandbox is removed by the server that can, for want of a note
+        self._elsewhere.pop(key, None)  # without a record, a server with its runtime removes its sandbox
         workspace.begin_close(delete_files=delete_files)
         return workspace
 
@@ -336,23 +337,23 @@ class Registry:
     # -- files that nobody uses -------------------------------------------------
 
     def in_use(self) -> set[SessionKey]:
-        """Give the sessions that are open, or whose files somebody uses."""
+        """Return the sessions that are open, or whose files are in use."""
         return set(self._entries) | set(self._closing) | set(self._held)
 
     def with_sandboxes(self) -> list[SessionKey]:
-        """Give the sessions that may have a sandbox. From any thread."""
-        # In the order in which a session goes from one to the next, where it is before it leaves the last; and each as
-        # a list, in one step.
+        """Return the sessions that may have a sandbox. Thread-safe."""
+        # A session moves from one to the next in this order, and is in the next before it leaves the last. Each list is
+        # made in one step.
         return [*list(self._elsewhere), *list(self._entries), *list(self._closing)]
 
     @contextlib.asynccontextmanager
     async def using(self, key: SessionKey) -> AsyncIterator[None]:
-        """Use the files of a session, open or not; waits while they are being deleted."""
+        """Use the files of a session, open or not; wait while they are being deleted."""
         self._held[key] += 1
         self._on_use(key)
         try:
             while (workspace := self._closing.get(key)) is not None and workspace.deleting:
-                with contextlib.suppress(FileError):  # that is for whoever wanted them deleted
+                with contextlib.suppress(FileError):  # reported to the client that deletes them
                     await workspace.close()
             yield
         finally:
@@ -360,9 +361,9 @@ class Registry:
             self._on_use(key)
 
     async def delete_unused(self, key: SessionKey) -> bool:
-        """Delete what is stored of a session, unless it is used; say whether it was. Raises `FileError`.
+        """Delete the files of a session that is not in use; return whether they were deleted. Raises `FileError`.
 
-        Who comes meanwhile waits until it is done, and has a new one.
+        Requests that arrive meanwhile wait, and then use a new session.
         """
         if self._stopping or key in self.in_use():
             return False
@@ -370,7 +371,7 @@ class Registry:
         return True
 
     def detach(self, connection_id: str) -> None:
-        """Note that a connection is gone; a session without any ends after `linger` seconds."""
+        """Detach a closed connection from its sessions; those without another one are closed after `linger` seconds."""
         for key, entry in list(self._entries.items()):
             if connection_id not in entry.connections:
                 continue
@@ -380,16 +381,16 @@ class Registry:
                 self._count_down(key, entry)
 
     def _count_down(self, key: SessionKey, entry: _Entry) -> None:
-        """Close a session without a connection after its linger; one that is kept counts from the end of what runs."""
+        """Close a session without a connection after its linger, which starts when nothing runs if it is kept."""
         entry.stay()
         if not entry.workspace.kept:
             loop = asyncio.get_running_loop()
             linger = entry.workspace.opening.linger
-            why = f"nobody had come back within {linger:g} s"
+            why = f"no client returned within {linger:g} s"
             entry.linger = loop.call_later(linger, self._expire, key, why)
 
     def _rested(self, key: SessionKey, entry: _Entry) -> None:
-        """Take note that something has ended in a session, which may have been kept for that."""
+        """Start the linger of a session that was kept until now because something ran."""
         waits = not entry.connections and entry.linger is None and not self._stopping
         if waits and self._entries.get(key) is entry:
             asyncio.get_running_loop().call_soon(self._count_down_again, key, entry)
@@ -399,13 +400,13 @@ class Registry:
             self._count_down(key, entry)
 
     async def finish(self, seconds: float, *, keep: bool) -> None:
-        """Take no more work; give what runs `seconds` to end, with `keep` only what `leave` cannot leave."""
+        """Accept no more work, and wait up to `seconds` for what runs, unless `keep`: `leave` then leaves it."""
         self._stopping = True
         ends = [end for entry in self._entries.values() for end in entry.workspace.finish(seconds, keep=keep)]
         await all_within([end.wait for end in ends if not end.is_set()], seconds)
 
     async def leave(self) -> None:
-        """Leave every workspace to another server, after `finish`; those that are being closed are closed first."""
+        """Leave the open sessions to the next server, after `finish`; wait for those that are being closed."""
         entries, self._entries = list(self._entries.values()), {}
         for entry in entries:
             entry.stay()
@@ -413,12 +414,12 @@ class Registry:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every workspace; what runs is answered with cause `session_closed`. Idempotent."""
+        """Close all sessions; what runs is answered with cause `session_closed`. Idempotent."""
         self._stopping = True
         for key in list(self._entries):
             self._expire(key, "the server stopped")
         closed: set[Workspace] = set()
-        while closing := set(self._closing.values()) - closed:  # behind one that ends may be another
+        while closing := set(self._closing.values()) - closed:  # one may have been opened again meanwhile
             await asyncio.gather(*(workspace.close() for workspace in closing), return_exceptions=True)
             closed |= closing
         await self._tasks.aclose()

@@ -1,13 +1,15 @@
-"""What a session says when it runs out of memory or of processes.
+"""Reports that a session runs out of memory or of processes.
 
-Of memory: something is killed that is neither kernel nor shell. The sandbox says that it happened, not to which
-process, so whatever ran meanwhile is told. What ends a kernel or a shell is told by that end, and by nothing else.
-Of processes: the sandbox is asked now and then, while something runs that may wait for room.
+Memory: a process is killed that is neither the kernel nor the shell. The sandbox reports this, but not which process it
+was, so each cell and command that ran at the time has the cause in its result. If the kernel or the shell is killed,
+only its own end reports it.
+Processes: while something runs, the sandbox is asked regularly whether it has room for more processes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,11 +19,11 @@ from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.command_outcome import CommandOutcome
 
 LATE = 2.0
-"""Seconds for which news may come after that which it explains: they take different ways."""
+"""How long an out-of-memory event may arrive after the exit that it explains, in seconds."""
 GRACE = 0.5
-"""Seconds that a command which looks as if it had been killed waits for news."""
+"""How long the result of a command that was killed waits for such an event, in seconds."""
 OFTEN = 1.0
-"""Seconds between two notices at least: what is started again is killed again."""
+"""The shortest time between two `session_status` events, in seconds: a program may be restarted and killed again."""
 NOTICE = "kernelbridge: the session's memory ran out, and a process in it was killed\n"
 HINT = "The session's memory ran out, and a process in it was killed. Files in /dev/shm and /tmp count as memory."
 _KILLED = 128 + 9
@@ -31,39 +33,39 @@ _LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What was known when something began to run."""
+    """The count of kills at the start of a cell or command."""
 
     sandbox: Sandbox | None
     kills: int
 
 
 class MemoryWatch:
-    """Knows when the memory of one workspace has run out."""
+    """Watches whether the memory of one workspace runs out."""
 
     def __init__(self, tell_now: Callable[[], None]) -> None:
-        """`tell_now` tells of it at once, whatever runs."""
+        """Watch no sandbox yet; `tell_now` is called at each event, whatever runs."""
         self._tell_now = tell_now
         self._busy: list[Callable[[], bool]] = []
         self._tell_later: Callable[[str], None] | None = None
         self._sandbox: Sandbox | None = None
         self._explained = 0
         self._counted = 0
-        """Kills that the kernel itself has counted; the runtime may report them later, which is no news then."""
+        """Kills that the kernel itself has counted; the runtime's report of them may come later, and adds nothing."""
         self._settled = self._told = float("-inf")
-        self._news = asyncio.Event()
+        self._event = asyncio.Event()
 
     def watch(self, sandbox: Sandbox) -> None:
-        """Watch another sandbox."""
+        """Watch a new sandbox instead of the one before."""
         self._sandbox, self._explained, self._counted = sandbox, 0, 0
         sandbox.watch_memory(lambda: self._ran_out(sandbox))
 
     def serve(self, *, busy: Callable[[], bool], tell_later: Callable[[str], None] | None = None) -> None:
-        """Know when something runs; what happens while nothing does goes into the next result by `tell_later`."""
+        """Add a lane, which is `busy` while something runs; an event while none is goes to `tell_later`."""
         self._busy.append(busy)
         self._tell_later = tell_later or self._tell_later
 
     def mark(self) -> Mark:
-        """Return what is known when something begins to run, for `explained` or `over_command`."""
+        """Return the present count, for `explained` or `over_command` after the run."""
         return Mark(self._sandbox, 0 if self._sandbox is None else max(self._sandbox.oom_kills(), self._counted))
 
     def explained(self, outcome: Outcome, mark: Mark) -> Outcome:
@@ -78,12 +80,12 @@ class MemoryWatch:
         return outcome
 
     async def over_command(self, outcome: CommandOutcome, mark: Mark) -> CommandOutcome:
-        """Give a command's outcome with the cause if it was this."""
+        """Return the outcome of a command likewise; if it was killed, wait up to `GRACE` for an event."""
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None:
             if outcome.exit_code == _KILLED and not self._since(mark):
-                await self._wait_for_news()
+                await self._wait_for_event()
             if self._since(mark):
                 self._settle(whole=False)
                 return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
@@ -94,22 +96,20 @@ class MemoryWatch:
         return mark.sandbox is now.sandbox and now.kills > max(mark.kills, self._explained)
 
     def _settle(self, *, whole: bool = True) -> None:
-        """Note that it was told; `whole`: and that nothing else has to do with it."""
+        """Note that a result has reported the kills; with `whole`, they explain no other result."""
         self._settled = asyncio.get_running_loop().time()
         if whole:
             self._explained = self.mark().kills
 
-    async def _wait_for_news(self) -> None:
-        self._news.clear()
-        try:
-            await asyncio.wait_for(self._news.wait(), GRACE)
-        except TimeoutError:
-            return
+    async def _wait_for_event(self) -> None:
+        self._event.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._event.wait(), GRACE)
 
     def _ran_out(self, sandbox: Sandbox) -> None:
         if sandbox is not self._sandbox:
             return
-        self._news.set()
+        self._event.set()
         now = asyncio.get_running_loop().time()
         if now - self._told >= OFTEN:
             self._told = now
@@ -125,15 +125,15 @@ class MemoryWatch:
 async def watch_crowding(
     sandbox: Sandbox, busy: Callable[[], bool], tell: Callable[[], None], found: Callable[[], None]
 ) -> None:
-    """Call `tell` each time that a sandbox has become crowded while `busy`, and `found` as long as it is.
+    """Call `tell` each time that a sandbox becomes crowded while `busy`, and `found` at each look while it is crowded.
 
-    Returns when it has ended.
+    Returns when the sandbox has ended.
     """
     ended = asyncio.ensure_future(sandbox.wait())
     told = False
     try:
         while True:
-            # What no process can be started for says so to nobody; the kernel counts it, and has to be asked.
+            # No event reports that a process could not be started; only the kernel's counter shows it.
             await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
             if ended.done():
                 return

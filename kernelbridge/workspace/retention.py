@@ -1,10 +1,10 @@
-"""Deleting the files of sessions that nobody has used for long: looks again and again, and remembers in `usage.json`.
+"""Deleting the files of sessions that were not used for long: looks at them regularly, and keeps `usage.json`.
 
     {"clock": 86400.0, "used": {"<workspace id>": 3600.0}}
 
-Seconds of the server's own uptime, see `usage_clock.py`. The file is written at each look and, so that a crash cannot
-make a session look unused, whenever one begins or ends to be used. Where it cannot be written it is removed: what it
-said before would be wrong, and what is not known counts as just used.
+The times are seconds of the server's uptime; see `usage_clock.py`. The file is written at each look, and whenever the
+use of a session starts or ends, so that after a crash no session looks unused. If it cannot be written, it is removed:
+its old content would be wrong, and a session without an entry counts as just used.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = structlog.get_logger(__name__)
 
 NAME = "usage.json"
 _LOOKS = 10
-"""How many there are, at least, while something is kept that nobody uses."""
-_RAREST, _OFTENEST = 3600.0, 0.1
-"""Seconds between two of them."""
+"""At least so many looks happen while an unused session is kept."""
+_LONGEST, _SHORTEST = 3600.0, 0.1
+"""Seconds between two looks."""
 
 
 class Retention:
-    """Deletes what nobody has used for `retain` seconds of the server's uptime."""
+    """Deletes the files of sessions that were not used for `retain` seconds of the server's uptime."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Retention:
         self._executor = executor
         self._retain = retain
         self._monotonic = monotonic
-        self.interval = min(max(retain / _LOOKS, _OFTENEST), _RAREST)
+        self.interval = min(max(retain / _LOOKS, _SHORTEST), _LONGEST)
         self._usage = self._read()
         self._counted = monotonic()
         self._changed = asyncio.Event()
@@ -58,18 +58,18 @@ class Retention:
         self._started = False
 
     def use(self, key: SessionKey) -> None:
-        """Take note that a session has begun or ended to be used."""
+        """Note that the use of a session starts or ends."""
         self._count()
         if self._usage.use(key.workspace_id):
             self._changed.set()
 
     def start(self, registry: Registry) -> None:
-        """Begin to look."""
+        """Start to look."""
         self._started = True
-        self._tasks.create(self._look_for_ever(registry))
+        self._tasks.create(self._look_regularly(registry))
 
     async def aclose(self) -> None:
-        """Stop looking, and note what is known by now. Idempotent."""
+        """Stop looking, and write `usage.json`. Idempotent."""
         await self._tasks.aclose()
         if self._started:
             self._started = False
@@ -77,24 +77,24 @@ class Retention:
             await self._write()
 
     async def look(self, registry: Registry) -> None:
-        """Delete what has expired, and what earlier deletions have left."""
-        await in_thread(self._executor, self._data.remove_left)
+        """Delete the files of expired sessions, and what earlier deletions left over."""
+        await in_thread(self._executor, self._data.remove_leftovers)
         keys = await in_thread(self._executor, self._data.sessions)
         self._count()
         in_use = {key.workspace_id for key in registry.in_use()}
         self._usage.found([key.workspace_id for key in keys], in_use=in_use)
         for key in keys:
-            # Asked one by one: each deletion takes its time, and any session may be used meanwhile.
+            # One by one: a deletion takes time, and any other session may be used meanwhile.
             if self._usage.unused_for(key.workspace_id) >= self._retain:
                 await self._expire(registry, key)
         await self._write()
 
-    async def _look_for_ever(self, registry: Registry) -> None:
+    async def _look_regularly(self, registry: Registry) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 await self.look(registry)
-            except Exception:  # whatever it is, the next look may do better
+            except Exception:  # a bug: the next look may succeed all the same
                 log.exception("retention_failed")
             following = loop.time() + self.interval
             with contextlib.suppress(TimeoutError):
@@ -104,14 +104,14 @@ class Retention:
                         await self._write()
 
     async def _expire(self, registry: Registry, key: SessionKey) -> None:
-        told = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
+        session = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         try:
             if not await registry.delete_unused(key):
                 return
         except FileError as exc:
-            told.warning("files_not_expired", error=str(exc))
+            session.warning("files_not_expired", error=str(exc))
             return
-        told.info("files_expired", unused_for=round(self._usage.unused_for(key.workspace_id)), retain=self._retain)
+        session.info("files_expired", unused_for=round(self._usage.unused_for(key.workspace_id)), retain=self._retain)
         self._usage.forget(key.workspace_id)
 
     def _count(self) -> None:
@@ -140,8 +140,8 @@ class Retention:
 
 
 def forget_usage(data: DataDirectory) -> None:
-    """Forget what was counted: nobody counts any more, so it would be wrong when somebody does again."""
+    """Remove `usage.json`: without retention, nothing keeps it up to date, and a later server must not trust it."""
     try:
         (data.root / NAME).unlink(missing_ok=True)
     except OSError as exc:
-        log.warning("usage_not_forgotten", path=str(data.root / NAME), error=str(exc))
+        log.warning("usage_not_removed", path=str(data.root / NAME), error=str(exc))

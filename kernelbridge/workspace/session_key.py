@@ -1,6 +1,6 @@
-"""What identifies a session everywhere on the server: its principal and its `sessionId`; pure.
+"""The identity of a session on the server: its principal and its `sessionId`; pure.
 
-It is apart from `workspace.py` because every room needs it, and none of them a whole workspace.
+A module of its own, because every room needs it, and none of them a whole workspace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SessionKey:
     @property
     def workspace_id(self) -> str:
         """Lower-case hexadecimal, different for every (principal, sessionId)."""
-        # The kind keeps a user who is called "None" apart from nobody.
+        # The kind distinguishes a user named "" from a client without a name.
         kind = "anonymous" if self.principal is None else "user"
         text = "\0".join((kind, self.principal or "", self.session_id))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]

@@ -1,8 +1,7 @@
-"""What another server must know of an open session to go on with it, as JSON; pure."""
+"""What the next server must know about an open session to take it over, as JSON; pure."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -10,66 +9,60 @@ import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Left, Moment
-from kernelbridge.runtimes.facts import Facts
-from kernelbridge.workspace.options import Bounds, Choice
+from kernelbridge.workspace.options import Choice
 
-VERSION = 2
-"""Of the form of these files; another one cannot be read."""
+VERSION = 3
+"""Version of the format of these files; no other can be read."""
 
 
 class RunningCell(msgspec.Struct, frozen=True):
-    """A cell that was sent to a kernel and is not answered."""
+    """A cell that was sent to a kernel and has not been answered."""
 
     msg_id: str
     request_id: str | None
-    """That of the `execute_code`."""
+    """Of the `execute_code`."""
     streams: bool
-    """Whether its events are told."""
+    """Whether its events are sent."""
     asks: bool
     """Whether it may ask for input."""
     since: float
     """When it was sent, in seconds since the epoch."""
     began: float
-    """The same in seconds of the clock that nobody sets: one for all servers, for no sandbox outlives its machine."""
+    """The same on the monotonic clock, in seconds: it is one clock for all servers until the machine restarts."""
     timeout: float | None
-    """Seconds that it may run."""
+    """Seconds that it may run; None for no limit."""
     left: float | None
-    """Seconds of them that were left at `counted`."""
+    """Seconds of the timeout that were left at `counted`."""
     counted: float | None
-    """In seconds of that clock; None while its time stands still, for it waits for input."""
+    """On the monotonic clock, in seconds; None while its time does not run, because it waits for input."""
 
-    def left_at(self, now: float) -> float | None:
-        """Give how many seconds it may still run; None: as long as it likes."""
+    def time_left(self, now: float) -> float | None:
+        """Return how many seconds it may still run at `now`, on the monotonic clock; None for no limit."""
         if self.left is None or self.counted is None:
             return self.left
         return max(0.0, self.left - max(0.0, now - self.counted))
 
 
 class RunningCommand(msgspec.Struct, frozen=True):
-    """A terminal command that was given to a shell and is not answered."""
+    """A terminal command that was given to a shell and has not been answered."""
 
     request_id: str | None
-    """That of the `terminal_command`."""
+    """Of the `terminal_command`."""
     streams: bool
-    """Whether its output is told as it comes."""
+    """Whether its output is sent as it comes."""
     since: float
-    """When it was given, in seconds since the epoch."""
-    began: float = 0.0
-    """The same in seconds of the clock that nobody sets."""
-    timeout: float | None = None
-    """Seconds that it may run."""
-    nonce: str = ""
-    """What its marks have; see `marks.py`."""
-    moment: Moment | None = None
+    """When it was given to the shell, in seconds since the epoch."""
+    began: float
+    """The same on the monotonic clock, in seconds."""
+    timeout: float | None
+    """Seconds that it may run; None for no limit."""
+    nonce: str
+    """Of its marks; see `marks.py`."""
+    moment: Moment | None
     """When it began, for `Process.prune`."""
 
-    @property
-    def can_be_resumed(self) -> bool:
-        """Whether a server can go on with it."""
-        return bool(self.nonce)
-
     def time_left(self, now: float) -> float | None:
-        """Give how many seconds it may still run at `now`; None: as long as it likes."""
+        """Return how many seconds it may still run at `now`, on the monotonic clock; None for no limit."""
         return None if self.timeout is None else max(0.0, self.timeout - max(0.0, now - self.began))
 
 
@@ -79,11 +72,11 @@ class ShellState(msgspec.Struct, frozen=True):
     process: str
     """Its handle."""
     keys: str
-    """The name of the terminal that it reads from."""
+    """The path of the terminal that it reads from."""
     screen: str
-    """And of the one that it writes on."""
+    """The path of the terminal that it writes to."""
     jobs: tuple[str, ...] = ()
-    """Of those that only background jobs write on."""
+    """The paths of the terminals that only background jobs write to."""
 
 
 class TerminalState(msgspec.Struct, frozen=True):
@@ -96,43 +89,6 @@ class TerminalState(msgspec.Struct, frozen=True):
     cols: int
 
 
-class LimitsState(msgspec.Struct, frozen=True):
-    """What its sandbox may use, as far as it can be chosen."""
-
-    memory: int
-    cpus: float
-    pids: int
-
-
-class ChoiceState(msgspec.Struct, frozen=True):
-    """What it was opened with."""
-
-    image: str | None
-    kernel: str
-    env: dict[str, str]
-    limits: LimitsState
-
-    @classmethod
-    def of(cls, choice: Choice) -> ChoiceState:
-        """Give what has to be noted of a choice."""
-        limits = LimitsState(choice.limits.memory, choice.limits.cpus, choice.limits.pids)
-        return cls(choice.image, choice.kernel, dict(choice.env), limits)
-
-    def choice(self, bounds: Bounds) -> Choice:
-        """Give the choice again; what cannot be chosen is as the server has it now."""
-        limits = replace(bounds.limits, memory=self.limits.memory, cpus=self.limits.cpus, pids=self.limits.pids)
-        # It may have been made with a runtime that has no images, or be gone on with by one.
-        image = None if bounds.image is None else self.image or bounds.image
-        return Choice(limits, image, self.kernel, MappingProxyType(self.env))
-
-
-class SandboxState(msgspec.Struct, frozen=True):
-    """Its sandbox."""
-
-    id: str
-    facts: Facts
-
-
 class SessionState(msgspec.Struct, frozen=True):
     """An open session."""
 
@@ -141,35 +97,31 @@ class SessionState(msgspec.Struct, frozen=True):
     session_id: str
     created: str
     runtime: str
-    """What made its sandbox."""
+    """The name of the runtime of its sandbox."""
     seq: int
     """No event has this number or a larger one."""
-    choice: ChoiceState
-    sandbox: SandboxState | None
-    """None: it was lost, and no other was needed yet."""
+    choice: Choice
+    sandbox: Left | None
+    """None if it was lost, and no other has been started."""
     kernel: KernelIdentity | None
-    """None: there was none, or it has ended."""
+    """None if none was started, or it has ended."""
     incarnation: int
-    """The number of its latest interpreter."""
+    """The number of its latest kernel."""
     had_shell: bool
     """Whether a shell was started in the sandbox."""
     lost: str | None
-    """How the interpreter ended that earlier cells ran in, until a result has told that."""
+    """How the kernel of earlier cells ended, until a result has reported that."""
     terminals: tuple[TerminalState, ...] = ()
     """Its interactive terminals."""
     shell: ShellState | None = None
     """The shell, if it runs."""
     linger: float | None = None
-    """Seconds that it lives on after its last connection, if somebody asked for that."""
+    """Seconds that it stays open without a connection, if a client has chosen that."""
     keep_while_running: bool = False
-
-    def left(self) -> Left | None:
-        """Give what the runtime must know to find the sandbox."""
-        return None if self.sandbox is None else Left(self.sandbox.id, self.sandbox.facts)
 
 
 def without_sandbox(state: SessionState) -> SessionState:
-    """Give what is left of a session whose sandbox is gone."""
+    """Return the state of a session after the end of its sandbox."""
     lost = state.lost if state.kernel is None else "ended with its sandbox"
     return msgspec.structs.replace(state, sandbox=None, kernel=None, shell=None, lost=lost)
 
@@ -177,7 +129,7 @@ def without_sandbox(state: SessionState) -> SessionState:
 def _plain(value: Any) -> Any:
     if isinstance(value, MappingProxyType):
         return dict(value)
-    raise NotImplementedError(type(value))  # how msgspec is told of a type that cannot be written
+    raise NotImplementedError(type(value))  # as msgspec expects it for a type that cannot be encoded
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
@@ -188,12 +140,12 @@ T = TypeVar("T", RunningCell, RunningCommand)
 
 
 def write_session(state: SessionState) -> bytes:
-    """Give the content of a session's file."""
+    """Return the content of a session's file."""
     return _encoder.encode(state)
 
 
 def read_session(content: bytes) -> SessionState:
-    """Read it; raises `ValueError` if it is damaged or of another version."""
+    """Read the content of a session's file; raises `ValueError` if it is damaged or of another version."""
     try:
         state = _session.decode(content)
     except (msgspec.MsgspecError, RecursionError) as exc:
@@ -204,13 +156,13 @@ def read_session(content: bytes) -> SessionState:
 
 
 def write_running(run: RunningCell | RunningCommand | None) -> bytes:
-    """Give what the file of a cell or a command begins with: whatever is behind that does not count."""
+    """Return the beginning of a cell's or a command's file; the bytes that follow it in the file are ignored."""
     content = b"" if run is None else _encoder.encode(run)
     return len(content).to_bytes(_LENGTH, "big") + content
 
 
 def read_running(content: bytes, kind: type[T]) -> T | None:
-    """Read it, None if none ran; raises `ValueError` if it is damaged."""
+    """Read a cell's or a command's file; return None if nothing ran. Raises `ValueError` if it is damaged."""
     length = int.from_bytes(content[:_LENGTH], "big")
     if not length:
         return None

@@ -1,4 +1,4 @@
-"""What every workspace of a server has in common; pure."""
+"""The settings of all workspaces of a server; pure."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from kernelbridge.workspace.options import Bounds
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSettings:
-    """What every workspace of a server has in common."""
+    """The settings of all workspaces of a server."""
 
     bounds: Bounds
-    """What a session may be opened with."""
+    """Of the options of a session."""
     queue_limit: int
-    """Requests of one kind that may wait in a session."""
+    """How many requests of one kind may wait in a session."""
     execution_timeout: float | None
     """Seconds for one cell or command; None for no limit."""
     start_timeout: float
-    """Seconds for a kernel to answer."""
+    """Seconds until a new kernel must answer."""
     max_output: int
-    """Bytes of output kept of one cell or command."""
+    """Bytes of the output of one cell or command in its result."""
     max_file: int
-    """Bytes of one saved file."""
+    """Bytes of a file that is saved by one message."""
     max_spill: int
-    """Bytes of the file that takes the whole output of one of them when it is more; 0 for no file."""
+    """Bytes of the file with the whole output, if it is larger than `max_output`; 0 for no file."""
     journal_size: int
-    """Bytes of what a session told lately that are kept for those who come back."""
+    """Bytes of a session's latest frames that are kept for clients that resume."""
     idle_timeout: float | None = None
     """Seconds without use after which the sandbox is paused; None for never."""
     input_timeout: float | None = 300.0
     """Seconds that a cell waits for a line of input; None for no limit."""
     max_upload: int = 4 << 30
-    """Bytes of a file that arrives by HTTP, or is appended to."""
+    """Bytes of a file that is uploaded by HTTP or appended to."""

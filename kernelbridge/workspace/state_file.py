@@ -1,4 +1,4 @@
-"""A small file that says what runs, for another server: overwritten in place, never made durable."""
+"""A small file that tells the next server what runs: overwritten in place, never made durable."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 class StateFile:
-    """A small file that is overwritten in place, for what changes with every cell or command.
+    """A small file that is overwritten in place, for what changes with every cell or command. Blocking, briefly.
 
-    Nothing here raises: what cannot be written is given to `failed`.
+    No method raises: errors are passed to `failed`. Before `open`, and after `close`, nothing is written.
     """
 
     def __init__(self, path: Path, *, failed: Callable[[OSError], None]) -> None:
@@ -20,7 +20,7 @@ class StateFile:
         self._fd = -1
 
     def open(self) -> None:
-        """Make the file, or find it; what is in it stays. Idempotent."""
+        """Open the file, and make it if necessary; its content stays. Idempotent."""
         if self._fd < 0:
             try:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -28,7 +28,7 @@ class StateFile:
                 self._failed(exc)
 
     def write(self, content: bytes) -> None:
-        """Overwrite its beginning, if it is open."""
+        """Overwrite the beginning of the file."""
         if self._fd >= 0:
             try:
                 os.pwrite(self._fd, content, 0)
@@ -36,7 +36,7 @@ class StateFile:
                 self._failed(exc)
 
     def empty(self) -> None:
-        """Forget what is in it, if it is open."""
+        """Truncate the file."""
         if self._fd >= 0:
             try:
                 os.ftruncate(self._fd, 0)
@@ -44,7 +44,7 @@ class StateFile:
                 self._failed(exc)
 
     def append(self, content: bytes, limit: int) -> bool:
-        """Write behind what is in it, if it is open; no more than `limit` bytes in all. Say whether all of it fit."""
+        """Append to the file, up to `limit` bytes in all; return False if the content did not fit."""
         if self._fd >= 0:
             try:
                 size = os.fstat(self._fd).st_size
@@ -55,7 +55,7 @@ class StateFile:
         return True
 
     def read(self) -> bytes:
-        """Give what is in it, if it is open."""
+        """Return the content of the file."""
         try:
             return os.pread(self._fd, os.fstat(self._fd).st_size, 0) if self._fd >= 0 else b""
         except OSError as exc:
@@ -63,13 +63,13 @@ class StateFile:
             return b""
 
     def close(self) -> None:
-        """Release it, and leave the file. Idempotent."""
+        """Close the file. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def remove(self) -> None:
-        """Release and remove it. Idempotent."""
+        """Close and remove the file. Idempotent."""
         self.close()
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)

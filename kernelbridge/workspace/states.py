@@ -1,9 +1,8 @@
 """The two state machines of a workspace, as tables; pure.
 
-`WORKSPACE` is the sandbox's life, `KERNEL` the interpreter's inside it. A transition names
-the next state and the one thing to do; the caller does it. An event that
-the table does not list for a state is a bug and raises `InvalidTransitionError`.
-docs/explanation/architecture.md draws its diagrams from these tables.
+`WORKSPACE` is the life of the sandbox, `KERNEL` that of the interpreter in it. A transition has the next state and one
+action, which the caller performs. An event that the table does not list for a state is a bug, and raises
+`InvalidTransitionError`. The diagrams in docs/explanation/architecture.md are drawn from these tables.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class WorkspaceEvent(Enum):
     STARTED = "the sandbox runs"
     START_FAILED = "the sandbox could not be started"
     IDLE = "nothing has used it for idle_timeout"
-    PAUSED = "it stands still"
+    PAUSED = "it is paused"
     PAUSE_FAILED = "it could not be paused"
-    RESUMED = "it goes on"
+    RESUMED = "it runs again"
     RESUME_FAILED = "it could not be resumed"
     LOST = "the sandbox ended by itself"
     CLOSE = "linger is over, or the server stops"
@@ -64,9 +63,9 @@ class KernelState(Enum):
     DEAD = "dead"
     RESTARTING = "restarting"
     ADOPTING = "adopting"
-    """What an earlier server started is not reached yet."""
+    """An earlier server's interpreter has not answered yet."""
     REPLACING = "replacing"
-    """The same, and a restart has been asked for."""
+    """The same, and a client has asked for a restart."""
 
 
 class KernelEvent(Enum):
@@ -76,7 +75,7 @@ class KernelEvent(Enum):
     STARTED = "it answered"
     START_FAILED = "it did not start"
     DIED = "it ended; its variables are lost"
-    RESTART = "a new one is asked for, or this one cannot be interrupted"
+    RESTART = "a client asks for a new one, or this one cannot be interrupted"
     ADOPT = "an earlier server's is taken over"
 
 
@@ -95,14 +94,14 @@ A = TypeVar("A", bound=Enum)
 
 
 class Transition(NamedTuple, Generic[S, A]):
-    """The next state and what to do."""
+    """The next state, and the action to perform."""
 
     state: S
     action: A
 
 
 class InvalidTransitionError(Exception):
-    """An event came that its state does not allow: a bug in the caller."""
+    """An event that the present state does not allow: a bug in the caller."""
 
 
 _WS, _WE, _WA = WorkspaceState, WorkspaceEvent, WorkspaceAction
@@ -117,16 +116,16 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.STARTING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.ACTIVE, _WE.IDLE): Transition(_WS.PAUSING, _WA.PAUSE),
             (_WS.PAUSING, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
-            # A pause that is under way is carried out first, and then undone.
+            # A pause that is under way is completed first, and then undone.
             (_WS.PAUSING, _WE.NEED): Transition(_WS.RESUMING, _WA.NOTHING),
             (_WS.RESUMING, _WE.PAUSED): Transition(_WS.RESUMING, _WA.RESUME),
-            # It may stand still all the same.
+            # The sandbox may be paused all the same.
             (_WS.PAUSING, _WE.PAUSE_FAILED): Transition(_WS.RESUMING, _WA.RESUME),
             (_WS.RESUMING, _WE.PAUSE_FAILED): Transition(_WS.RESUMING, _WA.RESUME),
             (_WS.PAUSED, _WE.NEED): Transition(_WS.RESUMING, _WA.RESUME),
             (_WS.RESUMING, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.RESUMING, _WE.RESUME_FAILED): Transition(_WS.PAUSED, _WA.NOTHING),
-            # By somebody else.
+            # Paused and resumed by another program.
             (_WS.ACTIVE, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
             (_WS.PAUSED, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.ACTIVE, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
@@ -137,7 +136,7 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.PAUSING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.PAUSED, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.RESUMING, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
-            # A start that was under way when the close came still reports its end.
+            # A start that was under way when the close began still reports its end.
             (_WS.CLOSING, _WE.STARTED): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.CLOSING, _WE.START_FAILED): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.CLOSING, _WE.LOST): Transition(_WS.CLOSING, _WA.NOTHING),
@@ -153,7 +152,7 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
         (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.TAKE_OVER),
         (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
         (_KS.ADOPTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
-        # It is old, but cannot be ended before it is reached.
+        # The old kernel cannot be ended before it has answered.
         (_KS.ADOPTING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.RESTART): Transition(_KS.REPLACING, _KA.NOTHING),
         (_KS.REPLACING, _KE.STARTED): Transition(_KS.RESTARTING, _KA.KILL),
@@ -165,10 +164,10 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
         (_KS.RESTARTING, _KE.DIED): Transition(_KS.RESTARTING, _KA.START),
         (_KS.DEAD, _KE.RESTART): Transition(_KS.RESTARTING, _KA.START),
         (_KS.ABSENT, _KE.RESTART): Transition(_KS.STARTING, _KA.START),
-        # What is being started is new.
+        # The kernel that is being started is the new one.
         (_KS.STARTING, _KE.RESTART): Transition(_KS.STARTING, _KA.NOTHING),
         (_KS.RESTARTING, _KE.RESTART): Transition(_KS.RESTARTING, _KA.NOTHING),
-        # From here on the next result has to say that variables are lost.
+        # From here on, the next result must report that variables are lost.
         (_KS.DEAD, _KE.NEED): Transition(_KS.RESTARTING, _KA.START),
         (_KS.RESTARTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
         (_KS.RESTARTING, _KE.START_FAILED): Transition(_KS.DEAD, _KA.NOTHING),
@@ -177,18 +176,18 @@ KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelA
 
 
 class Machine(Generic[S, E, A]):
-    """One run through a table."""
+    """The present state in a table."""
 
     def __init__(
         self, table: Mapping[tuple[S, E], Transition[S, A]], start: S, observer: Callable[[E], None] | None = None
     ) -> None:
-        """`observer` is told of every event, when the state is the next one."""
+        """Start in a state; `observer` is called with every event, after the transition."""
         self._table = table
         self._observer = observer
         self.state = start
 
     def on(self, event: E) -> A:
-        """Take the transition for `event` and return what to do."""
+        """Take the transition for `event`, and return the action to perform."""
         transition = self._table.get((self.state, event))
         if transition is None:
             raise InvalidTransitionError(f"{event.name} in state {self.state.name}")

@@ -12,7 +12,7 @@ import structlog
 from msgspec import structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
-from kernelbridge.aio.threads import in_thread
+from kernelbridge.aio.threads import in_thread, in_turns
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
@@ -20,18 +20,18 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, first, ran, write_note
+from kernelbridge.workspace.closed_note import ClosedNote, ran
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
-from kernelbridge.workspace.files.store import WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.launcher import Launcher
-from kernelbridge.workspace.lifecycle.preparation import prepare_files
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
-from kernelbridge.workspace.lifecycle.start_queue import Starts
-from kernelbridge.workspace.lifecycle.status import StatusTeller
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
+from kernelbridge.workspace.lifecycle.status import StatusReporter
 from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 class Workspace:
-    """A session's server-side life. Made with the first message, closed when nobody comes back."""
+    """The server's side of one session. Made with its first message, closed after its last connection."""
 
     def __init__(
         self,
@@ -60,30 +60,36 @@ class Workspace:
         settings: WorkspaceSettings,
         executor: Executor,
         feed: Feed,
-        starts: Starts,
+        starts: StartQueue,
+        notes: ClosedNotes,
         predecessor: Workspace | None = None,
         closed: ClosedNote | None = None,
     ) -> None:
-        """Begin without a sandbox. `closed`: how the session's life before this one ended, if that is to be told."""
+        """Start without a sandbox; `closed` says how the session was closed before, if clients must be told."""
         self.key = key
         self.feed = feed
         self.opening = Opening(settings.bounds)
         self.files_deleted = False
-        """Whether there were files, and closing it has removed them."""
+        """Whether there were files, and the close has deleted them."""
         self._runtime = runtime
         self._data = data
         self._settings = settings
         self._executor = executor
+        self._notes = notes
         self._predecessor = predecessor
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
-        self._status = StatusTeller(feed.status)
+        self._status = StatusReporter(feed.status)
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
-        self._spills = Spills(self._files.made, executor, limit=settings.max_spill)
+        self._spills = Spills(self._files.made, executor, self._tasks, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
-            paths.files, prepared=self._files.get, settled=self._settled, executor=executor, max_frame=settings.max_file
+            paths.files,
+            prepared=self._files.get,
+            settled=self._wait_for_deletion,
+            executor=executor,
+            max_frame=settings.max_file,
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
@@ -108,7 +114,7 @@ class Workspace:
             tasks=self._tasks,
             idle_timeout=settings.idle_timeout,
             busy=self._busy,
-            before_start=self._succeed,
+            before_start=self._wait_for_predecessor,
             on_began=self._began,
             tell=self._tell,
             observer=self._changed,
@@ -124,7 +130,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             record=self._record,
-            on_loss_reported=functools.partial(self._loss_told, "interpreter"),
+            on_loss_reported=functools.partial(self._loss_reported, "interpreter"),
             longest=settings.execution_timeout,
             input_timeout=settings.input_timeout,
             observer=self._changed,
@@ -138,14 +144,11 @@ class Workspace:
             record=self._record,
             longest=settings.execution_timeout,
         )
-        self.terminals = Terminals(self._launcher.in_sandbox, self._launcher.left_program, self._record)
-        self.on_rest: Callable[[], object] = lambda: None
-        """Called when a cell or command has ended; another may begin at once."""
-        self.executions.on_rest = self.commands.on_rest = self._rested
-        self.commands.on_loss_reported = functools.partial(self._loss_told, "shell")
+        self.terminals = Terminals(self._launcher.in_sandbox, self._launcher.adopt_program, self._record)
+        self.commands.on_loss_reported = functools.partial(self._loss_reported, "shell")
         self._closed = closed
         if closed is not None:
-            feed.notice(closed)
+            feed.set_notice(closed)
             if closed.interpreter:
                 self.executions.was_lost(closed.how())
             if closed.shell:
@@ -161,22 +164,22 @@ class Workspace:
 
     @property
     def queued(self) -> tuple[int, int]:
-        """How many cells and how many terminal commands wait."""
+        """The numbers of cells and of terminal commands that wait."""
         return self.executions.waiting, self.commands.waiting
 
     @property
     def deleting(self) -> bool:
-        """Whether files are being deleted that belong to nobody who comes now."""
+        """Whether the files of this life of the session, or of one before, are being deleted."""
         return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
 
     def open(self, options: SessionOptions, done: Callable[[KernelBridgeError | None], None]) -> bool:
-        """Start the sandbox and the interpreter as checked options ask; say whether they have to be started.
+        """Start the sandbox and the interpreter with checked options; return whether the interpreter was not ready.
 
-        `done` is called once, with None when the interpreter is ready. Raises `SessionConflict`.
+        `done` is called once, with None when the interpreter is ready, or with the error. Raises `SessionConflict`.
         """
-        if self.opening.take(options, starting=self.state is not WorkspaceState.ABSENT):
+        if self.opening.apply(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
-        self._record.stays(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
+        self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
         fresh = self.executions.state is not KernelState.READY
         self.executions.warm(done)
@@ -185,8 +188,8 @@ class Workspace:
     def begin_close(self, *, delete_files: bool = False, why: str | None = None) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
 
-        The files stay unless the first call says otherwise; the task raises `FileError` if they cannot be deleted.
-        `why` is a clause for whoever comes back and did not close it; None if there is nobody to tell.
+        The first call decides whether the files are deleted; the task raises `FileError` if they cannot be deleted.
+        `why` is a clause for clients that return and did not close the session; None if there are none.
         """
         if self._closing is None:
             self._deleting = delete_files
@@ -201,42 +204,46 @@ class Workspace:
         sandbox: Sandbox | None,
         job: Job | None,
         command: PreviousCommand | None,
-        tell: ReportLoss,
+        report_loss: ReportLoss,
     ) -> Wait:
-        """Go on with what an earlier server left, before anybody uses the session; the result waits for it.
+        """Take over a session of an earlier server, before any client uses it; return what waits for its kernel.
 
-        `sandbox` is None if it is gone; `job` stands for the cell that `left` names, `command` for the command in its
-        shell if that goes on, `tell` for whoever is to be told of what is lost.
+        `sandbox` is None if it has ended. `job` replaces the running cell of `left`, `command` the running command if
+        its shell continues, and `report_loss` reports the end of shells and terminals.
         """
         state = left.state
-        self.opening.stay(state.linger, keep_while_running=state.keep_while_running)
-        self.opening.adopt(state.choice.choice(self._settings.bounds), None if sandbox is None else sandbox.facts)
+        self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
+        self.opening.adopt(state.choice, None if sandbox is None else sandbox.facts)
         self._record.adopt(state, left.cell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         else:
             self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
-        start = None if kernel is None else functools.partial(self._launcher.left_kernel, kernel, runs=runs)
+        start = None if kernel is None else functools.partial(self._launcher.adopt_kernel, kernel, runs=runs)
         reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
-        shell = None if state.shell is None else functools.partial(self._launcher.left_shell, state.shell)
+        shell = None if state.shell is None else functools.partial(self._launcher.adopt_shell, state.shell)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
-            tell(None, "sandbox_lost")
-            self._record.shells_told()
+            report_loss(None, "sandbox_lost")
+            self._record.shells_reported()
         else:
-            self.terminals.adopt(state.terminals, tell)
+            self.terminals.adopt(state.terminals, report_loss)
         return reached
 
     @property
     def kept(self) -> bool:
-        """Whether it lives on without a connection: something runs, and that was asked for."""
+        """Whether the session stays open without a connection because something runs (`keepWhileRunning`)."""
         return self.opening.keep_while_running and (self.executions.occupied or self.commands.occupied)
 
-    def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
-        """Take no more; give what is set when nothing runs any more that ends with the server.
+    def call_on_rest(self, call: Callable[[], object]) -> None:
+        """Call `call` whenever a cell or command has ended; the next one may start at once."""
+        self.executions.on_rest = self.commands.on_rest = call
 
-        With `keep` there is nothing: `leave` leaves all of it. Without, it is told that `seconds` are left.
+    def finish(self, seconds: float, *, keep: bool) -> list[asyncio.Event]:
+        """Accept no more work; return events that are set when no cell and no command runs.
+
+        With `keep`, return none: `leave` leaves what runs to the next server. Without, report that `seconds` are left.
         """
         if keep:
             self._begin_leave()
@@ -246,26 +253,28 @@ class Workspace:
         return [cells, commands]
 
     async def leave(self) -> None:
-        """Leave the sandbox, its kernel and its shell to another server, with what runs in them, and the terminals."""
+        """Leave the sandbox to another server, with its kernel, shell and terminals and what runs in them."""
         self._begin_leave()
         await self.sandbox.leave()
         await self._step("terminal", self.commands.leave())
         await self._step("terminals", self.terminals.leave())
         await self._tasks.aclose()
         await self._step("kernel", self.executions.leave())
+        await self._spills.aclose()
         await self.files.watcher.aclose()
         self._record.leave()
         await self._record.written()
+        await self._notes.saved(self.key)
         self._log.info("workspace_left", cell=self.executions.running is not None)
 
     def _begin_leave(self) -> None:
-        """Accept no more work. What an earlier server left and cannot be reached now is the next server's to answer."""
+        """Accept no more work, and leave kernels and shells that have not been adopted yet to the next server."""
         self.executions.finish(leaving=True)
         self.commands.finish(leaving=True)
         self.terminals.finish()
 
     async def close(self) -> None:
-        """Wait until it is closed; see `begin_close`."""
+        """Close the session (`begin_close`) and wait for the end; a cancelled call does not cancel the close."""
         await asyncio.shield(self.begin_close())
 
     # -- its parts ----------------------------------------------------------------
@@ -276,17 +285,21 @@ class Workspace:
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 
     async def _destroy(self) -> None:
-        """Close every part, whatever becomes of the others: what cannot be ended must not keep the session."""
-        self._record.remove()  # first of all: what is half destroyed must not be gone on with
+        """Close every part, even if another one fails to close: what cannot be ended must not keep the session."""
+        self._record.leave()  # its files stay as they are, until they are removed
         self.commands.end()
         self.terminals.end()
         self.executions.end()
+        # If the server crashes before both are done, the next one finds the note of the end or a session to take over.
+        await self._notes.saved(self.key)
+        self._record.remove()
         await self._record.written()
         await self.sandbox.destroy()  # before its parts: nothing in it can hold up the rest then
         await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
         await self._tasks.aclose()
+        await self._spills.aclose()
         await self.files.watcher.aclose()
         await self.sandbox.cleared()
         if self._predecessor is not None:
@@ -300,9 +313,9 @@ class Workspace:
             self.sandbox.closed()
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 
-    async def _succeed(self) -> None:
+    async def _wait_for_predecessor(self) -> None:
         if self._predecessor is not None:
-            await self._predecessor.sandbox.departure.over(self._predecessor.begin_close())
+            await self._predecessor.sandbox.until_replaceable(self._predecessor.begin_close())
             self._predecessor = None
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
@@ -319,13 +332,10 @@ class Workspace:
     def _tell(self, text: str) -> None:
         self.executions.add_late_output(text)
 
-    def _rested(self) -> None:
-        self.on_rest()
-
-    # -- what is told of an end -------------------------------------------------
+    # -- the note of the close ----------------------------------------------------
 
     def _note_closing(self, why: str | None) -> None:
-        """Note for whoever comes back what this end costs them; what nobody was told of the one before is in it."""
+        """Write what this close costs clients that return, with the unreported losses of the close before."""
         if why is None:
             self._put_note(None)
         elif self.opening.ran:
@@ -333,7 +343,7 @@ class Workspace:
                 ClosedNote(
                     closed_at=timestamp(),
                     why=why,
-                    what_ran=first(list(self._running())),
+                    what_ran=list(self._running()),
                     answers_lost=self.feed.unread,
                     interpreter=self.executions.has_lost,
                     shell=self.commands.has_lost,
@@ -349,38 +359,34 @@ class Workspace:
         for terminal_id in self.terminals.ids:
             yield ran("terminal", code=terminal_id)
 
-    def _loss_told(self, of: Literal["interpreter", "shell"]) -> None:
-        """Take note that a result has told that the one or the other was lost, maybe with an earlier life."""
+    def _loss_reported(self, of: Literal["interpreter", "shell"]) -> None:
+        """Note that a result has reported the loss of the interpreter or the shell."""
         if of == "interpreter":
-            self._record.loss_told()
+            self._record.loss_reported()
         if self._closed is not None:
             left = structs.replace(self._closed, **{of: False})
-            self._put_note(left if left.untold else None)
+            self._put_note(left if left.unreported else None)
 
     def _put_note(self, note: ClosedNote | None) -> None:
         self._closed = note
         if note is None:
             self.feed.drop_notice()
-        try:
-            if note is None:
-                self._data.forget_closed(self.key)
-            else:
-                self._data.note_closed(self.key, write_note(note))
-        except OSError as exc:
-            self._log.warning("closing_not_noted", error=exc.strerror)
+        self._notes.put(self.key, note)
 
     # -- what runs in it --------------------------------------------------------
 
-    async def _settled(self) -> None:
+    async def _wait_for_deletion(self) -> None:
         if self._predecessor is not None and self._predecessor.deleting:
-            await self._succeed()
+            await self._wait_for_predecessor()
 
     async def _open_files(self) -> WorkspaceFiles:
-        await self._settled()
-        # What was adopted runs, and keeps its user.
+        await self._wait_for_deletion()
+        # An adopted sandbox runs already, and keeps its user.
         adopted = self.opening.facts
         facts = adopted or await self._runtime.prepare(self.opening.choice.image)
         own_uid = adopted is None and facts.any_uid
-        return await prepare_files(
-            self._data, self.key, facts, self._settings, own_uid=own_uid, executor=self._executor
-        )
+        prepare = self._data.prepare_files
+        stored = await in_thread(self._executor, prepare, self.key, facts.uid, facts.gid, own_uid=own_uid)
+        await in_turns(self._executor, self._data.change_owner(stored))
+        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
+        return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)

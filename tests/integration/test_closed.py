@@ -40,7 +40,7 @@ def is_the_notice(frame: Frame) -> None:
     assert (frame["type"], frame["status"], frame["cause"]) == ("session_status", "closed", "session_closed")
     assert frame["closedAt"].endswith("Z")
     assert frame["closedAt"] in frame["detail"]
-    assert "nobody had come back within 0 s" in frame["detail"]
+    assert "no client returned within 0 s" in frame["detail"]
 
 
 async def test_who_follows_is_told_first_and_once_and_the_first_results_tell_everybody(server: RunningServer) -> None:
@@ -59,7 +59,7 @@ async def test_who_follows_is_told_first_and_once_and_the_first_results_tell_eve
             result = await client.answer_to("1")
         assert (result["output"], result["success"], result["statePreserved"]) == ("False\n", True, False)
         assert result["lateOutput"].startswith(
-            f"kernelbridge: the interpreter ended when the session was closed at {frame['closedAt']}, because nobody"
+            f"kernelbridge: the interpreter ended when the session was closed at {frame['closedAt']}, because no client"
         )
         assert "a cell (open('gate', 'w').close()) ran and was ended" in result["lateOutput"]
         output = await client.shell("echo [$y]", requestId="2")
@@ -228,4 +228,4 @@ async def test_its_linger_begins_when_nothing_runs_any_more(server: RunningServe
     async with server.connect(STREAM) as client:
         frame = await client.run("1")
         assert (frame["status"], frame["whatRan"], frame["answersLost"]) == ("closed", [], 1)
-        assert "1 answer that nobody had got is lost" in frame["detail"]
+        assert "1 answer that no client had received is lost" in frame["detail"]

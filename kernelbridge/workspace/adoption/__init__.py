@@ -1,1 +1,1 @@
-"""Adoption: what a server notes about open sessions, and how the next server takes them over."""
+"""Adoption: what a server records about open sessions, and how the next server takes them over."""

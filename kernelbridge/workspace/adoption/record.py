@@ -1,17 +1,17 @@
-"""What another server must know of each open session, on disk while it is open.
+"""What the next server must know about each open session, on disk while the session is open.
 
-    <data>/state/<id>.json   replaced when the session's sandbox or interpreter changes, in a thread
-    <data>/state/<id>.cell   the running cell; overwritten in place, for a cell takes less than a millisecond
+    <data>/state/<id>.json   the session; replaced when its sandbox, kernel or shell changes, in a thread
+    <data>/state/<id>.cell   the running cell; overwritten in place
     <data>/state/<id>.shell  the command that runs in the session's shell, likewise; made with the first command
-    <data>/state/<id>.output what its terminal has said since it was given, up to a limit
+    <data>/state/<id>.output what the command's terminal has shown so far, up to a limit
     <data>/state/<id>.shown… what an interactive terminal has shown last
 
-A cell must be noted before its kernel may run it. Overwriting 200 bytes takes 30 µs on the event loop (99 % within
-0.1 ms; at most 18 ms beside a program that keeps the disk busy with `fsync`): to hand that to a thread and wait for it
-would cost every cell more. Making a file and renaming it takes 0.4 ms, and up to 150 ms: that is for a thread.
+A cell is recorded before it is sent to its kernel. Overwriting 200 bytes takes 30 µs on the event loop (99 % within
+0.1 ms; at most 18 ms beside a program that keeps the disk busy with `fsync`). Waiting for a thread would cost every
+cell more. Making and renaming a file takes 0.4 ms, and up to 150 ms: a thread does that.
 
-None is made durable: they are for the end of a server, not of the machine, which no sandbox outlives. Only the
-server can read them. One that cannot be written costs nothing while the server runs.
+No file is made durable: a server can end, but no sandbox outlives the machine. Only the server can read the files. A
+file that cannot be written has no effect while this server runs.
 """
 
 from __future__ import annotations
@@ -31,16 +31,14 @@ from msgspec import structs
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.runtimes.contract import Left, Sandbox
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import (
     VERSION,
-    ChoiceState,
     RunningCell,
     RunningCommand,
-    SandboxState,
     SessionState,
     ShellState,
     T,
@@ -59,7 +57,7 @@ _SESSION, _CELL, _SHELL, _OUTPUT = ".json", ".cell", ".shell", ".output"
 _SHOWN = ".shown"
 _NONE = write_running(None)
 MOST = 1 << 20
-"""Bytes of a file that is read: one is smaller, whoever wrote it."""
+"""Bytes of a file that are read; a sound one is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +67,19 @@ class PreviousSession:
     key: SessionKey
     state: SessionState
     cell: RunningCell | None
-    """What ran in its interpreter, or ended without an answer."""
+    """The cell that ran, or that ended before its answer was sent."""
     command: RunningCommand | None = None
-    """What ran in its shell, likewise."""
+    """The terminal command, likewise."""
     output: bytes = b""
-    """What that had said."""
+    """The output of the command so far."""
 
     def without_sandbox(self) -> PreviousSession:
-        """Give what is left when the sandbox is gone."""
+        """Return the session as it is after the end of its sandbox."""
         return replace(self, state=without_sandbox(self.state))
 
 
 class Record:
-    """The files of one session. Nothing here raises; what cannot be written is logged."""
+    """The files of one session. No method raises; a file that cannot be written is logged."""
 
     def __init__(
         self,
@@ -94,13 +92,14 @@ class Record:
         executor: Executor,
         spool: int = 1 << 20,
     ) -> None:
-        """`seq` gives a number that no event will reach before this is written again.
+        """Record nothing yet.
 
-        `spool`: bytes of a running command's output that another server is to have.
+        `seq` returns a number that no event reaches before the session is recorded again. `spool` is how many bytes of
+        a running command's output are kept for the next server.
         """
         self._executor = executor
         self._due: deque[bytes] = deque(maxlen=1)
-        self._lock = threading.Lock()  # held by the thread that works on the session's file
+        self._lock = threading.Lock()  # held by the thread that writes or removes files
         self._work: Future[None] | None = None
         self._key = key
         self._created = created
@@ -113,21 +112,21 @@ class Record:
         self._spool = spool
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
-        self._stay: tuple[float | None, bool] = (None, False)
         self._over = False
 
     def adopt(self, state: SessionState, cell: RunningCell | None) -> None:
-        """Go on with what an earlier server has noted; the cell and the command are kept until they are answered."""
+        """Continue an earlier server's record; the cell and the command stay in it until they are answered."""
         self._state, self._running = structs.replace(state, runtime=self._runtime), cell
-        self._stay = (state.linger, state.keep_while_running)
         self._cell.open()
         if state.shell is not None:
             self._command.open()
             self._output.open()
         self.write()
 
-    def opened(self, choice: Choice, sandbox: Sandbox) -> None:
-        """Note that a sandbox runs, unless the session has ended meanwhile."""
+    def opened(
+        self, choice: Choice, sandbox: Sandbox, *, linger: float | None = None, keep_while_running: bool = False
+    ) -> None:
+        """Record that a sandbox runs, unless the session has ended meanwhile; for the rest see `set_linger`."""
         if self._over:
             return
         earlier = self._state
@@ -138,49 +137,47 @@ class Record:
             created=self._created,
             runtime=self._runtime,
             seq=0,
-            choice=ChoiceState.of(choice),
-            sandbox=SandboxState(sandbox.id, sandbox.facts),
+            choice=choice,
+            sandbox=Left(sandbox.id, sandbox.facts),
             kernel=None,
             had_shell=False,
             incarnation=0 if earlier is None else earlier.incarnation,
             lost=None if earlier is None else earlier.lost,
-            linger=self._stay[0],
-            keep_while_running=self._stay[1],
+            linger=linger,
+            keep_while_running=keep_while_running,
         )
         self._cell.open()
         self.write()
 
-    def stays(self, linger: float | None, *, keep_while_running: bool) -> None:
-        """Note how long it lives on after its last connection, and whether while something runs."""
-        if self._stay != (linger, keep_while_running):
-            self._stay = (linger, keep_while_running)
-            self._change(linger=linger, keep_while_running=keep_while_running)
+    def set_linger(self, linger: float | None, *, keep_while_running: bool) -> None:
+        """Record how long the session stays open without a connection, and whether while something runs."""
+        self._change(linger=linger, keep_while_running=keep_while_running)
 
     def sandbox_lost(self) -> None:
-        """Note that the sandbox has ended by itself."""
+        """Record that the sandbox ended by itself."""
         if self._state is not None:
             self._state = without_sandbox(self._state)
             self.write()
 
     def kernel_started(self, identity: KernelIdentity) -> None:
-        """Note which kernel runs."""
+        """Record which kernel runs."""
         self._change(kernel=identity, incarnation=identity.incarnation)
 
     def kernel_ended(self, how: str) -> None:
-        """Note that it runs no more, which nobody has been told yet."""
+        """Record that the kernel ended, which no result has reported yet."""
         self._change(kernel=None, lost=how)
 
-    def shell_is(self, shell: ShellState | None) -> None:
-        """Note which shell runs, and its terminals; None if none does any more."""
+    def set_shell(self, shell: ShellState | None) -> None:
+        """Record which shell runs, with its terminals; None if it has ended."""
         if self._state is not None and (self._state.shell != shell or not self._state.had_shell):
             self._change(shell=shell, had_shell=True)
 
-    def loss_told(self) -> None:
-        """Note that a result has told of the last interpreter's end."""
+    def loss_reported(self) -> None:
+        """Record that a result has reported the end of the last kernel."""
         self._change(lost=None)
 
     def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
-        """Note the cell that is about to be sent."""
+        """Record the cell that is about to be sent."""
         if self._state is not None:
             self._cell.open()
         self._running = RunningCell(
@@ -197,18 +194,18 @@ class Record:
         self._cell.write(write_running(self._running))
 
     def counts(self, left: float, now: float | None) -> None:
-        """Note how much of its time is left, and whether that goes by."""
+        """Record how much of the cell's time is left; `now` is None while its time does not run."""
         if self._running is not None:
             self._running = structs.replace(self._running, left=left, counted=now)
             self._cell.write(write_running(self._running))
 
     def ended(self) -> None:
-        """Note that it has been answered."""
+        """Record that the cell has been answered."""
         self._running = None
         self._cell.write(_NONE)
 
     def command_begins(self, command: RunningCommand) -> None:
-        """Note the command that is about to be given to the shell."""
+        """Record the command that is about to be given to the shell."""
         if self._state is not None:
             self._command.open()
             self._output.open()
@@ -216,57 +213,57 @@ class Record:
         self._command.write(write_running(command))
 
     def command_wrote(self, data: bytes) -> None:
-        """Keep what its terminal says."""
+        """Append to the output of the running command."""
         self._output.append(data, self._spool)
 
     def command_ended(self) -> None:
-        """Note that it was answered."""
+        """Record that the command was answered."""
         self._command.write(_NONE)
 
-    def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
-        """Note which interactive terminals there are."""
+    def set_terminals(self, terminals: Iterable[TerminalState]) -> None:
+        """Record which interactive terminals are open."""
         found = tuple(terminals)
         if self._state is not None and self._state.terminals != found:
             self._change(terminals=found)
 
-    def shells_told(self) -> None:
-        """Note that the end of an earlier server's terminals and command has been told."""
+    def shells_reported(self) -> None:
+        """Record that the end of an earlier server's terminals and command has been reported."""
         if self._state is not None:
             self._command.open()
         self.command_ended()
-        self.terminals_are(())
+        self.set_terminals(())
 
     def scrollback(self, process: str) -> StateFile:
-        """Give the file for what the terminal of this process has shown last."""
+        """Return the file for what the terminal of this process has shown last."""
         return StateFile(self._path.with_suffix(f"{_SHOWN}{process}"), failed=self._failed)
 
     def write(self) -> None:
-        """Have the session's file written; see `written`."""
+        """Write the session's file in a thread; see `written`."""
         if self._state is not None:
             self._state = structs.replace(self._state, seq=self._seq())
             self._due.append(write_session(self._state))
             self._work = self._executor.submit(self._write)
 
     async def written(self) -> None:
-        """Wait until the files say all that has been noted."""
+        """Wait until everything that was recorded is on disk."""
         if self._work is not None:
             await asyncio.shield(asyncio.wrap_future(self._work))
 
     def leave(self) -> None:
-        """Release what is held, and leave the files to another server; `written` is to follow. Idempotent."""
+        """Close the files, and leave them to another server; call `written` next. Idempotent."""
         self._cell.close()
         self._command.close()
         self._output.close()
         self._state, self._over = None, True
 
     def remove(self) -> None:
-        """Forget the session: it is not to be gone on with; `written` is to follow. Idempotent."""
+        """Remove the files: no server takes the session over; call `written` next. Idempotent."""
         self.leave()
         self._due.clear()
         self._work = self._executor.submit(self._unlink)
 
     def _write(self) -> None:
-        """Replace the session's file by the latest that is due; in a thread."""
+        """Replace the session's file by its latest content; in a thread."""
         with self._lock, contextlib.suppress(IndexError):
             content = self._due.pop()
             part = self._path.with_suffix(".part")
@@ -292,23 +289,23 @@ class Record:
             self.write()
 
     def _failed(self, exc: OSError) -> None:
-        log.warning("session_not_noted", workspace=self._key.workspace_id, error=exc.strerror)
+        log.warning("session_not_recorded", workspace=self._key.workspace_id, error=exc.strerror)
 
 
 def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
-    """Give the sessions that an earlier server has left. What makes no sense is removed, and logged; blocking.
+    """Return the sessions that an earlier server left open. Damaged files are removed, and logged; blocking.
 
-    Raises `ConfigError` for what cannot be read.
+    Raises `ConfigError` for a file that cannot be read.
     """
     for path in sorted(directory.iterdir()):
         if path.suffix != _SESSION:
             continue
         try:
-            session = _read_left(path)
-        except OSError as exc:  # no reason to throw away what may be sound
+            session = _read_session(path)
+        except OSError as exc:  # its content may be sound
             raise ConfigError(
-                f"The note of an open session, {path}, cannot be read",
-                f"{exc.strerror}; put that right, or remove the file: the session then begins anew, with its files",
+                f"The record of an open session, {path}, cannot be read",
+                f"{exc.strerror}; correct that, or remove the file: its session then loses its variables only",
             ) from exc
         except ValueError as exc:
             log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))
@@ -322,18 +319,18 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
             path.unlink(missing_ok=True)
 
 
-def left_in_sandboxes(directory: Path, runtime: str) -> int:
-    """Count the sessions whose sandboxes an earlier server has made with a runtime; like `previous_sessions`."""
+def count_previous_sandboxes(directory: Path, runtime: str) -> int:
+    """Count the open sessions with a sandbox that an earlier server made with `runtime`; see `previous_sessions`."""
     return sum(
-        left.state.runtime == runtime and left.state.sandbox is not None for left in previous_sessions(directory)
+        found.state.runtime == runtime and found.state.sandbox is not None for found in previous_sessions(directory)
     )
 
 
-def _read_left(path: Path) -> PreviousSession:
+def _read_session(path: Path) -> PreviousSession:
     state = read_session(_read(path))
     key = SessionKey(state.principal, state.session_id)
     if key.workspace_id != path.stem:
-        raise ValueError("it is another session's")
+        raise ValueError("it belongs to another session")
     cell, command = _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)
     output = b""
     if command is not None:
@@ -345,7 +342,7 @@ def _read_left(path: Path) -> PreviousSession:
 def _read_running(path: Path, suffix: str, kind: type[T]) -> T | None:
     try:
         return read_running(_read(path.with_suffix(suffix)), kind)
-    except FileNotFoundError:  # there was none, or it could not be made, which was logged
+    except FileNotFoundError:  # nothing ran, or the file could not be made, which was logged
         return None
 
 

@@ -14,21 +14,21 @@ from kernelbridge.runtimes.contract import Sandbox
 log = structlog.get_logger(__name__)
 
 ENGINE_PAUSE = 1.0
-"""Seconds until an engine that did not answer is asked again about a sandbox that is to be taken over."""
+"""Seconds between two tries to take over a sandbox from an engine that does not answer."""
 
 
 async def take_over(sandbox: Sandbox, spare: Collection[str], *, wanted: Callable[[], bool]) -> None:
-    """Make a sandbox of an earlier server this one's: nothing but the processes with the handles `spare` goes on in it.
+    """Resume a sandbox of an earlier server, and end all processes in it except those with the handles `spare`.
 
-    An engine that does not answer is asked again while that is `wanted`. Raises `SandboxError`.
+    If the engine does not answer, try again while `wanted` returns True. Raises `SandboxError`.
     """
     tried = False
     while True:
         try:
-            # A pause may have been under way when that server ended.
+            # A pause may have been under way when the earlier server ended.
             await sandbox.resume()
             problem = await _end_others(sandbox, spare)
-            # An engine that was killed meanwhile has passed nothing on, and did not say so.
+            # If the engine was killed meanwhile, the first resume had no effect, and no error.
             await sandbox.resume()
         except RuntimeUnavailable as exc:
             if not wanted():
@@ -40,14 +40,14 @@ async def take_over(sandbox: Sandbox, spare: Collection[str], *, wanted: Callabl
         if problem is None:
             return
         if tried:
-            # No reason to lose the interpreter.
+            # The sandbox is taken over all the same: its interpreter is worth more.
             log.warning("shells_not_ended", sandbox=sandbox.id, error=str(problem))
             return
-        tried = True  # once more: perhaps it was the engine that stood still, and goes on again
+        tried = True  # the cause may have been an engine that was stopped, and runs again
 
 
 async def _end_others(sandbox: Sandbox, spare: Collection[str]) -> SandboxError | None:
-    """End all else; give what kept it from that. Raises `RuntimeUnavailable`."""
+    """End the other processes; return the error if that fails. Raises `RuntimeUnavailable`."""
     try:
         await sandbox.end_others(spare=spare)
     except RuntimeUnavailable:

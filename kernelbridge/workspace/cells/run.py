@@ -89,7 +89,7 @@ class Run:
         if previous is None:
             raise AssertionError("it is reached")
         begin = functools.partial(kernel.take_over, previous.msg_id, asks=previous.asks, began=previous.began)
-        self._follow(begin, previous.left_at(time.monotonic()), kernel.with_losses)
+        self._follow(begin, previous.time_left(time.monotonic()), kernel.with_losses)
         if self._deadline is not None:
             self._deadline.restart()  # a question is asked again, which stops it
         if self._execution is None:

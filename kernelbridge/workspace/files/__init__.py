@@ -1,1 +1,1 @@
-"""The files of sessions on the server's disk: reading, writing, listing, watching, and whose they are."""
+"""The files of sessions on the server's disk: reading, writing, listing, watching, ownership."""

@@ -1,7 +1,7 @@
-"""Giving all files of a session to another user, while nothing runs in it.
+"""Changing the owner of all files of a session, while nothing runs in it.
 
-That is done when the user of its sandboxes has changed: with an update, another image, another setting. It is broken
-off by the end of the server, perhaps; the top directory changes hands last, so the next start does the rest.
+It is necessary when the user of the session's sandboxes has changed: by an update, another image, another setting. The
+owner of the top directory changes last: if the server ends meanwhile, the next start of a sandbox completes the work.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from kernelbridge.aio.threads import BlockingWork
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = 100
-"""Names between two rests."""
+"""Names between two yields."""
 
 
-def giving(root: Path, uid: int, gid: int) -> BlockingWork[None]:
-    """Give the directory and all that is in it to a user, in pieces; no link is followed. Raises `OSError`.
+def change_owner(root: Path, uid: int, gid: int) -> BlockingWork[None]:
+    """Change the owner of a directory and everything in it; no link is followed. Raises `OSError`.
 
-    One directory is open at a time, however deep they are.
+    One directory is open at a time, however deep the tree is.
     """
     here = os.open(root, _DIRECTORY)
     try:
@@ -36,7 +36,7 @@ def giving(root: Path, uid: int, gid: int) -> BlockingWork[None]:
                 identity, names = above.pop()
                 here = _moved(here, "..")
                 if _identity(here) != identity:
-                    raise OSError(EBUSY, "it is changed meanwhile", str(root))
+                    raise OSError(EBUSY, "its directories were moved meanwhile", str(root))
                 continue
             name = names.pop()
             os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)

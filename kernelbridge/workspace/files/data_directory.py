@@ -1,17 +1,17 @@
-"""The server's data directory: whose files are where, and which server owns it.
+"""The server's data directory: where each session's files are, and which server uses it.
 
     <data>/instance                 this server's id, made once
     <data>/lock                     held while a server uses the directory
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
-    <data>/workspaces/<id>/passwd, group  of its sandbox, which has a user of its own
-    <data>/workspaces/<id>/session.json   whose they are
+    <data>/workspaces/<id>/passwd, group  the user database of its sandbox
+    <data>/workspaces/<id>/session.json   which session it is: its principal and sessionId
     <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_note.py`)
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)
 
-`<id>` is derived from (principal, sessionId), so neither a user's name nor a session's
-ever becomes a path. Everything above `files/` is closed to all but the server.
+`<id>` is a hash of (principal, sessionId): neither a user's name nor a session's ever becomes a path. Only the server
+has access to what is above `files/`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ import structlog
 from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.trees import remove_tree
-from kernelbridge.workspace.files.change_owner import giving
+from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.user_ids import Uids
 from kernelbridge.workspace.files.versions import Commits
 from kernelbridge.workspace.session_key import SessionKey
 
 EXHAUSTED = 64 << 20
-"""Bytes free on the data directory's file system below which nothing can be expected to work."""
+"""Bytes free on the data directory's file system that a server needs to work."""
 _LABEL = "session.json"
 _CLOSED = "closed.json"
 _MOST_CLOSED = 1 << 16
-"""Bytes of that file that are read: one is smaller, whoever wrote it."""
+"""Bytes of that file that are read; a sound one is smaller."""
 _ASIDE = ".aside-"
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ class StoredFiles:
     commits: Commits
     uid: int
     gid: int
-    """Whose they are, or shall be once they have been handed over."""
+    """Their owner, after `DataDirectory.change_owner` at the latest."""
 
 
 class DataDirectory:
@@ -82,7 +82,7 @@ class DataDirectory:
 
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
-        """Make the directory if need be and lock it; raises `ConfigError` when that cannot be."""
+        """Make the directory if necessary and lock it; raises `ConfigError` if it cannot be used."""
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in ("workspaces", "run", "state"):
@@ -109,7 +109,7 @@ class DataDirectory:
 
     @property
     def state(self) -> Path:
-        """Where open sessions are noted for another server."""
+        """The directory of the records of open sessions."""
         return self.root / "state"
 
     def close(self) -> None:
@@ -119,20 +119,20 @@ class DataDirectory:
             self._lock_fd = -1
 
     def paths(self, key: SessionKey) -> WorkspacePaths:
-        """Say where a workspace's directories are; makes nothing."""
+        """Return the paths of a workspace's directories; makes nothing."""
         return WorkspacePaths(
             files=self.root / "workspaces" / key.workspace_id / "files",
             sockets=self.root / "run" / key.workspace_id,
         )
 
-    def give_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
-        """Give each session a user id of its own from now on, from `first` to `last`; blocking.
+    def assign_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
+        """From now on, assign each session a user id of its own, from `first` to `last`; blocking.
 
-        `open_now` tells, from any thread, which sessions may have a sandbox: no two of these have the same.
+        `open_now` returns, in any thread, the sessions that may have a sandbox: no two of them have the same id.
         """
         taken: dict[str, int] = {}
         for home in (self.root / "workspaces").iterdir():
-            with contextlib.suppress(OSError):  # it is being made, or removed
+            with contextlib.suppress(OSError):  # it is being made or removed
                 if not home.name.startswith(_ASIDE):
                     taken[home.name] = (home / "files").lstat().st_uid
         self._uids = Uids(
@@ -147,8 +147,8 @@ class DataDirectory:
     def prepare_files(self, key: SessionKey, uid: int, gid: int, *, own_uid: bool = False) -> StoredFiles:
         """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
 
-        That user has an id of the session's own with `own_uid`, if there are any (`give_uids`), else `uid`. What is
-        there already may belong to another one: see `handing_over`.
+        That user is `uid` or, with `own_uid` and after `assign_uids`, an id of the session's own. A directory that
+        exists may have another owner: see `change_owner`.
         """
         if own_uid and self._uids is not None:
             uid = self._uids.of(key.workspace_id, key.principal)
@@ -162,36 +162,36 @@ class DataDirectory:
             else:
                 if not commits.deleted:
                     return StoredFiles(files, commits, uid, gid)
-            # They were deleted at the same moment: who comes behind that makes them anew.
+            # They were deleted at the same moment: make them again.
 
-    def handing_over(self, stored: StoredFiles) -> BlockingWork[None]:
-        """Give all files to the sandbox's user if another one has them, in pieces; only while nothing runs there.
+    def change_owner(self, stored: StoredFiles) -> BlockingWork[None]:
+        """Change the owner of all files to the sandbox's user, if it is another; only while nothing runs there.
 
         Raises `FileError`.
         """
         try:
             if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
-                yield from giving(stored.root, stored.uid, stored.gid)
+                yield from change_owner(stored.root, stored.uid, stored.gid)
         except OSError as exc:
-            raise stored.commits.told(_failed("The session's files cannot be prepared", exc)) from exc
+            raise stored.commits.explain(_failed("The session's files cannot be prepared", exc)) from exc
 
     def prepare_etc(self, key: SessionKey, files: Mapping[str, str]) -> Path:
-        """Write what a sandbox gets in its /etc, and say where; blocking. Raises `FileError`."""
+        """Write files for a sandbox's /etc, and return their directory; blocking. Raises `FileError`."""
         home, commits = self.paths(key).files.parent, self._commits_of(key)
         try:
-            with commits:  # or it could get into what is being deleted
+            with commits:  # not into a directory that is being deleted
                 for name, content in files.items():
                     write_atomically(home / name, content)
                     (home / name).chmod(0o644)
         except OSError as exc:
-            raise commits.told(_failed("The session's user cannot be prepared", exc)) from exc
+            raise commits.explain(_failed("The session's user cannot be prepared", exc)) from exc
         return home
 
     def _prepare_files(self, key: SessionKey, uid: int, gid: int, commits: Commits) -> Path:
         files = self.paths(key).files
         home = files.parent
         if not files.is_dir():
-            # All of it at once: nobody may see it before it is whole and its owner's, and nobody has to take it back.
+            # Made aside and then renamed: nobody sees an unfinished one, and no failure has to be undone.
             with self._aside() as new:
                 new.mkdir(mode=0o700)
                 _write_label(new, key)
@@ -200,12 +200,12 @@ class DataDirectory:
                     os.chown(new / "files", uid, gid)
                 self._place(new, home, commits)
         if not (home / _LABEL).exists():
-            with commits:  # or it could get into what is being deleted
+            with commits:  # not into a directory that is being deleted
                 _write_label(home, key)
         return files
 
     def _place(self, new: Path, home: Path, commits: Commits) -> None:
-        """Give a workspace what it lacks of a new one, unless somebody was faster."""
+        """Rename the new directory, or the part of it that is missing, unless another thread was faster."""
         with commits:
             try:
                 new.rename(home)
@@ -217,34 +217,34 @@ class DataDirectory:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[Path]:
-        """Give a name beside the workspaces that none of them has; what is left of it goes in the end."""
+        """Return an unused name beside the workspaces; remove what has this name in the end."""
         path = self.root / "workspaces" / f"{_ASIDE}{secrets.token_hex(8)}"
         self._in_hand.add(path)
         try:
             yield path
             remove_tree(path)
         except BaseException:
-            with contextlib.suppress(OSError):  # the failure under way is the one to tell
+            with contextlib.suppress(OSError):  # the error under way matters more
                 remove_tree(path)
             raise
         finally:
             self._in_hand.discard(path)
 
-    def note_closed(self, key: SessionKey, content: bytes) -> None:
-        """Keep how the session was closed beside its files, if it has some; brief blocking. Raises `OSError`."""
+    def write_closed_note(self, key: SessionKey, content: bytes) -> None:
+        """Write how the session was closed beside its files, if it has files; blocking. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError), self._commits_of(key):
             write_atomically(self.paths(key).files.parent / _CLOSED, content)
 
-    def closed_note(self, key: SessionKey) -> bytes | None:
-        """Give what `note_closed` has kept; brief blocking. Raises `OSError`."""
+    def read_closed_note(self, key: SessionKey) -> bytes | None:
+        """Return what `write_closed_note` has written, or None; blocking. Raises `OSError`."""
         try:
             with (self.paths(key).files.parent / _CLOSED).open("rb") as file:
                 return file.read(_MOST_CLOSED)
         except FileNotFoundError:
             return None
 
-    def forget_closed(self, key: SessionKey) -> None:
-        """Remove what `note_closed` has kept. Idempotent; brief blocking. Raises `OSError`."""
+    def remove_closed_note(self, key: SessionKey) -> None:
+        """Remove what `write_closed_note` has written. Idempotent; blocking. Raises `OSError`."""
         (self.paths(key).files.parent / _CLOSED).unlink(missing_ok=True)
 
     def has_files(self, key: SessionKey) -> bool:
@@ -252,9 +252,12 @@ class DataDirectory:
         return self.paths(key).files.is_dir()
 
     def delete_files(self, key: SessionKey) -> bool:
-        """Remove all that is stored of a session, and say whether there was anything; blocking. Raises `FileError`."""
+        """Remove everything that is stored of a session; return whether there was anything. Raises `FileError`.
+
+        Blocking.
+        """
         home = self.paths(key).files.parent
-        # All of it at once: what is broken off, by the end of the server perhaps, must not be found half there.
+        # Renamed aside first: if the server ends meanwhile, nobody finds half of the files.
         try:
             with self._aside() as deleted, self._commits_of(key).deletion():
                 home.rename(deleted)
@@ -266,8 +269,8 @@ class DataDirectory:
             self._uids.release(key.workspace_id)
         return True
 
-    def remove_left(self) -> None:
-        """Remove what was left of workspaces whose making or deletion was broken off; blocking."""
+    def remove_leftovers(self) -> None:
+        """Remove directories that an earlier server had not completely made or deleted; blocking."""
         for path in (self.root / "workspaces").glob(f"{_ASIDE}*"):
             if path in self._in_hand:
                 continue
@@ -276,36 +279,26 @@ class DataDirectory:
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
 
-    def forget_choices(self) -> None:
-        """Take out of the labels what earlier versions noted there, secrets of the environment perhaps; blocking."""
-        for path in (self.root / "workspaces").glob(f"*/{_LABEL}"):
-            try:
-                label = json.loads(path.read_text(encoding="utf-8"))
-                if "open" in label:
-                    _write_label(path.parent, SessionKey(label["principal"], label["sessionId"]))
-            except (OSError, ValueError, KeyError, TypeError) as exc:
-                log.warning("label_not_read", path=str(path), error=str(exc))
-
     def stored(self, principal: str | None) -> list[str]:
-        """Give the ids of a principal's sessions that have files; blocking."""
+        """Return the ids of a principal's sessions that have files; blocking."""
         return [key.session_id for key in self.sessions() if key.principal == principal]
 
     def sessions(self) -> list[SessionKey]:
-        """Give all sessions that have files; blocking."""
+        """Return all sessions that have files; blocking."""
         found = []
         for home in (self.root / "workspaces").iterdir():
             try:
                 label = json.loads((home / _LABEL).read_text(encoding="utf-8"))
                 key = SessionKey(label["principal"], label["sessionId"])
-                # The name of the directory decides whose it is.
+                # The name of the directory decides which session it is.
                 if key.workspace_id == home.name:
                     found.append(key)
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # it is being made, or removed
+                continue  # it is being made or removed
         return found
 
     def _commits_of(self, key: SessionKey) -> Commits:
-        """Give what all share that change the session's files as they are now; from any thread."""
+        """Return the lock for changes to the session's present files; thread-safe."""
         with self._sharing:
             commits = self._commits.get(key)
             if commits is None or commits.deleted:
@@ -313,28 +306,28 @@ class DataDirectory:
             return commits
 
     def prepare_sockets(self, key: SessionKey, fill: Callable[[Path], None]) -> Path:
-        """Make the directory for the sockets of a new sandbox and return it; blocking.
+        """Make the directory for the sockets of a new sandbox and return its path; blocking. Raises `FileError`.
 
-        `fill` puts into it what has to be there before the sandbox starts; it may raise `OSError`. Raises `FileError`.
+        `fill` adds the files that must be there before the sandbox starts; it may raise `OSError`.
         """
         sockets = self.paths(key).sockets
         try:
             self.remove_sockets(key)
             sockets.mkdir(mode=0o755)
-            sockets.chmod(0o755)  # whatever the umask says: the sandbox's user has to enter it
+            sockets.chmod(0o755)  # whatever the umask is: the sandbox's user must be able to enter it
             fill(sockets)
         except OSError as exc:
-            with contextlib.suppress(OSError):  # the first failure is the one to tell
+            with contextlib.suppress(OSError):  # the first error matters more
                 self.remove_sockets(key)
             raise _failed("The session's sockets cannot be prepared", exc) from exc
         return sockets
 
     def remove_sockets(self, key: SessionKey) -> None:
-        """Remove what a sandbox left of its sockets. Idempotent; blocking."""
+        """Remove the directory for a sandbox's sockets. Idempotent; blocking."""
         remove_tree(self.paths(key).sockets)
 
     def remove_other_sockets(self, keep: Collection[str]) -> None:
-        """Remove what earlier servers left of sockets, but for the workspaces `keep`; blocking."""
+        """Remove the socket directories of earlier servers' sandboxes, except of the workspaces `keep`; blocking."""
         for path in (self.root / "run").iterdir():
             if path.name in keep:
                 continue
@@ -353,9 +346,9 @@ def _failed(message: str, exc: OSError) -> FileError:
         reason = (
             "the disk of the server's data directory is full; delete files that are not needed (delete_file needs no"
         )
-        return DiskFull(message, f"{reason} container), or ask the server's operator for room")
+        return DiskFull(message, f"{reason} container), or ask the server's operator for more space")
     why = exc.strerror or str(exc)
-    return FileError(message, f"{why} in the server's data directory; the server's operator has to put that right")
+    return FileError(message, f"{why} in the server's data directory; ask the server's operator to correct that")
 
 
 def _instance(path: Path) -> str:
@@ -368,12 +361,12 @@ def _instance(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file of the server's own, whole or not at all; blocking. Raises `OSError`."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may be writing it, too
+    """Write a file of the server's own completely or not at all; blocking. Raises `OSError`."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # another thread may write it, too
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the failure under way is the one to tell
+        with contextlib.suppress(OSError):  # the error under way matters more
             part.unlink(missing_ok=True)
         raise

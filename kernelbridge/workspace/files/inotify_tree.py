@@ -1,8 +1,8 @@
-"""What changes below a directory that hostile code changes: inotify, on directories opened one component at a time.
+"""Changes below a directory that hostile code changes: inotify, on directories opened one component at a time.
 
-Watchers by path follow symbolic links, and so tell names from outside (docs/explanation/decisions). Here every
-directory is opened without following any, and the open directory is watched. A change is told by comparing what was
-known of a name before and after: a file that was there and is another one now was modified, whichever way.
+A watch of a path would follow symbolic links, and reveal names from outside (docs/explanation/decisions). So every
+directory is opened without following a link, and the open directory is watched. Whether a name was added, modified or
+deleted follows from whether it was known before and is known after a batch of events.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ Change = Literal["added", "modified", "deleted"]
 DIRECTORIES = 10_000
 """Directories that are watched for one session."""
 NAMES = 200_000
-"""Names that are remembered of them."""
+"""Names in these directories."""
 MOST = 5_000
-"""Changes that are given at a time."""
+"""Changes that one turn returns."""
 _LOOKS = 150_000
-"""Directories and their parents opened in one turn, so that a very deep tree ends, too."""
+"""Directories and their parents that are opened in one turn: a bound for very deep trees."""
 _READ = 64 << 10
-"""Bytes of events that are taken at a time; what comes faster is lost to the kernel's own limit, and said so."""
+"""Bytes of events that are read at a time; the kernel drops events that come faster, and says so."""
 _PIECE = 500
-"""Names between two rests."""
+"""Names between two yields."""
 _MASK = sys.IN_CREATE | sys.IN_DELETE | sys.IN_MODIFY | sys.IN_MOVED_FROM | sys.IN_MOVED_TO
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed."""
+    """The changes of one turn."""
 
     by_path: Mapping[str, Change]
     more: bool
-    """Whether there was more."""
+    """Whether there were more."""
 
 
 class EventsLostError(Exception):
-    """More changed than the kernel keeps; only looking at everything again tells what is there."""
+    """The kernel's event queue has overflowed; the tree must be read again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +57,7 @@ class _Directory:
 
     wd: int
     path: str
-    """Below the root; empty for the root itself."""
+    """Relative to the root; empty for the root itself."""
     names: set[str] = field(default_factory=set)
 
     def join(self, name: str) -> str:
@@ -68,9 +68,9 @@ class WatchTree:
     """The watched tree of one workspace. Blocking, for one thread at a time; `close` releases it."""
 
     def __init__(self, root: Path, *, hidden: bool, directories: int = DIRECTORIES, names: int = NAMES) -> None:
-        """Watch nothing yet. Raises `LimitExceeded` when the system has no watcher left."""
+        """Watch nothing yet. Raises `LimitExceeded` if the system has no inotify instance left."""
         self.hidden = hidden
-        """Whether names that begin with a dot are watched, too."""
+        """Whether names that begin with a dot are included."""
         self._root = root
         self._max_directories = directories
         self._max_names = names
@@ -86,13 +86,13 @@ class WatchTree:
             raise _exhausted("fs.inotify.max_user_instances") from exc
 
     def close(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def start(self) -> BlockingWork[None]:
-        """Begin to watch all that is there. Raises `LimitExceeded`, and `FileError` when there is no root."""
+        """Watch the whole tree. Raises `LimitExceeded`, and `FileError` if the root does not exist."""
         self._unseen.append("")
         yield from self._look()
         self._touched.clear()
@@ -100,7 +100,7 @@ class WatchTree:
             raise FileError("The session's files are not watched", "they were removed")
 
     def turn(self) -> BlockingWork[Changes]:
-        """Give what has changed since the last turn. Raises like `start`, and `EventsLostError`."""
+        """Return the changes since the last turn. Raises like `start`, and `EventsLostError`."""
         for event in sys.inotify_read(self.fd, _READ):
             if event.mask & sys.IN_Q_OVERFLOW:
                 raise EventsLostError
@@ -116,7 +116,7 @@ class WatchTree:
                 changes[path] = "modified" if before and now else "added" if now else "deleted"
         if len(changes) <= MOST:
             return Changes(changes, more=False)
-        # What everybody is told of comes first.
+        # Visible names first: every watch includes them.
         kept = sorted(changes, key=is_hidden)[:MOST]
         return Changes({path: changes[path] for path in kept}, more=True)
 
@@ -138,24 +138,24 @@ class WatchTree:
                 self._names -= 1
             return
         if event.mask & (sys.IN_CREATE | sys.IN_MOVED_TO):
-            self._forget(path)  # a directory that it replaced
+            self._forget(path)  # it may replace a directory
         self._add(home, event.name)
         if event.mask & sys.IN_ISDIR:
             self._unseen.append(path)
 
     def _look(self) -> BlockingWork[None]:
-        """Watch the directories that are not yet, and all that is in them."""
+        """Watch the directories that are not watched yet, and everything in them."""
         self._looks = _LOOKS
         while self._unseen:
             path = self._unseen.pop()
-            # Gone meanwhile, or made a link, or closed to the bridge: then there is nothing to tell of it.
+            # It was removed meanwhile, replaced by a link, or closed to the bridge: nothing can be reported of it.
             with contextlib.suppress(FileNotFoundError, PermissionError, PathRefusedError):
                 yield from self._enter(path)
             yield
 
     def _enter(self, path: str) -> BlockingWork[None]:
         if len(os.fsencode(path)) > PATH_MAX:
-            return  # no message could name what is in it
+            return  # no message can name what is in it
         parts = path.split("/") if path else []
         self._looks -= len(parts)
         with directory(self._root, parts) as fd:
@@ -185,7 +185,7 @@ class WatchTree:
         home = self._by_wd.get(wd)
         if home is not None and home.path == path:
             return home
-        if home is not None:  # it was moved, and the event that says so is still to come
+        if home is not None:  # it was moved, and the event that says so has not been read yet
             self._forget(home.path, keep=wd)
         self._forget(path)
         home = self._by_wd[wd] = self._by_path[path] = _Directory(wd, path)
@@ -200,7 +200,7 @@ class WatchTree:
             raise _too_much(f"there are more than {self._max_names} files")
 
     def _forget(self, path: str, keep: int | None = None) -> None:
-        """Note that all below a directory is gone from there; `keep` is watched on, under another path."""
+        """Remove a directory and everything below it; the watch `keep` stays, for another path."""
         for home in list(self._below(path)):
             for name in home.names:
                 self._touched.setdefault(home.join(name), True)
@@ -208,7 +208,7 @@ class WatchTree:
             del self._by_path[home.path]
             del self._by_wd[home.wd]
             if home.wd != keep:
-                with contextlib.suppress(OSError):  # the kernel has forgotten a directory that was deleted
+                with contextlib.suppress(OSError):  # the kernel has removed the watch of a deleted directory
                     sys.inotify_remove(self.fd, home.wd)
 
     def _below(self, path: str) -> Iterator[_Directory]:

@@ -1,4 +1,4 @@
-"""Listing a workspace's directories: bounded, whatever is in them, and without following a link."""
+"""Listing a workspace's directories: bounded, however much is in them, and without following a link."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ENTRIES = 10_000
 _TEXT = 4 << 20
 """Bytes of their paths."""
 _LOOKS = 200_000
-"""Names and parents looked at for one list, so that a huge or very deep tree ends, too."""
+"""Names and parents that are looked at for one list: a bound for huge and very deep trees."""
 _PIECE = 200
-"""Looks between two rests."""
+"""Names between two yields."""
 
 _KINDS: Mapping[int, Literal["file", "directory", "symlink", "other"]] = MappingProxyType(
     {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
@@ -36,27 +36,27 @@ _KINDS: Mapping[int, Literal["file", "directory", "symlink", "other"]] = Mapping
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is in a directory."""
+    """The entries of a directory."""
 
     entries: list[FileEntry]
     """Sorted by path."""
     truncated: bool
-    """Whether there is more."""
+    """Whether entries are missing."""
 
 
 def listing(
     root: Path, path: str, *, recursive: bool, hidden: bool, limit: int = ENTRIES, max_looks: int = _LOOKS
 ) -> BlockingWork[Listing]:
-    """List a directory, with `recursive` all below it; what is nearer to it comes first when there is too much.
+    """List a directory, with `recursive` everything below it; if it is too much, the deepest entries are left out.
 
-    Raises `BadRequest`, and `FileError` or one of its kinds.
+    Raises `BadRequest`, and `FileError` or a subclass of it.
     """
     top = directory_parts(path, "path")
     walk = _Walk(root, hidden=hidden, limit=limit, looks=max_looks)
     with explained(f"The directory {path!r} was not listed"):
         yield from walk.enter(top)
     while recursive and walk.below and not walk.full:
-        # Gone meanwhile, or made a link: then it is not in the workspace any more.
+        # It was removed meanwhile, or replaced by a link.
         with contextlib.suppress(OSError, PathRefusedError):
             yield from walk.enter(walk.below.popleft())
     walk.entries.sort(key=lambda entry: entry.path)
@@ -77,7 +77,7 @@ class _Walk:
         self.full = False
 
     def enter(self, parts: list[str]) -> BlockingWork[None]:
-        """Add what is in one directory. Raises `PathRefusedError` and `OSError`."""
+        """Add the entries of one directory. Raises `PathRefusedError` and `OSError`."""
         self._looks -= len(parts)
         with directory(self._root, parts) as fd:
             names = yield from self._names(fd)
@@ -111,7 +111,7 @@ class _Walk:
             self.full = True
             return
         if length > PATH_MAX:
-            self.full = True  # no request could name it, nor what is below
+            self.full = True  # no request can name it or anything below it
             return
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
         self.entries.append(
@@ -127,7 +127,7 @@ class _Walk:
 
 
 def _time(seconds: float) -> str:
-    """Give a time in UTC, RFC 3339; what a file may claim and no calendar has is the nearest that it has."""
+    """Return a time in UTC, RFC 3339; a time outside the calendar becomes the first or the last in it."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):

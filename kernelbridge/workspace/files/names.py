@@ -1,4 +1,4 @@
-"""What clients call files, and what is said when something stands in the way."""
+"""The file names that clients use, and the reasons of file errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAME_MAX = 255
 PATH_MAX = 4096
 """Bytes of a path."""
 HIDDEN_AREA = ".kernelbridge"
-"""The directory at the workspace's top in which the bridge keeps what belongs to the session."""
+"""The directory at the top of the workspace for the bridge's own files of the session."""
 
 IS_DIRECTORY = "a directory of that name exists; remove it or choose another name"
 
@@ -39,15 +39,15 @@ _REASONS: Mapping[int, str] = MappingProxyType(
         errno.EPERM: "the operation is not permitted here",
         errno.ENOENT: "its directory was removed or renamed at the same moment; send the request again",
         errno.ENAMETOOLONG: "the name is too long for the file system",
-        errno.EFBIG: "the file is larger than the file system takes",
+        errno.EFBIG: "the file is larger than the file system allows",
         errno.EIO: "the disk reported an input/output error",
-        errno.EAGAIN: "a program in the workspace holds a lease on it; end that program or try again",
+        errno.EAGAIN: "a program in the workspace holds a lease on it; end that program, or try again",
         errno.EXDEV: "something else is mounted there",
-        errno.EBUSY: "something is mounted there, or a program makes files as fast as they are deleted",
+        errno.EBUSY: "something is mounted there, or a program creates files as fast as they are deleted",
         errno.EISDIR: IS_DIRECTORY,
-        errno.ENOTDIR: "a directory cannot replace what is not one",
+        errno.ENOTDIR: "a directory cannot replace a file",
         errno.ENOTEMPTY: "the directory is not empty",
-        errno.EEXIST: "something of that name exists; choose another name",
+        errno.EEXIST: "a file or directory has that name; choose another name",
     }
 )
 _KINDS: Mapping[int, type[FileError]] = MappingProxyType(
@@ -63,26 +63,21 @@ _KINDS: Mapping[int, type[FileError]] = MappingProxyType(
 
 
 def relative_parts(path: str, field: str = "filename") -> list[str]:
-    r"""Split a file's path inside the workspace into its components; raises `BadRequest` if it is not one.
+    r"""Split a file's path inside the workspace into its components; raises `BadRequest` for an unusable path.
 
-    Slashes separate; backslashes and all else but NUL are ordinary characters. `.` and empty
-    components inside mean nothing, as to any program.
+    Slashes separate components; all other characters but NUL are ordinary, backslashes included. `.` and empty
+    components are ignored, as everywhere in POSIX.
     """
     if not path:
         raise _bad_name("it is empty", field)
-    parts = _parts(path, field)
+    parts = directory_parts(path, field)
     if path.rpartition("/")[2] in {"", "."}:
         raise _bad_name("it names a directory; give the name of a file, without a '/' at its end", field)
     return parts
 
 
-def directory_parts(path: str, field: str = "filename") -> list[str]:
-    """Split a directory's path like `relative_parts`; `a/` is `a`, and nothing is the workspace itself."""
-    return _parts(path, field)
-
-
 def visible_name(name: str) -> str:
-    """Give a name as a message can carry it: what is not UTF-8 becomes U+FFFD."""
+    """Return a name as a message contains it: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(name).decode(errors="replace")
 
 
@@ -92,18 +87,18 @@ def is_hidden(path: str) -> bool:
 
 
 def temporary_name() -> str:
-    """Make an unguessable hidden name for what is not in its place yet."""
+    """Return an unguessable hidden name for an unfinished file."""
     return f".{secrets.token_hex(16)}.part"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the bridge gives such names to what is not in its place yet."""
+    """Whether a name is one that the bridge gives to unfinished files."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
 def explained(message: str) -> Iterator[None]:
-    """Turn what the file system says into a `FileError` that begins with `message`."""
+    """Turn errors of the file system into a `FileError` whose message is `message`."""
     try:
         yield
     except PathRefusedError as exc:
@@ -114,7 +109,8 @@ def explained(message: str) -> Iterator[None]:
         raise _KINDS.get(number, FileError)(message, reason) from exc
 
 
-def _parts(path: str, field: str) -> list[str]:
+def directory_parts(path: str, field: str = "filename") -> list[str]:
+    """Split a directory's path like `relative_parts`; `a/` is `a`, and the empty path is the workspace itself."""
     try:
         encoded = path.encode()
     except UnicodeEncodeError as exc:

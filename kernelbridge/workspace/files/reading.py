@@ -1,4 +1,4 @@
-"""Reading a workspace's files: whole or in part, and never what is not a regular file of the workspace."""
+"""Reading a workspace's files, whole or in part: regular files only, and none outside the workspace."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from kernelbridge.workspace.files.safe_open import PathRefusedError, directory, 
 from kernelbridge.workspace.files.versions import version
 
 _FRAME_ROOM = 32 << 10
-"""Bytes of a frame that the other members of an answer may need, the path among them."""
+"""Bytes of a frame that are reserved for the answer's other fields, the path among them."""
 _CHARACTER = 4
 """Most bytes of one character."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was read."""
+    """The result of a read."""
 
     content: str
     """The text, or its base64."""
@@ -35,15 +35,15 @@ class Content:
     length: int
     """Bytes of the file in `content`."""
     size: int
-    """Bytes of the whole file, after the reading."""
+    """Bytes of the whole file, after the read."""
     sha256: str | None
-    """When `content` is the whole file."""
+    """Of the file; None if `content` is only a part of it."""
     json: Raw = field(repr=False, compare=False)
-    """`content` as it stands in a frame: writing that of a large file takes too long for the event loop."""
+    """`content` as JSON: encoding that of a large file takes too long for the event loop."""
 
 
 class OpenFile:
-    """A workspace file that is being read; it stays the file that it was when it was opened. Blocking."""
+    """A workspace file that is open for reading, whatever its name leads to later. Blocking."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -51,10 +51,10 @@ class OpenFile:
         self.size = found.st_size
         self.modified = found.st_mtime
         self.version = version(found)
-        """See `file_versions.version`."""
+        """See `versions.version`."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Give so many bytes, or fewer at its end."""
+        """Return `length` bytes from `offset`, fewer at the end of the file."""
         parts: list[bytes] = []
         while length and (data := os.pread(self._fd, length, offset)):
             parts.append(data)
@@ -62,14 +62,14 @@ class OpenFile:
             length -= len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def now(self) -> OpenFile:
-        """Look again."""
+    def refreshed(self) -> OpenFile:
+        """Return the same open file with its present size, time and version."""
         return OpenFile(self._fd)
 
 
 @contextlib.contextmanager
 def open_file(root: Path, filename: str) -> Iterator[OpenFile]:
-    """Open a file below `root`. Raises `BadRequest` and `FileError`, also for what the body reads."""
+    """Open a file below `root`. Raises `BadRequest` and `FileError`, also for errors in the body of `with`."""
     *parents, name = relative_parts(filename)
     with (
         explained(f"The file {filename!r} was not read"),
@@ -80,10 +80,10 @@ def open_file(root: Path, filename: str) -> Iterator[OpenFile]:
 
 
 def read(root: Path, filename: str, *, encoding: Encoding, offset: int, length: int | None, max_frame: int) -> Content:
-    """Read `length` bytes from `offset`, or all that follows, if it fits into a frame of `max_frame` bytes.
+    """Read `length` bytes from `offset` (None: to the end), if they fit into a frame of `max_frame` bytes.
 
-    A range of text that begins or ends inside a character is extended to the whole character, so up to three bytes
-    more on either side. Raises `BadRequest`, and `FileError` or one of its kinds.
+    A range of text that begins or ends inside a character is extended to the whole character, by up to three bytes
+    on either side. Raises `BadRequest`, and `FileError` or a subclass of it.
     """
     with open_file(root, filename) as file:
         end = file.size if length is None else min(offset + length, file.size)
@@ -100,7 +100,7 @@ def read(root: Path, filename: str, *, encoding: Encoding, offset: int, length: 
         json = msgspec.json.encode(content)
         if len(json) > room + len('""'):
             raise _too_large(len(json), fits)
-        after = file.now()
+        after = file.refreshed()
         whole = offset == 0 and len(data) == after.size and after.version == file.version
         sha256 = hashlib.sha256(data).hexdigest() if whole else None
     return Content(content, offset, len(data), after.size, sha256, Raw(json))
@@ -134,6 +134,6 @@ def _text(data: bytes, offset: int) -> str:
 
 def _too_large(size: int, fits: int) -> PathRefusedError:
     return PathRefusedError(
-        f"it is {size} bytes, and {fits} fit into a frame; read it in parts with offset and length, or whole by HTTP",
+        f"it has {size} bytes, and {fits} fit into a frame; read it in parts with offset and length, or whole by HTTP",
         FileTooLarge,
     )

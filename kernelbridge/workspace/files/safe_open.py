@@ -1,10 +1,10 @@
-"""Reach into a directory that hostile code changes at the same time.
+"""Opening files and directories that hostile code changes at the same time.
 
-The workspace's files belong to code that nobody trusts: between any two system calls it may put a symbolic
-link where a directory was, or move directories about. So no path is ever given to the
-kernel whole. A walk opens one component after the other, each relative to the descriptor of the one before and none
-through a symbolic link. A descriptor stays the directory that it was opened on,
-and the sandbox cannot move one out of the workspace, which is all that it has mounted.
+The code in a workspace is not trusted. Between any two system calls it can replace a directory by a symbolic link, or
+move directories. So no whole path is ever passed to the kernel: a walk opens one component after the other, each
+relative to the descriptor of the one before, and none through a symbolic link. A descriptor always refers to the
+directory that was opened, and the sandbox cannot move a directory out of the workspace, which is all that it has
+mounted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KINDS = {
 
 
 class PathRefusedError(Exception):
-    """What stands at a path is not what may stand there; the text says what does."""
+    """A path leads to something that is not allowed there; the text says to what."""
 
     def __init__(self, text: str, kind: type[FileError]) -> None:
         super().__init__(text)
@@ -45,14 +45,14 @@ class PathRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom new files and directories belong to: the sandbox's user."""
+    """The owner of new files and directories: the sandbox's user."""
 
     uid: int
     gid: int
 
     def give(self, fd: int, mode: int) -> None:
-        """Hand an open file or directory over and set its permission bits, whatever the umask says."""
-        # Only root can give away; a bridge of the sandbox's own user has nothing to give.
+        """Change the owner of an open file or directory, and set its permission bits whatever the umask is."""
+        # Only root can; another user runs the sandboxes as itself, and owns the files already.
         if os.geteuid() == 0:
             os.fchown(fd, self.uid, self.gid)
         os.fchmod(fd, mode)
@@ -60,9 +60,9 @@ class Owner:
 
 @contextlib.contextmanager
 def directory(root: Path, parts: Sequence[str], owner: Owner | None = None) -> Iterator[int]:
-    """Open the directory `parts` below `root` and close it afterwards; an owner is given what is missing.
+    """Open the directory `parts` below `root` and close it afterwards; with an owner, make what is missing.
 
-    Raises `PathRefusedError` where a component is no directory or, without an owner, missing, and `OSError`.
+    Raises `PathRefusedError` if a component is not a directory or, without an owner, is missing, and `OSError`.
     """
     try:
         fd = os.open(root, _DIRECTORY)
@@ -79,12 +79,12 @@ def directory(root: Path, parts: Sequence[str], owner: Owner | None = None) -> I
 
 
 def kind(mode: int) -> str:
-    """Say what a file is, from its `st_mode`."""
+    """Return what a file is, as text for a message, from its `st_mode`."""
     return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def mode_of(fd: int, name: str) -> int | None:
-    """Give the `st_mode` of the entry `name` itself, or None if there is none; opens nothing."""
+    """Return the `st_mode` of the entry `name` itself, or None if it does not exist; opens nothing."""
     try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -93,10 +93,10 @@ def mode_of(fd: int, name: str) -> int | None:
 
 @contextlib.contextmanager
 def regular_file(fd: int, name: str) -> Iterator[int]:
-    """Open the file `name` in the directory `fd` for reading and close it afterwards; waits for nothing.
+    """Open the file `name` in the directory `fd` for reading and close it afterwards.
 
-    What it is, is looked at before it is opened: a device does something when it is opened, and a FIFO waits. Raises
-    `PathRefusedError` for what is no regular file, and `OSError`.
+    Its type is checked before: opening a device has effects, and opening a FIFO waits. Raises `PathRefusedError` for
+    anything but a regular file, and `OSError`.
     """
     try:
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
@@ -106,7 +106,7 @@ def regular_file(fd: int, name: str) -> Iterator[int]:
         mode = os.fstat(found).st_mode
         if not stat.S_ISREG(mode):
             raise PathRefusedError(f"it is {kind(mode)}", IsDirectory if stat.S_ISDIR(mode) else NotAFile)
-        # Not blocking: the sandbox could hold a lease on the file, which an open waits for.
+        # Not blocking: the sandbox could hold a lease on the file, and an open would wait for its end.
         file = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(found)
@@ -117,13 +117,13 @@ def regular_file(fd: int, name: str) -> Iterator[int]:
 
 
 def rename_unless_exists(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-    """Rename like `os.rename`, but replace nothing: raises `FileExistsError` if there is something, and `OSError`."""
+    """Rename like `os.rename`, but raise `FileExistsError` if the target exists; also raises `OSError`."""
     try:
         rename_new(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
     except OSError as exc:
         if exc.errno != errno.EINVAL:
             raise
-        # A file system that cannot do it in one step, such as NFS: looked at first, which is nearly as good.
+        # The file system cannot do it in one step (NFS): a check and a rename are nearly as good.
         if mode_of(dst_dir_fd, target) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from exc
         os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
@@ -136,7 +136,7 @@ def _enter(fd: int, name: str, path: str, owner: Owner | None) -> int:
     except FileNotFoundError as exc:
         if owner is None:
             raise PathRefusedError(f"there is no directory {path!r}", NoSuchFile) from exc
-        # Somebody else may be making it at this moment, which is as good.
+        # Another program may make it at this moment, which is as good.
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=fd)
             made = True
@@ -152,14 +152,14 @@ def _enter(fd: int, name: str, path: str, owner: Owner | None) -> int:
 
 
 def open_directory(fd: int, name: str, path: str) -> int:
-    """Open the directory `name` in the directory `fd`; `path` is what it is called in a refusal.
+    """Open the directory `name` in the directory `fd`; `path` is its name in error messages.
 
-    Raises `PathRefusedError` for what is no directory, and `OSError`.
+    Raises `PathRefusedError` if it is not a directory, and `OSError`.
     """
     try:
         return os.open(name, _DIRECTORY, dir_fd=fd)
     except NotADirectoryError as exc:
-        # Asked only for the sake of the text: the refusal stands whatever is there by now.
+        # Only for the text of the error, which is raised whatever the name leads to by now.
         found = mode_of(fd, name)
         what = "not a directory" if found is None or stat.S_ISDIR(found) else kind(found)
         raise PathRefusedError(f"{path!r} is {what}; a file's parents must be real directories", NotADirectory) from exc

@@ -1,14 +1,14 @@
 """Output that is too long for a message, in a file of the workspace's hidden area.
 
-    spill = spills.new()                 # nothing is made yet; None when the server spills nothing
-    spill.begin(["all", "so far"])       # never blocks: a thread of the executor writes it
+    spill = spills.new()                 # no file yet; None if the server writes no such files
+    spill.begin(["all", "so far"])       # never blocks: threads of the executor write the file
     spill.write("text")
     spilled = await spill.finish()       # Spilled(path=".kernelbridge/output/….txt", complete=True)
 
-A file holds at most `limit` bytes. What waits for the disk is bounded too: `behind` says when no more should be written
-for now; where `BACKLOG` bytes wait all the same, or the disk takes nothing for `PATIENCE` seconds, the file ends.
-A file that ends early, or cannot be made, costs nothing but itself: `Spilled` says so, and the log says why. The newest
-`KEPT` files of a workspace are kept, fewer once they have `limit` bytes.
+A file holds at most `limit` bytes. The text that waits for the disk is bounded too: while `behind` returns a future,
+the run should be held up. If `BACKLOG` bytes wait all the same, or the disk does not answer for `PATIENCE` seconds, the
+file ends early. A file that ends early, or cannot be made, affects nothing else: `Spilled` and the log say so. The
+newest `KEPT` files of a workspace are kept, fewer if they have `limit` bytes together.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import itertools
 import os
 import re
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 
 import structlog
 
+from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter.bounded import Spilled, size
 from kernelbridge.workspace.files import safe_open
@@ -36,101 +37,150 @@ from kernelbridge.workspace.files.store import WorkspaceFiles
 log = structlog.get_logger(__name__)
 
 DIRECTORY = (".kernelbridge", "output")
-"""Where the files are, below the workspace's."""
+"""Where the files are, relative to the workspace."""
 KEPT = 16
 """Files of a workspace that are kept, the newest included."""
 HIGH_WATER = 2 << 20
-"""Bytes waiting for the disk above which it is behind."""
+"""Bytes waiting for the disk above which a run is held up."""
 BACKLOG = 16 << 20
-"""Bytes that may wait for the disk, beside those that a file begins with."""
+"""Bytes that may wait for the disk, not counting those that a file begins with."""
 PATIENCE = 10.0
-"""Seconds that a run waits for the disk, while it goes on and when it is over."""
+"""Seconds to wait for a disk that does not answer: in the middle of a run, and at its end."""
 
-_BATCH = 1 << 20  # bytes written in one go, before other work of the executor has its turn
-_LOOKED_AT = 10_000  # entries of the directory: the sandbox may have put any number there
+_BATCH = 1 << 20
+"""Bytes that a thread writes before it turns to other work."""
+_LOOKED_AT = 10_000
+"""Entries of the directory that are read: the sandbox can put any number there."""
 _OWN = re.compile(r"[0-9]{8}T[0-9]{12}-[a-z]+-[0-9a-f]{8}\.txt")
 
 
 class Spills:
     """The files of one workspace."""
 
-    def __init__(self, files: Callable[[], WorkspaceFiles], executor: Executor, *, limit: int) -> None:
-        """`files` is called in threads of `executor`; `limit` is in bytes for each file, 0 for none at all."""
+    def __init__(self, files: Callable[[], WorkspaceFiles], executor: Executor, tasks: TaskSet, *, limit: int) -> None:
+        """Make no file yet. `files` is called in threads; `limit` is in bytes for each file, 0 for no files."""
         self._files = files
         self._executor = executor
+        self._tasks = tasks
         self._limit = limit
         self._open: set[Spill] = set()
 
     def new(self, kind: str = "cell") -> Spill | None:
-        """Give a file to be, for one run; `kind` (lower-case letters) is part of its name."""
+        """Return a file for the output of one run; `kind` (lower-case letters) is part of its name."""
         if not self._limit:
             return None
-        spill = Spill(_File(kind, self._files, self._limit), self._executor, self._open.discard)
+        spill = Spill(_File(kind, self._files, self._limit), self._executor, self._tasks, self._open.discard)
         self._open.add(spill)
         return spill
 
     def behind(self) -> asyncio.Future[None] | None:
-        """Give None, or what is done when the disk has caught up: until then its runs should be held up."""
+        """Return None, or a future that is done when the disk has caught up; hold up the runs until then."""
         for spill in self._open:
             if later := spill.behind():
                 return later
         return None
 
+    async def aclose(self) -> None:
+        """Close all files, after all tasks have ended: the session ends, and with it runs that were not finished."""
+        while self._open:
+            await in_thread(self._executor, self._open.pop().close)
+
 
 class Spill:
-    """One file, made when it is first written to. `begin`, `write` and the like are for the event loop."""
+    """One file, made when it is first written to. Not thread-safe: for the event loop, which it never blocks."""
 
-    def __init__(self, file: _File, executor: Executor, over: Callable[[Spill], None]) -> None:
-        self._executor = executor
+    def __init__(self, file: _File, executor: Executor, tasks: TaskSet, over: Callable[[Spill], None]) -> None:
         self._file = file
+        self._executor = executor
+        self._tasks = tasks
         self._over = over
-        self._loop = asyncio.get_running_loop()
-        self._caught_up: asyncio.Future[None] | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._lock = threading.Lock()  # guards what follows; the thread that works owns the file
-        self._waiting: deque[str | None] = deque()  # texts; None: what was written is forgotten
+        self._waiting: deque[str | None] = deque()
+        """Texts; None empties the file."""
         self._backlog = 0
         self._room = BACKLOG
-        self._working = False
         self._cut = False
-        self._end: Future[Spilled] | None = None
-        self._discarded = False
+        self._closing = self._removing = False
+        self._writer: asyncio.Task[None] | None = None
+        self._spilled: Spilled | None = None
+        self._caught_up: asyncio.Future[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     def begin(self, texts: Sequence[str]) -> None:
-        """Start, or start anew, with these texts."""
+        """Start the file, or start it again, with these texts."""
         length = sum(map(size, texts))
-        with self._lock:
-            self._waiting.clear()
-            self._waiting.append(None)
-            self._waiting.extend(texts)
-            self._backlog = length
-            self._room = BACKLOG + length
-            self._cut = False
-            self._work_on()
+        self._waiting.clear()
+        self._waiting.extend((None, *texts))
+        self._backlog, self._room, self._cut = length, BACKLOG + length, False
+        self._work()
 
     def write(self, text: str) -> None:
-        """Add a text at the end."""
+        """Append a text."""
         length = size(text)
-        with self._lock:
-            if self._cut:
-                return
-            if self._backlog + length > self._room:
-                self._cut = True
-                log.warning("output_file_cut", why="the disk is slower than the output")
-                return
-            self._waiting.append(text)
-            self._backlog += length
-            self._work_on()
+        if self._cut:
+            return
+        if self._backlog + length > self._room:
+            self._cut = True
+            log.warning("output_file_cut", why="the disk is slower than the output")
+            return
+        self._waiting.append(text)
+        self._backlog += length
+        self._work()
 
     def behind(self) -> asyncio.Future[None] | None:
-        """Give None, or what is done when the disk has caught up; see `Spills.behind`."""
-        with self._lock:
-            if self._caught_up is None and self._backlog > HIGH_WATER and not self._cut:
-                self._caught_up = self._loop.create_future()
-                self._patience = self._loop.call_later(PATIENCE, self._give_up)
-            return self._caught_up
+        """Return None, or a future that is done when the disk has caught up; see `Spills.behind`."""
+        if self._caught_up is None and self._backlog > HIGH_WATER and not (self._cut or self._closing):
+            loop = asyncio.get_running_loop()
+            self._caught_up = loop.create_future()
+            self._patience = loop.call_later(PATIENCE, self._give_up)
+        return self._caught_up
 
-    def _go_on(self) -> None:
+    def discard(self) -> None:
+        """Remove the file; call this instead of `finish`."""
+        self._waiting.clear()
+        self._closing = self._removing = True
+        self._work()
+
+    async def finish(self) -> Spilled:
+        """Wait until everything is on disk, for at most `PATIENCE` seconds, and close the file."""
+        self._closing = True
+        await asyncio.wait({self._work()}, timeout=PATIENCE)
+        if self._spilled is not None:
+            return self._spilled
+        self._give_up()
+        self._removing = self._file.path is None  # no result names a file that is made later
+        return Spilled(self._file.path, complete=False)
+
+    def close(self) -> Spilled:
+        """Close the file as it is, or remove a discarded one; blocking."""
+        return self._file.close(remove=self._removing, complete=not self._cut)
+
+    def _work(self) -> asyncio.Task[None]:
+        if self._writer is None or self._writer.done():
+            self._writer = self._tasks.create(self._write_out())
+        return self._writer
+
+    async def _write_out(self) -> None:
+        """Write what waits, and close the file if it ends here."""
+        while self._waiting:
+            batch, length = self._take()
+            await in_thread(self._executor, self._file.write, batch)
+            self._backlog = max(0, self._backlog - length)
+            if self._backlog <= HIGH_WATER // 2:
+                self._caught_up_now()
+        if self._closing:
+            self._spilled = await in_thread(self._executor, self.close)
+            self._over(self)
+
+    def _take(self) -> tuple[list[str | None], int]:
+        batch: list[str | None] = []
+        length = 0
+        while self._waiting and length < _BATCH:
+            text = self._waiting.popleft()
+            batch.append(text)
+            length += size(text or "")
+        return batch, length
+
+    def _caught_up_now(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
         if self._caught_up is not None:
@@ -140,70 +190,13 @@ class Spill:
     def _give_up(self) -> None:
         """End the file here: the disk does not answer."""
         log.warning("output_file_cut", why="the disk does not answer")
-        with self._lock:
-            self._cut = True
-            self._waiting.clear()
-        self._go_on()
-
-    def discard(self) -> None:
-        """Remove the file: nothing needs it. To be called instead of `finish`."""
-        self._over(self)
-        with self._lock:
-            self._discarded = True
-            self._waiting.clear()
-            self._end = Future()
-            self._work_on()
-
-    async def finish(self) -> Spilled:
-        """Wait until the disk has everything, for at most `PATIENCE` seconds, and close the file."""
-        self._over(self)
-        with self._lock:
-            end = self._end = Future()
-            self._work_on()
-        ended = asyncio.wrap_future(end)
-        await asyncio.wait({ended}, timeout=PATIENCE)
-        if ended.done():
-            return ended.result()
-        self._give_up()
-        return Spilled(self._file.path, complete=False)
-
-    def _work_on(self) -> None:
-        if not self._working:
-            self._working = True
-            self._executor.submit(self._work)
-
-    def _work(self) -> None:
-        """Write a batch, in a thread; never two at a time."""
-        while True:
-            batch, length = self._take()
-            self._file.write(batch)
-            with self._lock:
-                self._backlog = max(0, self._backlog - length)
-                if self._caught_up is not None and self._backlog <= HIGH_WATER // 2:
-                    self._loop.call_soon_threadsafe(self._go_on)
-                if not self._waiting:
-                    self._working = False
-                    end, discarded, cut = self._end, self._discarded, self._cut
-                    break
-                with contextlib.suppress(RuntimeError):  # the executor is ending: the rest is written here
-                    self._executor.submit(self._work)
-                    return
-        if end is not None and not end.done():
-            end.set_result(self._file.close(remove=discarded, complete=not cut))
-
-    def _take(self) -> tuple[list[str | None], int]:
-        batch: list[str | None] = []
-        length = 0
-        with self._lock:
-            while self._waiting and length < _BATCH:
-                text = self._waiting.popleft()
-                batch.append(text)
-                length += size(text or "")
-        return batch, length
+        self._cut = True
+        self._waiting.clear()
+        self._caught_up_now()
 
 
 class _File:
-    """The file itself; blocking, used by one thread at a time."""
+    """The file itself. Blocking; for one thread at a time."""
 
     def __init__(self, kind: str, files: Callable[[], WorkspaceFiles], limit: int) -> None:
         self.path: str | None = None
@@ -216,7 +209,7 @@ class _File:
         self._failed = False
 
     def write(self, texts: Sequence[str | None]) -> None:
-        """Write these; what cannot be written is left out, and everything behind it."""
+        """Write texts; None empties the file. After a failure, nothing more is written."""
         try:
             for restart, group in itertools.groupby(texts, lambda text: text is None):
                 if restart:
@@ -228,11 +221,11 @@ class _File:
             why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)
             log.warning("output_file_failed", path=self.path, why=why)
         except Exception:
-            self._failed = True  # whoever waits for the file must hear of it all the same
+            self._failed = True  # a bug: the run that waits for the file must end all the same
             log.exception("output_file_failed", path=self.path)
 
     def close(self, *, remove: bool, complete: bool) -> Spilled:
-        """Close it; with `remove`, its name goes too."""
+        """Close the file, and remove it if `remove`. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -277,7 +270,7 @@ class _File:
 
 
 def _prune(directory: int, limit: int) -> None:
-    """Remove the oldest files, so that one more can be made."""
+    """Remove the oldest files to make room for one more."""
     with os.scandir(directory) as entries:
         names = [entry.name for entry in itertools.islice(entries, _LOOKED_AT) if _OWN.fullmatch(entry.name)]
     total = 0
@@ -288,6 +281,6 @@ def _prune(directory: int, limit: int) -> None:
             else:
                 total += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
         except OSError as exc:
-            # The sandbox has taken it away, or put a directory there: neither keeps anybody from going on.
+            # The sandbox has removed it, or put a directory in its place.
             if exc.errno not in {errno.ENOENT, errno.EISDIR, errno.EPERM}:
                 raise

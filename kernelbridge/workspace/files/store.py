@@ -1,4 +1,4 @@
-"""A workspace's files as the bridge changes them: whole or not at all, and never outside."""
+"""Changing a workspace's files: each change is made completely or not at all, and never outside the workspace."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from kernelbridge.workspace.files.versions import (
     Commits,
     Condition,
     NewVersion,
+    Saved,
+    checked,
     new_version,
     refuse_directory,
-    settled,
     version,
 )
-from kernelbridge.workspace.files.versions import Saved as Saved  # noqa: PLC0414  what a save gives
 
 SaveMode = Literal["create", "overwrite", "append"]
 
 _APPENDS = 3
-"""Tries to append to a file that something else changes meanwhile."""
+"""Tries to append to a file that a program changes at the same time."""
 _DELETIONS = 8
-"""Tries to delete a tree that something else changes meanwhile."""
+"""Tries to delete a tree that a program changes at the same time."""
 _CHANGED = frozenset({errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
-"""What the system says of a name that has just become something else."""
+"""Errors of a name that a program has just replaced."""
 _NAMES = 10_000_000
 """Names of a tree that one request deletes."""
 _ANY = Condition()
@@ -54,18 +54,18 @@ class FileLimits:
     """Sizes in bytes."""
 
     frame: int
-    """What goes into one message, and so into one save."""
+    """Limit of one message, and so of one save."""
     file: int
-    """What a file may have that is written in pieces or appended to."""
+    """Limit of a file that is uploaded or appended to."""
 
 
 class WorkspaceFiles:
-    """Changes what is below `root`, on behalf of the sandbox's user. Blocking, and safe to call from several threads.
+    """Changes the files below `root` on behalf of the sandbox's user. Blocking; thread-safe.
 
-    `commits` is held while something takes its place, and shared by all that change the same workspace.
+    `commits` is the lock that all code shares that changes this workspace.
 
-    Everything raises `BadRequest` for a name that is not a relative path, and `FileError` or one of its
-    kinds when it cannot be done; what was there is then as it was.
+    Every method raises `BadRequest` for a name that is not a relative path, and `FileError` or a subclass of it if the
+    change cannot be made; the files are then unchanged.
     """
 
     def __init__(self, root: Path, *, uid: int, gid: int, limits: FileLimits, commits: Commits) -> None:
@@ -75,14 +75,15 @@ class WorkspaceFiles:
         self.commits = commits
 
     def save(self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None) -> Saved:
-        """Write a file, durably; its parents are made and an old version's permission bits are kept.
+        """Write a file durably; missing parents are made, and an old version's permission bits are kept.
 
-        `create` replaces nothing, `append` adds to the end, `if_match` is the sha256 that must be there.
+        The mode `create` replaces no file, `append` adds to the end. `if_match` is the SHA-256 that the present file
+        must have.
         """
         return finish(self.saving(filename, data, mode, if_match))
 
     def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> BlockingWork[Saved]:
-        """Do the work of `save`."""
+        """Do the work of `save` in pieces."""
         parts = relative_parts(filename)
         message = f"The file {filename!r} was not saved"
         if len(data) > self.limits.frame:
@@ -92,13 +93,13 @@ class WorkspaceFiles:
             if mode == "append":
                 return (yield from self._append(parts, data, condition))
             with self.home(parts, condition) as fd:
-                condition = yield from settled(fd, parts[-1], condition)
+                condition = yield from checked(fd, parts[-1], condition)
                 with self.new_version(fd, parts[-1]) as new:
                     new.write(data)
                     return new.commit(condition)
 
     def write_private(self, path: str, data: bytes, mode: int) -> None:
-        """Write a file of the bridge's own with these permission bits, without a limit."""
+        """Write a file of the bridge's own, with these permission bits and of any size."""
         *parents, name = relative_parts(path)
         message = f"The file {path!r} was not written"
         with explained(message), self._directory(parents) as fd, self.new_version(fd, name) as new:
@@ -106,12 +107,12 @@ class WorkspaceFiles:
             new.commit(_ANY, mode)
 
     def mkdir(self, path: str) -> None:
-        """Make a directory and its parents; one that exists stays as it is."""
+        """Make a directory and its parents; a directory that exists stays unchanged."""
         with explained(f"The directory {path!r} was not made"), self._directory(directory_parts(path)):
             pass
 
     def symlink(self, path: str, target: str) -> None:
-        """Make a symbolic link in place of any file at `path`; its target is not looked at."""
+        """Make a symbolic link at `path`, in place of any file there; its target is not checked."""
         *parents, name = relative_parts(path)
         part = temporary_name()
         with explained(f"The link {path!r} was not made"), self._directory(parents) as fd:
@@ -129,7 +130,7 @@ class WorkspaceFiles:
             os.fsync(fd)
 
     def rename(self, filename: str, new_filename: str, *, overwrite: bool) -> None:
-        """Give a file or directory another name, whose parents are made; a directory is never replaced."""
+        """Rename a file or directory; missing parents of the new name are made. A directory is never replaced."""
         source, target = _named(filename, "filename"), _named(new_filename, "newFilename")
         with explained(f"{filename!r} was not renamed"):
             if len(target) > len(source) and target[: len(source)] == source:
@@ -147,11 +148,11 @@ class WorkspaceFiles:
                 os.fsync(old)
 
     def delete(self, filename: str, *, recursive: bool) -> None:
-        """Delete a file, link or empty directory; with `recursive` a directory with all that is in it."""
+        """Delete a file, link or empty directory; with `recursive`, a directory with its content."""
         finish(self.deleting(filename, recursive=recursive))
 
     def deleting(self, filename: str, *, recursive: bool) -> BlockingWork[None]:
-        """Do the work of `delete`."""
+        """Do the work of `delete` in pieces."""
         *parents, name = _named(filename, "filename")
         with explained(f"{filename!r} was not deleted"), directory(self.root, parents) as fd:
             mode = mode_of(fd, name)
@@ -168,7 +169,7 @@ class WorkspaceFiles:
             os.fsync(fd)
 
     def _delete_tree(self, fd: int, name: str) -> BlockingWork[None]:
-        """Take the whole away under its name first, so that nobody sees the half of it."""
+        """Rename the tree first, so that nobody sees half of it."""
         part = temporary_name()
         with self.commits:
             os.rename(name, part, src_dir_fd=fd, dst_dir_fd=fd)
@@ -177,13 +178,13 @@ class WorkspaceFiles:
                 try:
                     yield from self._remove_tree(fd, part, name)
                 except OSError as exc:
-                    # Who had it open before, in the sandbox or here, can still put something into it.
+                    # A program that had it open before can still add to it.
                     if exc.errno not in _CHANGED or not left:
                         raise
                 else:
                     return
         except BaseException:
-            # What could not be deleted can be seen again; the failure under way is the one to report.
+            # Show what could not be deleted; the error under way matters more than one of this rename.
             with contextlib.suppress(OSError):
                 rename_unless_exists(part, name, src_dir_fd=fd, dst_dir_fd=fd)
             raise
@@ -191,7 +192,7 @@ class WorkspaceFiles:
     def _remove_tree(self, fd: int, part: str, name: str) -> BlockingWork[None]:
         moved = mode_of(fd, part)
         if moved is not None and not stat.S_ISDIR(moved):
-            os.unlink(part, dir_fd=fd)  # something else had taken the name
+            os.unlink(part, dir_fd=fd)  # a program replaced the directory just before the rename
             return
         top = open_directory(fd, part, name)
         try:
@@ -201,11 +202,11 @@ class WorkspaceFiles:
         os.rmdir(part, dir_fd=fd)
 
     def _append(self, parts: list[str], data: bytes, condition: Condition) -> BlockingWork[Saved]:
-        """Make a new version of the old content and the new; again if something else changes it meanwhile."""
+        """Make a new version of the old content and the new; try again if a program changes the file meanwhile."""
         name = parts[-1]
         for attempt in range(1, _APPENDS + 1):
             with self.home(parts, condition) as fd:
-                expected = yield from settled(fd, name, condition)
+                expected = yield from checked(fd, name, condition)
                 try:
                     with self.new_version(fd, name) as new:
                         if mode_of(fd, name) is None:
@@ -222,7 +223,7 @@ class WorkspaceFiles:
         raise AssertionError(parts)
 
     def _copy(self, fd: int, name: str, new: NewVersion, expected: Condition) -> BlockingWork[Condition]:
-        """Copy a file of an expected version; gives the condition that it still is what it was all the time."""
+        """Copy a file of an expected version; return the condition that it has not changed since."""
         with regular_file(fd, name) as old:
             before = os.fstat(old)
             if before.st_size > self.limits.file:
@@ -238,13 +239,13 @@ class WorkspaceFiles:
         return Condition(versions=frozenset({copied}))
 
     def home(self, parts: list[str], condition: Condition) -> contextlib.AbstractContextManager[int]:
-        """Open the directory of a file that is about to be written; for one that must be there nothing is made."""
+        """Open the directory of a file that is about to be written; make it unless the file must exist already."""
         if condition.needs_file:
             return directory(self.root, parts[:-1])
         return self._directory(parts[:-1])
 
     def new_version(self, fd: int, name: str) -> contextlib.AbstractContextManager[NewVersion]:
-        """Begin a new version of the file `name` in an open directory; what is not committed leaves nothing."""
+        """Start a new version of the file `name` in an open directory; without a commit, nothing of it remains."""
         return new_version(fd, name, self.owner, self.commits)
 
     def _directory(self, parts: list[str]) -> contextlib.AbstractContextManager[int]:

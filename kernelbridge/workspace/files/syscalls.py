@@ -1,4 +1,4 @@
-"""The system calls that Python has no function for: renameat2, which never replaces, and inotify."""
+"""System calls for which Python has no function: renameat2 and inotify."""
 
 from __future__ import annotations
 
@@ -30,33 +30,36 @@ class InotifyEvent(NamedTuple):
     wd: int
     mask: int
     name: str
-    """Of the entry in the watched directory; undecodable bytes as surrogates."""
+    """Of the entry in the watched directory; bytes that cannot be decoded are surrogates."""
 
 
 def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-    """Rename, unless there is something at the target: raises `FileExistsError` then, else `OSError`."""
+    """Rename with RENAME_NOREPLACE: raises `FileExistsError` if the target exists, and `OSError`."""
     result = _LIBC.renameat2(src_dir_fd, os.fsencode(source), dst_dir_fd, os.fsencode(target), _RENAME_NOREPLACE)
     _check(result, source)
 
 
 def inotify_init() -> int:
-    """Make an inotify instance; gives a descriptor that does not block. Raises `OSError`."""
+    """Make an inotify instance; return its descriptor, which does not block. Raises `OSError`."""
     return _check(_LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def inotify_add_directory(fd: int, directory: int, mask: int) -> int:
-    """Watch an open directory, which no path that somebody could change leads to; gives the watch. Raises `OSError`."""
+    """Watch an open directory; return the watch descriptor. Raises `OSError`.
+
+    The path that the kernel gets is one of /proc, which the sandbox cannot change.
+    """
     path = f"/proc/self/fd/{directory}"
     return _check(_LIBC.inotify_add_watch(fd, path.encode(), ctypes.c_uint32(mask | IN_ONLYDIR)), path)
 
 
 def inotify_remove(fd: int, wd: int) -> None:
-    """Watch a directory no longer. Raises `OSError`, for one that is gone, too."""
+    """Remove a watch. Raises `OSError`, also if the directory has been deleted."""
     _check(_LIBC.inotify_rm_watch(fd, wd))
 
 
 def inotify_read(fd: int, size: int) -> list[InotifyEvent]:
-    """Give what has happened, `size` bytes of it at most; nothing if nothing has."""
+    """Read at most `size` bytes of events; return an empty list if there are none."""
     try:
         return list(_events(os.read(fd, size)))
     except BlockingIOError:

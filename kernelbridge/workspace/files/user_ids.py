@@ -1,12 +1,12 @@
-"""A user id of its own for each session, so that the kernel's limits of one user are those of one session.
+"""A user id of its own for each session, so that the kernel's limits of a user apply to one session.
 
-Which one a session has is written nowhere but in its files: their directory belongs to it, and only the server, which
-is root then, can change that. Ids of sessions whose files were deleted are given out again last of all: a sandbox that
-could not be removed may still run with one.
+The id of a session is stored only as the owner of its files' directory, which nobody but root can change. The id of a
+session whose files were deleted is used again only if no other is free: a sandbox that could not be removed may still
+run with it.
 
-Stored sessions can outnumber the ids, and one user alone can store that many. Then a new one shares the id of a session
-that is not open. Two open ones never share: a session that opens has its id for itself, and the others that had
-it get another one when they are used again.
+There can be more stored sessions than ids; a single user can store that many. Then a new session shares the id of a
+session that is not open. Two open sessions never share an id: a session that opens keeps its id for itself, and the
+others with this id get another one when they are used again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernelbridge.errors import LimitExceeded
 
 
 class Uids:
-    """The user ids of one server's sessions. From any thread."""
+    """The user ids of one server's sessions. Thread-safe."""
 
     def __init__(
         self,
@@ -31,10 +31,10 @@ class Uids:
         principals: Mapping[str, str | None],
         open_now: Callable[[], Collection[str]],
     ) -> None:
-        """Give ids from `first` to `last`.
+        """Assign ids from `first` to `last`.
 
-        `taken` says which workspaces have one, `principals` whose they are, as far as that is known. `open_now` tells
-        which may have a sandbox now; it is called from any thread.
+        `taken` has the ids of stored workspaces, `principals` their owners as far as they are known. `open_now`
+        returns the workspaces that may have a sandbox now; it is called from any thread.
         """
         self._first, self._size = first, last - first + 1
         self._instance = instance
@@ -42,15 +42,15 @@ class Uids:
         self._principals = dict(principals)
         self._open_now = open_now
         self._taken: dict[int, set[str]] = {}
-        """The workspaces that have an id; what was given out or shared last is at the end."""
+        """The workspaces of each id, ordered by the last assignment."""
         for name, uid in self._owned.items():
             self._taken.setdefault(uid, set()).add(name)
         self._left: dict[int, None] = {}
-        """Ids that nobody has any more, in the order in which they were given back."""
+        """Ids without a workspace, in the order in which they were released."""
         self._lock = Lock()
 
     def of(self, workspace_id: str, principal: str | None) -> int:
-        """Give the id of a workspace. Raises `LimitExceeded` if open sessions have all of them."""
+        """Return the id of a workspace; assign one if necessary. Raises `LimitExceeded` if open sessions have all."""
         with self._lock:
             self._principals[workspace_id] = principal
             uid = self._owned.get(workspace_id)
@@ -63,14 +63,14 @@ class Uids:
                     if workspace_id in open_now:
                         self._drop(others)
                     return uid
-                # Not before there is another: whoever is refused is asked again later.
+                # Assign the other id first: if there is none, nothing changes.
                 replacement = self._free(workspace_id, principal)
                 self._drop({workspace_id})
                 uid = replacement
             else:
                 uid = self._free(workspace_id, principal)
             self._owned[workspace_id] = uid
-            # Behind all others, so that those that share do not all have the same.
+            # Move the id to the end, so that sharing is spread over all ids.
             self._taken[uid] = self._taken.pop(uid, set()) | {workspace_id}
             self._left.pop(uid, None)
             if len(self._taken[uid]) > 1 and workspace_id in self._open_now():
@@ -78,7 +78,7 @@ class Uids:
             return uid
 
     def release(self, workspace_id: str) -> None:
-        """Take back what a workspace has, whose files and sandbox are gone. Idempotent."""
+        """Release the id of a workspace without files and sandbox. Idempotent."""
         with self._lock:
             self._principals.pop(workspace_id, None)
             self._drop({workspace_id})
@@ -95,7 +95,7 @@ class Uids:
 
     def _free(self, workspace_id: str, principal: str | None) -> int:
         if len(self._taken) + len(self._left) < self._size:
-            # Not the first one that is free: another server on the machine shall hardly ever choose the same.
+            # Not the first free one: two servers on one machine should rarely choose the same.
             digest = hashlib.sha256(f"{self._instance}\0{workspace_id}".encode()).digest()
             start = int.from_bytes(digest[:8], "big")
             for step in range(self._size):
@@ -107,13 +107,13 @@ class Uids:
         return self._shared(principal)
 
     def _shared(self, principal: str | None) -> int:
-        """Choose an id of sessions that are not open: of the same principal's if there are any, else the oldest."""
+        """Choose an id of sessions that are not open: one of the same principal if possible, else the oldest."""
         open_now = self._open_now()
         oldest = None
         for uid, names in self._taken.items():
             if not names.isdisjoint(open_now):
                 continue
-            # Whose a session is may be unknown, and None is whoever gave no name.
+            # The owner of a session may be unknown, which is different from None, a client without a name.
             if any(self._principals.get(name, name) == principal for name in names):
                 return uid
             if oldest is None:
@@ -121,6 +121,6 @@ class Uids:
         if oldest is None:
             raise LimitExceeded(
                 "There is no user id left for another session",
-                f"{self._size} sessions are open; close some, or have the server's operator widen --uid-range",
+                f"{self._size} sessions are open; close some, or ask the server's operator to extend --uid-range",
             )
         return oldest

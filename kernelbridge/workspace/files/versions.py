@@ -1,7 +1,7 @@
 """New versions of a file: written beside it, made durable, and then put in its place under a condition.
 
-The target itself is never opened for writing: a symbolic link, FIFO, device or hard link there is replaced as
-a name, and what it leads to is left alone. `Commits` is what all that change one session's files share.
+The old file is never opened for writing. If it is a symbolic link, FIFO, device or hard link, its name is replaced, and
+its target stays unchanged. All code that changes the files of one session shares one `Commits`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,29 @@ from types import TracebackType
 from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileConflict, FileError, FileExists, FilesDeleted, IsDirectory
 from kernelbridge.workspace.files.names import IS_DIRECTORY, temporary_name
-from kernelbridge.workspace.files.safe_open import Owner, PathRefusedError, mode_of, regular_file, rename_unless_exists
+from kernelbridge.workspace.files.safe_open import (
+    NO_SUCH_FILE,
+    Owner,
+    PathRefusedError,
+    mode_of,
+    regular_file,
+    rename_unless_exists,
+)
 
 CHUNK = 1 << 20
-"""Bytes that are read or written at a time."""
+"""Bytes of one read or write."""
 _NEW_FILE = 0o644
 _PERMISSIONS = 0o777
-"""What a new version keeps of the old one's mode; set-user-ID and the like are not for a bridge to hand out."""
+"""Bits of the old version's mode that the new one keeps: not set-user-ID, set-group-ID or sticky."""
 _DIRTY = 64 << 20
-"""Bytes after which what was written is sent to the disk, so that the last of it does not take long."""
+"""Bytes after which an upload is flushed to the disk, so that the flush at its end is short."""
 
 
 class Commits:
-    """Entered while something takes its place, from any thread; blocking.
+    """The lock under which changes to one session's files take effect, as a context manager. Blocking; thread-safe.
 
-    It belongs to one making of a session's directory: what is deleted and made again has another. Raises
-    `FileNotFoundError` when that directory has been deleted.
+    It belongs to one directory: if the directory is deleted and made again, the new one has another lock. Entering
+    raises `FileNotFoundError` if the directory has been deleted.
     """
 
     def __init__(self) -> None:
@@ -52,32 +59,32 @@ class Commits:
 
     @property
     def deleted(self) -> bool:
-        """Whether the files have been deleted as a whole: what is there now, if anything, are others. Blocking."""
-        # Who has seen that they are gone must hear why, so a deletion that is under way is waited for.
+        """Whether the whole directory has been deleted. Blocking: waits for a deletion that is under way."""
+        # The caller may have seen the effect of that deletion already.
         with self._lock:
             return self._deleted
 
     @contextlib.contextmanager
     def deletion(self) -> Iterator[None]:
-        """Be entered while the directory goes away, and take note that it has; blocking."""
+        """Hold the lock while the directory is deleted; blocking."""
         with self:
             yield
             self._deleted = True
 
-    def told(self, failure: FileError) -> FileError:
-        """Give what is to be told of a failure: another one if it comes of the deletion. Blocking."""
+    def explain(self, failure: FileError) -> FileError:
+        """Return the error to report for a failure: another one if the cause is the deletion. Blocking."""
         if not self.deleted:
             return failure
         return FilesDeleted(
             failure.message,
             "the session was closed and its files were deleted meanwhile;"
-            " send the request again, and it finds the session empty",
+            " send the request again to use the new, empty session",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What was written."""
+    """The result of a save."""
 
     size: int
     """Bytes of the whole file."""
@@ -86,33 +93,33 @@ class Saved:
     version: str
     """See `version`."""
     created: bool
-    """Whether there was no file of that name."""
+    """Whether no file had that name before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Under which a new version may take its place."""
+    """What must hold before a new version replaces the present file."""
 
     absent: bool = False
-    """There is nothing of that name."""
+    """Nothing has that name."""
     versions: frozenset[str] | None = None
-    """The file is one of these versions; empty for any that is there."""
+    """The present file has one of these versions; empty: any file is present."""
     sha256: frozenset[str] = frozenset()
     """Or its content has one of these hashes."""
 
     @property
     def needs_file(self) -> bool:
-        """Whether there must be a file."""
+        """Whether a file must be present."""
         return self.versions is not None or bool(self.sha256)
 
 
 def version(found: os.stat_result) -> str:
-    """Name what a file holds, as far as its inode tells: another name after every change."""
+    """Return a name for the content of a file, made of its inode's fields; it differs after every change."""
     return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}-{found.st_ctime_ns:x}"
 
 
 def digest(fd: int) -> BlockingWork[str]:
-    """Hash an open file from its beginning."""
+    """Return the SHA-256 of an open file, in lower-case hexadecimal."""
     found = hashlib.sha256()
     at = 0
     while data := os.pread(fd, CHUNK, at):
@@ -123,7 +130,7 @@ def digest(fd: int) -> BlockingWork[str]:
 
 
 class NewVersion:
-    """The next content of one file. Use it with `new_version`; blocking, for one thread at a time."""
+    """The next content of one file, made by `new_version`. Blocking; for one thread at a time."""
 
     def __init__(self, directory: int, name: str, owner: Owner, commits: Commits) -> None:
         self._directory = directory
@@ -139,7 +146,7 @@ class NewVersion:
         self._fd = os.open(self._part, flags, 0o600, dir_fd=directory)
 
     def write(self, data: bytes | bytearray) -> None:
-        """Add to it."""
+        """Append data. Raises `OSError`."""
         self._sha256.update(data)
         self.size += len(data)
         rest = memoryview(data)
@@ -150,9 +157,9 @@ class NewVersion:
             os.fdatasync(self._fd)
 
     def commit(self, condition: Condition, mode: int | None = None) -> Saved:
-        """Make it durable and put it in its place, with the old one's permission bits or `mode`.
+        """Make it durable and put it in its place, with the permission bits `mode` or those of the old file.
 
-        Raises `PathRefusedError` when the condition does not hold, and `OSError`.
+        Raises `PathRefusedError` if the condition does not hold, and `OSError`.
         """
         old = mode_of(self._directory, self._name)
         refuse_directory(old)
@@ -160,7 +167,7 @@ class NewVersion:
             mode = stat.S_IMODE(old) & _PERMISSIONS if old is not None and stat.S_ISREG(old) else _NEW_FILE
         self._owner.give(self._fd, mode)
         os.fsync(self._fd)
-        # Held for a moment only, so that nothing that the bridge does falls between the look and the rename.
+        # The bridge itself makes no change between the check and the rename.
         with self._commits:
             if condition.versions is not None:
                 self._check(condition.versions)
@@ -172,10 +179,10 @@ class NewVersion:
         return Saved(self.size, self._sha256.hexdigest(), version(written), old is None)
 
     def close(self) -> None:
-        """Close the file, and take back what was not committed."""
+        """Close the file, and remove it if it was not committed."""
         os.close(self._fd)
         if not self._committed:
-            # Another failure may be under way, which is the one to tell; the sandbox may have taken the name away.
+            # Another error may be under way, which matters more; the sandbox may have removed the name.
             with contextlib.suppress(OSError):
                 os.unlink(self._part, dir_fd=self._directory)
 
@@ -183,7 +190,7 @@ class NewVersion:
         try:
             found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError as exc:
-            raise PathRefusedError("there is no such file any more", FileConflict) from exc
+            raise PathRefusedError("the file does not exist any more", FileConflict) from exc
         if not stat.S_ISREG(found.st_mode):
             raise PathRefusedError("it is not a file any more", FileConflict)
         if versions and version(found) not in versions:
@@ -192,7 +199,7 @@ class NewVersion:
 
 @contextlib.contextmanager
 def new_version(directory: int, name: str, owner: Owner, commits: Commits) -> Iterator[NewVersion]:
-    """Begin a new version of the file `name` in an open directory; what is not committed leaves nothing.
+    """Start a new version of the file `name` in an open directory; without a commit, nothing of it remains.
 
     Raises `PathRefusedError` for a directory, and `OSError`.
     """
@@ -204,21 +211,21 @@ def new_version(directory: int, name: str, owner: Owner, commits: Commits) -> It
         new.close()
 
 
-def settled(directory: int, name: str, condition: Condition) -> BlockingWork[Condition]:
-    """Check a condition against the present file, and turn hashes into the version that has one of them.
+def checked(directory: int, name: str, condition: Condition) -> BlockingWork[Condition]:
+    """Check a condition against the present file; return it with the file's version instead of hashes.
 
-    Raises `PathRefusedError` when it does not hold.
+    Raises `PathRefusedError` if it does not hold.
     """
     found = mode_of(directory, name)
     if condition.absent and found is not None:
-        raise PathRefusedError("something of that name exists; choose another name, or overwrite it", FileExists)
+        raise PathRefusedError("a file or directory has that name; choose another name, or overwrite it", FileExists)
     if not condition.needs_file:
         return condition
     refuse_directory(found)
     if found is None:
-        raise PathRefusedError("there is no such file", FileConflict)
+        raise PathRefusedError(NO_SUCH_FILE, FileConflict)
     if not stat.S_ISREG(found):
-        raise PathRefusedError("it is not a file but a link or something special", FileConflict)
+        raise PathRefusedError("it is a link or a special file, and not a regular file", FileConflict)
     with regular_file(directory, name) as fd:
         present = version(os.fstat(fd))
         if condition.versions is not None and (not condition.versions or present in condition.versions):
@@ -226,7 +233,7 @@ def settled(directory: int, name: str, condition: Condition) -> BlockingWork[Con
         sha256 = (yield from digest(fd)) if condition.sha256 else None
         if sha256 is None or sha256 not in condition.sha256:
             known = f" (the present sha256 is {sha256})" if sha256 else ""
-            raise PathRefusedError(f"it has been changed by somebody else{known}; read it again", FileConflict)
+            raise PathRefusedError(f"another client or program changed it{known}; read it again", FileConflict)
     return Condition(versions=frozenset({present}))
 
 

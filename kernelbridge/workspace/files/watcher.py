@@ -1,4 +1,4 @@
-"""One watcher of a workspace's files for all who want to know: started with the first, stopped with the last."""
+"""Watching a workspace's files for all connections that ask: one watcher, from the first watch to the last."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kernelbridge.workspace.files.inotify_tree import Change, Changes, EventsLos
 from kernelbridge.workspace.files.names import is_hidden, visible_name
 
 CHANGES = 1000
-"""Changes that are told at once."""
+"""Changes in one event."""
 _TOGETHER = 0.05
 """Seconds for which changes are collected."""
 _SHARE = 4
-"""How many times as long as the work on one batch took the next is waited for: what floods costs a part of a thread."""
+"""The pause after a batch, in multiples of the time that it took: a flood of changes costs only a part of a thread."""
 _AGAIN = 0.25
-"""Seconds after which a client that reads too slowly is tried again."""
+"""Seconds until changes are offered again to a client that reads too slowly."""
 
-Tell = Callable[[Mapping[str, Change], bool], bool]
-"""Tell changes by path, and whether there were more; False when the client reads too slowly for it."""
+SendChanges = Callable[[Mapping[str, Change], bool], bool]
+"""Send changes by path, and whether there were more; returns False if the client reads too slowly."""
 
 _JOINED: Mapping[tuple[Change, Change], Change | None] = MappingProxyType(
     {
@@ -35,39 +35,39 @@ _JOINED: Mapping[tuple[Change, Change], Change | None] = MappingProxyType(
         ("deleted", "modified"): "modified",
     }
 )
-"""What two changes of one file are together, where it is not the later one."""
+"""Two changes of one file as one change, if that is not the later one; None: no change."""
 
 
 class Watch:
-    """One who wants to know. Nothing is told before `begin`."""
+    """The watch of one connection. It sends nothing before `begin`."""
 
     def __init__(
-        self, watcher: Watcher, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]
+        self, watcher: Watcher, *, hidden: bool, send: SendChanges, failed: Callable[[KernelBridgeError], None]
     ) -> None:
         self.hidden = hidden
         self.failed = failed
         self.on_end: Callable[[], None] | None = None
-        """Called when it ends, whichever way."""
+        """Called when the watch ends, for whatever reason."""
         self._watcher = watcher
-        self._tell = tell
+        self._send = send
         self._begun = False
         self._waiting: dict[str, Change] = {}
         self._more = False
 
     def begin(self) -> None:
-        """Tell from now on, beginning with what changed since this was made."""
+        """Send changes from now on, starting with those since the watch was made."""
         self._begun = True
         self._watcher.deliver()
 
     def end(self) -> None:
-        """Tell no more. Idempotent."""
+        """End the watch. Idempotent."""
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
             on_end()
         self._watcher.leave(self)
 
     def add(self, changes: Mapping[str, Change], *, more: bool) -> None:
-        """Note what changed."""
+        """Collect changes for the next event."""
         self._more = self._more or more
         for path, change in changes.items():
             if not self.hidden and is_hidden(path):
@@ -82,10 +82,10 @@ class Watch:
             self._waiting[path] = after
 
     def deliver(self) -> bool:
-        """Tell what is noted, if that is wanted yet; False if it has to be tried again."""
+        """Send the collected changes, if the watch has begun; return False if that must be tried again."""
         if not self._begun or not (self._waiting or self._more):
             return True
-        if not self._tell({visible_name(path): change for path, change in sorted(self._waiting.items())}, self._more):
+        if not self._send({visible_name(path): change for path, change in sorted(self._waiting.items())}, self._more):
             return False
         self._waiting.clear()
         self._more = False
@@ -93,7 +93,7 @@ class Watch:
 
 
 class Watcher:
-    """Watches one workspace while anybody wants to know."""
+    """Watches the files of one workspace while there is a watch."""
 
     def __init__(self, root: Path, executor: Executor) -> None:
         self._root = root
@@ -104,16 +104,16 @@ class Watcher:
         self._hidden = False
         self._watches: set[Watch] = set()
         self._owned: dict[str, Watch] = {}
-        """One for each connection that has one."""
+        """By the id of the connection."""
         self._again: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def join(self, *, hidden: bool, tell: Tell, failed: Callable[[KernelBridgeError], None]) -> Watch:
-        """Watch for somebody; everything that changes after this is told. Raises `LimitExceeded` and `FileError`.
+    async def join(self, *, hidden: bool, send: SendChanges, failed: Callable[[KernelBridgeError], None]) -> Watch:
+        """Start a watch; it reports every later change. Raises `LimitExceeded` and `FileError`.
 
-        `failed` is called once if it ends by itself; `hidden` asks for names that begin with a dot, too.
+        With `hidden`, it includes names that begin with a dot. `failed` is called once if the watch ends by itself.
         """
-        watch = Watch(self, hidden=hidden, tell=tell, failed=failed)
+        watch = Watch(self, hidden=hidden, send=send, failed=failed)
         async with self._changing:
             if self._running is None or (hidden and not self._hidden):
                 await self._start(hidden=hidden or self._hidden)
@@ -124,7 +124,7 @@ class Watcher:
         return watch
 
     def leave(self, watch: Watch) -> None:
-        """Watch for somebody no longer. Idempotent."""
+        """Remove a watch. Idempotent."""
         self._watches.discard(watch)
         for owner, owned in list(self._owned.items()):
             if owned is watch:
@@ -133,7 +133,7 @@ class Watcher:
             self._stop()
 
     def replace(self, owner: str, watch: Watch | None) -> None:
-        """Give an owner this watch, or none, in place of the one it had."""
+        """Replace the watch of a connection by another, or by none."""
         former = self._owned.pop(owner, None)
         if watch is not None:
             self._owned[owner] = watch
@@ -141,14 +141,14 @@ class Watcher:
             former.end()
 
     async def aclose(self) -> None:
-        """Watch for nobody any more, because the session is closed. Idempotent."""
+        """End all watches, because the session is closed. Idempotent."""
         self._closed = True
         self._stop()
         self._fail(_no_more("the session was closed"))
         await self._tasks.aclose()
 
     def deliver(self) -> None:
-        """Tell everybody what is noted; those who read too slowly a little later."""
+        """Send the collected changes to all; try again later for clients that read too slowly."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -159,14 +159,14 @@ class Watcher:
     async def _start(self, *, hidden: bool) -> None:
         tree = await in_turns(self._executor, self._tree(hidden=hidden))
         if self._running is not None:
-            # What changed between the two is not known: those who watched already are told to look.
+            # Changes between the two trees are not known: present watches are told to list the files again.
             self._running.cancel()
             for watch in self._watches:
                 watch.add({}, more=True)
         self._hidden = hidden
         held = [tree]
         self._running = self._tasks.create(self._run(held))
-        # Not in the task: one that is cancelled before it has begun does nothing, not even at its end.
+        # Not in the task: if it is cancelled before it starts, not even its `finally` runs.
         self._running.add_done_callback(lambda _task: held[0].close())
 
     def _stop(self) -> None:
@@ -179,14 +179,14 @@ class Watcher:
             self._hidden = False
 
     async def _run(self, held: list[WatchTree]) -> None:
-        """Watch by the one tree in `held`, and put another there when that has lost its way."""
+        """Report changes of the tree in `held`; replace the tree when its events are lost."""
         loop = asyncio.get_running_loop()
         pause = _TOGETHER
         try:
             while True:
                 tree = held[0]
                 await _readable(tree.fd)
-                await asyncio.sleep(pause)  # so that what belongs together is told together
+                await asyncio.sleep(pause)  # to collect changes
                 start = loop.time()
                 try:
                     changes = await in_turns(self._executor, tree.turn())
@@ -199,7 +199,7 @@ class Watcher:
                 self.deliver()
                 pause = max(_TOGETHER, (loop.time() - start) * _SHARE)
         except (KernelBridgeError, OSError) as exc:
-            self._running = None  # it ends by itself, and must not be cancelled meanwhile
+            self._running = None  # this task ends by itself, and must not be cancelled meanwhile
             self._fail(exc if isinstance(exc, KernelBridgeError) else _no_more(str(exc.strerror)))
 
     def _fail(self, error: KernelBridgeError) -> None:
@@ -218,7 +218,7 @@ class Watcher:
 
 
 def _no_more(why: str) -> FileError:
-    return FileError("The session's files are not watched any more", f"{why}; watch them anew")
+    return FileError("The session's files are not watched any more", f"{why}; watch them again")
 
 
 async def _readable(fd: int) -> None:

@@ -1,1 +1,1 @@
-"""A session's numbered events: who hears them, and replay for clients that come back."""
+"""A session's numbered events: delivery to connections, and replay for clients that return."""

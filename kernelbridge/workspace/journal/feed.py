@@ -1,11 +1,11 @@
-"""What a session tells, and who hears it: whoever asked, those who follow it, and its journal.
+"""The frames that a session sends, and the connections that receive them.
 
-    answer, event ──▶ Journal ──▶ whoever asked, while it is connected
-                         │   └──▶ those who follow the session (`resume`): everything, in order, without a gap
-                         └──────▶ nobody there: answers are kept until somebody follows
-    status        ──▶ those who follow it, and its audience: who opened it or streams
+    answer, event ──▶ Journal ──▶ the connection that sent the request, while it is open
+                         │   └──▶ followers (`resume`): every frame, in order, without a gap
+                         └──────▶ no connection: answers are kept until a connection follows
+    status        ──▶ followers, and the audience: connections that opened the session or stream
 
-Who follows gets frames from the journal as fast as it reads; nobody else waits for it.
+A follower that reads slowly gets frames from the journal as fast as it reads; no other connection waits for it.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.journal.journal import Entry, Journal
 
 RESERVE = 1 << 20
-"""Numbers that are set aside at a time, for another server goes on behind them."""
+"""Event numbers that are reserved at a time: the next server starts after them."""
 BATCH = 200
-"""Entries that are replayed before others get their turn."""
+"""Entries that are replayed before other tasks run."""
 
 
 class Listener(Protocol):
-    """One connection, as a feed sees it."""
+    """A connection, as far as a feed uses it."""
 
     id: str
     streams: bool
 
     @property
     def open(self) -> bool:
-        """False once it is gone: nothing reaches it any more."""
+        """Whether the connection is open."""
         ...
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:
-        """Queue a frame that must arrive; `unsent` is called if the connection ends before it is sent."""
+        """Queue a frame that must arrive; call `unsent` if the connection ends before the frame is sent."""
         ...
 
     def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:
-        """Queue a frame unless too much waits already; say whether it was."""
+        """Queue a frame and return True, or return False if too much waits already."""
         ...
 
     async def room(self) -> None:
-        """Wait until a frame that is offered would be queued, or the connection is gone."""
+        """Wait until `offer_frame` would queue a frame, or the connection is closed."""
         ...
 
 
@@ -61,28 +61,28 @@ class Listener(Protocol):
 class _Follower:
     listener: Listener
     cursor: int
-    """The number of the last frame that it was given."""
-    told_lost: int
-    """The largest number that it was told is gone."""
+    """The number of the last frame that was queued for it."""
+    reported_lost: int
+    """The largest number that was reported to it as lost."""
     behind: bool = True
-    """It did not take a frame: it gets the rest from the journal as it reads."""
+    """Whether it gets frames from the journal, as it reads: it is new, or did not accept a frame."""
 
 
 class Feed:
-    """Everything that one session tells."""
+    """Everything that one session sends."""
 
     def __init__(
-        self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet, told: int = 0
+        self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet, last_seq: int = 0
     ) -> None:
-        """`told`: an earlier server may have told events with numbers up to this one; they are lost."""
+        """Begin behind `last_seq`: an earlier server may have sent events up to this number, which are lost."""
         self.session_id = session_id
         self.created = created
-        self.on_reserved: Callable[[], object] = _nothing
-        """Called when what `reserve` gave is about to be reached."""
-        self._journal = Journal(size=journal_size, kept_size=kept_size, lost=told)
+        self.on_reserved: Callable[[], object] = lambda: None
+        """Called when half of the numbers are used that `reserve` reserved."""
+        self._journal = Journal(size=journal_size, kept_size=kept_size, lost=last_seq)
         self._tasks = tasks
-        self._numbers = count(told + 1)
-        self._taken = told
+        self._numbers = count(last_seq + 1)
+        self._taken = last_seq
         self._reserved = sys.maxsize
         self._followers: dict[str, _Follower] = {}
         self._audience: dict[str, Listener] = {}
@@ -94,68 +94,71 @@ class Feed:
 
     @property
     def last(self) -> int:
-        """The number of the latest frame that was told."""
+        """The number of the latest frame."""
         return self._journal.last
 
-    def told(self, listener: Listener) -> int:
-        """Give the number up to which a connection has been given, or knows to be lost, what it should have."""
+    def position(self, listener: Listener) -> int:
+        """Return the number up to which a connection has received its frames, or knows that they are lost."""
         follower = self._followers.get(listener.id)
         return follower.cursor if follower is not None and follower.behind else self._taken
 
     def next_seq(self) -> int:
-        """Take the number of the next event."""
+        """Return the number of the next event."""
         self._taken = next(self._numbers)
-        if self._taken >= self._reserved - RESERVE // 2:  # what notes it may take its time
+        if self._taken >= self._reserved - RESERVE // 2:  # early: writing the next reservation takes time
             self.on_reserved()
         return self._taken
 
     def reserve(self) -> int:
-        """Give a number that no event has or will have before `on_reserved` is called."""
+        """Reserve numbers, and return one that no event reaches before `on_reserved` is called."""
         self._reserved = self._taken + RESERVE
         return self._reserved
 
-    # -- telling ----------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------
 
-    def answer(self, asker: Listener, frame: bytes, seq: int | None) -> None:
-        """Send an answer to whoever asked and to those who follow; kept if nobody is there. `seq`: if it is in it."""
+    def answer(self, requester: Listener, frame: bytes, seq: int | None) -> None:
+        """Send an answer to the requester and to all followers; without any of them, keep it.
+
+        `seq` is the number in the frame, or None if the frame has no number.
+        """
         numbered = seq is not None
-        # Kept until it has been given to everybody who should have it.
-        entry = self._journal.add(self._number(seq), frame, numbered=numbered, kept=True)
+        # Kept until it has been queued for all connections that should get it.
+        entry = self._journal.add(self.next_seq() if seq is None else seq, frame, numbered=numbered, kept=True)
         unsent = partial(self._journal.keep, entry)
-        given = bool(self._followers) or asker.open
+        queued = bool(self._followers) or requester.open
         for follower in list(self._followers.values()):
-            given &= self._give(follower, entry, unsent)
-        if given:
+            queued &= self._send(follower, entry, unsent)
+        if queued:
             self._journal.delivered(entry)
-        # Last: if this is what the connection is cut off for, `unsent` is called at once.
-        if asker.open and asker.id not in self._followers:
-            asker.put_frame(entry.with_seq() if asker.streams else frame, unsent)
+        # Last: if the connection is closed because of this frame, `unsent` is called at once.
+        if requester.open and requester.id not in self._followers:
+            requester.put_frame(entry.with_seq() if requester.streams else frame, unsent)
 
-    def event(self, asker: Listener, frame: bytes, seq: int, told: bytes | None = None) -> bool:
-        """Send an event likewise, but leave it out where the asker reads too slowly, and say so.
+    def event(self, requester: Listener, frame: bytes, seq: int, for_requester: bytes | None = None) -> bool:
+        """Send an event; return False if it was left out for the requester, which reads too slowly.
 
-        `told` is what the asker gets, if that is not `frame`: it names what was left out before, for it alone.
+        `for_requester` replaces `frame` for the requester: it names the events that were left out before.
         """
         entry = self._journal.add(seq, frame, numbered=True)
         for follower in list(self._followers.values()):
-            self._give(follower, entry)
-        if asker.id in self._followers or not asker.open:
+            self._send(follower, entry)
+        if requester.id in self._followers or not requester.open:
             return True
-        return asker.offer_frame(frame if told is None else told)
+        return requester.offer_frame(frame if for_requester is None else for_requester)
 
     def status(self, status: Status, detail: str, cause: Cause | UnsetType = UNSET) -> None:
-        """Tell what has become of the session."""
+        """Send a `session_status` to followers and the audience."""
         seq = self.next_seq()
         message = SessionStatus(session_id=self.session_id, seq=seq, status=status, detail=detail, cause=cause)
         entry = self._journal.add(seq, dump(message), numbered=True)
         for follower in list(self._followers.values()):
-            self._give(follower, entry)
+            self._send(follower, entry)
         for listener in list(self._audience.values()):
             if listener.id not in self._followers:
                 listener.offer_frame(entry.frame)
 
-    def notice(self, note: ClosedNote) -> None:
-        """Tell how the session's life before this one ended, first of all, to each that follows its events."""
+    def set_notice(self, note: ClosedNote) -> None:
+        """Send how the session was closed before, as the first frame, to each connection that receives its events."""
         message = SessionStatus(
             session_id=self.session_id,
             seq=self.next_seq(),
@@ -169,53 +172,50 @@ class Feed:
         self._notice = dump(message)
 
     def drop_notice(self) -> None:
-        """Tell that no more: a result has."""
+        """Do not send the notice any more: a result has reported it."""
         self._notice = None
         self._noticed.clear()
 
     @property
     def unread(self) -> int:
-        """How many answers nobody has got."""
+        """How many answers no connection has received."""
         return self._journal.unread
 
-    def _number(self, seq: int | None) -> int:
-        return self.next_seq() if seq is None else seq
-
-    # -- hearing ----------------------------------------------------------------
+    # -- connections ----------------------------------------------------------------
 
     def join(self, listener: Listener) -> None:
-        """Tell a connection of the session's status from now on, unless it is gone: nobody would take it out again."""
+        """Send the session's status to a connection from now on; a closed connection is ignored."""
         if listener.open:
             if listener.streams:
-                self._give_notice(listener)
+                self._send_notice(listener)
             self._audience[listener.id] = listener
 
-    def _give_notice(self, listener: Listener) -> None:
+    def _send_notice(self, listener: Listener) -> None:
         if self._notice is not None and listener.open and listener.id not in self._noticed:
             self._noticed.add(listener.id)
             listener.put_frame(self._notice)
 
     def leave(self, listener_id: str) -> None:
-        """Forget a connection that is gone."""
+        """Remove a connection that is closed."""
         self._audience.pop(listener_id, None)
         self._followers.pop(listener_id, None)
         self._noticed.discard(listener_id)
 
-    def dismiss(self, listener: Listener) -> None:
-        """Leave one connection out of what is told of the end: the answer to its request tells it."""
+    def exclude(self, listener: Listener) -> None:
+        """Send no more status to a connection that asked for the end: the answer to its request reports it."""
         if not listener.streams:
             self._audience.pop(listener.id, None)
 
     def follow(
         self, listener: Listener, after: int, request_id: str | UnsetType, warnings: list[str] | UnsetType = UNSET
     ) -> None:
-        """Send `resumed`, then what is kept after `after`, then everything as it is told.
+        """Send `resumed`, then the kept frames after the number `after`, then every frame as it comes.
 
-        How the session's life before ended, if it is to be told, comes before that.
+        A notice (`set_notice`) is sent before all of them.
         """
-        self._give_notice(listener)
+        self._send_notice(listener)
         anew = after > self._taken
-        follower = _Follower(listener, cursor=0 if anew else after, told_lost=0)
+        follower = _Follower(listener, cursor=0 if anew else after, reported_lost=0)
         self._followers[listener.id] = follower
         self.join(listener)
         listener.put_frame(dump(self._resumed(follower, request_id, warnings, anew=anew)))
@@ -229,11 +229,11 @@ class Feed:
         *,
         anew: bool = False,
     ) -> Resumed:
-        after = max(follower.cursor, follower.told_lost)
+        after = max(follower.cursor, follower.reported_lost)
         lost: SeqRange | UnsetType = UNSET
         if self._journal.lost > after:
             lost = SeqRange(after + 1, self._journal.lost)
-            follower.told_lost = self._journal.lost
+            follower.reported_lost = self._journal.lost
         return Resumed(
             session_id=self.session_id,
             request_id=request_id,
@@ -245,7 +245,7 @@ class Feed:
             warnings=warnings,
         )
 
-    def _give(self, follower: _Follower, entry: Entry, unsent: Callable[[], None] | None = None) -> bool:
+    def _send(self, follower: _Follower, entry: Entry, unsent: Callable[[], None] | None = None) -> bool:
         if not follower.behind and follower.listener.offer_frame(entry.with_seq(), unsent):
             follower.cursor = entry.seq
             return True
@@ -255,10 +255,10 @@ class Feed:
         return False
 
     async def _catch_up(self, follower: _Follower) -> None:
-        """Replay from the journal as fast as the connection reads; until it has all, or is gone."""
+        """Replay from the journal as fast as the connection reads, until it has everything or is closed."""
         listener = follower.listener
         while self._follows(follower):
-            if self._journal.lost > max(follower.cursor, follower.told_lost):
+            if self._journal.lost > max(follower.cursor, follower.reported_lost):
                 listener.put_frame(dump(self._resumed(follower)))
             batch = self._journal.after(follower.cursor, BATCH)
             if not batch:
@@ -268,18 +268,14 @@ class Feed:
                 await listener.room()
                 if not self._follows(follower):
                     return
-                # What nobody waits for takes no room from what somebody does.
+                # If it is not sent, only a kept entry is kept again: others would displace kept ones.
                 unsent = partial(self._journal.keep, entry) if entry.kept else None
                 if not listener.offer_frame(entry.with_seq(), unsent):
                     break
                 follower.cursor = entry.seq
                 if all(other.cursor >= entry.seq for other in self._followers.values()):
                     self._journal.delivered(entry)
-            await asyncio.sleep(0)  # the others' turn
+            await asyncio.sleep(0)  # let other tasks run
 
     def _follows(self, follower: _Follower) -> bool:
         return follower.listener.open and self._followers.get(follower.listener.id) is follower
-
-
-def _nothing() -> None:
-    """Note nothing: the session is not known to anybody else."""

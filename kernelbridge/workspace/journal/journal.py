@@ -1,10 +1,10 @@
-"""What a session has told lately, numbered, so that a client that comes back misses nothing; pure.
+"""The latest frames of a session, numbered, so that a client that returns misses nothing; pure.
 
-    add ──▶ the latest entries, bounded in bytes ── oldest first, too many ──▶ gone, and said so
-                    │                                                    └──▶ kept, if nobody got it yet
-                    └── after(n) gives both, in order
+    add ──▶ the latest entries, bounded in bytes ── the oldest, if too many ──▶ dropped, and reported as lost
+                    │                                                     └──▶ kept, if no connection received it
+                    └── after(n) returns both, in order
 
-Numbers grow from entry to entry, but not by one: some frames are numbered and not kept here.
+Numbers grow from entry to entry, but not by one: some numbered frames are not stored here.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ ENTRY_COST = 300
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One frame that was told."""
+    """One frame that was sent."""
 
     seq: int
     frame: bytes
     """A JSON object."""
     numbered: bool
-    """Whether `seq` is in the frame: documented answers carry none."""
+    """Whether `seq` is in the frame: documented answers have none."""
     kept: bool = False
-    """Nobody has got it yet: it outlives its turn."""
+    """Whether no connection has received it: it stays longer than the latest entries."""
     aside: bool = False
-    """Its turn is over, and it is still there."""
+    """Whether it is no longer among the latest entries, and kept."""
     gone: bool = False
 
     def with_seq(self) -> bytes:
-        """Give the frame with its number, for those who follow the session."""
+        """Return the frame with its number, for followers of the session."""
         return self.frame if self.numbered else b'%b,"seq":%d}' % (self.frame[:-1], self.seq)
 
 
@@ -41,9 +41,9 @@ class Journal:
     """The bounded memory of a session's frames. Numbers grow from entry to entry."""
 
     def __init__(self, *, size: int, kept_size: int, lost: int = 0) -> None:
-        """`size` bounds the latest entries, `kept_size` those that nobody got, but for the newest of them.
+        """Limit the latest entries to `size` bytes, and kept older ones to `kept_size` bytes or a single entry.
 
-        Numbers up to `lost` are another journal's, which is gone.
+        Numbers up to `lost` belong to another journal, which is lost.
         """
         self._size = size
         self._kept_size = kept_size
@@ -54,7 +54,7 @@ class Journal:
         self.last = lost
         """The number of the latest entry."""
         self.lost = lost
-        """The largest number that is gone."""
+        """The largest number that is lost."""
 
     def __repr__(self) -> str:
         return f"<Journal to {self.last}, {len(self._latest)} entries, {len(self._kept)} kept, lost to {self.lost}>"
@@ -64,11 +64,11 @@ class Journal:
 
     @property
     def unread(self) -> int:
-        """How many answers nobody has got."""
+        """How many answers no connection has received."""
         return sum(entry.kept for entry in self._latest) + len(self._kept)
 
     def add(self, seq: int, frame: bytes, *, numbered: bool, kept: bool = False) -> Entry:
-        """Take a frame. One that is larger than the journal pushes nothing else out, and stays only if `kept`."""
+        """Add a frame. One that is larger than the journal displaces no other, and stays only if `kept`."""
         entry = Entry(seq, frame, numbered, kept)
         self.last = seq
         cost = len(frame) + ENTRY_COST
@@ -84,28 +84,28 @@ class Journal:
         return entry
 
     def keep(self, entry: Entry) -> None:
-        """Hold an entry beyond its turn, because nobody has got it after all."""
+        """Keep an entry: it was queued for a connection, which ended before it was sent."""
         entry.kept = True
         if entry.gone:
             entry.gone = False
             self._retire(entry)
 
     def delivered(self, entry: Entry) -> None:
-        """Take note that whoever should have a kept entry has got it."""
+        """Keep an entry no longer: it was queued for all connections that should get it."""
         entry.kept = False
         if entry.aside:
             self._kept.remove(entry)
             self._put_away(entry)
 
     def after(self, seq: int, most: int) -> list[Entry]:
-        """Give the first entries with a larger number, in order; at most about `most` of them."""
+        """Return the first `most` entries with a larger number, in order."""
         found = [entry for entry in self._kept if entry.seq > seq]
         newer: list[Entry] = []
         for entry in reversed(self._latest):
             if entry.seq <= seq:
                 break
             newer.append(entry)
-        # A kept entry that was too large for the journal has younger neighbours among the latest.
+        # A kept entry that is larger than the journal can be newer than some of the latest.
         return sorted((*found, *reversed(newer)), key=_number)[:most]
 
     def _retire(self, entry: Entry) -> None:

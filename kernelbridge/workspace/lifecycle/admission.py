@@ -1,7 +1,7 @@
-"""Who may have another session, and who starts next; pure.
+"""Limits on the number of sessions, and the order in which sandboxes start; pure.
 
-What is full is refused with `LimitExceeded`, which the same request may overcome later. Starts are not refused: they
-wait, users in turn, so that one who starts twenty sessions keeps nobody else waiting for more than one of them.
+Above a limit, a session is refused with `LimitExceeded`; the same request may succeed later. Starts are not refused:
+they wait in a queue that serves users in turn. A user who starts twenty sessions delays others by one start only.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from kernelbridge.errors import LimitExceeded
+from kernelbridge.workspace.session_key import SessionKey
 
 T = TypeVar("T")
 SUCCESSORS = 100
-"""Times that a session may be opened anew, and closed again, before its first end is over."""
-
-
-class _Key(Protocol):
-    @property
-    def principal(self) -> str | None: ...
+"""How often a session may be opened and closed again while its first close is still under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +26,16 @@ class SessionLimits:
     per_user: int
     in_all: int
 
-    def check(self, key: _Key, there: Collection[_Key]) -> None:
-        """Raise `LimitExceeded` if the session `key` cannot be there beside those that are."""
-        if key in there:
+    def check(self, key: SessionKey, open_now: Collection[SessionKey]) -> None:
+        """Raise `LimitExceeded` if the session `key` cannot be opened in addition to those that are open."""
+        if key in open_now:
             return
-        if sum(1 for other in there if other.principal == key.principal) >= self.per_user:
+        if sum(1 for other in open_now if other.principal == key.principal) >= self.per_user:
             raise LimitExceeded(
                 "Too many sessions are open for this user",
                 f"the limit is {self.per_user}; close one with close_session, or wait until an unused one has ended",
             )
-        if len(there) >= self.in_all:
+        if len(open_now) >= self.in_all:
             raise LimitExceeded(
                 "Too many sessions are open on this server",
                 f"the limit is {self.in_all}; try again when others have ended, or ask its operator for more",
@@ -47,53 +43,53 @@ class SessionLimits:
 
 
 def check_successors(count: int) -> None:
-    """Raise `LimitExceeded` if a session has been opened anew too often while it is being closed."""
+    """Raise `LimitExceeded` if a session has been opened again too often while it is being closed."""
     if count >= SUCCESSORS:
         raise LimitExceeded(
-            "The session has been opened and closed too often while it is being closed",
-            "send it again when close_session has been answered",
+            "The session was opened and closed too often while it is being closed",
+            "send the request again after the answer to close_session",
         )
 
 
-class Rota(Generic[T]):
-    """So many turns at a time; who waits gets the next one, users in turn, each user's own first come first served."""
+class FairQueue(Generic[T]):
+    """A limited number of turns. Waiters get them user by user; each user's own waiters in the order of arrival."""
 
     def __init__(self, turns: int) -> None:
         self._free = turns
         self._waiting: dict[str | None, deque[T]] = {}
-        """The first user is the next; one who was served goes to the end."""
+        """By user. The first user is served next, and then moves to the end."""
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._waiting.values())
 
-    def ask(self, user: str | None, who: T) -> bool:
-        """Take a turn, or wait for one; say whether it was taken."""
+    def acquire(self, user: str | None, waiter: T) -> bool:
+        """Take a turn and return True, or add `waiter` to the queue and return False."""
         if self._free:
             self._free -= 1
             return True
-        self._waiting.setdefault(user, deque()).append(who)
+        self._waiting.setdefault(user, deque()).append(waiter)
         return False
 
-    def done(self) -> T | None:
-        """Give a turn back; say who has it now, if somebody waited."""
+    def release(self) -> T | None:
+        """Return a turn; return the waiter that has it now, or None if nobody waited."""
         if not self._waiting:
             self._free += 1
             return None
         user, queue = next(iter(self._waiting.items()))
         del self._waiting[user]
-        who = queue.popleft()
+        waiter = queue.popleft()
         if queue:
             self._waiting[user] = queue
-        return who
+        return waiter
 
-    def withdraw(self, user: str | None, who: T) -> None:
-        """Wait no more."""
+    def withdraw(self, user: str | None, waiter: T) -> None:
+        """Remove a waiter from the queue."""
         queue = self._waiting[user]
-        queue.remove(who)
+        queue.remove(waiter)
         if not queue:
             del self._waiting[user]
 
-    def dismiss(self) -> list[T]:
-        """Let nobody wait any more; give those who did."""
+    def clear(self) -> list[T]:
+        """Remove and return all waiters."""
         waiting, self._waiting = self._waiting, {}
-        return [who for queue in waiting.values() for who in queue]
+        return [waiter for queue in waiting.values() for waiter in queue]

@@ -1,4 +1,4 @@
-"""Starting what runs in a workspace's sandbox: the kernel and the shell."""
+"""Starting the kernel and the shell in a workspace's sandbox, and adopting those of an earlier server."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from kernelbridge.workspace.shell.start import start_shell, take_shell
 T = TypeVar("T")
 
 LOSS_NOTICE = 3.0
-"""Seconds that the runtime has to say that a sandbox is gone, after a process could not be started in it."""
+"""How long to wait, after a process could not be started, for the report that its sandbox has ended, in seconds."""
 
 
 class Launcher:
-    """Starts what runs in the sandbox of one workspace."""
+    """Starts and adopts the programs in the sandbox of one workspace."""
 
     def __init__(
         self, owner: SandboxOwner, record: Record, sockets: Path, settings: WorkspaceSettings, spills: Spills
     ) -> None:
-        """`sockets` is the host's side of the sandbox's socket directory."""
+        """`sockets` is the sandbox's socket directory on the host."""
         self._owner = owner
         self._record = record
         self._sockets = sockets
@@ -63,13 +63,13 @@ class Launcher:
 
         kernel = await self.in_sandbox(start)
         self._record.kernel_started(kernel.identity)
-        await self._noted(kernel)
+        await self._recorded(kernel)
         return kernel
 
-    async def left_kernel(
+    async def adopt_kernel(
         self, identity: KernelIdentity, _incarnation: int, on_late_output: Callable[[str], None], *, runs: bool
     ) -> Kernel:
-        """Take over the kernel that an earlier server has started; `runs` says whether a cell of that server does."""
+        """Adopt the kernel that an earlier server started; `runs` says whether a cell of that server runs in it."""
         sandbox = await self._owner.get()
         process = await sandbox.rejoin(identity.process)
         kernel = AdoptedKernel.adopt(
@@ -99,50 +99,50 @@ class Launcher:
             return await start_shell(sandbox, self._shell_settings, environment.env)
 
         shell = await self.in_sandbox(start)
-        self._record.shell_is(shell.state)
-        await self._noted(shell)
-        shell.on_change(self._record.shell_is)
+        self._record.set_shell(shell.state)
+        await self._recorded(shell)
+        shell.on_change(self._record.set_shell)
         return shell
 
-    async def _noted(self, started: Kernel | Shell) -> None:
-        """Wait until what was started is on record, before anything runs in it."""
+    async def _recorded(self, started: Kernel | Shell) -> None:
+        """Wait until the record names what was started, before anything runs in it."""
         try:
             await self._record.written()
         except BaseException:
             await started.aclose()
             raise
 
-    async def left_shell(self, state: ShellState) -> Shell:
-        """Take over the shell that an earlier server has started.
+    async def adopt_shell(self, state: ShellState) -> Shell:
+        """Adopt the shell that an earlier server started.
 
-        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        Raises `TerminalError`, or `SandboxError` if the sandbox is gone.
         """
         sandbox = await self._owner.get()
         try:
             shell = await take_shell(sandbox, self._shell_settings, state)
         except SandboxError as exc:
-            raise TerminalError("The shell cannot be gone on with", exc.reason) from exc
-        shell.on_change(self._record.shell_is)
+            raise TerminalError("The shell of the earlier server cannot be used", exc.reason) from exc
+        shell.on_change(self._record.set_shell)
         return shell
 
-    async def left_program(self, handle: str) -> tuple[Sandbox, Process]:
-        """Give a program that an earlier server has started.
+    async def adopt_program(self, handle: str) -> tuple[Sandbox, Process]:
+        """Adopt a program that an earlier server started; returns its sandbox and its process.
 
-        Raises `TerminalError`, and `SandboxError` if the sandbox is gone.
+        Raises `TerminalError`, or `SandboxError` if the sandbox is gone.
         """
         sandbox = await self._owner.get()
         try:
             return sandbox, await sandbox.rejoin(handle)
         except SandboxError as exc:
-            raise TerminalError("The terminal cannot be gone on with", exc.reason) from exc
+            raise TerminalError("The terminal of the earlier server cannot be used", exc.reason) from exc
 
     async def in_sandbox(self, start: Callable[[Sandbox, PythonEnvironment], Awaitable[T]]) -> T:
-        """Start something in the sandbox; once more in a new one if the sandbox turns out to be gone."""
+        """Call `start` with the sandbox; if the sandbox turns out to have ended, call it again with a new one."""
         sandbox = await self._owner.get()
         try:
-            return await start(sandbox, self._python(sandbox))
+            return await start(sandbox, self._owner.environment)
         except RuntimeUnavailable:
-            raise  # nobody can say now whether the sandbox is gone
+            raise  # whether the sandbox has ended cannot be known now
         except SandboxError:
             try:
                 await asyncio.wait_for(sandbox.wait(), LOSS_NOTICE)
@@ -151,10 +151,5 @@ class Launcher:
             else:
                 self._owner.lose(sandbox)
                 sandbox = await self._owner.get()
-                return await start(sandbox, self._python(sandbox))
+                return await start(sandbox, self._owner.environment)
             raise
-
-    def _python(self, sandbox: Sandbox) -> PythonEnvironment:
-        if self._owner.environment is None:
-            raise AssertionError(f"sandbox {sandbox.id} has no python environment")
-        return self._owner.environment

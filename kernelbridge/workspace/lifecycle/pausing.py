@@ -1,9 +1,9 @@
 """Pausing a workspace's sandbox when it is idle, and resuming it for the next message.
 
-A pause stops every process in the sandbox; what they have in memory stays there. It is decided here and carried out by
-the runtime. Messages may come meanwhile: `awake` keeps each from the sandbox until everything runs again.
-Somebody else may pause a sandbox, too (`docker pause`): that is told like a pause of ours, and undone by the next
-message, or at once if something runs in it.
+A pause stops every process in the sandbox and keeps its memory. This module decides on it, the runtime performs it.
+A message that arrives meanwhile waits in `awake` until everything runs again.
+Other programs may pause a sandbox, too (`docker pause`). Clients see such a pause like one of ours. The next message
+ends it, or the bridge at once if something runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -30,50 +30,53 @@ class Pausing:
     def __init__(
         self,
         machine: Machine[WorkspaceState, WorkspaceEvent, WorkspaceAction],
+        current: Callable[[], Sandbox | None],
         *,
         idle_timeout: float | None,
         busy: Callable[[], bool],
         tasks: TaskSet,
     ) -> None:
-        """`busy` says whether anything runs that somebody waits for; `idle_timeout` is in seconds, None for never."""
+        """Pause nothing yet.
+
+        `current` returns the sandbox; `idle_timeout` is in seconds, None for never; `busy` says whether anything runs
+        that a client waits for.
+        """
         self._machine = machine
+        self._current = current
         self._clock = None if idle_timeout is None else IdleClock(idle_timeout)
         self._busy = busy
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
-        self._sandbox: Sandbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def asleep(self) -> bool:
-        """Whether the sandbox stands still, or is about to, or does not run again yet."""
+        """Whether the sandbox is paused, being paused or being resumed."""
         return self._machine.state in ASLEEP
 
     def began(self, sandbox: Sandbox) -> None:
-        """Take note that a sandbox runs."""
-        self._sandbox = sandbox
-        sandbox.watch_pauses(functools.partial(self._by_somebody, sandbox))
+        """Watch a sandbox that has started."""
+        sandbox.watch_pauses(functools.partial(self._paused_by_others, sandbox))
         self._count()
 
     def ended(self) -> None:
-        """Take note that it is gone, or is being destroyed: who waits for it need not wait any more. Idempotent."""
-        self._sandbox = None
+        """Release the messages that wait for the sandbox: it has ended, or is about to. Idempotent."""
         self._stop_counting()
         self._answer(None)
 
     def touch(self) -> None:
-        """Take note that somebody uses the session."""
+        """Restart the idle time: a client uses the session."""
         if self._clock is not None:
             self._clock.touch(self._loop.time())
 
     def wake(self) -> None:
-        """Resume the sandbox if it is paused, or as soon as it is."""
+        """Resume the sandbox if it is paused, or as soon as the pause under way is complete."""
         if self._machine.state in {WorkspaceState.PAUSING, WorkspaceState.PAUSED}:
             self._do(self._machine.on(WorkspaceEvent.NEED))
 
     async def awake(self) -> None:
-        """Wait until a sandbox that is paused runs again, or is gone. Raises the error that keeps it from that."""
+        """Resume a paused sandbox, and wait until it runs or has ended. Raises the error if it cannot be resumed."""
         if self.asleep:
             self.wake()
             waiter: asyncio.Future[None] = self._loop.create_future()
@@ -83,7 +86,7 @@ class Pausing:
     # -- what happens -----------------------------------------------------------
 
     def _count(self) -> None:
-        """Begin to count anew."""
+        """Start the idle time."""
         self._stop_counting()
         if self._clock is not None:
             self.touch()
@@ -104,8 +107,8 @@ class Pausing:
         else:
             self._do(self._machine.on(WorkspaceEvent.IDLE))
 
-    def _by_somebody(self, sandbox: Sandbox, paused: bool) -> None:  # noqa: FBT001 - what `watch_pauses` tells
-        if self._sandbox is not sandbox:
+    def _paused_by_others(self, sandbox: Sandbox, paused: bool) -> None:  # noqa: FBT001 - as `watch_pauses` calls it
+        if self._current() is not sandbox:
             return
         if paused and self._machine.state is WorkspaceState.ACTIVE:
             self._report(sandbox, WorkspaceEvent.PAUSED)
@@ -115,12 +118,13 @@ class Pausing:
             self._report(sandbox, WorkspaceEvent.RESUMED)
 
     def _do(self, action: WorkspaceAction) -> None:
-        if self._sandbox is None:
+        sandbox = self._current()
+        if sandbox is None:
             return
         if action is WorkspaceAction.PAUSE:
-            self._tasks.create(self._pause(self._sandbox))
+            self._tasks.create(self._pause(sandbox))
         elif action is WorkspaceAction.RESUME:
-            self._tasks.create(self._resume(self._sandbox))
+            self._tasks.create(self._resume(sandbox))
 
     async def _pause(self, sandbox: Sandbox) -> None:
         try:
@@ -129,7 +133,7 @@ class Pausing:
             log.warning("not_paused", sandbox=sandbox.id, error=str(exc))
             self._report(sandbox, WorkspaceEvent.PAUSE_FAILED)
             if isinstance(exc, RuntimeUnavailable):
-                self._answer(exc)  # who waits has waited as long as for a resume; that is tried all the same
+                self._answer(exc)  # those messages have waited long enough; the resume is tried all the same
         else:
             self._report(sandbox, WorkspaceEvent.PAUSED)
 
@@ -144,8 +148,8 @@ class Pausing:
             self._report(sandbox, WorkspaceEvent.RESUMED)
 
     def _report(self, sandbox: Sandbox, event: WorkspaceEvent) -> None:
-        if self._sandbox is not sandbox:
-            return  # it has ended meanwhile, or its session does
+        if self._current() is not sandbox:
+            return  # it has ended meanwhile, or is about to
         self._do(self._machine.on(event))
         if self._machine.state is WorkspaceState.ACTIVE:
             self._count()
@@ -163,18 +167,18 @@ class Pausing:
 
 
 class IdleClock:
-    """Counts from the last message, the last answer, or the last look at something that ran. Times in seconds."""
+    """The time since the last message, the last answer, or the last moment at which something ran, in seconds."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._since = 0.0
 
     def touch(self, now: float) -> None:
-        """Take note that somebody uses the session."""
+        """Restart the time: a client uses the session."""
         self._since = now
 
     def left(self, now: float, *, busy: bool) -> float:
-        """Say how long it may still be idle: nothing or less if it has been for long enough."""
+        """Return for how long it may still be idle; zero or less if it is to be paused now."""
         if busy:
             self._since = now
         return self._since + self._limit - now

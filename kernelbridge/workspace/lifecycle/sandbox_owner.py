@@ -1,4 +1,4 @@
-"""The one place that knows the current sandbox of a session: its start, take-over, pauses, loss and end."""
+"""The one place that knows the current sandbox of a session: its start, adoption, pauses, loss and end."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
-from kernelbridge.errors import SandboxError, SessionClosed
+from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed
+from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
-from kernelbridge.workspace.lifecycle.preparation import prepare_python, prepare_user
-from kernelbridge.workspace.lifecycle.start_queue import Starts
-from kernelbridge.workspace.lifecycle.succession import Departure
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
-from kernelbridge.workspace.python_env import PythonEnvironment
+from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.shell.command_files import prepare_directory
@@ -39,7 +39,7 @@ class SandboxOwner:
         runtime: Runtime,
         data: DataDirectory,
         executor: Executor,
-        starts: Starts,
+        starts: StartQueue,
         opening: Opening,
         files: Lazy[WorkspaceFiles],
         record: Record,
@@ -52,9 +52,9 @@ class SandboxOwner:
         observer: Callable[[WorkspaceEvent], None],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        """Own none yet.
+        """Own no sandbox yet.
 
-        `busy` says whether anything runs in it, without which it is paused after `idle_timeout` seconds. Each start
+        The sandbox is paused after `idle_timeout` seconds (None: never) in which `busy` returned False. Each start
         waits for `before_start`. `on_began` is called with each sandbox that runs, `tell` with a text for the next
         result, `observer` with each event.
         """
@@ -76,10 +76,10 @@ class SandboxOwner:
         self._starting: asyncio.Task[Sandbox] | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._left = False
-        self.environment: PythonEnvironment | None = None
-        """For what is started in the sandbox; set before it can be had."""
-        self.pausing = Pausing(self._machine, idle_timeout=idle_timeout, busy=busy, tasks=tasks)
-        self.departure = Departure()
+        self.environment: PythonEnvironment
+        """Of the programs that are started in the sandbox; set before `get` returns the sandbox."""
+        self.pausing = Pausing(self._machine, lambda: self.current, idle_timeout=idle_timeout, busy=busy, tasks=tasks)
+        self._not_destroyed: asyncio.Future[RuntimeUnavailable] = asyncio.get_running_loop().create_future()
 
     @property
     def state(self) -> WorkspaceState:
@@ -91,11 +91,15 @@ class SandboxOwner:
         """Whether the session ends, and its sandbox with it."""
         return self.state in {WorkspaceState.CLOSING, WorkspaceState.CLOSED}
 
-    async def get(self) -> Sandbox:
-        """Return the running sandbox; start or resume it if need be.
+    @property
+    def current(self) -> Sandbox | None:
+        """The sandbox, while it runs or is paused; None if it is about to end or was left to another server."""
+        return None if self.ends else self._sandbox
 
-        A cancellation leaves a start that is under way to others. Raises `SandboxError`, `ImageError` or
-        `SessionClosed`.
+    async def get(self) -> Sandbox:
+        """Return the running sandbox; start or resume it if necessary.
+
+        A cancelled call does not cancel the start. Raises `SandboxError`, `ImageError` or `SessionClosed`.
         """
         while self.pausing.asleep:
             await self.pausing.awake()
@@ -108,49 +112,80 @@ class SandboxOwner:
         return await asyncio.shield(self._starting)
 
     def adopt(self, sandbox: Sandbox, state: SessionState) -> None:
-        """Begin to take over the sandbox of an earlier server; what `state` names in it goes on."""
+        """Start to take over the sandbox of an earlier server; the programs that `state` names continue in it."""
         if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
             self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def outlive(self) -> None:
-        """Tell the sandbox, if there is one, how long to go on without a server."""
+        """Tell the sandbox, if there is one, how long to run without a server."""
         if self._sandbox is not None:
-            self._sandbox.outlive(self.opening.outlives)
+            self._sandbox.outlive(self.opening.seconds_without_server)
 
     def lose(self, sandbox: Sandbox) -> None:
-        """Forget a sandbox that has ended by itself, unless that is known; the next request starts another."""
+        """Forget a sandbox that has ended by itself; the next request starts another. Idempotent."""
         if self._sandbox is sandbox and self._machine.on(WorkspaceEvent.LOST) is WorkspaceAction.FORGET:
             self._sandbox = self._starting = None
             self.pausing.ended()
             self._clear(sandbox)
 
     async def give_up(self) -> None:
-        """Destroy the sandbox, because what runs in it cannot be ended otherwise."""
+        """Destroy the sandbox, because a program in it cannot be ended otherwise."""
         if self._sandbox is not None:
             await self._step("sandbox", self._sandbox.destroy())
 
     async def leave(self) -> None:
-        """Leave it to another server, running."""
+        """Leave the running sandbox to another server."""
         self._left = True
         if self._starting is not None:
             await self._step("start", self._starting)
         if self.pausing.asleep:
             await self._step("resume", self.pausing.awake())  # or its shells could not be ended
+        self._sandbox = None
         self.pausing.ended()
 
     def begin_close(self) -> None:
-        """Start no more; `destroy` and `closed` are to follow."""
+        """Start no more sandboxes; call `destroy` and `closed` next."""
         self._machine.on(WorkspaceEvent.CLOSE)
         self.pausing.ended()
 
     async def destroy(self) -> None:
         """Destroy the sandbox, or the one that is being started."""
         if self._starting is not None:
-            await self._step("sandbox", self.departure.destroy(self._starting))
+            await self._step("sandbox", self._destroy(self._starting))
+
+    async def _destroy(self, starting: asyncio.Task[Sandbox]) -> None:
+        await asyncio.wait({starting})
+        problem = starting.exception()
+        if problem is None:
+            try:
+                await starting.result().destroy()
+            except RuntimeUnavailable as exc:
+                self._not_destroyed_yet(exc)
+                raise
+        elif isinstance(problem, RuntimeUnavailable):  # the request that started the sandbox has reported it
+            self._not_destroyed_yet(problem)
+
+    def _not_destroyed_yet(self, problem: RuntimeUnavailable) -> None:
+        if not self._not_destroyed.done():
+            self._not_destroyed.set_result(problem)
+
+    async def until_replaceable(self, closing: asyncio.Task[None]) -> None:
+        """Wait until the session's next sandbox can start: until `closing`, the end of this one's workspace, is done.
+
+        Raises `RuntimeUnavailable` as soon as the runtime does not answer to destroy this sandbox: that can take longer
+        than a request should wait. A later call waits for the end.
+        """
+        waits: set[asyncio.Future[Any]] = {closing}
+        if not self._not_destroyed.done():
+            waits.add(self._not_destroyed)
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not closing.done():
+            problem = self._not_destroyed.result()
+            raise RuntimeUnavailable(problem.message, problem.reason)
 
     async def cleared(self) -> None:
-        """Wait until a sandbox that was lost before is gone."""
+        """Wait until a sandbox that was lost before is removed."""
         if self._clearing is not None:
             await self._clearing
             self._clearing = None
@@ -187,7 +222,11 @@ class SandboxOwner:
         facts = await self._runtime.prepare(choice.image)
         if choice.kernel != DEFAULT_KERNEL:
             self.opening.check_kernel(facts)
-        uid, etc = await prepare_user(self._data, self._key, facts, files, executor=self._executor)
+        uid = files.owner.uid if facts.any_uid else None
+        etc = None
+        if uid is not None and facts.passwd:
+            database = {"passwd": passwd(facts, uid), "group": group(facts)}
+            etc = await in_thread(self._executor, self._data.prepare_etc, self._key, database)
         return SandboxSpec(
             workspace_id=self._key.workspace_id,
             files=self._data.paths(self._key).files,
@@ -202,7 +241,10 @@ class SandboxOwner:
         sandbox = await self._runtime.create(spec)
         try:
             await self._prepare(sandbox)
-            self._record.opened(self.opening.choice, sandbox)
+            opening = self.opening
+            self._record.opened(
+                opening.choice, sandbox, linger=opening.asked_linger, keep_while_running=opening.keep_while_running
+            )
             await self._record.written()  # before anything runs in it
         except BaseException:
             await sandbox.destroy()
@@ -221,7 +263,7 @@ class SandboxOwner:
         except BaseException:
             self._not_started()
             if self._left:
-                self._record.leave()  # as it is: what fails now for want of the sandbox is not to be noted
+                self._record.leave()  # unchanged: what fails from now on must not be recorded
             else:
                 self._clear(sandbox)
             raise
@@ -230,11 +272,18 @@ class SandboxOwner:
         return sandbox
 
     async def _prepare(self, sandbox: Sandbox) -> None:
-        environment = await prepare_python(sandbox, await self._files.get(), executor=self._executor, tell=self._tell)
+        files = await self._files.get()
+        environment = python_environment(sandbox.facts, sandbox.workspace_path)
+        try:
+            await in_thread(self._executor, _install, files, environment)
+        except KernelBridgeError as exc:
+            # The user's own files are in the way, or the disk is full: the user needs a session to put that right.
+            self._tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
+            environment = environment.without_installs()
         self.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
 
     def _wanted(self) -> bool:
-        """Whether anybody waits for the sandbox that is on its way."""
+        """Whether the sandbox that is being started is still needed."""
         return self.state is WorkspaceState.STARTING and not self._left
 
     def _not_started(self) -> None:
@@ -265,3 +314,13 @@ class SandboxOwner:
 
     async def _step(self, name: str, work: Awaitable[object]) -> None:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
+
+
+def _install(files: WorkspaceFiles, environment: PythonEnvironment) -> None:
+    """Make the files that `pip` needs in a workspace; blocking. Raises `FileError`."""
+    for directory in environment.directories:
+        files.mkdir(directory)
+    for path, (content, mode) in environment.files.items():
+        files.write_private(path, content.encode(), mode)
+    for path, target in environment.symlinks.items():
+        files.symlink(path, target)

@@ -1,4 +1,4 @@
-"""Sandboxes are made a few at a time: more would only take longer, and the engine answers no sooner."""
+"""Sandboxes start a few at a time: with more, each takes longer, and the engine is not faster."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
-from kernelbridge.workspace.lifecycle.admission import Rota
+from kernelbridge.workspace.lifecycle.admission import FairQueue
 
 
-class Starts:
-    """The turns of all workspaces of a server."""
+class StartQueue:
+    """The starts of all sandboxes of a server."""
 
     def __init__(self, at_once: int) -> None:
-        self._rota: Rota[asyncio.Future[None]] = Rota(at_once)
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(at_once)
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
-        return len(self._rota)
+        """How many starts wait."""
+        return len(self._queue)
 
     @contextlib.asynccontextmanager
     async def turn(self, user: str | None, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
-        """Wait for a turn and hold it. Raises `RuntimeUnavailable` when those before found that nothing answers.
+        """Wait for a turn and hold it; a cancelled call leaves the queue.
 
-        Raises `SessionClosed` if it is not `wanted` any more when it comes: nothing is made then to be removed at once.
+        Raises `SessionClosed` if `wanted` returns False when the turn comes, and `RuntimeUnavailable` if a start before
+        this one found that the runtime does not answer.
         """
         await self._wait(user)
         try:
@@ -33,8 +34,8 @@ class Starts:
                 raise SessionClosed(SandboxError.code)
             yield
         except RuntimeUnavailable as exc:
-            # Each would wait as long as this one did, one after the other, only to hear the same.
-            for waiting in self._rota.dismiss():
+            # Each of them would wait as long as this one did, one after the other, and fail for the same reason.
+            for waiting in self._queue.clear():
                 waiting.set_exception(RuntimeUnavailable(exc.message, exc.reason))
             raise
         finally:
@@ -42,20 +43,20 @@ class Starts:
 
     async def _wait(self, user: str | None) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._rota.ask(user, turn):
+        if self._queue.acquire(user, turn):
             return
-        # Waited for and not awaited: then it says what became of it, also to one who is cancelled just then.
+        # `wait`, because a future that is awaited directly is cancelled with this task, and its turn would be lost.
         try:
             await asyncio.wait({turn})
         except asyncio.CancelledError:
             if not turn.done():
-                self._rota.withdraw(user, turn)
+                self._queue.withdraw(user, turn)
             elif turn.exception() is None:
                 self._pass_on()
             raise
         turn.result()
 
     def _pass_on(self) -> None:
-        following = self._rota.done()
+        following = self._queue.release()
         if following is not None:
             following.set_result(None)

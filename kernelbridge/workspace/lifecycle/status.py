@@ -1,6 +1,6 @@
-"""What a session's status is, by the states of its sandbox and its interpreter; pure.
+"""A session's status, derived from the states of its sandbox and its interpreter; pure.
 
-A `session_status` is told whenever the status or its cause changes.
+A `session_status` is sent whenever the status or its cause changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 
 class SessionStatus(NamedTuple):
-    """One status, for a person and a program."""
+    """One status: `status` and `cause` for programs, `detail` for people."""
 
     status: Status
     detail: str
@@ -29,10 +29,10 @@ ABSENT = SessionStatus("closed", "the sandbox does not run; the next command sta
 LOST = SessionStatus(
     "closed", "the sandbox ended by itself; the files are kept, and the next command starts another", "sandbox_lost"
 )
-PAUSED = SessionStatus("paused", "the sandbox stands still and keeps its memory; the next message resumes it")
-RESUMED = SessionStatus("resumed", "the sandbox goes on")
+PAUSED = SessionStatus("paused", "the sandbox is paused and keeps its memory; the next message resumes it")
+RESUMED = SessionStatus("resumed", "the sandbox runs again")
 CLOSING = SessionStatus("closing", "the session is being closed", "session_closed")
-CLOSED = SessionStatus("closed", "the session was closed; the next request opens it anew", "session_closed")
+CLOSED = SessionStatus("closed", "the session was closed; the next request opens it again", "session_closed")
 
 _BY_SANDBOX: Mapping[WorkspaceState, SessionStatus] = MappingProxyType(
     {
@@ -58,55 +58,55 @@ _BY_KERNEL: Mapping[KernelState, SessionStatus] = MappingProxyType(
 )
 
 
-class StatusTeller:
-    """Tells of one session."""
+class StatusReporter:
+    """Reports the status of one session."""
 
-    def __init__(self, tell: Callable[[Status, str, Cause | UnsetType], None]) -> None:
-        self._tell = tell
-        self._told = ABSENT
+    def __init__(self, send: Callable[[Status, str, Cause | UnsetType], None]) -> None:
+        self._send = send
+        self._last = ABSENT
         self._before_pause: SessionStatus | None = None
-        """What it was when it was paused; None while it is not."""
+        """The status before the pause; None while the session is not paused."""
 
     def changed(self, sandbox: WorkspaceState, kernel: KernelState, *, lost: bool) -> None:
-        """Take note of the states after an event; `lost`: it was that the sandbox ended by itself."""
+        """Report the status after an event; `lost` says whether the event is that the sandbox ended by itself."""
         if sandbox in {WorkspaceState.PAUSING, WorkspaceState.RESUMING}:
-            return  # what it was told to be is told no longer or again when it is
+            return  # reported when the pause or the resume is complete
         status = session_status(sandbox, kernel)
         if status is PAUSED and self._before_pause is None:
-            self._before_pause = self._told
+            self._before_pause = self._last
         elif status is not PAUSED and self._before_pause is not None:
             if sandbox is WorkspaceState.ACTIVE:
-                self._tell(*RESUMED)
-                self._told = self._before_pause
+                self._send(*RESUMED)
+                self._last = self._before_pause
             self._before_pause = None
         if status is ABSENT:
-            status = LOST if lost else self._told if self._told.status == "closed" else ABSENT
-        if (status.status, status.cause) != (self._told.status, self._told.cause):
-            self._tell(*status)
-        self._told = status
+            status = LOST if lost else self._last if self._last.status == "closed" else ABSENT
+        if (status.status, status.cause) != (self._last.status, self._last.cause):
+            self._send(*status)
+        self._last = status
 
     def sandbox_was_lost(self) -> None:
-        """Tell that the sandbox ended while no server was there."""
-        self._told = LOST
-        self._tell(*LOST)
+        """Report that the sandbox ended while no server ran."""
+        self._last = LOST
+        self._send(*LOST)
 
     def server_stops(self, seconds: float) -> None:
-        """Tell that the session ends with the server, after `seconds` at most."""
-        if self._told.status != "closed":
-            self._told = SessionStatus(
+        """Report that the session ends with the server, in at most `seconds`."""
+        if self._last.status != "closed":
+            self._last = SessionStatus(
                 "closing", f"the server stops; what runs has {seconds:g} s to end", "session_closed"
             )
-            self._tell(*self._told)
+            self._send(*self._last)
 
     def memory_ran_out(self) -> None:
-        """Tell that something in the sandbox was killed for want of memory; the status stays as it is."""
-        self._tell(self._told.status, "the session's memory ran out, and a process in it was killed", "out_of_memory")
+        """Report that a process in the sandbox was killed for lack of memory; the status stays the same."""
+        self._send(self._last.status, "the session's memory ran out, and a process in it was killed", "out_of_memory")
 
     def processes_ran_out(self) -> None:
-        """Tell that the sandbox has no room for more processes; the status stays as it is."""
-        self._tell(self._told.status, f"the session's sandbox is full: {NO_ROOM}", "process_limit")
+        """Report that the sandbox has no room for more processes; the status stays the same."""
+        self._send(self._last.status, f"the session's sandbox is full: {NO_ROOM}", "process_limit")
 
 
 def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:
-    """Give the status; that of the interpreter counts while the sandbox runs."""
+    """Return the status: the interpreter's while the sandbox runs, else the sandbox's."""
     return _BY_SANDBOX.get(sandbox) or _BY_KERNEL[kernel]

@@ -32,7 +32,7 @@ _Previous = tuple[TerminalState, Callable[[str, LossCause], None]]
 class TerminalRecord(Protocol):
     """Notes what a later server needs to take them over."""
 
-    def terminals_are(self, terminals: Iterable[TerminalState]) -> None:
+    def set_terminals(self, terminals: Iterable[TerminalState]) -> None:
         """Note which terminals are open."""
         ...
 
@@ -208,7 +208,7 @@ class Terminals:
             raise
 
     def _note(self) -> None:
-        self._record.terminals_are(
+        self._record.set_terminals(
             structs.replace(state, rows=terminal.size.rows, cols=terminal.size.cols)
             for terminal, state in self._states.items()
         )

@@ -7,7 +7,7 @@ import pytest
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.workspace.lifecycle.status import StatusTeller, session_status
+from kernelbridge.workspace.lifecycle.status import StatusReporter, session_status
 from kernelbridge.workspace.options import Bounds, Choice, Opening, SessionOptions, checked, choose
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
@@ -71,7 +71,7 @@ def test_where_there_are_no_images_only_the_servers_own_may_be_named() -> None:
         (SessionOptions(env={"A": "x\0y"}), "env"),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_name(options: SessionOptions, field: str) -> None:
+def test_a_field_out_of_bounds_is_refused_by_name(options: SessionOptions, field: str) -> None:
     with pytest.raises(BadRequest) as caught:
         checked(options, BOUNDS)
     assert (caught.value.field, caught.value.code) == (field, "invalid_field")
@@ -79,15 +79,15 @@ def test_what_is_out_of_bounds_is_refused_by_name(options: SessionOptions, field
 
 def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() -> None:
     opening = Opening(BOUNDS)
-    opening.take(SessionOptions(kernel="a"), starting=False)
-    opening.take(SessionOptions(kernel="b", pids=100), starting=False)
+    opening.apply(SessionOptions(kernel="a"), starting=False)
+    opening.apply(SessionOptions(kernel="b", pids=100), starting=False)
     assert (opening.choice.kernel, opening.choice.limits.pids) == ("b", 100)
     with pytest.raises(SessionConflict, match="kernel"):
-        opening.take(SessionOptions(kernel="a"), starting=True)
+        opening.apply(SessionOptions(kernel="a"), starting=True)
     opening.started(facts("b"))
     assert opening.language == "language of b"
-    opening.take(SessionOptions(), starting=False)
-    opening.take(SessionOptions(kernel="b", env={}, pids=100), starting=False)
+    opening.apply(SessionOptions(), starting=False)
+    opening.apply(SessionOptions(kernel="b", env={}, pids=100), starting=False)
     for options in (
         SessionOptions(pids=101),
         SessionOptions(image="other:1"),
@@ -96,11 +96,11 @@ def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() 
         SessionOptions(memory=1 << 29),
     ):
         with pytest.raises(SessionConflict):
-            opening.take(options, starting=False)
+            opening.apply(options, starting=False)
     assert opening.choice.kernel == "b"
 
 
-def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
+def test_another_servers_choice_is_reduced_to_this_ones_bounds() -> None:
     opening = Opening(BOUNDS)
     opening.adopt(Choice(Limits(memory=2 << 30, cpus=1.0, pids=512), "gone:1", "ir"), facts("ir"))
     assert opening.choice.image == "gone:1"  # as long as that server's sandbox lives
@@ -114,10 +114,22 @@ def test_what_another_server_granted_is_cut_to_what_this_one_does() -> None:
     assert not local.keep_to_bounds()
 
 
+def test_limits_that_clients_cannot_choose_are_this_servers() -> None:
+    chosen = Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=5)
+    opening = Opening(Bounds(Limits(tmp=7), "other"))
+    opening.adopt(Choice(chosen, "image:1", "ir", {"A": "ß"}), None)
+    assert opening.choice == Choice(Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "ir", {"A": "ß"})
+    opening.adopt(Choice(chosen), None)
+    assert opening.choice.image == "other"
+    local = Opening(Bounds(Limits(), None))
+    local.adopt(Choice(chosen, "image:1"), None)
+    assert local.choice.image is None
+
+
 def test_a_kernel_that_is_not_there_is_refused_but_not_the_default_one() -> None:
     opening = Opening(BOUNDS)
     opening.check_kernel(facts())
-    opening.take(SessionOptions(kernel="ir"), starting=False)
+    opening.apply(SessionOptions(kernel="ir"), starting=False)
     with pytest.raises(BadRequest, match="python3, xpython"):
         opening.check_kernel(facts("xpython", "python3"))
     opening.check_kernel(facts("ir"))
@@ -129,9 +141,9 @@ def test_every_state_has_a_status() -> None:
             assert session_status(sandbox, kernel).detail
 
 
-def test_a_status_is_told_when_it_changes() -> None:
+def test_a_status_is_reported_when_it_changes() -> None:
     told: list[tuple[str, object]] = []
-    teller = StatusTeller(lambda status, _detail, cause: told.append((status, cause or None)))
+    teller = StatusReporter(lambda status, _detail, cause: told.append((status, cause or None)))
     sandbox, kernel = WorkspaceState, KernelState
     for states in [
         (sandbox.ABSENT, kernel.STARTING, False),
@@ -163,7 +175,7 @@ def test_a_status_is_told_when_it_changes() -> None:
 def test_a_session_may_live_on_as_long_as_the_operator_allows() -> None:
     bounds = Bounds(Limits(), image=None, linger=15.0, max_linger=60.0)
     assert checked(SessionOptions(linger=60.0, keep_while_running=True), bounds).linger == 60.0
-    with pytest.raises(BadRequest, match="expected at most 60 seconds, which is what the server grants"):
+    with pytest.raises(BadRequest, match="expected at most 60 seconds, the server's limit"):
         checked(SessionOptions(linger=60.5), bounds)
     # Whoever asks for what everybody has is not refused.
     checked(SessionOptions(linger=120.0), Bounds(Limits(), image=None, linger=120.0, max_linger=60.0))
@@ -172,11 +184,11 @@ def test_a_session_may_live_on_as_long_as_the_operator_allows() -> None:
 def test_how_long_a_session_lives_on_can_be_changed_while_it_is_open() -> None:
     opening = Opening(Bounds(Limits(), image=None, linger=15.0, max_linger=60.0))
     assert (opening.linger, opening.asked_linger, opening.keep_while_running) == (15.0, None, False)
-    opening.take(SessionOptions(linger=30.0, keep_while_running=True), starting=True)
-    opening.take(SessionOptions(), starting=True)
+    opening.apply(SessionOptions(linger=30.0, keep_while_running=True), starting=True)
+    opening.apply(SessionOptions(), starting=True)
     assert (opening.linger, opening.keep_while_running) == (30.0, True)
-    opening.take(SessionOptions(linger=0.0, keep_while_running=False), starting=True)
+    opening.apply(SessionOptions(linger=0.0, keep_while_running=False), starting=True)
     assert (opening.linger, opening.keep_while_running) == (0.0, False)
     # Granted by an earlier server that allowed more.
-    opening.stay(3600.0, keep_while_running=None)
+    opening.set_linger(3600.0, keep_while_running=None)
     assert (opening.linger, opening.asked_linger) == (60.0, 3600.0)

@@ -77,7 +77,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         house.data.close()
 
 
-async def test_what_nobody_uses_expires_when_its_time_is_over_and_not_before(house: House) -> None:
+async def test_unused_files_expire_when_their_time_is_over_and_not_before(house: House) -> None:
     house.store(A)
     await house.look()
     await house.look(after=500)
@@ -201,7 +201,7 @@ async def test_a_damaged_file_is_said_and_deletes_nothing(house: House, damage: 
     assert house.stored == set()
 
 
-async def test_a_file_that_cannot_be_written_is_said_and_what_it_said_is_not_believed_later(house: House) -> None:
+async def test_a_file_that_cannot_be_written_is_logged_and_removed(house: House) -> None:
     house.store(A)
     await house.look()
     path = house.data.root / NAME
@@ -216,7 +216,7 @@ async def test_a_file_that_cannot_be_written_is_said_and_what_it_said_is_not_bel
     assert house.stored == set()
 
 
-async def test_what_was_counted_is_forgotten_when_nobody_counts_any_more(house: House) -> None:
+async def test_the_count_is_removed_when_retention_is_off(house: House) -> None:
     house.store(A)
     await house.look()
     forget_usage(house.data)
@@ -262,7 +262,7 @@ class SlowDeletion:
         self._go_on.set()
 
 
-async def test_who_comes_while_files_expire_waits_and_has_new_ones(
+async def test_a_session_opened_while_its_files_expire_gets_new_ones(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.store(A)
@@ -293,7 +293,7 @@ async def test_who_comes_while_files_expire_waits_and_has_new_ones(
     assert house.stored == {A}
 
 
-async def test_who_reads_while_files_expire_waits_and_finds_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_while_files_expire_waits_and_finds_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.store(A)
     (house.data.paths(A).files / "directory").mkdir()
     await house.look()
@@ -343,7 +343,7 @@ async def test_a_server_that_stops_deletes_nothing_more(house: House) -> None:
     assert house.stored == {A}
 
 
-async def test_what_only_has_files_takes_no_place_while_they_are_deleted(house: House) -> None:
+async def test_deleting_files_of_a_closed_session_does_not_count_as_a_session(house: House) -> None:
     """Or one user who deletes thousands that are not there would keep all others out."""
     closed: asyncio.Queue[object] = asyncio.Queue()
     nobody = Absent(None, house.registry)

@@ -36,7 +36,7 @@ def test_every_state_is_reachable() -> None:
 
 
 @pytest.mark.parametrize("actions", [WorkspaceAction, KernelAction])
-def test_every_action_is_executed_by_somebody(actions: type[Enum]) -> None:
+def test_every_action_is_executed(actions: type[Enum]) -> None:
     room = Path(kernelbridge.workspace.__file__).parent
     code = "".join(path.read_text() for path in room.rglob("*.py") if path.name != "states.py")
     assert [action for action in actions if action.name != "NOTHING" and f"is {action}" not in code] == []
@@ -80,7 +80,7 @@ def test_an_event_that_a_state_does_not_know_is_a_bug() -> None:
         Machine(KERNEL, KernelState.ABSENT).on(KernelEvent.DIED)
 
 
-def test_a_message_that_comes_during_a_pause_is_not_forgotten_when_the_pause_is_there() -> None:
+def test_a_message_during_a_pause_resumes_the_sandbox() -> None:
     machine = Machine(WORKSPACE, WorkspaceState.ACTIVE)
     assert machine.on(WorkspaceEvent.IDLE) is WorkspaceAction.PAUSE
     assert machine.on(WorkspaceEvent.NEED) is WorkspaceAction.NOTHING

@@ -18,7 +18,7 @@ def test_no_jump_counts_for_more_than_the_longest_step_or_turns_the_clock_back(j
         assert 0 <= usage.clock - before <= STEP
 
 
-def test_who_is_new_or_in_use_has_just_been_used_and_who_is_gone_is_forgotten() -> None:
+def test_new_and_used_sessions_are_just_used_and_missing_ones_removed() -> None:
     usage = Usage(longest_step=STEP)
     usage.found(["a", "b"], in_use=())
     usage.advance(10)
@@ -35,7 +35,7 @@ def test_who_is_new_or_in_use_has_just_been_used_and_who_is_gone_is_forgotten() 
     assert not usage.use("never heard of")
 
 
-def test_it_goes_on_from_what_was_written() -> None:
+def test_the_clock_continues_from_what_was_written() -> None:
     usage = Usage(longest_step=STEP)
     usage.found(["a"], in_use=())
     usage.advance(7.5)
@@ -66,6 +66,6 @@ def test_a_use_later_than_the_clock_counts_as_now() -> None:
         b'{"clock": 1, "used": {}, "more": 1}',
     ],
 )
-def test_what_is_damaged_is_refused(text: bytes) -> None:
+def test_a_damaged_file_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         Usage.read(text, longest_step=STEP)

@@ -20,7 +20,8 @@ from kernelbridge.errors import (
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.server.absent_clients import Absent
+from kernelbridge.server.absent_clients import Absent, Absentees
+from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -43,7 +44,7 @@ FACTS = Facts(
 
 
 class BrokenSandbox(Unpaused):
-    """Starts nothing, and cannot be destroyed as often as it is told."""
+    """StartQueue nothing, and cannot be destroyed as often as it is told."""
 
     def __init__(self, runtime: "FaultyRuntime") -> None:
         self.id = "broken"
@@ -152,7 +153,7 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
     data.close()
 
 
-async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
+async def test_when_no_sandbox_can_be_made_all_waiting_requests_fail(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.refuse = RuntimeUnavailable("The engine does not answer", "start it")
@@ -169,7 +170,9 @@ async def test_when_no_sandbox_can_be_made_everybody_who_waits_is_told(
     await cells.wait(4)
 
 
-async def test_past_the_limit_the_asker_is_told_and_the_others_stay(registry: Registry, runtime: FaultyRuntime) -> None:
+async def test_past_the_limit_a_request_is_refused_and_the_others_stay(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
     runtime.gate.clear()
     workspace, cells = registry.attach(KEY, "c"), Answers()
     for _ in range(3):
@@ -196,7 +199,7 @@ async def test_a_close_during_the_start_answers_and_destroys_what_was_made(
     assert runtime.created == runtime.destroyed
 
 
-async def test_what_is_closed_while_it_waits_for_its_turn_is_not_made(
+async def test_a_session_closed_while_its_start_waits_is_not_started(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.gate.clear()
@@ -212,7 +215,7 @@ async def test_what_is_closed_while_it_waits_for_its_turn_is_not_made(
     assert runtime.created == 1
 
 
-async def test_a_sandbox_that_cannot_be_destroyed_keeps_nobody_from_closing_or_returning(
+async def test_a_sandbox_that_cannot_be_destroyed_prevents_neither_close_nor_return(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     runtime.failing_destroys = 1
@@ -269,7 +272,7 @@ async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
     assert not registry.closing(KEY)
 
 
-async def test_how_a_session_was_closed_is_noted_once_and_forgotten_with_its_files(
+async def test_a_note_of_the_close_is_written_and_deleted_with_the_files(
     registry: Registry, runtime: FaultyRuntime
 ) -> None:
     """Its sandbox ran, and its shell could not be started: nothing is lost, but who follows it is told."""
@@ -293,19 +296,75 @@ async def test_how_a_session_was_closed_is_noted_once_and_forgotten_with_its_fil
     assert not registry.was_closed(KEY)
 
 
+async def test_a_slow_disk_holds_up_the_end_of_a_session_and_nothing_else(
+    registry: Registry, runtime: FaultyRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the note of the end is on disk, the record stays: after a crash, the next server finds one of the two."""
+    writing, go = asyncio.Event(), threading.Event()
+    loop, write_closed_note = asyncio.get_running_loop(), DataDirectory.write_closed_note
+
+    def slow(data: DataDirectory, key: SessionKey, content: bytes) -> None:
+        loop.call_soon_threadsafe(writing.set)
+        assert go.wait(20)
+        write_closed_note(data, key, content)
+
+    monkeypatch.setattr(DataDirectory, "write_closed_note", slow)
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    record = registry._data.state / f"{KEY.workspace_id}.json"
+    note = registry._data.paths(KEY).files.parent / "closed.json"
+    try:
+        registry.detach("c")
+        await asyncio.wait_for(writing.wait(), 20)
+        assert registry.was_closed(KEY)
+        registry.attach(SessionKey("another", "s"), "d").commands.submit("ls", answers)
+        await answers.wait(2)
+        assert (record.exists(), note.exists(), runtime.destroyed) == (True, False, 0)
+    finally:
+        go.set()
+    await until(lambda: not registry.closing(KEY))
+    assert (record.exists(), note.exists()) == (False, True)
+
+
+async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
+    registry: Registry, runtime: FaultyRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That server wrote how it was closed, and was killed before it removed the record."""
+    answers = Answers()
+    registry.attach(KEY, "c").commands.submit("ls", answers)
+    await answers.wait(1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Record, "_unlink", lambda _record: None)
+        await registry.aclose()
+    assert registry.was_closed(KEY)
+    following = Registry(
+        runtime=runtime,
+        data=registry._data,
+        settings=SMALL,
+        executor=registry._executor,
+        limits=SessionLimits(2, 2),
+        max_starts=1,
+    )
+    await following.adopt(Absentees())
+    assert following.find(KEY) is not None
+    assert following._notes.get(KEY) is None
+    await following.aclose()
+
+
 async def test_a_note_that_cannot_be_read_or_written_costs_nothing(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for content in (b"", b"[]", b'{"closed_at": 5}', b"[" * 100_000):
-        monkeypatch.setattr(DataDirectory, "closed_note", lambda _data, _key, content=content: content)
+        monkeypatch.setattr(DataDirectory, "read_closed_note", lambda _data, _key, content=content: content)
         assert not registry.was_closed(KEY)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(DataDirectory, "closed_note", full)
-    monkeypatch.setattr(DataDirectory, "note_closed", full)
-    monkeypatch.setattr(DataDirectory, "forget_closed", full)
+    monkeypatch.setattr(DataDirectory, "read_closed_note", full)
+    monkeypatch.setattr(DataDirectory, "write_closed_note", full)
+    monkeypatch.setattr(DataDirectory, "remove_closed_note", full)
     answers = Answers()
     registry.attach(KEY, "c").commands.submit("ls", answers)
     await answers.wait(1)
@@ -339,7 +398,9 @@ async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_
     assert registry.attach(KEY, "c") is registry.find(KEY)
 
 
-async def test_an_asker_that_cannot_take_its_answer_holds_up_nobody(registry: Registry, runtime: FaultyRuntime) -> None:
+async def test_a_requester_that_cannot_take_its_answer_holds_up_no_other(
+    registry: Registry, runtime: FaultyRuntime
+) -> None:
     runtime.refuse = RuntimeUnavailable("The engine does not answer")
     workspace, cells = registry.attach(KEY, "c"), Answers()
 
@@ -379,7 +440,7 @@ class Told:
         return
 
 
-async def test_who_closes_a_session_that_is_closing_already_gets_the_reply_alone(registry: Registry) -> None:
+async def test_only_the_requester_gets_the_reply_of_a_second_close(registry: Registry) -> None:
     first, second, third = Told("first"), Told("second"), Told("third")
     workspace = registry.attach(KEY, "first")
     cells = Answers()

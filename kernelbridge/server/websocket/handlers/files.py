@@ -130,7 +130,7 @@ async def make_directory(context: RequestContext, message: MakeDirectory) -> Non
 
 
 async def _watch(context: RequestContext, *, hidden: bool) -> Watch:
-    def report(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `Tell` says
+    def report(changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001  as `SendChanges`
         return context.event(
             FileChanged(
                 **context.ids,
@@ -140,7 +140,7 @@ async def _watch(context: RequestContext, *, hidden: bool) -> Watch:
             )
         )
 
-    watch = await context.workspace.files.watch(hidden=hidden, tell=report, failed=context.fail)
+    watch = await context.workspace.files.watch(hidden=hidden, send=report, failed=context.fail)
     watch.on_end = context.client.on_close(watch.end)
     return watch
 

@@ -136,7 +136,7 @@ class RequestContext:
 
     def _passing(self, message: Message) -> bytes:
         """Encode a message for this client only, with a `seq` that it can resume from."""
-        seq, sent = getattr(message, "seq", UNSET), self.workspace.feed.told(self.client)
+        seq, sent = getattr(message, "seq", UNSET), self.workspace.feed.position(self.client)
         if seq is not UNSET and seq > sent:  # it overtakes events that are still being replayed to the client
             message = structs.replace(message, seq=sent)
         return encode(message)

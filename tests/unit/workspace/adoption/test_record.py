@@ -18,9 +18,9 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
-from kernelbridge.workspace.adoption.record import PreviousSession, Record, left_in_sandboxes, previous_sessions
+from kernelbridge.workspace.adoption.record import PreviousSession, Record, count_previous_sandboxes, previous_sessions
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.options import Bounds, Choice
+from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
@@ -65,25 +65,24 @@ def only(directory: Path) -> PreviousSession:
     return left
 
 
-def test_how_long_a_session_lives_on_is_noted_before_and_after_its_sandbox(tmp_path: Path) -> None:
+def test_how_long_a_session_stays_open_is_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
-    record.stays(60.0, keep_while_running=True)
-    record.opened(CHOICE, SANDBOX)
+    record.set_linger(1.0, keep_while_running=False)  # nothing is recorded before there is a sandbox
+    record.opened(CHOICE, SANDBOX, linger=60.0, keep_while_running=True)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (60.0, True)
-    record.stays(5.0, keep_while_running=False)
+    record.set_linger(5.0, keep_while_running=False)
     assert (only(tmp_path).state.linger, only(tmp_path).state.keep_while_running) == (5.0, False)
     record.leave()
     another = new(tmp_path)
     another.adopt(only(tmp_path).state, None)
-    another.opened(CHOICE, SANDBOX)  # its sandbox was lost
     assert only(tmp_path).state.linger == 5.0
 
 
-def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
+def test_an_open_session_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
-    record.shell_is(SHELL)
+    record.set_shell(SHELL)
     job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
     record.begins("msg_1", job, 12.5, 7.5)
     record.leave()
@@ -92,10 +91,8 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert left.state.kernel == KERNEL
     assert (left.state.had_shell, left.state.shell) == (True, SHELL)
     assert (left.state.seq, left.state.created, left.state.incarnation, left.state.lost) == (1000, "then", 3, None)
-    assert left.state.choice.choice(Bounds(Limits(tmp=7), "other")) == Choice(
-        Limits(memory=1 << 28, cpus=0.5, pids=64, tmp=7), "image:1", "python3", MappingProxyType({"A": "ß"})
-    )
-    known = left.state.left()
+    assert left.state.choice == CHOICE
+    known = left.state.sandbox
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
     assert left.cell is not None
@@ -103,14 +100,9 @@ def test_an_open_session_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert (left.command, left.state.terminals) == (None, ())
 
 
-def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None:
+def test_commands_and_terminals_are_recorded_until_their_end(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.command_begins(RunningCommand("r" * 100, True, since=1.0))  # noqa: FBT003 - streams
-    record.command_ended()
-    record.terminals_are([A, B])
-    left = only(tmp_path)
-    assert (left.command, left.state.terminals) == (None, (A, B))
     command = RunningCommand(
         "c",
         False,  # noqa: FBT003 - streams
@@ -120,6 +112,11 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
         nonce="n",
         moment=Moment(4, 5),
     )
+    record.command_begins(structs.replace(command, request_id="r" * 100))
+    record.command_ended()
+    record.set_terminals([A, B])
+    left = only(tmp_path)
+    assert (left.command, left.state.terminals) == (None, (A, B))
     record.command_begins(command)
     record.command_wrote(b"a" * 60)
     record.command_wrote(b"b" * 60)
@@ -133,7 +130,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
     record.adopt(left.without_sandbox().state, None)
     left = only(tmp_path)
     assert (left.command is None, left.state.terminals) == (False, (A, B))
-    record.shells_told()
+    record.shells_reported()
     left = only(tmp_path)
     assert (left.command, left.state.terminals) == (None, ())
 
@@ -141,7 +138,7 @@ def test_what_runs_in_shells_is_noted_until_it_has_ended(tmp_path: Path) -> None
 def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    record.terminals_are([A])
+    record.set_terminals([A])
     record.opened(CHOICE, SANDBOX)
     assert only(tmp_path).state.terminals == ()
 
@@ -151,9 +148,9 @@ def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> N
         key = SessionKey("Ada", f"s{number}")
         record = Record(tmp_path, key, created="then", runtime=runtime, seq=int, executor=AtOnce())
         record.opened(CHOICE, SANDBOX)
-    assert left_in_sandboxes(tmp_path, "docker") == 2
+    assert count_previous_sandboxes(tmp_path, "docker") == 2
     new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
-    assert left_in_sandboxes(tmp_path, "docker") == 1
+    assert count_previous_sandboxes(tmp_path, "docker") == 1
 
 
 def only_of(directory: Path, session: str) -> PreviousSession:
@@ -161,14 +158,7 @@ def only_of(directory: Path, session: str) -> PreviousSession:
     return left
 
 
-def test_a_runtime_without_images_takes_its_own_place_for_one(tmp_path: Path) -> None:
-    new(tmp_path).opened(CHOICE, SANDBOX)
-    assert only(tmp_path).state.choice.choice(Bounds(Limits(), None)).image is None
-    new(tmp_path).opened(Choice(Limits()), SANDBOX)
-    assert only(tmp_path).state.choice.choice(Bounds(Limits(), "default")).image == "default"
-
-
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_only_the_server_can_read_a_record(tmp_path: Path) -> None:
     earlier = os.umask(0)
     try:
         new(tmp_path).opened(CHOICE, SANDBOX)
@@ -191,7 +181,7 @@ def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
     assert cell.msg_id == "short"
 
 
-def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
+def test_the_time_that_a_cell_has_left_is_recorded(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.counts(1.0, 0.0)
@@ -201,7 +191,7 @@ def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
     def left_at(now: float) -> float | None:
         cell = only(tmp_path).cell
         assert cell is not None
-        return cell.left_at(now)
+        return cell.time_left(now)
 
     assert [left_at(now) for now in (102.0, 106.0, 3.0)] == [3.0, 0.0, 5.0]
     record.counts(3.0, None)
@@ -223,7 +213,7 @@ def test_how_much_time_a_cell_has_left_is_noted(tmp_path: Path) -> None:
     assert left_at(10.0) is None
 
 
-def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
+def test_a_loss_is_recorded_until_it_is_reported(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
@@ -231,11 +221,11 @@ def test_what_was_lost_is_noted_until_it_is_told(tmp_path: Path) -> None:
     state = only(tmp_path).state
     assert (state.kernel, state.lost, state.incarnation) == (None, "ended", 3)
     record.sandbox_lost()
-    assert only(tmp_path).state.left() is None
+    assert only(tmp_path).state.sandbox is None
     record.opened(CHOICE, SANDBOX)
     state = only(tmp_path).state
     assert (state.lost, state.incarnation) == ("ended", 3)
-    record.loss_told()
+    record.loss_reported()
     assert only(tmp_path).state.lost is None
 
 
@@ -248,7 +238,7 @@ def test_without_its_sandbox_an_interpreter_is_lost(tmp_path: Path) -> None:
     assert (state.sandbox, state.kernel, state.lost) == (None, None, "ended with its sandbox")
 
 
-def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
+def test_a_removed_record_is_not_written_again(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
     record.remove()
@@ -260,7 +250,7 @@ def test_what_is_forgotten_is_gone_and_written_no_more(tmp_path: Path) -> None:
     record.remove()
 
 
-def test_nothing_is_noted_before_there_is_a_sandbox(tmp_path: Path) -> None:
+def test_nothing_is_recorded_before_there_is_a_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.write()
     record.kernel_started(KERNEL)
@@ -281,9 +271,9 @@ def damaged(content: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 1}), b"[" * 10**6, damaged({"version": 2})]
+    "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 2}), b"[" * 10**6, damaged({"version": 3})]
 )
-def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_record_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
     other = SessionKey(None, "other")
     for key in (KEY, other):
         new(tmp_path, key).opened(CHOICE, SANDBOX)
@@ -292,10 +282,10 @@ def test_a_damaged_note_is_removed_and_the_others_are_read(tmp_path: Path, conte
     assert sorted(path.stem for path in tmp_path.iterdir()) == [other.workspace_id] * 2
 
 
-def test_a_note_of_another_version_is_not_read(tmp_path: Path) -> None:
+def test_a_record_of_another_version_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     path = tmp_path / f"{KEY.workspace_id}.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":1'))
+    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
     assert list(previous_sessions(tmp_path)) == []
 
 
@@ -307,7 +297,7 @@ def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_server_are_removed(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     for name in ("0.part", "1.cell", f"{KEY.workspace_id}.part"):
         (tmp_path / name).write_bytes(b"x")
@@ -321,7 +311,7 @@ def test_a_session_without_a_cells_file_is_read(tmp_path: Path) -> None:
     assert (only(tmp_path).key, only(tmp_path).cell) == (KEY, None)
 
 
-def test_a_note_that_cannot_be_read_is_kept_and_said(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_is_kept_and_reported(tmp_path: Path) -> None:
     note = tmp_path / f"{KEY.workspace_id}.json"
     note.mkdir()  # EISDIR, as good as EIO
     with pytest.raises(ConfigError, match="remove the file"):
@@ -340,7 +330,7 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     assert cell.msg_id == "msg_1"
 
 
-async def test_a_disk_that_stands_still_holds_up_nobody_but_who_waits_for_it(tmp_path: Path) -> None:
+async def test_a_hanging_disk_holds_up_only_those_that_wait_for_it(tmp_path: Path) -> None:
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         executor.submit(go_on.wait)

@@ -31,7 +31,7 @@ def test_different_sessions_have_different_workspaces(a: str | None, s: str, b: 
     assert first.workspace_id.isalnum()
 
 
-def test_nobody_is_not_the_user_called_none_or_the_empty_user() -> None:
+def test_a_client_without_a_name_is_not_the_user_none_or_the_empty_user() -> None:
     ids = {SessionKey(principal, "s").workspace_id for principal in (None, "None", "", "anonymous")}
     assert len(ids) == 4
 
@@ -47,7 +47,7 @@ def test_one_server_at_a_time(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_data_directory_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unusable_data_directory_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"):
         DataDirectory.open(tmp_path / "file" / "data")
@@ -116,37 +116,23 @@ def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataD
     assert data.stored("nobody") == []
 
 
-def test_what_earlier_versions_noted_of_an_open_session_is_taken_out(data: DataDirectory) -> None:
-    """Its environment was in the label, which is there for ever; nothing else may be lost of that."""
-    for name in ("a", "b"):
-        data.prepare_files(SessionKey("u", name), *own())
-    label = data.root / "workspaces" / SessionKey("u", "a").workspace_id / "session.json"
-    label.write_text(json.dumps({"principal": "u", "sessionId": "a", "open": {"env": {"TOKEN": "secret"}}}))
-    (data.root / "workspaces" / "broken").mkdir()
-    (data.root / "workspaces" / "broken" / "session.json").write_text('{"open": {}}')
-    assert sorted(data.stored("u")) == ["a", "b"]
-    data.forget_choices()
-    assert json.loads(label.read_text()) == {"principal": "u", "sessionId": "a"}
-    assert sorted(data.stored("u")) == ["a", "b"]
-
-
 def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
-    data.note_closed(key, b"nothing has files yet")
-    assert data.closed_note(key) is None
-    data.forget_closed(key)
+    data.write_closed_note(key, b"nothing has files yet")
+    assert data.read_closed_note(key) is None
+    data.remove_closed_note(key)
     data.prepare_files(key, *own())
-    data.note_closed(key, b"how")
-    assert data.closed_note(key) == b"how"
-    assert data.closed_note(SessionKey("another", "a")) is None
-    data.forget_closed(key)
-    assert data.closed_note(key) is None
-    data.note_closed(key, b"how")
+    data.write_closed_note(key, b"how")
+    assert data.read_closed_note(key) == b"how"
+    assert data.read_closed_note(SessionKey("another", "a")) is None
+    data.remove_closed_note(key)
+    assert data.read_closed_note(key) is None
+    data.write_closed_note(key, b"how")
     data.delete_files(key)
-    data.note_closed(key, b"too late")
+    data.write_closed_note(key, b"too late")
     assert list((data.root / "workspaces").iterdir()) == []
     data.prepare_files(key, *own())
-    assert data.closed_note(key) is None
+    assert data.read_closed_note(key) is None
 
 
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
@@ -160,7 +146,7 @@ def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
     assert list((data.root / "workspaces").iterdir()) == []
 
 
-def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
+def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = SessionKey("u", "a")
@@ -184,14 +170,14 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_anew(
     assert data.prepare_files(key, *own()).commits is not stored.commits
 
 
-def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) -> None:
+def test_preparation_and_deletion_at_the_same_time_both_succeed(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     done = threading.Event()
 
     def prepare() -> None:
         for _ in range(500):
             data.prepare_files(key, *own())
-            data.note_closed(key, b"how")
+            data.write_closed_note(key, b"how")
 
     def delete() -> None:
         while not done.is_set():
@@ -209,7 +195,7 @@ def test_who_prepares_files_need_not_mind_who_deletes_them(data: DataDirectory) 
     assert list((data.root / "workspaces").iterdir()) == []
 
 
-def test_what_somebody_took_out_of_a_workspace_is_made_again(data: DataDirectory) -> None:
+def test_a_part_that_was_removed_from_a_workspace_is_made_again(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     home = data.prepare_files(key, *own()).root.parent
     (home / "files").rmdir()
@@ -241,7 +227,7 @@ def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: Dat
     (files / "directory" / "file").touch()
     stored = data.prepare_files(key, 4321, 4322)
     assert files.stat().st_uid == os.getuid()
-    finish(data.handing_over(stored))
+    finish(data.change_owner(stored))
     expected = (4321, 4322) if os.geteuid() == 0 else own()
     for path in (files, files / "link", files / "directory", files / "directory" / "file"):
         assert (path.lstat().st_uid, path.lstat().st_gid) == expected
@@ -282,18 +268,18 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
         patched.setattr(data_directory, "remove_tree", full_of_trouble)
         with pytest.raises(FileError, match="cannot all be deleted"):
             data.delete_files(key)
-        data.remove_left()  # as little can be done
+        data.remove_leftovers()  # as little can be done
     assert not data.has_files(key)
     assert data.sessions() == []
     assert list(data.prepare_files(key, *own()).root.iterdir()) == []
-    data.remove_left()
+    data.remove_leftovers()
     assert [home.name for home in (data.root / "workspaces").iterdir()] == [key.workspace_id]
 
 
 def test_files_that_are_deleted_while_they_are_handed_over_say_so(data: DataDirectory) -> None:
     key = SessionKey("u", "a")
     stored = data.prepare_files(key, 1234, 100)
-    handing = data.handing_over(stored)
+    handing = data.change_owner(stored)
     data.delete_files(key)
     with pytest.raises(FilesDeleted):
         list(handing)

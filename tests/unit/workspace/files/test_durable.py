@@ -58,7 +58,7 @@ Change = Callable[[WorkspaceFiles], object]
         (lambda files: files.mkdir("c/d"), ["", "c"], None),
     ],
 )
-def test_what_was_changed_is_synced_behind_the_change(
+def test_a_changed_directory_is_synced_after_the_change(
     change: Change, directories: list[str], content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = WorkspaceFiles(

@@ -3,12 +3,12 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
@@ -21,7 +21,7 @@ from kernelbridge.errors import (
     NotADirectory,
 )
 from kernelbridge.workspace.files import syscalls, versions
-from kernelbridge.workspace.files.service import Upload
+from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.files.versions import Commits, Condition
 
@@ -40,7 +40,7 @@ def files(root: Path) -> WorkspaceFiles:
 # -- saving under conditions ----------------------------------------------------
 
 
-def test_of_many_who_create_one_does(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_creations_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
     ended: list[str] = []
     start = threading.Barrier(8)
 
@@ -62,7 +62,7 @@ def test_of_many_who_create_one_does(files: WorkspaceFiles, root: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["f"]
 
 
-def test_of_many_who_replace_one_version_one_does(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_replacements_of_one_version_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
     first = files.save("f", b"first")
     ended: list[str] = []
     start = threading.Barrier(8)
@@ -217,7 +217,7 @@ def test_deleting_a_deep_tree_needs_neither_stack_nor_descriptors(files: Workspa
     assert list(root.iterdir()) == []
 
 
-def test_what_could_not_be_deleted_has_its_name_again(
+def test_a_tree_that_cannot_be_deleted_gets_its_name_back(
     files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.save("d/f", b"x")
@@ -234,27 +234,36 @@ def test_what_could_not_be_deleted_has_its_name_again(
 # -- transfers ------------------------------------------------------------------
 
 
-def test_an_upload_is_there_when_it_is_committed(files: WorkspaceFiles, root: Path) -> None:
-    upload = Upload(files, "a/f", Condition())
-    finish(upload.begin())
-    upload.write(b"one ")
-    upload.write(bytearray(b"two"))
-    assert not (root / "a" / "f").exists()
-    saved = upload.commit()
-    upload.close()
+@pytest.fixture
+def session_files(files: WorkspaceFiles) -> Iterator[SessionFiles]:
+    async def prepared() -> WorkspaceFiles:
+        return files
+
+    async def settled() -> None:
+        pass
+
+    with ThreadPoolExecutor(1) as executor:
+        yield SessionFiles(files.root, prepared=prepared, settled=settled, executor=executor, max_frame=FRAME)
+
+
+async def test_an_upload_is_there_when_it_is_committed(session_files: SessionFiles, root: Path) -> None:
+    async with session_files.upload("a/f", Condition()) as upload:
+        await upload.write(b"one ")
+        await upload.write(bytearray(b"two"))
+        assert not (root / "a" / "f").exists()
+        saved = await upload.commit()
     assert (saved.size, saved.sha256, saved.created) == (7, sha(b"one two"), True)
     assert [path.name for path in (root / "a").iterdir()] == ["f"]
 
 
-def test_an_upload_that_is_not_committed_leaves_nothing(files: WorkspaceFiles, root: Path) -> None:
+async def test_an_upload_that_is_not_committed_leaves_nothing(
+    files: WorkspaceFiles, session_files: SessionFiles, root: Path
+) -> None:
     files.save("f", b"old")
-    upload = Upload(files, "f", Condition())
-    finish(upload.begin())
-    upload.write(b"new")
-    with pytest.raises(FileTooLarge):
-        upload.write(bytes(2 * FRAME))
-    upload.close()
-    upload.close()
+    async with session_files.upload("f", Condition()) as upload:
+        await upload.write(b"new")
+        with pytest.raises(FileTooLarge):
+            await upload.write(bytes(2 * FRAME))
     assert (root / "f").read_bytes() == b"old"
     assert [path.name for path in root.iterdir()] == ["f"]
 

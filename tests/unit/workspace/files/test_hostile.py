@@ -192,7 +192,7 @@ def test_a_racing_renamer_moves_nothing_outside(
     assert racing.tried("save", SAVES)
 
 
-def test_a_watch_never_tells_what_is_behind_a_link(root: Path, outside: Path) -> None:
+def test_a_watch_never_reports_what_is_behind_a_link(root: Path, outside: Path) -> None:
     for place in (root, root / "inner"):
         (place / "dir").mkdir(parents=True)
         (place / "link").symlink_to(outside / "dir")
@@ -283,7 +283,7 @@ def test_nothing_waits_for_a_fifo_socket_or_device(files: WorkspaceFiles, root: 
         assert (root / name).read_bytes() == b"mine"
 
 
-def test_a_bridge_that_is_not_root_is_told_what_it_may_not(root: Path, tmp_path: Path) -> None:
+def test_a_bridge_that_is_not_root_reports_missing_permissions(root: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (root / "closed").mkdir(mode=0o555)
     for directory in (root, root / "closed"):

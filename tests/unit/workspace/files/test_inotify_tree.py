@@ -78,7 +78,7 @@ def test_a_directory_that_takes_the_place_of_another_is_watched(tree: WatchTree,
     assert turn(tree) == {"a/b/f": "modified"}
 
 
-def test_hidden_and_unfinished_names_are_not_told(tree: WatchTree, root: Path) -> None:
+def test_hidden_and_unfinished_names_are_not_reported(tree: WatchTree, root: Path) -> None:
     (root / ".git").mkdir()
     (root / ".git" / "x").touch()
     (root / f".{'a' * 32}.part").touch()
@@ -93,7 +93,7 @@ def test_hidden_and_unfinished_names_are_not_told(tree: WatchTree, root: Path) -
     everything.close()
 
 
-def test_links_are_told_as_names_and_not_followed(tree: WatchTree, root: Path, tmp_path: Path) -> None:
+def test_links_are_reported_as_names_and_not_followed(tree: WatchTree, root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (root / "link").symlink_to(tmp_path / "outside")
     (root / "loop").symlink_to(".")
@@ -162,7 +162,7 @@ def test_lost_events_are_said_to_be_lost(tree: WatchTree, root: Path) -> None:
             lost = True
 
 
-def test_it_ends_when_the_root_is_gone(tree: WatchTree, root: Path) -> None:
+def test_it_ends_when_the_root_is_removed(tree: WatchTree, root: Path) -> None:
     (root / "a" / "f").unlink()
     (root / "a" / "b").rmdir()
     (root / "a").rmdir()

@@ -63,7 +63,7 @@ def test_ranges_beyond_the_end_are_empty(root: Path) -> None:
     assert text(root) == Content("", 0, 0, 0, sha(b""), Raw(b'""'))
 
 
-def test_what_is_not_text_is_refused_and_says_where(root: Path) -> None:
+def test_a_file_that_is_not_text_is_refused_with_the_place(root: Path) -> None:
     (root / "f").write_bytes(b"ab\xff\x80\x80\x80\x80\x80cd")
     with pytest.raises(NotText, match="not UTF-8 at byte 2"):
         text(root)
@@ -72,7 +72,7 @@ def test_what_is_not_text_is_refused_and_says_where(root: Path) -> None:
     assert text(root, 8).content == "cd"
 
 
-def test_what_does_not_fit_into_a_frame_says_what_to_do(root: Path) -> None:
+def test_a_file_that_does_not_fit_into_a_frame_is_refused_with_a_remedy(root: Path) -> None:
     (root / "f").write_bytes(b"\x01" * (FRAME // 2))
     with pytest.raises(FileTooLarge, match=r"read it in parts with offset and length, or whole by HTTP"):
         text(root)
@@ -82,7 +82,7 @@ def test_what_does_not_fit_into_a_frame_says_what_to_do(root: Path) -> None:
         read(root, "f", encoding="base64", offset=0, length=None, max_frame=FRAME)
 
 
-def test_what_is_no_file_is_not_opened(root: Path, tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(root: Path, tmp_path: Path) -> None:
     (root / "d").mkdir()
     os.mkfifo(root / "fifo")
     os.mknod(root / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
@@ -130,7 +130,7 @@ def test_a_file_that_shrinks_or_grows_while_it_is_read(root: Path, monkeypatch: 
 # -- listing --------------------------------------------------------------------
 
 
-def test_a_list_is_bounded_and_what_is_near_comes_first(root: Path) -> None:
+def test_a_list_is_bounded_and_near_entries_come_first(root: Path) -> None:
     (root / "a" / "b").mkdir(parents=True)
     for name in ("a/b/deep", "a/x", "z"):
         (root / name).touch()

@@ -1,5 +1,6 @@
 """Output that goes to a file: whole, bounded, and never at the cost of anything else."""
 
+import asyncio
 import errno
 import os
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.workspace.files import spill as spill_module
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, Spill, Spills
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
@@ -24,9 +26,11 @@ class FrozenDisk(Executor):
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1)
         self._thawed = threading.Event()
+        self.started = threading.Event()
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
         def wait_and_call() -> Any:
+            self.started.set()
             self._thawed.wait()
             return call(*args, **named)
 
@@ -66,7 +70,7 @@ def files(root: Path) -> WorkspaceFiles:
 
 
 def spills(root: Path, executor: Executor, limit: int = LIMIT) -> Spills:
-    return Spills(lambda: files(root), executor, limit=limit)
+    return Spills(lambda: files(root), executor, TaskSet(), limit=limit)
 
 
 def new(root: Path, executor: Executor, limit: int = LIMIT) -> Spill:
@@ -103,7 +107,7 @@ async def test_a_file_can_begin_again_or_go(root: Path, executor: Executor) -> N
     other = new(root, executor)
     other.begin(["x"])
     other.discard()
-    executor.shutdown()
+    await asyncio.gather(*other._tasks._tasks)
     assert [path.name for path in (root / ".kernelbridge/output").iterdir()] == [Path(spilled.path).name]
 
 
@@ -140,7 +144,7 @@ async def test_old_files_do_not_add_up(root: Path, executor: Executor) -> None:
     assert len(list((root / ".kernelbridge/output").iterdir())) == 3
 
 
-async def test_what_is_not_ours_is_left_alone(root: Path, executor: Executor) -> None:
+async def test_other_files_of_the_directory_stay(root: Path, executor: Executor) -> None:
     output = root / ".kernelbridge/output"
     output.mkdir(parents=True)
     (output / "notes.txt").write_text("mine")
@@ -186,7 +190,9 @@ async def test_a_frozen_disk_holds_up_nothing(root: Path, monkeypatch: pytest.Mo
         spill.begin(["begun"])
         spilled = await spill.finish()
         assert (spilled.path, spilled.complete) == (None, False)
-    assert list(root.iterdir()) == []
+        frozen.thaw()
+        await asyncio.gather(*spill._tasks._tasks)
+    assert list((root / ".kernelbridge/output").iterdir()) == []
 
 
 async def test_a_slow_disk_ends_the_file_where_too_much_waits(root: Path) -> None:
@@ -201,3 +207,24 @@ async def test_a_slow_disk_ends_the_file_where_too_much_waits(root: Path) -> Non
     assert not spilled.complete
     assert spilled.path is not None
     assert (root / spilled.path).read_text() == "begun" + part * (BACKLOG >> 20)
+
+
+async def test_the_end_of_a_session_closes_its_files(root: Path) -> None:
+    """Of runs that end with it, also if a thread is writing; nobody waits for them any more."""
+    tasks = TaskSet()
+    with FrozenDisk() as frozen:
+        of_session = Spills(lambda: files(root), frozen, tasks, limit=LIMIT)
+        begun, finishing = of_session.new("cell"), of_session.new("command")
+        assert begun is not None
+        assert finishing is not None
+        begun.begin(["begun"])
+        finishing.begin(["finishing"])
+        end = asyncio.create_task(finishing.finish())
+        await asyncio.to_thread(frozen.started.wait, 20)
+        end.cancel()
+        ending = asyncio.create_task(tasks.aclose())
+        frozen.thaw()
+        await ending
+        await of_session.aclose()
+    assert (begun._file._fd, finishing._file._fd) == (-1, -1)
+    assert "begun" in {path.read_text() for path in (root / ".kernelbridge/output").iterdir()}

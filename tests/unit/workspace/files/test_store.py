@@ -130,7 +130,7 @@ def test_dots_and_doubled_slashes_inside_mean_nothing() -> None:
         ("a/" * 2048 + "b", "4097 bytes and the limit is 4096"),
     ],
 )
-def test_what_is_no_relative_path_is_refused(files: WorkspaceFiles, root: Path, name: str, reason: str) -> None:
+def test_a_path_that_is_not_relative_is_refused(files: WorkspaceFiles, root: Path, name: str, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason) as caught:
         files.save(name, b"x")
     assert caught.value.field == "filename"

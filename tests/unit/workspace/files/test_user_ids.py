@@ -11,7 +11,7 @@ import pytest
 
 from kernelbridge.aio.threads import finish
 from kernelbridge.errors import LimitExceeded
-from kernelbridge.workspace.files.change_owner import giving
+from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.user_ids import Uids
 from kernelbridge.workspace.session_key import SessionKey
@@ -23,7 +23,7 @@ AS_ROOT = os.geteuid() == 0
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[DataDirectory]:
     made = DataDirectory.open(tmp_path / "data")
-    made.give_uids(FIRST, LAST)
+    made.assign_uids(FIRST, LAST)
     yield made
     made.close()
 
@@ -43,7 +43,7 @@ def test_each_has_one_of_its_own_and_keeps_it() -> None:
     assert first[:100] == first[100:200] == first[200:]
 
 
-def test_when_open_sessions_have_all_of_them_another_is_told() -> None:
+def test_when_open_sessions_have_all_ids_another_is_refused() -> None:
     opened = {"a", "b"}
     given = uids(last=FIRST + 1, opened=opened)
     first = {name: given.of(name, "u") for name in "ab"}
@@ -82,13 +82,13 @@ def test_of_two_that_open_at_once_one_gets_another() -> None:
     assert len({given.of("a", None), given.of("b", None)}) == 2
 
 
-def test_what_an_earlier_server_left_running_keeps_its_id_for_itself() -> None:
+def test_a_sandbox_of_an_earlier_server_keeps_its_id_for_itself() -> None:
     """Nobody asks for it again: its sandbox has it."""
     given = uids(opened={"running", "other"}, running=FIRST, other=FIRST)
     assert given.of("other", None) != FIRST
 
 
-def test_a_user_who_has_used_them_up_shares_with_himself_first() -> None:
+def test_a_user_who_has_used_all_ids_shares_their_own_first() -> None:
     given = uids(last=FIRST + 9)
     for number in range(8):
         given.of(f"w{number}", "greedy")
@@ -100,7 +100,7 @@ def test_a_user_who_has_used_them_up_shares_with_himself_first() -> None:
     assert FIRST <= given.of("new", "another") <= FIRST + 9
 
 
-def test_what_was_given_back_is_given_out_last() -> None:
+def test_a_released_id_is_assigned_last() -> None:
     """A sandbox that could not be removed may still have it."""
     given = uids(last=FIRST + 3)
     back = given.of("a", "u")
@@ -111,7 +111,7 @@ def test_what_was_given_back_is_given_out_last() -> None:
     assert given.of("e", "u") == back
 
 
-def test_what_is_in_use_at_the_start_is_kept() -> None:
+def test_ids_in_use_at_the_start_are_kept() -> None:
     given = uids(kept=FIRST + 7, outside=1000)
     assert given.of("kept", "u") == FIRST + 7
     assert all(given.of(str(number), "u") != FIRST + 7 for number in range(99))
@@ -128,7 +128,7 @@ def test_two_servers_hardly_ever_choose_the_same() -> None:
 # -- files ----------------------------------------------------------------------
 
 
-def test_the_files_say_who_has_which(data: DataDirectory) -> None:
+def test_the_owner_of_the_files_is_the_id_of_the_session(data: DataDirectory) -> None:
     keys = [SessionKey("u", str(number)) for number in range(5)]
     stored = [data.prepare_files(key, 1000, 100, own_uid=True) for key in keys]
     assert len({found.uid for found in stored}) == 5
@@ -139,22 +139,22 @@ def test_the_files_say_who_has_which(data: DataDirectory) -> None:
     before = [found.uid for found in stored]
     data.close()
     with_another = DataDirectory.open(data.root)
-    with_another.give_uids(FIRST, LAST)
+    with_another.assign_uids(FIRST, LAST)
     after = [with_another.prepare_files(key, 1000, 100, own_uid=True).uid for key in reversed(keys)]
     with_another.close()
     assert after == before[::-1]
 
 
 def test_deleted_files_give_their_id_back(data: DataDirectory) -> None:
-    data.give_uids(FIRST, FIRST + 1)
+    data.assign_uids(FIRST, FIRST + 1)
     first = data.prepare_files(SessionKey("u", "a"), 1000, 100, own_uid=True).uid
     data.prepare_files(SessionKey("u", "b"), 1000, 100, own_uid=True)
     assert data.delete_files(SessionKey("u", "a"))
     assert data.prepare_files(SessionKey("u", "c"), 1000, 100, own_uid=True).uid == first
 
 
-def test_who_stores_many_sessions_uses_up_the_ids_of_nobody_else(data: DataDirectory) -> None:
-    data.give_uids(FIRST, FIRST + 2)
+def test_a_user_with_many_stored_sessions_leaves_ids_for_others(data: DataDirectory) -> None:
+    data.assign_uids(FIRST, FIRST + 2)
     theirs = data.prepare_files(SessionKey("v", "a"), 1000, 100, own_uid=True).uid
     mine = {data.prepare_files(SessionKey("u", str(n)), 1000, 100, own_uid=True).uid for n in range(10)}
     assert mine == {FIRST, FIRST + 1, FIRST + 2} - {theirs}
@@ -163,15 +163,15 @@ def test_who_stores_many_sessions_uses_up_the_ids_of_nobody_else(data: DataDirec
 
 def test_open_sessions_never_share_after_another_start_either(data: DataDirectory) -> None:
     keys = [SessionKey("u", str(number)) for number in range(5)]
-    data.give_uids(FIRST, FIRST + 1)
+    data.assign_uids(FIRST, FIRST + 1)
     for key in keys:
         data.prepare_files(key, 1000, 100, own_uid=True)
     opened: list[SessionKey] = []
-    data.give_uids(FIRST, FIRST + 1, lambda: opened)
+    data.assign_uids(FIRST, FIRST + 1, lambda: opened)
     opened += keys[:2]
     stored = [data.prepare_files(key, 1000, 100, own_uid=True) for key in opened]
     for found in stored:
-        finish(data.handing_over(found))
+        finish(data.change_owner(found))
     assert {found.uid for found in stored} == {FIRST, FIRST + 1}
     expected = [(found.uid, 100) if AS_ROOT else (os.getuid(), os.getgid()) for found in stored]
     assert [(found.root.stat().st_uid, found.root.stat().st_gid) for found in stored] == expected
@@ -210,13 +210,13 @@ def test_all_changes_hands_and_no_link_is_followed(tmp_path: Path) -> None:
     tree(root)
     before = Path("/etc/passwd").stat().st_uid
     uid, gid = (FIRST, 100) if AS_ROOT else (os.getuid(), os.getgid())
-    pieces = sum(1 for _ in giving(root, uid, gid))
+    pieces = sum(1 for _ in change_owner(root, uid, gid))
     assert pieces >= 15  # every 100 names
     assert owners(root) == {f"{uid}:{gid}"}
     assert Path("/etc/passwd").stat().st_uid == before
 
 
-def test_what_was_broken_off_is_done_by_the_next_start(data: DataDirectory) -> None:
+def test_the_next_start_completes_a_change_of_owner(data: DataDirectory) -> None:
     """Only root can give files away; another server's sandboxes are its own user."""
     key = SessionKey("u", "a")
     stored = data.prepare_files(key, 1000, 100)
@@ -224,10 +224,10 @@ def test_what_was_broken_off_is_done_by_the_next_start(data: DataDirectory) -> N
         (stored.root / str(number)).touch()
     before = owners(stored.root)
     moved = data.prepare_files(key, 1000, 100, own_uid=True)
-    begun = data.handing_over(moved)
+    begun = data.change_owner(moved)
     assert len(list(itertools.islice(begun, 3))) == (3 if AS_ROOT else 0)
     begun.close()
     assert owners(stored.root) == before | ({f"{moved.uid}:100"} if AS_ROOT else set())
-    finish(data.handing_over(data.prepare_files(key, 1000, 100, own_uid=True)))
+    finish(data.change_owner(data.prepare_files(key, 1000, 100, own_uid=True)))
     assert owners(stored.root) == ({f"{moved.uid}:100"} if AS_ROOT else before)
-    assert list(data.handing_over(moved)) == []
+    assert list(data.change_owner(moved)) == []

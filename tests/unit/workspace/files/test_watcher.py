@@ -27,7 +27,7 @@ class Told:
         self.tries = 0
         self._changed = asyncio.Event()
 
-    def tell(self, changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001 - as `Tell` says
+    def send(self, changes: Mapping[str, Change], more: bool) -> bool:  # noqa: FBT001 - as `SendChanges`
         self.tries += 1
         if not self.slow:
             self.events.append((dict(changes), more))
@@ -59,7 +59,7 @@ async def watcher(tmp_path: Path, executor: Executor) -> AsyncIterator[Watcher]:
 
 
 async def begun(watcher: Watcher, told: Told, *, hidden: bool = False) -> Watch:
-    watch = await watcher.join(hidden=hidden, tell=told.tell, failed=told.failed)
+    watch = await watcher.join(hidden=hidden, send=told.send, failed=told.failed)
     watch.begin()
     return watch
 
@@ -72,9 +72,9 @@ def inotify_descriptors() -> int:
     return found
 
 
-async def test_nothing_is_told_before_the_beginning_and_nothing_lost(watcher: Watcher, tmp_path: Path) -> None:
+async def test_nothing_is_sent_before_the_beginning_and_nothing_lost(watcher: Watcher, tmp_path: Path) -> None:
     told, other = Told(), Told()
-    watch = await watcher.join(hidden=False, tell=told.tell, failed=told.failed)
+    watch = await watcher.join(hidden=False, send=told.send, failed=told.failed)
     await begun(watcher, other)
     (tmp_path / "files" / "a").touch()
     await other.something()
@@ -83,7 +83,7 @@ async def test_nothing_is_told_before_the_beginning_and_nothing_lost(watcher: Wa
     assert told.events == [({"a": "added"}, False)]
 
 
-async def test_a_slow_client_is_told_later_and_together(watcher: Watcher, tmp_path: Path) -> None:
+async def test_a_slow_client_gets_changes_later_and_together(watcher: Watcher, tmp_path: Path) -> None:
     told, other = Told(), Told()
     await begun(watcher, told)
     await begun(watcher, other)
@@ -113,7 +113,7 @@ async def test_many_changes_are_bounded(watcher: Watcher, tmp_path: Path, monkey
     assert told.events[0][1] is True
 
 
-async def test_it_runs_while_somebody_watches(watcher: Watcher) -> None:
+async def test_it_runs_while_there_is_a_watch(watcher: Watcher) -> None:
     before = inotify_descriptors()
     first = await begun(watcher, Told())
     second = await begun(watcher, Told())
@@ -143,7 +143,7 @@ async def test_an_owner_has_one_watch(watcher: Watcher, tmp_path: Path) -> None:
     assert (first.events, second.events) == ([], [({"a": "added"}, False)])
 
 
-async def test_the_end_by_itself_is_told_with_its_reason_and_it_can_begin_anew(
+async def test_a_watch_that_ends_by_itself_says_why_and_can_begin_again(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told()
@@ -170,7 +170,7 @@ async def test_the_end_by_itself_is_told_with_its_reason_and_it_can_begin_anew(
     await begun(watcher, told)
 
 
-async def test_a_failure_of_the_system_is_told(
+async def test_a_failure_of_the_system_is_reported(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class ExhaustedTree(WatchTree):
@@ -186,7 +186,7 @@ async def test_a_failure_of_the_system_is_told(
         (tmp_path / "files" / "a").touch()
         await told.something()
     assert [(type(error), error.reason) for error in told.errors] == [
-        (FileError, "Too many open files; watch them anew")
+        (FileError, "Too many open files; watch them again")
     ]
     await begun(watcher, told)
     (tmp_path / "files" / "b").touch()
@@ -194,7 +194,7 @@ async def test_a_failure_of_the_system_is_told(
     assert told.events == [({"b": "added"}, False)]
 
 
-async def test_who_begins_to_watch_while_the_session_ends_is_told(
+async def test_a_watch_that_begins_while_the_session_ends_is_an_error(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
@@ -220,7 +220,7 @@ async def test_who_begins_to_watch_while_the_session_ends_is_told(
         await asyncio.wait({joining}, timeout=0)
 
 
-async def test_the_end_of_the_session_is_told(watcher: Watcher) -> None:
+async def test_the_end_of_the_session_is_reported(watcher: Watcher) -> None:
     told = Told()
     await begun(watcher, told)
     await watcher.aclose()

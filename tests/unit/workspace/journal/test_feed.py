@@ -96,7 +96,7 @@ def texts(frames: list[dict[str, Any]]) -> list[str]:
     return [str(frame.get("text", frame.get("type"))) for frame in frames]
 
 
-async def test_who_asks_gets_the_answer_as_it_is_and_who_streams_with_its_number(feed: Feed) -> None:
+async def test_a_requester_gets_the_answer_and_one_that_streams_its_number_too(feed: Feed) -> None:
     plain, streaming = StallingListener("plain"), StallingListener("streaming", streams=True)
     answer(feed, plain, "a")
     answer(feed, streaming, "b")
@@ -104,7 +104,7 @@ async def test_who_asks_gets_the_answer_as_it_is_and_who_streams_with_its_number
     assert await streaming.take(1) == [{"text": "b", "seq": 2}]
 
 
-async def test_an_answer_for_nobody_is_kept_and_an_event_is_not_left_out(feed: Feed) -> None:
+async def test_an_answer_without_a_connection_is_kept_and_an_event_is_stored(feed: Feed) -> None:
     gone, back = StallingListener("gone"), StallingListener("back")
     gone.leave(feed)
     assert event(feed, gone, "event")
@@ -115,7 +115,7 @@ async def test_an_answer_for_nobody_is_kept_and_an_event_is_not_left_out(feed: F
     assert frames[1:] == [{"text": "event", "seq": 1}, {"text": "answer", "seq": 2}]
 
 
-async def test_what_was_on_its_way_when_a_connection_ended_is_kept(tasks: TaskSet) -> None:
+async def test_an_answer_that_was_queued_when_its_connection_ended_is_kept(tasks: TaskSet) -> None:
     feed = make(tasks, size=1000)
     asker, back = StallingListener("asker"), StallingListener("back")
     answer(feed, asker, "x" * 5000)
@@ -129,7 +129,7 @@ async def test_what_was_on_its_way_when_a_connection_ended_is_kept(tasks: TaskSe
     assert frames[0]["lost"]["from"] == 1
 
 
-async def test_what_nobody_waits_for_takes_no_room_from_a_result_that_is_kept(tasks: TaskSet) -> None:
+async def test_an_unsent_event_does_not_displace_a_kept_result(tasks: TaskSet) -> None:
     feed = make(tasks)
     asker, back = StallingListener("asker"), StallingListener("back")
     asker.open = False
@@ -147,7 +147,7 @@ async def test_what_nobody_waits_for_takes_no_room_from_a_result_that_is_kept(ta
     assert texts(await back.take(2)) == ["resumed", "x" * 300_000]
 
 
-async def test_who_is_gone_is_not_told_what_becomes_of_the_session(feed: Feed) -> None:
+async def test_a_closed_connection_gets_no_status(feed: Feed) -> None:
     gone = StallingListener("gone")
     gone.open = False
     feed.join(gone)
@@ -177,7 +177,7 @@ async def test_a_follower_that_stalls_gets_the_rest_from_the_journal(feed: Feed)
     assert texts(await follower.take(1)) == ["live"]
 
 
-async def test_a_follower_that_stalls_too_long_is_told_what_is_lost(tasks: TaskSet) -> None:
+async def test_a_follower_that_stalls_too_long_learns_what_is_lost(tasks: TaskSet) -> None:
     feed = make(tasks, size=4000)
     asker, follower = StallingListener("asker"), StallingListener("follower", capacity=3)
     feed.follow(follower, 0, UNSET)
@@ -194,7 +194,7 @@ async def test_a_follower_that_stalls_too_long_is_told_what_is_lost(tasks: TaskS
     assert missing <= said
 
 
-async def test_who_follows_is_answered_once(feed: Feed) -> None:
+async def test_a_follower_gets_an_answer_once(feed: Feed) -> None:
     follower = StallingListener("follower", streams=True)
     feed.follow(follower, 0, UNSET)
     feed.follow(follower, 0, UNSET)
@@ -222,7 +222,7 @@ async def test_status_goes_to_the_audience_and_to_followers_once(feed: Feed) -> 
     for listener in (audience, follower):
         (frame,) = await listener.take(1)
         assert (frame["type"], frame["status"], frame["seq"]) == ("session_status", "ready", 1)
-    feed.dismiss(audience)
+    feed.exclude(audience)
     feed.status("closed", "it was")
     assert audience.waiting == plain.waiting == []
     assert (await follower.take(1))[0]["status"] == "closed"
@@ -239,7 +239,7 @@ async def test_a_follower_that_leaves_is_forgotten(feed: Feed) -> None:
 
 
 async def test_numbers_go_on_behind_those_of_an_earlier_server(tasks: TaskSet) -> None:
-    feed = Feed("s", created="now", journal_size=1 << 20, kept_size=1 << 20, tasks=tasks, told=1000)
+    feed = Feed("s", created="now", journal_size=1 << 20, kept_size=1 << 20, tasks=tasks, last_seq=1000)
     listener = StallingListener("a")
     feed.follow(listener, 17, UNSET)
     feed.status("ready", "it is")

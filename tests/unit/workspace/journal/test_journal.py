@@ -33,7 +33,7 @@ def test_the_oldest_frames_go_first_and_that_is_known() -> None:
     assert (made.lost, made.last) == (2, 8)
 
 
-def test_what_nobody_got_outlives_its_turn_until_it_is_delivered() -> None:
+def test_an_undelivered_entry_stays_until_it_is_delivered() -> None:
     made = journal()
     (kept,) = fill(made, 1, kept=True)
     fill(made, 2, 3, 4, 5)
@@ -43,7 +43,7 @@ def test_what_nobody_got_outlives_its_turn_until_it_is_delivered() -> None:
     assert numbers(made) == [3, 4, 5]
 
 
-def test_what_is_delivered_in_time_takes_its_turn_like_the_others() -> None:
+def test_an_entry_that_is_delivered_in_time_is_dropped_like_the_others() -> None:
     made = journal()
     (kept,) = fill(made, 1, kept=True)
     made.delivered(kept)
@@ -52,7 +52,7 @@ def test_what_is_delivered_in_time_takes_its_turn_like_the_others() -> None:
     assert numbers(made) == [2, 3, 4]
 
 
-def test_what_was_given_and_did_not_arrive_comes_back() -> None:
+def test_an_entry_that_did_not_arrive_is_kept_again() -> None:
     made = journal()
     first, second = fill(made, 1, 2)
     fill(made, 3, 4, 5)
@@ -62,7 +62,7 @@ def test_what_was_given_and_did_not_arrive_comes_back() -> None:
     assert numbers(made) == [1, 2, 3, 4, 5]
 
 
-def test_too_much_that_nobody_got_is_bounded_but_for_the_newest() -> None:
+def test_undelivered_entries_are_bounded_but_for_the_newest() -> None:
     made = journal(kept=2)
     fill(made, 1, 2, 3, 4, 5, 6, 7, 8, kept=True)
     assert numbers(made) == [4, 5, 6, 7, 8]
@@ -81,7 +81,7 @@ def test_a_frame_larger_than_the_journal_pushes_nothing_out() -> None:
     assert made.lost == 3
 
 
-def test_a_frame_is_numbered_for_those_who_follow() -> None:
+def test_a_frame_is_numbered_for_followers() -> None:
     plain, with_number = Entry(7, FRAME, numbered=False), Entry(8, b'{"seq":8}', numbered=True)
     assert json.loads(plain.with_seq()) == {"type": "x", "seq": 7}
     assert with_number.with_seq() == b'{"seq":8}'
@@ -105,7 +105,7 @@ def test_it_is_read_in_parts(most: int) -> None:
         max_size=60,
     )
 )
-def test_it_is_always_bounded_in_order_and_true_about_what_is_gone(steps: list[tuple[str, int, int]]) -> None:
+def test_it_is_always_bounded_in_order_and_right_about_lost_numbers(steps: list[tuple[str, int, int]]) -> None:
     made = Journal(size=4000, kept_size=3000)
     all_of_them: list[Entry] = []
     for what, size, which in steps:

@@ -17,7 +17,7 @@ def test_it_counts_from_the_last_use() -> None:
     assert clock.left(115, busy=False) == 0
 
 
-def test_what_runs_is_not_idle_however_long_it_takes() -> None:
+def test_a_session_in_which_something_runs_is_never_idle() -> None:
     clock = IdleClock(LIMIT)
     clock.touch(0)
     assert clock.left(1000, busy=True) == LIMIT

@@ -67,13 +67,20 @@ class Place:
         )
         self.busy = False
         self.tasks = TaskSet()
-        self.pausing = Pausing(self.machine, idle_timeout=idle_timeout, busy=lambda: self.busy, tasks=self.tasks)
         self.sandbox = ObedientSandbox()
+        self.current: Sandbox | None = cast("Sandbox", self.sandbox)
+        self.pausing = Pausing(
+            self.machine, lambda: self.current, idle_timeout=idle_timeout, busy=lambda: self.busy, tasks=self.tasks
+        )
         self.pausing.began(cast("Sandbox", self.sandbox))
 
     def _observe(self, event: WorkspaceEvent) -> None:
         self.events.append(event.name)
         self.changed.set()
+
+    def end(self) -> None:
+        self.current = None
+        self.pausing.ended()
 
     async def until(self, state: WorkspaceState) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -90,7 +97,7 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     place = Place()
     yield place
-    place.pausing.ended()
+    place.end()
     await place.tasks.aclose()
 
 
@@ -109,7 +116,7 @@ async def test_an_idle_sandbox_is_paused_and_the_next_message_resumes_it(place: 
     await place.paused()  # and so on
 
 
-async def test_what_is_busy_is_not_paused(place: Place) -> None:
+async def test_a_busy_session_is_not_paused(place: Place) -> None:
     place.busy = True
     assert place.sandbox.calls.empty()
     looks = 0
@@ -137,14 +144,14 @@ async def test_a_message_in_the_middle_of_a_pause_waits_for_its_end_and_that_of_
     assert place.events[:4] == ["IDLE", "NEED", "PAUSED", "RESUMED"]
 
 
-async def test_after_a_pause_that_failed_it_is_resumed_because_nobody_knows(place: Place) -> None:
+async def test_after_a_failed_pause_the_sandbox_is_resumed(place: Place) -> None:
     await place.sandbox.let("pause", RuntimeUnavailable("The engine does not answer"))
     await place.sandbox.let("resume")
     await place.until(WorkspaceState.ACTIVE)
     await place.paused()  # tried again when it was idle as long again
 
 
-async def test_who_waits_for_a_pause_that_failed_is_told_that_the_engine_does_not_answer(place: Place) -> None:
+async def test_a_message_during_a_failed_pause_gets_the_engines_error(place: Place) -> None:
     """And does not wait as long again for the resume, which is tried all the same."""
     await place.until(WorkspaceState.PAUSING)
     message = asyncio.create_task(place.pausing.awake())
@@ -157,7 +164,7 @@ async def test_who_waits_for_a_pause_that_failed_is_told_that_the_engine_does_no
     await answered(message)
 
 
-async def test_a_resume_that_failed_is_told_to_who_waits_and_tried_again_by_the_next(place: Place) -> None:
+async def test_a_failed_resume_is_reported_and_the_next_message_tries_again(place: Place) -> None:
     await place.paused()
     messages = [asyncio.create_task(place.pausing.awake()) for _ in range(2)]
     await place.sandbox.let("resume", RuntimeUnavailable("The engine does not answer"))
@@ -170,19 +177,19 @@ async def test_a_resume_that_failed_is_told_to_who_waits_and_tried_again_by_the_
     await answered(message)
 
 
-async def test_who_waits_for_a_sandbox_that_is_lost_waits_no_more(place: Place) -> None:
+async def test_the_loss_of_the_sandbox_ends_the_wait_for_it(place: Place) -> None:
     await place.paused()
     message = asyncio.create_task(place.pausing.awake())
     await place.until(WorkspaceState.RESUMING)
     place.machine.on(WorkspaceEvent.LOST)
-    place.pausing.ended()
+    place.end()
     await answered(message)
     await place.sandbox.let("resume", SandboxError("The sandbox is gone"))  # too late to matter
     await asyncio.sleep(0)
     assert place.machine.state is WorkspaceState.ABSENT
 
 
-async def test_a_pause_by_somebody_else_is_followed_and_undone_by_the_next_message(place: Place) -> None:
+async def test_the_next_message_ends_a_pause_by_another_program(place: Place) -> None:
     place.busy = True
     await asyncio.sleep(0)
     place.busy = False
@@ -196,7 +203,7 @@ async def test_a_pause_by_somebody_else_is_followed_and_undone_by_the_next_messa
     await answered(message)
 
 
-async def test_a_pause_by_somebody_else_is_undone_at_once_if_something_runs(place: Place) -> None:
+async def test_a_pause_by_another_program_ends_at_once_if_something_runs(place: Place) -> None:
     place.busy = True
     place.sandbox.told(True)  # noqa: FBT003 - what is told
     await place.sandbox.let("resume", RuntimeUnavailable("The engine does not answer"))
@@ -256,7 +263,7 @@ class Walk(Place):
 
 
 @given(st.lists(st.sampled_from([Walk.message, Walk.succeed, Walk.fail, Walk.somebody, Walk.idle]), max_size=30))
-def test_no_message_waits_for_ever_and_none_passes_while_it_stands_still(steps: list[Callable[[Walk], None]]) -> None:
+def test_no_message_waits_for_ever_and_none_passes_during_a_pause(steps: list[Callable[[Walk], None]]) -> None:
     async def walk() -> None:
         place = Walk()
         for step in steps:
@@ -269,7 +276,7 @@ def test_no_message_waits_for_ever_and_none_passes_while_it_stands_still(steps: 
         *_, last = (task.exception() for task in place.messages)
         assert last is None
         assert all(isinstance(task.exception(), RuntimeUnavailable | None) for task in place.messages)
-        place.pausing.ended()
+        place.end()
         await place.tasks.aclose()
 
     asyncio.run(walk())

@@ -3,16 +3,16 @@ import asyncio
 import pytest
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.workspace.lifecycle.start_queue import Starts
+from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 
 
-async def waiting(starts: Starts, count: int) -> None:
+async def waiting(starts: StartQueue, count: int) -> None:
     while starts.waiting != count:
         await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0)
 
 
 async def test_no_more_than_so_many_start_at_once_and_users_take_turns() -> None:
-    starts, running, most, order = Starts(2), 0, 0, []
+    starts, running, most, order = StartQueue(2), 0, 0, []
 
     async def start(user: str) -> None:
         nonlocal running, most
@@ -31,8 +31,8 @@ async def test_no_more_than_so_many_start_at_once_and_users_take_turns() -> None
     assert order.index("b") == 3
 
 
-async def test_all_who_wait_hear_at_once_of_an_engine_that_does_not_answer() -> None:
-    starts = Starts(1)
+async def test_all_waiting_starts_fail_when_the_engine_does_not_answer() -> None:
+    starts = StartQueue(1)
     release = asyncio.Event()
 
     async def start() -> None:
@@ -50,8 +50,8 @@ async def test_all_who_wait_hear_at_once_of_an_engine_that_does_not_answer() -> 
 
 
 @pytest.mark.parametrize("granted", [False, True])
-async def test_one_who_is_cancelled_leaves_its_turn_to_others(*, granted: bool) -> None:
-    starts = Starts(1)
+async def test_a_cancelled_start_leaves_its_turn_to_others(*, granted: bool) -> None:
+    starts = StartQueue(1)
 
     async def hold() -> None:
         async with starts.turn("a"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.workspace.lifecycle.status import StatusTeller
+from kernelbridge.workspace.lifecycle.status import StatusReporter
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
 S, K = WorkspaceState, KernelState
@@ -13,7 +13,7 @@ S, K = WorkspaceState, KernelState
 class Told:
     def __init__(self) -> None:
         self.all: list[tuple[Any, ...]] = []
-        self.teller = StatusTeller(lambda status, _detail, cause: self.all.append((status, cause or None)))
+        self.teller = StatusReporter(lambda status, _detail, cause: self.all.append((status, cause or None)))
 
     def walk(self, *states: tuple[WorkspaceState, KernelState]) -> list[str]:
         for sandbox, kernel in states:
@@ -24,25 +24,25 @@ class Told:
 ACTIVE = ((S.STARTING, K.ABSENT), (S.ACTIVE, K.STARTING), (S.ACTIVE, K.READY))
 
 
-def test_a_pause_and_its_end_are_told_once_each() -> None:
+def test_a_pause_and_its_end_are_reported_once_each() -> None:
     told = Told()
     again = ((S.PAUSING, K.READY), (S.PAUSED, K.READY), (S.RESUMING, K.READY), (S.ACTIVE, K.READY))
     assert told.walk(*ACTIVE, *again, *again) == ["starting", "ready", *["paused", "resumed"] * 2]
 
 
-def test_a_pause_that_a_message_undoes_before_it_is_there_is_not_told() -> None:
+def test_a_pause_that_a_message_undoes_early_is_not_reported() -> None:
     assert Told().walk(*ACTIVE, (S.PAUSING, K.READY), (S.RESUMING, K.READY), (S.ACTIVE, K.READY)) == [
         "starting",
         "ready",
     ]
 
 
-def test_a_resume_that_failed_is_not_told_as_another_pause() -> None:
+def test_a_failed_resume_is_not_reported_as_another_pause() -> None:
     failed = ((S.PAUSED, K.READY), (S.RESUMING, K.READY))
     assert Told().walk(*ACTIVE, *failed, *failed, (S.ACTIVE, K.READY)) == ["starting", "ready", "paused", "resumed"]
 
 
-def test_what_became_of_the_interpreter_meanwhile_is_told_after_the_pause() -> None:
+def test_a_change_of_the_interpreter_is_reported_after_the_pause() -> None:
     states = ((S.PAUSED, K.READY), (S.PAUSED, K.DEAD), (S.RESUMING, K.DEAD), (S.ACTIVE, K.DEAD))
     told = Told()
     assert told.walk(*ACTIVE, *states) == ["starting", "ready", "paused", "resumed", "ready"]
@@ -55,7 +55,7 @@ def test_a_paused_session_that_is_closed_is_not_resumed_first(state: WorkspaceSt
     assert Told().walk(*ACTIVE, *states) == ["starting", "ready", "paused", "closing", "closed"]
 
 
-def test_a_sandbox_that_is_lost_while_it_is_paused_is_told() -> None:
+def test_the_loss_of_a_paused_sandbox_is_reported() -> None:
     told = Told()
     told.walk(*ACTIVE, (S.PAUSED, K.READY))
     told.teller.changed(S.ABSENT, K.READY, lost=True)
