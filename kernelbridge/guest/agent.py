@@ -360,8 +360,7 @@ class Agent:
         self.send(op="done", id=id, all=True)
 
     def on_room(self, id, pid):
-        crowded = is_crowded()
-        self.send(op="room", id=id, crowded=crowded, waits=bool(crowded) and waits_to_fork(pid))
+        self.send(op="room", id=id, crowded=is_crowded(), waits=waits_to_fork(pid))
 
     # -- programs ---------------------------------------------------------------
 

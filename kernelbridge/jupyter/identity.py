@@ -23,4 +23,4 @@ class KernelIdentity(msgspec.Struct, frozen=True):
     answers_interrupts: bool
     """Whether it can be interrupted by a message."""
     process: str
-    """The handle of its process; see `runtimes.contract`."""
+    """The id of its process (`contract.Process`)."""

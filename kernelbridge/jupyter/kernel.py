@@ -202,7 +202,7 @@ class Kernel:
             has_hooks=self.has_hooks,
             subshells=self.help.subshells,
             answers_interrupts=self._answers_interrupts,
-            process=self._process.handle,
+            process=self._process.id,
         )
 
     def submit(

@@ -1,15 +1,16 @@
-"""The contract between the workspace layer and whatever makes sandboxes.
+"""What the rest of the server needs of a runtime: the contract that `tests/contract` checks.
 
-A sandbox is a long-lived, empty place to run processes in: its first process
-is an agent (`runtimes/agent`), the workspace's files mounted read-write at `WORKSPACE_PATH`, the
-workspace's socket directory mounted at `SOCKETS_PATH`, no network interface but
-loopback. Kernels and shells are processes started in it with `exec`. Every
-runtime passes the one suite in `tests/contract`.
+A sandbox is a long-lived place to run programs in. Its first process is an agent (`guest/agent.py`); the workspace's
+files are mounted read-write at `WORKSPACE_PATH`, and its socket directory at `SOCKETS_PATH`. It has no network
+interface but loopback.
+
+What is the same for every runtime is in `runtimes/agent`: `AgentSandbox` starts, finds, pauses and ends programs
+through the agent. A runtime makes, adopts and destroys sandboxes, and knows their limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,9 @@ from kernelbridge.runtimes.facts import Facts
 
 WORKSPACE_PATH = "/workspace"
 """Where a workspace's files are inside its sandbox; also HOME and the working directory."""
+
+SOCKETS_PATH = "/run/kernelbridge"
+"""Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
 
 NO_ROOM = (
     "it has reached its limit of processes and threads; end some of them: `interrupt` with target `terminal` and `jobs`"
@@ -30,10 +34,6 @@ NO_MEMORY = (
     " close_session frees all of it"
 )
 """Why a program cannot be started in a sandbox, and what to do."""
-
-SOCKETS_PATH = "/run/kernelbridge"
-"""Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
-
 
 HIDDEN_PATHS = (
     "/proc/acpi",
@@ -49,10 +49,10 @@ HIDDEN_PATHS = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
-"""What tells too much of the machine, and is empty in a sandbox."""
+"""Files that reveal too much about the machine; empty in a sandbox."""
 
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""What sets up the machine, and can only be read in a sandbox."""
+"""Files that configure the machine; read-only in a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ class Limits:
     """Bytes of memory; swap is not added to it."""
     cpus: float = 1.0
     pids: int = 256
+    """Processes and threads."""
     nofile: int = 4096
+    """Open files of each process."""
     tmp: int = 256 << 20
     """Bytes of the tmpfs at /tmp."""
     ptys: int = 24
@@ -95,7 +97,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """All a runtime needs to make one sandbox."""
+    """All that a runtime needs to make one sandbox."""
 
     workspace_id: str
     """Lower-case hexadecimal, unique per (principal, session) of this server."""
@@ -105,16 +107,16 @@ class SandboxSpec:
     """Host directory that becomes `SOCKETS_PATH`; it exists, the bridge owns it, mode 0755."""
     limits: Limits = field(default_factory=Limits)
     image: str | None = None
-    """What to make it of; None for the runtime's default."""
+    """The image to use; None for the runtime's default."""
     uid: int | None = None
-    """Who runs in it, where `Facts.any_uid` allows that; None for the user of the facts. The files belong to it."""
+    """The user id of its processes, where `Facts.any_uid` allows that; None for that of the facts. Owns the files."""
     etc: Path | None = None
     """Host directory whose files `passwd` and `group` become those of /etc; only for a runtime with images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What is known of a sandbox that an earlier server left running."""
+class PreviousSandbox:
+    """What is known about a sandbox that an earlier server started."""
 
     sandbox_id: str
     facts: Facts
@@ -122,7 +124,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a process or a sandbox ended. Exactly one of `code` and `signal` is set when it is known."""
+    """How a process or a sandbox ended. At most one of `code` and `signal` is set; neither if nobody knows."""
 
     code: int | None = None
     signal: int | None = None
@@ -141,73 +143,71 @@ class ExitStatus:
         return f"exit code {self.code}" if self.code is not None else "unknown status"
 
 
-SLEEPS_BETWEEN_FORKS = "04000"
-"""The end of `SigBlk` in /proc/PID/status of a bash that could not start a process and sleeps before it tries again: of
-all signals it holds SIGTERM back then, and at no other time that one alone."""
-
-
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time in a sandbox, told apart from every start of a process."""
+    """A time in a sandbox, precise enough to order it before or after the start of any process."""
 
     ticks: int
     """Hundredths of a second of CLOCK_BOOTTIME, as a rule."""
     last: int
-    """The latest pid: which tells processes of the same hundredth apart."""
+    """The latest pid: it orders processes that were started within the same hundredth."""
 
 
 class Terminal(Protocol):
-    """A terminal in a sandbox that echoes nothing. The bridge holds both of its ends."""
+    """A terminal in a sandbox, without echo. The bridge holds both of its ends."""
 
     path: str
     """Its name inside the sandbox."""
 
     async def read(self) -> bytes:
-        """Give the next that was written on it; `b""` once nobody has its other end open. One reader at a time."""
+        """Return what was written on it next; `b""` when nobody has its other end open. One reader at a time.
+
+        Cancellation loses nothing.
+        """
         ...
 
     async def write(self, data: bytes) -> None:
-        """Type all of `data`; raises `BrokenPipeError` when it is closed."""
+        """Type all of `data`, or a part of it when cancelled; raises `BrokenPipeError` when it is closed."""
         ...
 
     def only_for_writing(self) -> None:
-        """Let nobody in the sandbox open it any more to read from it."""
+        """Forbid programs in the sandbox to open it for reading."""
         ...
 
     def release(self) -> None:
-        """Let go of the end that programs have, so that reading ends with the last of them. Idempotent."""
+        """Close the programs' end here, so that `read` ends when the last program has closed it. Idempotent."""
         ...
 
     def close(self) -> None:
-        """Release both ends; programs in it are hung up. Idempotent."""
+        """Close both ends; programs on it get SIGHUP. Idempotent."""
         ...
 
     def leave(self) -> None:
-        """Release both ends, and leave it to another server. Idempotent."""
+        """Close both ends here and keep the terminal for another server. Idempotent."""
         ...
 
 
 class Process(Protocol):
-    """A process in a sandbox. It leads its own session and process group."""
+    """A program in a sandbox. It leads its own session and process group."""
 
+    id: str
+    """By which `Sandbox.take` finds it, also in another server."""
     pid: int
     """As seen inside the sandbox."""
 
-    @property
-    def handle(self) -> str:
-        """By which `Sandbox.rejoin` finds it when another server has taken the sandbox over; empty where none can."""
-        ...
-
     async def read(self) -> bytes:
-        """Give the next output, stdout and stderr merged; `b""` once it has ended. One reader at a time."""
+        """Return the next output, stdout and stderr merged; `b""` when it has ended. One reader at a time.
+
+        Cancellation loses nothing.
+        """
         ...
 
     async def write(self, data: bytes) -> None:
-        """Write all of `data` to its terminal or stdin; raises `BrokenPipeError` if it has ended."""
+        """Write all of `data` to its terminal; raises `BrokenPipeError` if it has none or has ended."""
         ...
 
     def resize(self, rows: int, cols: int) -> None:
-        """Set the size of its terminal; does nothing for a process without one, or one that has ended."""
+        """Set the size of its terminal; does nothing if it has none or has ended."""
         ...
 
     async def signal(self, signum: int) -> None:
@@ -217,38 +217,38 @@ class Process(Protocol):
     async def kill(self) -> None:
         """SIGKILL it and everything that it ever started, daemons included. Idempotent.
 
-        Raises `SandboxError` if something outlives that; it may be tried again.
+        Raises `SandboxError` if something survives; it may be tried again.
         """
         ...
 
     async def moment(self) -> Moment:
-        """Give the time in its sandbox, for `prune`. Raises `SandboxError`."""
+        """Return the time in its sandbox, for `prune`. Raises `SandboxError`."""
         ...
 
     async def prune(self, since: Moment | None = None) -> None:
         """SIGKILL everything that it ever started, but not itself.
 
-        With `since`, what it started before that is spared with all that this started. Raises `SandboxError` if
-        something outlives that.
+        With `since`, processes that were started earlier are spared, with all that these start. Raises `SandboxError`
+        if something survives.
         """
         ...
 
     async def wait(self) -> ExitStatus:
-        """Return how it ended, when it has. Any number of callers."""
+        """Wait for its end and return how it ended. Any number of callers."""
         ...
 
     async def aclose(self) -> None:
-        """`kill()` and release the descriptors. Idempotent."""
+        """`kill()` it and close its descriptors. Idempotent."""
         ...
 
 
 class Sandbox(Protocol):
-    """One running sandbox."""
+    """One running sandbox. `runtimes.agent.sandbox.AgentSandbox` has all of it but the limits and the end."""
 
     id: str
     facts: Facts
     workspace_path: str
-    """`WORKSPACE_PATH`; the host's own path in a sandbox without a file system of its own (no isolation)."""
+    """`WORKSPACE_PATH`; the host's own path in a sandbox without a file system of its own."""
     sockets_path: str
     """`SOCKETS_PATH`; the host's own path likewise."""
 
@@ -257,103 +257,95 @@ class Sandbox(Protocol):
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str = WORKSPACE_PATH,
+        cwd: str | None = None,
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-        name: str = "",
         terminal: Terminal | None = None,
     ) -> Process:
-        """Start a process as the sandbox's user; `env` is laid over the sandbox's own.
+        """Start a program as the sandbox's user.
 
-        `name` is what another server finds it by, e.g. `kernel` (200 characters at most).
+        Arguments: `env`, variables in addition to the sandbox's own, or in their place; `cwd`, its working directory,
+        `workspace_path` if None; `tty`, whether it gets a terminal of `rows` by `cols` characters. Without one its
+        stdin is empty.
 
-        With `terminal`, which this sandbox has opened, it is that what it reads from and writes on, and nothing is to
-        be read from the process itself. It leads a process group but no session, and so neither this nor any other
-        terminal becomes its controlling one.
+        With `terminal`, one of `open_terminal`, it reads from and writes to that, and the process itself has nothing to
+        read. Then it leads a process group but no session, so no terminal ever becomes its controlling terminal.
 
-        Without `tty`, stdin is empty (`write` is not supported). Raises `SandboxError`
-        when the sandbox is gone or the program cannot be started.
+        Raises `SandboxError` when the sandbox is gone or the program cannot be started. When cancelled, the program is
+        killed as soon as it runs.
         """
         ...
 
     def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
-        """Open a terminal; starts nothing and waits for nothing. Raises `SandboxError` where there is none left."""
+        """Open a terminal; raises `SandboxError` if the sandbox has no more. Returns at once."""
         ...
 
-    async def rejoin(self, handle: str) -> Process:
-        """Give a process that an earlier server started; what it wrote since that ended is there to be read.
+    async def programs(self) -> list[str]:
+        """Return the ids of all programs that run, or have ended and were not killed. Raises `SandboxError`."""
+        ...
 
-        Raises `SandboxError` if there is no way back to it.
+    async def take(self, program: str) -> Process:
+        """Return the program with this id, which an earlier server started, with what it wrote meanwhile.
+
+        Raises `SandboxError` if there is none.
         """
         ...
 
     async def take_terminal(self, path: str) -> Terminal:
-        """Give a terminal that an earlier server opened, with what was written on it since; raises `SandboxError`."""
-        ...
-
-    async def end_others(self, *, spare: Collection[str]) -> None:
-        """SIGKILL whatever an earlier server started with `exec`, with all that it started, but what has these handles.
-
-        Raises `SandboxError` if some outlive it.
-        """
+        """Return a terminal that an earlier server opened, with what was written on it; raises `SandboxError`."""
         ...
 
     async def crowded(self) -> bool | None:
-        """Say whether hardly any processes and threads can be started in it; None if nobody knows. `SandboxError`."""
+        """Return whether it has nine tenths of the processes that it may have; None if unknown. `SandboxError`."""
         ...
 
     async def starves(self, pid: int) -> bool:
-        """Say whether it is crowded and `pid`, a bash, sleeps until it tries again to fork. Raises `SandboxError`."""
+        """Return whether it is crowded and `pid`, a bash, sleeps before it tries again to fork. `SandboxError`."""
         ...
 
     def oom_kills(self) -> int:
-        """Count how often something in it was killed for want of memory, as far as is known now; no I/O that waits."""
+        """Return how often the out-of-memory killer ended something in it, as far as is known; waits for nothing."""
         ...
 
-    def watch_memory(self, tell: Callable[[], None]) -> None:
-        """Call `tell`, from the event loop, each time that this happens: within a second of it. One watcher."""
+    def watch_memory(self, on_kill: Callable[[], None]) -> None:
+        """Call `on_kill`, from the event loop, within a second of each such kill. One watcher."""
         ...
 
     async def pause(self) -> None:
-        """Have every process in it stand still until `resume`; what they have in memory stays there. Idempotent.
+        """Stop every program until `resume`; their memory stays. Idempotent.
 
-        Meanwhile `exec` and what is asked of processes wait (some seconds, then `SandboxError`) or are done;
-        `destroy` is done. Raises `SandboxError` or `RuntimeUnavailable`; it may stand still all the same then, and
-        `resume` puts that right.
+        Until then `exec` waits (30 s, then `SandboxError`). Raises `SandboxError` if some program does not stop; then
+        all run on, as a rule, and `resume` makes sure of it.
         """
         ...
 
     async def resume(self) -> None:
-        """Have every process go on that `pause` stopped. Idempotent; a sandbox that is gone is no error.
+        """Let the programs that `pause` stopped run on. Idempotent; does nothing if the sandbox is gone.
 
-        Raises `SandboxError` or `RuntimeUnavailable`; it may be tried again.
+        Raises `SandboxError`; it may be tried again.
         """
         ...
 
     def outlive(self, seconds: float) -> None:
-        """Set for how many seconds it goes on without a server, from now on; then it ends itself.
-
-        One that stands still because an engine has paused it ends when it goes on.
-        """
-        ...
-
-    def watch_pauses(self, told: Callable[[bool], None]) -> None:
-        """Have `told` called whenever somebody else pauses the sandbox (True) or resumes it (False)."""
+        """Set for how long it lives without a server, from now on; then it ends itself."""
         ...
 
     async def wait(self) -> ExitStatus:
-        """Return how the sandbox ended, when it has, whoever ended it. Any number of callers."""
+        """Wait for its end, whoever causes it, and return how it ended. Any number of callers."""
         ...
 
     async def destroy(self) -> None:
-        """End every process in it and remove it. Idempotent; one that is already gone is no error."""
+        """End every process in it and remove it. Idempotent; does nothing if it is gone already.
+
+        Raises `SandboxError` or `RuntimeUnavailable` if it cannot be removed now.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
-    """What the start-up screen and the `connected` frame say about a runtime."""
+    """What the start screen and the `connected` frame say about a runtime."""
 
     name: str
     """`docker` or `local`."""
@@ -362,15 +354,15 @@ class RuntimeInfo:
     isolation: str
     """One line for a person: what separates a workspace from the host and from the others."""
     warning: str | None = None
-    """What a user must know before they trust it."""
+    """What a user must know before trusting it."""
     images: bool = False
     """Whether sandboxes are made of images."""
     adopts: bool = False
-    """Whether sandboxes outlive the server, and the next one can take them over."""
+    """Whether sandboxes outlive the server, and the next one can adopt them."""
     own_uids: bool = False
-    """Whether each sandbox has a user id of its own, so that it shares no limit of the kernel's with others."""
+    """Whether each sandbox has a user id of its own, so that it shares no per-user limit with others."""
     cpus: int | None = None
-    """Processors of the machine that sandboxes run on, where no sandbox can be promised more."""
+    """Processors of the machine that runs sandboxes, where no sandbox can be promised more."""
 
 
 class Runtime(Protocol):
@@ -379,31 +371,34 @@ class Runtime(Protocol):
     info: RuntimeInfo
 
     async def prepare(self, image: str | None = None) -> Facts:
-        """Learn what a new sandbox will look like (user, python, kernelspecs). Cached; raises `ImageError`.
+        """Return what a new sandbox will offer (user, python, kernelspecs). Cached; raises `ImageError`.
 
         `image` is the default one when None.
         """
         ...
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        """Make and start one. On failure nothing is left behind. Raises `SandboxError` or `ImageError`."""
+        """Make and start a sandbox. Raises `SandboxError` or `ImageError`.
+
+        A failure or a cancellation leaves nothing behind.
+        """
         ...
 
-    async def adopt(self, left: Mapping[str, Left]) -> Mapping[str, Sandbox]:
-        """Take over what an earlier server with the same data directory left running, by workspace id.
+    async def adopt(self, previous: Mapping[str, PreviousSandbox]) -> Mapping[str, Sandbox]:
+        """Adopt the sandboxes that an earlier server with the same data directory left running. Called once.
 
-        `left` is what is known of it; what does not run any more is not in the result. A sandbox may be paused: who
-        takes it over calls `resume` before all else. Raises `SandboxError` or `RuntimeUnavailable`.
+        `previous` maps workspace ids to what is known; the result has those that still run. Their programs may be
+        paused: call `resume` first. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         ...
 
     async def reclaim(self) -> int:
-        """Destroy what such a server left running and was not adopted; return how many."""
+        """Destroy the sandboxes that such a server left and that were not adopted; return how many."""
         ...
 
     async def aclose(self, *, keep: bool = False) -> None:
         """Destroy every sandbox that it made or adopted, and release everything it holds. Idempotent.
 
-        With `keep` those that can outlive the server are left to the next one.
+        With `keep`, sandboxes that can outlive the server are left running for the next one.
         """
         ...

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Left, Moment
+from kernelbridge.runtimes.contract import Moment
 from kernelbridge.workspace.options import Choice
 
 VERSION = 3
@@ -70,7 +70,7 @@ class ShellState(msgspec.Struct, frozen=True):
     """The persistent shell."""
 
     process: str
-    """Its handle."""
+    """Its id."""
     keys: str
     """The path of the terminal that it reads from."""
     screen: str
@@ -84,7 +84,7 @@ class TerminalState(msgspec.Struct, frozen=True):
 
     id: str
     process: str
-    """The handle of its shell."""
+    """The id of its shell."""
     rows: int
     cols: int
 
@@ -101,7 +101,7 @@ class SessionState(msgspec.Struct, frozen=True):
     seq: int
     """No event has this number or a larger one."""
     choice: Choice
-    sandbox: Left | None
+    sandbox: PreviousSandbox | None
     """None if it was lost, and no other has been started."""
     kernel: KernelIdentity | None
     """None if none was started, or it has ended."""

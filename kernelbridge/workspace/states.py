@@ -125,9 +125,6 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
             (_WS.PAUSED, _WE.NEED): Transition(_WS.RESUMING, _WA.RESUME),
             (_WS.RESUMING, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.RESUMING, _WE.RESUME_FAILED): Transition(_WS.PAUSED, _WA.NOTHING),
-            # Paused and resumed by another program.
-            (_WS.ACTIVE, _WE.PAUSED): Transition(_WS.PAUSED, _WA.NOTHING),
-            (_WS.PAUSED, _WE.RESUMED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.ACTIVE, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.PAUSING, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),
             (_WS.PAUSED, _WE.LOST): Transition(_WS.ABSENT, _WA.FORGET),

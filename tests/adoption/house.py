@@ -124,6 +124,12 @@ class House:
         with engine() as api:
             return [row["Id"] for row in api.containers(all=ended, filters={"label": labels})]
 
+    def agent(self) -> int:
+        """Give the pid of the agent in its only container."""
+        (container,) = self.containers()
+        with engine() as api:
+            return int(api.inspect_container(container)["State"]["Pid"])
+
     def sandboxes(self, session: str | None = None, user: str = "u") -> list[str]:
         """Give the ids of its sandboxes that run, whichever runtime made them."""
         if self.runtime == "docker":

@@ -11,7 +11,6 @@ import pytest
 
 from tests.adoption.house import House, begin, docker_only, result, resume, touch, until_there
 from tests.docker.faulty_engine import CuttableWire, PrivateEngine, cuttable_wire
-from tests.integration.conftest import PATIENCE
 
 pytestmark = docker_only
 
@@ -125,28 +124,18 @@ async def test_an_engine_that_freezes_during_the_start_is_said_to_and_costs_no_s
         pass
 
 
-async def test_an_engine_that_freezes_while_a_session_is_taken_over_is_waited_for(
+async def test_an_engine_that_freezes_when_the_containers_are_found_costs_no_session(
     house: House, wire: CuttableWire
 ) -> None:
+    """Neither to take a session over nor to leave it to the next server needs the engine."""
     await killed(house)
     containers = house.containers()
-    wire.hold(b"POST .*/unpause")
-    async with gone_on_with(house, containers, DOCKER_HOST=f"unix://{wire.path}"):
-        async with asyncio.timeout(PATIENCE):
-            for _ in range(2):  # the second one is asked when the first has been given up
-                await wire.held.get()
-        wire.release()
-
-
-async def test_a_server_is_stopped_while_its_engine_is_frozen_and_the_next_one_takes_over(
-    house: House, wire: CuttableWire
-) -> None:
-    await killed(house)
-    containers = house.containers()
-    wire.hold(b"POST .*/unpause")
     server = await house.serve("--keep-sandboxes", DOCKER_HOST=f"unix://{wire.path}")
-    await wire.held.get()
-    await server.stop()
+    async with house.connect(server) as client:
+        wire.hold(b"")
+        await resume(client)
+        await client.shell("setsid sleep 5555 &")
+        await server.stop()
     wire.release()
     async with gone_on_with(house, containers):
         pass

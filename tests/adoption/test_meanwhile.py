@@ -1,25 +1,25 @@
-"""What comes while a killed server's sessions are taken over, by an engine that takes its time."""
+"""What comes while a killed server's sessions are taken over, from an agent that takes its time."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.adoption.house import House, begin, docker_only, result, resume
-from tests.faults.slow_engine import late_answers
+from tests.contract.driving import signal_on_host
 from tests.integration.conftest import Client
 
 pytestmark = docker_only
 
 FOR_EVER = "print('before')\nwhile True: time.sleep(0.01)"
 LATE = 7.0
-"""Seconds in which what is asked below has come, before the sandbox can be taken over."""
+"""Seconds for which the agent stands still: more than the next server waits for it before it lets clients in."""
 
 
 @asynccontextmanager
-async def taken_over_late(house: House, tmp_path: Path, code: str | None) -> AsyncIterator[Client]:
+async def taken_over_late(house: House, code: str | None) -> AsyncIterator[Client]:
     """Kill a server, and give a connection to the next one, which has not got at its sandbox yet."""
     server = await house.serve()
     async with house.connect(server) as client:
@@ -27,21 +27,27 @@ async def taken_over_late(house: House, tmp_path: Path, code: str | None) -> Asy
         if code is not None:
             await begin(client, code, "cell")
         await server.kill()
-    async with late_answers(tmp_path / "engine.sock") as engine:
-        engine.delay(LATE, rb"POST /containers/\w+/unpause")
-        server = await house.serve(DOCKER_HOST=f"unix://{engine.path}")
-        async with house.connect(server) as client:
-            await resume(client)
-            await client.send(type="session_info", sessionId="s", requestId="info")
-            info = await client.answer_to("info")
-            assert (info["state"], info["kernelState"]) == ("starting", "starting")
-            engine.delay(0)
-            yield client
-        assert engine.late
+    agent = house.agent()
+    await asyncio.to_thread(signal_on_host, agent, signal.SIGSTOP)
+    continued = asyncio.create_task(continue_late(agent))
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await resume(client)
+        await client.send(type="session_info", sessionId="s", requestId="info")
+        info = await client.answer_to("info")
+        assert (info["state"], info["kernelState"]) == ("starting", "starting")
+        assert not continued.done()
+        yield client
+    await continued
 
 
-async def test_an_interrupt_reaches_the_cell(house: House, tmp_path: Path) -> None:
-    async with taken_over_late(house, tmp_path, FOR_EVER) as client:
+async def continue_late(pid: int) -> None:
+    await asyncio.sleep(LATE)
+    await asyncio.to_thread(signal_on_host, pid, signal.SIGCONT)
+
+
+async def test_an_interrupt_reaches_the_cell(house: House) -> None:
+    async with taken_over_late(house, FOR_EVER) as client:
         await client.send(type="interrupt", sessionId="s", requestId="stop")
         await client.send(type="execute_code", sessionId="s", code="print(x)", requestId="next")
         told = await client.answer_to("stop")
@@ -52,8 +58,8 @@ async def test_an_interrupt_reaches_the_cell(house: House, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("code", [FOR_EVER, None], ids=["in a cell", "between two"])
-async def test_a_restart_ends_the_interpreter(house: House, tmp_path: Path, code: str | None) -> None:
-    async with taken_over_late(house, tmp_path, code) as client:
+async def test_a_restart_ends_the_interpreter(house: House, code: str | None) -> None:
+    async with taken_over_late(house, code) as client:
         await client.send(type="restart_kernel", sessionId="s", requestId="restart")
         await client.send(type="execute_code", sessionId="s", code="print('x' in globals())", requestId="next")
         if code is not None:
@@ -66,8 +72,8 @@ async def test_a_restart_ends_the_interpreter(house: House, tmp_path: Path, code
         assert (answer["output"], answer["statePreserved"]) == ("False\n", False)
 
 
-async def test_the_end_of_the_session_is_answered_to_all(house: House, tmp_path: Path) -> None:
-    async with taken_over_late(house, tmp_path, FOR_EVER) as client:
+async def test_the_end_of_the_session_is_answered_to_all(house: House) -> None:
+    async with taken_over_late(house, FOR_EVER) as client:
         await client.send(type="interrupt", sessionId="s", requestId="stop")
         await client.send(type="restart_kernel", sessionId="s", requestId="restart")
         await client.send(type="execute_code", sessionId="s", code="1", requestId="waits")

@@ -1,7 +1,7 @@
-"""Both runtimes, and specs for them."""
+"""All runtimes, and specs for them."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,26 @@ from typing import Any
 import pytest
 
 from kernelbridge.runtimes.contract import Limits, Runtime, Sandbox, SandboxSpec
+from tests.contract import tiny_runtime
 from tests.contract.local_fixture import local_runtime
 
 MakeSpec = Callable[..., SandboxSpec]
 MakeSandbox = Callable[..., Awaitable[Sandbox]]
 
 
-@pytest.fixture(params=["docker", "local"])
+DECLINED: Mapping[str, frozenset[str]] = {"docker": frozenset(), "local": frozenset(), "tiny": tiny_runtime.DECLINED}
+"""The runtimes, and the promises that they do not make; see `needs`."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on the runtimes that make the promises that it `needs`."""
+    if "runtime" in metafunc.fixturenames:
+        needed = {promise for mark in metafunc.definition.iter_markers("needs") for promise in mark.args}
+        able = [name for name, declined in DECLINED.items() if not needed & declined]
+        metafunc.parametrize("runtime", able, indirect=True)
+
+
+@pytest.fixture
 async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runtime]:
     async with _open(request, tmp_path) as opened:
         yield opened
@@ -24,6 +37,8 @@ async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 def _open(request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncContextManager[Runtime]:
     if request.param == "local":
         return local_runtime(tmp_path / "state")
+    if request.param == "tiny":
+        return tiny_runtime.tiny_runtime(tmp_path / "state")
     from tests.contract.docker_fixture import docker_runtime  # noqa: PLC0415 - the local half runs without an engine
 
     return docker_runtime(request.getfixturevalue("workspace_image"))

@@ -2,15 +2,22 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 
 PATIENCE = 120
 """Seconds after which something that should have happened is taken as never happening."""
+
+
+ISOLATED = pytest.mark.needs("isolation")
+"""For tests of what separates a sandbox from the machine and from others; many would harm the machine without it."""
+LIMITED = pytest.mark.needs("limits")
+"""For tests of limits that hold for a whole sandbox; those of each process are the agent's."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +79,21 @@ def on_host(marker: str) -> list[int]:
     return found
 
 
-def kill_on_host(pid: int) -> None:
-    """SIGKILL any process of the machine: where that is another user's, by the engine, which may do it."""
+def signal_on_host(pid: int, number: int) -> None:
+    """Signal any process of the machine; that of another user through the engine, which may do it."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except PermissionError:
         import docker  # noqa: PLC0415 - the local half runs without an engine
 
         engine = docker.from_env()
         try:
             engine.containers.run(
-                "kernelbridge-workspace:latest", ["kill", "-KILL", str(pid)], user="0", pid_mode="host", remove=True
+                "kernelbridge-workspace:latest",
+                ["kill", f"-{int(number)}", str(pid)],
+                user="0",
+                pid_mode="host",
+                remove=True,
             )
         finally:
             engine.close()
@@ -126,10 +137,24 @@ def children() -> list[str]:
 
 IN_SANDBOX_PROCESSES = """
 import os
-for name in os.listdir('/proc'):
-    if name.isdigit() and int(name) != os.getpid():
+table = {}
+for number in os.listdir('/proc'):
+    if number.isdigit():
         try:
-            print(name, open(f'/proc/{name}/cmdline').read().replace(chr(0), ' '))
+            stat = open(f'/proc/{number}/stat', errors='replace').read()
+        except OSError:
+            continue
+        name, _, rest = stat.partition('(')[2].rpartition(')')
+        table[int(number)] = (name, int(rest.split()[1]))
+def ancestors(pid):
+    while pid in table:
+        yield pid
+        pid = table[pid][1]
+agent = next(pid for pid in ancestors(os.getpid()) if table[pid][0] == 'kb-agent')
+for pid in table:
+    if pid != os.getpid() and agent in ancestors(pid):
+        try:
+            print(pid, open(f'/proc/{pid}/cmdline').read().replace(chr(0), ' '))
         except OSError:
             pass
 """

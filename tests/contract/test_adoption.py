@@ -1,4 +1,4 @@
-"""What every runtime that adopts promises: another one with the same data goes on with what it left, or ends it."""
+"""What every runtime that adopts promises: another one with the same data adopts what it left, or ends it."""
 
 import asyncio
 import os
@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Left, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import PreviousSandbox, Runtime, Sandbox, SandboxSpec
 from kernelbridge.runtimes.local.notes import Notes
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from tests.contract.driving import PATIENCE, on_host, read_until, run, state
+from tests.contract.tiny_runtime import TinyRuntime
 
 Open = Callable[[], Awaitable[Runtime]]
 
 
-@pytest.fixture(params=["docker", "local", "local, not isolated"])
+@pytest.fixture(params=["docker", "local", "local, not isolated", "tiny"])
 async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """Open one runtime after another over the same data; the last one is closed, and leaves nothing."""
     instance = secrets.token_hex(4)
@@ -30,6 +31,8 @@ async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
 
             image = request.getfixturevalue("workspace_image")
             opened.append(await DockerRuntime.open(image=image, instance=instance, guest=tmp_path / "guest"))
+        elif request.param == "tiny":
+            opened.append(TinyRuntime(tmp_path / "tiny"))
         else:
             isolation = request.param == "local"
             made = await asyncio.to_thread(
@@ -44,12 +47,13 @@ async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     for runtime in opened:
         await runtime.aclose()
     assert Notes(tmp_path / "state" / "sandboxes").read() == []
+    assert list((tmp_path / "tiny").glob("*.json")) == []
     assert list(Path("/sys/fs/cgroup").glob(f"*/kernelbridge/{instance}")) == []
     reap()
 
 
 def reap() -> None:
-    """Take note of the ends of children that their runtime has left, as another process would for a dead server."""
+    """Reap the children that their runtime has left, as another process would for a dead server."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -68,8 +72,8 @@ async def make(runtime: Runtime, home: Path, name: str = "ada") -> Sandbox:
     return await runtime.create(SandboxSpec(f"{name}{os.getpid():x}", files, sockets))
 
 
-def known(sandbox: Sandbox, name: str = "ada") -> dict[str, Left]:
-    return {f"{name}{os.getpid():x}": Left(sandbox.id, sandbox.facts)}
+def known(sandbox: Sandbox, name: str = "ada") -> dict[str, PreviousSandbox]:
+    return {f"{name}{os.getpid():x}": PreviousSandbox(sandbox.id, sandbox.facts)}
 
 
 async def test_what_is_left_is_adopted_with_what_runs_in_it(successors: Open, tmp_path: Path) -> None:
@@ -77,24 +81,29 @@ async def test_what_is_left_is_adopted_with_what_runs_in_it(successors: Open, tm
     assert first.info.adopts
     sandbox = await make(first, tmp_path)
     mark = f"1212.{os.getpid()}"
-    process = await sandbox.exec(["sh", "-c", f"sleep {mark}; exit 3"], name="kernel")
+    process = await sandbox.exec(["sh", "-c", f"sleep {mark}; exit 3"])
     async with asyncio.timeout(PATIENCE):
         while not on_host(f"sleep\0{mark}"):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
-    handle = process.handle
+    other = await sandbox.exec(["sh", "-c", "echo up; sleep 1000"])
+    await read_until(other, b"up")
     await first.aclose(keep=True)
     second = await successors()
     left = known(sandbox)
-    nobody = {"b0b": Left("b0b-1", sandbox.facts)}
+    nobody = {"b0b": PreviousSandbox("b0b-1", sandbox.facts)}
     adopted = await second.adopt({**left, **nobody})
     assert adopted.keys() == left.keys()
     [again] = adopted.values()
-    assert await second.adopt(left) == {} or (await second.adopt(left))[next(iter(left))] is again
     assert await second.reclaim() == 0
     await again.resume()
     assert (again.id, again.workspace_path) == (sandbox.id, sandbox.workspace_path)
-    same = await again.rejoin(handle)
-    assert same.pid == process.pid
+    assert sorted(await again.programs()) == sorted([process.id, other.id])
+    with pytest.raises(SandboxError, match="cannot be found again"):
+        await again.take("none")
+    await (await again.take(other.id)).aclose()
+    assert await again.programs() == [process.id]
+    same = await again.take(process.id)
+    assert (same.id, same.pid) == (process.id, process.pid)
     assert (await run(again, "echo", "next")).output == "next\n"
     [sleeping] = on_host(f"sleep\0{mark}")
     os.kill(sleeping, signal.SIGKILL)

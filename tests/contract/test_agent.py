@@ -1,6 +1,7 @@
 """What every runtime promises of its agent: whom it lets in, and what it ends."""
 
 import asyncio
+import os
 import signal
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from kernelbridge.runtimes.contract import Process, Runtime, Sandbox, SandboxSpec
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
+    ISOLATED,
+    LIMITED,
     PATIENCE,
     python,
     read_all,
@@ -15,6 +18,11 @@ from tests.contract.driving import (
     run,
     start_python,
 )
+
+
+def mine(number: int) -> str:
+    """A number that no other run's programs sleep for."""
+    return f"{number}.{os.getpid()}"
 
 
 async def sleepers(sandbox: Sandbox) -> list[str]:
@@ -51,13 +59,13 @@ async def leaving(sandbox: Sandbox, number: str, *, tty: bool) -> Process:
 
 @pytest.mark.parametrize("tty", [False, True])
 async def test_kill_and_prune_take_daemons_of_every_kind_and_no_neighbour(sandbox: Sandbox, tty: bool) -> None:  # noqa: FBT001 - a parameter
-    neighbour = await leaving(sandbox, "7000", tty=tty)
-    killed, pruned = await leaving(sandbox, "8000", tty=tty), await leaving(sandbox, "9000", tty=tty)
+    neighbour = await leaving(sandbox, mine(7000), tty=tty)
+    killed, pruned = await leaving(sandbox, mine(8000), tty=tty), await leaving(sandbox, mine(9000), tty=tty)
     assert len(await sleepers(sandbox)) == 12
     await killed.kill()
     assert (await killed.wait()).signal == signal.SIGKILL
     await pruned.prune()
-    assert await sleepers(sandbox) == ["7000", "70001", "70002", "70003"]
+    assert await sleepers(sandbox) == [mine(7000) + digit for digit in ("", "1", "2", "3")]
     assert await run_state(sandbox, pruned.pid) == "S"
     await neighbour.kill()
     assert await sleepers(sandbox) == []
@@ -81,6 +89,7 @@ FORKS = """if 1:
 """
 
 
+@LIMITED
 @pytest.mark.parametrize("how", ["kill", "prune"])
 async def test_a_fork_bomb_at_the_limit_of_processes_is_ended(runtime: Runtime, make_spec: object, how: str) -> None:
     sandbox = await runtime.create(make_spec(pids=60))  # type: ignore[operator]  # a fixture of this suite
@@ -118,6 +127,7 @@ CONNECT = """if 1:
 """
 
 
+@ISOLATED
 async def test_no_program_in_it_speaks_to_its_agent(sandbox: Sandbox, spec: SandboxSpec) -> None:
     words = [sandbox.facts.python.executable, "-c", CONNECT, sandbox.sockets_path]
     assert (await run(sandbox, *words)).output == "PermissionError\n"
@@ -127,9 +137,10 @@ async def test_no_program_in_it_speaks_to_its_agent(sandbox: Sandbox, spec: Sand
     assert (await run(sandbox, "echo", "lives")).output == "lives\n"
 
 
+@ISOLATED
 async def test_the_end_of_all_that_its_user_may_end_is_told(sandbox: Sandbox) -> None:
-    process = await leaving(sandbox, "5000", tty=False)
-    other = await sandbox.exec(["sleep", "6000"])
+    process = await leaving(sandbox, mine(5000), tty=False)
+    other = await sandbox.exec(["sleep", mine(6000)])
     await run(sandbox, "sh", "-c", "kill -9 -1")
     async with asyncio.timeout(PATIENCE):
         assert (await process.wait()).signal == signal.SIGKILL
@@ -138,13 +149,13 @@ async def test_the_end_of_all_that_its_user_may_end_is_told(sandbox: Sandbox) ->
 
 
 async def test_who_kills_a_keeper_ends_its_program_alone(sandbox: Sandbox) -> None:
-    process = await leaving(sandbox, "5000", tty=False)
-    other = await sandbox.exec(["sleep", "6000"])
+    process = await leaving(sandbox, mine(5000), tty=False)
+    other = await sandbox.exec(["sleep", mine(6000)])
     await python(sandbox, f"import os; os.kill(int(open('/proc/{process.pid}/stat').read().split()[3]), 9)")
     async with asyncio.timeout(PATIENCE):
         assert (await process.wait()).signal == signal.SIGKILL
         await process.kill()
-    assert await sleepers(sandbox) == ["6000"]
+    assert await sleepers(sandbox) == [mine(6000)]
     await other.kill()
 
 

@@ -10,7 +10,7 @@ import pytest
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.contract import ExitStatus, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
-from tests.contract.driving import PATIENCE, kill_on_host, on_host, read_until, run, start_python, state
+from tests.contract.driving import ISOLATED, PATIENCE, on_host, read_until, run, signal_on_host, start_python, state
 
 
 def mine(seconds: int) -> str:
@@ -137,6 +137,7 @@ while True:
 """
 
 
+@ISOLATED
 async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, spec: SandboxSpec) -> None:
     """Each lives for a moment only: whoever stops what was found in a list is late."""
     mark = f"forking-{spec.workspace_id}"
@@ -180,7 +181,7 @@ async def test_a_process_that_is_killed_meanwhile_is_told_at_the_latest_afterwar
     process = await sandbox.exec(["sleep", mine(98745)])
     (pid,) = on_host(mine(98745))
     await sandbox.pause()
-    kill_on_host(pid)
+    signal_on_host(pid, signal.SIGKILL)
     await sandbox.resume()
     async with asyncio.timeout(PATIENCE):
         assert (await process.wait()).signal == signal.SIGKILL

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import WORKSPACE_PATH, Sandbox
+from kernelbridge.runtimes.contract import Sandbox
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
     PATIENCE,
@@ -52,7 +52,7 @@ async def test_an_overlay_replaces_a_variable(sandbox: Sandbox) -> None:
 
 
 async def test_working_directory(sandbox: Sandbox) -> None:
-    assert (await run(sandbox, "pwd")).output.strip() == WORKSPACE_PATH
+    assert (await run(sandbox, "pwd")).output.strip() == sandbox.workspace_path
     process = await sandbox.exec(["pwd"], cwd="/tmp")
     assert await read_all(process) == b"/tmp\n"
     await process.aclose()

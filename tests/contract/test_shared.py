@@ -9,7 +9,7 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, Limits, Runtime, Sandbox
 from kernelbridge.runtimes.processors import THREAD_VARIABLES
 from tests.contract.conftest import MakeSandbox
-from tests.contract.driving import python, read_all, read_until, run, start_python
+from tests.contract.driving import ISOLATED, LIMITED, python, read_all, read_until, run, start_python
 
 MIB = 1 << 20
 
@@ -65,10 +65,12 @@ CALLS = """if 1:
 """
 
 
+@ISOLATED
 async def test_what_only_an_attacker_needs_of_the_kernel_is_refused(sandbox: Sandbox) -> None:
     assert (await python(sandbox, CALLS)).output == "tried\n"
 
 
+@ISOLATED
 async def test_what_programs_need_of_the_kernel_is_there(sandbox: Sandbox) -> None:
     program = """if 1:
         import asyncio, ctypes, mmap, os, select, socket, subprocess, threading, time
@@ -99,6 +101,7 @@ async def test_what_programs_need_of_the_kernel_is_there(sandbox: Sandbox) -> No
     assert (await python(sandbox, program)).output == "works\n"
 
 
+@ISOLATED
 async def test_what_tells_of_the_machine_is_empty_and_what_sets_it_up_is_read_only(sandbox: Sandbox) -> None:
     program = f"""if 1:
         import os
@@ -161,6 +164,7 @@ async def test_every_signal_does_what_it_does_by_default(make_sandbox: MakeSandb
             assert told.output.splitlines()[-1] == str(128 + number)
 
 
+@LIMITED
 @pytest.mark.parametrize(("cpus", "count"), [(0.5, "1"), (1.5, "2")])
 async def test_programs_see_how_many_processors_they_may_use(
     make_sandbox: MakeSandbox, cpus: float, count: str
@@ -175,6 +179,7 @@ async def test_programs_see_how_many_processors_they_may_use(
 # -- memory ---------------------------------------------------------------------
 
 
+@LIMITED
 async def test_shared_memory_may_be_as_large_as_memory(sandbox: Sandbox) -> None:
     program = """if 1:
         from multiprocessing import shared_memory
@@ -187,6 +192,7 @@ async def test_shared_memory_may_be_as_large_as_memory(sandbox: Sandbox) -> None
     assert (await python(sandbox, program)).output == f"b'xxx' {Limits().memory}\n"
 
 
+@LIMITED
 async def test_shared_memory_counts_as_memory(runtime: Runtime, make_sandbox: MakeSandbox) -> None:
     sandbox = await make_sandbox(memory=96 * MIB)
     ran = await run(sandbox, "sh", "-c", "exec head -c 200M /dev/zero >/dev/shm/all")
@@ -237,6 +243,7 @@ DATAGRAMS = """if 1:
 """
 
 
+@LIMITED
 @pytest.mark.parametrize("program", [SOCKETS, DATAGRAMS], ids=["tcp", "udp"])
 async def test_unread_data_of_sockets_counts(make_sandbox: MakeSandbox, program: str) -> None:
     sandbox = await make_sandbox(memory=64 * MIB)
@@ -263,6 +270,7 @@ TERMINALS = """if 1:
 """
 
 
+@LIMITED
 async def test_terminals_are_a_sandboxs_own(make_sandbox: MakeSandbox) -> None:
     sandbox, other = await make_sandbox(ptys=10), await make_sandbox(ptys=10)
     before = await sandbox.exec(["cat"], tty=True)

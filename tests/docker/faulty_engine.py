@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -30,14 +29,13 @@ def engine_socket() -> str:
 
 
 class CuttableWire:
-    """A socket in front of the real engine. Requests can be held back or refused, answers lost, and everything cut."""
+    """A socket in front of the real engine. Requests can be held back, answers lost, and everything cut."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._engine = engine_socket()  # now: a test may point DOCKER_HOST at this wire
         self.held: asyncio.Queue[bytes] = asyncio.Queue()
         self._hold: re.Pattern[bytes] | None = None
-        self._refuse: tuple[re.Pattern[bytes], bytes] | None = None
         self._released = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -76,18 +74,12 @@ class CuttableWire:
         self._hold = None
         self._released.set()
 
-    def refuse_once(self, request: bytes, message: str) -> None:
-        """Answer the next request whose first line matches with status 500; the engine does not hear of it."""
-        content = json.dumps({"message": message}).encode()
-        head = f"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-        self._refuse = re.compile(request), head.encode() + b"\r\n\r\n" + content
-
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
         self._writers |= {writer, engine_writer}
         pumps = [
-            asyncio.create_task(self._pump(reader, engine_writer, back=writer)),
-            asyncio.create_task(self._pump(engine_reader, writer)),
+            asyncio.create_task(self._pump(reader, engine_writer, requests=True)),
+            asyncio.create_task(self._pump(engine_reader, writer, requests=False)),
         ]
         self._pumps |= set(pumps)
         await asyncio.gather(*pumps)
@@ -96,18 +88,11 @@ class CuttableWire:
         self._writers -= {writer, engine_writer}
         self._pumps -= set(pumps)
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: asyncio.StreamWriter | None = None
-    ) -> None:
-        """Pass on what is read; `back` leads to whoever sends requests."""
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(READ_SIZE):
                 first_line = data.partition(b"\r\n")[0]
-                if back is not None and self._refuse is not None and self._refuse[0].search(first_line):
-                    back.write(self._refuse[1])
-                    self._refuse = None
-                    continue
-                if back is not None and self._hold is not None and self._hold.search(first_line):
+                if requests and self._hold is not None and self._hold.search(first_line):
                     self.held.put_nowait(first_line)
                     await self._released.wait()
                 writer.write(data)

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Left
+from kernelbridge.runtimes.contract import PreviousSandbox
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from tests.contract.docker_fixture import containers, docker_runtime
@@ -46,16 +46,16 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
     lives = await sandbox.exec(["sh", "-c", script], tty=True)
     await read_until(lives, b"one")
     ends = await sandbox.exec(["sleep", "1000"])
-    handles = [process.handle for process in (ended, lives, ends)]
+    handles = [process.id for process in (ended, lives, ends)]
     await ended.wait()
     await first.aclose(keep=True)
     (spec.files / "go").touch()
     second = await open_runtime()
-    adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
+    adopted = (await second.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}))[spec.workspace_id]
     await adopted.resume()
     assert await second.reclaim() == 0
     assert adopted.id == sandbox.id
-    again = [await adopted.rejoin(handle) for handle in handles]
+    again = [await adopted.take(handle) for handle in handles]
     assert [process.pid for process in again[1:]] == [lives.pid, ends.pid]
     async with asyncio.timeout(PATIENCE):
         assert (await again[0].wait()).code == 5
@@ -68,7 +68,7 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
         assert (await again[2].wait()).lost
 
 
-async def test_what_execs_have_started_is_ended_but_for_one(open_runtime: Open, new_spec: MakeSpec) -> None:
+async def test_programs_are_ended_but_for_one(open_runtime: Open, new_spec: MakeSpec) -> None:
     first = await open_runtime()
     spec = new_spec()
     sandbox = await first.create(spec)
@@ -77,9 +77,10 @@ async def test_what_execs_have_started_is_ended_but_for_one(open_runtime: Open, 
     await sandbox.exec(["sleep", "5555"])
     await first.aclose(keep=True)
     second = await open_runtime()
-    adopted = (await second.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}))[spec.workspace_id]
+    adopted = (await second.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}))[spec.workspace_id]
     await adopted.resume()
-    await adopted.end_others(spare={spared.handle})
+    for program in set(await adopted.programs()) - {spared.id}:
+        await (await adopted.take(program)).aclose()
     seen = (await run(adopted, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).output
     assert [number for number in range(1111, 6000, 1111) if f"sleep {number}" in seen] == [1111, 2222]
 
@@ -95,11 +96,11 @@ async def test_what_is_gone_stopped_or_unknown_is_not_adopted(
     client.api.kill(stopped.id)
     client.api.pause(paused.id)
     known = {
-        spec.workspace_id: Left(sandbox.id, sandbox.facts)
+        spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)
         for spec, sandbox in zip(specs, (gone, stopped, unknown, other, paused), strict=True)
     }
     del known[specs[2].workspace_id]
-    known[specs[3].workspace_id] = Left("another", other.facts)
+    known[specs[3].workspace_id] = PreviousSandbox("another", other.facts)
     second = await open_runtime()
     adopted = await second.adopt(known)
     assert [sandbox.id for sandbox in adopted.values()] == [paused.id]
@@ -121,24 +122,31 @@ async def test_a_container_of_a_version_without_an_agent_is_not_adopted(
         host_config=client.api.create_host_config(binds=[f"{spec.sockets}:/run/kernelbridge"]),
     )["Id"]
     client.api.start(old)
-    assert await runtime.adopt({spec.workspace_id: Left(old, await runtime.prepare())}) == {}
+    assert await runtime.adopt({spec.workspace_id: PreviousSandbox(old, await runtime.prepare())}) == {}
     assert await runtime.reclaim() == 1
 
 
+@pytest.mark.parametrize("paused", [False, True])
 async def test_a_container_that_no_server_comes_back_to_ends_itself(
-    new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
+    new_spec: MakeSpec,
+    client: docker.DockerClient,
+    workspace_image: str,
+    paused: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     async with docker_runtime(workspace_image) as runtime:
         sandbox = await runtime.create(new_spec())
+        await sandbox.exec(["sleep", "1000"])
+        if paused:
+            await sandbox.pause()
         sandbox.outlive(0.5)
         sandbox.leave()
         async with asyncio.timeout(20):  # an agent that was told nothing goes on for longer
             assert (await asyncio.to_thread(client.api.wait, sandbox.id))["StatusCode"] == 0
 
 
-async def test_a_handle_of_something_else_leads_nowhere(open_runtime: Open, new_spec: MakeSpec) -> None:
+async def test_an_id_of_something_else_leads_nowhere(open_runtime: Open, new_spec: MakeSpec) -> None:
     runtime = await open_runtime()
     sandbox = await runtime.create(new_spec())
-    for handle in ("", "x", ":1", "abc:", "abc:-1"):
+    for program in ("", "x", "0", "-1"):
         with pytest.raises(SandboxError, match="cannot be found again"):
-            await sandbox.rejoin(handle)
+            await sandbox.take(program)

@@ -1,56 +1,43 @@
-"""Containers that somebody else pauses and resumes, and engines that fail when they are to."""
+"""Pauses of containers: ours, which need no engine, and those of somebody else, which are undone."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import docker
-import pytest
 
-from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.runtimes.docker.sandbox import DockerSandbox
+from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from tests.contract.docker_fixture import docker_runtime
-from tests.contract.driving import run
+from tests.contract.driving import on_host, run, state
 from tests.docker.conftest import MakeSpec
-from tests.docker.faulty_engine import PATIENCE, cuttable_wire
+from tests.docker.faulty_engine import PATIENCE, CuttableWire, cuttable_wire
 
 
-class Told:
-    """Collects what `watch_pauses` tells."""
-
-    def __init__(self, sandbox: DockerSandbox) -> None:
-        self.news: asyncio.Queue[bool] = asyncio.Queue()
-        sandbox.watch_pauses(self.news.put_nowait)
-
-    async def next(self) -> bool:
-        async with asyncio.timeout(PATIENCE):
-            return await self.news.get()
+async def until_unpaused(client: docker.DockerClient, container: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while (await asyncio.to_thread(client.api.inspect_container, container))["State"]["Paused"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
-async def test_a_pause_by_somebody_else_is_told(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
-    told = Told(sandbox)
+async def test_a_container_that_somebody_else_pauses_is_unpaused(
+    client: docker.DockerClient, runtime: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    sandbox = await runtime.create(new_spec())
+    mark = f"1000.{os.getpid()}"
+    await sandbox.exec(["sleep", mark])
+    [sleeping] = on_host(mark)
     for _ in range(3):
         await asyncio.to_thread(client.api.pause, sandbox.id)
-        assert await told.next() is True
-        await asyncio.to_thread(client.api.unpause, sandbox.id)
-        assert await told.next() is False
+        assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+    await sandbox.pause()
     await asyncio.to_thread(client.api.pause, sandbox.id)
-    assert await told.next() is True
+    await until_unpaused(client, sandbox.id)
+    assert state(sleeping) == "T"  # which is the server's pause
     await sandbox.resume()
     assert (await run(sandbox, "echo", "alive")).output == "alive\n"
-    assert told.news.empty()
 
 
-async def test_our_own_pauses_are_no_news(client: docker.DockerClient, sandbox: DockerSandbox) -> None:
-    told = Told(sandbox)
-    for _ in range(10):
-        await sandbox.pause()
-        await sandbox.resume()
-    await asyncio.to_thread(client.api.pause, sandbox.id)
-    assert await told.next() is True  # and nothing before that
-    assert told.news.empty()
-
-
-async def test_a_pause_while_the_engines_events_are_lost_is_told(
+async def test_a_pause_while_the_engines_events_are_lost_is_undone(
     client: docker.DockerClient, new_spec: MakeSpec, workspace_image: str, tmp_path: Path
 ) -> None:
     async with (
@@ -58,45 +45,24 @@ async def test_a_pause_while_the_engines_events_are_lost_is_told(
         docker_runtime(workspace_image, client_factory=wire.factory) as runtime,
     ):
         sandbox = await runtime.create(new_spec())
-        told = Told(sandbox)
         await wire.cut()
         await asyncio.to_thread(client.api.pause, sandbox.id)
         await wire.join()
-        assert await told.next() is True
-        await sandbox.resume()
+        await until_unpaused(client, sandbox.id)
         assert (await run(sandbox, "echo", "alive")).output == "alive\n"
 
 
-async def test_an_engine_that_pauses_too_late_is_noticed(
-    new_spec: MakeSpec, workspace_image: str, tmp_path: Path
+async def test_a_sandbox_is_paused_and_resumed_while_the_engine_hangs(
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
 ) -> None:
-    async with (
-        cuttable_wire(tmp_path / "s") as wire,
-        docker_runtime(workspace_image, client_factory=wire.factory) as runtime,
-    ):
-        sandbox = await runtime.create(new_spec())
-        told = Told(sandbox)
-        wire.hold(rb"/pause ")
-        runtime._engine.timeout = 0.2
-        with pytest.raises(RuntimeUnavailable):
-            await sandbox.pause()
-        runtime._engine.timeout = PATIENCE
-        await sandbox.resume()
-        wire.release()
-        assert await told.next() is True
-        await sandbox.resume()
-        assert (await run(sandbox, "echo", "alive")).output == "alive\n"
-
-
-async def test_a_resume_that_the_engine_refuses_because_of_late_news_is_ordered_again(
-    new_spec: MakeSpec, workspace_image: str, tmp_path: Path
-) -> None:
-    async with (
-        cuttable_wire(tmp_path / "s") as wire,
-        docker_runtime(workspace_image, client_factory=wire.factory) as runtime,
-    ):
-        sandbox = await runtime.create(new_spec())
-        await sandbox.pause()
-        wire.refuse_once(b"POST .*/unpause", f"Container {sandbox.id} is not paused")
-        await sandbox.resume()
-        assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+    sandbox = await wired.create(new_spec())
+    mark = f"2000.{os.getpid()}"
+    await sandbox.exec(["sleep", mark])
+    [sleeping] = on_host(mark)
+    wire.hold(b"")
+    await sandbox.pause()
+    assert state(sleeping) == "T"
+    await sandbox.resume()
+    assert state(sleeping) in "SR"
+    assert (await run(sandbox, "echo", "alive")).output == "alive\n"
+    wire.release()

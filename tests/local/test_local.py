@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Left, Limits, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Limits, PreviousSandbox, Sandbox, SandboxSpec
 from kernelbridge.runtimes.local.cgroups import Cgroups
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.runtimes.local.short_links import ShortLinks
@@ -219,7 +219,7 @@ async def test_what_is_in_the_place_of_the_agents_socket_is_not_spoken_to(
         os.close(directory)
         later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
         async with asyncio.timeout(20):  # it is not waited for: an agent has 30 s to answer
-            assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+            assert await later.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}) == {}
     await on_exit(sleeping)
     assert await later.reclaim() == 0
     await later.aclose()
@@ -247,7 +247,7 @@ async def test_sandboxes_without_isolation_are_not_adopted_by_a_server_that_isol
     sandbox, spec = await make(bare, tmp_path)
     await bare.aclose(keep=True)
     later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
-    assert await later.adopt({spec.workspace_id: Left(sandbox.id, sandbox.facts)}) == {}
+    assert await later.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}) == {}
     assert await later.reclaim() == 1
     await later.aclose()
 

@@ -1,12 +1,10 @@
 """What sandboxes of tests have in common that nobody pauses, fills or takes over."""
 
-from collections.abc import Callable, Collection
-
 from kernelbridge.runtimes.contract import Process, Terminal
 
 
 class Unpaused:
-    """The part of `runtimes.base.Sandbox` that is about pauses, room, and another server."""
+    """The part of `runtimes.contract.Sandbox` that is about pauses, room, and another server."""
 
     async def crowded(self) -> bool | None:
         return False
@@ -23,17 +21,14 @@ class Unpaused:
     def outlive(self, seconds: float) -> None:
         """It has no server."""
 
-    def watch_pauses(self, told: Callable[[bool], None]) -> None:
-        """Nobody else does."""
-
     def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
         raise NotImplementedError
 
-    async def rejoin(self, handle: str) -> Process:
+    async def programs(self) -> list[str]:
+        raise NotImplementedError
+
+    async def take(self, program: str) -> Process:
         raise NotImplementedError
 
     async def take_terminal(self, path: str) -> Terminal:
-        raise NotImplementedError
-
-    async def end_others(self, *, spare: Collection[str]) -> None:
         raise NotImplementedError

@@ -1,18 +1,4 @@
-"""Starting, finding and ending the programs of one sandbox, through its agent; the same code for every runtime.
-
-A runtime uses it like this:
-
-    directory = AgentDirectory(spec.sockets)
-    directory.prepare()                                   # before the sandbox is started
-    …                                                     # start it, with `agent_command(…)` as its first process
-    client = AgentClient(await directory.connect(gone), facts, judge=…, on_lost=…)
-    await client.until_ready(seconds)
-    client.outlive(seconds)                               # how long it may go on without a server; 0: not at all
-    process = await client.spawn(["sh"], env={…}, cwd="/workspace", tty=True, name="shell")
-
-A later server does the same with `directory.reopen()`, then `known()` and `attach()`. One that leaves its sandboxes
-calls `leave()`; one that destroys them ends the sandbox, and when that is certain, calls `ended()`.
-"""
+"""Starting, finding, pausing and ending the programs of one sandbox, through its agent."""
 
 from __future__ import annotations
 
@@ -23,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
@@ -36,15 +23,15 @@ from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
 
 START_SECONDS = 30.0
-"""How long an agent has to come up, or to start a program; a machine that needs longer is not usable."""
+"""How long an agent may take to come up, or to start a program; a machine that needs longer is not usable."""
 ANSWER_SECONDS = 30.0
-"""How long it has for anything else. It gives up ending processes after eleven."""
+"""How long it may take for anything else. It gives up ending processes after eleven."""
 _MOST_KNOWN = 4096
-"""Programs that an agent may say it has."""
+"""Programs that an agent may report."""
 
 Judge = Callable[[ExitStatus, int, Callable[[ExitStatus], None]], None]
-"""Called with how a program ended, and how often the sandbox had been out of memory when it began. It calls the third
-argument once, with the status as it is to be told: `oom` set, if the kernel's out-of-memory killer ended it."""
+"""Takes how a program ended, and the number of out-of-memory kills when it was started. It calls the third argument
+once, with the final status: `oom` set if the kernel's out-of-memory killer ended the program."""
 
 
 def agent_source() -> bytes:
@@ -57,10 +44,10 @@ def agent_command(
 ) -> list[str]:
     """Return the command of a sandbox's first process.
 
-    Arguments: the interpreter and the file with `agent_source()`, as the sandbox sees them; the directory of
-    `AgentDirectory`, as the sandbox sees it (`<sockets>/agent`); limits of each process, named as in setrlimit(2)
-    without `RLIMIT_`; seconds after which it ends if no server has come; and descriptors that it shall hold and pass
-    to nobody.
+    Arguments, all paths as the sandbox sees them: `python`, the interpreter; `file`, which contains `agent_source()`;
+    `directory`, that of `AgentDirectory` (`<sockets>/agent`); `rlimits`, the limits of each process, named as in
+    setrlimit(2) without `RLIMIT_`; `start`, the seconds after which it ends if no server has connected; `keep`,
+    descriptors that it keeps open and passes to no program.
     """
     config = {"directory": directory, "start": start, "limits": dict(rlimits), "keep": list(keep)}
     return [python, "-I", "-S", file, json.dumps(config)]
@@ -69,10 +56,10 @@ def agent_command(
 class AgentClient:
     """The connection to one sandbox's agent, and the programs that it runs.
 
-    `control` is what `AgentDirectory.connect` returned; owned from now on. `facts` say who runs in the sandbox.
-    `judge` decides what a SIGKILL was; `ooms` counts what it compares with. `on_lost` is called once, with the reason,
-    when the connection breaks: its sandbox cannot be used any more and has to be ended, and then `ended` be called.
-    Every method that asks something raises `SandboxError` when the connection is or gets lost.
+    `control` is what `AgentDirectory` returned; owned from now on. `facts` say which user the sandbox has. `judge`
+    decides whether a SIGKILL came from the out-of-memory killer; `oom_kills` returns the count that it compares with.
+    `on_lost` is called once, with the reason, when the connection breaks: the sandbox cannot be used any more; end it,
+    and then call `ended`. Every method that waits for an answer raises `SandboxError` without a connection.
     """
 
     def __init__(
@@ -82,19 +69,24 @@ class AgentClient:
         *,
         judge: Judge,
         on_lost: Callable[[str], None],
-        ooms: Callable[[], int] = lambda: 0,
+        oom_kills: Callable[[], int] = lambda: 0,
     ) -> None:
         self._facts = facts
-        self._judge, self._ooms = judge, ooms
-        self._tell_lost = on_lost
+        self._judge, self._oom_kills = judge, oom_kills
+        self._report_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._numbers = itertools.count(1)
+        # The agent may still use numbers of an earlier server. All clients count from one clock, which never goes back.
+        self._numbers = itertools.count(time.monotonic_ns() // 1000)
         self._processes: dict[int, AgentProcess] = {}
-        self._asked: dict[int, asyncio.Future[Answer | AgentProcess | AgentTerminal]] = {}
-        """Answers that are due; to `Attach` a process, which is there before anything more is told of it."""
+        self._requests: dict[int, asyncio.Future[Answer | AgentProcess | AgentTerminal]] = {}
+        """What is not answered yet; `Attach` is answered with a process, which exists before more is said of it."""
         self._attaching: dict[int, Known | None] = {}
-        """What is attached; None: a terminal alone."""
+        """By number of the request; None for a terminal."""
         self._listed: dict[int, list[Known]] = {}
+        self._turn = asyncio.Lock()
+        """One pause or resume at a time."""
+        self._running = asyncio.Event()
+        self._running.set()
         self.why = "it has ended"
         """Why there is no connection any more."""
         self._link = AgentLink(control, on_answer=self._on_answer, on_lost=self._on_lost)
@@ -104,18 +96,18 @@ class AgentClient:
         """Whether there is no connection any more."""
         return self._link.closed
 
-    async def until_ready(self, seconds: float = START_SECONDS) -> None:
-        """Wait for the agent to answer; raises `SandboxError`. A frozen sandbox's agent answers when it goes on."""
-        try:
-            async with asyncio.timeout(seconds):
-                ready = await asyncio.shield(self._link.ready)
-        except TimeoutError as exc:
-            raise SandboxError("The sandbox cannot be used", f"its agent gave no answer in {seconds:.0f} s") from exc
-        if not ready:
+    @property
+    def paused(self) -> bool:
+        """Whether this client has paused the programs."""
+        return not self._running.is_set()
+
+    async def until_ready(self) -> None:
+        """Wait until the agent has answered; raises `SandboxError` if the connection breaks first."""
+        if not await asyncio.shield(self._link.ready):
             raise self._gone()
 
     def outlive(self, seconds: float) -> None:
-        """Set for how many seconds the sandbox goes on without a connection, from now on; then it ends itself."""
+        """Set for how many seconds the sandbox lives without a connection, from now on; then it ends itself."""
         self._link.post(messages.Outlive(seconds))
 
     # -- programs -----------------------------------------------------------------
@@ -129,16 +121,14 @@ class AgentClient:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-        name: str = "",
         terminal: Terminal | None = None,
     ) -> AgentProcess:
-        """Start a program as the sandbox's user.
+        """Start a program; `contract.Sandbox.exec` explains the arguments, but here `env` is all of its environment.
 
-        `env` is all of its environment. Without `tty` its stdin is empty, and stdout and stderr go into one pipe; with
-        `terminal`, which is one of `open_terminal`, see `contract.Sandbox.exec`.
-        `name` (200 characters at most) is what a later server knows it by. Raises `SandboxError` if it cannot be
-        started; when cancelled, it is killed as soon as it runs.
+        Waits while the sandbox is paused. Raises `SandboxError`; when cancelled, the program is killed as soon as it
+        runs.
         """
+        await self._until_running()
         if self._link.closed:
             raise SandboxError(f"{argv[0]!r} could not be started", f"the sandbox is gone: {self.why}")
         number = next(self._numbers)
@@ -157,7 +147,7 @@ class AgentClient:
             undo.callback(os.close, ours)
             kept = os.dup(ours)
             undo.callback(os.close, kept)
-            process = self._process(number, name[:NAME_LENGTH], ours, tty=tty)
+            process = self._process(number, argv[0][:NAME_LENGTH], ours, tty=tty)
             undo.pop_all()
         self._link.post(messages.Spawn(number, process.name, tty), (body_fd, theirs, kept))
         try:
@@ -170,7 +160,7 @@ class AgentClient:
         return process
 
     def open_terminal(self, rows: int, cols: int) -> AgentTerminal:
-        """Open a terminal that echoes nothing; raises `SandboxError` where there is none left."""
+        """Open a terminal without echo; raises `SandboxError` if the sandbox has no more."""
         if self._link.closed:
             raise self._gone()
         master, slave = self._open_output(rows, cols)
@@ -185,61 +175,64 @@ class AgentClient:
         return terminal
 
     async def take_terminal(self, path: str) -> AgentTerminal:
-        """Go on with a terminal that an earlier server opened; raises `SandboxError`."""
+        """Return a terminal that an earlier server opened; raises `SandboxError`."""
         number = next(self._numbers)
-        self._attaching[number] = None
-        try:
-            taken = await self._ask(number, messages.Take(number, path))
-        finally:
-            del self._attaching[number]
+        taken = await self._attached(number, None, messages.Take(number, path))
         if not isinstance(taken, AgentTerminal):
             raise SandboxError("A terminal cannot be found again", f"the agent has no {path!r} any more")
         return taken
 
     async def known(self) -> list[Known]:
-        """List the programs that run, and those that have ended and were not killed: nobody knows of their end yet.
-
-        After another server's connection this has to be asked before anything is spawned.
-        """
+        """List the programs that run, or have ended and were not killed: their end may not be known to anybody yet."""
         number = next(self._numbers)
-        self._listed[number] = []
+        found = self._listed[number] = []
         try:
             await self._ask(number, messages.List(number))
-            found = self._listed[number]
         finally:
             del self._listed[number]
-        # Numbers are not used twice.
-        self._numbers = itertools.count(max([next(self._numbers), *(known.program + 1 for known in found)]))
         return found
 
     async def attach(self, known: Known) -> AgentProcess:
-        """Go on with a program that `known` listed: what it wrote meanwhile is there to be read."""
+        """Return a program that `known` listed, with what it wrote meanwhile; raises `SandboxError`."""
         if (process := self._processes.get(known.program)) is not None:
             return process
         number = next(self._numbers)
-        self._attaching[number] = known
-        try:
-            attached = await self._ask(number, messages.Attach(number, known.program))
-        finally:
-            del self._attaching[number]
+        attached = await self._attached(number, known, messages.Attach(number, known.program))
         if not isinstance(attached, AgentProcess):
             raise SandboxError("A program cannot be found again", f"the agent has no {known.name!r} any more")
         return attached
 
     # -- all of them ----------------------------------------------------------------
 
-    async def pause(self) -> bool:
-        """SIGSTOP every program until all stand still, and say whether they do; if not, all go on."""
-        number = next(self._numbers)
-        return self._done(await self._ask(number, messages.Pause(number)))
+    async def pause(self) -> None:
+        """SIGSTOP every program until none runs. Idempotent; raises `SandboxError`, and then `resume` should follow."""
+        async with self._turn:
+            if self.paused and not self.closed:
+                return
+            self._running.clear()
+            number = next(self._numbers)
+            stopped = False
+            try:
+                stopped = self._done(await self._ask(number, messages.Pause(number)))
+            finally:
+                if not stopped:
+                    self._running.set()
+            if not stopped:
+                raise SandboxError("The sandbox cannot be paused", "some of its processes did not stop in time")
 
     async def resume(self) -> None:
-        """SIGCONT what `pause` stopped."""
-        number = next(self._numbers)
-        await self._ask(number, messages.Resume(number))
+        """SIGCONT what `pause` stopped, also that of an earlier server. Idempotent; does nothing without a connection.
+
+        Raises `SandboxError` if the agent does not answer.
+        """
+        async with self._turn:
+            if not self.closed:
+                number = next(self._numbers)
+                await self._ask(number, messages.Resume(number))
+            self._running.set()
 
     async def room(self, pid: int = 0) -> tuple[bool | None, bool]:
-        """Say whether hardly any process can be started (None if the agent cannot tell), and if `pid` waits for that.
+        """Return whether hardly any process can be started (None if unknown), and whether `pid` waits for that.
 
         `pid` is a bash, which sleeps before it tries again to fork.
         """
@@ -250,78 +243,97 @@ class AgentClient:
     # -- its end ----------------------------------------------------------------------
 
     def end(self) -> None:
-        """Have the agent end everything and itself, and close the connection. Idempotent."""
+        """Make the agent end everything and itself, and close the connection. Idempotent."""
         self._link.post(messages.End())
         self._link.close()
 
     def leave(self) -> None:
-        """Close the connection and let everything run for another server. Idempotent.
+        """Close the connection and leave everything running for another server. Idempotent.
 
-        What is asked or started at that moment fails; what has not started by then is undone.
+        Requests that are not answered yet fail; programs that have not started by then are killed.
         """
         self._link.close()
         self.why = "it is left to another server"
+        self._running.set()
         for process in self._processes.values():
             process.leave(self._gone())
         self._fail(self._gone())
 
     def ended(self, status: ExitStatus) -> None:
-        """Tell every program that the sandbox has ended; `status` says how."""
+        """End every program here, because the sandbox has ended; `status` says how."""
         self._link.close()
+        self._running.set()
         error = SandboxError("The sandbox is gone", f"{self.why} ({status})")
         for process in list(self._processes.values()):
             process.on_lost(error, ExitStatus(signal=signal.SIGKILL, oom=status.oom, lost=True))
         self._processes.clear()
         self._fail(error)
 
-    # -- helpers ------------------------------------------------------------------------
+    # -- for its processes ----------------------------------------------------------------
 
-    def _process(self, number: int, name: str, fd: int, *, tty: bool) -> AgentProcess:
-        async def prune(since: Moment | None) -> bool:
-            asked = next(self._numbers)
-            moment = None if since is None else (since.ticks, since.last)
-            try:
-                return self._done(await self._ask(asked, messages.Prune(asked, number, moment)))
-            except SandboxError:
-                if self._link.closed:
-                    return True  # all of it ends
-                raise
+    def post(self, request: messages.Signal | messages.Kill) -> None:
+        """Send a request without waiting for an answer."""
+        self._link.post(request)
 
-        process = AgentProcess(
-            number,
-            name,
-            fd,
-            tty=tty,
-            ooms=self._ooms(),
-            post_signal=lambda signum: self._link.post(messages.Signal(number, signum)),
-            post_kill=lambda: self._link.post(messages.Kill(number)),
-            ask_moment=self._moment,
-            ask_prune=prune,
-            on_finished=lambda: self._processes.pop(number, None),
-        )
-        self._processes[number] = process
-        return process
-
-    def _terminal(self, master: int, slave: int) -> AgentTerminal:
-        return AgentTerminal(master, slave, drop=lambda path: self._link.post(messages.Drop(path)))
-
-    async def _moment(self) -> Moment:
+    async def moment(self) -> Moment:
+        """Return the time in the sandbox; raises `SandboxError`."""
         number = next(self._numbers)
         answer = await self._ask(number, messages.AskMoment(number))
         if not isinstance(answer, messages.Moment):
             raise self._gone()
         return Moment(answer.ticks, answer.last)
 
+    async def prune(self, program: int, since: Moment | None) -> bool:
+        """SIGKILL what a program has started, or has started since a moment; return whether nothing of it is left."""
+        number = next(self._numbers)
+        moment = None if since is None else (since.ticks, since.last)
+        try:
+            return self._done(await self._ask(number, messages.Prune(number, program, moment)))
+        except SandboxError:
+            if self.closed:
+                return True  # all of it ends
+            raise
+
+    def forget(self, program: int) -> None:
+        """Forget a program, of which nothing more can come."""
+        self._processes.pop(program, None)
+
+    # -- helpers ------------------------------------------------------------------------
+
+    def _process(self, number: int, name: str, fd: int, *, tty: bool) -> AgentProcess:
+        process = AgentProcess(number, name, fd, tty=tty, oom_kills=self._oom_kills(), agent=self)
+        self._processes[number] = process
+        return process
+
+    def _terminal(self, master: int, slave: int) -> AgentTerminal:
+        return AgentTerminal(master, slave, drop=lambda path: self._link.post(messages.Drop(path)))
+
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         if self._link.ptmx < 0:
             raise SandboxError("A terminal cannot be opened in the sandbox", "it has no /dev/pts/ptmx")
         return open_terminal(self._link.ptmx, rows, cols, uid=self._facts.uid, gid=self._facts.gid)
 
+    async def _until_running(self) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._running.wait()
+        except TimeoutError as exc:
+            raise SandboxError("The sandbox is paused", f"nobody resumed it within {START_SECONDS:.0f} s") from exc
+
+    async def _attached(
+        self, number: int, known: Known | None, request: Request
+    ) -> Answer | AgentProcess | AgentTerminal:
+        self._attaching[number] = known
+        try:
+            return await self._ask(number, request)
+        finally:
+            del self._attaching[number]
+
     async def _ask(self, number: int, request: Request) -> Answer | AgentProcess | AgentTerminal:
         if self._link.closed:
             raise self._gone()
         answer: asyncio.Future[Answer | AgentProcess | AgentTerminal] = self._loop.create_future()
-        self._asked[number] = answer
+        self._requests[number] = answer
         self._link.post(request)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -336,42 +348,42 @@ class AgentClient:
         return SandboxError("The sandbox is gone", self.why)
 
     def _fail(self, error: SandboxError) -> None:
-        asked, self._asked = self._asked, {}
+        asked, self._requests = self._requests, {}
         for answer in asked.values():
             if not answer.done():
                 answer.set_exception(error)
 
     def _on_lost(self, reason: str) -> None:
         self.why = reason
-        self._tell_lost(reason)
+        self._report_lost(reason)
 
     def _on_answer(self, answer: Answer, fds: list[int]) -> bool:
         match answer:
             case messages.Known():
                 return self._on_known(answer)
             case messages.Done() | messages.Room() | messages.Moment() | messages.Attached():
-                return self._on_asked(answer, fds)
+                return self._on_reply(answer, fds)
             case _:
                 process = self._processes.get(answer.id)
                 if process is None:
-                    return isinstance(answer, messages.Ended)  # of an earlier server's, which is not attached yet
+                    return isinstance(answer, messages.Ended)  # of a program that is not attached yet
                 return self._on_program(process, answer)
 
     def _on_known(self, known: Known) -> bool:
         listed = self._listed.get(known.id)
         if listed is None:
-            return known.id in self._asked  # its asker was cancelled
+            return known.id in self._requests  # its caller was cancelled
         listed.append(known)
         return len(listed) <= _MOST_KNOWN
 
-    def _on_asked(
+    def _on_reply(
         self, answer: messages.Done | messages.Room | messages.Moment | messages.Attached, fds: list[int]
     ) -> bool:
-        asked = self._asked.pop(answer.id, None)
+        asked = self._requests.pop(answer.id, None)
         if asked is None:
             return False
         if asked.done():
-            return True  # its asker was cancelled
+            return True  # its caller was cancelled
         if not isinstance(answer, messages.Attached):
             asked.set_result(answer)
             return True
@@ -407,12 +419,12 @@ class AgentClient:
                 if not process.pid or process.ending:
                     return False
                 process.ending = True
-                self._judge(_status(answer.code, answer.signal), process.ooms, process.on_ended)
+                self._judge(_status(answer.code, answer.signal), process.oom_kills, process.on_ended)
                 return True
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """Make a file that has no path, positioned at its beginning; the caller closes it."""
+    """Make a file without a path, positioned at its beginning; the caller closes the descriptor."""
     fd = os.memfd_create(name)
     try:
         with open(fd, "wb", closefd=False) as stream:

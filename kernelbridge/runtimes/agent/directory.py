@@ -1,9 +1,9 @@
-"""Where an agent's socket is, and how it is reached safely.
+"""Where an agent's socket is, and how to connect to it safely.
 
-It has a directory of its own in the sandbox's socket directory, which is open to the sandbox's user only while the
-agent binds, before any program of the user runs. Then the socket is opened with `O_PATH | O_NOFOLLOW`, seen to be one,
-and reached through `/proc/self/fd`. Where the bridge is another user, the closed directory also keeps programs in the
-sandbox from connecting; the agent refuses them in any case.
+The socket has a directory of its own in the sandbox's socket directory. It is open to the sandbox's user only while the
+agent binds, before any program of the user runs. Then the socket is opened with `O_PATH | O_NOFOLLOW`, checked to be a
+socket, and connected through `/proc/self/fd`. Where the bridge is another user, the closed directory also keeps
+programs in the sandbox from connecting; the agent refuses them in any case.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.trees import remove_tree
 
 NAME = "agent"
-"""Of the directory, in the sandbox's socket directory."""
+"""The directory's name in the sandbox's socket directory."""
 _SOCKET = "socket"
 _OPEN, _CLOSED = 0o777, 0o700
-_LOOK_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 _BUSY_SECONDS = 0.02
 
 
 class AgentDirectory:
     """The directory of one sandbox's agent; `sockets` is the host's side of the sandbox's socket directory.
 
-    Use `prepare` before the sandbox is started and then `connect`; or `reopen` for one that an earlier server started.
+    Call `prepare` before the sandbox is started and then `connect`; or `reopen`, if an earlier server started it.
     """
 
     def __init__(self, sockets: Path) -> None:
@@ -37,17 +38,17 @@ class AgentDirectory:
         self._fd = -1
 
     def prepare(self) -> None:
-        """Make the directory anew, open to the sandbox's user; raises OSError. Blocking."""
+        """Make the directory, empty and open to the sandbox's user; raises OSError. Blocking."""
         remove_tree(self._path)
         self._path.mkdir(mode=0o700)
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        # To everyone, and not by chown: with user namespaces the sandbox's uid is not the host's.
+        # For everyone, and not by chown: with user namespaces the sandbox's uid is not the host's.
         os.fchmod(self._fd, _OPEN)
 
     async def connect(self, gone: asyncio.Future[Any] | None = None) -> socket.socket:
         """Wait for the agent to bind, close the directory to the sandbox's user, and connect.
 
-        Returns a connected socket, which the caller closes. Raises `SandboxError` when `gone` is done before that, or
+        Returns a connected socket, which the caller closes. Raises `SandboxError` if `gone` is done first, or if
         something else is in the place of the socket. Cancellation leaves nothing open.
         """
         while True:
@@ -55,21 +56,29 @@ class AgentDirectory:
                 raise SandboxError("The sandbox could not be started", "it ended before its agent could be reached")
             if self._bound():
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         os.fchmod(self._fd, _CLOSED)
         return await self._connect()
 
-    async def reopen(self) -> socket.socket:
-        """Connect to the agent of a sandbox that an earlier server started; raises `SandboxError`."""
+    async def reopen(self, pid: int | None = None) -> socket.socket:
+        """Connect to the agent of a sandbox that an earlier server started.
+
+        Raises `SandboxError`, also if another process than `pid` listens.
+        """
         self.close()
         try:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as exc:
             raise SandboxError("The sandbox cannot be reached", f"its agent's directory: {exc.strerror}") from exc
-        return await self._connect()
+        control = await self._connect()
+        peer, _, _ = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if pid is not None and peer != pid:
+            control.close()
+            raise SandboxError("The sandbox cannot be reached", "another process is in the place of its agent")
+        return control
 
     def close(self) -> None:
-        """Release the directory, which stays. Idempotent."""
+        """Close the directory's descriptor; the directory stays. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -95,7 +104,7 @@ class AgentDirectory:
                 while True:
                     try:
                         connection.connect(f"/proc/self/fd/{held}")
-                    except BlockingIOError:  # as many wait to be let in as may: programs of the same user can do that
+                    except BlockingIOError:  # its queue of connections is full: programs of the same user can fill it
                         await asyncio.sleep(_BUSY_SECONDS)
                     else:
                         return connection

@@ -1,7 +1,6 @@
-"""The bridge's end of an agent's socket: packets and descriptors, in order, without ever blocking.
+"""The bridge's end of an agent's socket: sends and receives packets and descriptors, in order, and never blocks.
 
-What an agent says is believed only as an answer to something asked. Anything else breaks the link, and with it the
-sandbox is lost.
+An agent may only answer requests. Anything else breaks the link, and the sandbox is lost with it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ import msgspec
 from kernelbridge.runtimes.agent.messages import PACKET, Answer, Ready, Request, decode
 
 _QUEUE = 1024
-"""Requests that the agent has not taken yet; one that takes none is broken."""
+"""Requests that the agent has not read yet; with more, it counts as broken."""
 _BATCH = 64
-"""Packets read before other work has its turn."""
+"""Packets that are read before other work has its turn."""
 
 
 class AgentLink:
-    """One agent's socket; owns it. Sends never block.
+    """One agent's socket; owns it.
 
-    `on_answer` takes each answer, and a list with the descriptor that came with it, if one did: it may take that out,
-    and says whether the answer can be. `on_lost` takes the reason when the link breaks; not after `close`.
+    `on_answer` is called with each answer and a list of at most one descriptor that came with it, which it may remove
+    and then owns; it returns whether the answer was expected. `on_lost` is called with the reason when the link breaks,
+    not after `close`.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class AgentLink:
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self.closed = False
         self.ready: asyncio.Future[bool] = self._loop.create_future()
-        """True once the agent has answered, false if the link ends before that."""
+        """True when the agent has answered; False if the link was closed before that."""
         self.ptmx = -1
-        """The sandbox's ptmx (O_PATH), while the link is open; -1 if it has none."""
+        """A descriptor (O_PATH) of the sandbox's ptmx while the link is open; -1 if it has none."""
         self._loop.add_reader(self._fd, self._readable)
 
     def post(self, message: Request, fds: Sequence[int] = ()) -> None:
-        """Send a request, now or when the agent takes it; `fds` are closed in any case."""
+        """Send a request, now or as soon as the agent reads; `fds` are closed in any case."""
         if self.closed:
             _close_all(fds)
             return
         self._queue.append((msgspec.json.encode(message), list(fds)))
         if len(self._queue) > _QUEUE:
-            self._lose("the sandbox's agent takes no requests")
+            self._lose("the sandbox's agent does not read its requests")
         elif len(self._queue) == 1:
             self._flush()
 
@@ -99,7 +99,7 @@ class AgentLink:
             if self.closed:
                 return
             try:
-                # The kernel closes what comes beyond one descriptor.
+                # The kernel closes all descriptors but the first.
                 data, ancillary, flags, _ = self._socket.recvmsg(PACKET, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return

@@ -1,6 +1,6 @@
-"""What the bridge and an agent say to each other; pure. `kernelbridge/guest/agent.py` says what each of them means.
+"""The messages between the bridge and an agent; pure. `kernelbridge/guest/agent.py` documents each of them.
 
-The agent runs among the user's programs and as the same user, so it may be anybody: what it sends is bounded and
+The agent runs among the user's programs and as the same user, so it may be hostile: its messages are bounded and
 validated here.
 """
 
@@ -24,7 +24,7 @@ Step = Literal["fork", "cwd", "program", "terminal"]
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="op", tag="ready"):
-    """The agent listens; a descriptor of the sandbox's ptmx comes with it."""
+    """The agent is ready; comes with a descriptor of the sandbox's ptmx."""
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="op", tag="started"):
@@ -43,7 +43,7 @@ class Refused(msgspec.Struct, frozen=True, tag_field="op", tag="refused"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag_field="op", tag="ended"):
-    """A program has ended; what it started may go on."""
+    """A program has ended; what it started may still run."""
 
     id: Id
     code: Code
@@ -51,11 +51,11 @@ class Ended(msgspec.Struct, frozen=True, tag_field="op", tag="ended"):
 
 
 class Killed(msgspec.Struct, frozen=True, tag_field="op", tag="killed"):
-    """A kill is over."""
+    """A kill is done."""
 
     id: Id
     all: bool
-    """Whether nothing is left of the program; then it is forgotten."""
+    """Whether nothing is left of the program; then the agent has forgotten it."""
 
 
 class Known(msgspec.Struct, frozen=True, tag_field="op", tag="known"):
@@ -72,21 +72,23 @@ class Known(msgspec.Struct, frozen=True, tag_field="op", tag="known"):
 
 
 class Attached(msgspec.Struct, frozen=True, tag_field="op", tag="attached"):
-    """The descriptor that was asked for comes with it."""
+    """Comes with the requested descriptor."""
 
     id: Id
 
 
 class Room(msgspec.Struct, frozen=True, tag_field="op", tag="room"):
-    """Whether there is room for more processes."""
+    """How much room there is for processes."""
 
     id: Id
     crowded: bool | None
+    """Whether there is hardly any; None if the agent cannot know."""
     waits: bool
+    """Whether the bash that was asked about sleeps before it tries again to fork."""
 
 
 class Moment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
-    """What time it is in the sandbox."""
+    """The time in the sandbox."""
 
     id: Id
     ticks: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -94,11 +96,11 @@ class Moment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
 
 
 class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):
-    """The last answer to a request that has no other."""
+    """The last answer to a request, or the only one."""
 
     id: Id
     all: bool
-    """Whether it could be done."""
+    """Whether it was done completely."""
 
 
 Answer = Started | Refused | Ended | Killed | Known | Attached | Room | Moment | Done
@@ -106,7 +108,7 @@ _DECODER = msgspec.json.Decoder(Ready | Answer)
 
 
 def decode(data: bytes) -> Ready | Answer | None:
-    """Read what an agent says; None if it is nothing that an agent says."""
+    """Parse a packet of an agent; None if it is not a valid message."""
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, RecursionError):
@@ -114,7 +116,7 @@ def decode(data: bytes) -> Ready | Answer | None:
 
 
 class Spawn(msgspec.Struct, frozen=True, tag_field="op", tag="spawn"):
-    """Start a program. What may be longer than a packet (argv, env, cwd), and its output, come as descriptors."""
+    """Start a program. Its argv, env and cwd, which may exceed a packet, and its output come as descriptors."""
 
     id: int
     name: str
@@ -122,92 +124,92 @@ class Spawn(msgspec.Struct, frozen=True, tag_field="op", tag="spawn"):
 
 
 class Signal(msgspec.Struct, frozen=True, tag_field="op", tag="signal"):
-    """Signal the process group that the program leads."""
+    """Send a signal to the process group of a program."""
 
     id: int
     signal: int
 
 
 class Kill(msgspec.Struct, frozen=True, tag_field="op", tag="kill"):
-    """SIGKILL a program and all that it ever started, and forget it."""
+    """SIGKILL a program and everything that it ever started, and forget it."""
 
     id: int
 
 
 class Prune(msgspec.Struct, frozen=True, tag_field="op", tag="prune"):
-    """SIGKILL what a program has started, but not itself."""
+    """SIGKILL everything that a program has started, but not the program itself."""
 
     id: int
     program: int
     since: tuple[int, int] | None
-    """Ticks and the latest pid, as `Moment` tells them."""
+    """`ticks` and `last` of a `Moment`."""
 
 
 class AskMoment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
-    """Say what time it is."""
+    """Ask for the time in the sandbox."""
 
     id: int
 
 
 class List(msgspec.Struct, frozen=True, tag_field="op", tag="list"):
-    """Tell of every program."""
+    """Ask for every program."""
 
     id: int
 
 
 class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
-    """Give the bridge's end of a program's pipe or terminal."""
+    """Ask for the bridge's end of a program's pipe or terminal."""
 
     id: int
     program: int
 
 
 class Hold(msgspec.Struct, frozen=True, tag_field="op", tag="hold"):
-    """Keep the descriptor that comes with it: the bridge's end of a terminal."""
+    """Keep the descriptor that comes with it, the bridge's end of a terminal, under a name."""
 
     name: str
 
 
 class Take(msgspec.Struct, frozen=True, tag_field="op", tag="take"):
-    """Give what was to be held."""
+    """Ask for the descriptor that is kept under a name."""
 
     id: int
     name: str
 
 
 class Drop(msgspec.Struct, frozen=True, tag_field="op", tag="drop"):
-    """Hold it no longer."""
+    """Close the descriptor that is kept under a name."""
 
     name: str
 
 
 class Pause(msgspec.Struct, frozen=True, tag_field="op", tag="pause"):
-    """SIGSTOP every program, until all stand still."""
+    """SIGSTOP every program, until none runs."""
 
     id: int
 
 
 class Resume(msgspec.Struct, frozen=True, tag_field="op", tag="resume"):
-    """SIGCONT what a pause stopped."""
+    """SIGCONT what `Pause` stopped."""
 
     id: int
 
 
 class AskRoom(msgspec.Struct, frozen=True, tag_field="op", tag="room"):
-    """Say whether there is room for more processes, and whether a bash waits for some."""
+    """Ask whether there is room for more processes, and whether a bash waits for it."""
 
     id: int
     pid: int
 
 
 class Outlive(msgspec.Struct, frozen=True, tag_field="op", tag="outlive"):
-    """Go on for so long without a bridge."""
+    """Set for how long to live without a bridge."""
 
     seconds: float
 
 
 class End(msgspec.Struct, frozen=True, tag_field="op", tag="end"):
-    """End everything."""
+    """End everything, and the agent."""
 
 
 Request = (

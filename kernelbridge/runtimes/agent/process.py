@@ -1,4 +1,4 @@
-"""One program that an agent has started: its output, its terminal, its end."""
+"""A program that an agent has started: its output, its terminal, its end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.agent.messages import Refused
+from kernelbridge.runtimes.agent.messages import Kill, Refused, Signal
 from kernelbridge.runtimes.agent.stream import Stream
 from kernelbridge.runtimes.agent.terminal import set_size
 from kernelbridge.runtimes.contract import NO_ROOM, ExitStatus, Moment
@@ -22,41 +22,34 @@ _STEPS = {
 }
 
 
+class Agent(Protocol):
+    """What a process needs of `AgentClient`, which documents it."""
+
+    def post(self, request: Signal | Kill) -> None: ...  # noqa: D102 - see above
+    async def moment(self) -> Moment: ...  # noqa: D102
+    async def prune(self, program: int, since: Moment | None) -> bool: ...  # noqa: D102
+    def forget(self, program: int) -> None: ...  # noqa: D102
+
+
 class AgentProcess:
     """A program in a sandbox; see `contract.Process`. Made by `AgentClient.spawn` and `attach`.
 
-    `fd` is the bridge's end of its pipe or terminal; owned from now on. The `post_` and `ask_` functions send
-    what their names say to the agent.
+    `number` is its id in the agent; `fd` the bridge's end of its pipe or terminal, owned from now on; `oom_kills` the
+    sandbox's number of out-of-memory kills when it was started.
     """
 
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        fd: int,
-        *,
-        tty: bool,
-        ooms: int,
-        post_signal: Callable[[int], None],
-        post_kill: Callable[[], None],
-        ask_moment: Callable[[], Awaitable[Moment]],
-        ask_prune: Callable[[Moment | None], Awaitable[bool]],
-        on_finished: Callable[[], object],
-    ) -> None:
-        self.number = number
-        """Which the agent knows it by."""
-        self.name = name
+    def __init__(self, number: int, name: str, fd: int, *, tty: bool, oom_kills: int, agent: Agent) -> None:
+        self.number, self.name = number, name
+        self.id = str(number)
         self.pid = 0
-        self.ooms = ooms
-        """How often the sandbox had been out of memory when this process began."""
+        """0 until it has started."""
+        self.oom_kills = oom_kills
         self._loop = asyncio.get_running_loop()
         self._stream = Stream(fd)
         self._tty = tty
-        self._post_signal, self._post_kill = post_signal, post_kill
-        self._ask_moment, self._ask_prune = ask_moment, ask_prune
-        self._on_finished = on_finished
+        self._agent = agent
         self.ending = False
-        """Whether the agent has told of its end; what that was may not be known yet."""
+        """Whether the agent has reported its end; how it ended may not be known yet."""
         self._started: asyncio.Future[Refused | None] = self._loop.create_future()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._killed: asyncio.Future[bool] = self._loop.create_future()
@@ -69,16 +62,11 @@ class AgentProcess:
 
     # -- the contract -----------------------------------------------------------
 
-    @property
-    def handle(self) -> str:
-        """Give the number by which `AgentClient.attach` finds it."""
-        return str(self.number)
-
     async def read(self) -> bytes:
-        """Give the next output; `b""` once it has ended, even if something that it left behind holds the pipe."""
+        """Return the next output; `b""` when it has ended, even if something that it left behind holds the pipe."""
         stream = self._stream
         while not stream.closed:
-            ended = self._ended.done()  # asked first: what it wrote before its end is then there to be read
+            ended = self._ended.done()  # checked first: then all that it wrote before its end can be read below
             data = stream.read_now()
             if data:
                 return data
@@ -108,26 +96,26 @@ class AgentProcess:
     async def signal(self, signum: int) -> None:
         """Signal the process group."""
         if not self._ended.done():
-            self._post_signal(signum)
+            self._agent.post(Signal(self.number, signum))
 
     async def kill(self) -> None:
-        """SIGKILL it and all that it ever started; raises `SandboxError` if something outlived that."""
+        """SIGKILL it and all that it ever started; raises `SandboxError` if something survives."""
         killed = self._killed
         self._kill_once()
         if not await asyncio.shield(killed):
-            raise _outlived()
+            raise _survived()
 
     async def moment(self) -> Moment:
-        """Give the time in its sandbox; raises `SandboxError`."""
-        return await self._ask_moment()
+        """Return the time in its sandbox; raises `SandboxError`."""
+        return await self._agent.moment()
 
     async def prune(self, since: Moment | None = None) -> None:
-        """SIGKILL what it has started, or has started since; raises `SandboxError` if something outlived that."""
-        if not self._killed.done() and not await self._ask_prune(since):
-            raise _outlived()
+        """SIGKILL what it has started, or has started since; raises `SandboxError` if something survives."""
+        if not self._killed.done() and not await self._agent.prune(self.number, since):
+            raise _survived()
 
     async def wait(self) -> ExitStatus:
-        """Return how it ended."""
+        """Wait for its end and return how it ended."""
         return await asyncio.shield(self._ended)
 
     async def aclose(self) -> None:
@@ -138,15 +126,15 @@ class AgentProcess:
             self._stream.close()
 
     def leave(self, error: SandboxError) -> None:
-        """Close its descriptor and let it run; `error` is why it could not be started, if it has not."""
+        """Close its descriptor and leave it running; `error` is raised to a caller that still waits for its start."""
         self._stream.close()
         if not self._started.done():
             self._started.set_exception(error)
 
-    # -- what the sandbox says --------------------------------------------------
+    # -- for its client ---------------------------------------------------------
 
     async def until_started(self, program: str) -> None:
-        """Wait for the program to run; raises `SandboxError` where it does not. On any failure nothing stays open."""
+        """Wait until it runs; raises `SandboxError` if it cannot be started. After a failure nothing stays open."""
         try:
             refused = await self._started
         except BaseException:
@@ -158,12 +146,12 @@ class AgentProcess:
             raise SandboxError(f"{program!r} could not be started in the sandbox", reason)
 
     def abandon(self) -> None:
-        """Kill it, whenever it starts, and close its descriptor; for a caller that cannot wait."""
+        """Kill it as soon as it runs, and close its descriptor; waits for nothing."""
         self._kill_once()
         self._stream.close()
 
     def on_started(self, pid: int) -> bool:
-        """Take the news that it runs; says whether that can be."""
+        """Handle `started`; return whether that was expected."""
         if self.pid:
             return False
         self.pid = pid
@@ -172,19 +160,19 @@ class AgentProcess:
         return True
 
     def on_refused(self, refused: Refused) -> bool:
-        """Take the news that it could not be started; says whether that can be."""
+        """Handle `refused`: it could not be started. Return whether that was expected."""
         if self.pid or self._ended.done():
             return False
         if not self._started.done():
             self._started.set_result(refused)
         self.on_ended(ExitStatus(code=127))
-        if not self._kill_posted:  # else that will be answered
+        if not self._kill_posted:  # otherwise the agent answers that
             self._killed.set_result(True)
         self._finish()
         return True
 
     def on_ended(self, status: ExitStatus) -> None:
-        """Take how it ended; the first counts."""
+        """Handle its end; the first call counts."""
         if self._ended.done():
             return
         self._ended.set_result(status)
@@ -192,7 +180,7 @@ class AgentProcess:
         self._finish()
 
     def on_killed(self, *, everything: bool) -> bool:
-        """Take the answer to a kill; says whether that was asked for."""
+        """Handle `killed`; return whether that was expected. `everything` says whether nothing is left."""
         if not self._kill_posted or self._killed.done():
             return False
         self._killed.set_result(everything)
@@ -203,7 +191,7 @@ class AgentProcess:
         return True
 
     def on_lost(self, error: SandboxError, status: ExitStatus) -> None:
-        """Take the news that the whole sandbox is gone."""
+        """Handle the end of the whole sandbox."""
         if not self._started.done():
             self._started.set_exception(error)
         self.on_ended(status)
@@ -212,13 +200,13 @@ class AgentProcess:
 
     def _finish(self) -> None:
         if self._ended.done() and self._killed.done():
-            self._on_finished()  # nothing more can come
+            self._agent.forget(self.number)
 
     def _kill_once(self) -> None:
         if not self._kill_posted and not self._killed.done():
             self._kill_posted = True
-            self._post_kill()
+            self._agent.post(Kill(self.number))
 
 
-def _outlived() -> SandboxError:
-    return SandboxError("Processes in the sandbox cannot be ended", "they start others faster; destroy the sandbox")
+def _survived() -> SandboxError:
+    return SandboxError("Processes in the sandbox cannot be ended", "they start new ones faster; close the session")

@@ -11,11 +11,11 @@ _CHUNK = 1 << 16
 
 
 class Stream:
-    """A descriptor, owned from now on, that is read and written without blocking. One reader and one writer."""
+    """Reads and writes a descriptor without blocking; owns it. One reader and one writer at a time."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        """-1 once it is closed."""
+        """-1 after `close`."""
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.Future[None] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -23,22 +23,22 @@ class Stream:
 
     @property
     def closed(self) -> bool:
-        """Whether it has been closed here."""
+        """Whether `close` was called."""
         return self.fd < 0
 
     def read_now(self) -> bytes | None:
-        """Give what there is: None for nothing yet, `b""` at the end."""
+        """Return what can be read now: None for nothing yet, `b""` at the end."""
         try:
             return os.read(self.fd, _CHUNK)
         except BlockingIOError:
             return None
         except OSError as exc:
-            if exc.errno == errno.EIO:  # how Linux says that nobody has the terminal open any more
+            if exc.errno == errno.EIO:  # of a terminal: nobody has its other end open any more
                 return b""
             raise
 
     async def until_readable(self) -> None:
-        """Wait until there may be something to read, or it is closed, or `wake` is called."""
+        """Wait until something may be readable, or it is closed, or `wake` is called. Safe to cancel."""
         self._reading = self._loop.create_future()
         self._loop.add_reader(self.fd, wake, self._reading)
         try:
@@ -49,7 +49,10 @@ class Stream:
                 self._loop.remove_reader(self.fd)
 
     async def write(self, data: memoryview) -> int:
-        """Write what there is room for now, and give how much; waits where there is none. Raises `BrokenPipeError`."""
+        """Write as much as there is room for now, and return how many bytes; 0 after a wait for room.
+
+        Raises `BrokenPipeError`.
+        """
         try:
             return os.write(self.fd, data)
         except BlockingIOError:
@@ -59,7 +62,7 @@ class Stream:
             raise BrokenPipeError(errno.EPIPE, "the terminal is closed") from exc
 
     def wake(self) -> None:
-        """Have whoever waits look again."""
+        """Wake up the reader and the writer, if they wait."""
         wake(self._reading)
         wake(self._writing)
 
@@ -85,7 +88,7 @@ class Stream:
 
 
 def wake(future: asyncio.Future[None] | None) -> None:
-    """Set a future, unless it is or its waiter was cancelled."""
+    """Set a future's result, unless it is done or cancelled."""
     if future is not None:
         with contextlib.suppress(asyncio.InvalidStateError):
             future.set_result(None)

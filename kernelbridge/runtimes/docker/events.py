@@ -18,7 +18,7 @@ from kernelbridge.runtimes.docker.engine import UNREACHABLE, explain, release
 
 log = structlog.get_logger(__name__)
 
-ACTIONS = ("create", "start", "die", "destroy", "oom", "pause", "unpause")
+ACTIONS = ("create", "start", "die", "destroy", "oom", "pause")
 FIRST_DELAY = 0.1
 """Seconds until the engine is asked again after its stream ended; doubles up to `LAST_DELAY`."""
 LAST_DELAY = 2.0

@@ -1,20 +1,19 @@
 """Sandboxes as Docker containers, one per workspace.
 
-DockerRuntime        makes, finds again and removes containers (this module)
-├── spec             what the engine is told about one: all of its isolation (pure)
-├── guest            the agent's program, where the engine finds it
-├── image            what the image offers, once per digest
-├── sandbox          one container, and the connection to its agent
-│   ├── pauses       whether it stands still
+DockerRuntime        makes, adopts and removes containers (this module)
+├── spec             the request that makes one: all of its isolation (pure)
+├── guest            the agent's program, as a file that is mounted into containers
+├── image            what an image offers, once per digest
+├── sandbox          one container
 │   └── exit_status  what its exit means: code, signal, out of memory
-├── info             what the runtime says of itself
+├── info             the description of the runtime
 ├── sockets          the limit of socket buffers, which engines do not set
-├── removals         what the engine did not remove when it was asked to
+├── removals         removals that the engine has not carried out yet
 ├── events           the thread that follows the engine's event stream
 └── engine           calls to the engine, in threads, in bounded time
 
-The engine makes, pauses and removes containers and tells of their ends. Programs in them are started by their agent,
-`runtimes/agent`: what runs goes on whatever becomes of the engine.
+The engine makes and removes containers and reports their ends. Everything in them is started, paused and ended by their
+agent (`runtimes/agent`), so it does not depend on the engine.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
 from kernelbridge.runtimes.agent.directory import AgentDirectory
-from kernelbridge.runtimes.contract import SOCKETS_PATH, Left, SandboxSpec
+from kernelbridge.runtimes.contract import SOCKETS_PATH, PreviousSandbox, SandboxSpec
 from kernelbridge.runtimes.docker.engine import (
     CALL_TIMEOUT,
     GONE,
@@ -59,6 +58,7 @@ from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
 from kernelbridge.runtimes.docker.spec import (
     GUEST_PATH,
+    HOSTNAME,
     INSTANCE_LABEL,
     LAUNCH_LABEL,
     WORKSPACE_LABEL,
@@ -74,14 +74,14 @@ __all__ = ["DockerRuntime", "EngineInfo", "probe_engine"]
 
 log = structlog.get_logger(__name__)
 
-_REMOVAL_PAUSE = 0.1
-"""Seconds between two looks at a removal that is under way."""
+_REMOVAL_POLL = 0.1
+"""Seconds between two checks of a removal that is under way."""
 _CONFLICT = 409
 _NOT_FOUND = 404
 
 
 class DockerRuntime:
-    """Makes sandboxes with a Docker engine (`runtimes.base.Runtime`). Use `open`."""
+    """Makes sandboxes with a Docker engine (`contract.Runtime`). Made by `open`."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class DockerRuntime:
         self._background = Background()
         self._removals = Removals(self._background)
         self._sandboxes: dict[str, DockerSandbox] = {}
-        # Launches that were given up while the engine did not answer: it may still carry them out.
+        # Launches that failed while the engine did not answer: it may still carry them out.
         self._given_up: set[str] = set()
         self._closed = False
         self._released = False
@@ -120,13 +120,12 @@ class DockerRuntime:
             WorkspaceImage, engine=engine, background=self._background, launch=self._new_launch, any_uid=own_uid
         )
         self._default_image = image
-        # As many as the operator allows.
         self._images: dict[str, WorkspaceImage] = {}
         self._events = EventFollower(
             engine.new_client,
             label=self._own_label,
-            on_event=self._take_event,
-            on_connected=self._stream_began,
+            on_event=self._on_event,
+            on_connected=self._on_connected,
         )
 
     @classmethod
@@ -143,10 +142,10 @@ class DockerRuntime:
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
-        `guest` is a directory of this server's for what is mounted into containers; like those of a `SandboxSpec`, it
-        has the same path for the engine. `profile_file` is a seccomp profile to use in place of kernelbridge's own.
-        `own_uid` is one of the user ids that sandboxes may be given (`SandboxSpec.uid`); None if none shall be.
-        `instance` names this server's data directory: its containers carry it, and only those are ever touched.
+        Arguments: `image`, the default one; `instance`, a label for this server's containers, and only these are ever
+        touched; `guest`, a directory for the agent's program, which must have the same path for the engine;
+        `profile_file`, a seccomp profile in place of kernelbridge's own; `call_timeout`, seconds for one call to the
+        engine; `own_uid`, one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
@@ -182,7 +181,7 @@ class DockerRuntime:
         return f"<DockerRuntime {self._instance}, {len(self._sandboxes)} sandboxes>"
 
     async def prepare(self, image: str | None = None) -> Facts:
-        """Learn what a new sandbox will look like; raises `ImageError`."""
+        """Return what a sandbox of an image offers; raises `ImageError`."""
         _, facts = await self._image(image).current()
         return facts
 
@@ -193,43 +192,48 @@ class DockerRuntime:
         return self._images[name]
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
-        """Make and start a container; raises `SandboxError` or `ImageError`, and then leaves nothing behind."""
+        """Make and start a container; raises `SandboxError` or `ImageError`."""
         if self._closed:
-            raise SandboxError("No sandbox can be made", "the runtime was closed")
+            raise SandboxError("The sandbox could not be started", "the server is stopping")
         return await self._background.whole(
             self._create(spec), undo=DockerSandbox.destroy, doing=f"making the sandbox of {spec.workspace_id}"
         )
 
-    async def adopt(self, left: Mapping[str, Left]) -> dict[str, DockerSandbox]:
-        """Take over those containers of earlier servers that still run; see `base.Runtime.adopt`."""
-        for row in await self._listed(self._own_label):
-            known = left.get(row["Labels"].get(WORKSPACE_LABEL, ""))
-            if known is not None and known.sandbox_id == row["Id"] and row["Id"] not in self._sandboxes:
-                # Before it is looked at: its end may be told at any time from here on.
-                self._known(row["Id"]).facts = known.facts
+    async def adopt(self, previous: Mapping[str, PreviousSandbox]) -> dict[str, DockerSandbox]:
+        """Adopt the containers of earlier servers that still run."""
         adopted: dict[str, DockerSandbox] = {}
-        for workspace_id, known in left.items():
-            sandbox = self._sandboxes.get(known.sandbox_id)
-            if sandbox is not None and await self._adopted(sandbox):
+        for row in await self._listed(self._own_label):
+            workspace_id = row["Labels"].get(WORKSPACE_LABEL, "")
+            found = previous.get(workspace_id)
+            if found is None or found.sandbox_id != row["Id"]:
+                continue
+            sandbox = self._track(row["Id"])  # before it is inspected: from here on its end may be reported
+            if await self._adopted(sandbox, found.facts):
                 adopted[workspace_id] = sandbox
-            elif sandbox is not None:
+            else:
                 sandbox.leave()
-                self._dropped(sandbox)
+                self._forget(sandbox)
         return adopted
 
-    async def _adopted(self, sandbox: DockerSandbox) -> bool:
-        """Look at a container that an earlier server started; say whether it still runs."""
-        found = await self._inspected(sandbox)
-        if found is None or not found["State"].get("Running"):
+    async def _adopted(self, sandbox: DockerSandbox, facts: Facts) -> bool:
+        """Connect to a container that an earlier server started; return whether it runs."""
+        state = await self._inspected(sandbox)
+        if state is None or not state["State"].get("Running"):
             return False
-        mounts = {mount["Destination"]: mount.get("Source", "") for mount in found["Mounts"]}
+        mounts = {mount["Destination"]: mount.get("Source", "") for mount in state["Mounts"]}
         if GUEST_PATH not in mounts:
             return False  # made by a version that had no agent
-        sandbox.adopted(AgentDirectory(Path(mounts[SOCKETS_PATH])))
+        if state["State"].get("Paused"):  # by a version that let the engine pause it, or by somebody else
+            await self._unpause(sandbox)
+        try:
+            await sandbox.reconnect(AgentDirectory(Path(mounts[SOCKETS_PATH])), facts)
+        except SandboxError as exc:
+            log.warning("sandbox_not_adopted", container=sandbox.id, reason=str(exc))
+            return False
         return sandbox.alive
 
     async def reclaim(self) -> int:
-        """Remove the containers of earlier servers with the same instance; return how many. Some may stay at first."""
+        """Remove the containers of earlier servers with the same instance; return how many. The rest is retried."""
         found = await self._listed(self._own_label)
         stale = [row["Id"] for row in found if row["Id"] not in self._sandboxes]
         attempts = (self._removals.attempt(each, partial(self._remove, each)) for each in stale)
@@ -238,16 +242,16 @@ class DockerRuntime:
         return removed
 
     async def _remove_volumes(self, label: str) -> None:
-        """Remove volumes with a label that no container has any more: it was removed by others, without them."""
+        """Remove volumes with a label that no container uses: somebody removed the container without them."""
         try:
             await self._engine.call(partial(_remove_unused_volumes, label=label), doing="removing volumes")
         except (APIError, RuntimeUnavailable) as exc:
-            log.warning("volumes_left", label=label, reason=str(exc))  # the next server removes them
+            log.warning("volumes_left", label=label, reason=str(exc))  # the next server tries again
 
     async def aclose(self, *, keep: bool = False) -> None:
-        """Remove every container that it made, but for `keep`; end its threads. Idempotent.
+        """Remove every container, or leave all to the next server; end the threads. Idempotent.
 
-        What cannot be removed is logged.
+        Containers that cannot be removed are logged.
         """
         self._closed = True
         self._removals.stop()
@@ -284,7 +288,7 @@ class DockerRuntime:
         facts = msgspec.structs.replace(
             facts,
             uid=facts.uid if spec.uid is None else spec.uid,
-            env={**thread_counts(spec.limits.cpus, facts.env), **facts.env},
+            env={"HOSTNAME": HOSTNAME, **thread_counts(spec.limits.cpus, facts.env), **facts.env},
         )
         directory = AgentDirectory(spec.sockets)
         try:
@@ -298,11 +302,11 @@ class DockerRuntime:
                 facts.python.executable,
                 f"{GUEST_PATH}/{FILE}",
                 f"{SOCKETS_PATH}/{AGENT}",
-                rlimits={},  # the engine has set them
+                rlimits={},  # the engine sets them
                 start=START_SECONDS,
             ),
             user=f"{facts.uid}:{facts.gid}",
-            # The engine refuses to promise more than the host has.
+            # The engine refuses more than the host has.
             limits=replace(spec.limits, cpus=min(spec.limits.cpus, self._cpus or spec.limits.cpus)),
             mounts=workspace_mounts(spec, guest),
         )
@@ -311,9 +315,8 @@ class DockerRuntime:
         except BaseException:
             directory.close()
             raise
-        sandbox.facts = facts
         try:
-            await sandbox.reach(directory)
+            await sandbox.connect(directory, facts)
         except BaseException:
             await sandbox.destroy()
             raise
@@ -325,7 +328,7 @@ class DockerRuntime:
         return guest
 
     async def _start(self, image: str, launch: Launch) -> DockerSandbox:
-        """Make and start a container: two calls, when all is well."""
+        """Make and start a container: two calls to the engine, if nothing goes wrong."""
         sandbox: DockerSandbox | None = None
         try:
             sandbox = await self._make(launch)
@@ -335,7 +338,7 @@ class DockerRuntime:
                 await asyncio.to_thread(limit_socket_buffers, container_id, launch.limits.socket_buffers)
         except (RuntimeUnavailable, APIError) as exc:
             if sandbox is not None:
-                self._dropped(sandbox)
+                self._forget(sandbox)
             if isinstance(exc, RuntimeUnavailable):
                 self._give_up(launch)
                 raise
@@ -360,20 +363,20 @@ class DockerRuntime:
                 if exc.status_code != _CONFLICT or loop.time() > last:
                     raise
             await self._remove_stale(launch)
-        return self._known(container_id)
+        return self._track(container_id)
 
-    def _known(self, container_id: str) -> DockerSandbox:
-        """Have its events told to what stands for a container."""
+    def _track(self, container_id: str) -> DockerSandbox:
+        """Return a new object for a container, which from now on gets the container's events."""
         sandbox = self._sandboxes[container_id] = DockerSandbox(
             container_id,
             engine=self._engine,
             background=self._background,
-            on_removed=self._dropped,
+            on_removed=self._forget,
             removals=self._removals,
         )
         return sandbox
 
-    def _dropped(self, sandbox: DockerSandbox) -> None:
+    def _forget(self, sandbox: DockerSandbox) -> None:
         self._sandboxes.pop(sandbox.id, None)
 
     async def _remove_stale(self, launch: Launch) -> None:
@@ -390,14 +393,14 @@ class DockerRuntime:
         ours = labels.get(INSTANCE_LABEL) == self._instance and labels.get(WORKSPACE_LABEL) == launch.workspace_id
         known = self._sandboxes.get(there["Id"])
         if known is not None and known.leaving:
-            # Perhaps the engine is about to: it does not say when it has, only that the name is still taken.
-            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=_REMOVAL_PAUSE)
+            # The engine may still be at it: it does not report the end, only that the name is still in use.
+            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=_REMOVAL_POLL)
         elif known is not None:
             raise SandboxError("The sandbox could not be made", "this workspace already has one")
         if not ours:
             raise SandboxError(
                 "The sandbox could not be made",
-                f"a container that is not this server's is called {launch.name}; rename or remove it",
+                f"another server's container is called {launch.name}; rename or remove it",
             )
         await self._remove(there["Id"])
 
@@ -419,7 +422,7 @@ class DockerRuntime:
             raise SandboxError("The engine's containers cannot be listed", explain(exc)) from exc
 
     async def _clean_up(self, token: str) -> None:
-        """Remove what a failed launch has left; if the engine cannot, then when it can."""
+        """Remove what a failed launch has left; later, if the engine cannot do it now."""
         try:
             await self._remove_launch(token)
         except SandboxError as exc:
@@ -427,38 +430,49 @@ class DockerRuntime:
             self._removals.insist(token, partial(self._remove_launch, token), reason=exc)
 
     def _give_up(self, launch: Launch) -> None:
-        """Leave a launch that the engine did not answer. If it comes into being after all, it is removed."""
+        """Give up a launch that the engine did not answer. Its container is removed if it is made after all."""
         self._given_up.add(launch.token)
-        self._background.spawn(self._clean_up(launch.token), doing=f"removing what became of {launch.name}")
+        self._background.spawn(self._clean_up(launch.token), doing=f"removing {launch.name}")
 
     async def _remove_launch(self, token: str) -> None:
         for row in await self._listed(f"{LAUNCH_LABEL}={token}"):
             await self._remove(row["Id"])
             self._given_up.discard(token)
 
-    def _take_event(self, event: EngineEvent) -> None:
+    def _on_event(self, event: EngineEvent) -> None:
         if (sandbox := self._sandboxes.get(event.container)) is not None:
             if event.action == "destroy" and not sandbox.leaving and (token := event.labels.get(LAUNCH_LABEL)):
                 label = f"{LAUNCH_LABEL}={token}"
                 self._background.spawn(self._remove_volumes(label), doing="removing the volumes of a container")
-            sandbox.take_event(event)
+            elif event.action == "pause":  # by somebody else: the server pauses programs, not containers
+                self._background.spawn(self._unpause(sandbox), doing="unpausing a container")
+            sandbox.on_event(event)
         elif event.action in {"create", "start"} and (token := event.labels.get(LAUNCH_LABEL)) in self._given_up:
             self._background.spawn(self._clean_up(token), doing="removing a container that came too late")
 
-    def _stream_began(self) -> None:
+    async def _unpause(self, sandbox: DockerSandbox) -> None:
+        """Unpause a container, whose session would hang otherwise."""
+        try:
+            await self._engine.call(lambda api: api.unpause(sandbox.id), doing="unpausing a container")
+        except (APIError, RuntimeUnavailable) as exc:
+            log.warning("container_not_unpaused", container=sandbox.id, reason=str(exc))
+        else:
+            log.warning("container_unpaused", container=sandbox.id)
+
+    def _on_connected(self) -> None:
         if self._connected.is_set() and not self._closed:
             self._background.spawn(self._catch_up(), doing="catching up with the engine")
         self._connected.set()
 
     async def _catch_up(self) -> None:
-        """Learn what happened while the engine's events could not be followed."""
+        """Find out what happened while there was no event stream."""
         try:
             for sandbox in list(self._sandboxes.values()):
                 try:
                     await self._look_at(sandbox)
                 except RuntimeUnavailable:
                     raise
-                except SandboxError as exc:  # what is wrong with one is no reason not to look at the others
+                except SandboxError as exc:  # the others have to be inspected all the same
                     log.warning("container_not_inspected", container=sandbox.id, reason=str(exc))
             for token in list(self._given_up):
                 await self._remove_launch(token)
@@ -467,17 +481,17 @@ class DockerRuntime:
             self._events.reconnect()
 
     async def _look_at(self, sandbox: DockerSandbox) -> None:
-        # Not in a list of all: that may still call running what the engine has told the end of.
+        # Not from a list of all: that may still show as running what the engine has already reported as ended.
         found = await self._inspected(sandbox)
         if found is None:
-            sandbox.lost()
+            sandbox.on_loss()
         elif found["State"]["Status"] in {"exited", "dead"}:
-            sandbox.died(end_of(found["State"]))
-        else:
-            sandbox.pauses.seen(paused=bool(found["State"].get("Paused")))
+            sandbox.on_death(end_of(found["State"]))
+        elif found["State"].get("Paused"):
+            await self._unpause(sandbox)
 
     async def _inspected(self, sandbox: DockerSandbox) -> dict[str, Any] | None:
-        """Give what the engine says of a container; None if it has none of that name. Raises `SandboxError`."""
+        """Return the engine's data about a container; None if it does not exist. Raises `SandboxError`."""
         try:
             found: dict[str, Any] = await self._engine.call(
                 lambda api: api.inspect_container(sandbox.id), doing="inspecting a container"
@@ -492,7 +506,7 @@ class DockerRuntime:
 def _remove_unused_volumes(api: Any, *, label: str) -> None:  # untyped: the stubs leave the answers open
     found = api.volumes(filters={"label": label, "dangling": True})["Volumes"] or ()
     for volume in found:
-        with contextlib.suppress(NotFound):  # somebody else was faster
+        with contextlib.suppress(NotFound):  # somebody else has removed it
             api.remove_volume(volume["Name"])
 
 

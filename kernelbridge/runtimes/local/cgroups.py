@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge.runtimes.contract import SLEEPS_BETWEEN_FORKS, Limits
+from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.local.oom_notice import OomNotice, open_notice
 from kernelbridge.runtimes.local.pidfd import open_pidfd, send_signal, wait_for_end
 
@@ -70,16 +70,6 @@ class Cgroup:
         home = self._directories.get("pids")
         most, now = ("", "") if home is None else (_read(home / name).strip() for name in ("pids.max", "pids.current"))
         return int(now) * 10 >= int(most) * 9 if most.isdigit() and now.isdigit() else None
-
-    def starves(self, pid: int) -> bool:
-        """Say whether it is crowded, and the bash that is `pid` inside sleeps until it tries again to fork."""
-        if not self.crowded():
-            return False
-        for number in _read(self._directories["pids"] / "cgroup.procs").split():
-            status = _status(number)
-            if status.get("NSpid", "").split()[-1:] == [str(pid)]:
-                return status.get("SigBlk", "").endswith(SLEEPS_BETWEEN_FORKS)
-        return False
 
     def oom_notice(self) -> OomNotice | None:
         """Watch for that; None where the kernel does not tell."""
@@ -267,14 +257,6 @@ def _own(membership: Path) -> str:
 
 def _words(path: Path) -> list[str]:
     return _read(path).split()
-
-
-def _status(pid: str) -> dict[str, str]:
-    """Give what the system says of a process; nothing if it has ended. Its name, which it chooses, may be any bytes."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        lines = Path("/proc", pid, "status").read_text(encoding="ascii", errors="replace").split("\n")
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return {}
 
 
 def _read(path: Path) -> str:

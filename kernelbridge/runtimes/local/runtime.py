@@ -1,18 +1,18 @@
-"""The local runtime: sandboxes without a container engine, in the python that kernelbridge is installed in.
+"""The local runtime: sandboxes without a container engine, with the python that kernelbridge is installed in.
 
-LocalRuntime         makes sandboxes; this module
-  host               what of this machine a sandbox sees
-  bubblewrap         whether bubblewrap works here, and what to do where it does not
-  mounts             pure: bubblewrap's arguments, the launching script
-  seccomp            pure: the system-call filter, for both runtimes
-  launcher           starts a process tree
-  tree               holds it: its end, and how to end it
-  pidfd              processes that need not be our children
-  notes              what the next server must know of one
-  terminals          limits its terminals, where the server is not root
-  cgroups            memory, process and CPU limits
-LocalSandbox         one process tree          (sandbox)
-  AgentClient        talks to its first process (runtimes/agent)
+LocalRuntime         makes and adopts sandboxes (this module)
+├── host             what a sandbox sees of this machine
+├── bubblewrap       whether bubblewrap works here, and what to do if not
+├── mounts           bubblewrap's arguments and the launching script (pure)
+├── launcher         starts a process tree
+├── notes            what the next server must know of a sandbox
+├── short_links      short names for long socket directories, without isolation
+├── terminals        limits a sandbox's terminals, where the server is not root
+├── cgroups          limits of memory, processes and processor time
+│   └── oom_notice   the kernel's report of a kill for want of memory
+└── sandbox          one sandbox
+    └── tree         its processes: whether they have ended, and how to end them
+        └── pidfd    processes that need not be our children
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ import structlog
 
 from kernelbridge.errors import ImageError, SandboxError
 from kernelbridge.runtimes.agent.directory import AgentDirectory
-from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Left, Limits, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.contract import (
+    SOCKETS_PATH,
+    WORKSPACE_PATH,
+    Limits,
+    PreviousSandbox,
+    RuntimeInfo,
+    SandboxSpec,
+)
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewrap
 from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroup, Cgroups
@@ -42,6 +49,7 @@ from kernelbridge.runtimes.local.notes import Note, Notes
 from kernelbridge.runtimes.local.pidfd import Identity, send_signal, wait_for_end
 from kernelbridge.runtimes.local.sandbox import DESTROY_SECONDS, LocalSandbox
 from kernelbridge.runtimes.local.short_links import ShortLinks
+from kernelbridge.runtimes.local.terminals import limit_terminals
 from kernelbridge.runtimes.local.tree import Tree
 from kernelbridge.runtimes.processors import thread_counts
 from kernelbridge.runtimes.seccomp import bpf_filter
@@ -65,12 +73,14 @@ class _Places:
 
 
 class LocalRuntime:
-    """Makes local sandboxes; see `base.Runtime`. Construct it in a thread: it tries bubblewrap out, which blocks.
+    """Makes local sandboxes (`contract.Runtime`). Construct it in a thread: it tries bubblewrap, which blocks.
 
-    `isolation=False` runs code as the server's own user, with all its rights. `instance` names this server
-    among those on the machine; `state_dir` is its own directory; with `own_uid`, sandboxes may be given other user ids
-    (`SandboxSpec.uid`). Raises `RuntimeUnavailable` where
-    bubblewrap cannot make sandboxes, and `ImageError` where the python cannot be shown to one.
+    Arguments: `instance`, a name that no other server on this machine has; `state_dir`, this server's directory;
+    `isolation`, False to run code as the server's own user, with all its rights; `bubblewrap`, what is known about it
+    already; `own_uid`, None if `SandboxSpec.uid` is not used.
+
+    Raises `RuntimeUnavailable` if bubblewrap cannot make sandboxes, and `ImageError` if the python cannot be mounted
+    into one.
     """
 
     def __init__(
@@ -91,7 +101,7 @@ class LocalRuntime:
             found = bubblewrap or find_bubblewrap(root=host.root)
             self._bwrap, version = found.require(), found.version
         else:
-            names = {"USER", "LOGNAME"}  # the server's user has another one
+            names = {"USER", "LOGNAME"}  # these are the sandbox's, not the server's
             env = {name: value for name, value in host.env.items() if name not in names}
             host = replace(host, uid=os.geteuid(), gid=os.getegid(), env=env)
         self._host = host
@@ -109,7 +119,7 @@ class LocalRuntime:
     # -- the contract -----------------------------------------------------------
 
     async def prepare(self, image: str | None = None) -> Facts:
-        """Learn what a sandbox looks like by asking one; raises `ImageError` or `SandboxError`."""
+        """Return what a sandbox offers, by running the probe in one; raises `ImageError` or `SandboxError`."""
         if image is not None:
             raise ImageError(f"Image {image!r} cannot be used", "local sandboxes are not made of images")
         async with self._preparing:
@@ -118,25 +128,24 @@ class LocalRuntime:
             return self._facts
 
     async def create(self, spec: SandboxSpec) -> LocalSandbox:
-        """Make and start one; raises `SandboxError` or `ImageError`."""
+        """Make and start a sandbox; raises `SandboxError` or `ImageError`."""
         return await self._start(spec, await self.prepare(spec.image))
 
-    async def adopt(self, left: Mapping[str, Left]) -> Mapping[str, LocalSandbox]:
-        """Take over those sandboxes of earlier servers that still run, and are isolated as this one's are."""
+    async def adopt(self, previous: Mapping[str, PreviousSandbox]) -> Mapping[str, LocalSandbox]:
+        """Adopt the sandboxes of earlier servers that still run, and are isolated like this server's."""
         notes = {note.id: note for note in await asyncio.to_thread(self._notes.read)}
         found = {
-            workspace_id: self._take_over(note, known.facts)
-            for workspace_id, known in left.items()
+            workspace_id: self._adopted(note, known.facts)
+            for workspace_id, known in previous.items()
             if (note := notes.get(known.sandbox_id)) is not None
             and note.workspace_id == workspace_id
             and note.isolated == self._isolation
-            and note.id not in {sandbox.id for sandbox in self._sandboxes}
         }
-        taken = await asyncio.gather(*found.values())
-        return {name: sandbox for name, sandbox in zip(found, taken, strict=True) if sandbox is not None}
+        adopted = await asyncio.gather(*found.values())
+        return {name: sandbox for name, sandbox in zip(found, adopted, strict=True) if sandbox is not None}
 
     async def reclaim(self) -> int:
-        """End what an earlier server left and was not adopted; no process or control group of it is left."""
+        """End the sandboxes that an earlier server left and that were not adopted, with their control groups."""
         mine = {sandbox.id for sandbox in self._sandboxes}
         stale = [note for note in await asyncio.to_thread(self._notes.read) if note.id not in mine]
         await asyncio.gather(*(asyncio.to_thread(_end, note) for note in stale))
@@ -149,9 +158,11 @@ class LocalRuntime:
     async def aclose(self, *, keep: bool = False) -> None:
         """Destroy every sandbox, or leave them all to the next server."""
         self._closed = True
+        for sandbox in list(self._sandboxes):
+            if keep and sandbox.connected:
+                sandbox.leave()
         results = await asyncio.gather(
-            *(sandbox.leave() if keep else sandbox.destroy() for sandbox in list(self._sandboxes)),
-            return_exceptions=True,
+            *(sandbox.destroy() for sandbox in list(self._sandboxes)), return_exceptions=True
         )
         self._links.close()
         await asyncio.to_thread(self._cgroups.close)
@@ -159,9 +170,9 @@ class LocalRuntime:
             if isinstance(result, BaseException):
                 raise result
 
-    # -- taking one over --------------------------------------------------------
+    # -- adopting one -----------------------------------------------------------
 
-    async def _take_over(self, note: Note, facts: Facts) -> LocalSandbox | None:
+    async def _adopted(self, note: Note, facts: Facts) -> LocalSandbox | None:
         try:
             pidfd = note.agent.open()
         except ProcessLookupError:
@@ -169,22 +180,16 @@ class LocalRuntime:
         places = _Places(note.workspace_path, note.sockets_path, None if note.link is None else Path(note.link))
         if places.link is not None:
             self._links.adopt(places.link)
-        sandbox = self._hold(
-            note.id,
-            Tree.left(note.agent.pid, pidfd, isolated=note.isolated),
-            AgentDirectory(Path(note.sockets)),
-            facts=facts,
-            places=places,
-            cgroup=self._cgroups.adopt(note.id),
-        )
+        tree = Tree.left(note.agent.pid, pidfd, isolated=note.isolated)
+        sandbox = self._hold(note.id, tree, places=places, cgroup=self._cgroups.adopt(note.id))
         try:
-            await sandbox.take_over()
+            await sandbox.reconnect(AgentDirectory(Path(note.sockets)), facts, pid=note.agent.pid)
         except SandboxError as exc:
-            log.warning("sandbox_not_taken_over", sandbox=note.id, error=str(exc))
+            log.warning("sandbox_not_adopted", sandbox=note.id, error=str(exc))
             await sandbox.destroy()
             return None
         except BaseException:
-            await sandbox.leave()
+            sandbox.leave()
             raise
         return sandbox
 
@@ -212,43 +217,30 @@ class LocalRuntime:
                 directory.close()
                 raise
         except BaseException as exc:
-            self._release(name, cgroup, places)
+            self._release(name, cgroup, places, kill=False)
             if isinstance(exc, OSError):
                 raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
             raise
-        sandbox = self._hold(
-            name,
-            Tree.launched(launched, isolated=self._isolation),
-            directory,
-            facts=msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace}),
-            places=places,
-            cgroup=cgroup,
-        )
+        tree = Tree.launched(launched, isolated=self._isolation)
+        sandbox = self._hold(name, tree, places=places, cgroup=cgroup)
+        facts = msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace})
         try:
-            pid = await sandbox.until_ready()
+            await sandbox.connect(directory, facts)
+            pid = await asyncio.shield(tree.agent)
             if self._isolation and not self._host.root:
-                await sandbox.limit_terminals(pid, spec.limits.ptys)
+                await self._limit_terminals(sandbox, pid, spec.limits.ptys)
             await asyncio.to_thread(self._note, sandbox, spec, pid, places)
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
 
-    def _hold(
-        self,
-        name: str,
-        tree: Tree,
-        directory: AgentDirectory,
-        *,
-        facts: Facts,
-        places: _Places,
-        cgroup: Cgroup | None,
-    ) -> LocalSandbox:
-        def forget() -> bool:
+    def _hold(self, name: str, tree: Tree, *, places: _Places, cgroup: Cgroup | None) -> LocalSandbox:
+        def release(kill: bool) -> bool:  # noqa: FBT001 - its only argument
             self._sandboxes.discard(sandbox)
-            return self._release(name, cgroup, places)
+            return self._release(name, cgroup, places, kill=kill)
 
-        def leave() -> None:
+        def on_left() -> None:
             self._sandboxes.discard(sandbox)
             self._cgroups.leave(name)
             if places.link is not None:
@@ -257,17 +249,19 @@ class LocalRuntime:
         sandbox = LocalSandbox(
             name,
             tree,
-            directory,
-            facts,
             workspace_path=places.workspace,
             sockets_path=places.sockets,
             cgroup=cgroup,
-            on_ended=forget,
-            on_left=leave,
-            release=lambda: cgroup is None or self._cgroups.release(name, cgroup, kill=True),
+            release=release,
+            on_left=on_left,
         )
         self._sandboxes.add(sandbox)
         return sandbox
+
+    async def _limit_terminals(self, sandbox: LocalSandbox, pid: int, ptys: int) -> None:
+        """Limit its terminals, before anything is started in it."""
+        if problem := await asyncio.to_thread(limit_terminals, pid, ptys):
+            log.warning("terminals_not_limited", sandbox=sandbox.id, reason=problem)
 
     def _note(self, sandbox: LocalSandbox, spec: SandboxSpec, pid: int, places: _Places) -> None:
         agent = Identity.of(pid)
@@ -316,11 +310,11 @@ class LocalRuntime:
         sockets, link = self._links.shorten(spec.sockets)
         return _Places(str(spec.files.absolute()), sockets, link)
 
-    def _release(self, name: str, cgroup: Cgroup | None, places: _Places) -> bool:
+    def _release(self, name: str, cgroup: Cgroup | None, places: _Places, *, kill: bool) -> bool:
         if places.link is not None:
             self._links.release(places.link)
         self._notes.remove(name)
-        return cgroup is None or self._cgroups.release(name, cgroup, kill=False)
+        return cgroup is None or self._cgroups.release(name, cgroup, kill=kill)
 
     # -- facts ------------------------------------------------------------------
 
@@ -345,10 +339,10 @@ class LocalRuntime:
             finally:
                 await sandbox.destroy()
         except TimeoutError as exc:
-            raise ImageError("The workspace's python gives no facts", f"no end after {_PROBE_SECONDS:.0f} s") from exc
+            raise ImageError("The python cannot be used", f"it gave no facts within {_PROBE_SECONDS:.0f} s") from exc
         finally:
             shutil.rmtree(home, ignore_errors=True)
-        # Its user database is made for each sandbox.
+        # The user database is made for each sandbox.
         return msgspec.structs.replace(parse_probe(output, host.env), passwd="", group="", any_uid=self._own_uids)
 
     def _describe(self, version: str | None) -> RuntimeInfo:
@@ -386,13 +380,13 @@ class LocalRuntime:
 
 
 def _end(note: Note) -> None:
-    """End a sandbox that nobody has adopted; blocking."""
+    """End a sandbox that was not adopted; blocking."""
     try:
         pidfd = note.agent.open()
     except ProcessLookupError:
         return
     try:
-        if not note.isolated:  # then it is the agent that ends the rest
+        if not note.isolated:  # then the agent ends the rest
             send_signal(pidfd, signal.SIGTERM)
             if wait_for_end(pidfd, DESTROY_SECONDS):
                 return

@@ -31,7 +31,7 @@ from msgspec import structs
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Left, Sandbox
+from kernelbridge.runtimes.contract import PreviousSandbox, Sandbox
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
@@ -138,7 +138,7 @@ class Record:
             runtime=self._runtime,
             seq=0,
             choice=choice,
-            sandbox=Left(sandbox.id, sandbox.facts),
+            sandbox=PreviousSandbox(sandbox.id, sandbox.facts),
             kernel=None,
             had_shell=False,
             incarnation=0 if earlier is None else earlier.incarnation,

@@ -71,7 +71,7 @@ class Launcher:
     ) -> Kernel:
         """Adopt the kernel that an earlier server started; `runs` says whether a cell of that server runs in it."""
         sandbox = await self._owner.get()
-        process = await sandbox.rejoin(identity.process)
+        process = await sandbox.take(identity.process)
         kernel = AdoptedKernel.adopt(
             process,
             identity,
@@ -125,14 +125,14 @@ class Launcher:
         shell.on_change(self._record.set_shell)
         return shell
 
-    async def adopt_program(self, handle: str) -> tuple[Sandbox, Process]:
+    async def adopt_program(self, program: str) -> tuple[Sandbox, Process]:
         """Adopt a program that an earlier server started; returns its sandbox and its process.
 
         Raises `TerminalError`, or `SandboxError` if the sandbox is gone.
         """
         sandbox = await self._owner.get()
         try:
-            return sandbox, await sandbox.rejoin(handle)
+            return sandbox, await sandbox.take(program)
         except SandboxError as exc:
             raise TerminalError("The terminal of the earlier server cannot be used", exc.reason) from exc
 

@@ -2,20 +2,17 @@
 
 A pause stops every process in the sandbox and keeps its memory. This module decides on it, the runtime performs it.
 A message that arrives meanwhile waits in `awake` until everything runs again.
-Other programs may pause a sandbox, too (`docker pause`). Clients see such a pause like one of ours. The next message
-ends it, or the bridge at once if something runs in the sandbox.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.states import Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
@@ -55,9 +52,8 @@ class Pausing:
         """Whether the sandbox is paused, being paused or being resumed."""
         return self._machine.state in ASLEEP
 
-    def began(self, sandbox: Sandbox) -> None:
-        """Watch a sandbox that has started."""
-        sandbox.watch_pauses(functools.partial(self._paused_by_others, sandbox))
+    def began(self) -> None:
+        """Begin to count for a sandbox that has started."""
         self._count()
 
     def ended(self) -> None:
@@ -107,16 +103,6 @@ class Pausing:
         else:
             self._do(self._machine.on(WorkspaceEvent.IDLE))
 
-    def _paused_by_others(self, sandbox: Sandbox, paused: bool) -> None:  # noqa: FBT001 - as `watch_pauses` calls it
-        if self._current() is not sandbox:
-            return
-        if paused and self._machine.state is WorkspaceState.ACTIVE:
-            self._report(sandbox, WorkspaceEvent.PAUSED)
-        if paused and self._busy():
-            self.wake()
-        if not paused and self._machine.state is WorkspaceState.PAUSED:
-            self._report(sandbox, WorkspaceEvent.RESUMED)
-
     def _do(self, action: WorkspaceAction) -> None:
         sandbox = self._current()
         if sandbox is None:
@@ -132,8 +118,6 @@ class Pausing:
         except KernelBridgeError as exc:
             log.warning("not_paused", sandbox=sandbox.id, error=str(exc))
             self._report(sandbox, WorkspaceEvent.PAUSE_FAILED)
-            if isinstance(exc, RuntimeUnavailable):
-                self._answer(exc)  # those messages have waited long enough; the resume is tried all the same
         else:
             self._report(sandbox, WorkspaceEvent.PAUSED)
 

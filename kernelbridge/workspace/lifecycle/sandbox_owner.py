@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,6 @@ from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxEr
 from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
-from kernelbridge.workspace.adoption.take_over import take_over
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
@@ -255,7 +254,8 @@ class SandboxOwner:
         programs = (state.kernel, state.shell, *state.terminals)
         spared = {program.process for program in programs if program is not None}
         try:
-            await take_over(sandbox, spared, wanted=self._wanted)
+            await sandbox.resume()  # a pause may have been under way when that server ended
+            await self._end_others(sandbox, spared)
             sockets = self._data.paths(self._key).sockets
             await self._step("shell files", in_thread(self._executor, prepare_directory, sockets))
             await self._prepare(sandbox)
@@ -270,6 +270,15 @@ class SandboxOwner:
         self._began(sandbox)
         self._log.info("sandbox_taken_over", sandbox=sandbox.id)
         return sandbox
+
+    async def _end_others(self, sandbox: Sandbox, spared: Collection[str]) -> None:
+        """End all programs of an earlier server but those with the ids `spared`."""
+        try:
+            for program in await sandbox.programs():
+                if program not in spared:
+                    await (await sandbox.take(program)).aclose()
+        except SandboxError as exc:  # no reason to lose the interpreter
+            self._log.warning("programs_not_ended", sandbox=sandbox.id, error=str(exc))
 
     async def _prepare(self, sandbox: Sandbox) -> None:
         files = await self._files.get()
@@ -296,7 +305,7 @@ class SandboxOwner:
         self._on_began(sandbox)
         self._machine.on(WorkspaceEvent.STARTED)
         if self.state is WorkspaceState.ACTIVE:
-            self.pausing.began(sandbox)
+            self.pausing.began()
         self._tasks.create(self._watch(sandbox))
 
     # -- its end --------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Shell:
     @property
     def state(self) -> ShellState:
         """What a later server needs to take it over."""
-        return ShellState(self._process.handle, *self._terminals.paths)
+        return ShellState(self._process.id, *self._terminals.paths)
 
     def on_change(self, call: Callable[[ShellState], None]) -> None:
         """Call `call` whenever that changes."""

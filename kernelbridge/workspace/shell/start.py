@@ -15,8 +15,6 @@ from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
 from kernelbridge.workspace.shell.ptys import OpenTerminals
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 
-NAME = "shell"
-"""The name of its process in the sandbox."""
 _READY_TIMEOUT = 10.0
 """Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
 _SETUP_OUTPUT = 1 << 16
@@ -46,7 +44,7 @@ async def start_shell(sandbox: Sandbox, settings: ShellSettings, env: Mapping[st
 
 async def take_shell(sandbox: Sandbox, settings: ShellSettings, state: ShellState) -> Shell:
     """Take over a shell that an earlier server started; raises `SandboxError` if it is gone."""
-    process = await sandbox.rejoin(state.process)
+    process = await sandbox.take(state.process)
     taken: dict[str, Terminal] = {}
     try:
         for path in dict.fromkeys((state.keys, state.screen, *state.jobs)):
@@ -95,6 +93,6 @@ class _Launch:
         overwrite(self.settings.commands / shell_script.SETUP, text.encode())
         argv, extra = shell_script.start(program, inside)
         process = await self.sandbox.exec(
-            argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, name=NAME, terminal=terminal
+            argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, terminal=terminal
         )
         return Shell(self.sandbox, process, OpenTerminals(terminal, terminal), self.settings), setup

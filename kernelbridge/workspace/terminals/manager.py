@@ -177,12 +177,12 @@ class Terminals:
     async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
         async def start(size: Size) -> Started:
             sandbox, process = await (self._start(size) if previous is None else self._take_over(previous))
-            spool = self._spools[terminal] = self._record.scrollback(process.handle)
+            spool = self._spools[terminal] = self._record.scrollback(process.id)
             spool.open()
             if previous is None:
                 spool.empty()
             terminal.replay.spool(spool, spool.read())
-            self._states[terminal] = TerminalState(terminal.id, process.handle, size.rows, size.cols)
+            self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
             self._note()
             await self._record.written()  # before any connection gets `terminal_opened`
             return sandbox, process

@@ -50,7 +50,7 @@ class HostProcess:
         self._process = process
         self._ended = asyncio.ensure_future(self._wait())
         self.pid = process.pid
-        self.handle = ""
+        self.id = ""
 
     async def _wait(self) -> ExitStatus:
         code = await self._process.wait()
@@ -123,10 +123,9 @@ class HostSandbox(Unpaused):
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-        name: str = "",
         terminal: Terminal | None = None,
     ) -> Process:
-        del tty, rows, cols, name, terminal
+        del tty, rows, cols, terminal
         process = HostProcess(
             await asyncio.create_subprocess_exec(
                 *argv,
@@ -144,7 +143,7 @@ class HostSandbox(Unpaused):
     def oom_kills(self) -> int:
         return 0
 
-    def watch_memory(self, tell: Callable[[], None]) -> None:
+    def watch_memory(self, on_kill: Callable[[], None]) -> None:
         """Do nothing: its memory has no limit."""
 
     async def wait(self) -> ExitStatus:

@@ -56,8 +56,8 @@ class House:
         client.outlive(outlive)
         return client
 
-    async def start(self, client: AgentClient, script: str, *, tty: bool = False, name: str = "") -> AgentProcess:
-        return await client.spawn(["sh", "-c", script], env=FACTS.env, cwd=str(self.sockets), tty=tty, name=name)
+    async def start(self, client: AgentClient, script: str, *, tty: bool = False) -> AgentProcess:
+        return await client.spawn(["sh", "-c", script], env=FACTS.env, cwd=str(self.sockets), tty=tty)
 
     def link(self, name: str) -> Path:
         """Make another name of `sleep`, by which its processes are found."""
@@ -315,13 +315,13 @@ async def test_an_agent_cannot_be_dumped(house: House) -> None:
 async def test_another_bridge_goes_on_with_what_runs(house: House, tty: bool) -> None:  # noqa: FBT001 - a parameter
     first = await house.connect()
     script = "echo one; sleep 0.1; echo two; read x; echo got $x; exit 3" if tty else "echo one; sleep 0.1; echo two"
-    process = await house.start(first, script, tty=tty, name="shell")
+    process = await house.start(first, script, tty=tty)
     await read_until(process, b"one")
     first.leave()
     assert await process.read() == b""
     second = await house.connect(again=True)
     [known] = await second.known()
-    assert (known.name, known.pid, known.tty) == ("shell", process.pid, tty)
+    assert (known.name, known.pid, known.tty) == ("sh", process.pid, tty)
     again = await second.attach(known)
     assert await second.attach(known) is again
     assert b"two" in await read_until(again, b"two")
@@ -337,7 +337,7 @@ async def test_another_bridge_goes_on_with_what_runs(house: House, tty: bool) ->
 
 async def test_what_is_written_while_no_bridge_reads_waits(house: House) -> None:
     first = await house.connect()
-    process = await house.start(first, "echo up; head -c 300000 /dev/zero | tr '\\0' x; echo; echo last", name="writer")
+    process = await house.start(first, "echo up; head -c 300000 /dev/zero | tr '\\0' x; echo; echo last")
     begun = await read_until(process, b"up")
     first.leave()
     second = await house.connect(again=True)
@@ -351,13 +351,13 @@ async def test_what_is_written_while_no_bridge_reads_waits(house: House) -> None
 
 async def test_an_end_that_nobody_was_told_of_is_told_later(house: House) -> None:
     first = await house.connect()
-    process = await house.start(first, "read x; echo bye; exit 9", tty=True, name="kernel")
+    process = await house.start(first, "read x; echo bye; exit 9", tty=True)
     await process.write(b"\n")
     first.leave()
     second = await house.connect(again=True)
     await until(lambda: not Path(f"/proc/{process.pid}").exists())
     [known] = await second.known()
-    assert (known.name, known.running, known.code, known.signal) == ("kernel", False, 9, None)
+    assert (known.name, known.running, known.code, known.signal) == ("sh", False, 9, None)
     again = await second.attach(known)
     assert b"bye" in await read_all(again)
     assert await again.wait() == ExitStatus(code=9)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.runtimes.agent.terminal import no_terminals
 from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
 from kernelbridge.runtimes.processors import THREAD_VARIABLES, thread_counts
-from kernelbridge.runtimes.terminals import no_terminals
 
 CONTAINER = "c0ffee" * 10 + "beef"
 
@@ -17,8 +17,8 @@ CONTAINER = "c0ffee" * 10 + "beef"
     [
         ("10", "4096", "1024", "the session has reached its limit"),
         ("3071", "4096", "1024", "the session has reached its limit"),
-        ("3072", "4096", "1024", "not this session's doing"),
-        ("4096", "4096", "0", "not this session's doing"),
+        ("3072", "4096", "1024", "which this session did not cause"),
+        ("4096", "4096", "0", "which this session did not cause"),
         ("?", "4096", "0", "the session has reached its limit"),
     ],
 )

@@ -15,7 +15,7 @@ from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
 from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.contract import WORKSPACE_PATH, ExitStatus, Terminal
+from kernelbridge.runtimes.contract import ExitStatus, Terminal
 from kernelbridge.runtimes.facts import Facts, PythonFacts
 from kernelbridge.workspace.shell.command_files import prepare_directory
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
@@ -53,17 +53,21 @@ class HostSandbox(Unpaused):
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str = WORKSPACE_PATH,
+        cwd: str | None = None,
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
-        name: str = "",
         terminal: Terminal | None = None,
     ) -> AgentProcess:
         process = await self.client.spawn(
-            argv, env={**self.facts.env, **(env or {})}, cwd=cwd, tty=tty, rows=rows, cols=cols, name=name,
+            argv,
+            env={**self.facts.env, **(env or {})},
+            cwd=cwd or self.workspace_path,
+            tty=tty,
+            rows=rows,
+            cols=cols,
             terminal=terminal,
-        )  # fmt: skip
+        )
         self.processes.append(process)
         with contextlib.suppress(FileNotFoundError):  # it has ended already
             stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
@@ -80,7 +84,7 @@ class HostSandbox(Unpaused):
     def oom_kills(self) -> int:
         return 0
 
-    def watch_memory(self, tell: Callable[[], None]) -> None:
+    def watch_memory(self, on_kill: Callable[[], None]) -> None:
         """Tell nothing: nobody limits its memory."""
 
     async def wait(self) -> ExitStatus:

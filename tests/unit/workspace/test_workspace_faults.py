@@ -18,7 +18,14 @@ from kernelbridge.errors import (
     SessionClosed,
 )
 from kernelbridge.jupyter.cell import Cell, Outcome
-from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Left, RuntimeInfo, SandboxSpec
+from kernelbridge.runtimes.contract import (
+    SOCKETS_PATH,
+    WORKSPACE_PATH,
+    ExitStatus,
+    PreviousSandbox,
+    RuntimeInfo,
+    SandboxSpec,
+)
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.absent_clients import Absent, Absentees
 from kernelbridge.workspace.adoption.record import Record
@@ -63,7 +70,7 @@ class BrokenSandbox(Unpaused):
     def oom_kills(self) -> int:
         return 0
 
-    def watch_memory(self, tell: Callable[[], None]) -> None:
+    def watch_memory(self, on_kill: Callable[[], None]) -> None:
         """Tell nothing: nobody limits its memory."""
 
     async def wait(self) -> ExitStatus:
@@ -100,7 +107,7 @@ class FaultyRuntime:
         self.created += 1
         return BrokenSandbox(self)
 
-    async def adopt(self, _left: Mapping[str, Left]) -> Mapping[str, Any]:
+    async def adopt(self, _previous: Mapping[str, PreviousSandbox]) -> Mapping[str, Any]:
         return {}
 
     async def reclaim(self) -> int:

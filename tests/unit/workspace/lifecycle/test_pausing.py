@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
@@ -24,13 +24,9 @@ class ObedientSandbox:
         self.id = "obedient"
         self.running = True
         self.calls: asyncio.Queue[tuple[str, asyncio.Future[None]]] = asyncio.Queue()
-        self.told: Callable[[bool], None] = lambda _paused: None
 
     def outlive(self, seconds: float) -> None:
         """It has no server."""
-
-    def watch_pauses(self, told: Callable[[bool], None]) -> None:
-        self.told = told
 
     async def pause(self) -> None:
         await self._call("pause")
@@ -72,7 +68,7 @@ class Place:
         self.pausing = Pausing(
             self.machine, lambda: self.current, idle_timeout=idle_timeout, busy=lambda: self.busy, tasks=self.tasks
         )
-        self.pausing.began(cast("Sandbox", self.sandbox))
+        self.pausing.began()
 
     def _observe(self, event: WorkspaceEvent) -> None:
         self.events.append(event.name)
@@ -145,21 +141,17 @@ async def test_a_message_in_the_middle_of_a_pause_waits_for_its_end_and_that_of_
 
 
 async def test_after_a_failed_pause_the_sandbox_is_resumed(place: Place) -> None:
-    await place.sandbox.let("pause", RuntimeUnavailable("The engine does not answer"))
+    await place.sandbox.let("pause", SandboxError("The sandbox does not answer"))
     await place.sandbox.let("resume")
     await place.until(WorkspaceState.ACTIVE)
     await place.paused()  # tried again when it was idle as long again
 
 
-async def test_a_message_during_a_failed_pause_gets_the_engines_error(place: Place) -> None:
-    """And does not wait as long again for the resume, which is tried all the same."""
+async def test_a_message_during_a_failed_pause_waits_for_the_resume(place: Place) -> None:
     await place.until(WorkspaceState.PAUSING)
     message = asyncio.create_task(place.pausing.awake())
     await place.until(WorkspaceState.RESUMING)
-    await place.sandbox.let("pause", RuntimeUnavailable("The engine does not answer"))
-    with pytest.raises(RuntimeUnavailable):
-        await answered(message)
-    message = asyncio.create_task(place.pausing.awake())
+    await place.sandbox.let("pause", SandboxError("The sandbox cannot be paused"))
     await place.sandbox.let("resume")
     await answered(message)
 
@@ -167,9 +159,9 @@ async def test_a_message_during_a_failed_pause_gets_the_engines_error(place: Pla
 async def test_a_failed_resume_is_reported_and_the_next_message_tries_again(place: Place) -> None:
     await place.paused()
     messages = [asyncio.create_task(place.pausing.awake()) for _ in range(2)]
-    await place.sandbox.let("resume", RuntimeUnavailable("The engine does not answer"))
+    await place.sandbox.let("resume", SandboxError("The sandbox does not answer"))
     for message in messages:
-        with pytest.raises(RuntimeUnavailable):
+        with pytest.raises(SandboxError):
             await answered(message)
     assert place.machine.state is WorkspaceState.PAUSED
     message = asyncio.create_task(place.pausing.awake())
@@ -189,38 +181,10 @@ async def test_the_loss_of_the_sandbox_ends_the_wait_for_it(place: Place) -> Non
     assert place.machine.state is WorkspaceState.ABSENT
 
 
-async def test_the_next_message_ends_a_pause_by_another_program(place: Place) -> None:
-    place.busy = True
-    await asyncio.sleep(0)
-    place.busy = False
-    place.sandbox.told(True)  # noqa: FBT003 - what is told
-    await place.until(WorkspaceState.PAUSED)
-    place.sandbox.told(False)  # noqa: FBT003 - what is told
-    await place.until(WorkspaceState.ACTIVE)
-    place.sandbox.told(True)  # noqa: FBT003 - what is told
-    message = asyncio.create_task(place.pausing.awake())
-    await place.sandbox.let("resume")
-    await answered(message)
-
-
-async def test_a_pause_by_another_program_ends_at_once_if_something_runs(place: Place) -> None:
-    place.busy = True
-    place.sandbox.told(True)  # noqa: FBT003 - what is told
-    await place.sandbox.let("resume", RuntimeUnavailable("The engine does not answer"))
-    await place.until(WorkspaceState.PAUSED)
-    place.sandbox.told(True)  # noqa: FBT003 - again, now that it answers
-    await place.sandbox.let("resume")
-    await place.until(WorkspaceState.ACTIVE)
-
-
 async def test_without_a_limit_nothing_is_paused() -> None:
     place = Place(idle_timeout=None)
     place.pausing.touch()
     assert place.pausing._timer is None
-    place.sandbox.told(True)  # noqa: FBT003 - what is told: somebody may
-    message = asyncio.create_task(place.pausing.awake())
-    await place.sandbox.let("resume")
-    await answered(message)
 
 
 class Walk(Place):
@@ -244,13 +208,7 @@ class Walk(Place):
 
     def fail(self) -> None:
         if not self.sandbox.calls.empty():
-            self.sandbox.calls.get_nowait()[1].set_exception(RuntimeUnavailable("The engine does not answer"))
-
-    def somebody(self) -> None:
-        """Have somebody else pause or resume it, when no call of ours is under way."""
-        if self.machine.state in {WorkspaceState.ACTIVE, WorkspaceState.PAUSED}:
-            self.sandbox.running = not self.sandbox.running
-            self.sandbox.told(not self.sandbox.running)
+            self.sandbox.calls.get_nowait()[1].set_exception(SandboxError("The sandbox does not answer"))
 
     def idle(self) -> None:
         assert self.pausing._clock is not None
@@ -262,7 +220,7 @@ class Walk(Place):
             await asyncio.sleep(0)
 
 
-@given(st.lists(st.sampled_from([Walk.message, Walk.succeed, Walk.fail, Walk.somebody, Walk.idle]), max_size=30))
+@given(st.lists(st.sampled_from([Walk.message, Walk.succeed, Walk.fail, Walk.idle]), max_size=30))
 def test_no_message_waits_for_ever_and_none_passes_during_a_pause(steps: list[Callable[[Walk], None]]) -> None:
     async def walk() -> None:
         place = Walk()
@@ -272,10 +230,10 @@ def test_no_message_waits_for_ever_and_none_passes_during_a_pause(steps: list[Ca
         place.message()
         while not all(task.done() for task in place.messages):
             await place.settle()
-            place.succeed()  # from here on the engine obeys
+            place.succeed()  # from here on the sandbox obeys
         *_, last = (task.exception() for task in place.messages)
         assert last is None
-        assert all(isinstance(task.exception(), RuntimeUnavailable | None) for task in place.messages)
+        assert all(isinstance(task.exception(), SandboxError | None) for task in place.messages)
         place.end()
         await place.tasks.aclose()
 

@@ -336,7 +336,7 @@ class DeafProcess:
     """A shell that takes what is typed and never says anything."""
 
     pid = 1
-    handle = ""
+    id = ""
 
     def __init__(self) -> None:
         self._ended = asyncio.Event()

@@ -1,0 +1,216 @@
+"""A sandbox, as far as it is the same for every runtime: its programs, its pauses, and what its end means for them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
+from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.agent.terminal import AgentTerminal
+from kernelbridge.runtimes.contract import NO_MEMORY, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Terminal
+from kernelbridge.runtimes.facts import Facts
+
+
+class AgentSandbox(ABC):
+    """A running sandbox; `contract.Sandbox` says what its public methods promise.
+
+    A runtime derives its own class and uses it like this:
+
+        directory = AgentDirectory(spec.sockets)
+        directory.prepare()                      # before the sandbox is started
+        …                                        # start it, with `agent_command(…)` as its first process
+        sandbox = OwnSandbox(name)
+        await sandbox.connect(directory, facts)  # or, in a later server: reconnect
+
+    It overrides `destroy`, calls `end` when the sandbox has ended, and, where it limits memory, overrides `oom_kills`,
+    `watch_memory` and `judge`.
+    """
+
+    facts: Facts
+    """Known once it is connected."""
+    workspace_path = WORKSPACE_PATH
+    sockets_path = SOCKETS_PATH
+
+    def __init__(self, sandbox_id: str) -> None:
+        self.id = sandbox_id
+        self._agent: AgentClient | None = None
+        self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        state = "paused" if self._agent is not None and self._agent.paused else "running"
+        return f"<{type(self).__name__} {self.id} {self._ended.result() if self._ended.done() else state}>"
+
+    # -- for the runtime --------------------------------------------------------
+
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to its agent; raises `SandboxError` before it is connected."""
+        if self._agent is None:
+            raise SandboxError("The sandbox cannot be used", "it is still being started")
+        return self._agent
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is believed to run."""
+        return not self._ended.done()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has been connected to its agent."""
+        return self._agent is not None
+
+    async def connect(self, directory: AgentDirectory, facts: Facts) -> None:
+        """Wait for the agent of a sandbox that was just started. Closes `directory`.
+
+        Raises `SandboxError` if the sandbox ends first or nothing answers for `START_SECONDS`; the caller then
+        destroys it.
+        """
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                self._use(await directory.connect(self._ended), facts)
+                await self.agent.until_ready()
+        except TimeoutError as exc:
+            reason = await self.last_words() or f"its agent gave no answer within {START_SECONDS:.0f} s"
+            raise SandboxError("The sandbox could not be started", reason) from exc
+        except SandboxError as exc:
+            raise SandboxError("The sandbox could not be started", await self.last_words() or exc.reason) from exc
+        finally:
+            directory.close()
+
+    async def reconnect(self, directory: AgentDirectory, facts: Facts, *, pid: int | None = None) -> None:
+        """Connect to the agent of a sandbox that an earlier server started; its answer is not waited for.
+
+        `pid` is the agent's, if it is known. Raises `SandboxError`; the caller then destroys it. Closes `directory`.
+        """
+        try:
+            self._use(await directory.reopen(pid), facts)
+        finally:
+            directory.close()
+
+    def leave(self) -> None:
+        """Close the connection and leave the sandbox to the next server."""
+        if self._agent is not None:
+            self._agent.leave()
+
+    def end(self, status: ExitStatus) -> None:
+        """Note that the sandbox has ended: everything that waits for it or its programs returns. The first call counts.
+
+        `status` says how it ended.
+        """
+        if not self._ended.done():
+            self._ended.set_result(status)
+        if self._agent is not None:
+            self._agent.ended(self._ended.result())
+
+    # -- what a runtime may override ---------------------------------------------
+
+    @abstractmethod
+    def on_agent_lost(self) -> None:
+        """Handle the loss of the connection to the agent: without one the sandbox is of no use, and has to end."""
+
+    @abstractmethod
+    async def destroy(self) -> None:
+        """End every process in it and remove it."""
+
+    async def last_words(self) -> str:
+        """Return what its first process printed, after a start that failed; empty if nothing is known."""
+        return ""
+
+    def judge(self, status: ExitStatus, _kills: int, done: Callable[[ExitStatus], None]) -> None:
+        """Call `done` with how a program ended: `status`, with `oom` set if the out-of-memory killer did it.
+
+        `_kills` is what `oom_kills` returned when the program was started.
+        """
+        done(status)
+
+    def oom_kills(self) -> int:
+        """Return how often the out-of-memory killer ended something in it."""
+        return 0
+
+    def watch_memory(self, on_kill: Callable[[], None]) -> None:  # noqa: B027 - there is none without a limit
+        """Call `on_kill` with each such kill."""
+
+    async def room(self, pid: int = 0) -> tuple[bool | None, bool]:
+        """Return whether it is crowded, and whether `pid`, a bash, waits to fork."""
+        return (await self.agent.room(pid)) if self.alive else (None, False)
+
+    # -- the contract -------------------------------------------------------------
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        terminal: Terminal | None = None,
+    ) -> AgentProcess:
+        """Start a program as the sandbox's user; raises `SandboxError`."""
+        agent, kills = self.agent, self.oom_kills()
+        variables = {**self.facts.env, **({"TERM": "xterm-256color"} if tty else {}), **(env or {})}
+        try:
+            return await agent.spawn(
+                argv, env=variables, cwd=cwd or self.workspace_path, tty=tty, rows=rows, cols=cols, terminal=terminal
+            )
+        except SandboxError as exc:
+            if self.oom_kills() > kills:
+                raise SandboxError(exc.message, NO_MEMORY) from exc
+            raise
+
+    def open_terminal(self, rows: int = 24, cols: int = 80) -> AgentTerminal:
+        """Open a terminal; raises `SandboxError`."""
+        return self.agent.open_terminal(rows, cols)
+
+    async def programs(self) -> list[str]:
+        """Return the ids of all programs; raises `SandboxError`."""
+        return [str(known.program) for known in await self.agent.known()]
+
+    async def take(self, program: str) -> AgentProcess:
+        """Return the program with this id; raises `SandboxError`."""
+        for known in await self.agent.known():
+            if str(known.program) == program:
+                return await self.agent.attach(known)
+        raise SandboxError("A program cannot be found again", f"{program[:100]!r} is none that runs")
+
+    async def take_terminal(self, path: str) -> AgentTerminal:
+        """Return a terminal that an earlier server opened; raises `SandboxError`."""
+        return await self.agent.take_terminal(path)
+
+    async def crowded(self) -> bool | None:
+        """Return whether it has nine tenths of the processes that it may have; raises `SandboxError`."""
+        return (await self.room())[0]
+
+    async def starves(self, pid: int) -> bool:
+        """Return whether it is crowded and `pid` waits to fork; raises `SandboxError`."""
+        return await self.room(pid) == (True, True)
+
+    async def pause(self) -> None:
+        """Stop every program; raises `SandboxError`."""
+        await self.agent.pause()
+
+    async def resume(self) -> None:
+        """Let them run on; raises `SandboxError`."""
+        await self.agent.resume()
+
+    def outlive(self, seconds: float) -> None:
+        """Set for how long it lives without a server."""
+        self.agent.outlive(seconds)
+
+    async def wait(self) -> ExitStatus:
+        """Wait for its end and return how it ended."""
+        return await asyncio.shield(self._ended)
+
+    # -- its agent ------------------------------------------------------------------
+
+    def _use(self, control: socket.socket, facts: Facts) -> None:
+        self.facts = facts
+        self._agent = AgentClient(
+            control, facts, judge=self.judge, oom_kills=self.oom_kills, on_lost=lambda _: self.on_agent_lost()
+        )
