@@ -1,7 +1,6 @@
 """The agent as a process of this machine, without isolation: what it keeps, ends and survives."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -18,78 +16,9 @@ import pytest
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.guest import agent as guest
-from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
-from kernelbridge.runtimes.agent.directory import AgentDirectory
-from kernelbridge.runtimes.agent.process import AgentProcess
 from kernelbridge.runtimes.contract import ExitStatus
-from kernelbridge.runtimes.facts import Facts, PythonFacts
 from tests.contract.driving import PATIENCE, read_all, read_until
-
-FACTS = Facts(
-    uid=os.getuid(),
-    gid=os.getgid(),
-    env={"PATH": os.environ["PATH"]},
-    python=PythonFacts(sys.executable, (3, 11), user_site=False, site_packages=(), base_executable=sys.executable),
-    kernelspecs={},
-    shell="/bin/sh",
-)
-RUN = f"{os.getpid():x}"
-"""Part of every file name of these tests' sleeping programs, so that none is taken for another run's."""
-
-
-@dataclass
-class House:
-    """An agent that runs, and whoever speaks to it."""
-
-    sockets: Path
-    agent: asyncio.subprocess.Process
-    directory: AgentDirectory
-    clients: list[AgentClient] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-
-    async def connect(self, *, again: bool = False, outlive: float = 60) -> AgentClient:
-        async with asyncio.timeout(PATIENCE):
-            control = await (self.directory.reopen() if again else self.directory.connect())
-            client = AgentClient(control, FACTS, judge=lambda status, _, then: then(status), on_lost=self.lost.append)
-            self.clients.append(client)
-            await client.until_ready()
-        client.outlive(outlive)
-        return client
-
-    async def start(self, client: AgentClient, script: str, *, tty: bool = False) -> AgentProcess:
-        return await client.spawn(["sh", "-c", script], env=FACTS.env, cwd=str(self.sockets), tty=tty)
-
-    def link(self, name: str) -> Path:
-        """Make another name of `sleep`, by which its processes are found."""
-        path = self.sockets / f"{name}-{RUN}"
-        path.symlink_to("/bin/sleep")
-        return path
-
-    async def ended(self) -> None:
-        async with asyncio.timeout(PATIENCE):
-            await self.agent.wait()
-
-
-def alive(path: Path) -> list[int]:
-    """The processes that were started by this name."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if (entry / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(path):
-                found.append(int(entry.name))
-    return found
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Look until something is true that no event tells."""
-    async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 - no event tells it
-            await asyncio.sleep(0.01)
-
-
-async def until_alive(path: Path, count: int = 1) -> None:
-    """Wait until so many run that were started by this name, whatever became of their parents."""
-    await until(lambda: len(alive(path)) >= count)
+from tests.unit.runtimes.agent_house import FACTS, House, agent_house, alive, until, until_alive
 
 
 def of(pid: int, name: str) -> str:
@@ -100,30 +29,8 @@ def of(pid: int, name: str) -> str:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    opened = await _house(tmp_path, start=60)
-    yield opened
-    await _close(opened)
-
-
-async def _house(path: Path, *, start: float) -> House:
-    directory = AgentDirectory(path)
-    directory.prepare()
-    file = path / "agent.py"
-    file.write_bytes(agent_source())
-    command = agent_command(sys.executable, str(file), str(path / "agent"), rlimits={"nofile": 200}, start=start)
-    return House(path, await asyncio.create_subprocess_exec(*command, cwd="/"), directory)
-
-
-async def _close(house: House) -> None:
-    for client in house.clients:
-        client.outlive(0)
-        client.ended(ExitStatus(code=0))
-    house.directory.close()
-    try:
-        await house.ended()
-    except TimeoutError:
-        house.agent.kill()
-        raise
+    async with agent_house(tmp_path) as opened:
+        yield opened
 
 
 # -- what programs leave -----------------------------------------------------------
@@ -421,9 +328,8 @@ async def test_a_bridge_that_comes_in_time_stops_that(house: House) -> None:
 
 
 async def test_an_agent_that_nobody_comes_to_ends(tmp_path: Path) -> None:
-    house = await _house(tmp_path, start=0.2)
-    await house.ended()
-    await _close(house)
+    async with agent_house(tmp_path, start=0.2) as house:
+        await house.ended()
 
 
 async def test_it_ends_when_it_is_told_to(house: House) -> None:
