@@ -1,54 +1,57 @@
-"""The first process of every sandbox: starts, signals and ends all other programs for the bridge.
+"""The first process of every sandbox: starts, signals, pauses and ends all other programs for the bridge.
 
     python3 -I -S agent.py '{"directory": D, "start": S, "limits": {"nofile": N, …}, "keep": [FD]}'
 
 It listens on D/socket (AF_UNIX, SOCK_SEQPACKET); a packet is one JSON object. One bridge at a time: a new connection
-replaces the old one. Where the agent is process 1 of a PID namespace, only peers outside of it are let in.
+replaces the old one. Where the agent is process 1 of a PID namespace, it accepts only peers outside of that.
 
-    agent ── keeper ── program ── whatever it starts          One keeper for each program that the bridge spawns. It is
-      └───── keeper ── program ── …                           a subreaper: daemons, double forks and orphans stay below it.
+    agent ── keeper ── program ── whatever it starts          Each program that the bridge starts has a keeper, which
+      └───── keeper ── program ── …                           is a subreaper: daemons and orphans stay below it.
 
 From the bridge:
 
-    {"op": "spawn", "id": I, "name": N, "tty": bool}    + descriptors: a file with {"argv", "env", "cwd"}; the output
-                                                        (a pipe, or the terminal, which is then its stdin as well); and
-                                                        a duplicate of the bridge's own end, kept until I is forgotten.
-                                                        With "member" in the file it leads no session, and so no
-                                                        terminal ever becomes its controlling one
-    {"op": "signal", "id": I, "signal": N}              to the process group that I leads
-    {"op": "kill", "id": I}                             SIGKILL to I and everything it ever started; I is forgotten
-    {"op": "prune", "id": R, "program": I, "since": M}  SIGKILL to everything it ever started but I itself; M: only what
-                                                        began after that moment; null: all
-    {"op": "moment", "id": R}                           what time it is, for that
-    {"op": "list", "id": R}                             what runs, or has ended and was not killed yet
-    {"op": "attach", "id": R, "program": I}             the descriptor that was kept
-    {"op": "hold", "name": N}                           + the bridge's end of a terminal, to be kept under this name
-    {"op": "take", "id": R, "name": N}                  that
-    {"op": "drop", "name": N}                           it is not needed any more
-    {"op": "pause", "id": R}                            SIGSTOP to everything until all stands still
-    {"op": "resume", "id": R}                           SIGCONT to what that stopped
-    {"op": "room", "id": R, "pid": P}                   whether hardly any processes can be started
-    {"op": "outlive", "seconds": S}                     how long to go on without a bridge from now on
-    {"op": "end"}                                       end everything, and itself
+    {"op": "spawn", "id": I, "name": N, "tty": bool}    start a program. Comes with three descriptors: a file with
+                                                        {"argv", "env", "cwd"}; the output (a pipe, or the terminal,
+                                                        which then is its stdin as well); and a duplicate of the
+                                                        bridge's own end, which is kept until I is forgotten. With
+                                                        "member" in the file it leads no session, so no terminal ever
+                                                        becomes its controlling one
+    {"op": "signal", "id": I, "signal": N}              send a signal to the process group that I leads
+    {"op": "kill", "id": I}                             SIGKILL I and everything that it ever started, and forget I
+    {"op": "prune", "id": R, "program": I, "since": M}  SIGKILL everything that I ever started, but not I; with a moment
+                                                        M only what began after it; M may be null
+    {"op": "moment", "id": R}                           ask for the time, for "prune"
+    {"op": "list", "id": R}                             ask for all programs that run, or ended and were not killed
+    {"op": "attach", "id": R, "program": I}             ask for the descriptor that was kept
+    {"op": "hold", "name": N}                           keep the descriptor that comes with it, the bridge's end of a
+                                                        terminal, under this name
+    {"op": "take", "id": R, "name": N}                  ask for that descriptor
+    {"op": "drop", "name": N}                           close it
+    {"op": "pause", "id": R}                            SIGSTOP everything, until nothing runs
+    {"op": "resume", "id": R}                           SIGCONT what "pause" stopped
+    {"op": "room", "id": R, "pid": P}                   ask whether hardly any process can be started, and whether P
+                                                        waits for that
+    {"op": "outlive", "seconds": S}                     how long to live without a bridge, from now on
+    {"op": "end"}                                       end everything, and the agent
 
-To the bridge; R numbers a request, I a program:
+To the bridge; R is the number of a request, I that of a program:
 
-    {"op": "ready"}                         + a descriptor (O_PATH) of this sandbox's ptmx; first of each connection
+    {"op": "ready"}                         first on each connection, with a descriptor (O_PATH) of this sandbox's ptmx
     {"op": "started", "id": I, "pid": P}
     {"op": "refused", "id": I, "step": "fork" | "cwd" | "program" | "terminal", "errno": E}
     {"op": "ended", "id": I, "code": C|null, "signal": S|null}
-    {"op": "killed", "id": I, "all": bool}  whether nothing is left of it; if something is, it is not forgotten
+    {"op": "killed", "id": I, "all": bool}  whether nothing is left of it; otherwise it is not forgotten
     {"op": "known", "id": R, "program": I, "name": N, "pid": P, "tty": bool, "running": bool, "code": …, "signal": …}
-    {"op": "attached", "id": R}             + the descriptor; "ended" follows if it has
+    {"op": "attached", "id": R}             with the descriptor; "ended" follows if the program has ended
     {"op": "room", "id": R, "crowded": bool|null, "waits": bool}
     {"op": "moment", "id": R, "ticks": N, "last": P}    hundredths of a second of CLOCK_BOOTTIME, and the latest pid
-    {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it could be done
+    {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it was done completely
 
-Without a bridge for `outlive` seconds (at first: S seconds for one to come) it ends everything and itself; where it is
-not process 1, on SIGTERM as well. What a program writes meanwhile stays in its pipe or terminal, and the program waits
-when that is full: nothing is lost.
+Without a bridge for `outlive` seconds (at first: S seconds) it ends everything and itself; where it is not process 1,
+also on SIGTERM. What a program writes meanwhile stays in its pipe or terminal, and the program waits when that is full:
+nothing is lost.
 
-For Python 3.8 and later, standard library only. It must not import what a user could have put anywhere (-I -S).
+For Python 3.8 and later, standard library only. It must not import anything that a user could have replaced (-I -S).
 """
 
 import ctypes
@@ -68,12 +71,12 @@ import time
 
 PACKET = 4096
 PATIENT_SECONDS = 0.5
-"""How long processes are killed one by one before all are stopped to do it."""
+"""How long processes are killed one by one, before all are stopped for it."""
 KILL_SECONDS = 5.0
 SEND_SECONDS = 10.0
-"""How long a bridge may take to read; the next one asks again what it was not told."""
+"""How long a bridge may take to read; then it is dropped, and the next one asks again."""
 MOMENT = 5
-"""Milliseconds between two looks at processes that were told to end or stop."""
+"""Milliseconds between two looks at processes that were signalled to end or stop."""
 OOM_SCORE = b"500"
 STEPS = ("fork", "cwd", "program", "terminal")
 NAME, KEEPER_NAME = b"kb-agent", b"kb-keeper"
@@ -82,7 +85,7 @@ PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36
 WALL = 0x40000000  # waitpid(2): whatever signal a child was to end with
 TICKS = os.sysconf("SC_CLK_TCK")
 ALL = (-1, 0)
-"""A moment before anything began."""
+"""A moment before everything."""
 
 with open("/proc/sys/kernel/pid_max", "rb") as stream:
     PIDS = int(stream.read())
@@ -96,14 +99,14 @@ def prctl(option, value):
 
 
 class Program:
-    """What the bridge has spawned, and has not yet been told to forget."""
+    """A program that the bridge has started, and that is not forgotten yet."""
 
     def __init__(self, id, name, tty, keeper, report, kept):
         self.id, self.name, self.tty = id, name, tty
         self.keeper = keeper  # a pid
-        self.report = report  # pipe from the keeper, which ends with it; then -1
+        self.report = report  # pipe from the keeper, which ends with the keeper; then -1
         self.kept = kept  # the bridge's end of its pipe or terminal
-        self.said = b""
+        self.unparsed = b""
         self.pid = 0  # until it has started
         self.status = None  # (code, signal) when it has ended
 
@@ -125,7 +128,7 @@ class Agent:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # to PID 1 from its own namespace: never delivered
-        self.told_to_end = False
+        self.terminated = False
         if not self.first:  # with a handler, that would be delivered to it as well
             signal.signal(signal.SIGTERM, self.on_sigterm)
         self.poll.register(self.wake, select.POLLIN)
@@ -133,10 +136,10 @@ class Agent:
         self.poll.register(self.listener, select.POLLIN)
 
     def on_sigterm(self, *_):
-        self.told_to_end = True
+        self.terminated = True
 
     def run(self):
-        while not self.told_to_end:
+        while not self.terminated:
             if self.bridge is None:
                 left = self.alone_since + self.outlive - time.monotonic()
                 if left <= 0:
@@ -144,30 +147,30 @@ class Agent:
                 ready = self.poll.poll(min(left, 3600.0) * 1000 + 1)
             else:
                 ready = self.poll.poll()
-            # Before the deadline is looked at again: a bridge may have come while everything here was frozen.
+            # Before the deadline is checked again: a bridge may have connected while the whole sandbox was frozen.
             for fd, _ in ready:
                 if fd == self.wake:
                     self.reap()
                 elif fd in self.reports:
                     self.take_report(self.reports[fd])
                 elif fd == self.listener.fileno():
-                    self.welcome()
+                    self.accept()
                 elif self.bridge is not None and fd == self.bridge.fileno() and not self.receive():
                     return
 
     # -- the bridge -------------------------------------------------------------
 
-    def welcome(self):
+    def accept(self):
         try:
             peer, _ = self.listener.accept()
         except OSError:
-            return  # it has left already
+            return  # it has closed the connection already
         pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        # A process outside of our PID namespace has no number in it. Without one, any of the user's may do all we do.
+        # A process outside of our PID namespace has no number in it. Without one, the user may do anyway what we do.
         if pid != 0 if self.first else uid not in (0, os.geteuid()):
             peer.close()
             return
-        self.leave()
+        self.lose_bridge()
         peer.setblocking(False)
         self.bridge = peer
         self.poll.register(peer, select.POLLIN)
@@ -179,8 +182,8 @@ class Agent:
         self.send([ptmx], op="ready")
         os.close(ptmx)
 
-    def leave(self):
-        """The bridge is gone: undo what it was not told of."""
+    def lose_bridge(self):
+        """Drop the bridge, and undo the starts that were not reported to it."""
         if self.bridge is None:
             return
         self.poll.unregister(self.bridge)
@@ -205,16 +208,16 @@ class Agent:
                 poll.poll(SEND_SECONDS * 1000)
                 self.bridge.sendmsg([data], rights)
         except BlockingIOError:
-            self.leave()
+            self.lose_bridge()
         except OSError:
-            pass  # it has left: its end is read behind what it has sent
+            pass  # it has closed the connection; `receive` reads that after all that it has sent
 
     def receive(self):
-        """Do what the bridge asks; say whether to go on."""
+        """Handle a packet of the bridge; return whether to continue."""
         try:
             data, ancillary, _, _ = self.bridge.recvmsg(PACKET, socket.CMSG_SPACE(3 * 4), socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, ConnectionResetError):
-            return True  # a bridge that left without reading all resets; what it sent before is there all the same
+            return True  # it closed without reading everything; what it sent before that can still be read
         except OSError:
             data, ancillary = b"", []
         fds = [
@@ -224,7 +227,7 @@ class Agent:
             for (fd,) in struct.iter_unpack("i", content[: len(content) - len(content) % 4])
         ]
         if not data:
-            self.leave()
+            self.lose_bridge()
             return True
         try:
             message = json.loads(data.decode())
@@ -283,7 +286,7 @@ class Agent:
         self.send(op="done", id=id, all=pruned is None or self.prune(pruned, since))
 
     def on_moment(self, id):
-        # The pid first: what begins in between counts as begun before.
+        # The pid first: what begins in between counts as earlier.
         with open("/proc/loadavg", "rb") as stream:
             last = int(stream.read(PACKET).split()[-1])
         self.send(op="moment", id=id, ticks=time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS // 10**9, last=last)
@@ -331,11 +334,11 @@ class Agent:
     def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS
         if self.first:
-            # One signal to all leaves out no process that is just being forked, as any list may.
+            # One signal to all reaches also a process that is just being forked, which a list may miss.
             already = {pid for pid, state in self.states() if state in b"Tt"}
             to_all(signal.SIGSTOP)
             for keeper in self.keepers():
-                send_signal(keeper, signal.SIGCONT)  # what is killed meanwhile has to be reaped
+                send_signal(keeper, signal.SIGCONT)  # they reap what is killed meanwhile
             self.stopped |= {pid for pid, _ in self.states()} - already
         while running := [pid for pid, state in self.states() if state not in b"Tt"]:
             if time.monotonic() > end:
@@ -348,7 +351,7 @@ class Agent:
         self.send(op="done", id=id, all=not running)
 
     def states(self):
-        """The state of every living process but keepers."""
+        """Return (pid, state) of every living process but keepers."""
         keepers = self.keepers()
         return [(pid, row[2]) for pid, row in self.table().items() if pid not in keepers and row[2] not in b"ZX"]
 
@@ -365,12 +368,12 @@ class Agent:
     # -- programs ---------------------------------------------------------------
 
     def take_report(self, program):
-        """Take what a keeper says of its program, or that the keeper is gone."""
+        """Handle what a keeper reports about its program, or that the keeper is gone."""
         try:
             data = os.read(program.report, PACKET)
         except BlockingIOError:
             return
-        *lines, program.said = (program.said + data).split(b"\n")
+        *lines, program.unparsed = (program.unparsed + data).split(b"\n")
         for line in lines:
             message = json.loads(line.decode())
             if message["op"] == "started":
@@ -388,7 +391,7 @@ class Agent:
         program.report = -1
         if program.id not in self.programs or program.status is not None:
             return
-        # Somebody killed it. What it kept is ours now, and of nobody that is known.
+        # Somebody killed the keeper. Its processes are our children now, and belong to no known program.
         if program.pid:
             program.status = (None, signal.SIGKILL)
             self.send(op="ended", id=program.id, code=None, signal=int(signal.SIGKILL))
@@ -402,33 +405,33 @@ class Agent:
             os.close(program.kept)
 
     def kill(self, program):
-        """SIGKILL a program and all that it ever started; say whether nothing is left.
+        """SIGKILL a program and all that it ever started; return whether nothing is left.
 
-        A keeper ends when it has no child any more, which no list of processes can tell for sure.
+        A keeper ends when it has no child any more: that is certain, while a list of processes is not.
         """
         return self.end(lambda: self.below(program.keeper), lambda: program.report < 0)
 
     def prune(self, program, since):
-        """SIGKILL what a program has started, or has started since; say whether nothing of that is left."""
+        """SIGKILL what a program has started, or has started since; return whether nothing of that is left."""
         main = program.pid if program.status is None else 0
         return self.end(lambda: self.below(program.keeper, main, since or ALL))
 
     def kill_strays(self):
-        """SIGKILL what is below no keeper."""
+        """SIGKILL everything that is below no keeper."""
         return self.end(lambda: self.below(os.getpid(), spare=self.keepers()))
 
     def kill_all(self):
-        """SIGKILL everything below us, keepers included."""
+        """SIGKILL everything, keepers included."""
         return self.end(lambda: self.below(os.getpid()))
 
     def end(self, victims, gone=None):
-        """SIGKILL again until all is gone: one may have been forking meanwhile. Say whether it is."""
+        """SIGKILL repeatedly, because processes may be forked meanwhile; return whether all are gone."""
         if self.rounds(victims, PATIENT_SECONDS, gone):
             return True
-        # What forks without end is faster than any list of it, and where hundreds want to run we hardly get a turn.
-        # One signal to all leaves nothing out, a process that is forking included. What a user had stopped goes on with
-        # the rest afterwards, and a shell in a terminal takes its program for stopped: so not before it has to be.
-        # Without a PID namespace, all would be more than ours.
+        # What forks without end is faster than any list of it, and among hundreds of running processes we hardly get
+        # the processor. One signal to all reaches everything. But it has side effects, so it is the last resort: what
+        # the user had stopped is continued with the rest, and a shell in a terminal believes that its program was
+        # stopped. Without a PID namespace, it would reach other processes than ours.
         if self.first and not self.stopped:
             to_all(signal.SIGSTOP)
             try:
@@ -438,7 +441,7 @@ class Agent:
         return self.rounds(victims, KILL_SECONDS, gone)
 
     def rounds(self, victims, seconds, gone=None):
-        """`gone` says whether all is; without it, that nothing was found twice: a list is not made in one moment."""
+        """Kill until `gone()`; without `gone`, until two lists in a row are empty: a list is not made in one moment."""
         end = time.monotonic() + seconds
         quiet = 0
         while gone is None or not gone():
@@ -454,8 +457,10 @@ class Agent:
         return True
 
     def below(self, root, main=0, since=ALL, spare=()):
-        """Everything alive below `root` but `main`; what began before the moment `since`, or is in `spare`, with all
-        below it is left out. Also says whether a process had a parent that was not found."""
+        """Return the pids of everything alive below `root`, and whether some process has a parent that was not found.
+
+        Left out are `main`, and with all below them, the processes that began before the moment `since` or are in
+        `spare`."""
         table = self.table()
         children = {}
         torn = False
@@ -474,7 +479,7 @@ class Agent:
         return found, torn and self.first
 
     def table(self):
-        """Every process below this one, or of its PID namespace: pid -> (parent, start in ticks, state)."""
+        """Return every process below this one, or in its PID namespace: pid -> (parent, start in ticks, state)."""
         found = {}
         own = os.getpid()
         for name in os.listdir("/proc"):
@@ -497,7 +502,7 @@ class Agent:
         return {pid: found[pid] for pid in below}
 
     def go_on(self):
-        """SIGCONT to what was stopped, children first: a shell shall not see that they were."""
+        """SIGCONT what `pause` stopped, children first: otherwise a shell reports its jobs as stopped."""
         table = self.table()
 
         def depth(pid):
@@ -512,7 +517,7 @@ class Agent:
         self.stopped.clear()
 
     def turn(self, milliseconds):
-        """Take what happens to programs meanwhile, and wait so long for it at most."""
+        """Handle what happens to programs, and wait for it up to `milliseconds`."""
         poll = select.poll()
         for fd in (self.wake, *self.reports):
             poll.register(fd, select.POLLIN)
@@ -532,13 +537,16 @@ class Agent:
             while pid := os.waitpid(-1, os.WNOHANG | WALL)[0]:
                 for program in self.reports.values():
                     if program.keeper == pid:
-                        program.keeper = -1  # the number may be another's now; its pipe tells the rest
+                        program.keeper = -1  # the pid may be reused now; the end of the pipe is handled later
         except ChildProcessError:
             pass
 
 
 def keep(body, output, tty, report):
-    """Turn this fork into the keeper of a program; never returns. Holds nothing of it, and ends with the last of it."""
+    """Become the keeper of a program, in a fork; never returns.
+
+    It keeps none of the program's descriptors, and ends with its last descendant.
+    """
     try:
         signal.set_wakeup_fd(-1)
         close_all_but(0, 1, 2, output, report)
@@ -549,12 +557,12 @@ def keep(body, output, tty, report):
             try:
                 signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
             except (OSError, ValueError):
-                pass  # SIGKILL, SIGSTOP, and two that belong to the C library
+                pass  # SIGKILL, SIGSTOP, and two of the C library
         born, born_write = os.pipe()
         try:
             pid = os.fork()
         except OSError as exc:
-            tell(report, op="refused", step="fork", errno=exc.errno)
+            send_report(report, op="refused", step="fork", errno=exc.errno)
             return
         if pid == 0:
             os.close(report)
@@ -562,27 +570,27 @@ def keep(body, output, tty, report):
             become(body, output, tty, born_write)
         os.close(output)
         os.close(born_write)
-        failure = os.read(born, 3)  # ends when exec closes the program's copy
+        failure = os.read(born, 3)  # returns when exec closes the program's copy
         os.close(born)
         if len(failure) == 3 and failure[0] < len(STEPS):
             os.waitpid(pid, 0)
-            tell(report, op="refused", step=STEPS[failure[0]], errno=int.from_bytes(failure[1:], "big"))
+            send_report(report, op="refused", step=STEPS[failure[0]], errno=int.from_bytes(failure[1:], "big"))
             return
-        tell(report, op="started", pid=pid)
+        send_report(report, op="started", pid=pid)
         while True:
             ended, status = os.waitpid(-1, WALL)
             if ended == pid and os.WIFSIGNALED(status):
-                tell(report, op="ended", code=None, signal=os.WTERMSIG(status))
+                send_report(report, op="ended", code=None, signal=os.WTERMSIG(status))
             elif ended == pid:
-                tell(report, op="ended", code=os.WEXITSTATUS(status), signal=None)
+                send_report(report, op="ended", code=os.WEXITSTATUS(status), signal=None)
     except ChildProcessError:
-        pass  # nothing is left
+        pass  # it has no descendants any more
     finally:
         os._exit(0)
 
 
 def become(body, output, tty, born):
-    """Turn this fork into the program; never returns."""
+    """Become the program, in a fork; never returns."""
     step = "terminal"
     try:
         if body.get("member"):
@@ -595,7 +603,7 @@ def become(body, output, tty, born):
             os.dup2(output, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        # What is ignored stays so in the program: the keeper's, and whatever the server was started with (`nohup`, `&`).
+        # Ignored signals stay ignored in a program: the keeper's, and those of the server (`nohup`, `&`).
         for number in range(1, signal.NSIG):
             try:
                 signal.signal(number, signal.SIG_DFL)
@@ -614,8 +622,8 @@ def become(body, output, tty, born):
 
 
 def prefer_as_victim():
-    """Out of memory, the kernel shall take a program before the agent."""
-    prctl(PR_SET_DUMPABLE, 1)  # else the file is root's; there is nothing of ours to be seen here any more
+    """Make the out-of-memory killer prefer this process to the agent."""
+    prctl(PR_SET_DUMPABLE, 1)  # otherwise the file belongs to root; this process has no secrets any more
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     except OSError:
@@ -628,16 +636,16 @@ def prefer_as_victim():
         os.close(fd)
 
 
-def tell(report, **message):
+def send_report(report, **message):
     os.write(report, json.dumps(message).encode() + b"\n")
 
 
 def listen(directory):
-    """Make the socket; it has its name when somebody may connect."""
+    """Make the socket; it gets its name when it accepts connections."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     os.chdir(directory)  # the path of a socket ends at 107 bytes
     listener.bind("binding")
-    os.chmod("binding", 0o666)  # the bridge may be another user; who gets this far, the directory says
+    os.chmod("binding", 0o666)  # the bridge may be another user; the directory decides who reaches it
     listener.listen(8)
     os.rename("binding", "socket")
     os.chdir("/")
@@ -646,7 +654,7 @@ def listen(directory):
 
 
 def is_crowded():
-    """Whether nine tenths of the processes that there may be are there; None if nobody counts them."""
+    """Return whether there are nine tenths of the processes that there may be; None without a limit."""
     for home in ("/sys/fs/cgroup", "/sys/fs/cgroup/pids"):
         try:
             with open(home + "/pids.max") as most, open(home + "/pids.current") as now:
@@ -658,7 +666,7 @@ def is_crowded():
 
 
 def waits_to_fork(pid):
-    """Whether a bash sleeps until it tries again to fork: of all signals it then holds SIGTERM back, alone."""
+    """Return whether a bash sleeps before it tries again to fork: only then it blocks SIGTERM and nothing else."""
     try:
         with open("/proc/%d/status" % pid, "rb") as stream:
             return any(line.startswith(b"SigBlk:") and line.rstrip().endswith(b"04000") for line in stream)
@@ -667,8 +675,8 @@ def waits_to_fork(pid):
 
 
 def began_since(pid, ticks, moment):
-    """Whether a process began after a moment. In the same tick its number tells: they are given in order, until they
-    begin anew; which takes longer than a tick."""
+    """Return whether a process began after a moment. Within one tick its pid decides: pids are given in order, and it
+    takes longer than a tick until they start again."""
     if ticks != moment[0]:
         return ticks > moment[0]
     return 0 < (pid - moment[1]) % PIDS < PIDS // 2
@@ -696,7 +704,7 @@ def close_all_but(*kept):
             try:
                 os.close(fd)
             except OSError:
-                pass  # the listing's own descriptor
+                pass  # that of the listing
 
 
 def limit(kind, value):
@@ -714,7 +722,7 @@ def main():
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for name, value in config["limits"].items():
         limit(getattr(resource, "RLIMIT_" + name.upper()), value)
-    prctl(PR_SET_DUMPABLE, 0)  # no program of the same user can look into our memory or take our descriptors
+    prctl(PR_SET_DUMPABLE, 0)  # programs of the same user cannot read our memory or take our descriptors
     prctl(PR_SET_NAME, NAME)
     if os.getpid() != 1:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -723,7 +731,7 @@ def main():
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    # What is never collected is never written to: keepers then share it with us.
+    # Without garbage collection this memory is never written to, so keepers share it with us.
     gc.disable()
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
-"""The user database of a sandbox, so that programs find a name for the user that they run as; pure.
+"""The user database of a sandbox, in which its user has a name; pure.
 
-git, ssh, `whoami` and python's `getpass` ask for one, and some end without it.
+git, ssh, `whoami` and python's `getpass` look it up, and some fail without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PASSWD_FIELDS, _GROUP_FIELDS = 7, 4
 
 
 def passwd(facts: Facts, uid: int) -> str:
-    """Give an image's /etc/passwd with `uid` in the place of its own user, which keeps its name; its HOME is ours."""
+    """Return an image's /etc/passwd with `uid` for its user, who keeps the name and has HOME in the workspace."""
     rows = [line.split(":") for line in facts.passwd.splitlines()]
     rows = [row for row in rows if len(row) == _PASSWD_FIELDS and row[2] != str(uid)]
     own = next((row for row in rows if row[2] == str(facts.uid)), None)
@@ -24,7 +24,7 @@ def passwd(facts: Facts, uid: int) -> str:
 
 
 def group(facts: Facts) -> str:
-    """Give an image's /etc/group, with a name for the user's group."""
+    """Return an image's /etc/group, with a name for the user's group."""
     rows = [row for line in facts.group.splitlines() if len(row := line.split(":")) == _GROUP_FIELDS]
     if not any(row[2] == str(facts.gid) for row in rows):
         rows.append([_free_name({row[0] for row in rows}), "x", str(facts.gid), ""])

@@ -1,8 +1,7 @@
 """What is inside an image: user, environment, python, kernelspecs, shell.
 
-`PROBE` is a program for the image's own python, standard library only; it runs
-as the sandbox's user and prints one JSON object, which `parse_probe` checks. Both
-runtimes use it, so an image means the same on each.
+`PROBE` is a program for the image's own python, standard library only. It runs as the sandbox's user and prints one
+JSON object, which `parse_probe` checks. All runtimes use it.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ class KernelSpec(msgspec.Struct, frozen=True):
 
 
 class PythonFacts(msgspec.Struct, frozen=True):
-    """The python that runs the default kernel."""
+    """The python of the default kernel."""
 
     executable: str
     version: tuple[int, int]
     user_site: bool
     """Whether `pip install --user` is importable: false inside a virtual environment."""
     site_packages: tuple[str, ...]
-    """Where its own packages are; what an overlay environment must add to `sys.path`."""
+    """Where its packages are; an overlay environment must add these to `sys.path`."""
     base_executable: str
 
 
@@ -64,12 +63,12 @@ class Facts(msgspec.Struct, frozen=True):
     shell: str
     passwd: str = ""
     group: str = ""
-    """The image's own /etc/passwd and /etc/group; empty where the runtime makes them."""
+    """The image's own /etc/passwd and /etc/group; empty if the runtime makes them."""
     any_uid: bool = False
     """Whether a sandbox may have another user id than `uid`."""
 
     def kernelspec(self, name: str = "python3") -> KernelSpec:
-        """Give the named kernelspec; raises `ImageError` that lists what there is."""
+        """Return the named kernelspec; raises `ImageError` that lists the existing ones."""
         spec = self.kernelspecs.get(name)
         if spec is None:
             have = ", ".join(sorted(self.kernelspecs)) or "none"
@@ -127,7 +126,7 @@ print(json.dumps({
 
 
 def parse_probe(output: bytes, env: Mapping[str, str]) -> Facts:
-    """Check what `PROBE` printed and join it with the sandbox's environment; raises `ImageError`."""
+    """Parse what `PROBE` printed and add the sandbox's environment; raises `ImageError`."""
     try:
         probe = msgspec.json.decode(output, type=ProbeResult)
     except (msgspec.MsgspecError, RecursionError) as exc:

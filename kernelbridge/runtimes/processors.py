@@ -1,8 +1,8 @@
-"""How programs learn how many processors a sandbox may use; pure.
+"""Variables that tell programs how many processors a sandbox may use; pure.
 
-A limit of processor time shows in a control group only, and few programs look there: numpy, PyTorch and joblib start
-a thread for each processor of the machine, which then wait for each other. They do listen to variables. Affinity
-would be seen by more of them, but ties a sandbox to certain processors, however busy those are with others.
+A limit of processor time is visible only in a control group, where few programs look: numpy, PyTorch and joblib start a
+thread for each processor of the machine, and these wait for each other. But they respect variables. More programs
+respect an affinity, but it would tie a sandbox to certain processors, even if these are busy.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ THREAD_VARIABLES = (
     "TF_NUM_INTRAOP_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Variables that say how many threads or processes a program may start to compute. `nproc` reads OMP_NUM_THREADS."""
+"""Variables that limit the threads or processes with which a program computes. `nproc` reads OMP_NUM_THREADS."""
 
 
 def thread_counts(cpus: float, env: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables for a sandbox with `cpus` processors, but for those that `env` sets already."""
+    """Return the variables for a sandbox with `cpus` processors, except those that `env` sets already."""
     count = str(max(1, ceil(cpus)))
     return {name: count for name in THREAD_VARIABLES if name not in env}

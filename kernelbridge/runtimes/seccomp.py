@@ -1,12 +1,12 @@
-"""The system calls that a sandbox may make, for both runtimes: one table, given as Docker's JSON and as BPF; pure.
+"""The system calls that a sandbox may make: one table, as JSON for Docker and as BPF for bubblewrap; pure.
 
-Everything that is not listed is refused: mounting, tracing other processes, key rings, BPF, performance counters,
-user namespaces, and what the kernel learns in future. Nothing is killed for trying: programs fall back.
-Some calls are judged by their arguments (`_JUDGED`), and some are answered as an old kernel would (`_ABSENT`).
-The calls of 32-bit programs are refused altogether.
+Everything that is not listed is refused: mounting, tracing other processes, key rings, BPF, performance counters, user
+namespaces, and all future system calls. A refused call returns an error and kills nothing, so programs can fall back.
+Some calls are allowed depending on their arguments (`_JUDGED`), and some fail like in an old kernel (`_ABSENT`). All
+calls of 32-bit programs are refused.
 
-`docker_profile` gives the Engine API's security option `seccomp`. `bpf_filter` gives what bubblewrap takes: a classic
-BPF program over `struct seccomp_data` (linux/seccomp.h), 8-byte `struct sock_filter` instructions.
+`docker_profile` returns the Engine API's security option `seccomp`. `bpf_filter` returns what bubblewrap reads: a
+classic BPF program over `struct seccomp_data` (linux/seccomp.h), 8-byte `struct sock_filter` instructions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from json import dumps
 from typing import Any
 
 MACHINES = ("x86_64", "aarch64")
-"""As `platform.machine()` names them; the order of the numbers in the tables."""
+"""Values of `platform.machine()`, in the order of the numbers in the tables."""
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _DOCKER_ARCH = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
@@ -73,16 +73,16 @@ timer_settime 223 110, timerfd_create 283 85, timerfd_gettime 287 87, timerfd_se
 tkill 200 130, truncate 76 45, umask 95 166, uname 63 160, unlink 87 -, unlinkat 263 35, utime 132 -,
 utimensat 280 88, utimes 235 -, vfork 58 -, vmsplice 278 75, wait4 61 260, waitid 247 95, write 1 64, writev 20 66
 """
-"""Name, number on x86-64, number on ARM64; those that need no look at their arguments."""
+"""Name, number on x86-64, number on ARM64: allowed with any arguments."""
 
 _ABSENT = """
 clone3 435 435, io_cancel 210 3, io_destroy 207 1, io_getevents 208 4, io_pgetevents 333 292, io_setup 206 0,
 io_submit 209 2, io_uring_enter 426 426, io_uring_register 427 427, io_uring_setup 425 425
 """
-"""Those that programs replace by others when the kernel does not have them.
+"""Fail with ENOSYS, so that programs use other calls.
 
-The flags of clone3 are in memory, where a filter cannot look; the C library uses clone then. The contexts of io_setup
-are counted for the whole machine, so one sandbox could take all of them (`fs.aio-max-nr`).
+The flags of clone3 are in memory, which a filter cannot read; the C library then uses clone. The contexts of io_setup
+are limited for the whole machine, so one sandbox could use up all of them (`fs.aio-max-nr`).
 """
 
 _JUDGED_NUMBERS = "clone 56 220, ioctl 16 29, personality 135 92, socket 41 198, socketpair 53 199"
@@ -92,24 +92,24 @@ _STREAM, _DATAGRAM, _RAW = 1, 2, 3
 _SOCKET_TYPE = 0xF
 """The bits of a type that are not flags (SOCK_NONBLOCK, SOCK_CLOEXEC)."""
 _INTERNET = {_STREAM: (0, 6), _DATAGRAM: (0, 1, 17, 58), _RAW: (1, 58)}
-"""Protocols of internet sockets, by type: the type's own (0), ICMP, TCP, UDP and ICMPv6. Raw is for an old `ping`.
+"""Protocols of internet sockets, by type: the type's default (0), ICMP, TCP, UDP and ICMPv6. Raw is for an old `ping`.
 
-Other protocols and types make the host's kernel load modules; DCCP, say, is a type's own.
+Other protocols and types make the host's kernel load modules; DCCP, for example, is the default of a type.
 """
 _NETLINK_ROUTE = 0
-"""getifaddrs needs it. Of the other families, some speak to parts of the host that have no namespaces."""
+"""getifaddrs needs it. Some of the other families reach parts of the host that have no namespaces."""
 _NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-"""PER_LINUX, PER_LINUX32, both with UNAME26, and the question which one it is; so not READ_IMPLIES_EXEC."""
+"""PER_LINUX, PER_LINUX32, both with UNAME26, and the query of the current one; so not READ_IMPLIES_EXEC."""
 _TERMINAL_INJECTION = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: typing into a terminal that somebody else reads."""
+"""TIOCSTI and TIOCLINUX, which type into a terminal that another program reads."""
 _WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
-    """The lower 32 bits of an argument, masked, have this value. The kernel looks at no more of these arguments."""
+    """The lower 32 bits of an argument, masked, have this value. The kernel uses no more bits of these arguments."""
 
     index: int
     value: int
@@ -117,14 +117,14 @@ class _Argument:
 
 
 _Rule = tuple[_Argument, ...]
-"""A call is allowed if all of these hold."""
+"""A call is allowed if all of these are true."""
 
 
 def _unlike(index: int, values: Sequence[int]) -> list[_Rule]:
-    """Give rules of which one holds exactly if the argument is none of `values`.
+    """Return rules of which one is true exactly if the argument is none of `values`.
 
-    A profile has no "not", and rules for one argument cannot be joined: so by bits. Those in which all of the
-    values agree are judged one by one, the rest of them together.
+    A profile has no "not", and rules for one argument cannot be combined, so this is done by bits: those in which all
+    values agree one by one, the others together.
     """
     varying = 0
     for value in values:
@@ -156,7 +156,7 @@ _JUDGED: Mapping[str, Sequence[_Rule]] = {
     ],
     "socketpair": [(_Argument(0, _UNIX),)],
 }
-"""What is allowed if one of its rules holds."""
+"""Calls that are allowed if one of their rules is true."""
 
 
 def _numbers(table: str, machine: str) -> dict[str, int]:
@@ -173,7 +173,7 @@ def _names(table: str) -> list[str]:
 
 
 def docker_profile() -> str:
-    """Give the profile as JSON text."""
+    """Return the profile as JSON text."""
     judged = [
         {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_condition(argument) for argument in rule]}
         for name, rules in _JUDGED.items()
@@ -211,7 +211,7 @@ _NR, _ARCH, _ARGS = 0, 4, 16
 
 
 def bpf_filter(machine: str) -> bytes | None:
-    """Give the filter for `machine` (as `platform.machine()` says it), or None where there is none."""
+    """Return the filter for `machine`, a value of `platform.machine()`; None if there is none."""
     if machine not in MACHINES:
         return None
     allowed = _numbers(_ALLOWED, machine)
@@ -223,12 +223,12 @@ def bpf_filter(machine: str) -> bytes | None:
         _refuse(ENOSYS),
         (_LD_WORD, 0, 0, _NR),
     ]
-    # Each block ends in a RET, so nothing has to load the number again.
+    # Each block ends with a RET, so the number need not be loaded again.
     for name, rules in _JUDGED.items():
         block = [step for rule in rules for step in _allow_if(rule)]
         block.append(_refuse(EPERM))
         program += [_jump(_JEQ, 0, len(block), numbers[name]), *block]
-    # What is newer than the table is answered as by a kernel of the table's age. x32's numbers lie there, too.
+    # Calls that are newer than the table fail like in a kernel of the table's age. This includes the numbers of x32.
     newest = max(*allowed.values(), *absent.values(), *numbers.values())
     answers = {**dict.fromkeys(allowed.values(), _ALLOW), **dict.fromkeys(absent.values(), _ERRNO | ENOSYS)}
     runs: list[tuple[int, int]] = []
@@ -250,7 +250,7 @@ def _allow_if(rule: _Rule) -> list[_Instruction]:
 
 
 def _decide(runs: Sequence[tuple[int, int]]) -> list[_Instruction]:
-    """Find the answer of the run that the number is in: `runs` are (first number, answer), ascending."""
+    """Return the program that answers by the number of the call: `runs` are (first number, answer), ascending."""
     if len(runs) == 1:
         return [(_RET, 0, 0, runs[0][1])]
     middle = len(runs) // 2

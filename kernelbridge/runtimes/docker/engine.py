@@ -1,12 +1,10 @@
-"""Questions to the Docker Engine, in bounded time and off the event loop.
+"""Calls to the Docker Engine, in bounded time and outside of the event loop.
 
-The SDK is synchronous. Its calls run in a few threads of their own; a caller waits at most `timeout` seconds
-for the answer and gets `RuntimeUnavailable` otherwise. Answers that say no (`docker.errors.APIError`) pass through:
-only the caller knows what they mean.
+The SDK is synchronous. Its calls run in a few threads; a caller waits at most `timeout` seconds for the answer and gets
+`RuntimeUnavailable` otherwise. Refusals (`docker.errors.APIError`) are raised to the caller, who knows what they mean.
 
-What somebody waits for may be several calls in a row, of several owners: a container is removed, then another made in
-its place. So that an engine that hangs costs them one time-out and not one each, it is asked for a sign of life before
-a call that follows one which was not answered.
+A request may need several calls in a row: a container is removed, then another one is made. To make an engine that
+hangs cost one time-out and not one for each call, a call after one without an answer first asks for a sign of life.
 """
 
 from __future__ import annotations
@@ -34,27 +32,27 @@ ClientFactory = Callable[..., docker.DockerClient]
 """`docker.from_env` or alike: takes `version`, `timeout` (seconds) and `max_pool_size`."""
 
 CALL_TIMEOUT = 8.0
-"""Seconds for one call. A new session must hear of an engine that hangs within ten."""
+"""Seconds for one call. A new session must get an error within ten if the engine hangs."""
 KNOCK_TIMEOUT = 1.0
-"""Seconds for a sign of life, which takes milliseconds: with the call that had no answer before, less than ten."""
+"""Seconds for a sign of life, which takes milliseconds: with the call that had no answer, less than ten."""
 MISTRUST = 15.0
-"""Seconds after a call without an answer in which signs of life are asked for: who is slow with those, too, is not
-given up for ever."""
+"""Seconds after a call without an answer during which calls first ask for a sign of life. Then they are tried again,
+also if the engine is slow with signs of life."""
 THREADS = 8
 
 UNREACHABLE = (OSError, HTTPError, DockerException)
-"""What the SDK raises when there is no answer. `APIError` is one of them and must be handled before."""
+"""What the SDK raises when there is no answer. `APIError` is one of them and must be caught before."""
 GONE = (404, 409)
-"""Status codes for what is not there, or does not run, any more."""
+"""Status codes for something that does not exist, or does not run, any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is known about the engine. Where it does not answer, only `reason` is."""
+    """What is known about the engine; if it does not answer, only `reason`."""
 
     available: bool
     reason: str = ""
-    """Why it does not answer and what to do."""
+    """Why it does not answer, and what to do."""
     version: str = ""
     api_version: str = ""
     cgroup_version: str = ""
@@ -69,48 +67,48 @@ class EngineInfo:
 
 
 class Engine:
-    """A connection to one engine. `aclose` releases its threads and sockets."""
+    """A connection to one engine. `aclose` ends its threads and closes its sockets."""
 
     def __init__(self, client_factory: ClientFactory = docker.from_env, *, timeout: float = CALL_TIMEOUT) -> None:
         self.timeout = timeout
-        # The socket's own limit only ends the thread; ours comes first, and says it better.
+        # The socket's own time-out only ends the thread; ours comes first, with a better message.
         self._connect = partial(client_factory, version="auto", timeout=timeout + 0.5, max_pool_size=THREADS)
         self._client: docker.DockerClient | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self._running: set[Future[Any]] = set()
         self._heard = self._missed = float("-inf")
-        """Times: of the latest answer, and of the latest call that was given up without any since it began."""
+        """Times of the latest answer, and of the latest call that timed out without any answer since it began."""
         self._knock: Future[bool] | None = None
         self._knocked = float("-inf")
-        """When that was asked."""
+        """When that was sent."""
         self._calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def open(self) -> EngineInfo:
-        """Connect and ask what the engine is; raises `RuntimeUnavailable`."""
+        """Connect, and return what the engine is; raises `RuntimeUnavailable`."""
         self._client = await self._bounded(self.new_client, doing="connecting", discard=_close_client)
         return await self.call(_engine_info, doing="asking for its version")
 
     def new_client(self) -> docker.DockerClient:
-        """Make a client of one's own, for a thread that streams. Blocks; raises one of `UNREACHABLE`."""
+        """Make another client, for a thread that reads a stream. Blocking; raises one of `UNREACHABLE`."""
         client = self._connect()
-        # The SDK keeps a pool of connections for each URL, and nearly every URL has an id in it: they are never used
-        # again, only kept open. To connect to a local socket takes microseconds.
+        # The SDK keeps a pool of connections for each URL, and nearly every URL contains an id, so they would never be
+        # used again. To connect to a local socket takes microseconds.
         client.api.headers["Connection"] = "close"
         client.api.close()
         return client
 
     async def call(self, job: Callable[[APIClient], T], *, doing: str) -> T:
-        """Run `job` in a thread; `doing` says what that is for, in an error.
+        """Run `job` in a thread and return its result; `doing` is used in error messages.
 
-        Raises `RuntimeUnavailable`, or what the engine answered as `docker.errors.APIError`. When cancelled, the
-        thread still comes to its end.
+        Raises `RuntimeUnavailable`, or `docker.errors.APIError` if the engine refuses. When cancelled, the thread
+        still completes the call.
         """
         api = await self._awake(doing)
         return await self._bounded(partial(job, api), doing=doing)
 
     async def _awake(self, doing: str) -> APIClient:
-        """See that it answers, if something was not answered before. Raises `RuntimeUnavailable`."""
+        """Ask for a sign of life if an earlier call had no answer. Raises `RuntimeUnavailable`."""
         if self._client is None:
             raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
         api = self._client.api
@@ -121,11 +119,11 @@ class Engine:
         return api
 
     async def join(self, ended: Callable[[], None]) -> None:
-        """Wait, outside the event loop, for a thread of somebody else."""
+        """Run a function that waits for another thread, outside of the event loop."""
         await asyncio.wrap_future(self._pool.submit(ended))
 
     async def aclose(self) -> None:
-        """Close the connections and end the threads; one that hangs in a call ends with its time-out. Idempotent."""
+        """Close the connections and end the threads; one that hangs in a call ends at its time-out. Idempotent."""
         client, self._client = self._client, None
         running = [asyncio.wrap_future(future) for future in list(self._running)]
         with contextlib.suppress(TimeoutError):  # the threads end by themselves soon after
@@ -137,11 +135,11 @@ class Engine:
 
     @property
     def _silent(self) -> bool:
-        """Whether it may hang, as far as is known."""
+        """Whether the engine may hang, as far as is known."""
         return self._heard < self._missed and time.monotonic() < self._missed + MISTRUST
 
     async def _lives(self, api: APIClient) -> bool:
-        """Ask for a sign of life, once for all who want to know."""
+        """Ask for a sign of life; all callers share one question."""
         limit = min(KNOCK_TIMEOUT, self.timeout)
         asked = time.monotonic()
         while True:
@@ -152,12 +150,12 @@ class Engine:
             if knock.done() and knock.result():
                 self._heard = time.monotonic()
                 return True
-            # What was asked for earlier may have failed just before the engine went on.
+            # A question that was sent earlier may have failed just before the engine recovered.
             if began >= asked or not knock.done():
                 return False
 
     def _submitted(self, job: Callable[[], T]) -> Future[T]:
-        """Have a thread do it; raises `RuntimeUnavailable` when there are no more."""
+        """Run it in a thread; raises `RuntimeUnavailable` if the runtime was closed."""
         try:
             future = self._pool.submit(_releasing, job)
         except RuntimeError as exc:
@@ -167,12 +165,12 @@ class Engine:
         return future
 
     def _listen(self, future: Future[Any]) -> None:
-        """Take note of an answer, also of one that nobody waits for any more; in the thread that got it."""
+        """Note the time of an answer, also of a late one; called in the thread that got it."""
         if not future.cancelled() and isinstance(future.exception(), APIError | None):
             self._heard = time.monotonic()
 
     async def _bounded(self, job: Callable[[], T], *, doing: str, discard: Callable[[T], object] | None = None) -> T:
-        """`discard` releases a result that comes when nobody waits for it any more."""
+        """Wait for `job` up to the time-out; `discard` is called with a result that comes later."""
         async with self._turn():
             began = time.monotonic()
             future = self._submitted(job)
@@ -199,10 +197,9 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Let in as many callers as there are threads, first come first served.
+        """Admit as many callers as there are threads, in order.
 
-        The time-out of a call starts when its turn does: a crowd is no reason to give up, an engine that hangs is,
-        for all who wait.
+        The time-out of a call starts when it is admitted. If the engine hangs, all callers that wait fail at once.
         """
         if self._calls >= THREADS:
             turn = asyncio.get_running_loop().create_future()
@@ -249,7 +246,7 @@ async def probe_engine(client_factory: ClientFactory = docker.from_env, *, timeo
 
 
 def no_answer(doing: str, seconds: float) -> RuntimeUnavailable:
-    """Say that the engine took too long."""
+    """Return the error for a call that took too long."""
     return RuntimeUnavailable(
         "The Docker engine does not answer",
         f"{doing} took longer than {seconds:g} s; see whether `docker info` answers, and restart the engine if not",
@@ -257,7 +254,7 @@ def no_answer(doing: str, seconds: float) -> RuntimeUnavailable:
 
 
 def explain(exc: BaseException) -> str:
-    """Say in one line why the engine did not do it and, where somebody can act on it, what to do."""
+    """Return in one line why a call failed and, if it is known, what to do."""
     if isinstance(exc, APIError):
         return " ".join((exc.explanation or str(exc)).split())
     text = " ".join(str(exc).split())
@@ -286,9 +283,9 @@ def _engine_info(api: APIClient) -> EngineInfo:
 
 
 def release(failure: BaseException) -> None:
-    """Release at once the connections that the SDK leaves to the garbage collector when a request fails.
+    """Close the connections of a failed request at once; the SDK leaves them to the garbage collector.
 
-    The socket that could not be connected lives in a frame of the traceback, a refused stream in the response.
+    A socket that could not be connected is held by a frame of the traceback, a refused stream by the response.
     """
     if isinstance(failure, APIError) and failure.response is not None:
         failure.response.close()
@@ -307,9 +304,9 @@ def _releasing(job: Callable[[], T]) -> T:
 
 
 def _knock(api: APIClient, seconds: float) -> bool:
-    """Say whether the engine answers at all, whatever it says."""
+    """Return whether the engine gives any answer."""
     try:
-        # Not `ping`: that has the time of a call, and this thread would outlast whoever asks.
+        # Not `ping`: that has the time-out of a call.
         api.get(f"{api.base_url}/_ping", timeout=seconds)
     except UNREACHABLE as exc:
         release(exc)
@@ -322,6 +319,6 @@ def _close_client(client: docker.DockerClient) -> None:
 
 
 def _discard_late(discard: Callable[[T], object], future: Future[T]) -> None:
-    """Release what nobody took: at once, or in the thread that makes it."""
+    """Discard a result that nobody waits for; called at once, or in the thread that made it."""
     if not future.cancelled() and future.exception() is None:
         discard(future.result())

@@ -1,4 +1,4 @@
-"""What the engine tells unasked: one thread follows its event stream and hands each event to the event loop."""
+"""The engine's events: one thread reads the stream and passes each event to the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 ACTIONS = ("create", "start", "die", "destroy", "oom", "pause")
 FIRST_DELAY = 0.1
-"""Seconds until the engine is asked again after its stream ended; doubles up to `LAST_DELAY`."""
+"""Seconds from the end of a stream until the next one is asked for; doubles up to `LAST_DELAY`."""
 LAST_DELAY = 2.0
 
 
@@ -33,13 +33,13 @@ class EngineEvent:
     container: str
     labels: Mapping[str, str]
     code: int | None = None
-    """Exit code of what died; above 128 it stands for a signal."""
+    """Exit code of `die`; above 128 it stands for a signal."""
     at: float | None = None
-    """When, in seconds of the engine's clock."""
+    """Time of the event, in seconds of the engine's clock."""
 
 
 def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
-    """Read an element of `GET /events`; None for what is none of ours."""
+    """Parse an element of `GET /events`; None if it is not one of `ACTIONS`."""
     actor = raw.get("Actor") or {}
     action, container = raw.get("Action"), actor.get("ID")
     if raw.get("Type") != "container" or action not in ACTIONS or not isinstance(container, str):
@@ -57,37 +57,37 @@ def parse_event(raw: Mapping[str, Any]) -> EngineEvent | None:
 
 
 class EventStream:
-    """The engine's endless answer to `GET /events`. Iterated by one thread, hung up by any."""
+    """The endless answer to `GET /events`. One thread iterates; any thread may call `hang_up`."""
 
     def __init__(self, api: APIClient, filters: dict[str, Any]) -> None:
-        """Ask for it; raises what the SDK does, also if the engine refuses, or a proxy before it."""
+        """Send the request; raises what the SDK raises, also if the engine, or a proxy, refuses it."""
         stream: Any = api.events(filters=filters, decode=True)
         self._events: Iterator[Mapping[str, Any]] = iter(stream)
         self._response = stream._response  # noqa: SLF001 - the SDK offers no way to it
         try:
-            self._response.raise_for_status()  # which the SDK does with the first event only
+            self._response.raise_for_status()  # the SDK does this with the first event only
         except BaseException:
             self._response.close()
             raise
         self._connection: socket.socket = self._response.raw._fp.fp.raw._sock  # noqa: SLF001 - as above
-        # The time-out of a call would end it: there may be nothing to tell for hours.
+        # Without the time-out of other calls: there may be no event for hours.
         self._connection.settimeout(None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return self._events
 
     def hang_up(self) -> None:
-        """End the iteration, which may be in another thread."""
+        """End the iteration in the other thread."""
         with contextlib.suppress(OSError):  # the engine hung up first
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Release the connection, after the iteration."""
+        """Close the connection, after the iteration."""
         self._response.close()
 
 
 class EventFollower:
-    """Follows the events of the containers with one label, for as long as it lives, over every loss of the engine."""
+    """Follows the events of containers with one label; reconnects whenever the engine was away."""
 
     def __init__(
         self,
@@ -97,7 +97,10 @@ class EventFollower:
         on_event: Callable[[EngineEvent], None],
         on_connected: Callable[[], None],
     ) -> None:
-        """`on_connected` is called in the event loop each time the stream begins: events before it may be lost."""
+        """Start the thread. It calls both functions in the event loop.
+
+        `on_connected` is called whenever a stream begins: earlier events may be lost.
+        """
         self._new_client = new_client
         self._filters = {"type": "container", "event": list(ACTIONS), "label": label}
         self._on_event = on_event
@@ -112,18 +115,18 @@ class EventFollower:
         self._thread.start()
 
     def reconnect(self) -> None:
-        """Begin the stream anew, and with it whatever follows from `on_connected`."""
+        """End the stream and begin another, which calls `on_connected`."""
         with self._lock:
             if self._stream is not None:
                 self._stream.hang_up()
 
     def stop(self) -> None:
-        """Ask the thread to end."""
+        """Make the thread end."""
         self._stopping.set()
         self.reconnect()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread; blocks. One that has never been answered is left: there is nothing to hang up on yet."""
+        """Wait up to `seconds` for the thread; blocking. Not if no stream has begun: it cannot be ended then."""
         self._thread.join(seconds if self._began else 0.0)
 
     def _run(self) -> None:
@@ -134,7 +137,7 @@ class EventFollower:
                 release(exc)
                 if self._loop.is_closed():
                     return
-                if not self._stopping.is_set() and self._delay == FIRST_DELAY:  # once for each time that it is away
+                if not self._stopping.is_set() and self._delay == FIRST_DELAY:  # once for each loss
                     log.warning("docker_events_lost", reason=explain(exc))
             self._stopping.wait(self._delay)
             self._delay = min(2 * self._delay, LAST_DELAY)

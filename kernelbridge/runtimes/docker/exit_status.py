@@ -1,4 +1,4 @@
-"""How things in a container ended, from what the engine tells."""
+"""How containers and programs in them ended, according to the engine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from kernelbridge.runtimes.contract import ExitStatus
 
 OOM_MEMORY = 2.0
-"""Seconds for which a SIGKILL is put down to an out-of-memory event that came before it."""
+"""Seconds after an out-of-memory event during which a SIGKILL is attributed to it."""
 OOM_GRACE = 0.5
-"""Seconds that a SIGKILL of unknown origin waits for such an event: they take different ways through the engine."""
+"""Seconds that a SIGKILL waits for such an event: the engine may report it later."""
 OOM_ECHO = 0.1
-"""Seconds between two such events, by the engine's clock, that are of one kill: each process that wants memory before
-there is some makes one. Measured on version 1 of control groups: up to 26 for two kills, most within 25 ms."""
+"""Seconds between two such events, by the engine's clock, that belong to one kill: each process that waits for memory
+causes one. Measured on version 1 of control groups: up to 26 for two kills, most within 25 ms."""
 
 _SIGNAL_BASE = 128
 _LAST_SIGNAL = 64
 
 
 def exit_status(code: int | None) -> ExitStatus:
-    """Read an exit code as the engine gives it: a signal is told as 128 + its number."""
+    """Translate an exit code of the engine: 128 + the number stands for a signal."""
     if code is not None and _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:
         return ExitStatus(signal=code - _SIGNAL_BASE)
     return ExitStatus(code=code)
@@ -36,14 +36,14 @@ def end_of(state: Mapping[str, Any]) -> ExitStatus:
 
 
 class OomCount:
-    """Counts a container's kills for want of memory; pure."""
+    """Counts a container's out-of-memory kills; pure."""
 
     def __init__(self) -> None:
         self.kills = 0
         self._last: float | None = None
 
     def event(self, at: float | None) -> bool:
-        """Take an event, with the engine's time in seconds if it says so; tell whether it is of another kill."""
+        """Count an event, with its time in seconds of the engine's clock; return whether it is another kill."""
         last, self._last = self._last, at
         if last is not None and at is not None and abs(at - last) <= OOM_ECHO:
             return False
@@ -59,9 +59,9 @@ class _Case:
 
 
 class OomWatch:
-    """Decides whether a SIGKILL in a container was the out-of-memory killer's.
+    """Decides whether a SIGKILL in a container came from the out-of-memory killer.
 
-    The engine's event names the container, not the process, and may come before or after the news of the death.
+    The engine's event names the container, not the process, and may come before or after the report of the death.
     """
 
     def __init__(self) -> None:
@@ -70,13 +70,13 @@ class OomWatch:
         self._cases: list[_Case] = []
 
     def reported(self) -> None:
-        """Take an out-of-memory event."""
+        """Note an out-of-memory event."""
         self._last = self._loop.time()
         for case in list(self._cases):
             self._close(case, oom=True)
 
     def judge(self, status: ExitStatus, then: Callable[[ExitStatus], None]) -> None:
-        """Call `then` with the whole status: at once, or within `OOM_GRACE` seconds."""
+        """Call `then` with the final status: at once, or within `OOM_GRACE` seconds."""
         if status.signal != SIGKILL or status.oom:
             then(status)
         elif self._loop.time() - self._last <= OOM_MEMORY:

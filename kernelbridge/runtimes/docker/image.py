@@ -24,13 +24,13 @@ from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
 log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 30.0
-"""How long an image's python may take to say what it is, from a cold disk."""
+"""How long the probe may take, with a cold disk."""
 
 _FIND_PYTHON = r"""
 for python in python3 python /opt/conda/bin/python; do
     if command -v "$python" >/dev/null; then exec "$python" -c "$1"; fi
 done
-# One that only a kernelspec names.
+# A python that only a kernelspec names.
 for spec in /usr/local/share/jupyter/kernels/*/kernel.json /usr/share/jupyter/kernels/*/kernel.json; do
     [ -r "$spec" ] || continue
     set -f
@@ -44,19 +44,19 @@ for spec in /usr/local/share/jupyter/kernels/*/kernel.json /usr/share/jupyter/ke
 done
 exit 127
 """
-"""Argument: the program for the python that it finds."""
+"""Finds a python and runs its argument, a program, with it."""
 _NO_PYTHON = 127
 
 Start = Callable[[Launch], Coroutine[Any, Any, DockerSandbox]]
 
 
 def own_user(uid: int, gid: int) -> str | None:
-    """Give who runs in containers of a server that is not root: itself, or neither could open the other's files."""
+    """Return the user of containers: the server's, unless it is root, so that each can open the other's files."""
     return None if uid == 0 else f"{uid}:{gid}"
 
 
 class WorkspaceImage:
-    """The image that sandboxes are made from. A tag may move to another digest while the server runs."""
+    """An image that sandboxes are made from. Its tag may move to another digest while the server runs."""
 
     def __init__(
         self,
@@ -68,9 +68,10 @@ class WorkspaceImage:
         start: Start,
         any_uid: int | None,
     ) -> None:
-        """`launch` fills in what all launches of a runtime have in common; `start` makes a sandbox of one.
+        """Know nothing about it yet.
 
-        `any_uid` is a user id to try the image with, if its sandboxes shall have others than its own.
+        `launch` makes a `Launch` with what all of a runtime have in common; `start` starts one. `any_uid` is a user id
+        to try the image with, None if sandboxes have no user ids of their own.
         """
         self._any_uid = any_uid
         self.name = name
@@ -82,10 +83,10 @@ class WorkspaceImage:
         self._facts: dict[str, Facts] = {}
         self._probing = asyncio.Lock()
         self._unanswered: RuntimeUnavailable | None = None
-        """Of the latest try that the engine did not answer."""
+        """The error of the latest probe that the engine did not answer."""
 
     async def current(self) -> tuple[ImageFacts, Facts]:
-        """Say what the name stands for now; raises `ImageError` when there is nothing usable."""
+        """Return what the name stands for now; raises `ImageError` if it cannot be used."""
         try:
             inspected = await self._engine.call(
                 lambda api: api.inspect_image(self.name),  # type: ignore[no-untyped-call]  # the stubs lack it
@@ -99,9 +100,9 @@ class WorkspaceImage:
         return image, self._facts.get(image.id) or await self._tried(image)
 
     def absent(self) -> ImageError:
-        """Say that the engine does not have the image, and what to do."""
+        """Return the error for an image that the engine does not have."""
         return ImageError(
-            f"Workspace image {self.name!r} is not there",
+            f"There is no workspace image {self.name!r}",
             "run `kernelbridge images build` for the default image, or `docker pull` for one of your own",
         )
 
@@ -109,7 +110,7 @@ class WorkspaceImage:
         unanswered = self._unanswered
         async with self._probing:
             if (problem := self._unanswered) is not None and problem is not unanswered:
-                # Each would wait as long as the one before, one after the other, only to hear the same.
+                # Otherwise each caller would wait as long as the one before, for the same error.
                 raise RuntimeUnavailable(problem.message, problem.reason)
             try:
                 facts = self._facts.get(image.id) or await self._probe(image)
@@ -126,14 +127,14 @@ class WorkspaceImage:
         return facts
 
     async def _ask(self, image: ImageFacts, user: str) -> Facts:
-        """Find out what the image offers to `user`; raises `ImageError`."""
+        """Run the probe as `user`; raises `ImageError`."""
         unusable = f"Workspace image {self.name!r} cannot be used"
         said, errors, status = await self._try(image, user, unusable)
         if status.code == _NO_PYTHON:
             raise ImageError(
                 unusable,
-                "it has no python3; install Python 3.8 or later in the image, with ipykernel: workspaces of an image"
-                " are run by its own Python",
+                "it has no python3; install Python 3.8 or later in the image, with ipykernel: workspaces use the Python"
+                " of their image",
             )
         if status.code != 0:
             tail = " ".join((said + errors).decode("utf-8", "replace").split())[-500:]
@@ -144,7 +145,7 @@ class WorkspaceImage:
         return facts
 
     async def _try(self, image: ImageFacts, user: str, unusable: str) -> tuple[bytes, bytes, ExitStatus]:
-        """Run the probe as `user`, in a sandbox like any other but without anybody's files and without an agent."""
+        """Run the probe as `user`, in a sandbox without files and without an agent; return its output and status."""
         launch = self._launch(
             workspace_id=f"probe-{secrets.token_hex(4)}",
             image=image,
@@ -154,7 +155,7 @@ class WorkspaceImage:
             tmpfs=(WORKSPACE_PATH,),
         )
         try:
-            # A server that is told to stop while it starts cancels this: what the engine makes then has to be removed.
+            # A server that is stopped during its start cancels this; the container is removed all the same.
             sandbox = await self._background.whole(
                 self._start(launch), undo=DockerSandbox.destroy, doing=f"trying the image {self.name}"
             )
@@ -172,7 +173,7 @@ class WorkspaceImage:
             raise ImageError(unusable, exc.reason or exc.message) from exc
 
     async def _serves_any(self, image: ImageFacts, facts: Facts, unusable: str) -> bool:
-        """Whether the image's python and kernels can be used by a user that the image does not know."""
+        """Return whether a user that the image does not know can use its python and kernels."""
         with contextlib.suppress(ImageError):
             said, _, status = await self._try(image, f"{self._any_uid}:{facts.gid}", unusable)
             found = parse_probe(_last_line(said), facts.env)
@@ -187,5 +188,5 @@ def _facts(said: bytes, image: ImageFacts) -> Facts:
 
 
 def _last_line(said: bytes) -> bytes:
-    """Give the answer: a warning may come before it."""
+    """Return the last line: a warning may come before it."""
     return said.strip().rpartition(b"\n")[2]

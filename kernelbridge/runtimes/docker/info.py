@@ -1,4 +1,4 @@
-"""What the Docker runtime says of itself, and of a container that did not start."""
+"""How the Docker runtime describes itself, and why a container did not start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kernelbridge.runtimes.docker.engine import EngineInfo
 
 
 def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
-    """Describe a runtime over this engine."""
+    """Describe a runtime with this engine."""
     warning = None
     if "seccomp" not in about.security:
         warning = "the Docker engine filters no system calls: it was built or started without seccomp"
@@ -27,15 +27,15 @@ def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
 
 
 def mounts_terminals(about: EngineInfo) -> bool:
-    """Whether the engine can mount a devpts for a container that the container may use.
+    """Return whether the engine can mount a devpts that a container may use.
 
-    Under SELinux a volume of this kind has no label that a container may touch.
+    Under SELinux, a container has no access to a volume of this kind.
     """
     return not {"selinux", "rootless"} & set(about.security)
 
 
 def start_problem(reason: str) -> str:
-    """Give what the engine says of a failed start, with what to do where that is known."""
+    """Return the engine's reason for a failed start, with what to do about it if that is known."""
     lower = reason.lower()
     if "bind source path does not exist" in lower:
         return (

@@ -1,7 +1,6 @@
-"""Removals that the engine has not carried out: it is asked again until it has.
+"""Removals that the engine has not carried out yet, and that are retried until it has.
 
-An engine that hangs or is away takes no request, and says nothing when it is back from having been frozen. What it
-was to remove meanwhile would stay for ever: nobody else would ask again.
+An engine that hangs or is stopped forgets what it was asked to remove.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from kernelbridge.runtimes.docker.tasks import Background
 log = structlog.get_logger(__name__)
 
 FIRST_DELAY = 0.5
-"""Seconds until the engine is asked again; doubles up to `LAST_DELAY`."""
+"""Seconds until the first retry; doubles up to `LAST_DELAY`."""
 LAST_DELAY = 4.0
 
 
 class Removals:
-    """What one runtime still has to see removed."""
+    """The removals of one runtime that are still to be done."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -30,7 +29,7 @@ class Removals:
         self._stopping = asyncio.Event()
 
     async def attempt(self, name: str, remove: Callable[[], Awaitable[None]]) -> bool:
-        """Call `remove`, and have it called again as `insist` does if that fails; say whether it did not."""
+        """Call `remove`; if it fails, retry it like `insist`. Return whether it succeeded at once."""
         try:
             await remove()
         except SandboxError as exc:
@@ -39,7 +38,7 @@ class Removals:
         return True
 
     def insist(self, name: str, remove: Callable[[], Awaitable[None]], *, reason: SandboxError) -> None:
-        """Have `remove` called until it raises no `SandboxError` any more. `name` says of what, and once is enough."""
+        """Retry `remove` in the background until it does not raise `SandboxError`; one at a time for each `name`."""
         if name in self._outstanding:
             return
         log.warning("container_not_removed", container=name, reason=str(reason))
@@ -49,7 +48,7 @@ class Removals:
         self._background.spawn(self._until_done(name, remove), doing=f"removing {name}")
 
     def stop(self) -> None:
-        """Ask no more: whoever stops has asked for everything once more, or is about to."""
+        """Stop retrying: the runtime is being closed and removes everything itself."""
         self._stopping.set()
 
     async def _until_done(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
@@ -66,7 +65,7 @@ class Removals:
             self._outstanding.discard(name)
 
     async def _stopped(self, seconds: float) -> bool:
-        """Wait; say whether `stop` was called meanwhile."""
+        """Wait; return whether `stop` was called meanwhile."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

@@ -1,8 +1,8 @@
 """The limit of a container's socket buffers, on machines with cgroup version 1.
 
-That version counts the buffers of a group's sockets only where they have a limit, `memory.kmem.tcp.limit_in_bytes`. The
-Engine API has a field for it, `KernelMemoryTCP`, but runc ignores it since 1.0. So the server writes it, where it can:
-as root, on the engine's machine, outside of any container. Version 2 counts them in the limit of memory.
+That version counts the buffers of a group's sockets only if they have a limit, `memory.kmem.tcp.limit_in_bytes`. The
+Engine API has a field for it, `KernelMemoryTCP`, but runc ignores it since 1.0. So the server writes the limit, where
+it can: as root, on the engine's machine, outside of any container. Version 2 counts them as memory.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _FILE = "memory.kmem.tcp.limit_in_bytes"
 
 
 def limit_socket_buffers(container_id: str, most: int, controllers: Path = Path("/sys/fs/cgroup")) -> bool:
-    """Write the limit for a container that has just been started; say whether that could be done. Blocking.
+    """Limit a container that was just started to `most` bytes; return whether that was possible. Blocking.
 
-    Only sockets that are opened afterwards are counted.
+    Only sockets that are opened later are counted.
     """
     memory = controllers / "memory"
-    # As the two cgroup drivers of an engine name them.
+    # The names that the two cgroup drivers of an engine use.
     for group in (memory / "docker" / container_id, memory / "system.slice" / f"docker-{container_id}.scope"):
         try:
             (group / _FILE).write_text(str(most), encoding="ascii")

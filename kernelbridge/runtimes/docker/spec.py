@@ -1,7 +1,7 @@
-"""What the Docker Engine is told about a sandbox: Engine API JSON, built without asking anybody.
+"""The Engine API JSON that makes a sandbox; pure.
 
-Only fields that both API 1.41 (Engine 20.10, cgroup v1) and current versions (cgroup v2) know. Everything that
-keeps a workspace in is in `_host_config`, on one screen.
+It uses only fields that both API 1.41 (Engine 20.10, cgroup v1) and current versions (cgroup v2) know. All that
+isolates a workspace is in `_host_config`, on one screen.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ VERSION_LABEL = "kernelbridge"
 INSTANCE_LABEL = "kernelbridge.instance"
 WORKSPACE_LABEL = "kernelbridge.workspace"
 LAUNCH_LABEL = "kernelbridge.launch"
-"""Unique per attempt to make a container: finds one that the engine made after nobody waited for it any more."""
+"""Unique for each attempt to make a container: finds one that the engine made after the attempt had failed."""
 
 DEFAULT_USER = "1000:100"
-"""Who runs in an image that names no user, or root."""
+"""The user of an image that names none, or root."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The engine's own PATH for an image without one."""
 HOSTNAME = "workspace"
 GUEST_PATH = "/run/kernelbridge-guest"
-"""Where the directory with the agent's program is in a container."""
+"""Where the directory with the agent's program is mounted in a container."""
 ETC_FILES = ("passwd", "group")
-"""Those of `SandboxSpec.etc`."""
+"""The files of `SandboxSpec.etc`."""
 
 _LOG_OPTIONS = {"max-size": "1m", "max-file": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the engine says about an image."""
+    """An image as the engine describes it."""
 
     id: str
     user: str
@@ -56,7 +56,7 @@ class ImageFacts:
 
     @property
     def run_as(self) -> str:
-        """The image's own user, unless that is root or nobody in particular."""
+        """The image's own user; `DEFAULT_USER` if that is root or not set."""
         name = self.user.partition(":")[0]
         is_root = name in {"", "root"} or (name.isdigit() and int(name) == 0)
         return DEFAULT_USER if is_root else self.user
@@ -68,7 +68,7 @@ class ImageFacts:
 
 
 def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
-    """Read the answer to `GET /images/{name}/json`; raises `ImageError` for an image of another system."""
+    """Parse the answer to `GET /images/{name}/json`; raises `ImageError` for an image of another system."""
     if (system := inspected.get("Os") or "linux") != "linux":
         raise ImageError("The workspace image cannot be used", f"it is made for {system}, not for linux")
     config = inspected.get("Config") or {}
@@ -82,7 +82,7 @@ def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
 
 
 def container_name(instance: str, workspace_id: str) -> str:
-    """Name of a workspace's container, for a person who reads `docker ps`."""
+    """Return the name of a workspace's container, as people see it in `docker ps`."""
     return f"kernelbridge-{instance}-{workspace_id}"
 
 
@@ -96,9 +96,9 @@ class Launch:
     """Value of `LAUNCH_LABEL`."""
     image: ImageFacts
     command: Sequence[str]
-    """Its first process: the container lives as long as that does."""
+    """Its first process: the container ends with it."""
     user: str
-    """`uid:gid`, or, before they are known, the image's own name for it."""
+    """`uid:gid`, or the image's own name for the user as long as these are not known."""
     limits: Limits
     mounts: tuple[Mapping[str, Any], ...] = ()
     """Bind mounts, as Engine API `Mount` objects."""
@@ -107,9 +107,9 @@ class Launch:
     seccomp: str | None = None
     """A seccomp profile (JSON text) in place of the engine's default one."""
     userns_remap: bool = False
-    """The engine maps users to others by default; bind-mounted files then belong to nobody inside."""
+    """Whether the engine maps user ids by default: bind-mounted files would then belong to nobody inside."""
     own_terminals: bool = True
-    """Whether the sandbox may have a file system of terminals (devpts) that the engine mounts for it."""
+    """Whether the engine can mount a file system of terminals (devpts) for the sandbox."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ class Launch:
         return {**thread_counts(self.limits.cpus, self.image.env), "HOME": WORKSPACE_PATH}
 
     def container(self) -> dict[str, Any]:
-        """Give the body of `POST /containers/create`."""
+        """Return the body of `POST /containers/create`."""
         return {
             "Image": self.image.id,
             "Entrypoint": list(self.command),
@@ -129,7 +129,7 @@ class Launch:
             "User": self.user,
             "Hostname": HOSTNAME,
             "WorkingDir": WORKSPACE_PATH,
-            # The first process of a PID namespace gets no other from outside, `docker stop` would wait for nothing.
+            # The first process of a PID namespace gets no other signal from outside: `docker stop` would wait in vain.
             "StopSignal": "SIGKILL",
             "Env": [f"{name}={value}" for name, value in self._env.items()],
             "Labels": {
@@ -145,9 +145,9 @@ class Launch:
 
 
 def workspace_mounts(spec: SandboxSpec, guest: Path) -> tuple[Mapping[str, Any], ...]:
-    """Bind mounts of a workspace; `guest` holds the agent's program.
+    """Return the bind mounts of a workspace; `guest` is the directory with the agent's program.
 
-    `Mount` objects, because the engine refuses a source that is not there.
+    As `Mount` objects: for these, the engine refuses a source that does not exist.
     """
     pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
     own = [_bind(source, target, read_only=False) for source, target in pairs]
@@ -172,7 +172,7 @@ def _host_config(launch: Launch) -> dict[str, Any]:
         "CapDrop": ["ALL"],
         "SecurityOpt": security,
         "Memory": limits.memory,
-        "MemorySwap": limits.memory,  # of memory and swap together: no swap
+        "MemorySwap": limits.memory,  # memory and swap together: no swap
         "NanoCpus": int(limits.cpus * 1e9),
         "PidsLimit": limits.pids,
         "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.rlimits.items()],
@@ -202,11 +202,11 @@ def _tmpfs(launch: Launch) -> dict[str, str]:
 
 
 def _terminals(launch: Launch) -> dict[str, Any]:
-    """Mount a devpts with a limit. The one that an engine mounts has none, and the machine's terminals are few."""
+    """Return a mount of a devpts with a limit: the engine's own has none, and the machine has few terminals."""
     options = f"nosuid,noexec,newinstance,max={launch.limits.ptys},ptmxmode=0666,mode=0620,gid=5"
     labels = {INSTANCE_LABEL: launch.instance, WORKSPACE_LABEL: launch.workspace_id, LAUNCH_LABEL: launch.token}
     driver = {"Name": "local", "Options": {"type": "devpts", "device": "devpts", "o": options}}
-    # Without a name the engine removes it with the container.
+    # Without a name, the engine removes it with the container.
     return {
         "Type": "volume",
         "Target": "/dev/pts",

@@ -1,4 +1,4 @@
-"""Work that must not stop half-way when the one who asked for it is cancelled."""
+"""Work that must be completed even if its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Tasks owned by a runtime: none is forgotten, none fails in silence."""
+    """Tasks that a runtime owns and waits for; failures are logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None], *, doing: str) -> asyncio.Task[None]:
-        """Run `work` on its own; a failure is logged with what was being done."""
+        """Run `work` in the background. A failure is logged with `doing`."""
         task = asyncio.get_running_loop().create_task(work, name=doing)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
     async def whole(self, work: Coroutine[Any, Any, T], *, undo: Callable[[T], Awaitable[None]], doing: str) -> T:
-        """Run `work` to its end; a caller that is cancelled meanwhile first waits for `undo` of what it made.
+        """Run `work` and return its result. When cancelled, `work` is completed and its result undone with `undo`.
 
-        A thread that talks to an engine cannot be interrupted, so its result comes either way. A second cancellation
-        does not wait.
+        A call to an engine cannot be interrupted, so its result comes in any case. The cancellation is raised after
+        that; a second one does not wait.
         """
         task = asyncio.get_running_loop().create_task(work, name=doing)
         self._tasks.add(task)
@@ -43,7 +43,7 @@ class Background:
             raise
 
     async def settle(self) -> None:
-        """Wait until everything has ended; for tasks whose every step is bounded in time."""
+        """Wait until all tasks have ended. Each of their steps must be bounded in time."""
         current = asyncio.current_task()
         while tasks := {task for task in self._tasks if task is not current}:
             await asyncio.wait(tasks)

@@ -1,4 +1,4 @@
-"""Whether bubblewrap can make sandboxes here, found out by trying, and what to do where it cannot."""
+"""Whether bubblewrap can make sandboxes here, found out by a trial, and what to do if not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernelbridge.runtimes.local.host import GROUP_ID, USER_ID
 from kernelbridge.runtimes.local.launcher import tools_environment
 
 _MINIMUM = (0, 8, 0)
-"""The first version that limits the size of a tmpfs and that this was tried with."""
+"""The first version that can limit the size of a tmpfs, and that was tested."""
 _TRIAL_SECONDS = 20
 _INSTALL = "install it: `apt-get install bubblewrap` (Debian, Ubuntu) or `dnf install bubblewrap` (Fedora)"
 
@@ -32,7 +32,7 @@ _SYSCTLS = (
 
 @dataclass(frozen=True, slots=True)
 class BubblewrapInfo:
-    """What was found. Usable exactly when `problem` is None."""
+    """What was found. It is usable if `problem` is None."""
 
     path: str | None
     version: str | None
@@ -47,16 +47,16 @@ class BubblewrapInfo:
         return self.problem is None
 
     def require(self) -> str:
-        """Give the program's path; raises `RuntimeUnavailable` with the problem and the remedy."""
+        """Return the program's path; raises `RuntimeUnavailable` with the problem and the remedy."""
         if self.problem is not None or self.path is None:
             raise RuntimeUnavailable("The local runtime cannot isolate", f"{self.problem}; {self.remedy}")
         return self.path
 
 
 def find_bubblewrap(*, root: bool | None = None) -> BubblewrapInfo:
-    """Look for bubblewrap and make one sandbox with it, as a user without rights; blocking, about 50 ms.
+    """Find bubblewrap and make one sandbox with it, as an unprivileged user; blocking, about 50 ms.
 
-    `root` says whether the server is root, so that the sandbox's user is another one; None looks.
+    `root` says whether the server is root; None to find out.
     """
     root = os.geteuid() == 0 if root is None else root
     path = shutil.which("bwrap")
@@ -68,7 +68,7 @@ def find_bubblewrap(*, root: bool | None = None) -> BubblewrapInfo:
         return BubblewrapInfo(path, None, f"{' and '.join(missing)} not found, needed to stop being root", remedy)
     version = re.search(r"\d+(\.\d+)+", _run([path, "--version"])[1])
     if version is None:
-        return BubblewrapInfo(path, None, f"{path} does not tell its version", _INSTALL)
+        return BubblewrapInfo(path, None, f"{path} does not print its version", _INSTALL)
     text = version.group()
     if tuple(map(int, text.split("."))) < _MINIMUM:
         needed = ".".join(map(str, _MINIMUM))
@@ -81,7 +81,7 @@ def _try(path: str, version: str, *, root: bool) -> BubblewrapInfo:
     if root:
         prefix = ["setpriv", "--reuid", str(USER_ID), "--regid", str(GROUP_ID), "--clear-groups", "--no-new-privs"]
         command = [*prefix, *command]
-        # Making a mount namespace is what fails for the root of a container.
+        # The root of a container cannot make a mount namespace.
         command = ["unshare", "--mount", "--propagation", "private", "--", *command]
     code, output = _run([*command, "--", "true"])
     if code == 0:

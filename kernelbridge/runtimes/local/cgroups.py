@@ -1,10 +1,8 @@
 """Control groups of local sandboxes: memory, processes and CPU, where this server may set them.
 
-Root uses `/sys/fs/cgroup/[CONTROLLER/]kernelbridge/INSTANCE/SANDBOX`, as container engines do. Anyone else
-needs a cgroup v2 subtree that was delegated to the server, as systemd does for `Delegate=yes`. Versions
-1 and 2 may be mixed, controller by controller. What cannot be had is told by `Cgroups.missing`, never guessed.
-
-No group is ever frozen: the agent in it could not end a sandbox then that no server comes back to.
+Root uses `/sys/fs/cgroup/[CONTROLLER/]kernelbridge/INSTANCE/SANDBOX`, as container engines do. Other users need a
+cgroup v2 subtree that was delegated to the server, as systemd does for `Delegate=yes`. Versions 1 and 2 may be mixed,
+controller by controller. `Cgroups.missing` lists the controllers that cannot be used.
 """
 
 from __future__ import annotations
@@ -25,28 +23,28 @@ from kernelbridge.runtimes.local.pidfd import open_pidfd, send_signal, wait_for_
 CONTROLLERS = ("memory", "pids", "cpu")
 _PARENT = "kernelbridge"
 _LEAF = "kernelbridge-server"
-"""Where the server itself steps down to in a delegated subtree."""
+"""The group in a delegated subtree to which the server itself moves."""
 _PERIOD = 100_000
 """Microseconds over which the share of CPU time is measured."""
 _MONITORS = 1
-"""Processes of a sandbox that its user does not see: bubblewrap's monitor."""
+"""Processes of a sandbox that are not its user's: bubblewrap's monitor."""
 _END_SECONDS = 5.0
-"""How long a process may take to die; one that cannot holds its group until the next server's `reclaim`."""
+"""How long a process may take to die; otherwise its group stays until the next server's `reclaim`."""
 _RETRY_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """Where one controller is found."""
+    """Where a controller is."""
 
     name: str
     version: int
     home: Path
-    """The directory below which this server may make its own."""
+    """The directory in which this server may make its own."""
 
 
 class Cgroup:
-    """The control groups of one sandbox, one directory for each place that its controllers are found in."""
+    """The control groups of one sandbox: one directory in each hierarchy that its controllers are in."""
 
     def __init__(self, directories: Mapping[str, Path], versions: Mapping[str, int]) -> None:
         self._directories = dict(directories)
@@ -54,11 +52,11 @@ class Cgroup:
 
     @property
     def entrances(self) -> list[Path]:
-        """The files to which a process writes its id to enter."""
+        """The files to which a process writes its pid to enter the groups."""
         return [path / "cgroup.procs" for path in dict.fromkeys(self._directories.values())]
 
     def oom_kills(self) -> int:
-        """Count how often the kernel has killed in it for want of memory."""
+        """Return how often the kernel's out-of-memory killer ended something in it."""
         home = self._directories.get("memory")
         if home is None:
             return 0
@@ -66,13 +64,13 @@ class Cgroup:
         return next((int(line.split()[1]) for line in _read(path).splitlines() if line.startswith("oom_kill ")), 0)
 
     def crowded(self) -> bool | None:
-        """Say whether it has nine tenths of the processes that it may have; None if nobody counts them."""
+        """Return whether it has nine tenths of the processes that it may have; None without a limit."""
         home = self._directories.get("pids")
         most, now = ("", "") if home is None else (_read(home / name).strip() for name in ("pids.max", "pids.current"))
         return int(now) * 10 >= int(most) * 9 if most.isdigit() and now.isdigit() else None
 
     def oom_notice(self) -> OomNotice | None:
-        """Watch for that; None where the kernel does not tell."""
+        """Watch for out-of-memory kills; None if the kernel cannot report them."""
         home = self._directories.get("memory")
         if home is None:
             return None
@@ -81,7 +79,7 @@ class Cgroup:
         return None
 
     def remove(self, *, kill: bool) -> bool:
-        """Remove it, and what still runs in it if `kill` says so (blocking then). Say whether it is gone."""
+        """Remove it; return whether it is gone. With `kill`, end what still runs in it first; then it blocks."""
         directories = list(dict.fromkeys(self._directories.values()))
         left = [path for path in directories if not _remove(path, kill=kill)]
         return not left
@@ -95,11 +93,11 @@ class Cgroups:
         self._instance = instance
         self._live: set[str] = set()
         self.missing: dict[str, str] = dict(missing)
-        """Controllers that cannot be used, and why."""
+        """Controllers that cannot be used, with the reason."""
 
     @classmethod
     def find(cls, instance: str, *, proc: Path = Path("/proc/self"), euid: int | None = None) -> Cgroups:
-        """See what this server may use, by making its own directory in each; blocking."""
+        """Find what this server may use, by making its own directory in each hierarchy; blocking."""
         root = (os.geteuid() if euid is None else euid) == 0
         homes, missing = _homes(proc, root=root)
         usable: dict[str, Controller] = {}
@@ -114,11 +112,11 @@ class Cgroups:
 
     @property
     def controllers(self) -> Mapping[str, Controller]:
-        """What can be limited, by controller name."""
+        """The usable controllers, by name."""
         return self._controllers
 
     def create(self, name: str, limits: Limits) -> Cgroup:
-        """Make the control groups of the sandbox `name`; raises OSError and leaves nothing."""
+        """Make the control groups of the sandbox `name`; raises OSError, and then leaves nothing."""
         directories = {key: self._base(key) / name for key in self._controllers}
         versions = {key: controller.version for key, controller in self._controllers.items()}
         cgroup = Cgroup(directories, versions)
@@ -137,7 +135,7 @@ class Cgroups:
         return cgroup
 
     def adopt(self, name: str) -> Cgroup | None:
-        """Go on with the control groups of a sandbox that an earlier server made; None if it has none."""
+        """Return the control groups of a sandbox that an earlier server made; None if it has none."""
         directories = {key: path for key in self._controllers if (path := self._base(key) / name).is_dir()}
         if not directories:
             return None
@@ -145,7 +143,7 @@ class Cgroups:
         return Cgroup(directories, {key: self._controllers[key].version for key in directories})
 
     def leave(self, name: str) -> None:
-        """Have a sandbox keep its control groups when this server ends."""
+        """Keep a sandbox's control groups when this server ends."""
         self._live.discard(name)
 
     def release(self, name: str, cgroup: Cgroup, *, kill: bool) -> bool:
@@ -156,7 +154,7 @@ class Cgroups:
         return gone
 
     def reclaim(self) -> set[str]:
-        """Remove what an earlier server left, with every process in it; blocking. Return the names of its sandboxes."""
+        """Remove the groups that an earlier server left, with their processes; return their names. Blocking."""
         left: set[str] = set()
         for base in self._bases():
             with contextlib.suppress(FileNotFoundError):
@@ -167,7 +165,7 @@ class Cgroups:
         return left
 
     def close(self) -> None:
-        """Remove what it made, with every process left in it, and its own directories if they are empty.
+        """Remove all groups with their processes, and the server's own directories if they are empty.
 
         Blocking. Idempotent.
         """
@@ -175,7 +173,7 @@ class Cgroups:
             for name in self._live:
                 _remove(base / name, kill=True)
             for path in (base, base.parent):
-                with contextlib.suppress(OSError):  # another sandbox or server still uses it
+                with contextlib.suppress(OSError):  # another sandbox or server uses it
                     path.rmdir()
 
     def _base(self, name: str) -> Path:
@@ -186,17 +184,17 @@ class Cgroups:
 
 
 _REMOVED = frozenset({errno.ENOENT, errno.ENODEV})
-"""What is said of a file whose group has been removed, be it between opening and using it."""
+"""Errors of a file whose group has been removed, before or after it was opened."""
 _REQUIRED = frozenset({"memory.limit_in_bytes", "memory.max", "pids.max", "cpu.cfs_quota_us", "cpu.max"})
 
 
 def settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
-    """Give what is written for a controller, in order: (file, value). What a kernel has no file for is left out."""
+    """Return what to write for a controller, in order, as (file, value). A kernel need not have each file."""
     quota = str(max(1000, int(limits.cpus * _PERIOD)))
     memory, pids = str(limits.memory), str(limits.pids + _MONITORS)
     table = {
-        # Memory first: with swap may not be less than without. A kernel that counts no swap has no such file.
-        # Version 1 counts socket buffers, but not in that, and only if they have a limit; version 2 counts them in it.
+        # Memory first: the limit with swap may not be lower. A kernel that does not count swap has no file for it.
+        # Version 1 counts socket buffers separately, and only if they have a limit; version 2 counts them as memory.
         ("memory", 1): [
             ("memory.limit_in_bytes", memory),
             ("memory.memsw.limit_in_bytes", memory),
@@ -212,7 +210,7 @@ def settings(name: str, version: int, limits: Limits) -> list[tuple[str, str]]:
 
 
 def _homes(proc: Path, *, root: bool) -> tuple[dict[str, Controller], dict[str, str]]:
-    """Find each controller; gives those that were found, and why the others were not."""
+    """Return the controllers that were found, and the reasons for the others."""
     first, second = _mounts(proc / "mountinfo")
     found: dict[str, Controller] = {}
     missing: dict[str, str] = {}
@@ -221,7 +219,7 @@ def _homes(proc: Path, *, root: bool) -> tuple[dict[str, Controller], dict[str, 
             if root:
                 found[name] = Controller(name, 1, first[name])
             else:
-                missing[name] = "cgroup v1 is root's alone"
+                missing[name] = "only root may use cgroup v1"
         elif second is None:
             missing[name] = "no cgroup file system is mounted"
         elif name not in _words(second / "cgroup.controllers"):
@@ -260,7 +258,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    """Give a file's text; nothing if its group has been removed."""
+    """Return a file's text; empty if its group has been removed."""
     try:
         return path.read_text(encoding="ascii")
     except OSError as exc:
@@ -273,7 +271,7 @@ def _open_parents(controller: Controller, instance: str) -> None:
     if controller.version == 1:
         (controller.home / _PARENT / instance).mkdir(parents=True, exist_ok=True)
         return
-    # Version 2: a controller reaches a directory only if every one above it passes it on.
+    # Version 2: a directory has a controller only if all above it pass it on.
     for path in (controller.home, controller.home / _PARENT, controller.home / _PARENT / instance):
         path.mkdir(exist_ok=True)
         passed_on = path / "cgroup.subtree_control"
@@ -285,7 +283,7 @@ def _pass_on(passed_on: Path, name: str) -> None:
     try:
         passed_on.write_text(f"+{name}", encoding="ascii")
     except OSError:
-        # A delegated group must have no process of its own; if the server is alone in it, it can step down.
+        # A group that passes on a controller must have no process; if the server is alone in it, it moves below.
         home = passed_on.parent
         if _words(home / "cgroup.procs") != [str(os.getpid())]:
             raise
@@ -304,8 +302,8 @@ def _remove(path: Path, *, kill: bool) -> bool:
             _end(int(word))
         if time.monotonic() > end:
             return False
-        # A process may leave its group some time after its parent was told of its end (Linux 6.18 does so),
-        # and version 1 of the interface has no event for that.
+        # A process may leave its group some time after its parent has reaped it (Linux 6.18 does so), and version 1 of
+        # the interface has no event for that.
         time.sleep(_RETRY_SECONDS)
     return True
 

@@ -1,6 +1,6 @@
-"""What the local runtime shows of this machine to a sandbox: system directories, a little of /etc, the python.
+"""What a local sandbox sees of this machine: system directories, a little of /etc, the python.
 
-Reads the machine once; `local_mounts` turns the result into arguments.
+The machine is read once; `mounts` turns the result into arguments.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _ETC = (
     "ssl/openssl.cnf",
     "terminfo",
 )
-"""What programs need of /etc and what says nothing of this machine: no user, no host name, no key."""
+"""Files in /etc that programs need and that reveal nothing about this machine: no user, no host name, no key."""
 _RESERVED = (WORKSPACE_PATH, SOCKETS_PATH, "/proc", "/dev", "/etc")
 _PACKAGES = ("ipykernel", "IPython", "jupyter_client", "traitlets", "tornado", "zmq")
 _HOMES = ("/", "/home", "/root", "/tmp", "/var", "/opt", "/srv")  # noqa: S108  compared with, not written to
 
 USER_ID, GROUP_ID = 1000, 100
-"""Whom a sandbox runs as where the server is root."""
+"""The user of a sandbox where the server is root."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A host directory (or file) that a sandbox sees at `target`."""
+    """A host directory (or file) that is mounted at `target` in a sandbox."""
 
     source: str
     target: str
@@ -58,7 +58,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class ProcFiles:
-    """What this machine's /proc has of what a sandbox may not see, or not change."""
+    """Files of this machine's /proc that a sandbox may not see, or not change."""
 
     hidden_files: tuple[str, ...] = ()
     hidden_directories: tuple[str, ...] = ()
@@ -67,20 +67,20 @@ class ProcFiles:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """This machine, as far as a sandbox sees it."""
+    """This machine, as a sandbox sees it."""
 
     uid: int
-    """Whom a sandbox runs as, inside and outside."""
+    """The user id of a sandbox, inside and outside."""
     gid: int
     root: bool
-    """The server is root: it has to become someone else first."""
+    """Whether the server is root: then it has to become another user first."""
     machine: str
     system: tuple[Mount, ...]
-    """Readable by everybody."""
+    """System directories, which everybody may read."""
     links: tuple[tuple[str, str], ...]
     """(target, path) of symlinks such as /bin."""
     python: tuple[Mount, ...]
-    """The prefixes of the python; where the server is root they may lie where nobody else can look."""
+    """The prefixes of the python; where the server is root, other users may have no access to their parents."""
     python_executable: str
     env: Mapping[str, str]
     """The environment of a sandbox."""
@@ -88,7 +88,7 @@ class Host:
 
 
 def read_host() -> Host:
-    """Look at this machine; raises `ImageError` where the python cannot be shown to a sandbox."""
+    """Read this machine; raises `ImageError` if the python cannot be mounted into a sandbox."""
     root = os.geteuid() == 0
     system, links = _system()
     python, extra = _python(covered=[mount.target for mount in system])
@@ -149,7 +149,7 @@ def _system() -> tuple[list[Mount], list[tuple[str, str]]]:
 
 
 def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Give the directories to show, outermost only, and those that python does not find by itself."""
+    """Return the directories to mount, outermost only, and those that python does not find by itself."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *_link_prefixes(sys.executable)}
     prefixes |= {os.path.realpath(prefix) for prefix in prefixes}
     packages = _package_directories()
@@ -164,7 +164,7 @@ def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _link_prefixes(executable: str) -> set[str]:
-    """Follow the executable's symlinks, one by one: each of them has to exist in the sandbox too."""
+    """Follow the executable's symlinks one by one, because each has to exist in the sandbox; return their prefixes."""
     prefixes: set[str] = set()
     path = Path(executable)
     while path.is_symlink():
@@ -175,7 +175,7 @@ def _link_prefixes(executable: str) -> set[str]:
 
 
 def _package_directories() -> set[str]:
-    """Say which entries of `sys.path` the kernel's own packages come from."""
+    """Return the entries of `sys.path` that the kernel's own packages come from."""
     directories: set[str] = set()
     for name in _PACKAGES:
         spec = find_spec(name)
@@ -188,8 +188,8 @@ def _check(path: str) -> None:
     homes = {*_HOMES, str(Path.home())}
     if path in homes or any(_inside(path, reserved) or _inside(reserved, path) for reserved in _RESERVED):
         raise ImageError(
-            f"The python in {path} cannot be shown to a sandbox",
-            f"{path} holds more than python, or is a place that sandboxes use themselves; "
+            f"The python in {path} cannot be mounted into a sandbox",
+            f"{path} contains more than python, or is a path that sandboxes use themselves; "
             "install kernelbridge in a virtual environment of its own, for example `python3 -m venv ~/kernelbridge`",
         )
 

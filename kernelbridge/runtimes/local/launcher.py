@@ -1,4 +1,4 @@
-"""Starts the process tree of one local sandbox: the descriptors it inherits, the program, nothing of the server's."""
+"""Starts the process tree of one local sandbox; it inherits nothing of the server but a few descriptors."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SHELL = "/bin/sh"
 
 @dataclass(slots=True)
 class Launched:
-    """A sandbox that has been started; whoever holds this closes it."""
+    """A process tree that was started; its owner closes the descriptors."""
 
     popen: subprocess.Popen[bytes]
     status: int
-    """Pipe that ends with the process tree; bubblewrap writes JSON to it."""
+    """A pipe that ends with the process tree; bubblewrap writes JSON to it."""
     stderr: int
-    """A memory file: what was printed before the agent was ready."""
+    """A memory file with what was printed before the agent was ready."""
 
 
 def launch_isolated(
@@ -42,10 +42,10 @@ def launch_isolated(
     sockets: Path,
     cgroups: Sequence[Path] = (),
 ) -> Launched:
-    """Start the agent in bubblewrap. Nothing of it ends with the server: the next one may go on with it.
+    """Start the agent in bubblewrap. It does not end with the server, so that the next one can adopt it.
 
-    `rlimits` are what the agent limits for itself and all it starts: see `Limits.rlimits`.
-    Raises `SandboxError` or OSError; blocking, a few milliseconds.
+    `rlimits` are limits for the agent and all that it starts: see `Limits.rlimits`. Raises `SandboxError` or OSError;
+    blocking, a few milliseconds.
     """
     shown = mounts.sandbox_mounts(host, str(files), str(sockets))
     staging: list[str] = []
@@ -98,12 +98,12 @@ def launch_bare(host: Host, rlimits: Mapping[str, int], *, sockets: str, cgroups
 
 
 def tools_environment() -> dict[str, str]:
-    """Give the environment of bubblewrap and what starts it: /proc shows it to every process of the sandbox's user."""
+    """Return the environment of bubblewrap, which /proc shows to all processes of the sandbox's user."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 class _Inheritance:
-    """The descriptors of a process about to be started; closes its half of them in any case."""
+    """The descriptors that a new process inherits; closes the process's half of them in any case."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = contextlib.ExitStack(), contextlib.ExitStack()
@@ -127,7 +127,7 @@ class _Inheritance:
         self._ours.close()
 
     def file(self, name: str, content: bytes) -> int:
-        """Make a file that has no path, to be read from its beginning."""
+        """Make a file without a path, positioned at its beginning; return its descriptor."""
         fd = memory_file(name, content)
         self._theirs.callback(os.close, fd)
         return self._give(fd)
@@ -141,7 +141,7 @@ class _Inheritance:
             env=tools_environment(),
             cwd="/",
             pass_fds=self._pass,
-            start_new_session=True,  # a Ctrl-C at the server's terminal is for the server, which then ends us in order
+            start_new_session=True,  # a Ctrl-C is for the server, which then ends its sandboxes in order
         )
         self._ours.pop_all()
         return Launched(popen, self._status_read, self._stderr)

@@ -1,10 +1,10 @@
-"""How bubblewrap is told to make a sandbox; pure.
+"""The arguments with which bubblewrap makes a sandbox; pure.
 
-`bwrap_arguments` gives what goes through `--args FD`, in the order in which bubblewrap acts on it: a
-mount over another's directory comes after it. `launch_script` is the shell program around it.
-Only root needs its larger half: the directories to mount may lie where the sandbox's
-user cannot look (a python below /root, say), and bubblewrap, run as that user, could not either. So in a mount
-namespace of its own they are first bound below a neutral directory, then root is given up, then bubblewrap runs.
+`bwrap_arguments` returns them in the order in which bubblewrap carries them out: a mount over another one's directory
+comes after it. `launch_script` is the shell program around it. Most of that is for a server that is root: the
+directories to mount may be where the sandbox's user has no access (a python below /root, say), and bubblewrap runs as
+that user. So, in a mount namespace of its own, they are first bound below a neutral directory; then root is given up,
+and bubblewrap runs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kernelbridge.runtimes.local.host import Host, Mount, ProcFiles
 
 AGENT_PATH = "/run/kernelbridge-agent.py"
 STAGES = ("/mnt", "/media", "/srv", "/opt", "/run", "/home")
-"""Directories that every Linux has; one of them becomes the staging directory, in a private mount namespace."""
+"""Directories that every Linux has; one becomes the staging directory, in a private mount namespace."""
 
 _HOST_NAME = "workspace"
 
 
 @dataclass(frozen=True, slots=True)
 class InheritedFiles:
-    """Descriptors that bubblewrap reads, closes, and knows by number."""
+    """Descriptors that bubblewrap reads and closes, by number."""
 
     agent: int
     passwd: int
@@ -33,12 +33,12 @@ class InheritedFiles:
     hosts: int
     nsswitch: int
     status: int
-    """Written to, not read: what `--json-status-fd` says."""
+    """Written to, not read, for `--json-status-fd`."""
     seccomp: int | None
 
 
 def etc_files(uid: int, gid: int, home: str = WORKSPACE_PATH, shell: str = "/bin/sh") -> Mapping[str, str]:
-    """Give the contents of /etc/passwd, group, hosts and nsswitch.conf by those names."""
+    """Return the contents of /etc/passwd, group, hosts and nsswitch.conf, by these names."""
     return {
         "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{uid}:{gid}:sandbox:{home}:{shell}\n"
         "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
@@ -57,9 +57,10 @@ def bwrap_arguments(
     terminals: str | None = None,
     disable_userns: bool = False,
 ) -> list[str]:
-    """Describe one sandbox; `mounts` are the python's prefixes and the workspace's two directories.
+    """Return bubblewrap's arguments for one sandbox.
 
-    `terminals` is where a devpts with a limit has been mounted for it; None lets bubblewrap mount one without.
+    `mounts` are the python's prefixes and the workspace's two directories. `terminals` is where a devpts with a limit
+    is mounted for it; if None, bubblewrap mounts one without. `disable_userns` forbids user namespaces in it.
     """
     arguments = [
         *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
@@ -110,7 +111,7 @@ def _proc(files: ProcFiles) -> list[str]:
 
 
 def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
-    """Give what a sandbox sees beside the system; `files` and `sockets` are host directories."""
+    """Return the mounts of a sandbox besides the system; `files` and `sockets` are host directories."""
     return [
         *host.python,
         Mount(files, WORKSPACE_PATH, writable=True),
@@ -119,19 +120,19 @@ def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
 
 
 def stage_terminals(stage: str, ptys: int) -> tuple[list[str], str]:
-    """Give the shell commands that mount a devpts for `ptys` terminals below `stage`, and where it is then."""
+    """Return the shell commands that mount a devpts for `ptys` terminals below `stage`, and its path."""
     path = f"{stage}/terminals"
     options = f"newinstance,{terminal_options(ptys)}"
     return [f"mkdir {shlex.quote(path)}", f"mount -t devpts -o {options} devpts {shlex.quote(path)}"], path
 
 
 def terminal_options(ptys: int) -> str:
-    """Give the mount options of a devpts for `ptys` terminals."""
+    """Return the mount options of a devpts for `ptys` terminals."""
     return f"max={ptys},ptmxmode=0666,mode=0620"
 
 
 def stage_mounts(mounts: Sequence[Mount], stage: str) -> tuple[list[str], list[Mount]]:
-    """Give the shell commands that bind every source below `stage`, and the mounts from there."""
+    """Return the shell commands that bind every source below `stage`, and the mounts from there."""
     staged = [replace(mount, source=f"{stage}/{index}") for index, mount in enumerate(mounts)]
     quote = shlex.quote
     commands = [
@@ -146,7 +147,7 @@ def stage_mounts(mounts: Sequence[Mount], stage: str) -> tuple[list[str], list[M
 
 
 def choose_stage(mounts: Sequence[Mount], existing: Sequence[str]) -> str | None:
-    """Choose a directory that hides none of the sources when it is mounted over."""
+    """Return a directory that can be mounted over without hiding a source; None if there is none."""
     for stage in existing:
         if not any(mount.source == stage or mount.source.startswith(stage + "/") for mount in mounts):
             return stage
@@ -154,13 +155,13 @@ def choose_stage(mounts: Sequence[Mount], existing: Sequence[str]) -> str | None
 
 
 def launch_script(command: Sequence[str], *, cgroups: Sequence[str] = (), staging: Sequence[str] = ()) -> str:
-    """Give the shell program that enters the cgroups, stages the mounts and becomes `command`."""
+    """Return the shell program that enters the cgroups, stages the mounts and becomes `command`."""
     lines = ["set -eu", *(f"echo $$ >{shlex.quote(path)}" for path in cgroups), *staging]
     return "\n".join([*lines, f"exec {shlex.join(command)}"])
 
 
 def drop_root(host: Host) -> list[str]:
-    """Give the command prefix that stops being root for good; nothing where the server is not root."""
+    """Return the command prefix that gives up root for good; empty if the server is not root."""
     if not host.root:
         return []
     return [
@@ -170,5 +171,5 @@ def drop_root(host: Host) -> list[str]:
 
 
 def own_mount_namespace(host: Host) -> list[str]:
-    """Give the command prefix that makes mounts of the rest its own; nothing where the server is not root."""
+    """Return the command prefix that makes a private mount namespace; empty if the server is not root."""
     return ["unshare", "--mount", "--propagation", "private", "--"] if host.root else []

@@ -1,7 +1,7 @@
-"""What the next server must know of a local sandbox to go on with it, or to end it: one small file for each.
+"""What the next server must know about a local sandbox to adopt or end it: one small file for each.
 
-A sandbox that is being started has none: if the server is killed at that moment, its agent waits `START_SECONDS` for
-one that comes, and then ends it.
+A sandbox that is being started has none: if the server is killed at that moment, the agent waits `START_SECONDS` for
+another one, and then ends the sandbox.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Notes:
         self._directory = directory
 
     def write(self, note: Note) -> None:
-        """Note a sandbox; raises OSError. Nothing is made durable: no sandbox outlives its machine."""
+        """Write the note of a sandbox; raises OSError. It is not synced: no sandbox outlives its machine."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{note.id}{_SUFFIX}"
         new = path.with_suffix(".new")
@@ -50,11 +50,11 @@ class Notes:
         new.replace(path)
 
     def read(self) -> list[Note]:
-        """Return all notes. A damaged one is removed; its sandbox ends itself when no server comes."""
+        """Return all notes. A damaged one is removed; its sandbox ends itself."""
         return list(self._read())
 
     def remove(self, sandbox_id: str) -> None:
-        """Forget a sandbox. Idempotent."""
+        """Remove the note of a sandbox. Idempotent."""
         (self._directory / f"{sandbox_id}{_SUFFIX}").unlink(missing_ok=True)
 
     def _read(self) -> Iterator[Note]:

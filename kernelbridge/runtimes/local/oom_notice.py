@@ -1,7 +1,7 @@
-"""How the kernel tells that it killed in a control group for want of memory: an event, not a file to look at.
+"""How the kernel reports an out-of-memory kill in a control group: as an event, without polling.
 
-Version 1: an eventfd that is registered with `memory.oom_control`. Version 2: `memory.events` gets an exceptional
-condition (POLLPRI) with every change, so an epoll instance watches it, which is itself what can be waited for.
+Version 1: an eventfd that is registered with `memory.oom_control`. Version 2: `memory.events` has an exceptional
+condition (POLLPRI) after every change, so an epoll instance watches it, and that can be waited for.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from collections.abc import Callable
 from pathlib import Path
 
 EXPLAINS = 2.0
-"""Seconds for which a SIGKILL is put down to such an event that came before it."""
+"""Seconds after such an event during which a SIGKILL is attributed to it."""
 
 
 class OomNotice:
-    """A descriptor that becomes readable when there may be news. Made by `open_notice`."""
+    """A descriptor that becomes readable when there may have been a kill. Made by `open_notice`."""
 
     def __init__(self, fd: int, take: Callable[[], object], closes: Callable[[], object]) -> None:
         self.fd = fd
         self._take, self._closes = take, closes
 
     def take(self) -> None:
-        """Make it wait for the next; never blocks."""
-        with contextlib.suppress(OSError):  # another thread or nobody had news: there is nothing to take
+        """Reset it until the next event; never blocks."""
+        with contextlib.suppress(OSError):  # there was no event
             self._take()
 
     def close(self) -> None:
-        """Release it. Idempotent."""
+        """Close it. Idempotent."""
         closes, self._closes = self._closes, lambda: None
         closes()
 
 
 class KillsSeen:
-    """Tells the kills that may be why something ends now from those that are over: a count has no names; pure."""
+    """Decides which counted kills may explain an end that is seen now: a count has no names; pure."""
 
     def __init__(self) -> None:
         self._over = self._latest = 0
         self._since = 0.0
 
     def seen(self, kills: int, now: float) -> bool:
-        """Take the count at a time in seconds; say whether it has grown."""
+        """Note the count at a time in seconds; return whether it has grown."""
         if kills <= self._latest:
             return False
         self._over, self._latest, self._since = self.over(now), kills, now
         return True
 
     def over(self, now: float) -> int:
-        """Count those seen so long ago that whatever ends now was not killed with them."""
+        """Return how many were seen so long ago that they explain nothing that ends now."""
         return self._latest if now - self._since > EXPLAINS else self._over
 
 
 def open_notice(group: Path, version: int) -> OomNotice:
-    """Watch a memory group; raises OSError where the kernel cannot tell."""
+    """Watch a memory group; raises OSError if the kernel does not report kills."""
     return _by_eventfd(group) if version == 1 else _by_epoll(group)
 
 
@@ -79,7 +79,7 @@ def _by_epoll(group: Path) -> OomNotice:
         watch.register(events, select.EPOLLPRI)
 
         def take() -> None:
-            os.pread(events, 4096, 0)  # until it has been read, it goes on telling
+            os.pread(events, 4096, 0)  # it stays readable until it has been read
             watch.poll(0)
 
         take()

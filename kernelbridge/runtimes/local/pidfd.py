@@ -1,6 +1,6 @@
-"""Processes of this machine that need not be our children: held by pidfd, so that a pid used again is never meant.
+"""Processes of this machine that need not be our children, held by pidfd: a pid may be reused, a pidfd is not.
 
-By system call and not by `os.pidfd_open`, which a Python built for older kernels lacks (uv's and conda's may).
+These are system calls and not `os.pidfd_open`, which a Python that was built for older kernels lacks (uv's, conda's).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from pathlib import Path
 import msgspec
 
 _PIDFD_SEND_SIGNAL, _PIDFD_OPEN = 424, 434
-"""System calls of these numbers have the same on every machine."""
+"""The numbers of the system calls, the same on every machine."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What no two processes have in common."""
+    """Identifies one process of one boot."""
 
     pid: int
     started: int
     """In clock ticks since the machine booted."""
     boot: str
-    """Which boot that was."""
+    """The id of that boot."""
 
     @classmethod
     def of(cls, pid: int) -> Identity | None:
-        """Identify a process that runs; None if it does not."""
+        """Return the identity of a running process; None if there is none."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -38,7 +38,7 @@ class Identity(msgspec.Struct, frozen=True):
         return cls(pid, int(stat.rpartition(")")[2].split()[19]), boot)
 
     def open(self) -> int:
-        """Return a pidfd, which the caller closes; raises `ProcessLookupError` if the process does not run any more."""
+        """Return a pidfd, which the caller closes; raises `ProcessLookupError` if the process has ended."""
         pidfd = open_pidfd(self.pid)
         if Identity.of(self.pid) != self:
             os.close(pidfd)
@@ -52,13 +52,13 @@ def open_pidfd(pid: int) -> int:
 
 
 def send_signal(pidfd: int, number: int) -> None:
-    """Signal a process; nothing happens if it has ended."""
+    """Signal a process; does nothing if it has ended."""
     with contextlib.suppress(ProcessLookupError):
         _call(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0)
 
 
 def wait_for_end(pidfd: int, seconds: float) -> bool:
-    """Wait for the end of a process; blocking. Say whether it came."""
+    """Wait for the end of a process; return whether it has ended. Blocking."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

@@ -1,4 +1,4 @@
-"""Short names for socket directories, where sandboxes see the host's own paths: UNIX socket paths end at 107 bytes."""
+"""Short names for socket directories, for sandboxes without isolation: UNIX socket paths end at 107 bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 
 _SHORT = 60
-"""Longest directory in which a socket's path still has room for the socket's name, in bytes."""
+"""Bytes of the longest directory that leaves enough room for the name of a socket."""
 
 
 class ShortLinks:
-    """Symlinks in a temporary directory, made when the first is needed.
+    """Symlinks in a temporary directory, which is made for the first one.
 
-    `note` is a symlink to that directory in the server's own: by it the next server finds what a killed one left.
+    `note` is a symlink to that directory, for the next server.
     """
 
     def __init__(self, note: Path) -> None:
@@ -24,7 +24,7 @@ class ShortLinks:
         self._used: set[str] = set()
 
     def shorten(self, path: Path) -> tuple[str, Path | None]:
-        """Return a short name of `path`, and the symlink that it goes through if it needs one."""
+        """Return a short name for `path`, and the symlink in it; None if `path` is short itself."""
         plain = str(path.absolute())
         if len(os.fsencode(plain)) <= _SHORT:
             return plain, None
@@ -34,11 +34,11 @@ class ShortLinks:
         return str(link), link
 
     def adopt(self, link: Path) -> None:
-        """Keep a symlink that an earlier server made."""
+        """Own a symlink that an earlier server made."""
         self._used.add(link.name)
 
     def leave(self, link: Path) -> None:
-        """Have a symlink stay when this server ends."""
+        """Keep a symlink when this server ends."""
         self._used.discard(link.name)
 
     def release(self, link: Path) -> None:
@@ -47,24 +47,24 @@ class ShortLinks:
         self._used.discard(link.name)
 
     def reclaim(self) -> None:
-        """Remove what an earlier server left and nobody has adopted."""
+        """Remove symlinks of an earlier server that were not adopted."""
         home = self._home()
         for link in [] if home is None else list(home.iterdir()):
             if link.name not in self._used:
                 link.unlink()
 
     def close(self) -> None:
-        """Remove what it made or adopted, and the directory if nothing else is in it. Idempotent."""
+        """Remove the symlinks that it made or adopted, and the directory if it is empty then. Idempotent."""
         home = self._home()
         if home is not None:
             for name in list(self._used):
                 self.release(home / name)
-            with contextlib.suppress(OSError):  # what another server shall find
+            with contextlib.suppress(OSError):  # it still has symlinks, for the next server
                 home.rmdir()
                 self._note.unlink()
 
     def _home(self) -> Path | None:
-        """Find the directory: what has its name may have come there since the machine was started, and be another's."""
+        """Return the directory, if it still is this user's: after a restart of the machine it may be another one."""
         if not self._note.is_symlink():
             return None
         home = self._note.readlink()

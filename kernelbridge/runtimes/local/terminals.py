@@ -1,8 +1,8 @@
 """The limit of a local sandbox's terminals, where the server is not root.
 
-Root mounts a devpts with a limit for each sandbox (`local_mounts.stage_terminals`). Nobody else can; but the one that
-bubblewrap mounts belongs to a user namespace that this user has made, and so may be changed by a process of the same
-user that enters it. That takes a process of its own: one with threads cannot enter.
+Root mounts a devpts with a limit for each sandbox (`mounts.stage_terminals`). Other users cannot, but the one that
+bubblewrap mounts belongs to a user namespace of this user, so a process of this user may enter that and change it. It
+has to be another process, because one with threads cannot enter.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _SECONDS = 10.0
 
 
 def limit_terminals(pid: int, ptys: int) -> str | None:
-    """Limit the terminals of the sandbox that `pid` is in; blocking. Give what went wrong, if anything did.
+    """Limit the terminals of the sandbox of `pid`; return the reason if that failed. Blocking.
 
-    Nobody's code may run in it yet: for a moment there is a process in it that may change its mounts.
+    No user code may run in it yet: for a moment there is a process in it that may change its mounts.
     """
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(pid), terminal_options(ptys)]
     try:

@@ -1,7 +1,7 @@
-"""The process tree of one local sandbox: which of its processes is the agent, how to end it, and that it has ended.
+"""The process tree of one local sandbox: which of its processes is the agent, whether it has ended, and how to end it.
 
-It was launched by this server, or by an earlier one that was killed or has left it. Either way the agent is held by a
-pidfd. With isolation it is process 1 of a PID namespace: the kernel reports its end when everything in that is dead.
+It was launched by this server or by an earlier one. The agent is held by a pidfd. With isolation it is process 1 of a
+PID namespace: the kernel reports its end when everything in the namespace is dead.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _STATUS_CHUNK = 1 << 16
 
 
 class _ChildPid(msgspec.Struct):
-    """The one document of bubblewrap's `--json-status-fd` that matters here."""
+    """The document of bubblewrap's `--json-status-fd` that has the agent's pid."""
 
     pid: int = msgspec.field(name="child-pid", default=0)
 
 
 class Tree:
-    """A process tree. Made by `launched` or `left`; owns the descriptors that it is given."""
+    """A process tree. Made by `launched` or `left`; owns its descriptors."""
 
     def __init__(self, *, isolated: bool, launched: Launched | None = None, pid: int = 0, pidfd: int = -1) -> None:
         self._loop = asyncio.get_running_loop()
@@ -39,11 +39,11 @@ class Tree:
         self._said = b""
         self._killed = False
         self.printed = ""
-        """What it printed before its agent was ready; once it has ended."""
+        """What it printed before its agent was ready; known when it has ended."""
         self.agent: asyncio.Future[int] = self._loop.create_future()
-        """The agent's pid as this machine counts, or 0 if that is not known."""
+        """The agent's pid on this machine; 0 if it is not known."""
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
-        """How it ended, as `Popen.returncode` says; None if an earlier server launched it: only its parent is told."""
+        """How it ended, like `Popen.returncode`; None if an earlier server launched it: only the parent is told."""
         if pid:
             self.agent.set_result(pid)
         if self._status >= 0:
@@ -53,7 +53,7 @@ class Tree:
 
     @classmethod
     def launched(cls, launched: Launched, *, isolated: bool) -> Tree:
-        """Hold a tree that was launched just now."""
+        """Hold a tree that was just launched."""
         if isolated:
             return cls(isolated=True, launched=launched)
         pid = launched.popen.pid
@@ -65,12 +65,12 @@ class Tree:
         return cls(isolated=isolated, pid=pid, pidfd=pidfd)
 
     def end(self) -> None:
-        """Have all of it end. Idempotent."""
+        """End all of it. Idempotent."""
         if self.ended.done():
             return
         self._killed = True
         if self._pidfd >= 0:
-            # Without isolation it is the agent that ends the rest.
+            # Without isolation, the agent ends the rest.
             send_signal(self._pidfd, signal.SIGKILL if self._isolated else signal.SIGTERM)
         else:
             self.force_end()
@@ -80,15 +80,15 @@ class Tree:
         if self._pidfd >= 0:
             send_signal(self._pidfd, signal.SIGKILL)
         if self._popen is not None and self._popen.returncode is None:
-            # The first process leaves the monitor's group when the monitor has told of it, and is ended then.
+            # The first process leaves the monitor's group after the monitor has reported it; then `end` ends it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def leave(self) -> None:
-        """Release it and let it run; `ended` stays open then. Idempotent."""
+        """Close the descriptors and leave it running; `ended` is never set then. Idempotent."""
         self._close()
         if self._popen is not None:
-            self._popen.returncode = 0  # it is nobody's to wait for any more
+            self._popen.returncode = 0  # nobody waits for it any more
 
     def _on_status(self) -> None:
         try:
@@ -102,14 +102,14 @@ class Tree:
         if self._pidfd < 0:
             self._on_end()
             return
-        # The monitor is gone, and the rest shall not be without it: it may have been killed.
+        # The monitor is gone, perhaps killed: end the rest as well.
         send_signal(self._pidfd, signal.SIGKILL)
         self._loop.add_reader(self._pidfd, self._on_end)
 
     def _note_agent(self, data: bytes) -> None:
         if self.agent.done():
             return
-        self._said += data  # it comes in pieces
+        self._said += data  # it may come in pieces
         line, newline, _ = self._said.partition(b"\n")
         if not newline:
             return
