@@ -156,9 +156,7 @@ class WorkspaceImage:
         )
         try:
             # A server that is stopped during its start cancels this; the container is removed all the same.
-            sandbox = await self._background.whole(
-                self._start(launch), undo=DockerSandbox.destroy, doing=f"trying the image {self.name}"
-            )
+            sandbox = await self._background.whole(self._start(launch), undo=DockerSandbox.destroy)
             try:
                 async with asyncio.timeout(PROBE_SECONDS):
                     status = await sandbox.wait()

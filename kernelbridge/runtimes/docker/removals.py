@@ -45,7 +45,7 @@ class Removals:
         if self._stopping.is_set():
             return
         self._outstanding.add(name)
-        self._background.spawn(self._until_done(name, remove), doing=f"removing {name}")
+        self._background.create(self._until_done(name, remove))
 
     def stop(self) -> None:
         """Stop retrying: the runtime is being closed and removes everything itself."""

@@ -195,9 +195,7 @@ class DockerRuntime:
         """Make and start a container; raises `SandboxError` or `ImageError`."""
         if self._closed:
             raise SandboxError("The sandbox could not be started", "the server is stopping")
-        return await self._background.whole(
-            self._create(spec), undo=DockerSandbox.destroy, doing=f"making the sandbox of {spec.workspace_id}"
-        )
+        return await self._background.whole(self._create(spec), undo=DockerSandbox.destroy)
 
     async def adopt(self, previous: Mapping[str, PreviousSandbox]) -> dict[str, DockerSandbox]:
         """Adopt the containers of earlier servers that still run."""
@@ -432,7 +430,7 @@ class DockerRuntime:
     def _give_up(self, launch: Launch) -> None:
         """Give up a launch that the engine did not answer. Its container is removed if it is made after all."""
         self._given_up.add(launch.token)
-        self._background.spawn(self._clean_up(launch.token), doing=f"removing {launch.name}")
+        self._background.create(self._clean_up(launch.token))
 
     async def _remove_launch(self, token: str) -> None:
         for row in await self._listed(f"{LAUNCH_LABEL}={token}"):
@@ -443,12 +441,12 @@ class DockerRuntime:
         if (sandbox := self._sandboxes.get(event.container)) is not None:
             if event.action == "destroy" and not sandbox.leaving and (token := event.labels.get(LAUNCH_LABEL)):
                 label = f"{LAUNCH_LABEL}={token}"
-                self._background.spawn(self._remove_volumes(label), doing="removing the volumes of a container")
+                self._background.create(self._remove_volumes(label))
             elif event.action == "pause":  # by somebody else: the server pauses programs, not containers
-                self._background.spawn(self._unpause(sandbox), doing="unpausing a container")
+                self._background.create(self._unpause(sandbox))
             sandbox.on_event(event)
         elif event.action in {"create", "start"} and (token := event.labels.get(LAUNCH_LABEL)) in self._given_up:
-            self._background.spawn(self._clean_up(token), doing="removing a container that came too late")
+            self._background.create(self._clean_up(token))
 
     async def _unpause(self, sandbox: DockerSandbox) -> None:
         """Unpause a container, whose session would hang otherwise."""
@@ -461,7 +459,7 @@ class DockerRuntime:
 
     def _on_connected(self) -> None:
         if self._connected.is_set() and not self._closed:
-            self._background.spawn(self._catch_up(), doing="catching up with the engine")
+            self._background.create(self._catch_up())
         self._connected.set()
 
     async def _catch_up(self) -> None:

@@ -103,7 +103,7 @@ class DockerSandbox(AgentSandbox):
     def on_agent_lost(self) -> None:
         """End the sandbox, with the status that the engine reports, if it does."""
         if not (self._dead or self._removing):
-            self._background.spawn(self._end_without_agent(), doing="removing a container without an agent")
+            self._background.create(self._end_without_agent())
 
     async def _end_without_agent(self) -> None:
         await asyncio.wait({self._ended}, timeout=END_NOTICE)

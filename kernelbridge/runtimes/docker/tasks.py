@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import structlog
+from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.errors import KernelBridgeError
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
 
+class Background(TaskSet):
+    """The tasks of a runtime, which are completed and not cancelled: a call to an engine cannot be interrupted."""
 
-class Background:
-    """Tasks that a runtime owns and waits for; failures are logged."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(self, work: Coroutine[Any, Any, None], *, doing: str) -> asyncio.Task[None]:
-        """Run `work` in the background. A failure is logged with `doing`."""
-        task = asyncio.get_running_loop().create_task(work, name=doing)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    async def whole(self, work: Coroutine[Any, Any, T], *, undo: Callable[[T], Awaitable[None]], doing: str) -> T:
+    async def whole(self, work: Coroutine[Any, Any, T], *, undo: Callable[[T], Awaitable[None]]) -> T:
         """Run `work` and return its result. When cancelled, `work` is completed and its result undone with `undo`.
 
-        A call to an engine cannot be interrupted, so its result comes in any case. The cancellation is raised after
-        that; a second one does not wait.
+        The cancellation is raised after that; a second one does not wait.
         """
-        task = asyncio.get_running_loop().create_task(work, name=doing)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            undoing = self.spawn(_undo(task, undo), doing=f"undo: {doing}")
-            await asyncio.wait({undoing})
+            await asyncio.wait({self.create(_undo(task, undo))})
             raise
 
     async def settle(self) -> None:
@@ -48,11 +36,7 @@ class Background:
         while tasks := {task for task in self._tasks if task is not current}:
             await asyncio.wait(tasks)
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("background_work_failed", doing=task.get_name(), error=str(error))
-
 
 async def _undo(task: asyncio.Task[T], undo: Callable[[T], Awaitable[None]]) -> None:
-    await undo(await task)
+    with contextlib.suppress(KernelBridgeError):  # nothing was made; or its removal is retried
+        await undo(await task)
