@@ -100,7 +100,7 @@ def signal_on_host(pid: int, number: int) -> None:
 
 
 def state(pid: int) -> str:
-    """Give what a process of the machine does: R, S, T and so on; see proc(5)."""
+    """Return the state of a process of the machine: R, S, T and so on; see proc(5)."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 

@@ -121,7 +121,7 @@ async def test_the_first_process_is_the_agent(sandbox: DockerSandbox) -> None:
 async def test_no_volume_outlives_its_container(
     runtime: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
 ) -> None:
-    """Whoever removes it: the engine removes a volume with it only if it is told to."""
+    """Also if somebody else removes it, and does not ask the engine to remove its volumes."""
     sandbox, other = await runtime.create(new_spec()), await runtime.create(new_spec())
     labels = client.api.inspect_container(sandbox.id)["Config"]["Labels"]
     instance = labels[INSTANCE_LABEL]

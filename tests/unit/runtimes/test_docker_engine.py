@@ -15,7 +15,7 @@ PATIENCE = 20.0
 
 
 def blocking_engine() -> Engine:
-    """Give an engine that does whatever it is asked to, and is as slow as that."""
+    """Return an engine whose calls take as long as their jobs."""
     api = SimpleNamespace(
         headers={}, timeout=1.0, api_version="1", base_url="", request=lambda: None, close=lambda: None, info=dict
     )

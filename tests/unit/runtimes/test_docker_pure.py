@@ -178,7 +178,7 @@ def test_a_strange_exit_code_is_no_code() -> None:
 
 
 def test_many_events_of_one_kill_are_one_kill() -> None:
-    """Whoever wants memory while one is being killed makes another: also in the moment in which its cell has ended."""
+    """Each process that waits for memory during a kill causes an event, also just after the cell has ended."""
     count = OomCount()
     told = [count.event(10.0 + OOM_ECHO * 0.9 * number) for number in range(25)]
     assert (told, count.kills) == ([True] + 24 * [False], 1)

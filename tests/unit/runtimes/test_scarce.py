@@ -1,4 +1,4 @@
-"""Whose doing it is that a terminal cannot be opened, and the limit of socket buffers that engines do not set."""
+"""Why a terminal cannot be opened, and the limit of socket buffers that engines do not set."""
 
 from pathlib import Path
 
