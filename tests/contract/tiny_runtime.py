@@ -76,7 +76,7 @@ class TinySandbox(AgentSandbox):
             status = ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
         self._close()
         self._runtime.note_file(self.id).unlink(missing_ok=True)
-        self.end(status)
+        self.ended(status)
 
     def _close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)

@@ -27,8 +27,8 @@ class AgentSandbox(ABC):
         sandbox = OwnSandbox(name)
         await sandbox.connect(directory, facts)  # or, in a later server: reconnect
 
-    It overrides `destroy`, calls `end` when the sandbox has ended, and, where it limits memory, overrides `oom_kills`,
-    `watch_memory` and `judge`.
+    It overrides `destroy`, calls `ended` when the sandbox has ended, and overrides `oom_kills`, `watch_memory` and
+    `judge` if it limits memory.
     """
 
     facts: Facts
@@ -97,7 +97,7 @@ class AgentSandbox(ABC):
         if self._agent is not None:
             self._agent.leave()
 
-    def end(self, status: ExitStatus) -> None:
+    def ended(self, status: ExitStatus) -> None:
         """Note that the sandbox has ended: everything that waits for it or its programs returns. The first call counts.
 
         `status` says how it ended.

@@ -98,7 +98,7 @@ class DockerSandbox(AgentSandbox):
                     raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
             self._removed = True
         self._on_removed(self)
-        self.end(_KILLED)
+        self.ended(_KILLED)
 
     def on_agent_lost(self) -> None:
         """End the sandbox, with the status that the engine reports, if it does."""
@@ -108,7 +108,7 @@ class DockerSandbox(AgentSandbox):
     async def _end_without_agent(self) -> None:
         await asyncio.wait({self._ended}, timeout=END_NOTICE)
         if not (self._dead or self._removing):
-            self.end(ExitStatus())
+            self.ended(ExitStatus())
             with contextlib.suppress(SandboxError):  # the engine is asked again
                 await self.destroy()
 
@@ -132,14 +132,14 @@ class DockerSandbox(AgentSandbox):
             return
         self._dead = True
         if self._removing:
-            self.end(_KILLED)
+            self.ended(_KILLED)
         else:
-            self._oom.judge(status, self.end)
+            self._oom.judge(status, self.ended)
 
     def on_loss(self) -> None:
         """Handle that the container does not exist any more; how it ended may be known already."""
         if not self._dead:
-            self.end(ExitStatus())
+            self.ended(ExitStatus())
 
     async def output(self) -> tuple[bytes, bytes]:
         """Return what the first process has written to stdout and to stderr; raises `SandboxError`."""

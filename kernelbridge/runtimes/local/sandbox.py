@@ -100,7 +100,7 @@ class LocalSandbox(AgentSandbox):
         status = self._exit_status(returncode)
         self._close_notice()
         self._released = self._release(False)  # noqa: FBT003 - `kill`
-        self.end(status)
+        self.ended(status)
 
     def _exit_status(self, returncode: int | None) -> ExitStatus:
         if returncode is None:  # the system tells only the parent, which was an earlier server
