@@ -141,8 +141,10 @@ async def test_no_program_in_it_speaks_to_its_agent(sandbox: Sandbox, spec: Sand
 async def test_the_end_of_all_that_its_user_may_end_is_told(sandbox: Sandbox) -> None:
     process = await leaving(sandbox, mine(5000), tty=False)
     other = await sandbox.exec(["sleep", mine(6000)])
-    await run(sandbox, "sh", "-c", "kill -9 -1")
+    killer = await sandbox.exec(["sh", "-c", "read go; kill -9 -1"], tty=True)
+    await killer.write(b"\n")  # not before it has started: who kills its keeper earlier was never started
     async with asyncio.timeout(PATIENCE):
+        await killer.wait()
         assert (await process.wait()).signal == signal.SIGKILL
         assert (await other.wait()).signal == signal.SIGKILL
     assert await sleepers(sandbox) == []
