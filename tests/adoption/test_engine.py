@@ -134,7 +134,9 @@ async def test_an_engine_that_freezes_when_the_containers_are_found_costs_no_ses
     async with house.connect(server) as client:
         wire.hold(b"")
         await resume(client)
-        await client.shell("setsid sleep 5555 &")
+        command = "setsid sleep 5555 &"
+        await client.send(type="terminal_command", sessionId="s", command=command, requestId="command")
+        assert (await client.answer_to("command"))["exitCode"] == 0
         await server.stop()
     wire.release()
     async with gone_on_with(house, containers):
