@@ -340,7 +340,7 @@ class Agent:
             for keeper in self.keepers():
                 send_signal(keeper, signal.SIGCONT)  # they reap what is killed meanwhile
             self.stopped |= {pid for pid, _ in self.states()} - already
-        while running := [pid for pid, state in self.states() if state not in b"Tt"]:
+        while running := self.running():
             if time.monotonic() > end:
                 self.go_on()
                 break
@@ -349,6 +349,12 @@ class Agent:
                     self.stopped.add(pid)
             self.turn(MOMENT)
         self.send(op="done", id=id, all=not running)
+
+    def running(self):
+        """Return the pids of what is not stopped yet. What waits in the kernel (D) stops before it runs any code."""
+        return [
+            pid for pid, state in self.states() if state not in b"Tt" and not (state == b"D" and pid in self.stopped)
+        ]
 
     def states(self):
         """Return (pid, state) of every living process but keepers."""

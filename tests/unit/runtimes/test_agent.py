@@ -215,6 +215,18 @@ async def test_an_agent_cannot_be_dumped(house: House) -> None:
     assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "500"
 
 
+async def test_programs_that_start_others_all_the_time_can_be_paused(house: House) -> None:
+    """A shell waits in the kernel until the child of a vfork has called exec, which that cannot while it is stopped."""
+    client = await house.connect()
+    process = await client.spawn(["/bin/sh", "-c", "echo up; while :; do /bin/true; done"], env=FACTS.env, cwd="/")
+    await read_until(process, b"up")
+    for _ in range(30):
+        await client.pause()
+        assert of(process.pid, "State")[0] in "TD"
+        await client.resume()
+    await process.kill()
+
+
 # -- another bridge ------------------------------------------------------------------
 
 
