@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.runtimes.contract import Moment
+from kernelbridge.runtimes.contract import Moment, PreviousSandbox
 from kernelbridge.workspace.options import Choice
 
 VERSION = 3

@@ -61,7 +61,7 @@ async def test_an_agent_does_all_that_it_is_for(tmp_path: Path, python: str) -> 
         first.leave()
         second = await house.connect(again=True)
         again = await second.attach(next(known for known in await second.known() if known.pid == shell.pid))
-        await again.resize(7, 9)
+        again.resize(7, 9)
         await again.write(b"word\n")
         await read_until(again, b"got word")
         await again.prune()
