@@ -31,8 +31,8 @@ def finish(work: BlockingWork[T]) -> T:
             return result
 
 
-async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a blocking function in a thread of the executor. If cancelled, wait until it has returned."""
+async def in_thread(executor: Executor | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a blocking function in a thread of the executor, or of the loop's own. If cancelled, wait for its return."""
     loop = asyncio.get_running_loop()
     return await _ended(loop.run_in_executor(executor, functools.partial(function, *args, **kwargs)))
 

@@ -75,6 +75,8 @@ PATIENT_SECONDS = 0.5
 KILL_SECONDS = 5.0
 SEND_SECONDS = 10.0
 """How long a bridge may take to read; then it is dropped, and the next one asks again."""
+STILL_SECONDS = 2.0
+"""How often it is checked during a pause that everything is still stopped."""
 MOMENT = 5
 """Milliseconds between two looks at processes that were signalled to end or stop."""
 OOM_SCORE = b"500"
@@ -118,6 +120,7 @@ class Agent:
         self.held = {}  # descriptors of terminals, by their names
         self.reports = {}  # programs whose keepers live, by the descriptor of their pipe
         self.stopped = set()  # pids, by on_pause
+        self.stopped_at = 0.0  # when that was last seen to
         self.bridge = None
         self.outlive = config["start"]
         self.alone_since = time.monotonic()
@@ -140,13 +143,17 @@ class Agent:
 
     def run(self):
         while not self.terminated:
+            waits = []
             if self.bridge is None:
-                left = self.alone_since + self.outlive - time.monotonic()
-                if left <= 0:
+                waits.append(self.alone_since + self.outlive - time.monotonic())
+                if waits[0] <= 0:
                     return
-                ready = self.poll.poll(min(left, 3600.0) * 1000 + 1)
-            else:
-                ready = self.poll.poll()
+            if self.stopped:
+                waits.append(self.stopped_at + STILL_SECONDS - time.monotonic())
+                if waits[-1] <= 0:
+                    self.stop_again()
+                    continue
+            ready = self.poll.poll(min([*waits, 3600.0]) * 1000 + 1)
             # Before the deadline is checked again: a bridge may have connected while the whole sandbox was frozen.
             for fd, _ in ready:
                 if fd == self.wake:
@@ -348,7 +355,15 @@ class Agent:
                 if send_signal(pid, signal.SIGSTOP):
                     self.stopped.add(pid)
             self.turn(MOMENT)
+        self.stopped_at = time.monotonic()
         self.send(op="done", id=id, all=not running)
+
+    def stop_again(self):
+        """Stop what runs during a pause: a program can have the kernel send it SIGCONT, by a timer for example."""
+        for pid in self.running():
+            if send_signal(pid, signal.SIGSTOP):
+                self.stopped.add(pid)
+        self.stopped_at = time.monotonic()
 
     def running(self):
         """Return the pids of what is not stopped yet. What waits in the kernel (D) stops before it runs any code."""

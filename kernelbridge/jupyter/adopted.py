@@ -78,7 +78,7 @@ class AdoptedKernel(Kernel):
                 answers_interrupts=identity.answers_interrupts,
             )
         except BaseException:
-            directory.close()
+            directory.release()
             raise
         kernel._identity = identity
         loop = asyncio.get_running_loop()

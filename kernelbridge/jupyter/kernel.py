@@ -26,6 +26,7 @@ from typing import Any, Self
 import msgspec
 import structlog
 
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import end_causes, wire
 from kernelbridge.jupyter.cell import Cell, Outcome, request_content, request_metadata
@@ -163,12 +164,13 @@ class Kernel:
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
         try:
-            directory.prepare(spec.name, start_source())
+            # In a thread, and the close too: a hostile session can fill its directory with millions of files.
+            await in_thread(None, directory.prepare, spec.name, start_source())
             start_file = directory.start_file if hooks else None
             words = command(spec, directory.connection_file, argv, start_file=start_file)
             process = await sandbox.exec(words, env={**ENV, **spec.env, **(env or {})})
         except BaseException:
-            directory.close()
+            await in_thread(None, directory.close)
             raise
         kernel = cls(
             process,
@@ -316,7 +318,7 @@ class Kernel:
 
     async def _close_all(self) -> None:
         async with contextlib.AsyncExitStack() as steps:  # run from the last to the first
-            steps.callback(self._directory.close)
+            steps.push_async_callback(in_thread, None, self._directory.close)
             steps.push_async_callback(self._end_tasks)
             steps.push_async_callback(self._process.aclose)
             steps.callback(self._disconnect)

@@ -273,6 +273,6 @@ async def test_an_interpreter_that_has_no_memory_to_start(start_server: StartSer
         await client.shell("head -c 118M /dev/zero >/tmp/full")
         refused = await client.run("print(1)")
         assert (refused["type"], refused["code"]) == ("error", "kernel_failed")
-        assert "memory ran out" in refused["error"]
+        assert "memory was exhausted" in refused["error"]
         await client.shell("rm /tmp/full")
         assert (await client.run("print(1)"))["output"] == "1\n"

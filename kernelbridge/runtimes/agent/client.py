@@ -18,6 +18,7 @@ from kernelbridge.runtimes.agent import messages
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import NAME_LENGTH, Answer, Known, Request
 from kernelbridge.runtimes.agent.process import AgentProcess
+from kernelbridge.runtimes.agent.stream import is_pipe_or_terminal
 from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_slave, open_terminal, stop_echo
 from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
@@ -387,7 +388,9 @@ class AgentClient:
         if not isinstance(answer, messages.Attached):
             asked.set_result(answer)
             return True
-        return answer.id in self._attaching and bool(fds) and self._on_attached(asked, self._attaching[answer.id], fds)
+        if answer.id not in self._attaching or not fds or not is_pipe_or_terminal(fds[0]):
+            return False
+        return self._on_attached(asked, self._attaching[answer.id], fds)
 
     def _on_attached(
         self, asked: asyncio.Future[Answer | AgentProcess | AgentTerminal], known: Known | None, fds: list[int]
@@ -395,8 +398,9 @@ class AgentClient:
         if known is None:
             try:
                 terminal = self._terminal(fds[0], open_slave(fds[0]))
-            except OSError:
-                return False
+            except OSError as exc:  # a program may have made it exclusive (TIOCEXCL)
+                asked.set_exception(SandboxError("The terminal cannot be opened", str(exc.strerror)))
+                return True
             fds.clear()
             asked.set_result(terminal)
             return True

@@ -25,6 +25,8 @@ _SOCKET = "socket"
 _OPEN, _CLOSED = 0o777, 0o700
 _POLL_SECONDS = 0.005
 _BUSY_SECONDS = 0.02
+CONNECT_SECONDS = 5.0
+"""How long an earlier server's agent may take to accept a connection: programs of its user can keep it from that."""
 
 
 class AgentDirectory:
@@ -63,14 +65,18 @@ class AgentDirectory:
     async def reopen(self, pid: int | None = None) -> socket.socket:
         """Connect to the agent of a sandbox that an earlier server started.
 
-        Raises `SandboxError`, also if another process than `pid` listens.
+        Raises `SandboxError`, also if another process than `pid` listens, or none accepts in time.
         """
         self.close()
         try:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as exc:
             raise SandboxError("The sandbox cannot be reached", f"its agent's directory: {exc.strerror}") from exc
-        control = await self._connect()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                control = await self._connect()
+        except TimeoutError as exc:
+            raise SandboxError("The sandbox cannot be reached", "its agent accepts no connection") from exc
         peer, _, _ = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if pid is not None and peer != pid:
             control.close()

@@ -6,8 +6,14 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 
 _CHUNK = 1 << 16
+
+
+def is_pipe_or_terminal(fd: int) -> bool:
+    """Whether a descriptor from a sandbox is what an agent passes; others can block a read or a close, or never end."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd)
 
 
 class Stream:

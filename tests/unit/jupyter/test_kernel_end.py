@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
+from kernelbridge.jupyter import connection
 from kernelbridge.jupyter.end_causes import process_ended
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
 from kernelbridge.runtimes.contract import ExitStatus, Process
+from kernelbridge.trees import remove_tree
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 from tests.unit.jupyter.test_faults import faulty
 
@@ -30,6 +33,17 @@ class FailingCloseProcess(HostProcess):
         if self.closes == 1:
             raise SandboxError("The process could not be ended", "the engine is away")
         await super().aclose()
+
+
+class EndlessProcess(HostProcess):
+    """It writes faster than anybody reads."""
+
+    reads = 0
+
+    async def read(self) -> bytes:
+        self.reads += 1
+        assert self.reads < 10_000, "nobody else had a turn"
+        return b"x" * 100
 
 
 class SlowCloseProcess(HostProcess):
@@ -163,3 +177,32 @@ def test_a_bus_error_is_explained() -> None:
     assert "/dev/shm" in ended.error
     assert "/dev/shm" in process_ended(ExitStatus(signal=signal.SIGKILL, oom=True)).error
     assert "/dev/shm" not in process_ended(ExitStatus(signal=signal.SIGSEGV)).error
+
+
+async def test_output_without_end_leaves_turns_to_others() -> None:
+    process = EndlessProcess(await asyncio.create_subprocess_exec("true"))
+    reading = asyncio.ensure_future(ProcessOutput().read(process))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    assert process.reads <= 11
+    reading.cancel()
+    await asyncio.wait({reading})
+    await process.wait()
+
+
+async def test_its_directory_is_made_and_removed_beside_the_event_loop(
+    new_notebook: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session can put millions of files into it, and removing them takes as long."""
+    threads = []
+
+    def seen(path: Path) -> None:
+        threads.append(threading.current_thread())
+        remove_tree(path)
+
+    monkeypatch.setattr(connection, "remove_tree", seen)
+    notebook = await new_notebook()
+    await notebook.kernel.aclose()
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

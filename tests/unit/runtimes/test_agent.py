@@ -1,6 +1,7 @@
 """The agent as a process of this machine, without isolation: what it keeps, ends and survives."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,8 @@ import pytest
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.guest import agent as guest
+from kernelbridge.runtimes.agent import directory
+from kernelbridge.runtimes.agent.stream import is_pipe_or_terminal
 from kernelbridge.runtimes.contract import ExitStatus
 from tests.contract.driving import PATIENCE, read_all, read_until
 from tests.unit.runtimes.agent_house import FACTS, House, agent_house, alive, until, until_alive
@@ -225,6 +228,57 @@ async def test_programs_that_start_others_all_the_time_can_be_paused(house: Hous
         assert of(process.pid, "State")[0] in "TD"
         await client.resume()
     await process.kill()
+
+
+async def test_a_program_that_wakes_itself_during_a_pause_is_stopped_again(house: House) -> None:
+    client = await house.connect()
+    process = await client.spawn(["/bin/sleep", "1000"], env=FACTS.env, cwd="/")
+    await client.pause()
+    os.kill(process.pid, signal.SIGCONT)
+    await until(lambda: of(process.pid, "State")[0] == "T")
+    await client.resume()
+    await until(lambda: of(process.pid, "State")[0] == "S")
+    await process.kill()
+
+
+async def test_an_earlier_agent_that_accepts_no_connection_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "CONNECT_SECONDS", 0.1)
+    (tmp_path / "agent").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(str(tmp_path / "agent/socket"))
+        deaf.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                client.settimeout(0)
+                client.connect(str(tmp_path / "agent/socket"))
+        earlier = directory.AgentDirectory(tmp_path)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(SandboxError, match="accepts no connection"):
+                await earlier.reopen()
+        earlier.close()
+
+
+@pytest.mark.parametrize("kind", ["zero", "socket", "file"])
+def test_what_never_ends_or_blocks_is_no_stream(tmp_path: Path, kind: str) -> None:
+    with contextlib.ExitStack() as opened:
+        match kind:
+            case "zero":
+                fd = opened.enter_context(Path("/dev/zero").open("rb")).fileno()
+            case "socket":
+                fd = opened.enter_context(socket.socket()).fileno()
+            case _:
+                fd = opened.enter_context((tmp_path / "f").open("wb")).fileno()
+        assert not is_pipe_or_terminal(fd)
+
+
+def test_pipes_and_terminals_are_streams() -> None:
+    for ends in (os.pipe(), os.openpty()):
+        assert all(map(is_pipe_or_terminal, ends))
+        for fd in ends:
+            os.close(fd)
 
 
 # -- another bridge ------------------------------------------------------------------
