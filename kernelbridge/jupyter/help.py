@@ -101,7 +101,8 @@ class Help:
         """Return the id of the subshell for questions; make it first if there is none."""
         if not self.subshells:
             raise KernelBusy(
-                "The interpreter runs a cell", "this kernel cannot answer meanwhile; try again when it ended"
+                "The interpreter runs a cell",
+                "this kernel cannot answer while a cell runs; try again after the cell has ended",
             )
         if self._subshell is None:
             self._subshell = self._requests.begin("control", "create_subshell_request", {})

@@ -48,7 +48,7 @@ def expectation(kind: type[msgspec.Struct], path: str, complaint: str) -> str:
 
 
 def received(complaint: str) -> str:
-    """Describe what came in place of a message."""
+    """Describe what was received instead of a message."""
     got = _got(complaint)
     return f"expected one JSON object; got {got}" if got else "expected one JSON object"
 

@@ -188,10 +188,10 @@ class Terminal(Protocol):
 
 
 class Process(Protocol):
-    """A program in a sandbox. It leads its own session and process group."""
+    """A program in a sandbox. It leads its own process group, and a session unless it was given a terminal."""
 
     id: str
-    """By which `Sandbox.take` finds it, also in another server."""
+    """Its id. `Sandbox.take` accepts it, also in a later server."""
     pid: int
     """As seen inside the sandbox."""
 
@@ -248,9 +248,9 @@ class Sandbox(Protocol):
     id: str
     facts: Facts
     workspace_path: str
-    """`WORKSPACE_PATH`; the host's own path in a sandbox without a file system of its own."""
+    """`WORKSPACE_PATH`, or the host's path if the sandbox has no file system of its own."""
     sockets_path: str
-    """`SOCKETS_PATH`; the host's own path likewise."""
+    """`SOCKETS_PATH`, or the host's path if the sandbox has no file system of its own."""
 
     async def exec(
         self,

@@ -124,7 +124,7 @@ class Settings:
         Option(
             kinds.duration(unlimited=True),
             SANDBOXES,
-            "Pause the sandbox of a session that was unused for so long; the next message resumes it. 0: never.",
+            "Pause the sandbox of a session that has been unused for this long; the next message resumes it. 0: never.",
         ),
     ] = 600.0
 
@@ -145,7 +145,7 @@ class Settings:
         ),
     ] = False
 
-    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory, including swap.")] = 1 << 30
+    memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory; no swap is added to it.")] = 1 << 30
     cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; may be a fraction.")] = 1.0
     pids: Annotated[int, Option(kinds.integer("COUNT", 32), WORKSPACE, "Processes and threads.")] = 256
     ptys: Annotated[
@@ -211,7 +211,7 @@ class Settings:
         Option(
             kinds.integer("COUNT", 1),
             SERVER,
-            "WebSockets that one user may have open; one more is refused with the reason (1013).",
+            "WebSockets that one user may have open; another one is closed with code 1013 and a message that says why.",
         ),
     ] = 250
     max_buffered: Annotated[
@@ -220,7 +220,7 @@ class Settings:
             kinds.size(1 << 20),
             SERVER,
             "Unfinished messages and unread answers of all clients together. Above that, the connection that holds "
-            "most is closed with the reason (1013). At least max_message.",
+            "most is closed with code 1013 and a message that says why. At least max_message.",
         ),
     ] = 256 << 20
     message_timeout: Annotated[
@@ -290,7 +290,7 @@ class Settings:
         Option(
             kinds.duration(unlimited=True),
             PLACES,
-            "Delete the files of sessions that were unused for so long; 0: never.",
+            "Delete the files of sessions that have been unused for this long; 0: never.",
         ),
     ] = None
     config: Annotated[

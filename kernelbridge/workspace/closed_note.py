@@ -24,7 +24,7 @@ class ClosedNote(msgspec.Struct, frozen=True):
     interpreter: bool = False
     """Whether variables of the interpreter were lost, and no result has reported that yet."""
     shell: bool = False
-    """Whether the shell of terminal commands was lost, likewise."""
+    """Whether the shell of terminal commands was lost, and no result has reported that yet."""
 
     @property
     def unreported(self) -> bool:

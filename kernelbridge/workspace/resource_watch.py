@@ -80,7 +80,7 @@ class MemoryWatch:
         return outcome
 
     async def over_command(self, outcome: CommandOutcome, mark: Mark) -> CommandOutcome:
-        """Return the outcome of a command likewise; if it was killed, wait up to `GRACE` for an event."""
+        """Return the outcome of a command, as for a cell; if it was killed, wait up to `GRACE` for an event."""
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None:

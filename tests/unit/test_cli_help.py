@@ -56,7 +56,7 @@ def test_help_has_groups_and_defaults() -> None:
     text = " ".join(help_of("serve").split())
     for heading in dict.fromkeys(option.group for option in OPTIONS.values()):
         assert f"{heading}: --" in text
-    assert "Memory, including swap. [default: 1g]" in text
+    assert "Memory; no swap is added to it. [default: 1g]" in text
     assert "KERNELBRIDGE_DATA_DIR" in text
 
 

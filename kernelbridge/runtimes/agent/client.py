@@ -80,7 +80,7 @@ class AgentClient:
         self._numbers = itertools.count(time.monotonic_ns() // 1000)
         self._processes: dict[int, AgentProcess] = {}
         self._requests: dict[int, asyncio.Future[Answer | AgentProcess | AgentTerminal]] = {}
-        """What is not answered yet; `Attach` is answered with a process, which exists before more is said of it."""
+        """Not answered yet. `Attach` is answered with a process, made before later messages about it arrive."""
         self._attaching: dict[int, Known | None] = {}
         """By number of the request; None for a terminal."""
         self._listed: dict[int, list[Known]] = {}
@@ -296,7 +296,7 @@ class AgentClient:
             raise
 
     def forget(self, program: int) -> None:
-        """Forget a program, of which nothing more can come."""
+        """Forget a program that can send nothing more."""
         self._processes.pop(program, None)
 
     # -- helpers ------------------------------------------------------------------------

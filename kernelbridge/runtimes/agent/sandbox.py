@@ -1,4 +1,4 @@
-"""A sandbox, as far as it is the same for every runtime: its programs, its pauses, and what its end means for them."""
+"""The part of a sandbox that all runtimes share: its programs, its pauses, and what its end means for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How containers and programs in them ended, according to the engine."""
+"""How containers ended, according to the engine, and which ends were for want of memory."""
 
 from __future__ import annotations
 

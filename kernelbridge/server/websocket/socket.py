@@ -129,7 +129,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
             transport.abort()
 
     async def _refuse(self, violation: Violation) -> None:
-        """Close with the rule that the client broke. What it still sends meanwhile is discarded.
+        """Close the connection; the reason names the broken rule. What the client still sends is discarded.
 
         Closing at once, with unread data, would reset the connection, and the client would not see the reason.
         """

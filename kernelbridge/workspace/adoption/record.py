@@ -69,7 +69,7 @@ class PreviousSession:
     cell: RunningCell | None
     """The cell that ran, or that ended before its answer was sent."""
     command: RunningCommand | None = None
-    """The terminal command, likewise."""
+    """The terminal command that ran, or that ended before its answer was sent."""
     output: bytes = b""
     """The output of the command so far."""
 
@@ -305,7 +305,7 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
         except OSError as exc:  # its content may be sound
             raise ConfigError(
                 f"The record of an open session, {path}, cannot be read",
-                f"{exc.strerror}; correct that, or remove the file: its session then loses its variables only",
+                f"{exc.strerror}; fix that, or remove the file (the session then loses its variables, not its files)",
             ) from exc
         except ValueError as exc:
             log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))

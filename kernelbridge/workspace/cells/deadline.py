@@ -11,7 +11,7 @@ class Deadline:
     """Calls `overdue` once its clock has run for `seconds`; with None, never.
 
     `noted` is called when the clock stops or starts again: with the seconds that are left, and with the monotonic time
-    from which they count, or None while it stands still.
+    from which they count, or None while it is stopped.
     """
 
     def __init__(

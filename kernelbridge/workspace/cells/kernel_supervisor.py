@@ -1,6 +1,6 @@
-"""The life of a workspace's kernel, of which there is at most one at a time: started, watched, restarted.
+"""The life of a workspace's kernel: started, watched, restarted. At most one exists at a time.
 
-What runs in it is the matter of `lane.py`.
+`lane.py` decides what runs in it.
 """
 
 from __future__ import annotations

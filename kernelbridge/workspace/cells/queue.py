@@ -46,7 +46,7 @@ class CellRecord(Protocol):
         """Note a cell that is about to be sent: `since` in seconds since the epoch, `began` in monotonic seconds."""
 
     def counts(self, left: float, now: float | None) -> None:
-        """Note how many seconds are left, and from which monotonic time they count; None: they stand still."""
+        """Note how many seconds are left, and from which monotonic time they count; None while the clock is stopped."""
 
     def ended(self) -> None:
         """Note that the cell was answered."""
@@ -56,6 +56,6 @@ def _never_ran(cause: str, why: str) -> Outcome:
     return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
 
 
-NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: what waited was ended")
+NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: the waiting cells were cancelled")
 NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
 NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")

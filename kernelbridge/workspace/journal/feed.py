@@ -74,7 +74,7 @@ class Feed:
     def __init__(
         self, session_id: str, *, created: str, journal_size: int, kept_size: int, tasks: TaskSet, last_seq: int = 0
     ) -> None:
-        """Begin behind `last_seq`: an earlier server may have sent events up to this number, which are lost."""
+        """Start numbering after `last_seq`: an earlier server may have sent events up to it, which are lost."""
         self.session_id = session_id
         self.created = created
         self.on_reserved: Callable[[], object] = lambda: None

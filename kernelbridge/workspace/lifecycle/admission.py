@@ -46,7 +46,7 @@ def check_successors(count: int) -> None:
     """Raise `LimitExceeded` if a session has been opened again too often while it is being closed."""
     if count >= SUCCESSORS:
         raise LimitExceeded(
-            "The session was opened and closed too often while it is being closed",
+            "The session was opened and closed too often while its close was still in progress",
             "send the request again after the answer to close_session",
         )
 

@@ -29,7 +29,7 @@ from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, W
 
 
 class SandboxOwner:
-    """Owns the sandbox of one session, of which there is at most one at a time."""
+    """Owns the sandbox of one session. At most one exists at a time."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class SandboxOwner:
         self._clearing: asyncio.Task[None] | None = None
         self._left = False
         self.environment: PythonEnvironment
-        """Of the programs that are started in the sandbox; set before `get` returns the sandbox."""
+        """Environment of programs in the sandbox. Set before `get` returns."""
         self.pausing = Pausing(self._machine, lambda: self.current, idle_timeout=idle_timeout, busy=busy, tasks=tasks)
         self._not_destroyed: asyncio.Future[RuntimeUnavailable] = asyncio.get_running_loop().create_future()
 

@@ -1,4 +1,4 @@
-"""One command on its way through a shell: what of the terminal's output is its own, and how it ended."""
+"""One command on its way through a shell: which part of the terminal's output belongs to it, and how it ended."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ class Exchange:
         self._end()
 
     async def text(self, *, without_exit: bool = False) -> tuple[str, dict[str, Any] | None]:
-        """Draw the output; return it and what was left out of it, as `CommandOutcome.truncated` says it.
+        """Draw the output; return it, and what was left out, in the format of `CommandOutcome.truncated`.
 
-        With `without_exit`, the line that bash wrote when it ended is left away.
+        With `without_exit`, the line that bash wrote when it ended is removed.
         """
         output = self._output
         text, left_out, at = output.text(), output.left_out, output.head_length()

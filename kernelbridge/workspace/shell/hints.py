@@ -1,4 +1,4 @@
-r"""Recognise, by its output, a command that needs what it does not have here, mostly a terminal; pure."""
+r"""Recognise, by its output, a command that needs a terminal, a network or more processes; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.workspace.hints import LOOKED_AT, PROCESS_HINT, TERMINAL_HINT, failure_hint
 
 _OVERLAP = 24
-"""Characters of a sequence of which the end of a piece may cut off the rest."""
+"""Characters that are kept from one piece, because a sequence may continue in the next."""
 _SEQUENCE = re.compile(
     r"\x1b\[\?(?:[0-9;]*;)?(?:47|1047|1049)(?P<alternate>[hl])"  # the alternate screen: entered, left
     # The cursor placed on the screen; not in its corner, as by programs that only clear it.

@@ -174,7 +174,7 @@ class TerminalLane:
             self._tasks.create(self._drain())
 
     def crowded(self) -> None:
-        """Look whether the shell waits for room for a process: there is hardly any."""
+        """Check whether the shell is blocked because the process limit is reached."""
         if self._shell is not None:
             self._shell.crowded()
 

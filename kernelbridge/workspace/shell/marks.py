@@ -122,7 +122,7 @@ class CommandMarks:
 
 
 def _partial(data: bytes, mark: bytes) -> int:
-    """Return where a mark may begin of which `data` has only the beginning; else the length of `data`."""
+    """Return the index where an incomplete mark may begin, or the length of `data`."""
     at = data.find(b"\x1b", max(0, len(data) - len(mark) + 1))
     while at >= 0:
         if mark.startswith(data[at:]):
