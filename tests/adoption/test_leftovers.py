@@ -248,7 +248,7 @@ async def test_auto_gives_up_no_containers(house: House) -> None:
     said = await house.cannot_serve(DOCKER_HOST=nowhere)
     assert "The Docker engine does not answer" in said
     assert "start the Docker engine" in said
-    assert "1 session of an earlier server is in its containers" in said
+    assert "1 session of an earlier server is still in its containers" in said
     assert "--runtime local" in said
     assert house.containers() == containers
     server = await house.serve()

@@ -75,10 +75,10 @@ async def test_ten_jobs_that_end_at_once(shell: Shell, place: Place) -> None:
 @every
 async def test_a_job_that_ends_while_a_command_runs(shell: Shell, place: Place) -> None:
     os.mkfifo(place.home / "gone")
+    gate = os.open(place.home / "gone", os.O_RDWR)  # before: the job's end would interrupt BusyBox while it opens it
     pid = await start(shell, "read x <../go")
     command = asyncio.create_task(shell.run("echo begun; read y <../gone; echo $y", timeout=20))
     await end(place, pid)
-    gate = os.open(place.home / "gone", os.O_RDWR)
     os.write(gate, b"over\n")
     outcome = await command
     os.close(gate)
