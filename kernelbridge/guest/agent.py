@@ -44,7 +44,9 @@ To the bridge; R is the number of a request, I that of a program:
     {"op": "known", "id": R, "program": I, "name": N, "pid": P, "tty": bool, "running": bool, "code": …, "signal": …}
     {"op": "attached", "id": R}             with the descriptor; "ended" follows if the program has ended
     {"op": "room", "id": R, "crowded": bool|null, "waits": bool}
-    {"op": "moment", "id": R, "ticks": N, "last": P}    hundredths of a second of CLOCK_BOOTTIME, and the latest pid
+    {"op": "moment", "id": R, "ticks": N, "last": P, "kills": K}
+                                            hundredths of a second of CLOCK_BOOTTIME, the latest pid, and how many
+                                            processes were killed because memory was exhausted; 0 if that is unknown
     {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it was done completely
 
 Without a bridge for `outlive` seconds (at first: S seconds) it ends everything and itself; where it is not process 1,
@@ -93,6 +95,17 @@ with open("/proc/sys/kernel/pid_max", "rb") as stream:
     PIDS = int(stream.read())
 
 libc = ctypes.CDLL(None, use_errno=True)
+
+
+def oom_kills():
+    """Return how many processes were killed because memory was exhausted, by the control group; 0 if that is unknown."""
+    for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
+        try:
+            with open(path, "rb") as stream:
+                return int(stream.read(PACKET).partition(b"\noom_kill ")[2].split(None, 1)[0])
+        except (OSError, IndexError, ValueError):
+            continue
+    return 0
 
 
 def prctl(option, value):
@@ -296,7 +309,8 @@ class Agent:
         # The pid first: what begins in between counts as earlier.
         with open("/proc/loadavg", "rb") as stream:
             last = int(stream.read(PACKET).split()[-1])
-        self.send(op="moment", id=id, ticks=time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS // 10**9, last=last)
+        ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) * TICKS // 10**9
+        self.send(op="moment", id=id, ticks=ticks, last=last, kills=oom_kills())
 
     def on_list(self, id):
         for program in list(self.programs.values()):

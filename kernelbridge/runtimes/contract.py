@@ -151,6 +151,8 @@ class Moment:
     """Hundredths of a second of CLOCK_BOOTTIME, as a rule."""
     last: int
     """The latest pid: it orders processes that were started within the same hundredth."""
+    oom_kills: int = 0
+    """How many processes in the sandbox were killed until then because memory was exhausted, if that is known."""
 
 
 class Terminal(Protocol):

@@ -50,6 +50,8 @@ class CommandOutcome:
     """What to do instead of a command that cannot work in a sandbox."""
     late_output: str = ""
     """What background jobs of earlier commands have written since the last outcome."""
+    oom_kills: int = 0
+    """How many processes were killed meanwhile because memory was exhausted, as far as the sandbox knows."""
     json: Mapping[str, Any] = field(default_factory=dict)
     """Long texts of these fields that are encoded as JSON already, by the name of the field."""
 

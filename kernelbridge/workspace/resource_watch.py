@@ -50,7 +50,7 @@ class MemoryWatch:
         self._sandbox: Sandbox | None = None
         self._explained = 0
         self._counted = 0
-        """Kills that the kernel itself has counted; the runtime's report of them may come later, and adds nothing."""
+        """Kills that the kernel or the agent has counted; a later report of the runtime adds nothing."""
         self._settled = self._told = float("-inf")
         self._event = asyncio.Event()
 
@@ -70,8 +70,7 @@ class MemoryWatch:
 
     def explained(self, outcome: Outcome, mark: Mark) -> Outcome:
         """Return the outcome of a cell that began at `mark`, with the cause if the memory ran out meanwhile."""
-        if outcome.oom_kills:
-            self._counted = max(self._counted, mark.kills + outcome.oom_kills)
+        self._count(outcome.oom_kills, mark)
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
@@ -81,15 +80,21 @@ class MemoryWatch:
 
     async def over_command(self, outcome: CommandOutcome, mark: Mark) -> CommandOutcome:
         """Return the outcome of a command, as for a cell; if it was killed, wait up to `GRACE` for an event."""
+        self._count(outcome.oom_kills, mark)
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None:
-            if outcome.exit_code == _KILLED and not self._since(mark):
+            if outcome.exit_code == _KILLED and not outcome.oom_kills and not self._since(mark):
                 await self._wait_for_event()
-            if self._since(mark):
+            if outcome.oom_kills or self._since(mark):
                 self._settle(whole=False)
                 return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
         return outcome
+
+    def _count(self, kills: int, mark: Mark) -> None:
+        """Note kills since `mark` that the sandbox itself has counted, before the runtime reports them."""
+        if kills:
+            self._counted = max(self._counted, mark.kills + kills)
 
     def _since(self, mark: Mark) -> bool:
         now = self.mark()

@@ -138,3 +138,16 @@ async def test_no_volume_outlives_its_container(
         assert volumes(f"{instance}0") == [foreign]
     finally:
         client.api.remove_volume(foreign)
+
+
+async def test_the_agent_counts_what_was_killed_because_memory_was_exhausted(
+    runtime: DockerRuntime, new_spec: MakeSpec
+) -> None:
+    sandbox = await runtime.create(new_spec(memory=96 * MIB))
+    process = await sandbox.exec(["sleep", "1000"])
+    before = await process.moment()
+    await run(sandbox, "python3", "-c", "bytearray(1 << 20)")
+    assert (await process.moment()).oom_kills == before.oom_kills
+    await run(sandbox, "python3", "-c", "bytearray(200 << 20)")
+    assert (await process.moment()).oom_kills == before.oom_kills + 1
+    await sandbox.destroy()

@@ -282,7 +282,7 @@ class AgentClient:
         answer = await self._ask(number, messages.AskMoment(number))
         if not isinstance(answer, messages.Moment):
             raise self._gone()
-        return Moment(answer.ticks, answer.last)
+        return Moment(answer.ticks, answer.last, answer.kills)
 
     async def prune(self, program: int, since: Moment | None) -> bool:
         """SIGKILL what a program has started, or has started since a moment; return whether nothing of it is left."""

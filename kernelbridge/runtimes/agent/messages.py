@@ -93,6 +93,7 @@ class Moment(msgspec.Struct, frozen=True, tag_field="op", tag="moment"):
     id: Id
     ticks: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     last: Annotated[int, msgspec.Meta(ge=0, le=2**22)]
+    kills: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):

@@ -38,6 +38,10 @@ _STALL_PATIENCE = 1.6
 _NO_FORK = 254
 """The exit code that bash gives where it could not start a process."""
 _SIGNALLED = 128
+_FILLS_MEMORY = 20.0
+"""Milliseconds. A command that was shorter has not exhausted the memory, so its sandbox is not asked about that."""
+_COUNT_TIMEOUT = 1.0
+"""Seconds that the sandbox has to answer that."""
 
 _LOST_OUTPUT = "\n[output was lost here, with the server that ended]\n"
 
@@ -319,11 +323,26 @@ class Shell:
             duration_ms=exchange.duration_ms,
             truncated=truncated,
             cause=cause,
+            oom_kills=await self._oom_kills(exchange) if cause is None else 0,
             state_preserved=exchange.complete,
             hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
             late_output=late,
             json=await turns().run(texts.written({"output": output})),
         )
+
+    async def _oom_kills(self, exchange: Exchange) -> int:
+        """Return how many processes were killed during a command because memory was exhausted; 0 if that is unknown.
+
+        An engine reports this too, but maybe after the command's end.
+        """
+        if exchange.since is None or exchange.duration_ms < _FILLS_MEMORY:
+            return 0
+        try:
+            async with asyncio.timeout(_COUNT_TIMEOUT):
+                now = await self._process.moment()
+        except (SandboxError, TimeoutError):
+            return 0
+        return max(0, now.oom_kills - exchange.since.oom_kills)
 
     async def _status(self) -> ExitStatus:
         try:

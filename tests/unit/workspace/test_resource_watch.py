@@ -1,6 +1,7 @@
 """Memory that runs out, where the kernel has counted it before the runtime reports it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from kernelbridge.jupyter.cell import Outcome
@@ -73,3 +74,15 @@ async def test_a_command_that_ran_beside_the_cell_need_not_wait_for_the_report()
     session.watch.explained(cell(oom_kills=1), session.watch.mark())
     outcome = CommandOutcome(output="", exit_code=0, cwd="/", duration_ms=1)
     assert (await session.watch.over_command(outcome, command)).cause == "out_of_memory"
+
+
+async def test_a_kill_that_the_agent_has_counted_is_the_commands_and_not_the_next_ones() -> None:
+    session = Session()
+    outcome = CommandOutcome(output="", exit_code=0, cwd="/", duration_ms=100)
+    first = session.watch.mark()
+    told = await session.watch.over_command(replace(outcome, oom_kills=1), first)
+    assert (told.cause, told.hint) == ("out_of_memory", resource_watch.HINT)
+    second = session.watch.mark()
+    session.sandbox.report()
+    assert (await session.watch.over_command(outcome, second)).cause is None
+    assert session.later == []
