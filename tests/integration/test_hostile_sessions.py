@@ -58,7 +58,7 @@ async def test_a_cell_that_takes_its_reply_away_is_told_soon_and_the_next_runs(s
         async with asyncio.timeout(30):  # five seconds where nothing else runs
             frame = await client.run(TAKE_REPLY_AWAY)
         assert (frame["output"], frame["cause"], frame["statePreserved"]) == ("so far\n", "kernel_died", False)
-        assert "gave no reply" in frame["error"]
+        assert "sent no reply" in frame["error"]
         assert (await client.run("print('again', 'x' in globals())"))["output"] == "again False\n"
 
 
