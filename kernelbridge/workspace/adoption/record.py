@@ -246,7 +246,7 @@ class Record:
 
     async def written(self) -> None:
         """Wait until everything that was recorded is on disk."""
-        if self._work is not None:
+        if self._work is not None and not self._work.done():
             await asyncio.shield(asyncio.wrap_future(self._work))
 
     def leave(self) -> None:

@@ -60,6 +60,10 @@ class CommandRecord(Protocol):
         """Note that the command was answered."""
         ...
 
+    async def written(self) -> None:
+        """Wait until everything that was noted is on disk."""
+        ...
+
 
 TakeShell = Callable[[], Awaitable[Shell]]
 """Take over the shell of an earlier server."""
@@ -274,6 +278,7 @@ class TerminalLane:
             if command.interrupted:
                 await shell.interrupt()
             outcome = await shell.finish(previous.command.time_left(time.monotonic()))
+            await self._record.written()  # as after a command of this server
         except KernelBridgeError as exc:
             return _CLOSED if self._closed else exc
         self._intact = outcome.state_preserved
@@ -365,6 +370,9 @@ class TerminalLane:
 
         outcome = await shell.run(command.text, timeout=command.timeout, listen=command.listen, begins=begins)
         self._intact = outcome.state_preserved
+        # It may have moved to another terminal. A server that is killed as soon as the client has the result must have
+        # noted that, or the next one would look for the shell at the old terminal.
+        await self._record.written()
         return await self._memory.over_command(outcome, mark)
 
     async def _living_shell(self) -> tuple[Shell, bool]:

@@ -117,6 +117,26 @@ async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
     assert (outcome.output, outcome.state_preserved, len(place.opened)) == ("1\n", True, 1)
 
 
+async def test_a_result_waits_until_what_the_shell_has_become_is_on_disk(
+    lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have moved to another terminal, where the next server has to look for it."""
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        asked.set()
+        await let.wait()
+
+    await run(lane, "V=1")
+    monkeypatch.setattr(lane._record, "written", slowly)
+    answer = send(lane, "echo $V &")
+    async with asyncio.timeout(20):
+        await asked.wait()
+        assert not answer.done()
+        let.set()
+        assert isinstance(await answer, CommandOutcome)
+
+
 async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
     place: Place, lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
