@@ -84,9 +84,9 @@ class MemoryWatch:
         if outcome.cause == "out_of_memory":
             self._settle()
         elif outcome.cause is None:
-            if outcome.exit_code == _KILLED and not outcome.oom_kills and not self._since(mark):
+            if outcome.exit_code == _KILLED and not self._since(mark):
                 await self._wait_for_event()
-            if outcome.oom_kills or self._since(mark):
+            if self._since(mark):
                 self._settle(whole=False)
                 return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
         return outcome

@@ -297,7 +297,9 @@ async def test_an_error_of_megabytes_costs_no_interpreter(change: NewChange, run
     code = "raise ValueError('y' * 3_000_000)"
     if runs:
         over = case.root / "over"
-        await case.leave(f"import atexit\ntry:\n    {code}\nfinally:\n    open({str(over)!r}, 'w').close()")
+        go = case.root / "go"
+        await case.leave(f"{until(go)}try:\n    {code}\nfinally:\n    open({str(over)!r}, 'w').close()")
+        go.touch()
         await there(over)
         outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
         assert outcome.error is not None

@@ -69,7 +69,7 @@ class HostSandbox(Unpaused):
             terminal=terminal,
         )
         self.processes.append(process)
-        with contextlib.suppress(FileNotFoundError):  # it has ended already
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended, maybe meanwhile
             stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
             self.keepers.append(int(stat.rpartition(")")[2].split()[1]))
         return process

@@ -86,3 +86,12 @@ async def test_a_kill_that_the_agent_has_counted_is_the_commands_and_not_the_nex
     session.sandbox.report()
     assert (await session.watch.over_command(outcome, second)).cause is None
     assert session.later == []
+
+
+async def test_the_kernels_own_end_is_not_the_commands_beside_it() -> None:
+    session = Session()
+    command, its_cell = session.watch.mark(), session.watch.mark()
+    session.sandbox.report()
+    session.watch.explained(Outcome.ended("out_of_memory", "OutOfMemory: it was killed"), its_cell)
+    outcome = CommandOutcome(output="", exit_code=0, cwd="/", duration_ms=100, oom_kills=1)
+    assert (await session.watch.over_command(outcome, command)).cause is None
