@@ -24,8 +24,14 @@ log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a client has to read why its connection ends."""
+_FINAL = 0x80
+_LENGTH_FOLLOWS = 127
+"""Of the header of a frame (RFC 6455): it is the last of its message; its length follows in eight bytes."""
 _DECODED_AT_ONCE = 64 << 10
 """Bytes of a message that are decoded at a time to check that it is UTF-8."""
+_WRITTEN_AT_ONCE = 1 << 20
+"""Bytes of a frame that are written at a time. To a client that reads as fast as it is written, one call of the
+operating system writes all that it gets: the event loop would stand still for 25 ms and more for 50 MB."""
 
 
 class Socket(web.WebSocketResponse[Literal[False]]):
@@ -41,6 +47,8 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self.closing = False
         """Whether this side has sent its close, or is about to."""
         self._cutting_off: asyncio.Task[None] | None = None
+        self._unwritten: memoryview | None = None
+        """The rest of the frame that is being written in parts. Nothing else may be written before it."""
         self.on_end: Callable[[], None] = lambda: None
         """Called when the connection is cut off: from then on nothing else is sent."""
         self.holding = self._tcp.holding
@@ -63,11 +71,26 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         return message
 
     async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
-        """Send a frame. Raises `ConnectionError`, also if the connection ends while the frame waits for room."""
-        await super().send_frame(message, opcode, compress)
+        """Send a frame. Raises `ConnectionError`, also if the connection ends while the frame waits for room.
+
+        When cancelled, the frame is sent whole nevertheless.
+        """
+        self._write_rest()
+        if len(message) > _WRITTEN_AT_ONCE:
+            await self._send_in_parts(message, opcode)
+        else:
+            await super().send_frame(message, opcode, compress)
         # aiohttp ends the wait for room without an error when this server has dropped the connection.
         if self._request.transport is None:
             raise ConnectionResetError("the connection ended before the frame was taken")
+
+    async def ping(self, message: bytes = b"") -> None:
+        """Send a ping. See `send_frame`."""
+        await self.send_frame(message, WSMsgType.PING)
+
+    async def pong(self, message: bytes = b"") -> None:
+        """Answer a ping. See `send_frame`."""
+        await self.send_frame(message, WSMsgType.PONG)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close; see `aiohttp.web.WebSocketResponse.close`."""
@@ -76,6 +99,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         if (violation := self.inbox.violation) is not None and not self.closed:
             await self._refuse(violation)
             return True
+        self._write_rest()
         return await super().close(code=code, message=message, drain=drain)
 
     async def close_gracefully(self, code: int, reason: bytes, *, seconds: float) -> None:
@@ -102,6 +126,26 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         """Wait until a client that was cut off has been told why, or does not read it in time."""
         if self._cutting_off is not None:
             await asyncio.wait([self._cutting_off])
+
+    async def _send_in_parts(self, message: bytes, opcode: WSMsgType) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or self.closed:
+            raise ConnectionResetError("the connection has ended")
+        transport.write(struct.pack("!BBQ", _FINAL | opcode, _LENGTH_FOLLOWS, len(message)))
+        self._unwritten = memoryview(message)
+        try:
+            while (rest := self._unwritten) is not None and not transport.is_closing():
+                self._unwritten = rest[_WRITTEN_AT_ONCE:] or None
+                transport.write(rest[:_WRITTEN_AT_ONCE])
+                await self._tcp.room()
+        finally:
+            self._write_rest()
+
+    def _write_rest(self) -> None:
+        """Pass the rest of the frame that is being written to the connection at once."""
+        rest, self._unwritten = self._unwritten, None
+        if rest is not None and (transport := self._request.transport) is not None:
+            transport.write(rest)
 
     def _overdue(self) -> None:
         error = BadRequest(

@@ -147,6 +147,11 @@ class TcpConnection(web.RequestHandler):
         elif not self._reading_paused_by_flow and self.transport is not None:
             self.transport.resume_reading()
 
+    async def room(self) -> None:
+        """Wait until the client has read most of what was written, or the connection ends."""
+        if self._paused:
+            await self._drain_helper()
+
     def _pause_transport(self) -> None:
         if self.transport is not None:
             self.transport.pause_reading()
