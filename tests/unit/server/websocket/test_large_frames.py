@@ -19,15 +19,16 @@ PATIENCE = 60
 LARGE = bytes(range(32, 127)) * 100_000  # 9.5 MB, which no system's buffers hold
 
 Scenario = Callable[[Socket, asyncio.Task[None]], Awaitable[None]]
+Serve = Callable[[Scenario], Awaitable[tuple[str, int]]]
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Callable[[Scenario], Awaitable[aiohttp.ClientWebSocketResponse]]]:
-    """Return a function that connects; the server then sends LARGE, and runs the scenario while that is stuck."""
+async def serve() -> AsyncIterator[Serve]:
+    """Return a function that starts a server; it sends LARGE, and runs the scenario while that is stuck."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(scenario: Scenario) -> aiohttp.ClientWebSocketResponse:
-            async def serve(request: web.Request) -> web.StreamResponse:
+        async def start(scenario: Scenario) -> tuple[str, int]:
+            async def handle(request: web.Request) -> web.StreamResponse:
                 ws = Socket(request, max_message=1000, message_timeout=PATIENCE)
                 await ws.prepare(request)
                 sending = asyncio.create_task(ws.send_frame(LARGE, WSMsgType.TEXT))
@@ -37,16 +38,13 @@ async def connect() -> AsyncIterator[Callable[[Scenario], Awaitable[aiohttp.Clie
                 return ws
 
             app = web.Application()
-            app.router.add_get("/ws", serve)
+            app.router.add_get("/ws", handle)
             runner = web.AppRunner(app)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await Site(runner, socket.create_server(("127.0.0.1", 0)), Buffers(1 << 30)).start()
             host, port = runner.addresses[0][:2]
-            session = await stack.enter_async_context(aiohttp.ClientSession())
-            return await stack.enter_async_context(
-                session.ws_connect(f"http://{host}:{port}/ws", max_msg_size=0, autoping=False)
-            )
+            return host, port
 
         yield start
 
@@ -87,29 +85,34 @@ async def cancel(ws: Socket, sending: asyncio.Task[None]) -> None:
     ],
 )
 async def test_what_is_sent_meanwhile_arrives_after_it(
-    connect: Callable[[Scenario], Awaitable[aiohttp.ClientWebSocketResponse]],
-    scenario: Scenario,
-    expected: list[tuple[WSMsgType, object]],
+    serve: Serve, scenario: Scenario, expected: list[tuple[WSMsgType, object]]
 ) -> None:
-    client = await connect(scenario)
-    first = await received(client)
-    assert first.type is WSMsgType.TEXT
-    assert first.data == LARGE.decode()
-    for kind, data in expected:
-        message = await received(client)
-        assert (message.type, message.data) == (kind, data)
+    host, port = await serve(scenario)
+    url = f"http://{host}:{port}/ws"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, max_msg_size=0, autoping=False, autoclose=False) as client,
+    ):
+        first = await received(client)
+        assert first.type is WSMsgType.TEXT
+        assert first.data == LARGE.decode()
+        for kind, data in expected:
+            message = await received(client)
+            assert (message.type, message.data) == (kind, data)
 
 
-async def test_a_client_that_goes_meanwhile_is_an_error(
-    connect: Callable[[Scenario], Awaitable[aiohttp.ClientWebSocketResponse]],
-) -> None:
+async def test_a_client_that_goes_meanwhile_is_an_error(serve: Serve) -> None:
     outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
     async def wait(_: Socket, sending: asyncio.Task[None]) -> None:
         await asyncio.wait([sending])
         outcome.set_result(sending.exception())
 
-    client = await connect(wait)
-    response = client._response.connection  # type: ignore[attr-defined] # no public way to reset a connection
-    response.transport.abort()
+    reader, writer = await asyncio.open_connection(*await serve(wait))
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
     assert isinstance(await asyncio.wait_for(outcome, PATIENCE), ConnectionError)
