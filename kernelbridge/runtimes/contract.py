@@ -164,7 +164,7 @@ class Terminal(Protocol):
     async def read(self) -> bytes:
         """Return what was written on it next; `b""` when nobody has its other end open. One reader at a time.
 
-        Cancellation loses nothing.
+        Other tasks run between two reads, however much there is. Cancellation loses nothing.
         """
         ...
 
@@ -200,7 +200,7 @@ class Process(Protocol):
     async def read(self) -> bytes:
         """Return the next output, stdout and stderr merged; `b""` when it has ended. One reader at a time.
 
-        Cancellation loses nothing.
+        Other tasks run between two reads, however much there is. Cancellation loses nothing.
         """
         ...
 
