@@ -35,6 +35,11 @@ NO_MEMORY = (
 )
 """Why a program cannot be started in a sandbox, and what to do."""
 
+OOM_EXIT_SECONDS = 2.5
+"""How long after an out-of-memory kill its victim may end. One that is inside the kernel may wait for a lock, e.g. for
+that of the pipe that it reads from while the writer waits for memory. After 2 seconds the kernel takes the victim's
+memory from it, so that the writer can continue."""
+
 HIDDEN_PATHS = (
     "/proc/acpi",
     "/proc/asound",

@@ -2,8 +2,8 @@
 
 Memory: a process is killed that is neither the kernel nor the shell. The sandbox reports this, but not which process it
 was, so each cell and command that ran at the time has the cause in its result. If the kernel or the shell is killed,
-only its own end reports it. The exit of a shell may arrive so late that the runtime connects it with no kill any more.
-What was counted since the command began does so then.
+only its own end reports it. The end of a shell may be reported so late that the runtime connects no kill with it any
+more. What was counted since its command began does so then.
 Processes: while something runs, the sandbox is asked regularly whether it has room for more processes.
 """
 
