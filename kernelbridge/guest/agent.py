@@ -119,7 +119,7 @@ class Program:
     def __init__(self, id, name, tty, keeper, report, kept):
         self.id, self.name, self.tty = id, name, tty
         self.keeper = keeper  # a pid
-        self.report = report  # pipe from the keeper, which ends with the keeper; then -1
+        self.report = report  # the end of a channel from the keeper, which ends with the keeper; then -1
         self.kept = kept  # the bridge's end of its pipe or terminal
         self.unparsed = b""
         self.pid = 0  # until it has started
@@ -131,7 +131,7 @@ class Agent:
         self.first = os.getpid() == 1
         self.programs = {}  # by id
         self.held = {}  # descriptors of terminals, by their names
-        self.reports = {}  # programs whose keepers live, by the descriptor of their pipe
+        self.reports = {}  # programs whose keepers live, by the descriptor of their channel
         self.stopped = set()  # pids, by on_pause
         self.stopped_at = 0.0  # when that was last seen to
         self.bridge = None
@@ -270,7 +270,7 @@ class Agent:
 
     def on_spawn(self, id, name, tty, fds):
         body = json.loads(os.pread(fds[0], os.fstat(fds[0]).st_size, 0).decode())
-        report, report_write = os.pipe()
+        report, report_write = channel()
         try:
             keeper = os.fork()
         except OSError as exc:
@@ -573,7 +573,7 @@ class Agent:
             while pid := os.waitpid(-1, os.WNOHANG | WALL)[0]:
                 for program in self.reports.values():
                     if program.keeper == pid:
-                        program.keeper = -1  # the pid may be reused now; the end of the pipe is handled later
+                        program.keeper = -1  # the pid may be reused now; the end of its channel is handled later
         except ChildProcessError:
             pass
 
@@ -594,7 +594,7 @@ def keep(body, output, tty, report):
                 signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
             except (OSError, ValueError):
                 pass  # SIGKILL, SIGSTOP, and two of the C library
-        born, born_write = os.pipe()
+        born, born_write = channel()
         try:
             pid = os.fork()
         except OSError as exc:
@@ -615,9 +615,12 @@ def keep(body, output, tty, report):
         send_report(report, op="started", pid=pid)
         while True:
             ended, status = os.waitpid(-1, WALL)
-            if ended == pid and os.WIFSIGNALED(status):
+            if ended != pid:
+                continue
+            pid = 0  # from now on, one of its descendants may have that number
+            if os.WIFSIGNALED(status):
                 send_report(report, op="ended", code=None, signal=os.WTERMSIG(status))
-            elif ended == pid:
+            else:
                 send_report(report, op="ended", code=os.WEXITSTATUS(status), signal=None)
     except ChildProcessError:
         pass  # it has no descendants any more
@@ -670,6 +673,12 @@ def prefer_as_victim():
         pass
     finally:
         os.close(fd)
+
+
+def channel():
+    """Return the two ends of a connection, to read and to write. Unlike a pipe, nobody can open it again by /proc."""
+    reading, writing = socket.socketpair()
+    return reading.detach(), writing.detach()
 
 
 def send_report(report, **message):

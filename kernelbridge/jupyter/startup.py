@@ -41,7 +41,6 @@ class ProcessOutput:
         """Add all output of the process, until its end."""
         while data := await process.read():
             self.add(data)
-            await asyncio.sleep(0)  # a read does not wait while there is data: others get a turn
 
     def tail(self) -> str:
         """Return a quote of the last output, or an empty text if there is none."""

@@ -35,6 +35,11 @@ NO_MEMORY = (
 )
 """Why a program cannot be started in a sandbox, and what to do."""
 
+OOM_EXIT_SECONDS = 2.5
+"""How long after an out-of-memory kill its victim may end. One that is inside the kernel may wait for a lock, e.g. for
+that of the pipe that it reads from while the writer waits for memory. After 2 seconds the kernel takes the victim's
+memory from it, so that the writer can continue."""
+
 HIDDEN_PATHS = (
     "/proc/acpi",
     "/proc/asound",
@@ -164,7 +169,7 @@ class Terminal(Protocol):
     async def read(self) -> bytes:
         """Return what was written on it next; `b""` when nobody has its other end open. One reader at a time.
 
-        Cancellation loses nothing.
+        Other tasks run between two reads, however much there is. Cancellation loses nothing.
         """
         ...
 
@@ -200,7 +205,7 @@ class Process(Protocol):
     async def read(self) -> bytes:
         """Return the next output, stdout and stderr merged; `b""` when it has ended. One reader at a time.
 
-        Cancellation loses nothing.
+        Other tasks run between two reads, however much there is. Cancellation loses nothing.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 Memory: a process is killed that is neither the kernel nor the shell. The sandbox reports this, but not which process it
 was, so each cell and command that ran at the time has the cause in its result. If the kernel or the shell is killed,
-only its own end reports it.
+only its own end reports it. The end of a shell may be reported so late that the runtime connects no kill with it any
+more. What was counted since its command began does so then.
 Processes: while something runs, the sandbox is asked regularly whether it has room for more processes.
 """
 
@@ -73,7 +74,7 @@ class MemoryWatch:
         self._count(outcome.oom_kills, mark)
         if outcome.cause == "out_of_memory":
             self._settle()
-        elif outcome.cause is None and outcome.state_preserved and (outcome.oom_kills or self._since(mark)):
+        elif outcome.cause is None and outcome.state_preserved and self._since(mark):
             self._settle(whole=False)
             return replace(outcome, cause="out_of_memory")
         return outcome
@@ -81,13 +82,14 @@ class MemoryWatch:
     async def over_command(self, outcome: CommandOutcome, mark: Mark) -> CommandOutcome:
         """Return the outcome of a command, as for a cell; if it was killed, wait up to `GRACE` for an event."""
         self._count(outcome.oom_kills, mark)
+        killed = outcome.exit_code == _KILLED
         if outcome.cause == "out_of_memory":
             self._settle()
-        elif outcome.cause is None:
-            if outcome.exit_code == _KILLED and not self._since(mark):
+        elif outcome.cause is None or (outcome.cause == "shell_exited" and killed):
+            if outcome.cause is None and killed and not self._since(mark):  # a runtime has waited for its shell's event
                 await self._wait_for_event()
             if self._since(mark):
-                self._settle(whole=False)
+                self._settle(whole=not outcome.state_preserved)
                 return replace(outcome, cause="out_of_memory", hint=outcome.hint or HINT)
         return outcome
 

@@ -155,6 +155,60 @@ async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, sp
     await until(lambda: (spec.files / "generation").read_text() != generation)
 
 
+WOKEN_BY_INPUT = """
+import fcntl, os, signal
+for request, value in ((fcntl.F_SETOWN, os.getpid()), (fcntl.F_SETSIG, signal.SIGCONT), (fcntl.F_SETFL, os.O_ASYNC)):
+    fcntl.fcntl(0, request, value)
+"""
+"""Lets the kernel send it SIGCONT when something is typed on its terminal."""
+
+WOKEN_BY_A_HELPER = """
+import os, signal
+main = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True:
+            os.kill(main, signal.SIGCONT)
+    os._exit(0)
+"""
+"""Has a process, in a session of its own, that does nothing but wake it up."""
+
+
+@ISOLATED
+async def test_a_program_that_the_kernel_wakes_up_meanwhile_is_stopped_again(
+    sandbox: Sandbox, spec: SandboxSpec
+) -> None:
+    mark = f"woken-{spec.workspace_id}"
+    process = await start_python(sandbox, f"{WOKEN_BY_INPUT}{COUNT}# {mark}", tty=True)
+    await read_until(process, b"counting")
+    [pid] = on_host(mark)
+    await sandbox.pause()
+    stood = count(spec)
+    await process.write(b"\n")
+    await until(lambda: count(spec) > stood)
+    await until(lambda: state(pid) == "T")
+    stood = count(spec)
+    await sandbox.resume()
+    await until(lambda: count(spec) > stood)
+
+
+@ISOLATED
+async def test_a_program_that_another_one_wakes_up_all_the_time_stands_still(
+    sandbox: Sandbox, spec: SandboxSpec
+) -> None:
+    mark = f"woken-{spec.workspace_id}"
+    await read_until(await start_python(sandbox, f"{WOKEN_BY_A_HELPER}{COUNT}# {mark}"), b"counting")
+    await until(lambda: len(on_host(mark)) == 2)  # what stands between them has ended
+    await sandbox.pause()
+    stood = count(spec)
+    for _ in range(20):
+        assert [state(pid) for pid in on_host(mark)] == ["T", "T"]
+    assert count(spec) == stood
+    await sandbox.resume()
+    await until(lambda: count(spec) > stood)
+
+
 async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:
     stopped = await sandbox.exec(["sleep", mine(98743)])
     await stopped.signal(signal.SIGSTOP)

@@ -1,4 +1,7 @@
-"""An engine that does all that it is asked, and takes its time to say so: a wire in front of the real one."""
+"""An engine that does all that it is asked, and takes its time to say so: a wire in front of the real one.
+
+Its answers can be late, and its events.
+"""
 
 import asyncio
 import contextlib
@@ -21,11 +24,21 @@ class LateAnswers:
         self._seconds = 0.0
         self.late: list[bytes] = []
         """The requests whose answers were kept back."""
+        self._events = asyncio.Event()
+        self._events.set()
         self._open: set[asyncio.Task[None]] = set()
 
     def delay(self, seconds: float, requests: bytes = rb"") -> None:
         """Keep back the answers to requests with this in method and path, from now on."""
         self._seconds, self._requests = seconds, re.compile(requests)
+
+    def hold_events(self) -> None:
+        """Keep back all events, from now on."""
+        self._events.clear()
+
+    def release_events(self) -> None:
+        """Pass on the events that were kept back, and all others."""
+        self._events.set()
 
     async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -45,12 +58,13 @@ class LateAnswers:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
-        loop, not_before = asyncio.get_running_loop(), 0.0
+        loop, not_before, follows = asyncio.get_running_loop(), 0.0, False
 
         async def requests() -> None:
-            nonlocal not_before
+            nonlocal not_before, follows
             while data := await reader.read(READ_SIZE):
                 request = _REQUEST.match(data)  # what follows an upgrade is no request, and not kept back
+                follows = follows or (request is not None and request[2].startswith(b"/events"))
                 if request is not None and self._requests.search(request[1] + b" " + request[2]):
                     not_before = loop.time() + self._seconds
                     self.late.append(request[1] + b" " + request[2])
@@ -61,6 +75,8 @@ class LateAnswers:
         async def answers() -> None:
             while data := await engine_reader.read(READ_SIZE):
                 await asyncio.sleep(not_before - loop.time())
+                if follows:
+                    await self._events.wait()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()

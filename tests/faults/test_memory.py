@@ -1,14 +1,19 @@
 """Memory that runs out: in the interpreter, in what a cell or a command starts, in the shell, in the background."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from kernelbridge.runtimes.docker import exit_status
+from kernelbridge.runtimes.local import oom_notice
 from tests.faults.conftest import status_with
 from tests.integration.conftest import Client, RunningServer, StartServer
 
 HOG = "python3 -c 'b = bytearray(800 << 20)'"
+FILL = "text=x; while true; do text=$text$text; done"
+"""It is the shell itself that needs the memory."""
 POOL = """
 import concurrent.futures as f
 with f.ProcessPoolExecutor(1) as pool:
@@ -93,6 +98,31 @@ async def test_the_shell_itself(client: Client) -> None:
     assert (await client.shell("echo $y-"))["output"] == "-\n"
     after = await client.run("print(x)")
     assert (after["output"], "cause" in after) == ("1\n", False)
+
+
+async def test_the_shell_itself_where_its_end_is_reported_late(
+    server: RunningServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reports it is stopped meanwhile, and the runtimes connect no kill with it any more.
+
+    A shell can be late by itself: when it reads from a pipe whose writer waits for memory.
+    """
+    monkeypatch.setattr(oom_notice, "OOM_EXIT_SECONDS", 0.0)
+    monkeypatch.setattr(exit_status, "OOM_EXIT_SECONDS", 0.0)
+    keeper = int((await client.shell("echo $PPID"))["output"])
+    await client.run(f"import os\nos.kill({keeper}, {signal.SIGSTOP:d})")
+    async with server.connect("u") as watcher:
+        await watcher.ask(type="open_session", sessionId="s")
+        await client.send(type="terminal_command", sessionId="s", command=FILL, requestId="command")
+        await status_with(watcher, "out_of_memory")
+        code = f"os.kill({keeper}, {signal.SIGCONT:d})"
+        await watcher.send(type="execute_code", sessionId="s", code=code, requestId="cell")
+        assert "cause" not in await watcher.answer_to("cell")
+    result = await client.answer_to("command")
+    assert (result.get("cause"), result["exitCode"], result["statePreserved"]) == ("out_of_memory", 137, False)
+    after = await client.run("print(x)")
+    assert (after["output"], "cause" in after, "lateOutput" in after) == ("1\n", False, False)
+    assert (await client.shell("kill -9 $$"))["cause"] == "shell_exited"
 
 
 async def test_it_is_told_while_the_cell_goes_on(server: RunningServer, client: Client) -> None:

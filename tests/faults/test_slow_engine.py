@@ -9,8 +9,10 @@ import docker
 import pytest
 
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
+from tests.faults.conftest import status_with
 from tests.faults.slow_engine import LateAnswers, late_answers
 from tests.faults.test_engine import SETTLED, TOLD, steady_loop
+from tests.faults.test_memory import FILL, HOG
 from tests.integration.conftest import RunningServer, StartServer
 
 pytestmark = pytest.mark.parametrize("runtime_name", ["docker"])
@@ -110,3 +112,28 @@ async def test_what_takes_too_long_is_refused_in_time_and_taken_back(
         await nothing_left(server, but=1)
         assert (await other.run("print(2)", session="new"))["output"] == "2\n"
     await nothing_left(server)
+
+
+async def test_events_that_come_late_change_no_cause(engine: LateAnswers, start_server: StartServer) -> None:
+    """What ran out of memory is told at once, in its own result, and in no later one."""
+    server = await start_server(data_dir=str(engine.path.parent / "data"), memory="192m")
+    async with server.connect("u") as client, server.connect("u") as watcher:
+        await client.run("import subprocess")
+        await client.shell("true")
+        await watcher.ask(type="open_session", sessionId="s")
+        engine.hold_events()
+        cell = await client.run(f'print(subprocess.run("{HOG}", shell=True).returncode)')
+        command = await client.shell(HOG)
+        shell = await client.shell(FILL)
+        assert [(result.get("cause"), result.get("statePreserved")) for result in (cell, command, shell)] == [
+            ("out_of_memory", True),
+            ("out_of_memory", True),
+            ("out_of_memory", False),
+        ]
+        engine.release_events()
+        await status_with(watcher, "out_of_memory")
+        after = [await client.run("print(1)"), await client.shell("echo 1")]
+        assert [(result["output"], "cause" in result, "lateOutput" in result) for result in after] == [
+            ("1\n", False, False),
+            ("1\n", False, False),
+        ]

@@ -84,6 +84,8 @@ class AgentClient:
         self._attaching: dict[int, Known | None] = {}
         """By number of the request; None for a terminal."""
         self._listed: dict[int, list[Known]] = {}
+        self._ended_elsewhere = 0
+        """Ends that were reported of programs that are not attached."""
         self._turn = asyncio.Lock()
         """One pause or resume at a time."""
         self._running = asyncio.Event()
@@ -366,9 +368,10 @@ class AgentClient:
                 return self._on_reply(answer, fds)
             case _:
                 process = self._processes.get(answer.id)
-                if process is None:
-                    return isinstance(answer, messages.Ended)  # of a program that is not attached yet
-                return self._on_program(process, answer)
+                if process is not None:
+                    return self._on_program(process, answer)
+                self._ended_elsewhere += 1  # an earlier server's, each of which ends once
+                return isinstance(answer, messages.Ended) and self._ended_elsewhere <= _MOST_KNOWN
 
     def _on_known(self, known: Known) -> bool:
         listed = self._listed.get(known.id)
@@ -380,34 +383,35 @@ class AgentClient:
     def _on_reply(
         self, answer: messages.Done | messages.Room | messages.Moment | messages.Attached, fds: list[int]
     ) -> bool:
-        asked = self._requests.pop(answer.id, None)
+        asked = self._requests.get(answer.id)
         if asked is None:
             return False
         if asked.done():
-            return True  # its caller was cancelled
-        if not isinstance(answer, messages.Attached):
+            pass  # its caller was cancelled
+        elif not isinstance(answer, messages.Attached):
             asked.set_result(answer)
-            return True
-        if answer.id not in self._attaching or not fds or not is_pipe_or_terminal(fds[0]):
-            return False
-        return self._on_attached(asked, self._attaching[answer.id], fds)
+        elif answer.id in self._attaching and fds and is_pipe_or_terminal(fds[0]):
+            self._on_attached(asked, self._attaching[answer.id], fds)
+        else:
+            return False  # the request fails with the connection
+        del self._requests[answer.id]
+        return True
 
     def _on_attached(
         self, asked: asyncio.Future[Answer | AgentProcess | AgentTerminal], known: Known | None, fds: list[int]
-    ) -> bool:
-        if known is None:
-            try:
-                terminal = self._terminal(fds[0], open_slave(fds[0]))
-            except OSError as exc:  # a program may have made it exclusive (TIOCEXCL)
-                asked.set_exception(SandboxError("The terminal cannot be opened", str(exc.strerror)))
-                return True
-            fds.clear()
-            asked.set_result(terminal)
-            return True
-        process = self._process(known.program, known.name, fds.pop(), tty=known.tty)
-        process.on_started(known.pid)
-        asked.set_result(process)
-        return True
+    ) -> None:
+        if known is not None:
+            process = self._process(known.program, known.name, fds.pop(), tty=known.tty)
+            process.on_started(known.pid)
+            asked.set_result(process)
+            return
+        try:
+            terminal = self._terminal(fds[0], open_slave(fds[0]))
+        except OSError as exc:  # a program may have made it exclusive (TIOCEXCL)
+            asked.set_exception(SandboxError("The terminal cannot be opened", str(exc.strerror)))
+            return
+        fds.clear()
+        asked.set_result(terminal)
 
     def _on_program(
         self, process: AgentProcess, answer: messages.Started | messages.Refused | messages.Killed | messages.Ended

@@ -65,6 +65,7 @@ class AgentProcess:
     async def read(self) -> bytes:
         """Return the next output; `b""` when it has ended, even if something that it left behind holds the pipe."""
         stream = self._stream
+        await stream.turn()
         while not stream.closed:
             ended = self._ended.done()  # checked first: then all that it wrote before its end can be read below
             data = stream.read_now()

@@ -25,6 +25,8 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.Future[None] | None = None
         self._writing: asyncio.Future[None] | None = None
+        self._found = False
+        """Whether the latest `read_now` returned data."""
         os.set_blocking(fd, False)
 
     @property
@@ -32,16 +34,27 @@ class Stream:
         """Whether `close` was called."""
         return self.fd < 0
 
+    async def turn(self) -> None:
+        """Let other tasks run before the next `read_now`, if the latest found data. Safe to cancel.
+
+        Where there is always something to read, nothing else would make a reader wait.
+        """
+        if self._found:
+            self._found = False
+            await asyncio.sleep(0)
+
     def read_now(self) -> bytes | None:
         """Return what can be read now: None for nothing yet, `b""` at the end."""
         try:
-            return os.read(self.fd, _CHUNK)
+            data = os.read(self.fd, _CHUNK)
         except BlockingIOError:
             return None
         except OSError as exc:
             if exc.errno == errno.EIO:  # of a terminal: nobody has its other end open any more
                 return b""
             raise
+        self._found = bool(data)
+        return data
 
     async def until_readable(self) -> None:
         """Wait until something may be readable, or it is closed, or `wake` is called. Safe to cancel."""

@@ -52,6 +52,7 @@ class AgentTerminal:
 
     async def read(self) -> bytes:
         """Return what was written on it next; `b""` at the end."""
+        await self._stream.turn()
         while not self._stream.closed:
             data = self._stream.read_now()
             if data is not None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from signal import SIGKILL
 from typing import Any
 
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.contract import OOM_EXIT_SECONDS, ExitStatus
 
-OOM_MEMORY = 2.0
-"""Seconds after an out-of-memory event during which a SIGKILL is attributed to it."""
 OOM_GRACE = 0.5
 """Seconds that a SIGKILL waits for such an event: the engine may report it later."""
 OOM_ECHO = 0.1
@@ -66,7 +64,7 @@ class OomWatch:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._last = -OOM_MEMORY
+        self._last = -OOM_EXIT_SECONDS
         self._cases: list[_Case] = []
 
     def reported(self) -> None:
@@ -79,7 +77,7 @@ class OomWatch:
         """Call `then` with the final status: at once, or within `OOM_GRACE` seconds."""
         if status.signal != SIGKILL or status.oom:
             then(status)
-        elif self._loop.time() - self._last <= OOM_MEMORY:
+        elif self._loop.time() - self._last <= OOM_EXIT_SECONDS:
             then(replace(status, oom=True))
         else:
             case = _Case(status, then)

@@ -12,8 +12,7 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-EXPLAINS = 2.0
-"""Seconds after such an event during which a SIGKILL is attributed to it."""
+from kernelbridge.runtimes.contract import OOM_EXIT_SECONDS
 
 
 class OomNotice:
@@ -50,7 +49,7 @@ class KillsSeen:
 
     def over(self, now: float) -> int:
         """Return how many were seen so long ago that they explain nothing that ends now."""
-        return self._latest if now - self._since > EXPLAINS else self._over
+        return self._latest if now - self._since > OOM_EXIT_SECONDS else self._over
 
 
 def open_notice(group: Path, version: int) -> OomNotice:

@@ -138,6 +138,5 @@ class _Screen:
     async def _read(self) -> None:
         while data := await self.terminal.read():
             self.on_data(data)
-            await asyncio.sleep(0)  # let other tasks run: where there is much to read, a read does not wait
         if self._closes:
             self.terminal.close()

@@ -323,7 +323,7 @@ class Shell:
             duration_ms=exchange.duration_ms,
             truncated=truncated,
             cause=cause,
-            oom_kills=await self._oom_kills(exchange) if cause is None else 0,
+            oom_kills=await self._oom_kills(exchange) if cause in {None, "shell_exited"} else 0,
             state_preserved=exchange.complete,
             hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
             late_output=late,

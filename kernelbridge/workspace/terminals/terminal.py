@@ -323,7 +323,6 @@ class Terminal:
         while data := await process.read():
             self._add(decoder.decode(data))
             await self._room()
-            await asyncio.sleep(0)  # let other tasks run: where there is much to read, a read does not wait
         self._add(decoder.decode(b"", final=True))
         self._flush()
 

@@ -18,6 +18,23 @@ async def test_a_cell_is_answered_and_shown_under_its_name(any_notebook: Noteboo
     assert any_notebook.kernel.has_hooks, "our program is not in it"
 
 
+CONTROL_GROUP = """if 1:
+    import os
+    for fd in os.listdir('/proc/self/fd'):
+        try:
+            path = os.readlink(f'/proc/self/fd/{fd}')
+        except OSError:
+            continue
+        if path.startswith('/sys/fs/cgroup'):
+            print(path)
+"""
+"""Prints which files of its control group a kernel has open."""
+
+
+async def test_without_a_control_group_of_its_own_a_kernel_counts_no_kills(any_notebook: Notebook) -> None:
+    assert (await any_notebook.run(CONTROL_GROUP)).output == ""
+
+
 async def test_the_parts_of_our_program_share_no_name() -> None:
     """They run in one namespace: the later of two would replace the earlier."""
     names: list[str] = []

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -201,12 +203,123 @@ async def test_a_keeper_holds_nothing_and_ignores_what_ends_programs(house: Hous
         held = sorted(str(fd.readlink()) for fd in Path(f"/proc/{keeper}/fd").iterdir())
         assert held[:3] == ["/dev/null"] * 3
         assert len(held) == 4
-        assert held[3].startswith("pipe:")
+        assert held[3].startswith("socket:")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGALRM):
         os.kill(keeper, number)
     assert of(keeper, "State")[0] in "RS"  # neither stopped nor dead
     await process.write(b"\n")
     assert (await process.wait()).code == 7
+
+
+SUCCESSOR = """if 1:
+    import ctypes, os, struct, sys
+    main = os.getpid()
+    if os.fork():
+        os._exit(3)
+    os.setsid()  # the number is in use as long as a group or session has it
+    number = (ctypes.c_int * 1)(main)
+    # clone3 with `set_tid`: it fails until the number is free. The signal is SIGCHLD.
+    wanted = struct.pack('11Q', 0, 0, 0, 0, 17, 0, 0, 0, ctypes.addressof(number), 1, 0)
+    orphan = os.getpid()
+    while (pid := ctypes.CDLL(None).syscall(435, wanted, len(wanted))) < 0:
+        pass
+    if pid == 0:
+        while os.getppid() == orphan:
+            pass
+        os.kill(os.getpid(), 9)
+"""
+"""Ends with 3, and leaves a process that gets the number of the one that has ended, and is killed."""
+
+
+async def test_a_descendant_with_the_number_of_its_program_does_not_end_for_it(house: House) -> None:
+    client = await house.connect()
+    process = await client.spawn([sys.executable, "-c", SUCCESSOR], env=FACTS.env, cwd="/")
+    keeper = int(of(process.pid, "PPid"))
+    assert (await process.wait()).code == 3
+    await until(lambda: not Path(f"/proc/{keeper}").exists())
+    [known] = await client.known()
+    assert (known.code, known.signal) == (3, None)
+    async with asyncio.timeout(PATIENCE):
+        await process.kill()
+    assert house.lost == []
+
+
+SPY = """if 1:
+    import os, sys
+    agent, held = sys.argv[1], []
+
+    def children(pid):
+        try:
+            with open(f'/proc/{pid}/task/{pid}/children') as stream:
+                return stream.read().split()
+        except OSError:
+            return []
+
+    known = set(children(agent))
+    print('up', flush=True)
+    while True:
+        new = [pid for pid in children(agent) if pid not in known]
+        starting = [child for pid in new for child in children(pid)]
+        if not starting:
+            continue
+        known.update(new)
+        home = f'/proc/{starting[0]}/fd/'
+        for name in os.listdir(home):
+            try:
+                held.append(os.open(home + name, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:
+                pass
+        print('looked at', os.readlink(f'/proc/{starting[0]}/exe'), flush=True)
+"""
+"""Opens all that it can of what new programs of the agent have open before their exec."""
+
+
+async def test_who_holds_descriptors_of_a_program_that_starts_does_not_hold_up_its_start(house: House) -> None:
+    client = await house.connect()
+    spy = await client.spawn([sys.executable, "-c", SPY, str(house.agent.pid)], env=FACTS.env, cwd="/")
+    await read_until(spy, b"up\n")
+    # To find the program takes so long that the spy can look at what will become it.
+    slow = {"PATH": "/x:" * 4_000 + FACTS.env["PATH"]}
+    seen = b""
+    while b"python" not in seen:
+        process = await client.spawn(["sleep", "1000"], env=slow, cwd="/")
+        seen = await read_until(spy, b"\n")
+        await process.kill()
+    await spy.kill()
+
+
+@contextlib.contextmanager
+def not_an_administrator() -> Iterator[None]:
+    """Take CAP_SYS_ADMIN from this thread, which most servers do not have."""
+    libc, version = ctypes.CDLL(None, use_errno=True), struct.pack("Ii", 0x20080522, 0)
+    before = ctypes.create_string_buffer(24)
+    assert libc.capget(version, before) == 0
+    effective, *others = struct.unpack("6I", before)
+    assert libc.capset(version, struct.pack("6I", effective & ~(1 << 21), *others)) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(version, before) == 0
+
+
+async def test_a_terminal_that_a_program_has_made_exclusive_is_refused_and_ends_nothing(house: House) -> None:
+    first = await house.connect()
+    terminal = first.open_terminal(24, 80)
+    program = (
+        "import fcntl, termios, time; fcntl.ioctl(0, termios.TIOCEXCL); print('mine', flush=True); time.sleep(999)"
+    )
+    process = await first.spawn([sys.executable, "-c", program], env=FACTS.env, cwd="/", terminal=terminal)
+    async with asyncio.timeout(PATIENCE):
+        assert b"mine" in await terminal.read()
+    terminal.leave()
+    first.leave()
+    second = await house.connect(again=True)
+    with not_an_administrator(), pytest.raises(SandboxError, match="cannot be opened"):
+        await second.take_terminal(terminal.path)
+    assert house.lost == []
+    [known] = await second.known()
+    assert (known.pid, known.running) == (process.pid, True)
+    await (await second.attach(known)).kill()
 
 
 async def test_an_agent_cannot_be_dumped(house: House) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.contract import OOM_EXIT_SECONDS, Limits
 from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroups, settings
-from kernelbridge.runtimes.local.oom_notice import EXPLAINS, KillsSeen
+from kernelbridge.runtimes.local.oom_notice import KillsSeen
 
 LIMITS = Limits(memory=100 << 20, cpus=1.5, pids=50)
 
@@ -149,10 +149,10 @@ def test_kills_that_are_over_explain_no_later_end() -> None:
     kills = KillsSeen()
     assert not kills.seen(0, 10.0)
     assert kills.seen(1, 20.0)
-    assert kills.over(20.0 + EXPLAINS) == 0
+    assert kills.over(20.0 + OOM_EXIT_SECONDS) == 0
     assert kills.seen(3, 21.0)
-    assert kills.over(21.0 + EXPLAINS) == 0
-    assert kills.over(21.1 + EXPLAINS) == 3
+    assert kills.over(21.0 + OOM_EXIT_SECONDS) == 0
+    assert kills.over(21.1 + OOM_EXIT_SECONDS) == 3
     assert not kills.seen(3, 30.0)
     assert kills.seen(4, 30.0)
     assert kills.over(31.0) == 3

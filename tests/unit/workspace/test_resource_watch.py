@@ -95,3 +95,18 @@ async def test_the_kernels_own_end_is_not_the_commands_beside_it() -> None:
     session.watch.explained(Outcome.ended("out_of_memory", "OutOfMemory: it was killed"), its_cell)
     outcome = CommandOutcome(output="", exit_code=0, cwd="/", duration_ms=100, oom_kills=1)
     assert (await session.watch.over_command(outcome, command)).cause is None
+
+
+async def test_a_shell_that_was_killed_had_no_memory_however_late_its_exit_is_reported() -> None:
+    """The runtime connects it with no kill any more, but the agent has counted one since the command began."""
+    session = Session()
+    outcome = CommandOutcome(output="", exit_code=137, cwd=None, duration_ms=9000, state_preserved=False)
+    late = replace(outcome, cause="shell_exited")
+    beside, mark = session.watch.mark(), session.watch.mark()
+    told = await session.watch.over_command(replace(late, oom_kills=1), mark)
+    assert (told.cause, told.state_preserved) == ("out_of_memory", False)
+    assert session.watch.explained(cell(oom_kills=1), beside).cause is None  # it was the shell
+    again = session.watch.mark()
+    assert (await session.watch.over_command(late, again)).cause == "shell_exited"
+    left = replace(late, exit_code=3, oom_kills=1)
+    assert (await session.watch.over_command(left, again)).cause == "shell_exited"
