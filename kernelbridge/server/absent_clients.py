@@ -11,10 +11,10 @@ from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
 from kernelbridge.workspace.adoption.record import PreviousSession
+from kernelbridge.workspace.adoption.session_state import RunningCell
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import LossCause, ReportLoss, lost_command
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
@@ -84,7 +84,7 @@ class Absentees:
             if lost is None and left.command is not None:
                 context = _context(registry, workspace, left.command.request_id)
                 answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
-                answer(lost_command(left.command, cause))
+                answer(lost_command(left.command.since, cause))
 
         return report
 

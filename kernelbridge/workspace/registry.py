@@ -18,6 +18,7 @@ from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
+from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.command_outcome import ReportLoss
@@ -28,7 +29,6 @@ from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import RunningCell, SessionState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace

@@ -100,7 +100,7 @@ class Workspace:
             runtime=runtime.info.name,
             seq=feed.reserve,
             executor=executor,
-            spool=settings.max_output,
+            max_output=settings.max_output,
         )
         self.sandbox = SandboxOwner(
             key,

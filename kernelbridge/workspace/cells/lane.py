@@ -16,6 +16,8 @@ from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SANDBOX_LOST_MEANWHILE, SESSION_CLOSED
 from kernelbridge.jupyter.help import Help
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCell
 from kernelbridge.workspace.cells.interrupts import Graces, Report
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, StartKernel
 from kernelbridge.workspace.cells.late_output import LateOutput
@@ -26,7 +28,6 @@ from kernelbridge.workspace.cells.queue import (
     NEVER_CLOSED,
     NEVER_INTERRUPTED,
     NEVER_RESTARTED,
-    CellRecord,
     Job,
 )
 from kernelbridge.workspace.cells.run import Run, RunServices
@@ -34,7 +35,6 @@ from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.job_queue import JobQueue
 from kernelbridge.workspace.queue_limits import run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.states import KernelEvent, KernelState
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class ExecutionLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
-        record: CellRecord,
+        record: Record,
         on_loss_reported: Callable[[], None] = lambda: None,
         longest: float | None = None,
         input_timeout: float | None = None,

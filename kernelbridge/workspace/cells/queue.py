@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter.cell import Cell, Outcome
@@ -37,19 +36,6 @@ class Job:
     def text(self) -> str:
         """Its code."""
         return self.cell.code
-
-
-class CellRecord(Protocol):
-    """Notes which cell runs, so that a later server can know."""
-
-    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
-        """Note a cell that is about to be sent: `since` in seconds since the epoch, `began` in monotonic seconds."""
-
-    def counts(self, left: float, now: float | None) -> None:
-        """Note how many seconds are left, and from which monotonic time they count; None while the clock is stopped."""
-
-    def ended(self) -> None:
-        """Note that the cell was answered."""
 
 
 def _never_ran(cause: str, why: str) -> Outcome:

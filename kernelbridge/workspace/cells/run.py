@@ -18,16 +18,17 @@ from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import Execution
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCell
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, Report, Reports
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
-from kernelbridge.workspace.cells.queue import CellRecord, Job
+from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCell
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class RunServices:
     """What all runs of a session use."""
 
     supervisor: KernelSupervisor
-    record: CellRecord
+    record: Record
     memory: MemoryWatch
     late: LateOutput
     tasks: TaskSet
@@ -80,8 +81,23 @@ class Run:
 
     def start(self, kernel: Kernel) -> None:
         """Submit the cell to a kernel."""
-        note = functools.partial(self._services.record.begins, job=self.job, since=self.since, began=time.monotonic())
-        self._follow(functools.partial(kernel.submit, self.job.cell, note=note), self.job.timeout)
+        cell, timeout, now = self.job.cell, self.job.timeout, time.monotonic()
+
+        def note(msg_id: str) -> None:
+            running = RunningCell(
+                msg_id,
+                self.job.request_id,
+                cell.stream,
+                cell.allow_stdin,
+                since=self.since,
+                began=now,
+                timeout=timeout,
+                left=timeout,
+                counted=now,
+            )
+            self._services.record.begins(running)
+
+        self._follow(functools.partial(kernel.submit, cell, note=note), timeout)
 
     def take_over(self, kernel: AdoptedKernel) -> None:
         """Continue with a cell that an earlier server has submitted to this kernel."""

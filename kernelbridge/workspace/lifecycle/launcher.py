@@ -14,10 +14,10 @@ from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.contract import Process, Sandbox
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import ShellState
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.session_state import ShellState
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell, take_shell

@@ -16,6 +16,7 @@ from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxEr
 from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import SessionState
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
@@ -23,7 +24,6 @@ from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.shell.command_files import prepare_directory
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 

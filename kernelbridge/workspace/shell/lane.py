@@ -7,18 +7,18 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SandboxError, SessionClosed, TerminalError
-from kernelbridge.workspace.command_outcome import CommandOutcome, lost_command
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCommand
+from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause, lost_command
 from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
 from kernelbridge.workspace.job_queue import JobQueue, answer
 from kernelbridge.workspace.queue_limits import run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCommand
 from kernelbridge.workspace.shell.exchange import Exchange, Listen
 from kernelbridge.workspace.shell.shell import Shell
 
@@ -43,26 +43,6 @@ class _Command:
     request_id: str | None
     interrupted: bool = False
     """Whether it was interrupted before it began."""
-
-
-class CommandRecord(Protocol):
-    """Notes which command runs, so that a later server can continue with it."""
-
-    def command_begins(self, command: RunningCommand) -> None:
-        """Note a command that is about to be typed."""
-        ...
-
-    def command_wrote(self, data: bytes) -> None:
-        """Keep what was written on the shell's terminal since then."""
-        ...
-
-    def command_ended(self) -> None:
-        """Note that the command was answered."""
-        ...
-
-    async def written(self) -> None:
-        """Wait until everything that was noted is on disk."""
-        ...
 
 
 TakeShell = Callable[[], Awaitable[Shell]]
@@ -92,7 +72,7 @@ class TerminalLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
-        record: CommandRecord,
+        record: Record,
         longest: float | None,
     ) -> None:
         """`longest`: seconds that a command may run; None: without limit."""
@@ -262,9 +242,8 @@ class TerminalLane:
             if self._leaving:
                 outcome = None
             elif previous is not None and not self._closed:
-                outcome = lost_command(
-                    previous.command, "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost"
-                )
+                cause: LossCause = "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost"
+                outcome = lost_command(previous.command.since, cause)
         finally:
             if command is not None:
                 self._answer(command, outcome)

@@ -15,9 +15,9 @@ from kernelbridge.errors import BadRequest, SandboxError, TerminalError
 from kernelbridge.jupyter.bounded import Overflow
 from kernelbridge.protocol import texts
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.adoption.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.interrupt_progress import Step
-from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, draw, within

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
-from kernelbridge.workspace.session_state import ShellState
+from kernelbridge.workspace.adoption.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output

@@ -6,19 +6,19 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from posixpath import join
-from typing import Protocol
 
 from msgspec import structs
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, SessionClosed, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.contract import Process, Sandbox
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import TerminalState
+from kernelbridge.workspace.adoption.state_file import StateFile
 from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.session_state import TerminalState
 from kernelbridge.workspace.shell.command_files import TERMINAL_SETUP
 from kernelbridge.workspace.shell.script import is_bash
-from kernelbridge.workspace.state_file import StateFile
 from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 
 MAX_TERMINALS = 8
@@ -27,22 +27,6 @@ MAX_TERMINALS = 8
 Started = tuple[Sandbox, Process]
 _Previous = tuple[TerminalState, Callable[[str, LossCause], None]]
 """A terminal of an earlier server, and what is called if it is gone."""
-
-
-class TerminalRecord(Protocol):
-    """Notes what a later server needs to take them over."""
-
-    def set_terminals(self, terminals: Iterable[TerminalState]) -> None:
-        """Note which terminals are open."""
-        ...
-
-    async def written(self) -> None:
-        """Wait until what was noted is on disk."""
-        ...
-
-    def scrollback(self, process: str) -> StateFile:
-        """Return the file for the scrollback of this process's terminal."""
-        ...
 
 
 InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]], Awaitable[Started]]
@@ -76,7 +60,7 @@ async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, record: TerminalRecord) -> None:
+    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, record: Record) -> None:
         self._in_sandbox = in_sandbox
         self._rejoin = rejoin
         self._open: dict[str, Terminal] = {}
@@ -84,7 +68,7 @@ class Terminals:
         self._tasks = TaskSet()
         self._record = record
         self._states: dict[Terminal, TerminalState] = {}
-        self._spools: dict[Terminal, StateFile] = {}
+        self._scrollbacks: dict[Terminal, StateFile] = {}
         self._closed = self._leaving = False
 
     @property
@@ -147,8 +131,8 @@ class Terminals:
         for terminal in self._lives:
             terminal.leave()
         await self._tasks.aclose()
-        for spool in self._spools.values():
-            spool.close()
+        for file in self._scrollbacks.values():
+            file.close()
 
     def adopt(self, states: Iterable[TerminalState], lost: Callable[[str, LossCause], None]) -> None:
         """Take over terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
@@ -177,11 +161,11 @@ class Terminals:
     async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
         async def start(size: Size) -> Started:
             sandbox, process = await (self._start(size) if previous is None else self._take_over(previous))
-            spool = self._spools[terminal] = self._record.scrollback(process.id)
-            spool.open()
+            file = self._scrollbacks[terminal] = self._record.scrollback(process.id)
+            file.open()
             if previous is None:
-                spool.empty()
-            terminal.replay.spool(spool, spool.read())
+                file.empty()
+            terminal.replay.keep_in(file)
             self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
             self._note()
             await self._record.written()  # before any connection gets `terminal_opened`
@@ -218,8 +202,8 @@ class Terminals:
             del self._open[terminal.id]
         if self._states.pop(terminal, None) is not None:
             self._note()
-        if (spool := self._spools.pop(terminal, None)) is not None:
-            spool.remove()
+        if (file := self._scrollbacks.pop(terminal, None)) is not None:
+            file.remove()
 
     def _free_name(self) -> str:
         while (name := secrets.token_hex(4)) in self._open:
