@@ -58,7 +58,6 @@ PURE = (
     "runtimes/processors.py",
     "runtimes/seccomp.py",
     "server/access.py",
-    "server/http_conditions.py",
     "server/websocket/frames.py",
     "settings/kinds.py",
     "settings/quantities.py",
