@@ -288,7 +288,7 @@ async def running(
         )
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
-            await asyncio.to_thread(data.assign_uids, *settings.uid_range, registry.with_sandboxes)
+            data.assign_uids(*settings.uid_range, registry.with_sandboxes)
         transfers = Transfers(
             functools.partial(
                 stored_files,
