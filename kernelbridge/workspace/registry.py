@@ -106,8 +106,6 @@ class Registry:
         self._closing: dict[SessionKey, Workspace] = {}
         self._successors: Counter[SessionKey] = Counter()
         """How often sessions of `_closing` have been opened again since their first close began."""
-        self._elsewhere: dict[SessionKey, PreviousSession] = {}
-        """Left open by a server with another runtime, and not used since."""
         self._absentees: Absentees  # since `adopt`
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
@@ -137,9 +135,7 @@ class Registry:
             # Sessions that are being closed still have their sandboxes.
             check_successors(self._successors[key])
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
-            left = self._elsewhere.get(key)
-            entry = self._enter(key) if left is None else self._take_over(left, None)
-            self._elsewhere.pop(key, None)
+            entry = self._enter(key)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -152,31 +148,28 @@ class Registry:
     async def adopt(self, absentees: Absentees) -> None:
         """Take over the sessions that an earlier server left open, and remove its other sandboxes and files.
 
-        Sessions without a connection after `linger` are closed. Sessions of another runtime stay untouched until a
-        client uses them here: then they lose their sandbox. Raises `SandboxError` or `RuntimeUnavailable`.
+        Sessions without a connection after `linger` are closed. Sessions of another runtime lose their sandbox, which
+        ends itself because no server comes back to it. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
         self._absentees = absentees
         await in_thread(self._executor, self._data.remove_leftovers)
         recorded = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
-        left = [found for found in recorded if found.state.runtime == self.runtime_name]
-        known = {found.key.workspace_id: known for found in left if (known := found.state.sandbox) is not None}
+        ours = [found for found in recorded if found.state.runtime == self.runtime_name]
+        known = {found.key.workspace_id: known for found in ours if (known := found.state.sandbox) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        self._elsewhere = {found.key: found for found in recorded if found.state.runtime != self.runtime_name}
-        others = {key.workspace_id for key in self._elsewhere}
-        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
-        entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
+        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys())
+        entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in recorded}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
             self._count_down(key, entry)
         if recorded or reclaimed:
             log.info(
                 "earlier_server",
-                sessions=len(left),
+                sessions=len(recorded),
                 sandboxes=len(sandboxes),
                 removed=reclaimed,
-                of_other_runtimes=len(others),
             )
 
     def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
@@ -249,10 +242,6 @@ class Registry:
         entry = self._entries.get(key)
         return entry.workspace if entry is not None else None
 
-    def resumable(self, key: SessionKey) -> bool:
-        """Whether a session is open, or was left open by a server with another runtime."""
-        return key in self._entries or key in self._elsewhere
-
     def connections(self, key: SessionKey) -> int:
         """Return how many connections use a session."""
         entry = self._entries.get(key)
@@ -288,16 +277,15 @@ class Registry:
         If the session was not open and only has files, the caller must wait for the task that is returned: nothing else
         limits how many such sessions a client closes at a time.
         """
-        was_open = self.resumable(key)
+        was_open = key in self._entries
         only_files = not was_open and key not in self._closing
-        if key in self._entries:
+        if was_open:
             entry = self._entries[key]
             entry.workspace.feed.exclude(listener)
             # Only the other connections must be told.
             why = "another connection closed it" if entry.connections - {listener.id} else None
             workspace = self._retire(key, delete_files=delete_files, why=why)
-        elif was_open or delete_files or key in self._closing:
-            # It is closing already, or has only files, or a sandbox of another runtime.
+        elif delete_files or key in self._closing:  # it is closing already, or has only files
             if key in self._closing:
                 self._closing[key].feed.exclude(listener)
             workspace = self._end(key, delete_files=delete_files)
@@ -314,7 +302,6 @@ class Registry:
         elif closing.deleting or not delete_files:
             return closing
         workspace = self._closing[key] = self._make(key)
-        self._elsewhere.pop(key, None)  # without a record, a server with its runtime removes its sandbox
         workspace.begin_close(delete_files=delete_files)
         return workspace
 
@@ -344,7 +331,7 @@ class Registry:
         """Return the sessions that may have a sandbox. Thread-safe."""
         # A session moves from one to the next in this order, and is in the next before it leaves the last. Each list is
         # made in one step.
-        return [*list(self._elsewhere), *list(self._entries), *list(self._closing)]
+        return [*list(self._entries), *list(self._closing)]
 
     @contextlib.asynccontextmanager
     async def using(self, key: SessionKey) -> AsyncIterator[None]:

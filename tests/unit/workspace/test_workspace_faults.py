@@ -292,7 +292,7 @@ async def test_a_note_of_the_close_is_written_and_deleted_with_the_files(
     await until(lambda: registry.find(KEY) is None)
     assert registry.was_closed(KEY)
     assert not registry.was_closed(SessionKey("another", "s"))
-    assert not registry.resumable(KEY)
+    assert registry.find(KEY) is None
     workspace = registry.attach(KEY, "c")
     assert not registry.was_closed(KEY)  # it is open
     assert (workspace.executions.has_lost, workspace.commands.has_lost) == (False, False)

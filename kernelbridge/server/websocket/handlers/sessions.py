@@ -190,7 +190,7 @@ def _closed(client: Client, message: CloseSession, warnings: list[str], outcome:
 async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     """Replay a session's events to a connection, then send it all new ones."""
     key = SessionKey(client.user_id, message.session_id)
-    if not client.registry.resumable(key) and not client.registry.was_closed(key):
+    if client.registry.find(key) is None and not client.registry.was_closed(key):
         raise UnknownSession(
             "The session is not open",
             "it was closed, or never opened, so there is nothing to resume; any other request opens it,"
