@@ -21,10 +21,10 @@ from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
 from kernelbridge.runtimes.contract import Limits, Runtime
 from kernelbridge.server import listening, principal
-from kernelbridge.server.absent_clients import Absentees
 from kernelbridge.server.access import handshake_problem, malformed, refusal
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
+from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -307,7 +307,7 @@ async def running(
         stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
-        await registry.adopt(Absentees())
+        await registry.adopt(PreviousClients(registry))
         port = await listening.accept(runner, sockets, Buffers(settings.max_buffered))
         if retention is not None:
             retention.start(registry)

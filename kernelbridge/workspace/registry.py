@@ -65,18 +65,18 @@ class _Entry:
             self.linger = None
 
 
-class Absentees(Protocol):
+class PreviousClients(Protocol):
     """The clients of the earlier server. Their connections are closed, so clients that resume get their answers."""
 
-    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+    def job(self, workspace: Workspace, cell: RunningCell) -> Job:
         """Return a job for the cell that runs."""
         ...
 
-    def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
-        """Return the command that runs in the shell, or None if it cannot be taken over."""
+    def command(self, workspace: Workspace, session: PreviousSession) -> PreviousCommand | None:
+        """Return the command that runs in the shell, or None if it cannot be adopted."""
         ...
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
+    def loss(self, workspace: Workspace, session: PreviousSession) -> ReportLoss:
         """Return what reports the end of shells and terminals."""
         ...
 
@@ -106,7 +106,6 @@ class Registry:
         self._closing: dict[SessionKey, Workspace] = {}
         self._successors: Counter[SessionKey] = Counter()
         """How often sessions of `_closing` have been opened again since their first close began."""
-        self._absentees: Absentees  # since `adopt`
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
         """Sessions of `_closing` that were not open: they have no sandbox."""
@@ -145,14 +144,13 @@ class Registry:
         """Whether a session is not open, and clients that return must be told how it was closed."""
         return key not in self._entries and self._notes.get(key) is not None
 
-    async def adopt(self, absentees: Absentees) -> None:
-        """Take over the sessions that an earlier server left open, and remove its other sandboxes and files.
+    async def adopt(self, clients: PreviousClients) -> None:
+        """Adopt the sessions that an earlier server left open, and remove its other sandboxes and files.
 
         Sessions without a connection after `linger` are closed. Sessions of another runtime lose their sandbox, which
         ends itself because no server comes back to it. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
-        self._absentees = absentees
         await in_thread(self._executor, self._data.remove_leftovers)
         recorded = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
         ours = [found for found in recorded if found.state.runtime == self.runtime_name]
@@ -160,7 +158,7 @@ class Registry:
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
         await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys())
-        entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in recorded}
+        entries = {found.key: self._adopt(found, sandboxes.get(found.key.workspace_id), clients) for found in recorded}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
             self._count_down(key, entry)
@@ -183,14 +181,14 @@ class Registry:
         self._on_use(key)
         return entry
 
-    def _take_over(self, found: PreviousSession, sandbox: Sandbox | None) -> _Entry:
+    def _adopt(self, found: PreviousSession, sandbox: Sandbox | None, clients: PreviousClients) -> _Entry:
         session = found if sandbox is not None else found.without_sandbox()
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
-        job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
-        command = self._absentees.command(self, workspace, session)
+        job = None if session.cell is None else clients.job(workspace, session.cell)
+        command = clients.command(workspace, session)
         lost = session if command is None else replace(session, command=None)
-        report_loss = self._absentees.loss(self, workspace, lost)
+        report_loss = clients.loss(workspace, lost)
         entry.reached = workspace.adopt(session, sandbox, job, command, report_loss)
         return entry
 

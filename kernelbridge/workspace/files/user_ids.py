@@ -61,7 +61,7 @@ class Uids:
 
     def _preferred(self, workspace_id: str) -> int:
         present = self._present(workspace_id)
-        if present in self._ids:
+        if present is not None and present in self._ids:
             return present
         # Not the first free one: two servers on one machine should rarely choose the same.
         digest = hashlib.sha256(f"{self._instance}\0{workspace_id}".encode()).digest()

@@ -34,7 +34,7 @@ BATCH = 200
 
 
 class Listener(Protocol):
-    """A connection, as far as a feed uses it."""
+    """A connection, as far as sessions use it. Only `room` waits; nothing raises."""
 
     id: str
     streams: bool
@@ -52,8 +52,17 @@ class Listener(Protocol):
         """Queue a frame and return True, or return False if too much waits already."""
         ...
 
-    async def room(self) -> None:
-        """Wait until `offer_frame` would queue a frame, or the connection is closed."""
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
+        ...
+
+    async def room(self, level: int = ...) -> None:
+        """Wait until at most `level` bytes are unread (by default: few enough for `offer_frame`)."""
+        ...
+
+    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` when the connection ends; calling the result undoes that."""
         ...
 
 
