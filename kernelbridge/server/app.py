@@ -21,7 +21,7 @@ from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
 from kernelbridge.runtimes.contract import Limits, Runtime
 from kernelbridge.server import listening, principal
-from kernelbridge.server.access import handshake_problem, malformed, refusal
+from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
@@ -224,12 +224,9 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        status, error, reason = 400, "bad_request", malformed(request.method, request.raw_path, request.version, hosts)
-        if reason is None:
-            status, error, reason = 403, "forbidden", refusal(hosts, origins, self.settings.allow_origin)
-        if reason is not None:
+        if (reason := refusal(hosts, origins, self.settings.allow_origin)) is not None:
             log.warning("request_refused", reason=reason, path=request.path)
-            return web.json_response({"error": error, "reason": reason}, status=status)
+            return web.json_response({"error": "forbidden", "reason": reason}, status=403)
         with TcpConnection.of(request).handling(request):
             return await handler(request)
 
