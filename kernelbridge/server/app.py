@@ -169,13 +169,11 @@ class Server:
         """`GET /api/schema`: send the JSON Schema of all messages."""
         return web.json_response(json_schema())
 
-    async def finish(self, runner: web.AppRunner) -> None:
-        """Accept no new connections and no new work, and wait for what runs. Clients can still interrupt it.
+    async def finish(self) -> None:
+        """Accept no new work, and wait for what runs. Clients can still interrupt it.
 
         Call it before the runner's own clean-up, after which nothing is read any more.
         """
-        for site in list(runner.sites):
-            await site.stop()
         waits = [
             asyncio.ensure_future(self.registry.finish(self.settings.stop_timeout, keep=self.ending.keep)),
             asyncio.ensure_future(self.ending.end_now.wait()),
@@ -305,12 +303,13 @@ async def running(
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
         await registry.adopt(PreviousClients(registry))
-        port = await listening.accept(runner, sockets, Buffers(settings.max_buffered))
+        stack.push_async_callback(server.finish)
+        accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered))
+        await stack.enter_async_context(accepting)
         if retention is not None:
             retention.start(registry)
-        stack.push_async_callback(server.finish, runner)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, port, keeps=ending.keep)
+        yield _report(settings, runtime, sockets[0].getsockname()[1], keeps=ending.keep)
 
 
 async def serve(
