@@ -378,10 +378,6 @@ class Registry:
         """Start the linger of a session that was kept until now because something ran."""
         waits = not entry.connections and entry.linger is None and not self._stopping
         if waits and self._entries.get(key) is entry:
-            asyncio.get_running_loop().call_soon(self._count_down_again, key, entry)
-
-    def _count_down_again(self, key: SessionKey, entry: _Entry) -> None:
-        if not entry.connections and entry.linger is None and self._entries.get(key) is entry:
             self._count_down(key, entry)
 
     async def finish(self, seconds: float, *, keep: bool) -> None:
