@@ -71,8 +71,6 @@ class Inbox:
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0
         """Number of the message that the timer is for."""
-        self._time_left: float | None = None
-        """Seconds that this message had left when the timer was started or stopped last."""
         self._paused = False
         """Whether aiohttp has paused the connection."""
 
@@ -178,23 +176,20 @@ class Inbox:
     def _watch(self) -> None:
         """Start or stop the timer of the unfinished message: a client cannot finish a message that is not read.
 
-        Only messages that wait to be handled stop the timer: they came before the unfinished one. Control frames may
-        come after its beginning, so a client that keeps sending them would have unlimited time.
+        Only messages that wait to be handled stop the timer, which starts anew after them: they came before the
+        unfinished one. Control frames may come after its beginning, so a client that keeps sending them would have
+        unlimited time.
         """
         unfinished = self._frames.unfinished or bool(self._rest)
         if not unfinished or self.dropping or self.ended.is_set():
             self._cancel_timer()
-            self._time_left = None
             return
-        if self._time_left is None or self._timed != self._frames.started:
-            self._cancel_timer()
-            self._timed, self._time_left = self._frames.started, self._timeout
         stopped = self._messages > 0 and (self._held_back or self._paused)
-        if stopped and self._timer is not None:
-            self._time_left = self._timer.when() - self._loop.time()
+        if stopped or self._timed != self._frames.started:
             self._cancel_timer()
-        elif not stopped and self._timer is None:
-            self._timer = self._loop.call_later(self._time_left, self._overdue)
+        self._timed = self._frames.started
+        if not stopped and self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._overdue)
 
     def _count(self) -> None:
         self._holding.incoming(self._frames.held + len(self._rest) + self._waiting)
