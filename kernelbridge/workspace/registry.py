@@ -24,7 +24,7 @@ from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
-from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
+from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import SessionOptions, checked
@@ -104,8 +104,6 @@ class Registry:
         self._starts = StartQueue(max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
-        self._successors: Counter[SessionKey] = Counter()
-        """How often sessions of `_closing` have been opened again since their first close began."""
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
         """Sessions of `_closing` that were not open: they have no sandbox."""
@@ -132,7 +130,7 @@ class Registry:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Sessions that are being closed still have their sandboxes.
-            check_successors(self._successors[key])
+            check_reopening(0 if key not in self._closing else self._closing[key].reopened)
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             entry = self._enter(key)
         entry.stay()
@@ -203,8 +201,6 @@ class Registry:
             kept_size=self._settings.max_output,
             tasks=self._tasks,
         )
-        if (predecessor := self._closing.get(key)) is not None:
-            self._successors[key] += 1
         return Workspace(
             key,
             runtime=self._runtime,
@@ -215,7 +211,7 @@ class Registry:
             starts=self._starts,
             notes=self._notes,
             # A session that is being closed is closed completely first; the new one waits for that.
-            predecessor=predecessor,
+            predecessor=self._closing.get(key),
             closed=closed,
         )
 
@@ -424,5 +420,4 @@ class Registry:
         finally:
             if self._closing.get(key) is workspace:
                 del self._closing[key]
-                self._successors.pop(key, None)
                 self._only_files.discard(key)

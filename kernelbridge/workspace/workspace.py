@@ -77,6 +77,8 @@ class Workspace:
         self._executor = executor
         self._notes = notes
         self._predecessor = predecessor
+        self.reopened = 0 if predecessor is None else predecessor.reopened + 1
+        """How often the session has been opened again since the first of the closes that are under way."""
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusReporter(feed.status)
         self._deleting = False

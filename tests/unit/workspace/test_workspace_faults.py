@@ -32,7 +32,7 @@ from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
-from kernelbridge.workspace.lifecycle.admission import SUCCESSORS, SessionLimits
+from kernelbridge.workspace.lifecycle.admission import REOPENED, SessionLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.unpaused import Unpaused
@@ -391,7 +391,7 @@ async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_
     runtime.gate.clear()
     cells: Answers = Answers()
     closed: asyncio.Queue[object] = asyncio.Queue()
-    turns = SUCCESSORS + 1
+    turns = REOPENED + 1
     for turn in range(turns):
         registry.attach(KEY, "c").executions.submit(Job(Cell(code="1"), cells))
         registry.close(KEY, PreviousClient(None, registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
