@@ -20,12 +20,11 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
-from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import SessionOptions, checked
 from kernelbridge.workspace.session_key import SessionKey

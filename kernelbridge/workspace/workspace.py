@@ -20,14 +20,13 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, ran
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import Spills
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
-from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes, ran
 from kernelbridge.workspace.lifecycle.launcher import Launcher
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
@@ -77,7 +76,7 @@ class Workspace:
         self._executor = executor
         self._notes = notes
         self._predecessor = predecessor
-        self.reopened = 0 if predecessor is None else predecessor.reopened + 1
+        self.reopened: int = 0 if predecessor is None else predecessor.reopened + 1
         """How often the session has been opened again since the first of the closes that are under way."""
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusReporter(feed.status)
@@ -150,7 +149,7 @@ class Workspace:
         self.commands.on_loss_reported = functools.partial(self._loss_reported, "shell")
         self._closed = closed
         if closed is not None:
-            feed.set_notice(closed)
+            feed.set_notice(closed.status(key.session_id, feed.next_seq()))
             if closed.interpreter:
                 self.executions.was_lost(closed.how())
             if closed.shell:

@@ -32,8 +32,7 @@ from kernelbridge.workspace.cells.queue import (
 )
 from kernelbridge.workspace.cells.run import Run, RunServices
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
-from kernelbridge.workspace.job_queue import JobQueue
-from kernelbridge.workspace.queue_limits import run_timeout
+from kernelbridge.workspace.job_queue import JobQueue, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.states import KernelEvent, KernelState
 

@@ -11,7 +11,7 @@ from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.help import Help
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.queue import CHARACTERS
-from kernelbridge.workspace.queue_limits import WaitingBudget
+from kernelbridge.workspace.job_queue import WaitingBudget
 
 T = TypeVar("T")
 MOST = 64

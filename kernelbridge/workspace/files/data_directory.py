@@ -5,7 +5,7 @@
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
     <data>/workspaces/<id>/passwd, group  the user database of its sandbox
     <data>/workspaces/<id>/session.json   which session it is: its principal and sessionId
-    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_note.py`)
+    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_notes.py`)
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)

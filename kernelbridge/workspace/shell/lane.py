@@ -16,8 +16,7 @@ from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.session_state import RunningCommand
 from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause, lost_command
 from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
-from kernelbridge.workspace.job_queue import JobQueue, answer
-from kernelbridge.workspace.queue_limits import run_timeout
+from kernelbridge.workspace.job_queue import JobQueue, answer, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.shell.exchange import Exchange, Listen
 from kernelbridge.workspace.shell.shell import Shell
