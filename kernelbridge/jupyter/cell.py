@@ -20,8 +20,6 @@ class Cell:
     allow_stdin: bool = False
     stream: bool = False
     """Whether a client watches the output. Then the kernel sends it at once instead of collecting it for 0.2 s."""
-    user: str = ""
-    """The user name in the headers of its messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -222,7 +222,7 @@ class Kernel:
         """
         channels = self._alive()
         content, metadata = request_content(cell), request_metadata(cell)
-        msg_id, frames = self._codec.request("execute_request", content, username=cell.user, metadata=metadata)
+        msg_id, frames = self._codec.request("execute_request", content, metadata=metadata)
         execution = self._table.add(msg_id, done, listener, allow_stdin=cell.allow_stdin)
         if note is not None:
             note(msg_id)
