@@ -38,7 +38,7 @@ _RESERVED = frozenset(
         *("IPYTHONDIR", "PIP_BREAK_SYSTEM_PACKAGES", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_INPUT", "PIP_RETRIES"),
     }
 )
-"""Variables that the bridge sets itself, or that change how the shell and the interpreter start."""
+"""Variables that the server sets itself, or that change how the shell and the interpreter start."""
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
 
 

@@ -99,7 +99,7 @@ class WorkspaceFiles:
                     return new.commit(condition)
 
     def write_private(self, path: str, data: bytes, mode: int) -> None:
-        """Write a file of the bridge's own, with these permission bits and of any size."""
+        """Write a file of the server's own, with these permission bits and of any size."""
         *parents, name = relative_parts(path)
         message = f"The file {path!r} was not written"
         with explained(message), self._directory(parents) as fd, self.new_version(fd, name) as new:
