@@ -2,7 +2,7 @@
 
     kernel = AdoptedKernel.adopt(process, identity, …)
     await kernel.settle(timeout)                  # if no cell runs: afterwards it is a kernel like any other
-    kernel.take_over(msg_id, done, listener, …)   # if a cell runs, or has ended meanwhile
+    kernel.adopt_cell(msg_id, done, listener, …)   # if a cell runs, or has ended meanwhile
 
 A reply that the kernel sends from now on arrives here. With our hooks, the kernel repeats what it sent while no server
 was connected (`recall.py`). Without them that is lost, and the loss is reported.
@@ -130,7 +130,7 @@ class AdoptedKernel(Kernel):
         if recalled.runs:  # its client has an answer: the cell was being ended when the earlier server ended
             await wait_heard(self._requests, self._iopub_seen)
 
-    def take_over(
+    def adopt_cell(
         self,
         msg_id: str,
         done: Callable[[Outcome], None],
@@ -222,7 +222,7 @@ class AdoptedKernel(Kernel):
             self._table.on_iopub(idle)
 
     def with_losses(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of a cell that was taken over, with a report of the output that is lost."""
+        """Return the outcome of an adopted cell, with a report of the output that is lost."""
         missing = self._replay.left_out
         if missing == 0:
             return outcome

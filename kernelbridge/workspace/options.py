@@ -242,7 +242,7 @@ class Opening:
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
-        """Take over an earlier server's choice, and the facts of its sandbox if that still runs.
+        """Adopt an earlier server's choice, and the facts of its sandbox if that still runs.
 
         What clients cannot choose is as on this server, whose runtime may be another one, with images or without.
         """

@@ -35,7 +35,7 @@ from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell.lane import PreviousCommand, TerminalLane
+from kernelbridge.workspace.shell.lane import CommandLane, PreviousCommand
 from kernelbridge.workspace.states import (
     KernelEvent,
     KernelState,
@@ -136,7 +136,7 @@ class Workspace:
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
-        self.commands = TerminalLane(
+        self.commands = CommandLane(
             self._launcher.shell,
             destroy_sandbox=self.sandbox.give_up,
             queue_limit=settings.queue_limit,
@@ -201,28 +201,28 @@ class Workspace:
 
     def adopt(
         self,
-        left: PreviousSession,
+        previous: PreviousSession,
         sandbox: Sandbox | None,
         job: Job | None,
         command: PreviousCommand | None,
         report_loss: ReportLoss,
     ) -> Wait:
-        """Take over a session of an earlier server, before any client uses it; return what waits for its kernel.
+        """Adopt a session of an earlier server, before any client uses it; return what waits for its kernel.
 
-        `sandbox` is None if it has ended. `job` replaces the running cell of `left`, `command` the running command if
-        its shell continues, and `report_loss` reports the end of shells and terminals.
+        `sandbox` is None if it has ended. `job` replaces the running cell of `previous`, `command` the running command
+        if its shell continues, and `report_loss` reports the end of shells and terminals.
         """
-        state = left.state
+        state = previous.state
         self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice, None if sandbox is None else sandbox.facts)
-        self._record.adopt(state, left.cell)
+        self._record.adopt(state, previous.cell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         else:
             self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.adopt_kernel, kernel, runs=runs)
-        reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
+        reached = self.executions.adopt(start, state.incarnation, state.lost, job, previous.cell)
         shell = None if state.shell is None else functools.partial(self._launcher.adopt_shell, state.shell)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
@@ -291,7 +291,7 @@ class Workspace:
         self.commands.end()
         self.terminals.end()
         self.executions.end()
-        # If the server crashes before both are done, the next one finds the note of the end or a session to take over.
+        # If the server crashes before both are done, the next one finds the note of the end or a session to adopt.
         await self._notes.saved(self.key)
         self._record.remove()
         await self._record.written()

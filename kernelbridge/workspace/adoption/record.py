@@ -297,7 +297,7 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
                 f"{exc.strerror}; fix that, or remove the file (the session then loses its variables, not its files)",
             ) from exc
         except ValueError as exc:
-            log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))
+            log.warning("session_not_adopted", workspace=path.stem, error=str(exc))
             path.unlink(missing_ok=True)
             continue
         yield session

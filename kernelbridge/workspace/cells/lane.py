@@ -160,7 +160,7 @@ class ExecutionLane:
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt the running cell; `report` is called with each step. With `queued`, waiting cells are ended too.
 
-        While the interpreter starts, the first waiting cell counts as running; while an interpreter is taken over, the
+        While the interpreter starts, the first waiting cell counts as running; while an interpreter is adopted, the
         cell in it, which is interrupted as soon as it is reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
@@ -211,7 +211,7 @@ class ExecutionLane:
     ) -> Wait:
         """Continue with the interpreter of an earlier server, number `incarnation`, and with the cell in it.
 
-        `start` takes it over, and the result waits for that; without `start` it is gone, and `lost` says how it ended.
+        `start` adopts it, and the result waits for that; without `start` it is gone, and `lost` says how it ended.
         """
         self._late.lost = lost or self._late.lost
         if job is not None and cell is not None:
@@ -284,7 +284,7 @@ class ExecutionLane:
     def _reach(self) -> None:
         kernel = self._supervisor.adopted
         if self._run is not None and self._run.unreached and kernel is not None:
-            self._run.take_over(kernel)
+            self._run.adopt(kernel)
 
     def _lose_unreached(self) -> None:
         self._fail_unreached(Outcome.ended("sandbox_lost", SANDBOX_LOST_MEANWHILE.error))

@@ -99,12 +99,12 @@ class Run:
 
         self._follow(functools.partial(kernel.submit, cell, note=note), timeout)
 
-    def take_over(self, kernel: AdoptedKernel) -> None:
+    def adopt(self, kernel: AdoptedKernel) -> None:
         """Continue with a cell that an earlier server has submitted to this kernel."""
         previous, self._previous = self._previous, None
         if previous is None:
             raise AssertionError("it is reached")
-        begin = functools.partial(kernel.take_over, previous.msg_id, asks=previous.asks, began=previous.began)
+        begin = functools.partial(kernel.adopt_cell, previous.msg_id, asks=previous.asks, began=previous.began)
         self._follow(begin, previous.time_left(time.monotonic()), kernel.with_losses)
         if self._deadline is not None:
             self._deadline.restart()  # a question is asked again, which stops it

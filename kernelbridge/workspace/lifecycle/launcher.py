@@ -20,7 +20,7 @@ from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
 from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
-from kernelbridge.workspace.shell.start import start_shell, take_shell
+from kernelbridge.workspace.shell.start import adopt_shell, start_shell
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class Launcher:
         """
         sandbox = await self._owner.get()
         try:
-            shell = await take_shell(sandbox, self._shell_settings, state)
+            shell = await adopt_shell(sandbox, self._shell_settings, state)
         except SandboxError as exc:
             raise TerminalError("The shell of the earlier server cannot be used", exc.reason) from exc
         shell.on_change(self._record.set_shell)

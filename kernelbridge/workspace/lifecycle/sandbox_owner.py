@@ -111,9 +111,9 @@ class SandboxOwner:
         return await asyncio.shield(self._starting)
 
     def adopt(self, sandbox: Sandbox, state: SessionState) -> None:
-        """Start to take over the sandbox of an earlier server; the programs that `state` names continue in it."""
-        if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
-            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
+        """Start to adopt the sandbox of an earlier server; the programs that `state` names continue in it."""
+        if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.ADOPT:
+            self._starting = asyncio.get_running_loop().create_task(self._adopt(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def outlive(self) -> None:
@@ -250,7 +250,7 @@ class SandboxOwner:
             raise
         return sandbox
 
-    async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
+    async def _adopt(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
         programs = (state.kernel, state.shell, *state.terminals)
         spared = {program.process for program in programs if program is not None}
         try:
@@ -268,7 +268,7 @@ class SandboxOwner:
                 self._clear(sandbox)
             raise
         self._began(sandbox)
-        self._log.info("sandbox_taken_over", sandbox=sandbox.id)
+        self._log.info("sandbox_adopted", sandbox=sandbox.id)
         return sandbox
 
     async def _end_others(self, sandbox: Sandbox, spared: Collection[str]) -> None:

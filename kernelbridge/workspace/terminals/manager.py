@@ -31,8 +31,8 @@ _Previous = tuple[TerminalState, Callable[[str, LossCause], None]]
 
 InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]], Awaitable[Started]]
 """Start something in the workspace's sandbox, which is started before if necessary; see `Launcher`."""
-Rejoin = Callable[[str], Awaitable[Started]]
-"""Find the process of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
+AdoptProgram = Callable[[str], Awaitable[Started]]
+"""Adopt a program of an earlier server. Raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
 async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
@@ -60,9 +60,9 @@ async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, record: Record) -> None:
+    def __init__(self, in_sandbox: InSandbox, adopt_program: AdoptProgram, record: Record) -> None:
         self._in_sandbox = in_sandbox
-        self._rejoin = rejoin
+        self._adopt_program = adopt_program
         self._open: dict[str, Terminal] = {}
         self._lives: dict[Terminal, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
@@ -135,7 +135,7 @@ class Terminals:
             file.close()
 
     def adopt(self, states: Iterable[TerminalState], lost: Callable[[str, LossCause], None]) -> None:
-        """Take over terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
+        """Adopt terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
         for state in states:
             self._begin(state.id, Size(state.rows, state.cols), (state, lost))
 
@@ -160,7 +160,7 @@ class Terminals:
 
     async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
         async def start(size: Size) -> Started:
-            sandbox, process = await (self._start(size) if previous is None else self._take_over(previous))
+            sandbox, process = await (self._start(size) if previous is None else self._adopt(previous))
             file = self._scrollbacks[terminal] = self._record.scrollback(process.id)
             file.open()
             if previous is None:
@@ -181,10 +181,10 @@ class Terminals:
 
         return await self._in_sandbox(start)
 
-    async def _take_over(self, previous: _Previous) -> Started:
+    async def _adopt(self, previous: _Previous) -> Started:
         state, lost = previous
         try:
-            return await self._rejoin(state.process)
+            return await self._adopt_program(state.process)
         except KernelBridgeError as exc:
             if self._leaving:
                 raise asyncio.CancelledError from exc  # no `terminal_closed`: the next server shows it again

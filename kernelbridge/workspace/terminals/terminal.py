@@ -92,7 +92,7 @@ class Size:
 
 
 StartShell = Callable[[Size], Awaitable[tuple[Sandbox, Process]]]
-"""Start an interactive shell of this size, or take over the one of an earlier server."""
+"""Start an interactive shell of this size, or adopt the one of an earlier server."""
 
 
 class Terminal:
