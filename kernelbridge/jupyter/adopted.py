@@ -25,7 +25,7 @@ from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
+from kernelbridge.jupyter.intake import NO_SPILLS, Spills
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import wait_heard
 from kernelbridge.runtimes.contract import Process
@@ -58,7 +58,7 @@ class AdoptedKernel(Kernel):
         on_late_output: Callable[[str], None],
         max_output: int,
         max_message: int = MAX_MESSAGE,
-        overflows: Overflows = NO_OVERFLOWS,
+        spills: Spills = NO_SPILLS,
     ) -> Self:
         """Connect to the kernel; for the arguments see `Kernel.start`. Raises `KernelError` if its sockets are gone.
 
@@ -74,7 +74,7 @@ class AdoptedKernel(Kernel):
                 max_output=max_output,
                 max_message=max_message,
                 late=on_late_output,
-                overflows=overflows,
+                spills=spills,
                 answers_interrupts=identity.answers_interrupts,
             )
         except BaseException:

@@ -23,7 +23,7 @@ from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
-from kernelbridge.workspace.files.spill import Spills
+from kernelbridge.workspace.files.spill import SpillFiles
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes, ran
@@ -83,7 +83,7 @@ class Workspace:
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
-        self._spills = Spills(self._files.made, executor, self._tasks, limit=settings.max_spill)
+        self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
             paths.files,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.protocol import texts
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.adoption.session_state import RunningCommand, ShellState
@@ -64,7 +64,7 @@ class ShellSettings:
     """Bytes of each command's output that are kept."""
     grace: float = 2.0
     """Seconds that a command has to end after SIGINT, and again after its processes were killed."""
-    overflow: Callable[[], Overflow | None] | None = None
+    spill: Callable[[], Spill | None] | None = None
     """Returns what keeps the whole output of one command when it is longer than that."""
 
 
@@ -226,7 +226,7 @@ class Shell:
 
     def _new_exchange(self, listen: Listen | None, nonce: str = "") -> Exchange:
         settings = self._settings
-        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen, nonce=nonce)
+        exchange = Exchange(bounded_output(settings.max_output, settings.spill), listen, nonce=nonce)
         exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
         exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
         return exchange
