@@ -76,7 +76,7 @@ PURE = (
     "workspace/session_key.py",
     "workspace/adoption/session_state.py",
     "workspace/settings.py",
-    "workspace/shell/hints.py",
+    "workspace/shell/screen_watch.py",
     "workspace/shell/marks.py",
     "workspace/shell/script.py",
     "workspace/states.py",

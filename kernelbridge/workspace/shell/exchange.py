@@ -14,8 +14,8 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.jupyter.bounded import BoundedText, Spill
 from kernelbridge.runtimes.contract import Moment
 from kernelbridge.terminal_text import TerminalDecoder, drawn
-from kernelbridge.workspace.shell.hints import ScreenWatch
 from kernelbridge.workspace.shell.marks import CommandMarks, MarkState
+from kernelbridge.workspace.shell.screen_watch import ScreenWatch
 
 _EXIT = "exit\n"
 """The last line that bash itself writes when it ends."""

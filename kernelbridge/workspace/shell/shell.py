@@ -17,11 +17,11 @@ from kernelbridge.protocol import texts
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.adoption.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.hints import command_hint
 from kernelbridge.workspace.interrupt_progress import Step
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, draw, within
-from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
 from kernelbridge.workspace.shell.ptys import OpenTerminals, ShellTerminals
 
@@ -325,7 +325,7 @@ class Shell:
             cause=cause,
             oom_kills=await self._oom_kills(exchange) if cause is None else 0,
             state_preserved=exchange.complete,
-            hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
+            hint=command_hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
             late_output=late,
             json=await turns().run(texts.written({"output": output})),
         )
