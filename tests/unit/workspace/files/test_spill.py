@@ -14,8 +14,9 @@ import pytest
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.workspace.files import spill as spill_module
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, SpillFile, SpillFiles
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files
 
 LIMIT = 1 << 20
 
@@ -65,8 +66,8 @@ def executor() -> Iterator[Executor]:
         yield threads
 
 
-def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
+def files(root: Path) -> Files:
+    return Files(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def spills(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFiles:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import LimitExceeded
 from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.user_ids import Uids
 from kernelbridge.workspace.session_key import SessionKey
+from tests.unit.workspace.files.at_once import finish
 
 FIRST, LAST = 2_000_000, 2_000_099
 AS_ROOT = os.geteuid() == 0
