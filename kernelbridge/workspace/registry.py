@@ -214,21 +214,15 @@ class Registry:
             closed=closed,
         )
 
-    def open(
-        self,
-        key: SessionKey,
-        connection_id: str,
-        options: SessionOptions,
-        done: Callable[[KernelBridgeError | None], None],
-    ) -> tuple[Workspace, bool]:
-        """Open a session with `options`, and attach the connection; return it, and whether its interpreter must start.
+    def open(self, key: SessionKey, connection_id: str, options: SessionOptions) -> Workspace:
+        """Open a session with `options`, and attach the connection; return it.
 
-        `done` is called once, with None when the interpreter is ready, or with the error. Raises `BadRequest`,
-        `SessionConflict` or `LimitExceeded`.
+        Raises `BadRequest`, `SessionConflict` or `LimitExceeded`.
         """
         options = checked(options, self._settings.bounds)
         workspace = self.attach(key, connection_id)
-        return workspace, workspace.open(options, done)
+        workspace.open(options)
+        return workspace
 
     def find(self, key: SessionKey) -> Workspace | None:
         """Return the workspace of an open session, or None; opens none."""

@@ -13,7 +13,6 @@ from msgspec import structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread, in_turns
-from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
@@ -38,7 +37,6 @@ from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.lane import CommandLane, PreviousCommand
 from kernelbridge.workspace.states import (
     KernelEvent,
-    KernelState,
     WorkspaceEvent,
     WorkspaceState,
 )
@@ -173,18 +171,12 @@ class Workspace:
         """Whether the files of this life of the session, or of one before, are being deleted."""
         return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
 
-    def open(self, options: SessionOptions, done: Callable[[KernelBridgeError | None], None]) -> bool:
-        """Start the sandbox and the interpreter with checked options; return whether the interpreter was not ready.
-
-        `done` is called once, with None when the interpreter is ready, or with the error. Raises `SessionConflict`.
-        """
+    def open(self, options: SessionOptions) -> None:
+        """Apply checked options, before the interpreter is started with them. Raises `SessionConflict`."""
         if self.opening.apply(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
-        fresh = self.executions.state is not KernelState.READY
-        self.executions.warm(done)
-        return fresh
 
     def begin_close(self, *, delete_files: bool = False, why: str | None = None) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
