@@ -67,12 +67,12 @@ def _announcements(
         logger.info(
             "started",
             url=report.url,
-            runtime=report.runtime,
-            detail=report.detail,
-            isolation=report.isolation,
+            runtime=report.runtime.name,
+            detail=report.runtime.detail,
+            isolation=report.runtime.isolation,
             image=report.image,
             data_dir=str(report.data_dir),
-            warning=report.warning,
+            warning=report.runtime.warning,
         )
 
     return (

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.contract import Limits, Runtime
+from kernelbridge.runtimes.contract import Limits, Runtime, RuntimeInfo
 from kernelbridge.server import listening, principal
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.files_api import Transfers
@@ -69,19 +69,12 @@ class StartReport:
 
     url: str
     """Where clients connect, with the actual port: `ws://127.0.0.1:8001/ws`."""
-    runtime: str
-    """`docker` or `local`."""
-    detail: str
-    """Engine or program, with its version."""
-    isolation: str
-    """What separates a workspace from the host and from other workspaces."""
+    runtime: RuntimeInfo
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None if the runtime has none."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
-    warning: str | None = None
-    """What a user must know before trusting it."""
 
 
 @dataclass(eq=False)
@@ -404,11 +397,8 @@ def _report(settings: Settings, runtime: Runtime, port: int, *, keeps: bool) -> 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return StartReport(
         url=f"ws://{host}:{port}/ws",
-        runtime=runtime.info.name,
-        detail=runtime.info.detail,
-        isolation=runtime.info.isolation,
-        warning=runtime.info.warning,
+        runtime=runtime.info,
+        data_dir=settings.data_dir,
         image=settings.image if runtime.info.images else None,
         keeps=keeps,
-        data_dir=settings.data_dir,
     )
