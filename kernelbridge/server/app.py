@@ -21,7 +21,7 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.contract import Limits, Runtime, RuntimeInfo
+from kernelbridge.runtimes.contract import Runtime, RuntimeInfo
 from kernelbridge.server import listening, principal
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.files_api import Transfers
@@ -39,11 +39,8 @@ from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
-from kernelbridge.workspace.lifecycle.admission import SessionLimits
-from kernelbridge.workspace.options import Bounds
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
-from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -274,10 +271,8 @@ async def running(
         registry = Registry(
             runtime=runtime,
             data=data,
-            settings=_workspace_settings(settings, runtime),
+            settings=settings,
             executor=executor,
-            limits=SessionLimits(settings.max_sessions_per_user, settings.max_sessions),
-            max_starts=settings.max_starts,
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
@@ -343,36 +338,6 @@ def _stopping(settings: Settings, *, keeps: bool) -> str:
     return (
         f"Stopping: {what} has {format_duration(settings.stop_timeout)} to end (--stop-timeout);"
         " a second Ctrl-C or SIGTERM ends it at once."
-    )
-
-
-def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettings:
-    images = runtime.info.images
-    return WorkspaceSettings(
-        bounds=Bounds(
-            limits=Limits(
-                memory=settings.memory,
-                # A machine cannot grant more processors than it has.
-                cpus=min(settings.cpus, runtime.info.cpus or settings.cpus),
-                pids=settings.pids,
-                ptys=settings.ptys,
-            ),
-            image=settings.image if images else None,
-            images=frozenset(settings.allow_image) if images else frozenset(),
-            linger=settings.linger,
-            max_linger=settings.max_linger,
-            image_setting=settings.image,
-        ),
-        queue_limit=settings.queue_limit,
-        execution_timeout=settings.execution_timeout,
-        idle_timeout=settings.idle_timeout,
-        input_timeout=settings.input_timeout,
-        start_timeout=settings.start_timeout,
-        max_output=settings.max_output,
-        max_file=settings.max_message,
-        max_upload=settings.max_upload,
-        journal_size=settings.journal_size,
-        max_spill=settings.max_spill,
     )
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kernelbridge.errors import BadRequest, SessionConflict
-from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.contract import Limits, RuntimeInfo
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.settings.quantities import format_size
+from kernelbridge.settings.settings import Settings
 
 DEFAULT_KERNEL = "python3"
 
@@ -61,6 +62,24 @@ class Bounds:
     """Seconds that a session stays open after its last connection, unless a client chooses another value."""
     max_linger: float = 3600.0
     """The largest value that clients may choose; at least `linger` is allowed."""
+
+
+def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
+    """Return what the operator of a server with these settings and this runtime allows."""
+    return Bounds(
+        limits=Limits(
+            memory=settings.memory,
+            # A machine cannot grant more processors than it has.
+            cpus=min(settings.cpus, runtime.cpus or settings.cpus),
+            pids=settings.pids,
+            ptys=settings.ptys,
+        ),
+        image=settings.image if runtime.images else None,
+        images=frozenset(settings.allow_image) if runtime.images else frozenset(),
+        linger=settings.linger,
+        max_linger=settings.max_linger,
+        image_setting=settings.image,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

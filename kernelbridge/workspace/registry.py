@@ -17,6 +17,7 @@ from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
 from kernelbridge.workspace.cells.queue import Job
@@ -26,9 +27,8 @@ from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
-from kernelbridge.workspace.options import SessionOptions, checked
+from kernelbridge.workspace.options import SessionOptions, bounds_of, checked
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
@@ -88,10 +88,8 @@ class Registry:
         *,
         runtime: Runtime,
         data: DataDirectory,
-        settings: WorkspaceSettings,
+        settings: Settings,
         executor: Executor,
-        limits: SessionLimits,
-        max_starts: int,
         on_use: Callable[[SessionKey], None] | None = None,
     ) -> None:
         """Open no session yet. `on_use` is called whenever the use of a session starts or ends."""
@@ -99,8 +97,9 @@ class Registry:
         self._data = data
         self._settings = settings
         self._executor = executor
-        self._limits = limits
-        self._starts = StartQueue(max_starts)
+        self._bounds = bounds_of(settings, runtime.info)
+        self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
+        self._starts = StartQueue(settings.max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._held: Counter[SessionKey] = Counter()
@@ -205,6 +204,7 @@ class Registry:
             runtime=self._runtime,
             data=self._data,
             settings=self._settings,
+            bounds=self._bounds,
             executor=self._executor,
             feed=feed,
             starts=self._starts,
@@ -219,7 +219,7 @@ class Registry:
 
         Raises `BadRequest`, `SessionConflict` or `LimitExceeded`.
         """
-        options = checked(options, self._settings.bounds)
+        options = checked(options, self._bounds)
         workspace = self.attach(key, connection_id)
         workspace.open(options)
         return workspace

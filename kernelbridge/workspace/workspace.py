@@ -16,6 +16,7 @@ from kernelbridge.aio.threads import in_thread, in_turns
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.queue import Job
@@ -30,10 +31,9 @@ from kernelbridge.workspace.lifecycle.launcher import Launcher
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.lifecycle.status import StatusReporter
-from kernelbridge.workspace.options import Opening, SessionOptions
+from kernelbridge.workspace.options import Bounds, Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.lane import CommandLane, PreviousCommand
 from kernelbridge.workspace.states import (
     KernelEvent,
@@ -54,7 +54,8 @@ class Workspace:
         *,
         runtime: Runtime,
         data: DataDirectory,
-        settings: WorkspaceSettings,
+        settings: Settings,
+        bounds: Bounds,
         executor: Executor,
         feed: Feed,
         starts: StartQueue,
@@ -65,7 +66,7 @@ class Workspace:
         """Start without a sandbox; `closed` says how the session was closed before, if clients must be told."""
         self.key = key
         self.feed = feed
-        self.opening = Opening(settings.bounds)
+        self.opening = Opening(bounds)
         self.files_deleted = False
         """Whether there were files, and the close has deleted them."""
         self._runtime = runtime
@@ -88,7 +89,7 @@ class Workspace:
             prepared=self._files.get,
             settled=self._wait_for_deletion,
             executor=executor,
-            max_frame=settings.max_file,
+            max_frame=settings.max_message,
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
@@ -381,5 +382,5 @@ class Workspace:
         prepare = self._data.prepare_files
         stored = await in_thread(self._executor, prepare, self.key, facts.uid, facts.gid, own_uid=own_uid)
         await in_turns(self._executor, self._data.change_owner(stored))
-        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
+        limits = FileLimits(self._settings.max_message, self._settings.max_upload)
         return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)

@@ -75,7 +75,6 @@ PURE = (
     "workspace/python_env.py",
     "workspace/session_key.py",
     "workspace/adoption/session_state.py",
-    "workspace/settings.py",
     "workspace/shell/screen_watch.py",
     "workspace/shell/marks.py",
     "workspace/shell/script.py",

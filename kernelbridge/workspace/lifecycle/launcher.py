@@ -13,12 +13,12 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.contract import Process, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.session_state import ShellState
 from kernelbridge.workspace.files.spill import SpillFiles
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import adopt_shell, start_shell
 
@@ -32,7 +32,7 @@ class Launcher:
     """Starts and adopts the programs in the sandbox of one workspace."""
 
     def __init__(
-        self, owner: SandboxOwner, record: Record, sockets: Path, settings: WorkspaceSettings, spills: SpillFiles
+        self, owner: SandboxOwner, record: Record, sockets: Path, settings: Settings, spills: SpillFiles
     ) -> None:
         """`sockets` is the sandbox's socket directory on the host."""
         self._owner = owner

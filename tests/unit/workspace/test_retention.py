@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import LimitExceeded, NoSuchFile
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.workspace.files.data_directory import DataDirectory
-from kernelbridge.workspace.lifecycle.admission import SessionLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
 from kernelbridge.workspace.session_key import SessionKey
@@ -42,10 +42,8 @@ class House:
         self.registry = Registry(
             runtime=FaultyRuntime(),
             data=self.data,
-            settings=SMALL,
+            settings=replace(SMALL, max_sessions_per_user=1, max_sessions=1),
             executor=self.executor,
-            limits=SessionLimits(1, 1),
-            max_starts=1,
             on_use=self.retention.use,
         )
 

@@ -32,7 +32,7 @@ from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
-from kernelbridge.workspace.lifecycle.admission import REOPENED, SessionLimits
+from kernelbridge.workspace.lifecycle.admission import REOPENED
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.unpaused import Unpaused
@@ -152,8 +152,6 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
             data=data,
             settings=SMALL,
             executor=executor,
-            limits=SessionLimits(2, 2),
-            max_starts=1,
         )
         yield made
         await made.aclose()
@@ -350,8 +348,6 @@ async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
         data=registry._data,
         settings=SMALL,
         executor=registry._executor,
-        limits=SessionLimits(2, 2),
-        max_starts=1,
     )
     await following.adopt(PreviousClients(following))
     assert following.find(KEY) is not None
