@@ -12,7 +12,7 @@ from kernelbridge.server.websocket.handlers.commands import CommandEvents, answe
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
 from kernelbridge.workspace.adoption.record import PreviousSession
 from kernelbridge.workspace.adoption.session_state import RunningCell
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import LossCause, ReportLoss, lost_command
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.shell.lane import PreviousCommand

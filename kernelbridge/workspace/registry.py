@@ -20,7 +20,7 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
 from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener

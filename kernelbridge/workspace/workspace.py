@@ -19,7 +19,7 @@ from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles

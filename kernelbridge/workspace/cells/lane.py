@@ -22,15 +22,8 @@ from kernelbridge.workspace.cells.interrupts import Graces, Report
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, StartKernel
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.prompts import Prompt, check_answer
-from kernelbridge.workspace.cells.questions import Questions
-from kernelbridge.workspace.cells.queue import (
-    CHARACTERS,
-    NEVER_CLOSED,
-    NEVER_INTERRUPTED,
-    NEVER_RESTARTED,
-    Job,
-)
-from kernelbridge.workspace.cells.run import Run, RunServices
+from kernelbridge.workspace.cells.questions import CHARACTERS, Questions
+from kernelbridge.workspace.cells.run import Job, Run, RunServices
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.job_queue import JobQueue, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -40,6 +33,15 @@ T = TypeVar("T")
 
 Warmed = Callable[[KernelBridgeError | None], None]
 """Called with None when the interpreter is ready, or with the error that prevents it."""
+
+
+def _never_ran(cause: str, why: str) -> Outcome:
+    return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
+
+
+NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: the waiting cells were cancelled")
+NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
+NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
 
 
 class ExecutionLane:

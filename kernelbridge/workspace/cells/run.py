@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.adopted import AdoptedKernel
-from kernelbridge.jupyter.cell import Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import Execution
 from kernelbridge.jupyter.kernel import Kernel
@@ -26,9 +26,32 @@ from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
-from kernelbridge.workspace.cells.queue import Job
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
+
+ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell, and where its outcome goes."""
+
+    cell: Cell
+    done: ExecutionDone
+    """Called once, with the outcome or the error that kept the cell from running."""
+    listener: Listener | None = None
+    """Called with events while it runs. A cell that may ask for input has one."""
+    timeout: float | None = None
+    """Seconds that it may run, without the time in which it waits for input; None: the session's limit."""
+    report: Report | None = None
+    """Called with each step by which it is ended when its time is over."""
+    request_id: str | None = None
+    """The `requestId`, for a later server, which may have to answer."""
+
+    @property
+    def text(self) -> str:
+        """Its code."""
+        return self.cell.code
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from kernelbridge.runtimes.contract import (
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.previous_clients import PreviousClient, PreviousClients
 from kernelbridge.workspace.adoption.record import Record
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.lifecycle.admission import REOPENED

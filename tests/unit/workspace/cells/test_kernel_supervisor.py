@@ -20,7 +20,7 @@ from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Graces
 from kernelbridge.workspace.cells.lane import ExecutionLane
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
