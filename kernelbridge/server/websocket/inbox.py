@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+
+from aiohttp.http import WebSocketReader
 
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.frames import MESSAGE_TOO_BIG, Frames, Violation
@@ -20,18 +21,6 @@ OVERHEAD = 128
 """Bytes that a message or a control frame costs in addition to its payload."""
 _FORBIDDEN = b"\x83\x80\0\0\0\0"
 """A frame that aiohttp's reader refuses. It queues a violation after the messages that came before it."""
-
-
-class Reader(Protocol):
-    """The part of aiohttp's reader that is used."""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Add bytes of the client."""
-        ...
-
-    def feed_eof(self) -> None:
-        """Mark the end of the bytes."""
-        ...
 
 
 class Inbox:
@@ -56,7 +45,7 @@ class Inbox:
         self._holding = holding
         self._hold_back = hold_back
         self._overdue = overdue
-        self._reader: Reader | None = None
+        self._reader: WebSocketReader | None = None
         self._loop = asyncio.get_running_loop()
         self._rest = b""
         """Bytes that are not cut into messages yet."""
@@ -74,7 +63,7 @@ class Inbox:
         self._paused = False
         """Whether aiohttp has paused the connection."""
 
-    def deliver_to(self, reader: Reader) -> None:
+    def deliver_to(self, reader: WebSocketReader) -> None:
         """Pass messages to `reader` from now on."""
         self._reader = reader
 
