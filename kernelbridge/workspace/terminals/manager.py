@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from posixpath import join
 
 from msgspec import structs
@@ -35,26 +36,27 @@ AdoptProgram = Callable[[str], Awaitable[Started]]
 """Adopt a program of an earlier server. Raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
-async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
+async def _start_shell(sandbox: Sandbox, python: PythonEnvironment, *, size: Size) -> Started:
     """Start an interactive shell that is not a login shell. Raises `SandboxError`.
 
     /etc/profile, which a login shell reads, sets PATH anew on Debian and loses the one that the sandbox gives.
     """
     shell, setup = sandbox.facts.shell, join(sandbox.sockets_path, TERMINAL_SETUP)
     variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell}
-    own = {**sandbox.facts.env, **env}
+    own = {**sandbox.facts.env, **python.env}
     if not any(own.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
         variables["LANG"] = "C.UTF-8"
     if not is_bash(shell):
         variables["ENV"] = setup
-    return await sandbox.exec(
+    process = await sandbox.exec(
         [shell, "--rcfile", setup, "-i"] if is_bash(shell) else [shell, "-i"],
-        env={**env, **variables},
+        env={**python.env, **variables},
         cwd=sandbox.workspace_path,
         tty=True,
         rows=size.rows,
         cols=size.cols,
     )
+    return sandbox, process
 
 
 class Terminals:
@@ -159,27 +161,24 @@ class Terminals:
         return terminal
 
     async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
-        async def start(size: Size) -> Started:
-            sandbox, process = await (self._start(size) if previous is None else self._adopt(previous))
-            file = self._scrollbacks[terminal] = self._record.scrollback(process.id)
-            file.open()
-            if previous is None:
-                file.empty()
-            terminal.replay.keep_in(file)
-            self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
-            self._note()
-            await self._record.written()  # before any connection gets `terminal_opened`
-            return sandbox, process
-
         if earlier:
             await asyncio.wait(earlier)
-        await terminal.run(start)
+        await terminal.run(functools.partial(self._start, terminal, previous))
 
-    async def _start(self, size: Size) -> Started:
-        async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
-            return sandbox, await start_interactive_shell(sandbox, size, env=python.env)
-
-        return await self._in_sandbox(start)
+    async def _start(self, terminal: Terminal, previous: _Previous | None, size: Size) -> Started:
+        if previous is None:
+            sandbox, process = await self._in_sandbox(functools.partial(_start_shell, size=size))
+        else:
+            sandbox, process = await self._adopt(previous)
+        file = self._scrollbacks[terminal] = self._record.scrollback(process.id)
+        file.open()
+        if previous is None:
+            file.empty()
+        terminal.replay.keep_in(file)
+        self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
+        self._note()
+        await self._record.written()  # before any connection gets `terminal_opened`
+        return sandbox, process
 
     async def _adopt(self, previous: _Previous) -> Started:
         state, lost = previous
