@@ -43,13 +43,13 @@ def write_started(console: Console, report: StartReport) -> None:
     console.print(Text(f"kernelbridge {__version__}", style="bold"))
     console.print()
     write_row(console, "Listening", report.url)
-    write_row(console, "Runtime", f"{report.runtime}: {report.detail}")
+    write_row(console, "Runtime", f"{report.runtime.name}: {report.runtime.detail}")
     if report.image is not None:
         write_row(console, "Image", report.image)
-    write_row(console, "Isolation", report.isolation)
+    write_row(console, "Isolation", report.runtime.isolation)
     write_row(console, "Data", str(report.data_dir))
-    if report.warning is not None:
-        write_row(console, "Warning", report.warning, "bold yellow")
+    if report.runtime.warning is not None:
+        write_row(console, "Warning", report.runtime.warning, "bold yellow")
     console.print()
     write_row(console, "Try it", f"npx wscat -c {report.url}")
     write_row(console, "", EXAMPLE)

@@ -29,9 +29,8 @@ def serve(settings: Settings) -> int:
 
     The first message of a session starts its sandbox. With docker, a missing workspace image is built first.
     """
-    from kernelbridge.server import allocator, app  # noqa: PLC0415 - loads the whole server: not for --help
+    from kernelbridge.server import app  # noqa: PLC0415 - loads the whole server: not for --help
 
-    allocator.return_large_blocks()
     log.configure(settings.log_format, settings.log_level)
     on_progress, on_started, on_stopping = _announcements(settings)
     # A SIGTERM during the start ends it in order, as Ctrl-C does; later the server handles both.
@@ -68,12 +67,12 @@ def _announcements(
         logger.info(
             "started",
             url=report.url,
-            runtime=report.runtime,
-            detail=report.detail,
-            isolation=report.isolation,
+            runtime=report.runtime.name,
+            detail=report.runtime.detail,
+            isolation=report.runtime.isolation,
             image=report.image,
             data_dir=str(report.data_dir),
-            warning=report.warning,
+            warning=report.runtime.warning,
         )
 
     return (

@@ -2,7 +2,7 @@
 
     kernel = AdoptedKernel.adopt(process, identity, …)
     await kernel.settle(timeout)                  # if no cell runs: afterwards it is a kernel like any other
-    kernel.take_over(msg_id, done, listener, …)   # if a cell runs, or has ended meanwhile
+    kernel.adopt_cell(msg_id, done, listener, …)   # if a cell runs, or has ended meanwhile
 
 A reply that the kernel sends from now on arrives here. With our hooks, the kernel repeats what it sent while no server
 was connected (`recall.py`). Without them that is lost, and the loss is reported.
@@ -25,7 +25,7 @@ from kernelbridge.jupyter.connection import SocketDirectory
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Overflows
+from kernelbridge.jupyter.intake import NO_SPILLS, Spills
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import wait_heard
 from kernelbridge.runtimes.contract import Process
@@ -58,7 +58,7 @@ class AdoptedKernel(Kernel):
         on_late_output: Callable[[str], None],
         max_output: int,
         max_message: int = MAX_MESSAGE,
-        overflows: Overflows = NO_OVERFLOWS,
+        spills: Spills = NO_SPILLS,
     ) -> Self:
         """Connect to the kernel; for the arguments see `Kernel.start`. Raises `KernelError` if its sockets are gone.
 
@@ -74,7 +74,7 @@ class AdoptedKernel(Kernel):
                 max_output=max_output,
                 max_message=max_message,
                 late=on_late_output,
-                overflows=overflows,
+                spills=spills,
                 answers_interrupts=identity.answers_interrupts,
             )
         except BaseException:
@@ -130,7 +130,7 @@ class AdoptedKernel(Kernel):
         if recalled.runs:  # its client has an answer: the cell was being ended when the earlier server ended
             await wait_heard(self._requests, self._iopub_seen)
 
-    def take_over(
+    def adopt_cell(
         self,
         msg_id: str,
         done: Callable[[Outcome], None],
@@ -222,7 +222,7 @@ class AdoptedKernel(Kernel):
             self._table.on_iopub(idle)
 
     def with_losses(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of a cell that was taken over, with a report of the output that is lost."""
+        """Return the outcome of an adopted cell, with a report of the output that is lost."""
         missing = self._replay.left_out
         if missing == 0:
             return outcome

@@ -60,7 +60,7 @@ class Spilled:
     """Whether the file has the whole text."""
 
 
-class Overflow(Protocol):
+class Spill(Protocol):
     """Stores the whole of a text that is too long to be kept. Its methods never block."""
 
     def begin(self, texts: Sequence[str]) -> None:
@@ -80,16 +80,14 @@ class Overflow(Protocol):
 class BoundedText:
     """Text that is kept whole up to `limit` bytes. Of a longer one `kept` bytes are kept, half of them from each end.
 
-    `overflow` returns what stores the whole of a longer text, or None.
+    `spill` returns what stores the whole of a longer text, or None.
     """
 
-    def __init__(
-        self, limit: int, *, kept: int | None = None, overflow: Callable[[], Overflow | None] | None = None
-    ) -> None:
+    def __init__(self, limit: int, *, kept: int | None = None, spill: Callable[[], Spill | None] | None = None) -> None:
         self._limit = limit
         self._half = max((limit if kept is None else kept) // 2, 1)
-        self._new_overflow = overflow
-        self._overflow: Overflow | None = None
+        self._new_spill = spill
+        self._spill: Spill | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -104,7 +102,7 @@ class BoundedText:
         self._over = False
 
     def copy(self) -> BoundedText:
-        """Return another with the same text, which must not have displays, and without an overflow."""
+        """Return another with the same text, which must not have displays, and without a spill."""
         self._join()
         other = BoundedText(self._limit, kept=2 * self._half)
         other._head, other._head_size = self._head.copy(), self._head_size
@@ -172,8 +170,8 @@ class BoundedText:
     def _push_tail(self, piece: _Piece, length: int) -> None:
         self._tail.append(piece)
         self._tail_size += length
-        if self._over and self._overflow is not None:
-            self._overflow.write(piece if isinstance(piece, str) else piece.text)
+        if self._over and self._spill is not None:
+            self._spill.write(piece if isinstance(piece, str) else piece.text)
         self._trim()
 
     def _trim(self) -> None:
@@ -181,7 +179,7 @@ class BoundedText:
         if not self._over:
             if self._head_size + self._tail_size <= self._limit:
                 return
-            self._spill()
+            self._begin_spill()
         while self._tail_size > self._half:
             piece = self._tail[0]
             if isinstance(piece, str):
@@ -195,14 +193,14 @@ class BoundedText:
             self._tail_size -= length
             self._left_out += length
 
-    def _spill(self) -> None:
-        """Pass the whole text to the overflow, because it is about to be cut."""
+    def _begin_spill(self) -> None:
+        """Pass the whole text to the spill, because it is about to be cut."""
         self._over = True
-        if self._overflow is None and self._new_overflow is not None:
-            self._overflow = self._new_overflow()
-        if self._overflow is not None:
+        if self._spill is None and self._new_spill is not None:
+            self._spill = self._new_spill()
+        if self._spill is not None:
             head = [piece if isinstance(piece, str) else piece.head_text for piece in self._head]
-            self._overflow.begin(head + [piece if isinstance(piece, str) else piece.text for piece in self._tail])
+            self._spill.begin(head + [piece if isinstance(piece, str) else piece.text for piece in self._tail])
 
     def _first_of_tail(self) -> tuple[str, int]:
         """Return the first text of the tail, cut to the limit, and the number of bytes cut."""
@@ -236,14 +234,14 @@ class BoundedText:
         """The number of bytes left out between head and tail."""
         return self._left_out + self._first_of_tail()[1]
 
-    def spilled(self) -> Overflow | None:
+    def spilled(self) -> Spill | None:
         """Return what stores the whole text, if it is too long. Nothing may be added afterwards."""
         self._join()
-        overflow, self._overflow = self._overflow, None
-        if overflow is not None and not self._over:
-            overflow.discard()
+        spill, self._spill = self._spill, None
+        if spill is not None and not self._over:
+            spill.discard()
             return None
-        return overflow
+        return spill
 
     def head_length(self) -> int:
         """Return the number of characters before the place where bytes were left out."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,6 @@ class Cell:
     allow_stdin: bool = False
     stream: bool = False
     """Whether a client watches the output. Then the kernel sends it at once instead of collecting it for 0.2 s."""
-    user: str = ""
-    """The user name in the headers of its messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class Outcome:
     """Text that background threads wrote after the end of their cells."""
     hint: str | None = None
     """What to do instead, if the cell or a program in it failed because of the sandbox."""
-    overflow: Overflow | None = None
+    spill: Spill | None = None
     """Stores the whole `output`, if that is truncated. The receiver of the outcome must finish it."""
     json: Mapping[str, Any] = field(default_factory=dict)
     """Long texts that are encoded as JSON already, by the name of their field here."""

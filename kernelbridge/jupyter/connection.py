@@ -1,10 +1,10 @@
 """The directory of a kernel's sockets, and safe connections to them.
 
 Each incarnation has its own directory `k<n>` in the workspace's socket directory; the name is short because the path of
-a UNIX socket has 107 bytes at most. The directory belongs to the bridge, and the sandbox's user may write in it only
+a UNIX socket has 107 bytes at most. The directory belongs to the server, and the sandbox's user may write in it only
 until the kernel has bound its sockets. Then each socket is opened with `O_PATH | O_NOFOLLOW`, checked, and connected
 through `/proc/self/fd`: whatever the sandbox puts in its place afterwards, ZeroMQ connects to the checked socket. This
-also protects where the sandbox's user is the bridge's own and may write in the directory anyway.
+also protects where the sandbox's user is the server's own and may write in the directory anyway.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SOCKET = "s"
 class SocketDirectory:
     """The directory of one incarnation.
 
-    `host` is the workspace's socket directory, owned by the bridge; `inside` is its path in the sandbox. `key` is that
+    `host` is the workspace's socket directory, owned by the server; `inside` is its path in the sandbox. `key` is that
     of a kernel that an earlier server started.
     """
 
@@ -86,7 +86,7 @@ class SocketDirectory:
         self._write(_FILE, json.dumps(info))
         self._write(_START, start)
         # Writable for everyone, not owned by the sandbox's user, whose uid on the host is unknown with user namespaces.
-        # The directories above are closed, so that only the bridge and the sandbox, which has it mounted, reach it.
+        # The directories above are closed, so that only the server and the sandbox, which has it mounted, reach it.
         os.fchmod(self._fd, _OPEN)
 
     def _write(self, name: str, text: str) -> None:

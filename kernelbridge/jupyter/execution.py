@@ -16,7 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Asked, Listener, Started
@@ -124,7 +124,7 @@ class ExecutionTable:
     """The pending executions of one kernel.
 
     `clock` returns monotonic seconds. `late` is called with the text of output that belongs to none of them. When the
-    output of an execution has more than `max_output` bytes, a quarter of them is kept here, and `overflow` returns what
+    output of an execution has more than `max_output` bytes, a quarter of them is kept here, and `spill` returns what
     stores the whole output.
     """
 
@@ -134,10 +134,10 @@ class ExecutionTable:
         max_output: int,
         clock: Callable[[], float],
         late: Callable[[str], None],
-        overflow: Callable[[], Overflow | None] | None = None,
+        spill: Callable[[], Spill | None] | None = None,
     ) -> None:
         self._max_output = max_output
-        self._overflow = overflow
+        self._spill = spill
         self._clock = clock
         self._late = late
         self._pending: dict[str, Execution] = {}
@@ -164,7 +164,7 @@ class ExecutionTable:
 
         `listener` is called with its events, and then `done` once with its outcome.
         """
-        output = Output(self._max_output, kept=self._max_output // 4, overflow=self._overflow)
+        output = Output(self._max_output, kept=self._max_output // 4, spill=self._spill)
         execution = Execution(msg_id, done, listener, output, self._clock())
         execution.allow_stdin = allow_stdin
         self._pending[msg_id] = execution
@@ -374,7 +374,7 @@ def _outcome(execution: Execution, duration_ms: float, why: Ended | None) -> Out
         exit_code=None if why is None else why.exit_code,
         signal=None if why is None else why.signal,
         state_preserved=done and not _asks_to_exit(reply) if why is None else why.kernel_lives,
-        overflow=rendered.overflow,
+        spill=rendered.spill,
     )
 
 

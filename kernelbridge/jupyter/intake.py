@@ -13,7 +13,7 @@ import structlog
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 
 log = structlog.get_logger(__name__)
 
@@ -27,17 +27,17 @@ what it keeps. A consumer that raises is called no more.
 _IN_THREAD = 1 << 20  # bytes from which a signature takes too long for the event loop
 
 
-class Overflows(Protocol):
+class Spills(Protocol):
     """Stores the output of a kernel's cells that is too large for a message."""
 
-    def new(self) -> Overflow | None:
+    def new(self) -> Spill | None:
         """Return what stores the output of one cell, or None if that is not stored."""
 
     def behind(self) -> asyncio.Future[None] | None:
         """Return None, or a future that is done when it has caught up; until then nothing should be written."""
 
 
-class _NoOverflows:
+class _NoSpills:
     def new(self) -> None:
         return None
 
@@ -45,7 +45,7 @@ class _NoOverflows:
         return None
 
 
-NO_OVERFLOWS: Overflows = _NoOverflows()
+NO_SPILLS: Spills = _NoSpills()
 
 
 class Intake:

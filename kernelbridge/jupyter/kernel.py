@@ -38,7 +38,7 @@ from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Execution, ExecutionTable
 from kernelbridge.jupyter.help import Help
 from kernelbridge.jupyter.identity import KernelIdentity
-from kernelbridge.jupyter.intake import NO_OVERFLOWS, Consumer, Intake, Overflows
+from kernelbridge.jupyter.intake import NO_SPILLS, Consumer, Intake, Spills
 from kernelbridge.jupyter.launch import ENV, command, is_ipykernel, start_source
 from kernelbridge.jupyter.requests import RequestTable
 from kernelbridge.jupyter.startup import (
@@ -82,7 +82,7 @@ class Kernel:
         max_output: int,
         max_message: int,
         late: Callable[[str], None],
-        overflows: Overflows = NO_OVERFLOWS,
+        spills: Spills = NO_SPILLS,
         answers_interrupts: bool = False,
     ) -> None:
         self.spec = spec
@@ -97,9 +97,7 @@ class Kernel:
         self._codec = wire.Codec(directory.key, self._session)
         self._late = late
         self._ready = False
-        self._table = ExecutionTable(
-            max_output=max_output, clock=time.monotonic, late=self._on_late, overflow=overflows.new
-        )
+        self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late, spill=spills.new)
         self._max_message = max_message
         self._intake = Intake(
             self._codec,
@@ -107,7 +105,7 @@ class Kernel:
             handle=self._handle,
             on_fault=self._end_faulty,
             spawn=self._spawn,
-            behind=overflows.behind,
+            behind=spills.behind,
         )
         self._watchdog = CompletionWatchdog(self._table, on_fault=self._end_faulty, unread=lambda: self._intake.unread)
         self._answers_interrupts = answers_interrupts
@@ -152,14 +150,14 @@ class Kernel:
         max_output: int = MAX_OUTPUT,
         max_message: int = MAX_MESSAGE,
         hooks: bool = True,
-        overflows: Overflows = NO_OVERFLOWS,
+        spills: Spills = NO_SPILLS,
     ) -> Self:
         """Start a kernel and return when it answers.
 
         `sockets_host` is the host's path of the sandbox's socket directory. `argv`, which contains `{connection_file}`,
         replaces the command of the kernelspec. `on_late_output` is called with text that background threads write after
         the end of their cell. Times are in seconds, sizes in bytes. Without `hooks` a Python kernel stays as it is.
-        `overflows` makes what stores output beyond `max_output`. Raises `KernelError`, or `SandboxError` when the
+        `spills` makes what stores output beyond `max_output`. Raises `KernelError`, or `SandboxError` when the
         sandbox is gone. If cancelled, the kernel is killed and removed.
         """
         directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
@@ -179,7 +177,7 @@ class Kernel:
             max_output=max_output,
             max_message=max_message,
             late=on_late_output,
-            overflows=overflows,
+            spills=spills,
             answers_interrupts=spec.interrupt_mode == "message" or is_ipykernel(spec, argv),
         )
         try:
@@ -222,7 +220,7 @@ class Kernel:
         """
         channels = self._alive()
         content, metadata = request_content(cell), request_metadata(cell)
-        msg_id, frames = self._codec.request("execute_request", content, username=cell.user, metadata=metadata)
+        msg_id, frames = self._codec.request("execute_request", content, metadata=metadata)
         execution = self._table.add(msg_id, done, listener, allow_stdin=cell.allow_stdin)
         if note is not None:
             note(msg_id)

@@ -2,7 +2,7 @@
 
 `Output` takes the output of one execution in order of arrival. It returns `output` (what a terminal would have shown of
 stdout, stderr and the text of results), the raw `stdout` and `stderr`, and the MIME bundles. Every part is bounded: of
-more, head and tail are kept and the bytes between them counted, and an `Overflow` stores the whole `output`. The work
+more, head and tail are kept and the bytes between them counted, and a `Spill` stores the whole `output`. The work
 is linear in the size of the output, however it is cut into messages; generators that do long work yield often. While
 there is only one stream and `output` is equal to it, both are kept once.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Overflow, size
+from kernelbridge.jupyter.bounded import BoundedText, Bundle, Display, Spill, size
 from kernelbridge.jupyter.events import Cleared, Displayed, Listener, Updated, Wrote
 from kernelbridge.protocol import texts
 from kernelbridge.terminal_text import Screen, has_control, stripped
@@ -45,7 +45,7 @@ class Rendered:
     truncated: dict[str, Any] | None
     """None if nothing is left out, else `{"bytes": left out of `output`, "kept": "head and tail", "at": character of
     `output` where they are missing, "stdout": bytes, "stderr": bytes, "results": bytes}`."""
-    overflow: Overflow | None
+    spill: Spill | None
     """Stores the whole `output`, if that is truncated. The receiver must finish it."""
 
 
@@ -53,14 +53,14 @@ class Output:
     """Collects the output of one execution."""
 
     def __init__(
-        self, max_output: int, *, kept: int | None = None, overflow: Callable[[], Overflow | None] | None = None
+        self, max_output: int, *, kept: int | None = None, spill: Callable[[], Spill | None] | None = None
     ) -> None:
         """Keep at most `max_output` bytes each of `output`, `stdout`, `stderr` and the results.
 
-        Of a longer text `kept` bytes are kept (None: `max_output`). `overflow` returns what stores the whole `output`.
+        Of a longer text `kept` bytes are kept (None: `max_output`). `spill` returns what stores the whole `output`.
         """
         self._limit = max_output
-        self._kept = BoundedText(max_output, kept=kept, overflow=overflow)
+        self._kept = BoundedText(max_output, kept=kept, spill=spill)
         self._screen = Screen(self._kept.append)
         self._only: str | None = ""
         """The only stream so far, empty if there is none; None when stdout and stderr are kept separately."""

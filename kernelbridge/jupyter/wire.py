@@ -267,7 +267,6 @@ class Codec:
         msg_type: str,
         content: Any,
         *,
-        username: str = "",
         metadata: dict[str, Any] | None = None,
         subshell: str | None = None,
     ) -> tuple[str, list[bytes]]:
@@ -282,7 +281,7 @@ class Codec:
                 {
                     "msg_id": msg_id,
                     "session": self._session,
-                    "username": username,
+                    "username": "",
                     "date": datetime.now(UTC).isoformat(),
                     "msg_type": msg_type,
                     "version": PROTOCOL_VERSION,

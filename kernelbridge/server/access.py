@@ -13,13 +13,8 @@ import re
 from collections.abc import Collection, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
-_HOST = re.compile(r"(?P<host>\[[0-9A-Za-z:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(?P<port>[0-9]*))?", re.ASCII)
-"""`uri-host [":" port]` of RFC 9110, with any name."""
-_TARGET = re.compile(r"[\x21\x22\x24-\x7e]+")
-"""The characters of a request target: no blanks, no control characters, no fragment."""
 _KEY_BYTES = 16
 _PORTS = 65536
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)")
@@ -38,33 +33,6 @@ class Headers(Protocol):
     def getall(self, name: str, default: list[str], /) -> list[str]:
         """Return all values of a header."""
         ...
-
-
-def malformed(method: str, target: str, version: tuple[int, int], hosts: Sequence[str]) -> str | None:
-    """Return which rule of RFC 9112 a request's first line or Host breaks, or None. The answer to it is 400."""
-    if version < (1, 0):
-        return "the request line has no version"
-    if len(hosts) != 1:
-        return f"a request has one Host header, and this one has {len(hosts) or 'none'}"
-    if not _is_host(hosts[0]):
-        return f"the Host {hosts[0]!r} is not a host with an optional port"
-    return _wrong_target(method, target, hosts[0])
-
-
-def _wrong_target(method: str, target: str, host: str) -> str | None:
-    if _TARGET.fullmatch(target) is None:
-        return f"the target {target[:200]!r} has characters that are not allowed there"
-    if target.startswith("/") or (method == "OPTIONS" and target == "*"):
-        return None
-    try:
-        parts = urlsplit(target)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not _is_host(parts.netloc):
-        return f"the target {target[:200]!r} is neither a path nor a URL"
-    if parts.netloc.lower() != host.lower():
-        return f"the target names the host {parts.netloc!r}, but the Host header names {host!r}"
-    return None
 
 
 def handshake_problem(method: str, version: tuple[int, int], headers: Headers) -> Problem | None:
@@ -118,13 +86,6 @@ def _is_key(key: str) -> bool:
         return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
     except (binascii.Error, ValueError):
         return False
-
-
-def _is_host(host: str) -> bool:
-    found = _HOST.fullmatch(host)
-    if found is None or not found["host"] or int(found["port"] or 0) >= _PORTS:
-        return False
-    return not found["host"].startswith("[") or _is_ipv6(found["host"])
 
 
 def _is_ipv6(literal: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import functools
 import gc
 import signal
@@ -19,12 +21,12 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.contract import Limits, Runtime
+from kernelbridge.runtimes.contract import Runtime, RuntimeInfo
 from kernelbridge.server import listening, principal
-from kernelbridge.server.absent_clients import Absentees
-from kernelbridge.server.access import handshake_problem, malformed, refusal
+from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
+from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -37,11 +39,8 @@ from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
-from kernelbridge.workspace.lifecycle.admission import SessionLimits
-from kernelbridge.workspace.options import Bounds
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
-from kernelbridge.workspace.settings import WorkspaceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +50,10 @@ FLUSH = 30.0
 """Seconds that a client has to read the rest of what was sent, after its connection was closed."""
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
+
+_M_MMAP_THRESHOLD = -3
+_LARGE = 1 << 20
+"""Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
@@ -63,19 +66,12 @@ class StartReport:
 
     url: str
     """Where clients connect, with the actual port: `ws://127.0.0.1:8001/ws`."""
-    runtime: str
-    """`docker` or `local`."""
-    detail: str
-    """Engine or program, with its version."""
-    isolation: str
-    """What separates a workspace from the host and from other workspaces."""
+    runtime: RuntimeInfo
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None if the runtime has none."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
-    warning: str | None = None
-    """What a user must know before trusting it."""
 
 
 @dataclass(eq=False)
@@ -169,13 +165,11 @@ class Server:
         """`GET /api/schema`: send the JSON Schema of all messages."""
         return web.json_response(json_schema())
 
-    async def finish(self, runner: web.AppRunner) -> None:
-        """Accept no new connections and no new work, and wait for what runs. Clients can still interrupt it.
+    async def finish(self) -> None:
+        """Accept no new work, and wait for what runs. Clients can still interrupt it.
 
         Call it before the runner's own clean-up, after which nothing is read any more.
         """
-        for site in list(runner.sites):
-            await site.stop()
         waits = [
             asyncio.ensure_future(self.registry.finish(self.settings.stop_timeout, keep=self.ending.keep)),
             asyncio.ensure_future(self.ending.end_now.wait()),
@@ -224,12 +218,9 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        status, error, reason = 400, "bad_request", malformed(request.method, request.raw_path, request.version, hosts)
-        if reason is None:
-            status, error, reason = 403, "forbidden", refusal(hosts, origins, self.settings.allow_origin)
-        if reason is not None:
+        if (reason := refusal(hosts, origins, self.settings.allow_origin)) is not None:
             log.warning("request_refused", reason=reason, path=request.path)
-            return web.json_response({"error": error, "reason": reason}, status=status)
+            return web.json_response({"error": "forbidden", "reason": reason}, status=403)
         with TcpConnection.of(request).handling(request):
             return await handler(request)
 
@@ -280,15 +271,13 @@ async def running(
         registry = Registry(
             runtime=runtime,
             data=data,
-            settings=_workspace_settings(settings, runtime),
+            settings=settings,
             executor=executor,
-            limits=SessionLimits(settings.max_sessions_per_user, settings.max_sessions),
-            max_starts=settings.max_starts,
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
-            await asyncio.to_thread(data.assign_uids, *settings.uid_range, registry.with_sandboxes)
+            data.assign_uids(*settings.uid_range, registry.with_sandboxes)
         transfers = Transfers(
             functools.partial(
                 stored_files,
@@ -307,13 +296,14 @@ async def running(
         stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
-        await registry.adopt(Absentees())
-        port = await listening.accept(runner, sockets, Buffers(settings.max_buffered))
+        await registry.adopt(PreviousClients(registry))
+        stack.push_async_callback(server.finish)
+        accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered))
+        await stack.enter_async_context(accepting)
         if retention is not None:
             retention.start(registry)
-        stack.push_async_callback(server.finish, runner)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, port, keeps=ending.keep)
+        yield _report(settings, runtime, sockets[0].getsockname()[1], keeps=ending.keep)
 
 
 async def serve(
@@ -327,6 +317,7 @@ async def serve(
 
     `on_progress` gets lines about the start, and `on_stopping` a line about how the server stops.
     """
+    _return_large_blocks()
     stop, end_now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     async with running(settings, on_progress=on_progress, end_now=end_now) as report:
@@ -350,34 +341,14 @@ def _stopping(settings: Settings, *, keeps: bool) -> str:
     )
 
 
-def _workspace_settings(settings: Settings, runtime: Runtime) -> WorkspaceSettings:
-    images = runtime.info.images
-    return WorkspaceSettings(
-        bounds=Bounds(
-            limits=Limits(
-                memory=settings.memory,
-                # A machine cannot grant more processors than it has.
-                cpus=min(settings.cpus, runtime.info.cpus or settings.cpus),
-                pids=settings.pids,
-                ptys=settings.ptys,
-            ),
-            image=settings.image if images else None,
-            images=frozenset(settings.allow_image) if images else frozenset(),
-            linger=settings.linger,
-            max_linger=settings.max_linger,
-            image_setting=settings.image,
-        ),
-        queue_limit=settings.queue_limit,
-        execution_timeout=settings.execution_timeout,
-        idle_timeout=settings.idle_timeout,
-        input_timeout=settings.input_timeout,
-        start_timeout=settings.start_timeout,
-        max_output=settings.max_output,
-        max_file=settings.max_message,
-        max_upload=settings.max_upload,
-        journal_size=settings.journal_size,
-        max_spill=settings.max_spill,
-    )
+def _return_large_blocks() -> None:
+    """Make glibc return large blocks as soon as they are freed. Does nothing with other C libraries.
+
+    Once it has freed large blocks, it keeps free blocks of up to 32 MiB between others that are in use: the memory for
+    the messages of a few clients would stay with the server for ever.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:
@@ -391,11 +362,8 @@ def _report(settings: Settings, runtime: Runtime, port: int, *, keeps: bool) -> 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return StartReport(
         url=f"ws://{host}:{port}/ws",
-        runtime=runtime.info.name,
-        detail=runtime.info.detail,
-        isolation=runtime.info.isolation,
-        warning=runtime.info.warning,
+        runtime=runtime.info,
+        data_dir=settings.data_dir,
         image=settings.image if runtime.info.images else None,
         keeps=keeps,
-        data_dir=settings.data_dir,
     )

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from types import MappingProxyType
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import ETag, hdrs, web
 
 from kernelbridge.errors import (
     BadRequest,
@@ -32,7 +32,7 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
-from kernelbridge.server import http_conditions, principal
+from kernelbridge.server import principal
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.websocket.tcp import Counted
 from kernelbridge.workspace.files.reading import OpenFile
@@ -52,6 +52,8 @@ _AT_ONCE = 16
 """Transfers that one user may have at a time."""
 _PATH = re.compile(r"/api/sessions/(?P<session>[^/]*)/files/(?P<path>.*)", re.DOTALL)
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ANY = "*"
 _NOTHING = "\0"
 """A version that no file has."""
 
@@ -103,20 +105,20 @@ class Transfers:
             headers = _headers(request, file, path)
             if (settled := _settled(request, file, headers)) is not None:
                 return settled
-            header = request.headers.get(hdrs.RANGE) if _range_holds(request, file) else None
-            span = http_conditions.span(header, file.size)
-            if span is None:
+            asked = _range(request, file)
+            if asked.start is not None and asked.start >= file.size:
                 headers[hdrs.CONTENT_RANGE] = f"bytes */{file.size}"
                 return web.Response(status=416, headers=headers)
+            start, end, _ = asked.indices(file.size)
             status = 200
-            if span.length != file.size:
+            if end - start != file.size:
                 status = 206
-                headers[hdrs.CONTENT_RANGE] = f"bytes {span.start}-{span.start + span.length - 1}/{file.size}"
+                headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{file.size}"
             response = web.StreamResponse(status=status, headers=headers)
-            response.content_length = span.length
+            response.content_length = end - start
             await response.prepare(request)
             if request.method != hdrs.METH_HEAD:
-                await _send(request, response, download, span)
+                await _send(request, response, download, start, end)
             return response
 
     async def put(self, request: web.Request) -> web.StreamResponse:
@@ -192,10 +194,7 @@ class Transfers:
         return handle
 
 
-async def _send(
-    request: web.Request, response: web.StreamResponse, download: Download, span: http_conditions.Span
-) -> None:
-    at, end = span.start, span.start + span.length
+async def _send(request: web.Request, response: web.StreamResponse, download: Download, at: int, end: int) -> None:
     while at < end:
         data = await download.read(at, min(_CHUNK, end - at))
         if not data:
@@ -258,42 +257,46 @@ def _target(request: web.Request) -> tuple[SessionKey, str]:
 
 
 def _condition(request: web.Request) -> Condition:
-    match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
+    match, none_match = request.if_match, request.if_none_match
     if none_match is not None:
-        if match is not None or not http_conditions.tags(none_match, hdrs.IF_NONE_MATCH).any:
+        if match is not None or not _names(none_match, _ANY):
             raise BadRequest(
                 "The header If-None-Match is not supported here", "a PUT accepts If-Match, or If-None-Match: *"
             )
         return Condition(absent=True)
     if match is None:
         return Condition()
-    tags = http_conditions.tags(match, hdrs.IF_MATCH)
+    if _names(match, _ANY):
+        return Condition(versions=frozenset())
     # A weak tag does not identify the exact bytes, so it never matches here.
-    versions = frozenset() if tags.any else (tags.strong - tags.hashes) | {_NOTHING}
-    return Condition(versions=versions, sha256=tags.hashes)
+    strong = frozenset(tag.value for tag in match if not tag.is_weak)
+    hashes = frozenset(filter(_SHA256.fullmatch, strong))
+    return Condition(versions=strong - hashes | {_NOTHING}, sha256=hashes)
 
 
 def _settled(request: web.Request, file: OpenFile, headers: dict[str, str]) -> web.Response | None:
     """Return the answer to a request whose conditions leave nothing to send, or None. Raises `FileConflict`."""
-    match, none_match = (_all(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
-    if match is not None:
-        tags = http_conditions.tags(match, hdrs.IF_MATCH)
-        if not tags.any and file.version not in tags.strong:
-            raise FileConflict("The file is not sent", "it is another version than If-Match names")
-    if none_match is not None:
-        tags = http_conditions.tags(none_match, hdrs.IF_NONE_MATCH)
-        if tags.any or file.version in tags.strong | tags.weak:
-            return web.Response(status=304, headers=headers)
+    match, none_match = request.if_match, request.if_none_match
+    if match is not None and not _names([tag for tag in match if not tag.is_weak], _ANY, file.version):
+        raise FileConflict("The file is not sent", "it is another version than If-Match names")
+    if none_match is not None and _names(none_match, _ANY, file.version):
+        return web.Response(status=304, headers=headers)
     return None
 
 
-def _range_holds(request: web.Request, file: OpenFile) -> bool:
-    return request.headers.get(hdrs.IF_RANGE, f'"{file.version}"') == f'"{file.version}"'
+def _names(tags: Iterable[ETag], *values: str) -> bool:
+    return any(tag.value in values for tag in tags)
 
 
-def _all(request: web.Request, name: str) -> str | None:
-    values = request.headers.getall(name, [])
-    return ", ".join(values) if values else None
+def _range(request: web.Request, file: OpenFile) -> slice:
+    """Return the part that is asked for. Anything but one range of bytes is ignored, as RFC 9110 allows."""
+    whole = slice(None)
+    if request.headers.get(hdrs.IF_RANGE, f'"{file.version}"') != f'"{file.version}"':
+        return whole
+    try:
+        return request.http_range
+    except ValueError:
+        return whole
 
 
 def _headers(request: web.Request, file: OpenFile, path: str) -> dict[str, str]:

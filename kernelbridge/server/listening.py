@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from errno import EADDRNOTAVAIL
 
 from aiohttp import web
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.server.websocket.buffers import Buffers
-from kernelbridge.server.websocket.tcp import Site
+from kernelbridge.server.websocket.tcp import OPTIONS, TcpConnection
+
+_BACKLOG = 128
+"""Connections that wait to be accepted."""
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
@@ -37,15 +40,23 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def accept(runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers) -> int:
-    """Accept connections; returns the port. Raises `ConfigError`."""
-    for sock in sockets:
-        host, port = sock.getsockname()[:2]
-        try:
-            await Site(runner, sock, buffers).start()
-        except OSError as exc:
-            raise _refused(host, port, exc) from exc
-    return int(runner.addresses[0][1])
+@contextlib.asynccontextmanager
+async def accepting(runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers) -> AsyncIterator[None]:
+    """Accept connections on bound sockets while the context is open. Raises `ConfigError`."""
+    manager, loop = runner.server, asyncio.get_running_loop()
+    if manager is None:
+        raise AssertionError("the runner is not set up")
+    with contextlib.ExitStack() as servers:
+        for sock in sockets:
+            try:
+                server = await loop.create_server(
+                    lambda: TcpConnection(manager, buffers, **OPTIONS), sock=sock, backlog=_BACKLOG
+                )
+            except OSError as exc:
+                host, port = sock.getsockname()[:2]
+                raise _refused(host, port, exc) from exc
+            servers.callback(server.close)
+        yield
 
 
 def _bound(

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from kernelbridge.workspace.session_state import RunningCommand
-
 LossCause = Literal["shell_exited", "sandbox_lost", "session_closed"]
 """Why shells ended while no server ran: by themselves, with their sandbox, or with their session."""
 
@@ -56,13 +54,16 @@ class CommandOutcome:
     """Long texts of these fields that are encoded as JSON already, by the name of the field."""
 
 
-def lost_command(command: RunningCommand, cause: LossCause) -> CommandOutcome:
-    """Return the outcome of an earlier server's command that cannot be taken over: how it ended is not known."""
+def lost_command(since: float, cause: LossCause) -> CommandOutcome:
+    """Return the outcome of an earlier server's command that is gone: how it ended is not known.
+
+    `since` is when it began, in seconds since the epoch.
+    """
     return CommandOutcome(
         output="",
         exit_code=None,
         cwd=None,
-        duration_ms=max(0.0, time.time() - command.since) * 1000,
+        duration_ms=max(0.0, time.time() - since) * 1000,
         cause=cause,
         state_preserved=False,
         hint=f"{_HOW_LOST[cause]}; its output is lost, and how far it got is not known: check before you send it again",

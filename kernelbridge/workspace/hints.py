@@ -7,8 +7,10 @@ a program in it failed (`!pip install x`, `subprocess.run`): there, only lines c
 from __future__ import annotations
 
 import re
+import signal
 
 from kernelbridge.jupyter.cell import Outcome
+from kernelbridge.jupyter.end_causes import BUS_ERROR
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM
 
@@ -23,7 +25,10 @@ NETWORK_HINT = (
 
 PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
 
-LOOKED_AT = 4000
+BUS_HINT = f"a program was ended by SIGBUS: {BUS_ERROR}"
+_BUS_ERROR = 128 + signal.SIGBUS
+
+_LOOKED_AT = 4000
 """Characters at the end of the output: the last message says why a program failed."""
 _TRACEBACK = 16_000
 """Characters of a traceback, at its beginning and at its end: the first exception and the last one."""
@@ -78,9 +83,25 @@ def failure_hint(text: str) -> str | None:
     return NETWORK_HINT if _UNREACHED.search(text) is not None else None
 
 
+def command_hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, stalled: bool) -> str | None:
+    """Return what to do instead of a command that needs a terminal, a network or more processes; None if it does not.
+
+    `late` is what background jobs wrote: a job that starts others until there is no room says so there.
+    """
+    if full_screen:
+        return TERMINAL_HINT
+    if stalled or wants_processes(late[-_LOOKED_AT:]):
+        return PROCESS_HINT
+    if exit_code in {0, None}:
+        return None
+    if exit_code == _BUS_ERROR:
+        return BUS_HINT
+    return failure_hint(output[-_LOOKED_AT:])
+
+
 def cell_hint(outcome: Outcome) -> str | None:
     """Return a hint if a cell, or a program in it, failed because of the sandbox, else None."""
-    end = outcome.output[-LOOKED_AT:]
+    end = outcome.output[-_LOOKED_AT:]
     if outcome.success:
         return NETWORK_HINT if end and _has_message(end) else None
     if outcome.cause is not None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kernelbridge.errors import BadRequest, SessionConflict
-from kernelbridge.runtimes.contract import Limits
+from kernelbridge.runtimes.contract import Limits, RuntimeInfo
 from kernelbridge.runtimes.facts import Facts
 from kernelbridge.settings.quantities import format_size
+from kernelbridge.settings.settings import Settings
 
 DEFAULT_KERNEL = "python3"
 
@@ -38,7 +39,7 @@ _RESERVED = frozenset(
         *("IPYTHONDIR", "PIP_BREAK_SYSTEM_PACKAGES", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_INPUT", "PIP_RETRIES"),
     }
 )
-"""Variables that the bridge sets itself, or that change how the shell and the interpreter start."""
+"""Variables that the server sets itself, or that change how the shell and the interpreter start."""
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
 
 
@@ -61,6 +62,24 @@ class Bounds:
     """Seconds that a session stays open after its last connection, unless a client chooses another value."""
     max_linger: float = 3600.0
     """The largest value that clients may choose; at least `linger` is allowed."""
+
+
+def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
+    """Return what the operator of a server with these settings and this runtime allows."""
+    return Bounds(
+        limits=Limits(
+            memory=settings.memory,
+            # A machine cannot grant more processors than it has.
+            cpus=min(settings.cpus, runtime.cpus or settings.cpus),
+            pids=settings.pids,
+            ptys=settings.ptys,
+        ),
+        image=settings.image if runtime.images else None,
+        images=frozenset(settings.allow_image) if runtime.images else frozenset(),
+        linger=settings.linger,
+        max_linger=settings.max_linger,
+        image_setting=settings.image,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +261,7 @@ class Opening:
         return self.choice.image != image
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
-        """Take over an earlier server's choice, and the facts of its sandbox if that still runs.
+        """Adopt an earlier server's choice, and the facts of its sandbox if that still runs.
 
         What clients cannot choose is as on this server, whose runtime may be another one, with images or without.
         """

@@ -17,19 +17,18 @@ from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, previous_sessions
-from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote
+from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
-from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_successors
-from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
+from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
-from kernelbridge.workspace.options import SessionOptions, checked
+from kernelbridge.workspace.options import SessionOptions, bounds_of, checked
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import RunningCell, SessionState
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
@@ -65,18 +64,18 @@ class _Entry:
             self.linger = None
 
 
-class Absentees(Protocol):
+class PreviousClients(Protocol):
     """The clients of the earlier server. Their connections are closed, so clients that resume get their answers."""
 
-    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+    def job(self, workspace: Workspace, cell: RunningCell) -> Job:
         """Return a job for the cell that runs."""
         ...
 
-    def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
-        """Return the command that runs in the shell, or None if it cannot be taken over."""
+    def command(self, workspace: Workspace, session: PreviousSession) -> PreviousCommand | None:
+        """Return the command that runs in the shell, or None if it cannot be adopted."""
         ...
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
+    def loss(self, workspace: Workspace, session: PreviousSession) -> ReportLoss:
         """Return what reports the end of shells and terminals."""
         ...
 
@@ -89,10 +88,8 @@ class Registry:
         *,
         runtime: Runtime,
         data: DataDirectory,
-        settings: WorkspaceSettings,
+        settings: Settings,
         executor: Executor,
-        limits: SessionLimits,
-        max_starts: int,
         on_use: Callable[[SessionKey], None] | None = None,
     ) -> None:
         """Open no session yet. `on_use` is called whenever the use of a session starts or ends."""
@@ -100,15 +97,11 @@ class Registry:
         self._data = data
         self._settings = settings
         self._executor = executor
-        self._limits = limits
-        self._starts = StartQueue(max_starts)
+        self._bounds = bounds_of(settings, runtime.info)
+        self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
+        self._starts = StartQueue(settings.max_starts)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
-        self._successors: Counter[SessionKey] = Counter()
-        """How often sessions of `_closing` have been opened again since their first close began."""
-        self._elsewhere: dict[SessionKey, PreviousSession] = {}
-        """Left open by a server with another runtime, and not used since."""
-        self._absentees: Absentees  # since `adopt`
         self._held: Counter[SessionKey] = Counter()
         self._only_files: set[SessionKey] = set()
         """Sessions of `_closing` that were not open: they have no sandbox."""
@@ -135,11 +128,9 @@ class Registry:
             if self._stopping:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Sessions that are being closed still have their sandboxes.
-            check_successors(self._successors[key])
+            check_reopening(0 if key not in self._closing else self._closing[key].reopened)
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
-            left = self._elsewhere.get(key)
-            entry = self._enter(key) if left is None else self._take_over(left, None)
-            self._elsewhere.pop(key, None)
+            entry = self._enter(key)
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -149,34 +140,30 @@ class Registry:
         """Whether a session is not open, and clients that return must be told how it was closed."""
         return key not in self._entries and self._notes.get(key) is not None
 
-    async def adopt(self, absentees: Absentees) -> None:
-        """Take over the sessions that an earlier server left open, and remove its other sandboxes and files.
+    async def adopt(self, clients: PreviousClients) -> None:
+        """Adopt the sessions that an earlier server left open, and remove its other sandboxes and files.
 
-        Sessions without a connection after `linger` are closed. Sessions of another runtime stay untouched until a
-        client uses them here: then they lose their sandbox. Raises `SandboxError` or `RuntimeUnavailable`.
+        Sessions without a connection after `linger` are closed. Sessions of another runtime lose their sandbox, which
+        ends itself because no server comes back to it. Raises `SandboxError` or `RuntimeUnavailable`.
         """
         in_thread = asyncio.get_running_loop().run_in_executor
-        self._absentees = absentees
         await in_thread(self._executor, self._data.remove_leftovers)
         recorded = await in_thread(self._executor, lambda: list(previous_sessions(self._data.state)))
-        left = [found for found in recorded if found.state.runtime == self.runtime_name]
-        known = {found.key.workspace_id: known for found in left if (known := found.state.sandbox) is not None}
+        ours = [found for found in recorded if found.state.runtime == self.runtime_name]
+        known = {found.key.workspace_id: known for found in ours if (known := found.state.sandbox) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        self._elsewhere = {found.key: found for found in recorded if found.state.runtime != self.runtime_name}
-        others = {key.workspace_id for key in self._elsewhere}
-        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys() | others)
-        entries = {found.key: self._take_over(found, sandboxes.get(found.key.workspace_id)) for found in left}
+        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys())
+        entries = {found.key: self._adopt(found, sandboxes.get(found.key.workspace_id), clients) for found in recorded}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
             self._count_down(key, entry)
         if recorded or reclaimed:
             log.info(
                 "earlier_server",
-                sessions=len(left),
+                sessions=len(recorded),
                 sandboxes=len(sandboxes),
                 removed=reclaimed,
-                of_other_runtimes=len(others),
             )
 
     def _enter(self, key: SessionKey, state: SessionState | None = None) -> _Entry:
@@ -190,14 +177,14 @@ class Registry:
         self._on_use(key)
         return entry
 
-    def _take_over(self, found: PreviousSession, sandbox: Sandbox | None) -> _Entry:
+    def _adopt(self, found: PreviousSession, sandbox: Sandbox | None, clients: PreviousClients) -> _Entry:
         session = found if sandbox is not None else found.without_sandbox()
         entry = self._enter(session.key, session.state)
         workspace = entry.workspace
-        job = None if session.cell is None else self._absentees.job(self, workspace, session.cell)
-        command = self._absentees.command(self, workspace, session)
+        job = None if session.cell is None else clients.job(workspace, session.cell)
+        command = clients.command(workspace, session)
         lost = session if command is None else replace(session, command=None)
-        report_loss = self._absentees.loss(self, workspace, lost)
+        report_loss = clients.loss(workspace, lost)
         entry.reached = workspace.adopt(session, sandbox, job, command, report_loss)
         return entry
 
@@ -212,46 +199,35 @@ class Registry:
             kept_size=self._settings.max_output,
             tasks=self._tasks,
         )
-        if (predecessor := self._closing.get(key)) is not None:
-            self._successors[key] += 1
         return Workspace(
             key,
             runtime=self._runtime,
             data=self._data,
             settings=self._settings,
+            bounds=self._bounds,
             executor=self._executor,
             feed=feed,
             starts=self._starts,
             notes=self._notes,
             # A session that is being closed is closed completely first; the new one waits for that.
-            predecessor=predecessor,
+            predecessor=self._closing.get(key),
             closed=closed,
         )
 
-    def open(
-        self,
-        key: SessionKey,
-        connection_id: str,
-        options: SessionOptions,
-        done: Callable[[KernelBridgeError | None], None],
-    ) -> tuple[Workspace, bool]:
-        """Open a session with `options`, and attach the connection; return it, and whether its interpreter must start.
+    def open(self, key: SessionKey, connection_id: str, options: SessionOptions) -> Workspace:
+        """Open a session with `options`, and attach the connection; return it.
 
-        `done` is called once, with None when the interpreter is ready, or with the error. Raises `BadRequest`,
-        `SessionConflict` or `LimitExceeded`.
+        Raises `BadRequest`, `SessionConflict` or `LimitExceeded`.
         """
-        options = checked(options, self._settings.bounds)
+        options = checked(options, self._bounds)
         workspace = self.attach(key, connection_id)
-        return workspace, workspace.open(options, done)
+        workspace.open(options)
+        return workspace
 
     def find(self, key: SessionKey) -> Workspace | None:
         """Return the workspace of an open session, or None; opens none."""
         entry = self._entries.get(key)
         return entry.workspace if entry is not None else None
-
-    def resumable(self, key: SessionKey) -> bool:
-        """Whether a session is open, or was left open by a server with another runtime."""
-        return key in self._entries or key in self._elsewhere
 
     def connections(self, key: SessionKey) -> int:
         """Return how many connections use a session."""
@@ -288,16 +264,15 @@ class Registry:
         If the session was not open and only has files, the caller must wait for the task that is returned: nothing else
         limits how many such sessions a client closes at a time.
         """
-        was_open = self.resumable(key)
+        was_open = key in self._entries
         only_files = not was_open and key not in self._closing
-        if key in self._entries:
+        if was_open:
             entry = self._entries[key]
             entry.workspace.feed.exclude(listener)
             # Only the other connections must be told.
             why = "another connection closed it" if entry.connections - {listener.id} else None
             workspace = self._retire(key, delete_files=delete_files, why=why)
-        elif was_open or delete_files or key in self._closing:
-            # It is closing already, or has only files, or a sandbox of another runtime.
+        elif delete_files or key in self._closing:  # it is closing already, or has only files
             if key in self._closing:
                 self._closing[key].feed.exclude(listener)
             workspace = self._end(key, delete_files=delete_files)
@@ -314,7 +289,6 @@ class Registry:
         elif closing.deleting or not delete_files:
             return closing
         workspace = self._closing[key] = self._make(key)
-        self._elsewhere.pop(key, None)  # without a record, a server with its runtime removes its sandbox
         workspace.begin_close(delete_files=delete_files)
         return workspace
 
@@ -344,7 +318,7 @@ class Registry:
         """Return the sessions that may have a sandbox. Thread-safe."""
         # A session moves from one to the next in this order, and is in the next before it leaves the last. Each list is
         # made in one step.
-        return [*list(self._elsewhere), *list(self._entries), *list(self._closing)]
+        return [*list(self._entries), *list(self._closing)]
 
     @contextlib.asynccontextmanager
     async def using(self, key: SessionKey) -> AsyncIterator[None]:
@@ -393,10 +367,6 @@ class Registry:
         """Start the linger of a session that was kept until now because something ran."""
         waits = not entry.connections and entry.linger is None and not self._stopping
         if waits and self._entries.get(key) is entry:
-            asyncio.get_running_loop().call_soon(self._count_down_again, key, entry)
-
-    def _count_down_again(self, key: SessionKey, entry: _Entry) -> None:
-        if not entry.connections and entry.linger is None and self._entries.get(key) is entry:
             self._count_down(key, entry)
 
     async def finish(self, seconds: float, *, keep: bool) -> None:
@@ -443,5 +413,4 @@ class Registry:
         finally:
             if self._closing.get(key) is workspace:
                 del self._closing[key]
-                self._successors.pop(key, None)
                 self._only_files.discard(key)

@@ -47,7 +47,7 @@ class WorkspaceAction(Enum):
     """What the sandbox's owner must do after a transition."""
 
     START = "start the sandbox"
-    TAKE_OVER = "take the sandbox over"
+    ADOPT = "adopt the sandbox"
     PAUSE = "pause the sandbox"
     RESUME = "resume the sandbox"
     NOTHING = "nothing"
@@ -76,14 +76,14 @@ class KernelEvent(Enum):
     START_FAILED = "it did not start"
     DIED = "it ended; its variables are lost"
     RESTART = "a client asks for a new one, or this one cannot be interrupted"
-    ADOPT = "an earlier server's is taken over"
+    ADOPT = "an earlier server's kernel still runs"
 
 
 class KernelAction(Enum):
     """What the kernel's supervisor must do after a transition."""
 
     START = "start a kernel"
-    TAKE_OVER = "connect to the kernel"
+    ADOPT = "adopt the kernel"
     KILL = "end the kernel"
     NOTHING = "nothing"
 
@@ -109,7 +109,7 @@ WORKSPACE: Mapping[tuple[WorkspaceState, WorkspaceEvent], Transition[WorkspaceSt
     MappingProxyType(
         {
             (_WS.ABSENT, _WE.NEED): Transition(_WS.STARTING, _WA.START),
-            (_WS.ABSENT, _WE.ADOPT): Transition(_WS.STARTING, _WA.TAKE_OVER),
+            (_WS.ABSENT, _WE.ADOPT): Transition(_WS.STARTING, _WA.ADOPT),
             (_WS.ABSENT, _WE.CLOSE): Transition(_WS.CLOSING, _WA.NOTHING),
             (_WS.STARTING, _WE.STARTED): Transition(_WS.ACTIVE, _WA.NOTHING),
             (_WS.STARTING, _WE.START_FAILED): Transition(_WS.ABSENT, _WA.NOTHING),
@@ -146,7 +146,7 @@ _KS, _KE, _KA = KernelState, KernelEvent, KernelAction
 KERNEL: Mapping[tuple[KernelState, KernelEvent], Transition[KernelState, KernelAction]] = MappingProxyType(
     {
         (_KS.ABSENT, _KE.NEED): Transition(_KS.STARTING, _KA.START),
-        (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.TAKE_OVER),
+        (_KS.ABSENT, _KE.ADOPT): Transition(_KS.ADOPTING, _KA.ADOPT),
         (_KS.ADOPTING, _KE.STARTED): Transition(_KS.READY, _KA.NOTHING),
         (_KS.ADOPTING, _KE.START_FAILED): Transition(_KS.ABSENT, _KA.NOTHING),
         # The old kernel cannot be ended before it has answered.

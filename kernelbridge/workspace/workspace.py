@@ -13,33 +13,30 @@ from msgspec import structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread, in_turns
-from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
-from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.closed_note import ClosedNote, ran
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
-from kernelbridge.workspace.files.spill import Spills
+from kernelbridge.workspace.files.spill import SpillFiles
 from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
 from kernelbridge.workspace.journal.feed import Feed
-from kernelbridge.workspace.lifecycle.closed_notes import ClosedNotes
+from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes, ran
 from kernelbridge.workspace.lifecycle.launcher import Launcher
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.lifecycle.status import StatusReporter
-from kernelbridge.workspace.options import Opening, SessionOptions
+from kernelbridge.workspace.options import Bounds, Opening, SessionOptions
 from kernelbridge.workspace.resource_watch import MemoryWatch, watch_crowding
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.settings import WorkspaceSettings
-from kernelbridge.workspace.shell.lane import PreviousCommand, TerminalLane
+from kernelbridge.workspace.shell.lane import CommandLane, PreviousCommand
 from kernelbridge.workspace.states import (
     KernelEvent,
-    KernelState,
     WorkspaceEvent,
     WorkspaceState,
 )
@@ -57,7 +54,8 @@ class Workspace:
         *,
         runtime: Runtime,
         data: DataDirectory,
-        settings: WorkspaceSettings,
+        settings: Settings,
+        bounds: Bounds,
         executor: Executor,
         feed: Feed,
         starts: StartQueue,
@@ -68,7 +66,7 @@ class Workspace:
         """Start without a sandbox; `closed` says how the session was closed before, if clients must be told."""
         self.key = key
         self.feed = feed
-        self.opening = Opening(settings.bounds)
+        self.opening = Opening(bounds)
         self.files_deleted = False
         """Whether there were files, and the close has deleted them."""
         self._runtime = runtime
@@ -77,19 +75,21 @@ class Workspace:
         self._executor = executor
         self._notes = notes
         self._predecessor = predecessor
+        self.reopened: int = 0 if predecessor is None else predecessor.reopened + 1
+        """How often the session has been opened again since the first of the closes that are under way."""
         self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
         self._status = StatusReporter(feed.status)
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
-        self._spills = Spills(self._files.made, executor, self._tasks, limit=settings.max_spill)
+        self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill)
         paths = data.paths(key)
         self.files = SessionFiles(
             paths.files,
             prepared=self._files.get,
             settled=self._wait_for_deletion,
             executor=executor,
-            max_frame=settings.max_file,
+            max_frame=settings.max_message,
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
@@ -100,7 +100,7 @@ class Workspace:
             runtime=runtime.info.name,
             seq=feed.reserve,
             executor=executor,
-            spool=settings.max_output,
+            max_output=settings.max_output,
         )
         self.sandbox = SandboxOwner(
             key,
@@ -135,7 +135,7 @@ class Workspace:
             input_timeout=settings.input_timeout,
             observer=self._changed,
         )
-        self.commands = TerminalLane(
+        self.commands = CommandLane(
             self._launcher.shell,
             destroy_sandbox=self.sandbox.give_up,
             queue_limit=settings.queue_limit,
@@ -148,7 +148,7 @@ class Workspace:
         self.commands.on_loss_reported = functools.partial(self._loss_reported, "shell")
         self._closed = closed
         if closed is not None:
-            feed.set_notice(closed)
+            feed.set_notice(closed.status(key.session_id, feed.next_seq()))
             if closed.interpreter:
                 self.executions.was_lost(closed.how())
             if closed.shell:
@@ -172,18 +172,12 @@ class Workspace:
         """Whether the files of this life of the session, or of one before, are being deleted."""
         return self._deleting or (self._predecessor is not None and self._predecessor.deleting)
 
-    def open(self, options: SessionOptions, done: Callable[[KernelBridgeError | None], None]) -> bool:
-        """Start the sandbox and the interpreter with checked options; return whether the interpreter was not ready.
-
-        `done` is called once, with None when the interpreter is ready, or with the error. Raises `SessionConflict`.
-        """
+    def open(self, options: SessionOptions) -> None:
+        """Apply checked options, before the interpreter is started with them. Raises `SessionConflict`."""
         if self.opening.apply(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
         self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
-        fresh = self.executions.state is not KernelState.READY
-        self.executions.warm(done)
-        return fresh
 
     def begin_close(self, *, delete_files: bool = False, why: str | None = None) -> asyncio.Task[None]:
         """End what runs, with cause `session_closed`, and destroy the sandbox. Idempotent.
@@ -200,28 +194,28 @@ class Workspace:
 
     def adopt(
         self,
-        left: PreviousSession,
+        previous: PreviousSession,
         sandbox: Sandbox | None,
         job: Job | None,
         command: PreviousCommand | None,
         report_loss: ReportLoss,
     ) -> Wait:
-        """Take over a session of an earlier server, before any client uses it; return what waits for its kernel.
+        """Adopt a session of an earlier server, before any client uses it; return what waits for its kernel.
 
-        `sandbox` is None if it has ended. `job` replaces the running cell of `left`, `command` the running command if
-        its shell continues, and `report_loss` reports the end of shells and terminals.
+        `sandbox` is None if it has ended. `job` replaces the running cell of `previous`, `command` the running command
+        if its shell continues, and `report_loss` reports the end of shells and terminals.
         """
-        state = left.state
+        state = previous.state
         self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice, None if sandbox is None else sandbox.facts)
-        self._record.adopt(state, left.cell)
+        self._record.adopt(state, previous.cell)
         if sandbox is None:
             self._status.sandbox_was_lost()
         else:
             self.sandbox.adopt(sandbox, state)
         kernel, runs = state.kernel, job is not None
         start = None if kernel is None else functools.partial(self._launcher.adopt_kernel, kernel, runs=runs)
-        reached = self.executions.adopt(start, state.incarnation, state.lost, job, left.cell)
+        reached = self.executions.adopt(start, state.incarnation, state.lost, job, previous.cell)
         shell = None if state.shell is None else functools.partial(self._launcher.adopt_shell, state.shell)
         self.commands.adopt(shell, command, had_shell=state.had_shell)
         if sandbox is None:
@@ -290,7 +284,7 @@ class Workspace:
         self.commands.end()
         self.terminals.end()
         self.executions.end()
-        # If the server crashes before both are done, the next one finds the note of the end or a session to take over.
+        # If the server crashes before both are done, the next one finds the note of the end or a session to adopt.
         await self._notes.saved(self.key)
         self._record.remove()
         await self._record.written()
@@ -388,5 +382,5 @@ class Workspace:
         prepare = self._data.prepare_files
         stored = await in_thread(self._executor, prepare, self.key, facts.uid, facts.gid, own_uid=own_uid)
         await in_turns(self._executor, self._data.change_owner(stored))
-        limits = FileLimits(self._settings.max_file, self._settings.max_upload)
+        limits = FileLimits(self._settings.max_message, self._settings.max_upload)
         return WorkspaceFiles(stored.root, uid=stored.uid, gid=stored.gid, limits=limits, commits=stored.commits)

@@ -174,23 +174,6 @@ async def test_a_server_that_cannot_start_tells_nothing_and_ends_nothing(house: 
 
 
 @docker_only
-async def test_sessions_of_another_runtime_are_left_to_it(house: House) -> None:
-    server = await house.serve()
-    async with house.connect(server) as client:
-        await client.run("x = 1", session="away")
-        await server.kill()
-    house.runtime = "local"
-    server = await house.serve(linger="0")
-    async with house.connect(server) as client:
-        assert (await client.run("print(2)", session="here"))["output"] == "2\n"
-        await server.stop()
-    house.runtime = "docker"
-    server = await house.serve()
-    async with house.connect(server) as client:
-        assert (await client.run("print(x)", session="away"))["output"] == "1\n"
-
-
-@docker_only
 async def test_whoever_comes_back_to_another_runtime_is_told_what_is_lost(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:
@@ -198,10 +181,8 @@ async def test_whoever_comes_back_to_another_runtime_is_told_what_is_lost(house:
         assert opened["image"]
         await client.ask(type="save_file", sessionId="s", filename="kept", content="y")
         await begin(client, "import time; time.sleep(1000)", "cell")
-        await client.run("x = 1", session="away")
         await client.run("x = 1", session="closed")
         await server.kill()
-    (container,) = house.containers("away")
     house.runtime = "local"
     server = await house.serve()
     async with house.connect(server) as client:
@@ -219,11 +200,10 @@ async def test_whoever_comes_back_to_another_runtime_is_told_what_is_lost(house:
         await server.kill()
     house.runtime = "docker"
     server = await house.serve()
-    assert house.containers() == [container]
+    assert house.containers() == []
     async with house.connect(server) as client:
         await resume(client)  # and back: now it is the local sandbox that is gone
         assert (await client.receive())["cause"] == "sandbox_lost"
-        assert (await client.run("print(x)", session="away"))["output"] == "1\n"
         await client.send(type="execute_code", sessionId="s", code="print('new')", requestId="n")
         assert (await result(client, "n"))["output"] == "new\n"
         await client.send(type="resume", sessionId="closed", requestId="r")

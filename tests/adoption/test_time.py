@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec import structs
 
-from kernelbridge.workspace.session_state import RunningCell, read_running, write_running
+from kernelbridge.workspace.adoption.session_state import RunningCell, read_running, write_running
 from tests.adoption.house import House, begin, result, resume, touch, until
 
 

@@ -12,6 +12,7 @@ from kernelbridge.cli import screen
 from kernelbridge.cli.entry import commands, verdict
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.images.base import AUTO, DEBIAN_MIRROR
+from kernelbridge.runtimes.contract import RuntimeInfo
 from kernelbridge.server.app import StartReport
 from kernelbridge.settings.settings import OPTIONS, default_text
 from kernelbridge.settings.sources import flag_name, variable_name
@@ -21,9 +22,7 @@ PAGE = runpy.run_path(str(DOCS / "make_configuration.py"))["configuration_page"]
 
 REPORT = StartReport(
     url="ws://127.0.0.1:8001/ws",
-    runtime="docker",
-    detail="Docker Engine 20.10.24",
-    isolation="a container without a network, as uid 1000",
+    runtime=RuntimeInfo("docker", "Docker Engine 20.10.24", "a container without a network, as uid 1000"),
     data_dir=Path("/var/lib/kernelbridge"),
     image="kernelbridge-workspace:latest",
 )
@@ -71,8 +70,8 @@ def test_the_start_up_screen() -> None:
     text = file.getvalue()
     for part in (
         REPORT.url,
-        f"docker: {REPORT.detail}",
-        REPORT.isolation,
+        f"docker: {REPORT.runtime.detail}",
+        REPORT.runtime.isolation,
         str(REPORT.data_dir),
         REPORT.image,
         "Ctrl-C",
@@ -86,7 +85,8 @@ def test_the_start_up_screen() -> None:
 
 def test_the_start_up_screen_of_a_runtime_without_images() -> None:
     out, file = console()
-    report = StartReport("ws://[::1]:1/ws", "local", "x", "none", Path("/d"), warning="code has all your rights")
+    info = RuntimeInfo("local", "x", "none", warning="code has all your rights")
+    report = StartReport("ws://[::1]:1/ws", info, Path("/d"))
     screen.write_started(out, report)
     assert "Image" not in file.getvalue()
     assert "Warning     code has all your rights" in file.getvalue()

@@ -14,8 +14,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-SHARED = 64 << 10
-"""A frame of at least this many bytes counts once, even if it waits in several connections."""
 UNKNOWN = object()
 """The user of all connections without a known user. They count as one user: else many strangers that hold little each
 would exceed the budget, and a real user would be ended first."""
@@ -29,8 +27,6 @@ class Buffers:
         self.held = 0
         """Bytes that are held now."""
         self._holdings: set[Holding] = set()
-        self._shared: Counter[int] = Counter()
-        """In how many connections each large frame waits, by its `id`."""
         self._scheduled = False
 
     def open(self, *, end: Callable[[], None], drop: Callable[[], None]) -> Holding:
@@ -69,21 +65,6 @@ class Buffers:
             users[one.user] += one.size
         return max(holding, key=lambda one: (users[one.user], one.size), default=None)
 
-    # -- for `Holding` -------------------------------------------------------------
-
-    def share(self, frame: bytes) -> None:
-        """Count a large frame for one more connection."""
-        self._shared[id(frame)] += 1
-        if self._shared[id(frame)] == 1:
-            self.held += len(frame)
-
-    def unshare(self, frame: bytes) -> None:
-        """Count a large frame for one connection less."""
-        self._shared[id(frame)] -= 1
-        if not self._shared[id(frame)]:
-            del self._shared[id(frame)]
-            self.held -= len(frame)
-
     def forget(self, holding: Holding) -> None:
         """Remove an account."""
         self._holdings.discard(holding)
@@ -101,8 +82,6 @@ class Holding:
         self._buffers = buffers
         self._incoming = 0
         self._outgoing = 0
-        self._large: list[bytes] = []
-        """Waiting frames that count once for all connections."""
         self._closed = False
 
     @property
@@ -112,44 +91,27 @@ class Holding:
 
     def incoming(self, size: int) -> None:
         """Set how many bytes from the client are not handled yet."""
-        if self._closed:
-            return
-        more, self._incoming = size - self._incoming, size
-        self._buffers.held += more
-        if more > 0:
-            self._buffers.check()
+        self._incoming += self._count(size - self._incoming)
 
-    def add(self, frame: bytes) -> None:
+    def add(self, size: int) -> None:
         """Add a frame that waits to be sent."""
-        if self._closed:
-            return
-        self._outgoing += len(frame)
-        if len(frame) < SHARED:
-            self._buffers.held += len(frame)
-        else:
-            self._large.append(frame)
-            self._buffers.share(frame)
-        self._buffers.check()
+        self._outgoing += self._count(size)
 
-    def remove(self, frame: bytes) -> None:
+    def remove(self, size: int) -> None:
         """Remove a frame that was added."""
-        if self._closed:
-            return
-        self._outgoing -= len(frame)
-        if len(frame) < SHARED:
-            self._buffers.held -= len(frame)
-        else:
-            del self._large[next(at for at, one in enumerate(self._large) if one is frame)]
-            self._buffers.unshare(frame)
+        self._outgoing += self._count(-size)
 
     def close(self) -> None:
         """Release everything and stop counting. Idempotent."""
-        if self._closed:
-            return
+        self._count(-self.size)
         self._closed = True
-        self._buffers.held -= self.size - sum(map(len, self._large))
-        for frame in self._large:
-            self._buffers.unshare(frame)
-        self._large.clear()
         self._incoming = self._outgoing = 0
         self._buffers.forget(self)
+
+    def _count(self, more: int) -> int:
+        if self._closed:
+            return 0
+        self._buffers.held += more
+        if more > 0:
+            self._buffers.check()
+        return more

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+
+from aiohttp.http import WebSocketReader
 
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.frames import MESSAGE_TOO_BIG, Frames, Violation
@@ -20,18 +21,6 @@ OVERHEAD = 128
 """Bytes that a message or a control frame costs in addition to its payload."""
 _FORBIDDEN = b"\x83\x80\0\0\0\0"
 """A frame that aiohttp's reader refuses. It queues a violation after the messages that came before it."""
-
-
-class Reader(Protocol):
-    """The part of aiohttp's reader that is used."""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Add bytes of the client."""
-        ...
-
-    def feed_eof(self) -> None:
-        """Mark the end of the bytes."""
-        ...
 
 
 class Inbox:
@@ -56,7 +45,7 @@ class Inbox:
         self._holding = holding
         self._hold_back = hold_back
         self._overdue = overdue
-        self._reader: Reader | None = None
+        self._reader: WebSocketReader | None = None
         self._loop = asyncio.get_running_loop()
         self._rest = b""
         """Bytes that are not cut into messages yet."""
@@ -71,12 +60,10 @@ class Inbox:
         self._timer: asyncio.TimerHandle | None = None
         self._timed = 0
         """Number of the message that the timer is for."""
-        self._time_left: float | None = None
-        """Seconds that this message had left when the timer was started or stopped last."""
         self._paused = False
         """Whether aiohttp has paused the connection."""
 
-    def deliver_to(self, reader: Reader) -> None:
+    def deliver_to(self, reader: WebSocketReader) -> None:
         """Pass messages to `reader` from now on."""
         self._reader = reader
 
@@ -178,23 +165,20 @@ class Inbox:
     def _watch(self) -> None:
         """Start or stop the timer of the unfinished message: a client cannot finish a message that is not read.
 
-        Only messages that wait to be handled stop the timer: they came before the unfinished one. Control frames may
-        come after its beginning, so a client that keeps sending them would have unlimited time.
+        Only messages that wait to be handled stop the timer, which starts anew after them: they came before the
+        unfinished one. Control frames may come after its beginning, so a client that keeps sending them would have
+        unlimited time.
         """
         unfinished = self._frames.unfinished or bool(self._rest)
         if not unfinished or self.dropping or self.ended.is_set():
             self._cancel_timer()
-            self._time_left = None
             return
-        if self._time_left is None or self._timed != self._frames.started:
-            self._cancel_timer()
-            self._timed, self._time_left = self._frames.started, self._timeout
         stopped = self._messages > 0 and (self._held_back or self._paused)
-        if stopped and self._timer is not None:
-            self._time_left = self._timer.when() - self._loop.time()
+        if stopped or self._timed != self._frames.started:
             self._cancel_timer()
-        elif not stopped and self._timer is None:
-            self._timer = self._loop.call_later(self._time_left, self._overdue)
+        self._timed = self._frames.started
+        if not stopped and self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._overdue)
 
     def _count(self) -> None:
         self._holding.incoming(self._frames.held + len(self._rest) + self._waiting)

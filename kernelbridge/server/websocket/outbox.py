@@ -52,7 +52,7 @@ class Outbox:
         self._size += len(frame)
         self._wake.set()
         if self._holding is not None:
-            self._holding.add(frame)
+            self._holding.add(len(frame))
 
     def offer(self, frame: bytes, unsent: Unsent | None = None) -> bool:
         """Queue a text frame unless too much is unsent already. Returns whether it was queued."""
@@ -96,7 +96,7 @@ class Outbox:
         for frame, unsent in frames:
             # The frame that is being written counts until that is done, or the connection has ended.
             if frame is not self._sending and self._holding is not None:
-                self._holding.remove(frame)
+                self._holding.remove(len(frame))
             if unsent is not None:
                 unsent()
         self._wake_waiting()
@@ -113,7 +113,7 @@ class Outbox:
                     await self._ws.send_frame(frame, WSMsgType.TEXT)
                     self._sending = None
                     if self._holding is not None:
-                        self._holding.remove(frame)
+                        self._holding.remove(len(frame))
                     if not self._frames:
                         return  # closed meanwhile
                     self._frames.popleft()

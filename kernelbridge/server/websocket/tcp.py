@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -23,8 +22,7 @@ log = structlog.get_logger(__name__)
 SILENT = 75.0
 """Seconds that a connection may take for the head of a request, and between two requests. Proxies keep idle connections
 for less (nginx: 60 s), so that they close first."""
-BACKLOG = 128
-_OPTIONS = MappingProxyType(
+OPTIONS: Mapping[str, Any] = MappingProxyType(
     {
         "access_log": None,
         "keepalive_timeout": SILENT,
@@ -32,6 +30,7 @@ _OPTIONS = MappingProxyType(
         "auto_decompress": False,
     }
 )
+"""For aiohttp's protocol."""
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 43\r\n"
     b"Connection: close\r\n\r\nThe server holds too much for its clients.\n"
@@ -214,28 +213,3 @@ class Counted:
             self._ended = True
             self._task.cancel()
         self._tcp.holding.incoming(0)
-
-
-class Site(web.BaseSite):
-    """A listening socket whose connections are `TcpConnection`s."""
-
-    def __init__(self, runner: web.AppRunner, sock: socket.socket, buffers: Buffers) -> None:
-        super().__init__(runner)
-        self._socket = sock
-        self._buffers = buffers
-
-    @property
-    def name(self) -> str:
-        """The address."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://{host}:{port}"
-
-    async def start(self) -> None:
-        """Accept connections."""
-        await super().start()
-        manager = self._runner.server
-        if manager is None:
-            raise RuntimeError("the runner is not set up")
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: TcpConnection(manager, self._buffers, **_OPTIONS), sock=self._socket, backlog=BACKLOG
-        )

@@ -32,10 +32,7 @@ from msgspec import structs
 from kernelbridge.errors import ConfigError
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import PreviousSandbox, Sandbox
-from kernelbridge.workspace.cells.queue import Job
-from kernelbridge.workspace.options import Choice
-from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import (
+from kernelbridge.workspace.adoption.session_state import (
     VERSION,
     RunningCell,
     RunningCommand,
@@ -49,7 +46,9 @@ from kernelbridge.workspace.session_state import (
     write_running,
     write_session,
 )
-from kernelbridge.workspace.state_file import StateFile
+from kernelbridge.workspace.adoption.state_file import StateFile
+from kernelbridge.workspace.options import Choice
+from kernelbridge.workspace.session_key import SessionKey
 
 log = structlog.get_logger(__name__)
 
@@ -90,12 +89,12 @@ class Record:
         runtime: str,
         seq: Callable[[], int],
         executor: Executor,
-        spool: int = 1 << 20,
+        max_output: int = 1 << 20,
     ) -> None:
         """Record nothing yet.
 
-        `seq` returns a number that no event reaches before the session is recorded again. `spool` is how many bytes of
-        a running command's output are kept for the next server.
+        `seq` returns a number that no event reaches before the session is recorded again. `max_output` is how many
+        bytes of a running command's output are kept for the next server.
         """
         self._executor = executor
         self._due: deque[bytes] = deque(maxlen=1)
@@ -109,7 +108,7 @@ class Record:
         self._cell = StateFile(self._path.with_suffix(_CELL), failed=self._failed)
         self._command = StateFile(self._path.with_suffix(_SHELL), failed=self._failed)
         self._output = StateFile(self._path.with_suffix(_OUTPUT), failed=self._failed)
-        self._spool = spool
+        self._max_output = max_output
         self._state: SessionState | None = None
         self._running: RunningCell | None = None
         self._over = False
@@ -176,21 +175,11 @@ class Record:
         """Record that a result has reported the end of the last kernel."""
         self._change(lost=None)
 
-    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
+    def begins(self, cell: RunningCell) -> None:
         """Record the cell that is about to be sent."""
         if self._state is not None:
             self._cell.open()
-        self._running = RunningCell(
-            msg_id,
-            job.request_id,
-            job.cell.stream,
-            job.cell.allow_stdin,
-            since=since,
-            began=began,
-            timeout=job.timeout,
-            left=job.timeout,
-            counted=began,
-        )
+        self._running = cell
         self._cell.write(write_running(self._running))
 
     def counts(self, left: float, now: float | None) -> None:
@@ -214,7 +203,7 @@ class Record:
 
     def command_wrote(self, data: bytes) -> None:
         """Append to the output of the running command."""
-        self._output.append(data, self._spool)
+        self._output.append(data, self._max_output)
 
     def command_ended(self) -> None:
         """Record that the command was answered."""
@@ -308,7 +297,7 @@ def previous_sessions(directory: Path) -> Iterator[PreviousSession]:
                 f"{exc.strerror}; fix that, or remove the file (the session then loses its variables, not its files)",
             ) from exc
         except ValueError as exc:
-            log.warning("session_not_taken_over", workspace=path.stem, error=str(exc))
+            log.warning("session_not_adopted", workspace=path.stem, error=str(exc))
             path.unlink(missing_ok=True)
             continue
         yield session

@@ -76,7 +76,7 @@ class KernelSupervisor:
         self._waiters: list[asyncio.Future[Kernel]] = []
         self._leaving: asyncio.TimerHandle | None = None
         """Kills a kernel that was told to exit and does not; the kernel is not used meanwhile."""
-        self._taking_over: asyncio.Task[None] | None = None
+        self._adopting: asyncio.Task[None] | None = None
         self._closed = False
         self.lived = False
         """Whether there has ever been a kernel."""
@@ -131,16 +131,16 @@ class KernelSupervisor:
         return waiter
 
     def adopt(self, start: StartKernel | None, incarnation: int) -> None:
-        """Take over the kernel of an earlier server by `start`; without it there is none any more."""
+        """Adopt the kernel of an earlier server by `start`; without it there is none any more."""
         self._incarnation = incarnation
-        if start is not None and self._machine.on(KernelEvent.ADOPT) is KernelAction.TAKE_OVER:
+        if start is not None and self._machine.on(KernelEvent.ADOPT) is KernelAction.ADOPT:
             self.lived = True
-            self._taking_over = self._tasks.create(self._take_over(start, incarnation))
+            self._adopting = self._tasks.create(self._adopt(start, incarnation))
 
     async def reached(self) -> None:
         """Wait until the kernel of `adopt` has sent its earlier output, or cannot be reached."""
-        if self._taking_over is not None:
-            await asyncio.wait({self._taking_over})
+        if self._adopting is not None:
+            await asyncio.wait({self._adopting})
         if self.adopted is not None:
             await self.adopted.catch_up(CATCH_UP)
 
@@ -227,21 +227,21 @@ class KernelSupervisor:
         self._answer_waiters(kernel)
         self._dependent.interpreter_ready()
 
-    async def _take_over(self, start: StartKernel, incarnation: int) -> None:
+    async def _adopt(self, start: StartKernel, incarnation: int) -> None:
         try:
             kernel = await start(incarnation, self._late)
         except Exception as exc:
             if isinstance(exc, KernelBridgeError):
-                log.warning("kernel_not_taken_over", error=str(exc))
+                log.warning("kernel_not_adopted", error=str(exc))
             else:
-                log.exception("kernel_not_taken_over")
+                log.exception("kernel_not_adopted")
             action = self._machine.on(KernelEvent.START_FAILED)
             self._gone(action, "could not be taken over after a restart of the server")
             return
         await self._began(kernel)
 
     async def _replace(self, kernel: Kernel) -> None:
-        """End a kernel that has just been taken over, because a restart was requested meanwhile."""
+        """End a kernel that has just been adopted, because a restart was requested meanwhile."""
         self._dependent.interpreter_reached()
         if isinstance(kernel, AdoptedKernel):
             await kernel.catch_up(CATCH_UP)

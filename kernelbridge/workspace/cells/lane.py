@@ -16,31 +16,32 @@ from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import KERNEL_RESTARTED, SANDBOX_LOST_MEANWHILE, SESSION_CLOSED
 from kernelbridge.jupyter.help import Help
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCell
 from kernelbridge.workspace.cells.interrupts import Graces, Report
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor, StartKernel
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.prompts import Prompt, check_answer
-from kernelbridge.workspace.cells.questions import Questions
-from kernelbridge.workspace.cells.queue import (
-    CHARACTERS,
-    NEVER_CLOSED,
-    NEVER_INTERRUPTED,
-    NEVER_RESTARTED,
-    CellRecord,
-    Job,
-)
-from kernelbridge.workspace.cells.run import Run, RunServices
+from kernelbridge.workspace.cells.questions import CHARACTERS, Questions
+from kernelbridge.workspace.cells.run import Job, Run, RunServices
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
-from kernelbridge.workspace.job_queue import JobQueue
-from kernelbridge.workspace.queue_limits import run_timeout
+from kernelbridge.workspace.job_queue import JobQueue, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.states import KernelEvent, KernelState
 
 T = TypeVar("T")
 
 Warmed = Callable[[KernelBridgeError | None], None]
 """Called with None when the interpreter is ready, or with the error that prevents it."""
+
+
+def _never_ran(cause: str, why: str) -> Outcome:
+    return Outcome.ended(cause, f"{why} before the cell ran; it never ran")
+
+
+NEVER_INTERRUPTED = _never_ran("interrupted", "Interrupted: the waiting cells were cancelled")
+NEVER_RESTARTED = _never_ran("kernel_restarted", "KernelRestarted: the interpreter was restarted")
+NEVER_CLOSED = Outcome.ended("session_closed", "SessionClosed: the session was closed before the cell ran")
 
 
 class ExecutionLane:
@@ -54,7 +55,7 @@ class ExecutionLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
-        record: CellRecord,
+        record: Record,
         on_loss_reported: Callable[[], None] = lambda: None,
         longest: float | None = None,
         input_timeout: float | None = None,
@@ -161,7 +162,7 @@ class ExecutionLane:
     def interrupt(self, report: Report, *, queued: bool = False) -> None:
         """Interrupt the running cell; `report` is called with each step. With `queued`, waiting cells are ended too.
 
-        While the interpreter starts, the first waiting cell counts as running; while an interpreter is taken over, the
+        While the interpreter starts, the first waiting cell counts as running; while an interpreter is adopted, the
         cell in it, which is interrupted as soon as it is reached. Raises `LimitExceeded`.
         """
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
@@ -212,7 +213,7 @@ class ExecutionLane:
     ) -> Wait:
         """Continue with the interpreter of an earlier server, number `incarnation`, and with the cell in it.
 
-        `start` takes it over, and the result waits for that; without `start` it is gone, and `lost` says how it ended.
+        `start` adopts it, and the result waits for that; without `start` it is gone, and `lost` says how it ended.
         """
         self._late.lost = lost or self._late.lost
         if job is not None and cell is not None:
@@ -285,7 +286,7 @@ class ExecutionLane:
     def _reach(self) -> None:
         kernel = self._supervisor.adopted
         if self._run is not None and self._run.unreached and kernel is not None:
-            self._run.take_over(kernel)
+            self._run.adopt(kernel)
 
     def _lose_unreached(self) -> None:
         self._fail_unreached(Outcome.ended("sandbox_lost", SANDBOX_LOST_MEANWHILE.error))

@@ -51,7 +51,7 @@ async def _finish_later(
 
 def written(outcome: Outcome) -> Outcome | Coroutine[Any, Any, Outcome]:
     """Wait until the whole output is on disk and long texts are written as JSON, where that is needed."""
-    if outcome.overflow is None and not any(map(texts.long, outcome.texts.values())):
+    if outcome.spill is None and not any(map(texts.long, outcome.texts.values())):
         return outcome
     return _written(outcome)
 
@@ -59,8 +59,8 @@ def written(outcome: Outcome) -> Outcome | Coroutine[Any, Any, Outcome]:
 async def _written(outcome: Outcome) -> Outcome:
     spilled, json, truncated = Spilled(None, complete=False), outcome.json, outcome.truncated
     try:
-        if outcome.overflow is not None:
-            spilled = await outcome.overflow.finish()
+        if outcome.spill is not None:
+            spilled = await outcome.spill.finish()
         json = await turns().run(texts.written(outcome.texts))
     except asyncio.CancelledError:
         log.info("output_not_written", why="the session ends")  # the answer has what is written by now
@@ -68,7 +68,7 @@ async def _written(outcome: Outcome) -> Outcome:
         log.exception("output_not_written")
     if truncated is not None and spilled.path is not None:
         truncated = {**truncated, "file": spilled.path, "fileComplete": spilled.complete}
-    return replace(outcome, overflow=None, truncated=truncated, json=json)
+    return replace(outcome, spill=None, truncated=truncated, json=json)
 
 
 def with_hint(outcome: Outcome) -> Outcome:

@@ -10,10 +10,11 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SessionClosed
 from kernelbridge.jupyter.help import Help
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
-from kernelbridge.workspace.cells.queue import CHARACTERS
-from kernelbridge.workspace.queue_limits import WaitingBudget
+from kernelbridge.workspace.job_queue import WaitingBudget
 
 T = TypeVar("T")
+CHARACTERS = 32 << 20
+"""Length of the code that may wait in a session: so either few requests or small ones."""
 MOST = 64
 """Requests that may wait in a session."""
 

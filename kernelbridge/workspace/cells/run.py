@@ -14,20 +14,44 @@ from dataclasses import dataclass
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter.adopted import AdoptedKernel
-from kernelbridge.jupyter.cell import Outcome
+from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import Execution
 from kernelbridge.jupyter.kernel import Kernel
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCell
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Ending, Escalation, Graces, Report, Reports
 from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
-from kernelbridge.workspace.cells.queue import CellRecord, Job
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCell
+
+ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell, and where its outcome goes."""
+
+    cell: Cell
+    done: ExecutionDone
+    """Called once, with the outcome or the error that kept the cell from running."""
+    listener: Listener | None = None
+    """Called with events while it runs. A cell that may ask for input has one."""
+    timeout: float | None = None
+    """Seconds that it may run, without the time in which it waits for input; None: the session's limit."""
+    report: Report | None = None
+    """Called with each step by which it is ended when its time is over."""
+    request_id: str | None = None
+    """The `requestId`, for a later server, which may have to answer."""
+
+    @property
+    def text(self) -> str:
+        """Its code."""
+        return self.cell.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +59,7 @@ class RunServices:
     """What all runs of a session use."""
 
     supervisor: KernelSupervisor
-    record: CellRecord
+    record: Record
     memory: MemoryWatch
     late: LateOutput
     tasks: TaskSet
@@ -80,15 +104,30 @@ class Run:
 
     def start(self, kernel: Kernel) -> None:
         """Submit the cell to a kernel."""
-        note = functools.partial(self._services.record.begins, job=self.job, since=self.since, began=time.monotonic())
-        self._follow(functools.partial(kernel.submit, self.job.cell, note=note), self.job.timeout)
+        cell, timeout, now = self.job.cell, self.job.timeout, time.monotonic()
 
-    def take_over(self, kernel: AdoptedKernel) -> None:
+        def note(msg_id: str) -> None:
+            running = RunningCell(
+                msg_id,
+                self.job.request_id,
+                cell.stream,
+                cell.allow_stdin,
+                since=self.since,
+                began=now,
+                timeout=timeout,
+                left=timeout,
+                counted=now,
+            )
+            self._services.record.begins(running)
+
+        self._follow(functools.partial(kernel.submit, cell, note=note), timeout)
+
+    def adopt(self, kernel: AdoptedKernel) -> None:
         """Continue with a cell that an earlier server has submitted to this kernel."""
         previous, self._previous = self._previous, None
         if previous is None:
             raise AssertionError("it is reached")
-        begin = functools.partial(kernel.take_over, previous.msg_id, asks=previous.asks, began=previous.began)
+        begin = functools.partial(kernel.adopt_cell, previous.msg_id, asks=previous.asks, began=previous.began)
         self._follow(begin, previous.time_left(time.monotonic()), kernel.with_losses)
         if self._deadline is not None:
             self._deadline.restart()  # a question is asked again, which stops it

@@ -5,7 +5,7 @@
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
     <data>/workspaces/<id>/passwd, group  the user database of its sandbox
     <data>/workspaces/<id>/session.json   which session it is: its principal and sessionId
-    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_note.py`)
+    <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_notes.py`)
     <data>/run/<id>/                the sockets of a running sandbox
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)
@@ -126,23 +126,23 @@ class DataDirectory:
         )
 
     def assign_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
-        """From now on, assign each session a user id of its own, from `first` to `last`; blocking.
+        """From now on, assign each session a user id of its own, from `first` to `last`.
 
         `open_now` returns, in any thread, the sessions that may have a sandbox: no two of them have the same id.
         """
-        taken: dict[str, int] = {}
-        for home in (self.root / "workspaces").iterdir():
-            with contextlib.suppress(OSError):  # it is being made or removed
-                if not home.name.startswith(_ASIDE):
-                    taken[home.name] = (home / "files").lstat().st_uid
         self._uids = Uids(
             first,
             last,
             instance=self.instance,
-            taken=taken,
-            principals={key.workspace_id: key.principal for key in self.sessions()},
+            owner=self._owner,
             open_now=lambda: {key.workspace_id for key in open_now()},
         )
+
+    def _owner(self, workspace_id: str) -> int | None:
+        try:
+            return (self.root / "workspaces" / workspace_id / "files").lstat().st_uid
+        except OSError:  # it is being made or removed
+            return None
 
     def prepare_files(self, key: SessionKey, uid: int, gid: int, *, own_uid: bool = False) -> StoredFiles:
         """Make the session's files directory, owned by the sandbox's user; blocking. Raises `FileError`.
@@ -151,7 +151,7 @@ class DataDirectory:
         exists may have another owner: see `change_owner`.
         """
         if own_uid and self._uids is not None:
-            uid = self._uids.of(key.workspace_id, key.principal)
+            uid = self._uids.of(key.workspace_id)
         while True:
             commits = self._commits_of(key)
             try:
@@ -265,8 +265,6 @@ class DataDirectory:
             return False
         except OSError as exc:
             raise _failed("The session's files cannot all be deleted", exc) from exc
-        if self._uids is not None:
-            self._uids.release(key.workspace_id)
         return True
 
     def remove_leftovers(self) -> None:

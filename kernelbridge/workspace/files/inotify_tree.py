@@ -148,7 +148,7 @@ class WatchTree:
         self._looks = _LOOKS
         while self._unseen:
             path = self._unseen.pop()
-            # It was removed meanwhile, replaced by a link, or closed to the bridge: nothing can be reported of it.
+            # It was removed meanwhile, replaced by a link, or closed to the server: nothing can be reported of it.
             with contextlib.suppress(FileNotFoundError, PermissionError, PathRefusedError):
                 yield from self._enter(path)
             yield

@@ -25,7 +25,7 @@ _NAME_MAX = 255
 PATH_MAX = 4096
 """Bytes of a path."""
 HIDDEN_AREA = ".kernelbridge"
-"""The directory at the top of the workspace for the bridge's own files of the session."""
+"""The directory at the top of the workspace for the server's own files of the session."""
 
 IS_DIRECTORY = "a directory of that name exists; remove it or choose another name"
 
@@ -92,7 +92,7 @@ def temporary_name() -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that the bridge gives to unfinished files."""
+    """Whether a name is one that the server gives to unfinished files."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

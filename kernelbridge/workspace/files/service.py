@@ -54,7 +54,7 @@ class SessionFiles:
     async def save(
         self, filename: str, content: str, *, encoding: Encoding, mode: SaveMode, if_match: str | None
     ) -> Saved:
-        """Write a file (`WorkspaceFiles.save`). Also raises `BadRequest` for content that is not in its encoding."""
+        """Write a file (`WorkspaceFiles.saving`). Also raises `BadRequest` for content that is not in its encoding."""
         files = await self._prepared()
 
         def work() -> BlockingWork[Saved]:
@@ -89,7 +89,7 @@ class SessionFiles:
         return await self.watcher.join(hidden=hidden, send=send, failed=failed)
 
     async def delete(self, filename: str, *, recursive: bool) -> None:
-        """Delete a file or directory (`WorkspaceFiles.delete`)."""
+        """Delete a file or directory (`WorkspaceFiles.deleting`)."""
         files = await self._prepared()
         async with self._changing(files):
             await in_turns(self._executor, files.deleting(filename, recursive=recursive))

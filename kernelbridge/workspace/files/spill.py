@@ -54,7 +54,7 @@ _LOOKED_AT = 10_000
 _OWN = re.compile(r"[0-9]{8}T[0-9]{12}-[a-z]+-[0-9a-f]{8}\.txt")
 
 
-class Spills:
+class SpillFiles:
     """The files of one workspace."""
 
     def __init__(self, files: Callable[[], WorkspaceFiles], executor: Executor, tasks: TaskSet, *, limit: int) -> None:
@@ -63,13 +63,13 @@ class Spills:
         self._executor = executor
         self._tasks = tasks
         self._limit = limit
-        self._open: set[Spill] = set()
+        self._open: set[SpillFile] = set()
 
-    def new(self, kind: str = "cell") -> Spill | None:
+    def new(self, kind: str = "cell") -> SpillFile | None:
         """Return a file for the output of one run; `kind` (lower-case letters) is part of its name."""
         if not self._limit:
             return None
-        spill = Spill(_File(kind, self._files, self._limit), self._executor, self._tasks, self._open.discard)
+        spill = SpillFile(_File(kind, self._files, self._limit), self._executor, self._tasks, self._open.discard)
         self._open.add(spill)
         return spill
 
@@ -86,10 +86,10 @@ class Spills:
             await in_thread(self._executor, self._open.pop().close)
 
 
-class Spill:
+class SpillFile:
     """One file, made when it is first written to. Not thread-safe: for the event loop, which it never blocks."""
 
-    def __init__(self, file: _File, executor: Executor, tasks: TaskSet, over: Callable[[Spill], None]) -> None:
+    def __init__(self, file: _File, executor: Executor, tasks: TaskSet, over: Callable[[SpillFile], None]) -> None:
         self._file = file
         self._executor = executor
         self._tasks = tasks
@@ -127,7 +127,7 @@ class Spill:
         self._work()
 
     def behind(self) -> asyncio.Future[None] | None:
-        """Return None, or a future that is done when the disk has caught up; see `Spills.behind`."""
+        """Return None, or a future that is done when the disk has caught up; see `SpillFiles.behind`."""
         if self._caught_up is None and self._backlog > HIGH_WATER and not (self._cut or self._closing):
             loop = asyncio.get_running_loop()
             self._caught_up = loop.create_future()

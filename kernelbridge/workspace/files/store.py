@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kernelbridge.aio.threads import BlockingWork, finish
+from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import BadRequest, FileConflict, FileError, FileTooLarge, NoSuchFile
 from kernelbridge.trees import emptying
 from kernelbridge.workspace.files.names import directory_parts, explained, relative_parts, temporary_name
@@ -74,16 +74,12 @@ class WorkspaceFiles:
         self.limits = limits
         self.commits = commits
 
-    def save(self, filename: str, data: bytes, mode: SaveMode = "overwrite", if_match: str | None = None) -> Saved:
+    def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> BlockingWork[Saved]:
         """Write a file durably; missing parents are made, and an old version's permission bits are kept.
 
         The mode `create` replaces no file, `append` adds to the end. `if_match` is the SHA-256 that the present file
         must have.
         """
-        return finish(self.saving(filename, data, mode, if_match))
-
-    def saving(self, filename: str, data: bytes, mode: SaveMode, if_match: str | None) -> BlockingWork[Saved]:
-        """Do the work of `save` in pieces."""
         parts = relative_parts(filename)
         message = f"The file {filename!r} was not saved"
         if len(data) > self.limits.frame:
@@ -99,7 +95,7 @@ class WorkspaceFiles:
                     return new.commit(condition)
 
     def write_private(self, path: str, data: bytes, mode: int) -> None:
-        """Write a file of the bridge's own, with these permission bits and of any size."""
+        """Write a file of the server's own, with these permission bits and of any size."""
         *parents, name = relative_parts(path)
         message = f"The file {path!r} was not written"
         with explained(message), self._directory(parents) as fd, self.new_version(fd, name) as new:
@@ -147,12 +143,8 @@ class WorkspaceFiles:
                     os.fsync(new)
                 os.fsync(old)
 
-    def delete(self, filename: str, *, recursive: bool) -> None:
-        """Delete a file, link or empty directory; with `recursive`, a directory with its content."""
-        finish(self.deleting(filename, recursive=recursive))
-
     def deleting(self, filename: str, *, recursive: bool) -> BlockingWork[None]:
-        """Do the work of `delete` in pieces."""
+        """Delete a file, link or empty directory; with `recursive`, a directory with its content."""
         *parents, name = _named(filename, "filename")
         with explained(f"{filename!r} was not deleted"), directory(self.root, parents) as fd:
             mode = mode_of(fd, name)

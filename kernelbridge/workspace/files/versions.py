@@ -167,7 +167,7 @@ class NewVersion:
             mode = stat.S_IMODE(old) & _PERMISSIONS if old is not None and stat.S_ISREG(old) else _NEW_FILE
         self._owner.give(self._fd, mode)
         os.fsync(self._fd)
-        # The bridge itself makes no change between the check and the rename.
+        # The server itself makes no change between the check and the rename.
         with self._commits:
             if condition.versions is not None:
                 self._check(condition.versions)

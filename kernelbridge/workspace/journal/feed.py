@@ -24,7 +24,6 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.base import Cause
 from kernelbridge.protocol.sessions import Resumed, SeqRange, SessionStatus, Status
-from kernelbridge.workspace.closed_note import ClosedNote
 from kernelbridge.workspace.journal.journal import Entry, Journal
 
 RESERVE = 1 << 20
@@ -34,7 +33,7 @@ BATCH = 200
 
 
 class Listener(Protocol):
-    """A connection, as far as a feed uses it."""
+    """A connection, as far as sessions use it. Only `room` waits; nothing raises."""
 
     id: str
     streams: bool
@@ -52,8 +51,17 @@ class Listener(Protocol):
         """Queue a frame and return True, or return False if too much waits already."""
         ...
 
-    async def room(self) -> None:
-        """Wait until `offer_frame` would queue a frame, or the connection is closed."""
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not read yet."""
+        ...
+
+    async def room(self, level: int = ...) -> None:
+        """Wait until at most `level` bytes are unread (by default: few enough for `offer_frame`)."""
+        ...
+
+    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` when the connection ends; calling the result undoes that."""
         ...
 
 
@@ -157,19 +165,9 @@ class Feed:
             if listener.id not in self._followers:
                 listener.offer_frame(entry.frame)
 
-    def set_notice(self, note: ClosedNote) -> None:
+    def set_notice(self, notice: SessionStatus) -> None:
         """Send how the session was closed before, as the first frame, to each connection that receives its events."""
-        message = SessionStatus(
-            session_id=self.session_id,
-            seq=self.next_seq(),
-            status="closed",
-            detail=note.detail(),
-            cause="session_closed",
-            closed_at=note.closed_at,
-            what_ran=note.what_ran,
-            answers_lost=note.answers_lost or UNSET,
-        )
-        self._notice = dump(message)
+        self._notice = dump(notice)
 
     def drop_notice(self) -> None:
         """Do not send the notice any more: a result has reported it."""

@@ -1,21 +1,17 @@
-"""Limits on the number of sessions, and the order in which sandboxes start; pure.
+"""Limits on the number of sessions; pure.
 
-Above a limit, a session is refused with `LimitExceeded`; the same request may succeed later. Starts are not refused:
-they wait in a queue that serves users in turn. A user who starts twenty sessions delays others by one start only.
+Above a limit, a session is refused with `LimitExceeded`; the same request may succeed later.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from kernelbridge.errors import LimitExceeded
 from kernelbridge.workspace.session_key import SessionKey
 
-T = TypeVar("T")
-SUCCESSORS = 100
+REOPENED = 100
 """How often a session may be opened and closed again while its first close is still under way."""
 
 
@@ -42,54 +38,10 @@ class SessionLimits:
             )
 
 
-def check_successors(count: int) -> None:
+def check_reopening(count: int) -> None:
     """Raise `LimitExceeded` if a session has been opened again too often while it is being closed."""
-    if count >= SUCCESSORS:
+    if count >= REOPENED:
         raise LimitExceeded(
             "The session was opened and closed too often while its close was still in progress",
             "send the request again after the answer to close_session",
         )
-
-
-class FairQueue(Generic[T]):
-    """A limited number of turns. Waiters get them user by user; each user's own waiters in the order of arrival."""
-
-    def __init__(self, turns: int) -> None:
-        self._free = turns
-        self._waiting: dict[str | None, deque[T]] = {}
-        """By user. The first user is served next, and then moves to the end."""
-
-    def __len__(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
-
-    def acquire(self, user: str | None, waiter: T) -> bool:
-        """Take a turn and return True, or add `waiter` to the queue and return False."""
-        if self._free:
-            self._free -= 1
-            return True
-        self._waiting.setdefault(user, deque()).append(waiter)
-        return False
-
-    def release(self) -> T | None:
-        """Return a turn; return the waiter that has it now, or None if nobody waited."""
-        if not self._waiting:
-            self._free += 1
-            return None
-        user, queue = next(iter(self._waiting.items()))
-        del self._waiting[user]
-        waiter = queue.popleft()
-        if queue:
-            self._waiting[user] = queue
-        return waiter
-
-    def withdraw(self, user: str | None, waiter: T) -> None:
-        """Remove a waiter from the queue."""
-        queue = self._waiting[user]
-        queue.remove(waiter)
-        if not queue:
-            del self._waiting[user]
-
-    def clear(self) -> list[T]:
-        """Remove and return all waiters."""
-        waiting, self._waiting = self._waiting, {}
-        return [waiter for queue in waiting.values() for waiter in queue]

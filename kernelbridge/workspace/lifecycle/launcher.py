@@ -13,14 +13,14 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.contract import Process, Sandbox
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import Record
-from kernelbridge.workspace.files.spill import Spills
+from kernelbridge.workspace.adoption.session_state import ShellState
+from kernelbridge.workspace.files.spill import SpillFiles
 from kernelbridge.workspace.lifecycle.sandbox_owner import SandboxOwner
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.session_state import ShellState
-from kernelbridge.workspace.settings import WorkspaceSettings
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
-from kernelbridge.workspace.shell.start import start_shell, take_shell
+from kernelbridge.workspace.shell.start import adopt_shell, start_shell
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Launcher:
     """Starts and adopts the programs in the sandbox of one workspace."""
 
     def __init__(
-        self, owner: SandboxOwner, record: Record, sockets: Path, settings: WorkspaceSettings, spills: Spills
+        self, owner: SandboxOwner, record: Record, sockets: Path, settings: Settings, spills: SpillFiles
     ) -> None:
         """`sockets` is the sandbox's socket directory on the host."""
         self._owner = owner
@@ -40,8 +40,8 @@ class Launcher:
         self._sockets = sockets
         self._settings = settings
         self._spills = spills
-        overflow = functools.partial(spills.new, "command")
-        self._shell_settings = ShellSettings(sockets, settings.max_output, overflow=overflow)
+        spill = functools.partial(spills.new, "command")
+        self._shell_settings = ShellSettings(sockets, settings.max_output, spill=spill)
 
     async def kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         """Start a kernel (`kernel_supervisor.StartKernel`)."""
@@ -58,7 +58,7 @@ class Launcher:
                 start_timeout=self._settings.start_timeout,
                 max_output=self._settings.max_output,
                 on_late_output=on_late_output,
-                overflows=self._spills,
+                spills=self._spills,
             )
 
         kernel = await self.in_sandbox(start)
@@ -79,7 +79,7 @@ class Launcher:
             sockets_inside=sandbox.sockets_path,
             on_late_output=on_late_output,
             max_output=self._settings.max_output,
-            overflows=self._spills,
+            spills=self._spills,
         )
         if not runs:
             try:
@@ -119,7 +119,7 @@ class Launcher:
         """
         sandbox = await self._owner.get()
         try:
-            shell = await take_shell(sandbox, self._shell_settings, state)
+            shell = await adopt_shell(sandbox, self._shell_settings, state)
         except SandboxError as exc:
             raise TerminalError("The shell of the earlier server cannot be used", exc.reason) from exc
         shell.on_change(self._record.set_shell)

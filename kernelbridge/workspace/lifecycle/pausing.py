@@ -40,7 +40,9 @@ class Pausing:
         """
         self._machine = machine
         self._current = current
-        self._clock = None if idle_timeout is None else IdleClock(idle_timeout)
+        self._idle_timeout = idle_timeout
+        self._used_at = 0.0
+        """When the session was used last: a message or an answer, or something that ran."""
         self._busy = busy
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
@@ -63,8 +65,7 @@ class Pausing:
 
     def touch(self) -> None:
         """Restart the idle time: a client uses the session."""
-        if self._clock is not None:
-            self._clock.touch(self._loop.time())
+        self._used_at = self._loop.time()
 
     def wake(self) -> None:
         """Resume the sandbox if it is paused, or as soon as the pause under way is complete."""
@@ -84,9 +85,8 @@ class Pausing:
     def _count(self) -> None:
         """Start the idle time."""
         self._stop_counting()
-        if self._clock is not None:
-            self.touch()
-            self._look()
+        self.touch()
+        self._look()
 
     def _stop_counting(self) -> None:
         if self._timer is not None:
@@ -95,9 +95,11 @@ class Pausing:
 
     def _look(self) -> None:
         self._timer = None
-        if self._clock is None or self._machine.state is not WorkspaceState.ACTIVE:
+        if self._idle_timeout is None or self._machine.state is not WorkspaceState.ACTIVE:
             return
-        left = self._clock.left(self._loop.time(), busy=self._busy())
+        if self._busy():
+            self.touch()
+        left = self._used_at + self._idle_timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
@@ -148,21 +150,3 @@ class Pausing:
                 waiter.set_result(None)
             else:
                 waiter.set_exception(error)
-
-
-class IdleClock:
-    """The time since the last message, the last answer, or the last moment at which something ran, in seconds."""
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._since = 0.0
-
-    def touch(self, now: float) -> None:
-        """Restart the time: a client uses the session."""
-        self._since = now
-
-    def left(self, now: float, *, busy: bool) -> float:
-        """Return for how long it may still be idle; zero or less if it is to be paused now."""
-        if busy:
-            self._since = now
-        return self._since + self._limit - now

@@ -16,6 +16,7 @@ from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxEr
 from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import SessionState
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
@@ -23,7 +24,6 @@ from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import SessionState
 from kernelbridge.workspace.shell.command_files import prepare_directory
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
@@ -111,9 +111,9 @@ class SandboxOwner:
         return await asyncio.shield(self._starting)
 
     def adopt(self, sandbox: Sandbox, state: SessionState) -> None:
-        """Start to take over the sandbox of an earlier server; the programs that `state` names continue in it."""
-        if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.TAKE_OVER:
-            self._starting = asyncio.get_running_loop().create_task(self._take_over(sandbox, state))
+        """Start to adopt the sandbox of an earlier server; the programs that `state` names continue in it."""
+        if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.ADOPT:
+            self._starting = asyncio.get_running_loop().create_task(self._adopt(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def outlive(self) -> None:
@@ -250,7 +250,7 @@ class SandboxOwner:
             raise
         return sandbox
 
-    async def _take_over(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
+    async def _adopt(self, sandbox: Sandbox, state: SessionState) -> Sandbox:
         programs = (state.kernel, state.shell, *state.terminals)
         spared = {program.process for program in programs if program is not None}
         try:
@@ -268,7 +268,7 @@ class SandboxOwner:
                 self._clear(sandbox)
             raise
         self._began(sandbox)
-        self._log.info("sandbox_taken_over", sandbox=sandbox.id)
+        self._log.info("sandbox_adopted", sandbox=sandbox.id)
         return sandbox
 
     async def _end_others(self, sandbox: Sandbox, spared: Collection[str]) -> None:

@@ -1,25 +1,32 @@
-"""Sandboxes start a few at a time: with more, each takes longer, and the engine is not faster."""
+"""Sandboxes start a few at a time: with more, each takes longer, and the engine is not faster.
+
+Starts above that are not refused. They wait in a queue that serves users in turn: a user who starts twenty sessions
+delays others by one start only.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import chain
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
-from kernelbridge.workspace.lifecycle.admission import FairQueue
 
 
 class StartQueue:
     """The starts of all sandboxes of a server."""
 
     def __init__(self, at_once: int) -> None:
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(at_once)
+        self._free = at_once
+        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+        """By user, in the order of arrival. The first user is served next, and then moves to the end."""
 
     @property
     def waiting(self) -> int:
         """How many starts wait."""
-        return len(self._queue)
+        return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
     async def turn(self, user: str | None, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
@@ -35,28 +42,38 @@ class StartQueue:
             yield
         except RuntimeUnavailable as exc:
             # Each of them would wait as long as this one did, one after the other, and fail for the same reason.
-            for waiting in self._queue.clear():
-                waiting.set_exception(RuntimeUnavailable(exc.message, exc.reason))
+            waiting, self._waiting = self._waiting, {}
+            for turn in chain.from_iterable(waiting.values()):
+                turn.set_exception(RuntimeUnavailable(exc.message, exc.reason))
             raise
         finally:
             self._pass_on()
 
     async def _wait(self, user: str | None) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._queue.acquire(user, turn):
+        if self._free:
+            self._free -= 1
             return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(user, deque()).append(turn)
         # `wait`, because a future that is awaited directly is cancelled with this task, and its turn would be lost.
         try:
             await asyncio.wait({turn})
         except asyncio.CancelledError:
             if not turn.done():
-                self._queue.withdraw(user, turn)
+                self._waiting[user].remove(turn)
+                if not self._waiting[user]:
+                    del self._waiting[user]
             elif turn.exception() is None:
                 self._pass_on()
             raise
         turn.result()
 
     def _pass_on(self) -> None:
-        following = self._queue.release()
-        if following is not None:
-            following.set_result(None)
+        if not self._waiting:
+            self._free += 1
+            return
+        user, queue = next(iter(self._waiting.items()))
+        del self._waiting[user]
+        queue.popleft().set_result(None)
+        if queue:
+            self._waiting[user] = queue

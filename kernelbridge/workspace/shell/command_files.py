@@ -34,7 +34,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 def prepare_directory(directory: Path) -> None:
     """Make those of the files that are missing in the socket directory of a sandbox. Blocking; raises `OSError`.
 
-    Called before a sandbox starts, and when one is taken over, because an older server may have made others.
+    Called before a sandbox starts, and when one is adopted, because an older server may have made others.
     """
     files = {COMMAND: b"\n" * ROOM, SETUP: b"\n" * ROOM, TERMINAL_SETUP: _TERMINAL_SETUP.encode()}
     for name, content in files.items():

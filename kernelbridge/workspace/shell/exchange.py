@@ -11,11 +11,11 @@ from typing import Any
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import SandboxError
-from kernelbridge.jupyter.bounded import BoundedText, Overflow
+from kernelbridge.jupyter.bounded import BoundedText, Spill
 from kernelbridge.runtimes.contract import Moment
 from kernelbridge.terminal_text import TerminalDecoder, drawn
-from kernelbridge.workspace.shell.hints import ScreenWatch
 from kernelbridge.workspace.shell.marks import CommandMarks, MarkState
+from kernelbridge.workspace.shell.screen_watch import ScreenWatch
 
 _EXIT = "exit\n"
 """The last line that bash itself writes when it ends."""
@@ -107,14 +107,14 @@ class Exchange:
         """
         output = self._output
         text, left_out, at = output.text(), output.left_out, output.head_length()
-        overflow = output.spilled()
+        spill = output.spilled()
         shown, split = await turns().run(draw(text, at if left_out else 0))
         if without_exit:
             shown = _without_exit(shown)
         if not left_out:
             return shown, None
         truncated: dict[str, Any] = {"bytes": left_out, "kept": "head and tail", "at": split}
-        if overflow is not None and (spilled := await overflow.finish()).path is not None:
+        if spill is not None and (spilled := await spill.finish()).path is not None:
             truncated |= {"file": spilled.path, "fileComplete": spilled.complete}
         return shown, truncated
 
@@ -141,9 +141,9 @@ class Exchange:
             self.ended.set()
 
 
-def bounded_output(max_output: int, overflow: Callable[[], Overflow | None] | None = None) -> BoundedText:
+def bounded_output(max_output: int, spill: Callable[[], Spill | None] | None = None) -> BoundedText:
     """Return what keeps a command's output: whole up to `max_output` bytes, else a quarter of that."""
-    return BoundedText(max_output, kept=max_output // 4, overflow=overflow)
+    return BoundedText(max_output, kept=max_output // 4, spill=spill)
 
 
 async def within(event: asyncio.Event, seconds: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""The terminal lane: a workspace's persistent shell and the queue of commands in front of it."""
+"""The command lane: a workspace's persistent shell and the queue of commands in front of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SandboxError, SessionClosed, TerminalError
-from kernelbridge.workspace.command_outcome import CommandOutcome, lost_command
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCommand
+from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause, lost_command
 from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
-from kernelbridge.workspace.job_queue import JobQueue, answer
-from kernelbridge.workspace.queue_limits import run_timeout
+from kernelbridge.workspace.job_queue import JobQueue, answer, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
-from kernelbridge.workspace.session_state import RunningCommand
 from kernelbridge.workspace.shell.exchange import Exchange, Listen
 from kernelbridge.workspace.shell.shell import Shell
 
@@ -45,28 +44,8 @@ class _Command:
     """Whether it was interrupted before it began."""
 
 
-class CommandRecord(Protocol):
-    """Notes which command runs, so that a later server can continue with it."""
-
-    def command_begins(self, command: RunningCommand) -> None:
-        """Note a command that is about to be typed."""
-        ...
-
-    def command_wrote(self, data: bytes) -> None:
-        """Keep what was written on the shell's terminal since then."""
-        ...
-
-    def command_ended(self) -> None:
-        """Note that the command was answered."""
-        ...
-
-    async def written(self) -> None:
-        """Wait until everything that was noted is on disk."""
-        ...
-
-
-TakeShell = Callable[[], Awaitable[Shell]]
-"""Take over the shell of an earlier server."""
+AdoptShell = Callable[[], Awaitable[Shell]]
+"""Adopt the shell of an earlier server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +60,7 @@ class PreviousCommand:
     """Called with the output that comes from now on."""
 
 
-class TerminalLane:
+class CommandLane:
     """Runs the terminal commands of one workspace first-in first-out, beside its cells."""
 
     def __init__(
@@ -92,7 +71,7 @@ class TerminalLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
-        record: CommandRecord,
+        record: Record,
         longest: float | None,
     ) -> None:
         """`longest`: seconds that a command may run; None: without limit."""
@@ -209,16 +188,16 @@ class TerminalLane:
             self._quiet.set()
         return self._quiet
 
-    def adopt(self, take: TakeShell | None, previous: PreviousCommand | None, *, had_shell: bool) -> None:
+    def adopt(self, adopt: AdoptShell | None, previous: PreviousCommand | None, *, had_shell: bool) -> None:
         """Continue with the shell of an earlier server and its command, before any command is submitted.
 
-        Without `take` there is no shell; `had_shell` says whether there was one, which ended with the sandbox.
+        Without `adopt` there is no shell; `had_shell` says whether there was one, which ended with the sandbox.
         """
-        if take is None:
+        if adopt is None:
             self._lost = had_shell or self._lost
         else:
             self._draining = self._intact = True
-            self._tasks.create(self._take_over(take, previous))
+            self._tasks.create(self._adopt(adopt, previous))
 
     async def leave(self) -> None:
         """Leave the shell and its command to another server, after `finish`."""
@@ -241,8 +220,8 @@ class TerminalLane:
 
     # -- an earlier server's command ---------------------------------------------
 
-    async def _take_over(self, take: TakeShell, previous: PreviousCommand | None) -> None:
-        """Take the shell over and answer the command in it; then run the commands that wait."""
+    async def _adopt(self, adopt: AdoptShell, previous: PreviousCommand | None) -> None:
+        """Adopt the shell and answer the command in it; then run the commands that wait."""
         command = None
         if previous is not None:
             noted = previous.command
@@ -251,20 +230,19 @@ class TerminalLane:
         outcome: CommandOutcome | KernelBridgeError | None = _CLOSED
         try:
             async with self._starting:
-                shell = self._shell = await take()
+                shell = self._shell = await adopt()
                 if previous is not None:
                     shell.resume(previous.command, previous.earlier, previous.listen, self._record.command_wrote)
             if previous is not None and command is not None:
                 outcome = await self._finish_previous(shell, previous, command)
         except KernelBridgeError as exc:
-            log.warning("shell_not_taken_over", error=str(exc))
+            log.warning("shell_not_adopted", error=str(exc))
             self._intact, self._lost = False, previous is None
             if self._leaving:
                 outcome = None
             elif previous is not None and not self._closed:
-                outcome = lost_command(
-                    previous.command, "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost"
-                )
+                cause: LossCause = "shell_exited" if isinstance(exc, TerminalError) else "sandbox_lost"
+                outcome = lost_command(previous.command.since, cause)
         finally:
             if command is not None:
                 self._answer(command, outcome)

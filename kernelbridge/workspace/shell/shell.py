@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 from kernelbridge.aio.turns import turns
 from kernelbridge.errors import BadRequest, SandboxError, TerminalError
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.protocol import texts
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.adoption.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.hints import command_hint
 from kernelbridge.workspace.interrupt_progress import Step
-from kernelbridge.workspace.session_state import RunningCommand, ShellState
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, draw, within
-from kernelbridge.workspace.shell.hints import hint
 from kernelbridge.workspace.shell.marks import MarkState
 from kernelbridge.workspace.shell.ptys import OpenTerminals, ShellTerminals
 
@@ -64,7 +64,7 @@ class ShellSettings:
     """Bytes of each command's output that are kept."""
     grace: float = 2.0
     """Seconds that a command has to end after SIGINT, and again after its processes were killed."""
-    overflow: Callable[[], Overflow | None] | None = None
+    spill: Callable[[], Spill | None] | None = None
     """Returns what keeps the whole output of one command when it is longer than that."""
 
 
@@ -226,7 +226,7 @@ class Shell:
 
     def _new_exchange(self, listen: Listen | None, nonce: str = "") -> Exchange:
         settings = self._settings
-        exchange = Exchange(bounded_output(settings.max_output, settings.overflow), listen, nonce=nonce)
+        exchange = Exchange(bounded_output(settings.max_output, settings.spill), listen, nonce=nonce)
         exchange.on_paint = lambda: self._watch(exchange, self._watch_screen)
         exchange.on_stall = lambda: self._watch(exchange, self._watch_stall)
         return exchange
@@ -325,7 +325,7 @@ class Shell:
             cause=cause,
             oom_kills=await self._oom_kills(exchange) if cause in {None, "shell_exited"} else 0,
             state_preserved=exchange.complete,
-            hint=hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
+            hint=command_hint(output, late, code, full_screen=exchange.full_screen, stalled=stalled),
             late_output=late,
             json=await turns().run(texts.written({"output": output})),
         )

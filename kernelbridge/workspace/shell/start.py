@@ -1,4 +1,4 @@
-"""Start a workspace's persistent shell, without the user's ~/.bashrc if that fails; or take it over."""
+"""Start a workspace's persistent shell, without the user's ~/.bashrc if that fails; or adopt one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kernelbridge.errors import SandboxError, TerminalError
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
-from kernelbridge.workspace.session_state import ShellState
+from kernelbridge.workspace.adoption.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
 from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
@@ -42,8 +42,8 @@ async def start_shell(sandbox: Sandbox, settings: ShellSettings, env: Mapping[st
     return shell
 
 
-async def take_shell(sandbox: Sandbox, settings: ShellSettings, state: ShellState) -> Shell:
-    """Take over a shell that an earlier server started; raises `SandboxError` if it is gone."""
+async def adopt_shell(sandbox: Sandbox, settings: ShellSettings, state: ShellState) -> Shell:
+    """Adopt a shell that an earlier server started; raises `SandboxError` if it is gone."""
     process = await sandbox.take(state.process)
     taken: dict[str, Terminal] = {}
     try:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from posixpath import join
-from typing import Protocol
 
 from msgspec import structs
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, SessionClosed, TerminalError, UnknownTerminal
 from kernelbridge.runtimes.contract import Process, Sandbox
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import TerminalState
+from kernelbridge.workspace.adoption.state_file import StateFile
 from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.session_state import TerminalState
 from kernelbridge.workspace.shell.command_files import TERMINAL_SETUP
 from kernelbridge.workspace.shell.script import is_bash
-from kernelbridge.workspace.state_file import StateFile
 from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 
 MAX_TERMINALS = 8
@@ -29,62 +30,47 @@ _Previous = tuple[TerminalState, Callable[[str, LossCause], None]]
 """A terminal of an earlier server, and what is called if it is gone."""
 
 
-class TerminalRecord(Protocol):
-    """Notes what a later server needs to take them over."""
-
-    def set_terminals(self, terminals: Iterable[TerminalState]) -> None:
-        """Note which terminals are open."""
-        ...
-
-    async def written(self) -> None:
-        """Wait until what was noted is on disk."""
-        ...
-
-    def scrollback(self, process: str) -> StateFile:
-        """Return the file for the scrollback of this process's terminal."""
-        ...
-
-
 InSandbox = Callable[[Callable[[Sandbox, PythonEnvironment], Awaitable[Started]]], Awaitable[Started]]
 """Start something in the workspace's sandbox, which is started before if necessary; see `Launcher`."""
-Rejoin = Callable[[str], Awaitable[Started]]
-"""Find the process of an earlier server; raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
+AdoptProgram = Callable[[str], Awaitable[Started]]
+"""Adopt a program of an earlier server. Raises `TerminalError` if it is gone, `SandboxError` if the sandbox is."""
 
 
-async def start_interactive_shell(sandbox: Sandbox, size: Size, *, env: Mapping[str, str]) -> Process:
+async def _start_shell(sandbox: Sandbox, python: PythonEnvironment, *, size: Size) -> Started:
     """Start an interactive shell that is not a login shell. Raises `SandboxError`.
 
     /etc/profile, which a login shell reads, sets PATH anew on Debian and loses the one that the sandbox gives.
     """
     shell, setup = sandbox.facts.shell, join(sandbox.sockets_path, TERMINAL_SETUP)
     variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell}
-    own = {**sandbox.facts.env, **env}
+    own = {**sandbox.facts.env, **python.env}
     if not any(own.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
         variables["LANG"] = "C.UTF-8"
     if not is_bash(shell):
         variables["ENV"] = setup
-    return await sandbox.exec(
+    process = await sandbox.exec(
         [shell, "--rcfile", setup, "-i"] if is_bash(shell) else [shell, "-i"],
-        env={**env, **variables},
+        env={**python.env, **variables},
         cwd=sandbox.workspace_path,
         tty=True,
         rows=size.rows,
         cols=size.cols,
     )
+    return sandbox, process
 
 
 class Terminals:
     """All terminals of a workspace. A name is free again when its terminal begins to end."""
 
-    def __init__(self, in_sandbox: InSandbox, rejoin: Rejoin, record: TerminalRecord) -> None:
+    def __init__(self, in_sandbox: InSandbox, adopt_program: AdoptProgram, record: Record) -> None:
         self._in_sandbox = in_sandbox
-        self._rejoin = rejoin
+        self._adopt_program = adopt_program
         self._open: dict[str, Terminal] = {}
         self._lives: dict[Terminal, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
         self._record = record
         self._states: dict[Terminal, TerminalState] = {}
-        self._spools: dict[Terminal, StateFile] = {}
+        self._scrollbacks: dict[Terminal, StateFile] = {}
         self._closed = self._leaving = False
 
     @property
@@ -147,11 +133,11 @@ class Terminals:
         for terminal in self._lives:
             terminal.leave()
         await self._tasks.aclose()
-        for spool in self._spools.values():
-            spool.close()
+        for file in self._scrollbacks.values():
+            file.close()
 
     def adopt(self, states: Iterable[TerminalState], lost: Callable[[str, LossCause], None]) -> None:
-        """Take over terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
+        """Adopt terminals of an earlier server, before any is opened; `lost` is called for those that are gone."""
         for state in states:
             self._begin(state.id, Size(state.rows, state.cols), (state, lost))
 
@@ -175,32 +161,29 @@ class Terminals:
         return terminal
 
     async def _live(self, terminal: Terminal, earlier: list[asyncio.Task[None]], previous: _Previous | None) -> None:
-        async def start(size: Size) -> Started:
-            sandbox, process = await (self._start(size) if previous is None else self._take_over(previous))
-            spool = self._spools[terminal] = self._record.scrollback(process.id)
-            spool.open()
-            if previous is None:
-                spool.empty()
-            terminal.replay.spool(spool, spool.read())
-            self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
-            self._note()
-            await self._record.written()  # before any connection gets `terminal_opened`
-            return sandbox, process
-
         if earlier:
             await asyncio.wait(earlier)
-        await terminal.run(start)
+        await terminal.run(functools.partial(self._start, terminal, previous))
 
-    async def _start(self, size: Size) -> Started:
-        async def start(sandbox: Sandbox, python: PythonEnvironment) -> Started:
-            return sandbox, await start_interactive_shell(sandbox, size, env=python.env)
+    async def _start(self, terminal: Terminal, previous: _Previous | None, size: Size) -> Started:
+        if previous is None:
+            sandbox, process = await self._in_sandbox(functools.partial(_start_shell, size=size))
+        else:
+            sandbox, process = await self._adopt(previous)
+        file = self._scrollbacks[terminal] = self._record.scrollback(process.id)
+        file.open()
+        if previous is None:
+            file.empty()
+        terminal.replay.keep_in(file)
+        self._states[terminal] = TerminalState(terminal.id, process.id, size.rows, size.cols)
+        self._note()
+        await self._record.written()  # before any connection gets `terminal_opened`
+        return sandbox, process
 
-        return await self._in_sandbox(start)
-
-    async def _take_over(self, previous: _Previous) -> Started:
+    async def _adopt(self, previous: _Previous) -> Started:
         state, lost = previous
         try:
-            return await self._rejoin(state.process)
+            return await self._adopt_program(state.process)
         except KernelBridgeError as exc:
             if self._leaving:
                 raise asyncio.CancelledError from exc  # no `terminal_closed`: the next server shows it again
@@ -218,8 +201,8 @@ class Terminals:
             del self._open[terminal.id]
         if self._states.pop(terminal, None) is not None:
             self._note()
-        if (spool := self._spools.pop(terminal, None)) is not None:
-            spool.remove()
+        if (file := self._scrollbacks.pop(terminal, None)) is not None:
+            file.remove()
 
     def _free_name(self) -> str:
         while (name := secrets.token_hex(4)) in self._open:

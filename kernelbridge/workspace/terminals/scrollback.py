@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+from kernelbridge.workspace.adoption.state_file import StateFile
 
 LIMIT = 1 << 20
 """Bytes of output that are kept for a replay."""
@@ -31,30 +33,18 @@ class Replayed(NamedTuple):
     """Bytes of older output that are not in `text`."""
 
 
-class Spool(Protocol):
-    """Keeps it for a later server."""
-
-    def append(self, content: bytes, limit: int) -> bool:
-        """Append, up to `limit` bytes in all; return whether all of it fit."""
-        ...
-
-    def empty(self) -> None:
-        """Remove its content."""
-        ...
-
-
 class Replay:
     """The latest output of one terminal, at most `LIMIT` bytes."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
         self._total = 0
-        self._spool: Spool | None = None
+        self._file: StateFile | None = None
 
-    def spool(self, spool: Spool, earlier: bytes) -> None:
-        """Keep the output in `spool`, too; `earlier` is what an earlier server has kept there."""
-        self.append(earlier.decode(errors="replace"))
-        self._spool = spool
+    def keep_in(self, file: StateFile) -> None:
+        """Keep the output in a file, too, after what an earlier server has kept there."""
+        self.append(file.read().decode(errors="replace"))
+        self._file = file
 
     def append(self, text: str) -> None:
         """Add output, in which there must be no half of a surrogate pair: it has no UTF-8 form."""
@@ -63,9 +53,9 @@ class Replay:
         self._kept += data
         if len(self._kept) > LIMIT + CONTEXT + _SLACK:
             del self._kept[: len(self._kept) - LIMIT - CONTEXT]
-        if self._spool is not None and not self._spool.append(data, LIMIT + CONTEXT + _SLACK):
-            self._spool.empty()
-            self._spool.append(bytes(self._kept), len(self._kept))
+        if self._file is not None and not self._file.append(data, LIMIT + CONTEXT + _SLACK):
+            self._file.empty()
+            self._file.append(bytes(self._kept), len(self._kept))
 
     def latest(self) -> Replayed:
         """Return it, beginning at a place where a terminal emulator can begin."""

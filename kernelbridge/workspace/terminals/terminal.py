@@ -23,6 +23,7 @@ import structlog
 
 from kernelbridge.errors import KernelBridgeError, LimitExceeded, TerminalError
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.journal.feed import Listener
 from kernelbridge.workspace.shell import script
 from kernelbridge.workspace.terminals.scrollback import Replay
 
@@ -60,20 +61,9 @@ class Ending:
 class Viewer(Protocol):
     """A connection that shows a terminal, or has requested one. No method blocks or raises."""
 
-    id: str
-    """The connection's id; a connection has one view of a terminal."""
-
     @property
-    def backlog(self) -> int:
-        """Bytes that the connection has not read yet."""
-        ...
-
-    async def room(self, level: int) -> None:
-        """Wait until at most `level` bytes are unread, or the connection is closed."""
-        ...
-
-    def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call `call` when the connection is closed; calling the result undoes that."""
+    def client(self) -> Listener:
+        """The connection, which has one view of a terminal."""
         ...
 
     def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
@@ -102,7 +92,7 @@ class Size:
 
 
 StartShell = Callable[[Size], Awaitable[tuple[Sandbox, Process]]]
-"""Start an interactive shell of this size, or take over the one of an earlier server."""
+"""Start an interactive shell of this size, or adopt the one of an earlier server."""
 
 
 class Terminal:
@@ -147,11 +137,11 @@ class Terminal:
 
     def attach(self, viewer: Viewer) -> None:
         """Show it to a connection, its latest output first. Another view of the same connection is replaced."""
-        if self._process is None and viewer.id in self._viewers:
-            self._replaced.append(self._viewers[viewer.id][0])
-        self._detach(viewer.id)
+        if self._process is None and viewer.client.id in self._viewers:
+            self._replaced.append(self._viewers[viewer.client.id][0])
+        self._detach(viewer.client.id)
         self._flush()
-        self._viewers[viewer.id] = (viewer, viewer.on_gone(lambda: self._detach(viewer.id)))
+        self._viewers[viewer.client.id] = (viewer, viewer.client.on_close(lambda: self._detach(viewer.client.id)))
         if self._process is None:
             return  # `run` does the rest when it is open
         self._opened(viewer, reattached=True)
@@ -291,10 +281,10 @@ class Terminal:
 
     def _finish(self, ending: Ending, problem: KernelBridgeError | None) -> None:
         self._flush()
-        closers = {closer.id for closer in self._closers}
+        closers = {closer.client.id for closer in self._closers}
         for viewer, forget in self._viewers.values():
             forget()
-            if viewer.id not in closers:
+            if viewer.client.id not in closers:
                 viewer.closed(self.id, ending)
         self._viewers.clear()
         for closer in self._closers:
@@ -357,11 +347,11 @@ class Terminal:
 
     async def _room(self) -> None:
         """Wait while a viewer has too much unread; detach those that read nothing."""
-        full = [viewer for viewer, _ in self._viewers.values() if viewer.backlog > BACKLOG]
+        full = [viewer for viewer, _ in self._viewers.values() if viewer.client.backlog > BACKLOG]
         if not full or self._all_gone.is_set():
             return
         loop = asyncio.get_running_loop()
-        waits = {loop.create_task(viewer.room(BACKLOG)): viewer for viewer in full}
+        waits = {loop.create_task(viewer.client.room(BACKLOG)): viewer for viewer in full}
         all_read = loop.create_task(asyncio.wait(waits, timeout=PATIENCE))
         gone = loop.create_task(self._all_gone.wait())
         try:
@@ -371,7 +361,7 @@ class Terminal:
             for task in [task for task in waits if not task.done()]:
                 viewer = waits[task]
                 if self._shows(viewer):
-                    self._detach(viewer.id)
+                    self._detach(viewer.client.id)
                     viewer.closed(self.id, Ending("too_slow"))
         finally:
             for each in (all_read, gone, *waits):
@@ -379,7 +369,7 @@ class Terminal:
             await asyncio.wait({all_read, gone, *waits})
 
     def _shows(self, viewer: Viewer) -> bool:
-        view = self._viewers.get(viewer.id)
+        view = self._viewers.get(viewer.client.id)
         return view is not None and view[0] is viewer
 
     def _detach(self, viewer_id: str) -> None:

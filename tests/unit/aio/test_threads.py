@@ -7,7 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from kernelbridge.aio.threads import BlockingWork, finish, in_thread, in_turns
+from kernelbridge.aio.threads import BlockingWork, in_thread, in_turns
+from tests.unit.workspace.files.at_once import finish
 
 
 @pytest.fixture

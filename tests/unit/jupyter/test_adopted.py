@@ -68,11 +68,11 @@ class Change:
         self.notebook.kernel = self.adopted = adopted
         return adopted
 
-    def take_over(self, **more: Any) -> asyncio.Future[Outcome]:
+    def adopt_cell(self, **more: Any) -> asyncio.Future[Outcome]:
         """Be the next server, and wait for the cell."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         kernel = self.adopt()
-        kernel.take_over(
+        kernel.adopt_cell(
             self.msg_id,
             lambda outcome: done.set_result(kernel.with_losses(outcome)),
             None,
@@ -106,7 +106,7 @@ async def test_each_line_of_a_cell_that_never_stops_writing_comes_once(change: N
     case = await change()
     go = case.root / "go"
     await case.leave(f"import os\nn = 0\nwhile not os.path.exists({str(go)!r}):\n    print(n, flush=True); n += 1")
-    done = case.take_over()
+    done = case.adopt_cell()
     async with asyncio.timeout(PATIENCE):
         while not case.adopted._caught_up.done():  # noqa: ASYNC110 - it has not caught up yet
             await asyncio.sleep(0)
@@ -129,7 +129,7 @@ async def test_results_displays_and_errors_sent_between_servers_are_in_the_resul
     )
     (case.root / "go").touch()
     await there(over)
-    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    outcome = await asyncio.wait_for(case.adopt_cell(), PATIENCE)
     assert outcome.error == "ZeroDivisionError: division by zero"
     assert outcome.output == "'second'\nsaid\n"
     assert outcome.stderr == "said\n"
@@ -153,7 +153,7 @@ async def test_a_cell_that_never_reached_its_kernel_is_not_waited_for(change: Ne
     await case.notebook.run("x = 1")
     await case.leave()
     case.msg_id = "never-sent_1"
-    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    outcome = await asyncio.wait_for(case.adopt_cell(), PATIENCE)
     assert (outcome.success, outcome.cause, outcome.state_preserved) == (False, None, True)
     assert outcome.error is not None
     assert outcome.error.startswith("NeverRan: ")
@@ -166,7 +166,7 @@ async def test_without_hooks_the_reply_arrives_and_the_loss_is_reported(change: 
     before = f"print('before', flush=True)\nopen({str(printed)!r}, 'w').close()\n"
     await case.leave(f"{before}{until(case.root / 'go')}print('after')\n42")
     await there(printed)
-    done = case.take_over()
+    done = case.adopt_cell()
     kernel = case.notebook.kernel
     async with asyncio.timeout(PATIENCE):
         while not kernel._iopub_seen.is_set():
@@ -185,7 +185,7 @@ async def test_a_kernel_without_our_hooks_does_not_keep_a_result(change: NewChan
     await case.leave(f"{until(case.root / 'go')}{timer}\nx = 5")
     (case.root / "go").touch()
     await there(over)
-    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    outcome = await asyncio.wait_for(case.adopt_cell(), PATIENCE)
     assert outcome.error is not None
     assert outcome.error.startswith("ResultLost: ")
     assert outcome.state_preserved
@@ -197,7 +197,7 @@ async def test_the_outcome_says_how_an_adopted_kernel_died(change: NewChange) ->
     await case.leave(f"print('x', flush=True)\n{until(case.root / 'go')}os._exit(3)")
     (case.root / "go").touch()
     await case.notebook.sandbox.processes[-1].wait()
-    outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+    outcome = await asyncio.wait_for(case.adopt_cell(), PATIENCE)
     assert (outcome.cause, outcome.exit_code, outcome.state_preserved) == ("kernel_died", 3, False)
     assert "its output before that is lost" in outcome.late_output
 
@@ -209,7 +209,7 @@ async def test_a_kernel_that_cannot_repeat_its_output_reports_the_loss(change: N
         "def full(send): raise MemoryError\nprint('x')"
     )
     await case.leave(f"print('before', flush=True)\nrecorder.newest.replay = full\n{until(case.root / 'go')}")
-    done = case.take_over()
+    done = case.adopt_cell()
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
     assert outcome.success
@@ -284,7 +284,7 @@ async def test_a_kernel_that_recalls_nonsense_harms_only_itself(
         f"    {lie}\nkernel.control_handlers['kernelbridge_recall_request'] = lie"
     )
     await case.leave(until(case.root / "go"))
-    done = case.take_over()
+    done = case.adopt_cell()
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
     assert outcome.cause == ("kernel_died" if not lie.count("{}") else None)
@@ -301,7 +301,7 @@ async def test_an_error_of_megabytes_costs_no_interpreter(change: NewChange, run
         await case.leave(f"{until(go)}try:\n    {code}\nfinally:\n    open({str(over)!r}, 'w').close()")
         go.touch()
         await there(over)
-        outcome = await asyncio.wait_for(case.take_over(), PATIENCE)
+        outcome = await asyncio.wait_for(case.adopt_cell(), PATIENCE)
         assert outcome.error is not None
         assert outcome.error.startswith("ValueError: yyyy")
     else:

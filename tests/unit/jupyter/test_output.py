@@ -311,7 +311,7 @@ def test_text_and_render_can_be_repeated() -> None:
 
 
 class Collected:
-    """An overflow in memory."""
+    """A spill in memory."""
 
     def __init__(self) -> None:
         self.text: str | None = None
@@ -334,19 +334,19 @@ PIECES = st.tuples(st.sampled_from(["out", "err"]), st.text("ab\n", max_size=60)
 
 
 @given(events=st.lists(PIECES), limit=st.integers(8, 200))
-def test_the_overflow_gets_all_output_in_order(events: list[tuple[str, str]], limit: int) -> None:
+def test_the_spill_gets_all_output_in_order(events: list[tuple[str, str]], limit: int) -> None:
     whole = "".join(text for _, text in events)
     collected = Collected()
-    output = Output(limit, kept=limit // 4, overflow=lambda: collected)
+    output = Output(limit, kept=limit // 4, spill=lambda: collected)
     for name, text in events:
         output.stream("stderr" if name == "err" else "stdout", text)
     rendered = output.render()
     if len(whole) <= limit:
-        assert (rendered.output, rendered.overflow, collected.text) == (whole, None, None)
+        assert (rendered.output, rendered.spill, collected.text) == (whole, None, None)
         assert rendered.stdout == "".join(text for name, text in events if name == "out")
         assert rendered.stderr == "".join(text for name, text in events if name == "err")
         return
-    assert rendered.overflow is collected
+    assert rendered.spill is collected
     assert collected.text == whole
     assert rendered.truncated is not None
     at = rendered.truncated["at"]
@@ -369,25 +369,25 @@ def test_one_stream_alone_is_kept_once() -> None:
     assert rendered.stderr == ""
 
 
-def test_cleared_output_is_not_in_the_overflow() -> None:
+def test_cleared_output_is_not_in_the_spill() -> None:
     collected = Collected()
-    output = Output(100, overflow=lambda: collected)
+    output = Output(100, spill=lambda: collected)
     output.stream("stdout", "a" * 300)
     output.stream("stdout", "\n")
     output.clear(wait=False)
     output.stream("stdout", "b")
     rendered = output.render()
-    assert (rendered.output, rendered.overflow, collected.text) == ("b", None, None)
+    assert (rendered.output, rendered.spill, collected.text) == ("b", None, None)
 
 
-def test_the_overflow_starts_again_after_a_clear() -> None:
+def test_the_spill_starts_again_after_a_clear() -> None:
     collected = Collected()
-    output = Output(1000, overflow=lambda: collected)
+    output = Output(1000, spill=lambda: collected)
     for letter in "ab":
         output.clear(wait=False)
         for _ in range(100):
             output.stream("stdout", letter * 9000 + "\n")
-    assert output.render().overflow is collected
+    assert output.render().spill is collected
     assert collected.text == ("b" * 9000 + "\n") * 100
 
 

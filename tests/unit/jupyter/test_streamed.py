@@ -29,7 +29,7 @@ async def watched(notebook: Notebook, code: str, *, silent: bool = False) -> tup
 
 
 class SlowDisk:
-    """An overflow that falls behind at once."""
+    """A spill that falls behind at once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -110,7 +110,7 @@ async def test_only_a_watched_cell_has_the_short_interval(new_notebook: NewNoteb
 
 async def test_a_kernel_that_has_to_wait_loses_nothing(new_notebook: NewNotebook) -> None:
     disk = SlowDisk()
-    notebook = await new_notebook(max_output=1 << 20, overflows=disk)
+    notebook = await new_notebook(max_output=1 << 20, spills=disk)
     other = await new_notebook()
     done = notebook.send("line = 'x' * 79\nfor i in range(200_000): print(line)")
     await asyncio.wait_for(disk.fell_behind.wait(), PATIENCE)
@@ -121,5 +121,5 @@ async def test_a_kernel_that_has_to_wait_loses_nothing(new_notebook: NewNotebook
     assert not done.done()
     disk.catch_up()
     outcome = await asyncio.wait_for(done, PATIENCE)
-    assert outcome.overflow is disk
+    assert outcome.spill is disk
     assert "".join(disk.texts) == ("x" * 79 + "\n") * 200_000

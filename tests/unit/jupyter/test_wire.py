@@ -26,23 +26,22 @@ def message(content: bytes = b"{}", msg_type: str = "stream", parent: bytes = b'
     return [wire.DELIMITER, Codec(KEY, "s").sign(parts), *parts]
 
 
-@given(msg_type=texts, content=st.dictionaries(texts, trees), user=texts, topic=st.lists(st.binary(max_size=8)))
-def test_requests_can_be_parsed(msg_type: str, content: object, user: str, topic: list[bytes]) -> None:
+@given(msg_type=texts, content=st.dictionaries(texts, trees), topic=st.lists(st.binary(max_size=8)))
+def test_requests_can_be_parsed(msg_type: str, content: object, topic: list[bytes]) -> None:
     topic = [frame for frame in topic if frame != wire.DELIMITER]
-    msg_id, frames = Codec(KEY, "s").request(msg_type, content, username=user, metadata={"kernelbridge": {"x": 1}})
+    msg_id, frames = Codec(KEY, "s").request(msg_type, content, metadata={"kernelbridge": {"x": 1}})
     parsed = Codec(KEY, "other").parse([*topic, *frames, b"a buffer"])
     assert (parsed.msg_id, parsed.msg_type, parsed.parent_id) == (msg_id, msg_type, "")
     assert msgspec.json.decode(parsed.content) == content
     assert json.loads(parsed.metadata) == {"kernelbridge": {"x": 1}}
 
 
-def test_a_request_says_who_and_when_in_protocol_5_3() -> None:
+def test_a_request_says_when_in_protocol_5_3() -> None:
     codec = Codec(KEY, "session")
     ids = {codec.request("execute_request", {})[0] for _ in range(3)}
     assert ids == {"session_1", "session_2", "session_3"}
-    header = json.loads(codec.request("execute_request", {}, username="anna")[1][2])
+    header = json.loads(codec.request("execute_request", {})[1][2])
     assert header["version"] == "5.3"
-    assert header["username"] == "anna"
     assert header["session"] == "session"
     assert header["date"].endswith("+00:00")
 

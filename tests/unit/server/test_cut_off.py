@@ -9,6 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
 from kernelbridge.server.websocket.socket import Socket
@@ -18,14 +19,14 @@ from kernelbridge.workspace.registry import Registry
 PATIENCE = 10.0
 
 
-class Back:
+class Back(PreviousClient):
     """A connection that takes everything at once."""
 
     id = "back"
-    streams = False
     open = True
 
     def __init__(self) -> None:
+        super().__init__(None, cast("Registry", None))
         self.frames: list[dict[str, Any]] = []
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:  # noqa: ARG002 - of `Listener`
@@ -34,9 +35,6 @@ class Back:
     def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:
         self.put_frame(frame, unsent)
         return True
-
-    async def room(self) -> None:
-        pass
 
 
 def deaf() -> Connection:

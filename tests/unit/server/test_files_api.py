@@ -91,11 +91,10 @@ async def test_what_was_sent_is_what_comes_back(server: RunningServer) -> None:
         ("bytes=-99", 200, b"0123456789", None),
         ("bytes=0-", 200, b"0123456789", None),
         ("bytes=10-", 416, b"", "bytes */10"),
-        ("bytes=-0", 416, b"", "bytes */10"),
         ("bytes=5-2", 200, b"0123456789", None),
         ("bytes=0-1,4-5", 200, b"0123456789", None),
         ("lines=1-2", 200, b"0123456789", None),
-        ("bytes=9999999999999999999999-", 200, b"0123456789", None),
+        ("bytes=9999999999999999999999-", 416, b"", "bytes */10"),
     ],
 )
 async def test_ranges(server: RunningServer, header: str, status: int, body: bytes, content_range: str | None) -> None:
@@ -124,7 +123,7 @@ async def test_conditions(server: RunningServer) -> None:
     )
     assert by_hash.status == 200
     assert (await fetch(server, "new", "PUT", data=b"x", headers={"If-Match": "*"})).status == 412
-    assert (await fetch(server, "f", "PUT", data=b"x", headers={"If-Match": "nonsense"})).status == 400
+    assert (await fetch(server, "f", "PUT", data=b"x", headers={"If-Match": "nonsense"})).status == 412
     part = await fetch(server, "f", headers={"Range": "bytes=1-2", "If-Range": tag})
     assert (part.status, await part.read()) == (200, b"three")
     assert (root(server) / "f").read_bytes() == b"three"

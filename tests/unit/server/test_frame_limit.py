@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import struct
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -12,10 +11,10 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.socket import Socket
-from kernelbridge.server.websocket.tcp import Site
 from kernelbridge.workspace.registry import Registry
 
 LIMIT = 70_000
@@ -64,18 +63,18 @@ async def wire() -> AsyncIterator[Wire]:
     app.router.add_get("/ws", serve)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = Site(runner, socket.create_server(("127.0.0.1", 0)), Buffers(1 << 30))
-    await site.start()
-    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
-    )
-    await reader.readuntil(b"\r\n\r\n")
-    wire = Wire(reader, writer)
-    assert b'"connected"' in (await wire.receive())[1]
-    yield wire
-    writer.close()
+    sockets = await bind("127.0.0.1", 0)
+    async with accepting(runner, sockets, Buffers(1 << 30)):
+        reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        wire = Wire(reader, writer)
+        assert b'"connected"' in (await wire.receive())[1]
+        yield wire
+        writer.close()
     await runner.cleanup()
 
 

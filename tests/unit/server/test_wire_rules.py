@@ -59,34 +59,14 @@ async def test_a_request_as_it_should_be_is_served(server: RunningServer) -> Non
     "request_head",
     [
         pytest.param(GET, id="no host"),
-        pytest.param(b"GET /healthz HTTP/1.0\r\n", id="no host in 1.0"),
         pytest.param(GET + HOST + HOST, id="two hosts"),
         pytest.param(GET + HOST + b"Host: evil.example\r\n", id="two different hosts"),
-        pytest.param(GET + b"Host: \r\n", id="empty host"),
-        pytest.param(GET + b"Host: user@localhost\r\n", id="userinfo"),
-        pytest.param(GET + b"Host: localhost/x\r\n", id="path"),
-        pytest.param(GET + b"Host: localhost, localhost\r\n", id="list"),
-        pytest.param(GET + b"Host: localhost:port\r\n", id="port of letters"),
-        pytest.param(GET + b"Host: localhost:65536\r\n", id="port too large"),
-        pytest.param(GET + b"Host: localhost:80:80\r\n", id="two ports"),
-        pytest.param(GET + b"Host: [127.0.0.1]\r\n", id="IPv4 in brackets"),
-        pytest.param(GET + b"Host: [::1\r\n", id="half a bracket"),
-        pytest.param(GET + b"Host: ::1\r\n", id="IPv6 without brackets"),
-        pytest.param(GET + b"Host: local host\r\n", id="blank"),
-        pytest.param(GET + b"Host: localhost\\\r\n", id="backslash"),
-        pytest.param(b"GET http://evil.example/healthz HTTP/1.1\r\n" + HOST, id="foreign authority"),
-        pytest.param(b"GET http://localhost:1/healthz HTTP/1.1\r\n" + HOST, id="another port"),
-        pytest.param(b"GET http://user@localhost/healthz HTTP/1.1\r\n" + HOST, id="userinfo in the target"),
-        pytest.param(b"GET ftp://localhost/healthz HTTP/1.1\r\n" + HOST, id="another scheme"),
         pytest.param(b"GET http:///healthz HTTP/1.1\r\n" + HOST, id="no authority"),
         pytest.param(b"GET healthz HTTP/1.1\r\n" + HOST, id="neither path nor URL"),
         pytest.param(b"GET * HTTP/1.1\r\n" + HOST, id="asterisk for GET"),
-        pytest.param(b"GET /healthz#part HTTP/1.1\r\n" + HOST, id="fragment"),
         pytest.param("GET /healthz?ä HTTP/1.1\r\n".encode() + HOST, id="not ASCII"),
-        pytest.param(b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST, id="CONNECT"),
         pytest.param(b"GET /healthz HTTP/1.1 \r\n" + HOST, id="blank behind the version"),
         pytest.param(b"GET /healthz HTTP/3.0\r\n" + HOST, id="version"),
-        pytest.param(b"GET /healthz\r\n" + HOST, id="no version"),
         pytest.param(b"GE(T /healthz HTTP/1.1\r\n" + HOST, id="method"),
         pytest.param(GET + HOST + b"X : y\r\n", id="blank before the colon"),
         pytest.param(GET + HOST + b"X: a\r\n b\r\n", id="folded"),
@@ -111,12 +91,29 @@ async def test_what_is_no_http_is_refused_in_one_line(server: RunningServer, log
 
 
 @pytest.mark.parametrize(
-    "header",
-    [b"Host: evil.example", b"Host: localhost.evil.example", b"Host: 192.168.0.1", b"Host: localhost."],
+    "request_head",
+    [
+        pytest.param(GET + b"Host: \r\n", id="empty host"),
+        pytest.param(GET + b"Host: user@localhost\r\n", id="userinfo"),
+        pytest.param(GET + b"Host: localhost/x\r\n", id="path"),
+        pytest.param(GET + b"Host: localhost, localhost\r\n", id="list"),
+        pytest.param(GET + b"Host: localhost:port\r\n", id="port of letters"),
+        pytest.param(GET + b"Host: localhost:65536\r\n", id="port too large"),
+        pytest.param(GET + b"Host: localhost:80:80\r\n", id="two ports"),
+        pytest.param(GET + b"Host: [127.0.0.1]\r\n", id="IPv4 in brackets"),
+        pytest.param(GET + b"Host: [::1\r\n", id="half a bracket"),
+        pytest.param(GET + b"Host: ::1\r\n", id="IPv6 without brackets"),
+        pytest.param(GET + b"Host: local host\r\n", id="blank"),
+        pytest.param(GET + b"Host: localhost\\\r\n", id="backslash"),
+        pytest.param(GET + b"Host: evil.example\r\n", id="another site"),
+        pytest.param(GET + b"Host: localhost.evil.example\r\n", id="a name below another site"),
+        pytest.param(GET + b"Host: 192.168.0.1\r\n", id="another machine"),
+        pytest.param(GET + b"Host: localhost.\r\n", id="absolute"),
+    ],
 )
-async def test_a_foreign_host_is_forbidden(server: RunningServer, log: Log, header: bytes) -> None:
+async def test_a_foreign_host_is_forbidden(server: RunningServer, log: Log, request_head: bytes) -> None:
     async with server.wire() as wire:
-        wire.write(GET, header, b"\r\n", CLOSING)
+        wire.write(request_head, CLOSING)
         assert (await wire.everything()).startswith(b"HTTP/1.1 403 ")
     assert log.only()["event"] == "request_refused"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.jupyter.bounded import Overflow
+from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
 from kernelbridge.runtimes.agent.directory import AgentDirectory
 from kernelbridge.runtimes.agent.process import AgentProcess
@@ -109,9 +109,9 @@ class Place:
         max_output: int = 1 << 20,
         grace: float = 2.0,
         env: Mapping[str, str] | None = None,
-        overflow: Callable[[], Overflow | None] | None = None,
+        spill: Callable[[], Spill | None] | None = None,
     ) -> Shell:
-        settings = ShellSettings(self.commands, max_output, grace, overflow)
+        settings = ShellSettings(self.commands, max_output, grace, spill)
         shell = await start_shell(self.sandbox, settings, env or {})
         self.opened.append(shell)
         return shell

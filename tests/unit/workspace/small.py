@@ -1,16 +1,20 @@
-"""Settings of workspaces that hold little, for tests that fill them."""
+"""Settings of a server that holds little, for tests that fill it."""
 
-from kernelbridge.runtimes.contract import Limits
-from kernelbridge.workspace.options import Bounds
-from kernelbridge.workspace.settings import WorkspaceSettings
+from pathlib import Path
 
-SMALL = WorkspaceSettings(
-    bounds=Bounds(limits=Limits(), image=None, linger=0),
+from kernelbridge.settings.settings import Settings
+
+SMALL = Settings(
+    data_dir=Path("/nowhere"),
     queue_limit=3,
-    execution_timeout=None,
     start_timeout=5,
     max_output=1 << 20,
-    max_file=1 << 20,
+    max_message=1 << 20,
     max_spill=0,
     journal_size=1 << 20,
+    idle_timeout=None,
+    linger=0,
+    max_starts=1,
+    max_sessions_per_user=2,
+    max_sessions=2,
 )

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,8 @@ from structlog.testing import capture_logs
 
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import LimitExceeded, NoSuchFile
-from kernelbridge.server.absent_clients import Absent
+from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.workspace.files.data_directory import DataDirectory
-from kernelbridge.workspace.lifecycle.admission import SessionLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import NAME, Retention, forget_usage
 from kernelbridge.workspace.session_key import SessionKey
@@ -42,10 +42,8 @@ class House:
         self.registry = Registry(
             runtime=FaultyRuntime(),
             data=self.data,
-            settings=SMALL,
+            settings=replace(SMALL, max_sessions_per_user=1, max_sessions=1),
             executor=self.executor,
-            limits=SessionLimits(1, 1),
-            max_starts=1,
             on_use=self.retention.use,
         )
 
@@ -346,7 +344,7 @@ async def test_a_server_that_stops_deletes_nothing_more(house: House) -> None:
 async def test_deleting_files_of_a_closed_session_does_not_count_as_a_session(house: House) -> None:
     """Or one user who deletes thousands that are not there would keep all others out."""
     closed: asyncio.Queue[object] = asyncio.Queue()
-    nobody = Absent(None, house.registry)
+    nobody = PreviousClient(None, house.registry)
     house.registry.close(A, nobody, delete_files=True, done=closed.put_nowait)
     house.registry.attach(B, "c")
     # One that was open has a sandbox, until it is gone, however often it is closed.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,12 +27,12 @@ from kernelbridge.runtimes.contract import (
     SandboxSpec,
 )
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
-from kernelbridge.server.absent_clients import Absent, Absentees
+from kernelbridge.server.previous_clients import PreviousClient, PreviousClients
 from kernelbridge.workspace.adoption.record import Record
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
-from kernelbridge.workspace.lifecycle.admission import SUCCESSORS, SessionLimits
+from kernelbridge.workspace.lifecycle.admission import REOPENED
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.unpaused import Unpaused
@@ -152,8 +152,6 @@ async def registry(runtime: FaultyRuntime, tmp_path: Path) -> AsyncIterator[Regi
             data=data,
             settings=SMALL,
             executor=executor,
-            limits=SessionLimits(2, 2),
-            max_starts=1,
         )
         yield made
         await made.aclose()
@@ -244,7 +242,7 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
     answers: asyncio.Queue[object] = asyncio.Queue()
     closed: asyncio.Queue[object] = asyncio.Queue()
     workspace.executions.question("x", lambda help_: help_.is_complete("x"), answers.put_nowait)
-    registry.close(KEY, Absent(None, registry), delete_files=False, done=closed.put_nowait)
+    registry.close(KEY, PreviousClient(None, registry), delete_files=False, done=closed.put_nowait)
     async with asyncio.timeout(20):
         await closed.get()
     assert isinstance(answers.get_nowait(), SessionClosed)
@@ -269,7 +267,7 @@ async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
     try:
         for done in closed:
             registry.attach(KEY, "c")
-            registry.close(KEY, Absent(None, registry), delete_files=False, done=done.set_result)
+            registry.close(KEY, PreviousClient(None, registry), delete_files=False, done=done.set_result)
         await asyncio.wait_for(closed[0], 20)
         assert registry.closing(KEY)
         assert registry.in_use() == {KEY}
@@ -292,12 +290,12 @@ async def test_a_note_of_the_close_is_written_and_deleted_with_the_files(
     await until(lambda: registry.find(KEY) is None)
     assert registry.was_closed(KEY)
     assert not registry.was_closed(SessionKey("another", "s"))
-    assert not registry.resumable(KEY)
+    assert registry.find(KEY) is None
     workspace = registry.attach(KEY, "c")
     assert not registry.was_closed(KEY)  # it is open
     assert (workspace.executions.has_lost, workspace.commands.has_lost) == (False, False)
     closed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    registry.close(KEY, Absent(None, registry), delete_files=True, done=closed.set_result)
+    registry.close(KEY, PreviousClient(None, registry), delete_files=True, done=closed.set_result)
     assert not registry.was_closed(KEY)  # also while the files are being deleted
     await asyncio.wait_for(closed, 20)
     assert not registry.was_closed(KEY)
@@ -350,10 +348,8 @@ async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
         data=registry._data,
         settings=SMALL,
         executor=registry._executor,
-        limits=SessionLimits(2, 2),
-        max_starts=1,
     )
-    await following.adopt(Absentees())
+    await following.adopt(PreviousClients(following))
     assert following.find(KEY) is not None
     assert following._notes.get(KEY) is None
     await following.aclose()
@@ -391,10 +387,10 @@ async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_
     runtime.gate.clear()
     cells: Answers = Answers()
     closed: asyncio.Queue[object] = asyncio.Queue()
-    turns = SUCCESSORS + 1
+    turns = REOPENED + 1
     for turn in range(turns):
         registry.attach(KEY, "c").executions.submit(Job(Cell(code="1"), cells))
-        registry.close(KEY, Absent(None, registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
+        registry.close(KEY, PreviousClient(None, registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
     with pytest.raises(LimitExceeded, match="too often"):
         registry.attach(KEY, "c")
     runtime.gate.set()
@@ -425,13 +421,13 @@ async def test_a_server_that_stops_takes_no_more_sessions(registry: Registry) ->
         registry.attach(KEY, "c")
 
 
-class Told:
+class Told(PreviousClient):
     """A connection that remembers what it is told."""
 
-    streams = False
     open = True
 
     def __init__(self, name: str) -> None:
+        super().__init__(None, cast("Registry", None))
         self.id = name
         self.frames: list[bytes] = []
 
@@ -442,9 +438,6 @@ class Told:
     def offer_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> bool:
         self.put_frame(frame, unsent)
         return True
-
-    async def room(self) -> None:
-        return
 
 
 async def test_only_the_requester_gets_the_reply_of_a_second_close(registry: Registry) -> None:

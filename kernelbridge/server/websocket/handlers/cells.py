@@ -23,7 +23,7 @@ from kernelbridge.protocol.cells import (
 from kernelbridge.server.websocket.handlers import answers, interpreter
 from kernelbridge.server.websocket.handlers.event_stream import EventStream, LeftOut
 from kernelbridge.server.websocket.handlers.request_context import Handler, RequestContext
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 
 

@@ -49,19 +49,6 @@ class Client(Listener, Protocol):
         """Queue an answer. It is never left out."""
         ...
 
-    @property
-    def backlog(self) -> int:
-        """Bytes that the client has not read yet."""
-        ...
-
-    async def room(self, level: int = ...) -> None:
-        """Wait until at most `level` bytes are unread, or the client is gone; for the default see `Listener`."""
-        ...
-
-    def on_close(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call `call` when the connection ends. Returns a function that cancels this."""
-        ...
-
 
 class Ids(TypedDict):
     """The ids that an answer or event has of its request."""

@@ -52,22 +52,13 @@ LISTED = 1000
 async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
     """Start the sandbox and the interpreter. Messages that arrive meanwhile wait for them."""
     key = SessionKey(client.user_id, message.session_id)
-    context: RequestContext | None = None
-    early: list[KernelBridgeError | None] = []
-
-    def opened(error: KernelBridgeError | None) -> None:
-        if context is None:
-            early.append(error)
-        else:
-            _opened(context, fresh, error)
-
     while (there := client.registry.find(key)) is not None and there.pausing.asleep:
         client.registry.attach(key, client.id)  # now, because the session may be about to end for lack of connections
         await there.pausing.awake()
-    workspace, fresh = client.registry.open(key, client.id, _options(message), opened)
+    workspace = client.registry.open(key, client.id, _options(message))
     context = RequestContext(client, workspace, message.session_id, echoed(message.request_id), warnings)
-    if early:
-        _opened(context, fresh, early[0])
+    fresh = workspace.executions.state is not KernelState.READY
+    workspace.executions.warm(lambda error: _opened(context, fresh, error))
 
 
 def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | None) -> None:  # noqa: FBT001  the answer's own field
@@ -190,7 +181,7 @@ def _closed(client: Client, message: CloseSession, warnings: list[str], outcome:
 async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     """Replay a session's events to a connection, then send it all new ones."""
     key = SessionKey(client.user_id, message.session_id)
-    if not client.registry.resumable(key) and not client.registry.was_closed(key):
+    if client.registry.find(key) is None and not client.registry.was_closed(key):
         raise UnknownSession(
             "The session is not open",
             "it was closed, or never opened, so there is nothing to resume; any other request opens it,"

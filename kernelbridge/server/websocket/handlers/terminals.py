@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from msgspec import UNSET
 
@@ -24,21 +24,8 @@ class View:
     """A connection that shows a terminal (`workspace.terminals.terminal.Viewer`). Its events belong to one request."""
 
     def __init__(self, context: RequestContext) -> None:
-        self.id = context.client.id
+        self.client = context.client
         self._context = context
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that the client has not read yet."""
-        return self._context.client.backlog
-
-    async def room(self, level: int) -> None:
-        """Wait until at most `level` bytes are unread, or the client is gone."""
-        await self._context.client.room(level)
-
-    def on_gone(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call `call` when the connection ends. Returns a function that cancels this."""
-        return self._context.client.on_close(call)
 
     def opened(self, terminal_id: str, rows: int, cols: int, *, reattached: bool) -> None:
         """Send `terminal_opened`."""

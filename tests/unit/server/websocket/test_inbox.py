@@ -1,17 +1,17 @@
 """What a client sends counts until it is handled, control frames too."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 
+from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.inbox import ENOUGH, OVERHEAD
 from kernelbridge.server.websocket.socket import Socket
-from kernelbridge.server.websocket.tcp import Site, TcpConnection
+from kernelbridge.server.websocket.tcp import TcpConnection
 from tests.unit.server.conftest import PATIENCE, UPGRADE, Wire, masked
 
 PING, PONG = 9, 10
@@ -53,13 +53,14 @@ async def wire(busy: Busy) -> AsyncIterator[Wire]:
     app.router.add_get("/ws", busy.serve)
     runner = web.AppRunner(app)
     await runner.setup()
-    await Site(runner, socket.create_server(("127.0.0.1", 0)), busy.buffers).start()
-    wire = Wire(*await asyncio.open_connection(*runner.addresses[0][:2]))
-    wire.write(UPGRADE % b"u")
-    await wire.head()
-    yield wire
-    busy.goes_on.set()
-    wire.writer.close()
+    sockets = await bind("127.0.0.1", 0)
+    async with accepting(runner, sockets, busy.buffers):
+        wire = Wire(*await asyncio.open_connection(*sockets[0].getsockname()))
+        wire.write(UPGRADE % b"u")
+        await wire.head()
+        yield wire
+        busy.goes_on.set()
+        wire.writer.close()
     await runner.cleanup()
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
+from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.socket import Socket
-from kernelbridge.server.websocket.tcp import Site
 
 PATIENCE = 60
 LARGE = bytes(range(32, 127)) * 100_000  # 9.5 MB, which no system's buffers hold
@@ -42,8 +41,9 @@ async def serve() -> AsyncIterator[Serve]:
             runner = web.AppRunner(app)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await Site(runner, socket.create_server(("127.0.0.1", 0)), Buffers(1 << 30)).start()
-            host, port = runner.addresses[0][:2]
+            sockets = await bind("127.0.0.1", 0)
+            await stack.enter_async_context(accepting(runner, sockets, Buffers(1 << 30)))
+            host, port = sockets[0].getsockname()
             return host, port
 
         yield start

@@ -15,14 +15,12 @@ import pytest
 from msgspec import structs
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.jupyter.cell import Cell
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, count_previous_sandboxes, previous_sessions
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.adoption.session_state import RunningCell, RunningCommand, ShellState, TerminalState
 from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.session_state import RunningCommand, ShellState, TerminalState
 from tests.unit.workspace.test_workspace_faults import FACTS
 
 KEY = SessionKey("Ada", "s")
@@ -52,12 +50,22 @@ class AtOnce(Executor):
         return done
 
 
-def ignore(_answer: object) -> None:
-    """Answer nobody."""
+def running(msg_id: str, timeout: float | None = None, began: float = 0.0) -> RunningCell:
+    return RunningCell(
+        msg_id,
+        None,
+        streams=False,
+        asks=False,
+        since=0.0,
+        began=began,
+        timeout=timeout,
+        left=timeout,
+        counted=began,
+    )
 
 
 def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda: 1000) -> Record:
-    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce(), spool=100)
+    return Record(directory, key, created="then", runtime="docker", seq=seq, executor=AtOnce(), max_output=100)
 
 
 def only(directory: Path) -> PreviousSession:
@@ -83,8 +91,8 @@ def test_an_open_session_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     record.opened(CHOICE, SANDBOX)
     record.kernel_started(KERNEL)
     record.set_shell(SHELL)
-    job = Job(Cell(code="1", stream=True, allow_stdin=True), ignore, timeout=5.0, request_id="r\n")
-    record.begins("msg_1", job, 12.5, 7.5)
+    cell = RunningCell("msg_1", "r\n", True, True, 12.5, 7.5, 5.0, 5.0, 7.5)  # noqa: FBT003 - streams, asks
+    record.begins(cell)
     record.leave()
     left = only(tmp_path)
     assert left.key == KEY
@@ -95,8 +103,7 @@ def test_an_open_session_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     known = left.state.sandbox
     assert known is not None
     assert (known.sandbox_id, known.facts) == ("box", FACTS)
-    assert left.cell is not None
-    assert structs.astuple(left.cell) == ("msg_1", "r\n", True, True, 12.5, 7.5, 5.0, 5.0, 7.5)
+    assert left.cell == cell
     assert (left.command, left.state.terminals) == (None, ())
 
 
@@ -171,11 +178,11 @@ def test_only_the_server_can_read_a_record(tmp_path: Path) -> None:
 def test_a_cell_that_is_answered_is_not_left(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.opened(CHOICE, SANDBOX)
-    for code in ("x" * 10, "y"):
-        record.begins(code * 100, Job(Cell(code=code), ignore), 0, 0)
+    for msg_id in ("x" * 1000, "y" * 100):
+        record.begins(running(msg_id))
         record.ended()
     assert only(tmp_path).cell is None
-    record.begins("short", Job(Cell(code=""), ignore), 0, 0)
+    record.begins(running("short"))
     cell = only(tmp_path).cell
     assert cell is not None
     assert cell.msg_id == "short"
@@ -186,7 +193,7 @@ def test_the_time_that_a_cell_has_left_is_recorded(tmp_path: Path) -> None:
     record.opened(CHOICE, SANDBOX)
     record.counts(1.0, 0.0)
     assert only(tmp_path).cell is None
-    record.begins("msg_1", Job(Cell(code=""), ignore, timeout=5.0), 0, 100.0)
+    record.begins(running("msg_1", 5.0, 100.0))
 
     def left_at(now: float) -> float | None:
         cell = only(tmp_path).cell
@@ -209,7 +216,7 @@ def test_the_time_that_a_cell_has_left_is_recorded(tmp_path: Path) -> None:
     again.ended()
     again.counts(1.0, 0.0)
     assert only(tmp_path).cell is None
-    again.begins("msg_2", Job(Cell(code=""), ignore), 0, 0)
+    again.begins(running("msg_2"))
     assert left_at(10.0) is None
 
 
@@ -243,7 +250,7 @@ def test_a_removed_record_is_not_written_again(tmp_path: Path) -> None:
     record.opened(CHOICE, SANDBOX)
     record.remove()
     record.kernel_ended("ended")
-    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    record.begins(running("m"))
     record.write()
     record.opened(CHOICE, SANDBOX)  # by a start that was under way
     assert list(tmp_path.iterdir()) == []
@@ -254,14 +261,14 @@ def test_nothing_is_recorded_before_there_is_a_sandbox(tmp_path: Path) -> None:
     record = new(tmp_path)
     record.write()
     record.kernel_started(KERNEL)
-    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    record.begins(running("m"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     record = new(tmp_path / "absent")
     record.opened(CHOICE, SANDBOX)
-    record.begins("m", Job(Cell(code=""), ignore), 0, 0)
+    record.begins(running("m"))
     record.ended()
     record.remove()
 
@@ -324,7 +331,7 @@ def test_a_cells_file_that_could_not_be_made_is_made_later(tmp_path: Path) -> No
     record.opened(CHOICE, SANDBOX)
     (tmp_path / "later").mkdir()
     record.write()
-    record.begins("msg_1", Job(Cell(code=""), ignore), 0, 0)
+    record.begins(running("msg_1"))
     cell = only(tmp_path / "later").cell
     assert cell is not None
     assert cell.msg_id == "msg_1"

@@ -20,11 +20,12 @@ from kernelbridge.runtimes.facts import KernelSpec
 from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Graces
 from kernelbridge.workspace.cells.lane import ExecutionLane
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
 from tests.unit.jupyter.test_faults import faulty
+from tests.unit.workspace.adoption.test_record import new as unrecorded
 
 GRACES = Graces(sigint=1.0, process_group=0.5, lost_reply=0.2)
 
@@ -52,19 +53,6 @@ class UnsweptProcess(HostProcess):
             raise SandboxError("Processes in the sandbox cannot be signalled", "container is paused")
 
 
-class Unrecorded:
-    """Takes no note of cells: no other server comes."""
-
-    def begins(self, msg_id: str, job: Job, since: float, began: float) -> None:
-        pass
-
-    def counts(self, left: float, now: float | None) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-
 class Place:
     """A lane with its kernels."""
 
@@ -83,7 +71,7 @@ class Place:
             queue_limit=100,
             tasks=self.tasks,
             memory=MemoryWatch(lambda: None),
-            record=Unrecorded(),
+            record=unrecorded(root),
             graces=GRACES,
         )
 

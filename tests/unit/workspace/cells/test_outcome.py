@@ -54,9 +54,9 @@ async def test_what_is_behind_a_step_that_takes_time_waits_for_it() -> None:
 async def test_the_end_of_the_session_answers_a_cell_whose_output_is_still_being_written() -> None:
     answers: list[Outcome] = []
     tasks = TaskSet()
-    outcome = Outcome(success=True, output="x", truncated={"bytes": 1}, overflow=StuckDisk())
+    outcome = Outcome(success=True, output="x", truncated={"bytes": 1}, spill=StuckDisk())
     finish(outcome, [written, noted("behind")], answers.append, tasks)
     await asyncio.sleep(0)  # it has begun to wait
     assert answers == []
     await tasks.aclose()
-    assert answers == [replace(outcome, overflow=None, late_output="behind")]
+    assert answers == [replace(outcome, spill=None, late_output="behind")]

@@ -13,9 +13,9 @@ from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.kernel import Kernel
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.adoption.session_state import RunningCell
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
-from kernelbridge.workspace.session_state import RunningCell
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON
 from tests.unit.workspace.cells.test_kernel_supervisor import Place
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import ConfigError, DiskFull, FileError, FilesDeleted
 from kernelbridge.workspace.files import data_directory
 from kernelbridge.workspace.files.data_directory import DataDirectory, write_atomically
 from kernelbridge.workspace.files.versions import Commits
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.shell.command_files import prepare_directory
+from tests.unit.workspace.files.at_once import finish
 
 principals = st.none() | st.text()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files
 
 
 class SyncRecorder:
@@ -36,7 +37,7 @@ def durable(root: Path, disk: SyncRecorder, *changed: str) -> None:
         assert disk.directories.get(str(path)) == sorted(entry.name for entry in path.iterdir()), name
 
 
-Change = Callable[[WorkspaceFiles], object]
+Change = Callable[[Files], object]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,7 @@ Change = Callable[[WorkspaceFiles], object]
 def test_a_changed_directory_is_synced_after_the_change(
     change: Change, directories: list[str], content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = WorkspaceFiles(
-        tmp_path, uid=os.getuid(), gid=os.getgid(), limits=FileLimits(1 << 20, 1 << 20), commits=Commits()
-    )
+    files = Files(tmp_path, uid=os.getuid(), gid=os.getgid(), limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
     files.save("old", b"old")
     files.save("full/file", b"file")
     files.mkdir("empty")

@@ -22,8 +22,9 @@ from kernelbridge.errors import (
 )
 from kernelbridge.workspace.files import syscalls, versions
 from kernelbridge.workspace.files.service import SessionFiles
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits, Condition
+from tests.unit.workspace.files.at_once import Files
 
 FRAME = 1 << 20
 
@@ -33,14 +34,14 @@ def sha(content: bytes) -> str:
 
 
 @pytest.fixture
-def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(FRAME, 2 * FRAME), commits=Commits())
+def files(root: Path) -> Files:
+    return Files(root, uid=1234, gid=4321, limits=FileLimits(FRAME, 2 * FRAME), commits=Commits())
 
 
 # -- saving under conditions ----------------------------------------------------
 
 
-def test_of_many_creations_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_creations_one_succeeds(files: Files, root: Path) -> None:
     ended: list[str] = []
     start = threading.Barrier(8)
 
@@ -62,7 +63,7 @@ def test_of_many_creations_one_succeeds(files: WorkspaceFiles, root: Path) -> No
     assert [path.name for path in root.iterdir()] == ["f"]
 
 
-def test_of_many_replacements_of_one_version_one_succeeds(files: WorkspaceFiles, root: Path) -> None:
+def test_of_many_replacements_of_one_version_one_succeeds(files: Files, root: Path) -> None:
     first = files.save("f", b"first")
     ended: list[str] = []
     start = threading.Barrier(8)
@@ -84,7 +85,7 @@ def test_of_many_replacements_of_one_version_one_succeeds(files: WorkspaceFiles,
     assert (root / "f").read_text() in ended
 
 
-def test_appends_at_the_same_time_are_all_there(files: WorkspaceFiles, root: Path) -> None:
+def test_appends_at_the_same_time_are_all_there(files: Files, root: Path) -> None:
     done: list[bytes] = []
     refused: list[bytes] = []
 
@@ -110,9 +111,7 @@ def test_appends_at_the_same_time_are_all_there(files: WorkspaceFiles, root: Pat
     assert sorted(lines) == sorted(letter * 10 for letter in done)
 
 
-def test_an_append_keeps_the_old_bytes_when_it_fails(
-    files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_append_keeps_the_old_bytes_when_it_fails(files: Files, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "f").write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(FileError, match="full"):
@@ -121,7 +120,7 @@ def test_an_append_keeps_the_old_bytes_when_it_fails(
     assert [path.name for path in root.iterdir()] == ["f"]
 
 
-def test_an_append_beyond_the_limit_copies_nothing(files: WorkspaceFiles, root: Path) -> None:
+def test_an_append_beyond_the_limit_copies_nothing(files: Files, root: Path) -> None:
     with (root / "f").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(FileTooLarge, match="the limit to append to"):
@@ -130,7 +129,7 @@ def test_an_append_beyond_the_limit_copies_nothing(files: WorkspaceFiles, root: 
 
 
 def test_a_change_between_the_look_and_the_rename_is_a_conflict(
-    files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = files.save("f", b"first")
 
@@ -144,13 +143,13 @@ def test_a_change_between_the_look_and_the_rename_is_a_conflict(
     assert (root / "f").read_bytes() == b"by a program in the sandbox"
 
 
-def test_a_condition_makes_no_directories(files: WorkspaceFiles, root: Path) -> None:
+def test_a_condition_makes_no_directories(files: Files, root: Path) -> None:
     with pytest.raises(NoSuchFile):
         files.save("a/b/f", b"x", if_match=sha(b""))
     assert list(root.iterdir()) == []
 
 
-def test_exclusive_names_without_renameat2(files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_names_without_renameat2(files: Files, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system, such as NFS, that has no RENAME_NOREPLACE."""
 
     def unable(*_args: object, **_options: object) -> None:
@@ -167,7 +166,7 @@ def test_exclusive_names_without_renameat2(files: WorkspaceFiles, root: Path, mo
 # -- renaming and deleting ------------------------------------------------------
 
 
-def test_what_a_rename_refuses(files: WorkspaceFiles, root: Path) -> None:
+def test_what_a_rename_refuses(files: Files, root: Path) -> None:
     for name in ("f", "d/x", "e/y"):
         files.save(name, b"x")
     refused: tuple[tuple[str, str, bool, type[FileError]], ...] = (
@@ -191,7 +190,7 @@ def test_what_a_rename_refuses(files: WorkspaceFiles, root: Path) -> None:
         assert caught.value.field == field
 
 
-def test_a_link_is_renamed_and_deleted_as_a_link(files: WorkspaceFiles, root: Path, tmp_path: Path) -> None:
+def test_a_link_is_renamed_and_deleted_as_a_link(files: Files, root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "f").touch()
     (root / "link").symlink_to(tmp_path / "outside")
@@ -201,7 +200,7 @@ def test_a_link_is_renamed_and_deleted_as_a_link(files: WorkspaceFiles, root: Pa
     assert list(root.iterdir()) == []
 
 
-def test_deleting_a_deep_tree_needs_neither_stack_nor_descriptors(files: WorkspaceFiles, root: Path) -> None:
+def test_deleting_a_deep_tree_needs_neither_stack_nor_descriptors(files: Files, root: Path) -> None:
     fd = os.open(root, os.O_RDONLY)
     os.mkdir("top", dir_fd=fd)
     fd = os.open(root / "top", os.O_RDONLY)
@@ -218,7 +217,7 @@ def test_deleting_a_deep_tree_needs_neither_stack_nor_descriptors(files: Workspa
 
 
 def test_a_tree_that_cannot_be_deleted_gets_its_name_back(
-    files: WorkspaceFiles, root: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.save("d/f", b"x")
 
@@ -235,8 +234,8 @@ def test_a_tree_that_cannot_be_deleted_gets_its_name_back(
 
 
 @pytest.fixture
-def session_files(files: WorkspaceFiles) -> Iterator[SessionFiles]:
-    async def prepared() -> WorkspaceFiles:
+def session_files(files: Files) -> Iterator[SessionFiles]:
+    async def prepared() -> Files:
         return files
 
     async def settled() -> None:
@@ -257,7 +256,7 @@ async def test_an_upload_is_there_when_it_is_committed(session_files: SessionFil
 
 
 async def test_an_upload_that_is_not_committed_leaves_nothing(
-    files: WorkspaceFiles, session_files: SessionFiles, root: Path
+    files: Files, session_files: SessionFiles, root: Path
 ) -> None:
     files.save("f", b"old")
     async with session_files.upload("f", Condition()) as upload:

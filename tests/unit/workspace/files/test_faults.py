@@ -11,8 +11,9 @@ import pytest
 from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import FileError
 from kernelbridge.trees import emptying
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files
 
 
 class FailingFsync:
@@ -46,8 +47,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def workspace(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
+def workspace(root: Path) -> Files:
+    return Files(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def test_a_full_disk_leaves_the_old_file(tiny_disk: Path) -> None:

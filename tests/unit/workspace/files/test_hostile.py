@@ -19,13 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import BadRequest, FileError
 from kernelbridge.workspace.files.inotify_tree import EventsLostError, WatchTree
 from kernelbridge.workspace.files.listing import Listing, listing
 from kernelbridge.workspace.files.reading import read
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files, finish
 
 SAVES = 10_000
 TURNS = 60
@@ -81,8 +81,8 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
+def files(root: Path) -> Files:
+    return Files(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def racer(root: Path, outside: Path) -> Iterator[None]:
 class Racing:
     """Operations against the racer, counted by how they ended."""
 
-    def __init__(self, files: WorkspaceFiles, root: Path) -> None:
+    def __init__(self, files: Files, root: Path) -> None:
         self.files = files
         self.root = root
         self.done: Counter[str] = Counter()
@@ -156,7 +156,7 @@ class Racing:
 
 
 def test_a_racing_renamer_moves_nothing_outside(
-    files: WorkspaceFiles, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Durability is not the question here, and costs most of the time.
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
@@ -220,7 +220,7 @@ def test_a_watch_never_reports_what_is_behind_a_link(root: Path, outside: Path) 
 
 
 @pytest.mark.parametrize("link", ["absolute", "relative", "dangling", "loop"])
-def test_a_parent_that_is_a_link_is_refused(files: WorkspaceFiles, root: Path, outside: Path, link: str) -> None:
+def test_a_parent_that_is_a_link_is_refused(files: Files, root: Path, outside: Path, link: str) -> None:
     targets: dict[str, Path | str] = {
         "absolute": outside,
         "relative": "../outside",
@@ -241,14 +241,14 @@ def test_a_parent_that_is_a_link_is_refused(files: WorkspaceFiles, root: Path, o
     assert snapshot(outside) == before
 
 
-def test_a_link_inside_the_workspace_is_refused_as_a_parent_too(files: WorkspaceFiles, root: Path) -> None:
+def test_a_link_inside_the_workspace_is_refused_as_a_parent_too(files: Files, root: Path) -> None:
     (root / "a").mkdir()
     (root / "a" / "link").symlink_to(root / "a")
     with pytest.raises(FileError, match="'a/link' is a symbolic link"):
         files.save("a/link/x", b"x")
 
 
-def test_a_link_at_the_target_is_replaced_not_followed(files: WorkspaceFiles, root: Path, outside: Path) -> None:
+def test_a_link_at_the_target_is_replaced_not_followed(files: Files, root: Path, outside: Path) -> None:
     before = snapshot(outside)
     for number, target in enumerate((outside / "secret", outside / "dir", Path("nowhere"), Path("/dev/null"))):
         (root / str(number)).symlink_to(target)
@@ -259,7 +259,7 @@ def test_a_link_at_the_target_is_replaced_not_followed(files: WorkspaceFiles, ro
     assert snapshot(outside) == before
 
 
-def test_a_hard_link_at_the_target_loses_only_its_name(files: WorkspaceFiles, root: Path) -> None:
+def test_a_hard_link_at_the_target_loses_only_its_name(files: Files, root: Path) -> None:
     (root / "original").write_bytes(b"original")
     (root / "name").hardlink_to(root / "original")
     files.save("name", b"mine")
@@ -269,7 +269,7 @@ def test_a_hard_link_at_the_target_loses_only_its_name(files: WorkspaceFiles, ro
 
 
 @pytest.mark.timeout(20)
-def test_nothing_waits_for_a_fifo_socket_or_device(files: WorkspaceFiles, root: Path) -> None:
+def test_nothing_waits_for_a_fifo_socket_or_device(files: Files, root: Path) -> None:
     os.mkfifo(root / "fifo")
     os.mknod(root / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     with socket.socket(socket.AF_UNIX) as listener:
@@ -294,8 +294,8 @@ def test_a_bridge_that_is_not_root_reports_missing_permissions(root: Path, tmp_p
         "from kernelbridge.workspace.files.versions import Commits\n"
         "from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles\n"
         "files = WorkspaceFiles(Path(sys.argv[1]), uid=1234, gid=4321, limits=FileLimits(9, 9), commits=Commits())\n"
-        "files.save('open/file', b'mine')\n"
-        "try: files.save('closed/file', b'mine')\n"
+        "list(files.saving('open/file', b'mine', 'overwrite', None))\n"
+        "try: list(files.saving('closed/file', b'mine', 'overwrite', None))\n"
         "except FileError as exc: print(exc)\n"
     )
     # The directories above a test's own are closed to others, so it starts inside.
@@ -344,7 +344,7 @@ _PATHS = st.builds(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(path=_PATHS)
 def test_no_generated_path_leads_outside(
-    files: WorkspaceFiles, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    files: Files, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     # Durability is not the question here, and thousands of it take minutes.
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
@@ -382,8 +382,8 @@ def test_a_server_killed_in_mid_save_leaves_the_old_file(root: Path) -> None:
         "from kernelbridge.workspace.files.versions import Commits\n"
         "from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Commits())"
-        ".save('main.py', b'new')\n"
+        "files = WorkspaceFiles(Path(sys.argv[1]), uid=0, gid=0, limits=FileLimits(99, 99), commits=Commits())\n"
+        "list(files.saving('main.py', b'new', 'overwrite', None))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, root], check=False, env={"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import FileError, LimitExceeded
 from kernelbridge.workspace.files import syscalls
 from kernelbridge.workspace.files.inotify_tree import EventsLostError, WatchTree
+from tests.unit.workspace.files.at_once import finish
 
 
 @pytest.fixture

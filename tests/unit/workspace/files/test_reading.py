@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from msgspec import Raw
 
-from kernelbridge.aio.threads import finish
 from kernelbridge.errors import (
     FileError,
     FileTooLarge,
@@ -20,6 +19,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.workspace.files.listing import listing
 from kernelbridge.workspace.files.reading import Content, read
+from tests.unit.workspace.files.at_once import finish
 
 FRAME = 1 << 20
 

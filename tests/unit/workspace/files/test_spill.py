@@ -13,9 +13,10 @@ import pytest
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.workspace.files import spill as spill_module
-from kernelbridge.workspace.files.spill import BACKLOG, KEPT, Spill, Spills
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.spill import BACKLOG, KEPT, SpillFile, SpillFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files
 
 LIMIT = 1 << 20
 
@@ -65,15 +66,15 @@ def executor() -> Iterator[Executor]:
         yield threads
 
 
-def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
+def files(root: Path) -> Files:
+    return Files(root, uid=1234, gid=4321, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
-def spills(root: Path, executor: Executor, limit: int = LIMIT) -> Spills:
-    return Spills(lambda: files(root), executor, TaskSet(), limit=limit)
+def spills(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFiles:
+    return SpillFiles(lambda: files(root), executor, TaskSet(), limit=limit)
 
 
-def new(root: Path, executor: Executor, limit: int = LIMIT) -> Spill:
+def new(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFile:
     spill = spills(root, executor, limit).new("cell")
     assert spill is not None
     return spill
@@ -213,7 +214,7 @@ async def test_the_end_of_a_session_closes_its_files(root: Path) -> None:
     """Of runs that end with it, also if a thread is writing; nobody waits for them any more."""
     tasks = TaskSet()
     with FrozenDisk() as frozen:
-        of_session = Spills(lambda: files(root), frozen, tasks, limit=LIMIT)
+        of_session = SpillFiles(lambda: files(root), frozen, tasks, limit=LIMIT)
         begun, finishing = of_session.new("cell"), of_session.new("command")
         assert begun is not None
         assert finishing is not None

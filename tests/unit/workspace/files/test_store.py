@@ -9,22 +9,23 @@ import pytest
 
 from kernelbridge.errors import BadRequest, FileError
 from kernelbridge.workspace.files.names import relative_parts
-from kernelbridge.workspace.files.store import FileLimits, WorkspaceFiles
+from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.files.versions import Commits
+from tests.unit.workspace.files.at_once import Files
 
 UID, GID = 1234, 4321
 
 
 @pytest.fixture
-def files(root: Path) -> WorkspaceFiles:
-    return WorkspaceFiles(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
+def files(root: Path) -> Files:
+    return Files(root, uid=UID, gid=GID, limits=FileLimits(1 << 20, 1 << 20), commits=Commits())
 
 
 def everything(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
-def test_a_saved_file_is_there_with_its_hash(files: WorkspaceFiles, root: Path) -> None:
+def test_a_saved_file_is_there_with_its_hash(files: Files, root: Path) -> None:
     saved = files.save("main.py", b"print(1)\n")
     assert (root / "main.py").read_bytes() == b"print(1)\n"
     assert saved.size == 9
@@ -32,7 +33,7 @@ def test_a_saved_file_is_there_with_its_hash(files: WorkspaceFiles, root: Path) 
     assert everything(root) == {"main.py"}
 
 
-def test_parents_are_made_and_belong_to_the_sandbox_user(files: WorkspaceFiles, root: Path) -> None:
+def test_parents_are_made_and_belong_to_the_sandbox_user(files: Files, root: Path) -> None:
     previous = os.umask(0o077)
     try:
         files.save("a/b/c.txt", b"x")
@@ -43,7 +44,7 @@ def test_parents_are_made_and_belong_to_the_sandbox_user(files: WorkspaceFiles, 
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (UID, GID, mode)
 
 
-def test_existing_parents_stay_as_they_are(files: WorkspaceFiles, root: Path) -> None:
+def test_existing_parents_stay_as_they_are(files: Files, root: Path) -> None:
     (root / "a").mkdir(mode=0o700)
     before = (root / "a").lstat()
     files.save("a/b", b"x")
@@ -52,7 +53,7 @@ def test_existing_parents_stay_as_they_are(files: WorkspaceFiles, root: Path) ->
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o600, 0o444, 0o000, 0o640])
-def test_permission_bits_are_kept(files: WorkspaceFiles, root: Path, mode: int) -> None:
+def test_permission_bits_are_kept(files: Files, root: Path, mode: int) -> None:
     files.save("run.sh", b"old")
     (root / "run.sh").chmod(mode)
     files.save("run.sh", b"new")
@@ -60,7 +61,7 @@ def test_permission_bits_are_kept(files: WorkspaceFiles, root: Path, mode: int) 
     assert (root / "run.sh").read_bytes() == b"new"
 
 
-def test_set_user_id_is_not_kept(files: WorkspaceFiles, root: Path) -> None:
+def test_set_user_id_is_not_kept(files: Files, root: Path) -> None:
     (root / "su").write_bytes(b"old")
     (root / "su").chmod(0o6755)
     files.save("su", b"new")
@@ -68,12 +69,12 @@ def test_set_user_id_is_not_kept(files: WorkspaceFiles, root: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\xff\xfe", b"x" * (1 << 20)])
-def test_any_bytes_up_to_the_limit(files: WorkspaceFiles, root: Path, data: bytes) -> None:
+def test_any_bytes_up_to_the_limit(files: Files, root: Path, data: bytes) -> None:
     files.save("data", data)
     assert (root / "data").read_bytes() == data
 
 
-def test_a_file_over_the_limit_leaves_the_old_one(files: WorkspaceFiles, root: Path) -> None:
+def test_a_file_over_the_limit_leaves_the_old_one(files: Files, root: Path) -> None:
     files.save("data", b"old")
     with pytest.raises(FileError, match="1048577 bytes and the limit is 1048576"):
         files.save("data", b"x" * ((1 << 20) + 1))
@@ -95,7 +96,7 @@ def test_a_file_over_the_limit_leaves_the_old_one(files: WorkspaceFiles, root: P
         "/".join(["d" * 99] * 40) + "/f",
     ],
 )
-def test_unusual_names_are_only_names(files: WorkspaceFiles, root: Path, name: str) -> None:
+def test_unusual_names_are_only_names(files: Files, root: Path, name: str) -> None:
     files.save(name, b"x")
     fd = os.open(root, os.O_RDONLY)
     *parents, last = name.split("/")
@@ -130,14 +131,14 @@ def test_dots_and_doubled_slashes_inside_mean_nothing() -> None:
         ("a/" * 2048 + "b", "4097 bytes and the limit is 4096"),
     ],
 )
-def test_a_path_that_is_not_relative_is_refused(files: WorkspaceFiles, root: Path, name: str, reason: str) -> None:
+def test_a_path_that_is_not_relative_is_refused(files: Files, root: Path, name: str, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason) as caught:
         files.save(name, b"x")
     assert caught.value.field == "filename"
     assert everything(root) == set()
 
 
-def test_a_directory_is_not_replaced(files: WorkspaceFiles, root: Path) -> None:
+def test_a_directory_is_not_replaced(files: Files, root: Path) -> None:
     (root / "a").mkdir()
     with pytest.raises(FileError, match="a directory of that name exists"):
         files.save("a", b"x")
@@ -146,14 +147,14 @@ def test_a_directory_is_not_replaced(files: WorkspaceFiles, root: Path) -> None:
     assert everything(root) == {"a"}
 
 
-def test_a_file_is_no_parent(files: WorkspaceFiles, root: Path) -> None:
+def test_a_file_is_no_parent(files: Files, root: Path) -> None:
     files.save("a", b"x")
     with pytest.raises(FileError, match="'a' is a file; a file's parents must be real directories"):
         files.save("a/b", b"x")
     assert everything(root) == {"a"}
 
 
-def test_directories_are_made_once_and_again(files: WorkspaceFiles, root: Path) -> None:
+def test_directories_are_made_once_and_again(files: Files, root: Path) -> None:
     files.mkdir(".local/lib/python3.11/site-packages")
     files.mkdir(".local/lib/python3.11/site-packages")
     assert (root / ".local/lib/python3.11/site-packages").lstat().st_uid == UID
@@ -162,7 +163,7 @@ def test_directories_are_made_once_and_again(files: WorkspaceFiles, root: Path) 
         files.mkdir("file")
 
 
-def test_a_file_of_the_bridge_has_the_mode_that_is_asked_for(files: WorkspaceFiles, root: Path) -> None:
+def test_a_file_of_the_bridge_has_the_mode_that_is_asked_for(files: Files, root: Path) -> None:
     files.save("bin/pip", b"old")
     files.write_private("bin/pip", b"#!/bin/sh\n", 0o755)
     found = (root / "bin/pip").lstat()
@@ -170,7 +171,7 @@ def test_a_file_of_the_bridge_has_the_mode_that_is_asked_for(files: WorkspaceFil
     assert (root / "bin/pip").read_bytes() == b"#!/bin/sh\n"
 
 
-def test_a_link_is_made_and_made_again(files: WorkspaceFiles, root: Path) -> None:
+def test_a_link_is_made_and_made_again(files: Files, root: Path) -> None:
     files.symlink("bin/python", "/nowhere/python")
     files.symlink("bin/python", "/usr/bin/python3")
     assert (root / "bin/python").readlink() == Path("/usr/bin/python3")

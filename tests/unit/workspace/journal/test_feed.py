@@ -39,7 +39,12 @@ class StallingListener:
         self.put_frame(frame, unsent)
         return True
 
-    async def room(self) -> None:
+    backlog = 0
+
+    def on_close(self, _call: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    async def room(self, _level: int = 0) -> None:
         while self.open and len(self.waiting) >= self.capacity:
             self._room.clear()
             self.stalls.set()

@@ -211,8 +211,7 @@ class Walk(Place):
             self.sandbox.calls.get_nowait()[1].set_exception(SandboxError("The sandbox does not answer"))
 
     def idle(self) -> None:
-        assert self.pausing._clock is not None
-        self.pausing._clock.touch(-1e9)
+        self.pausing._used_at = -1e9
         self.pausing._look()
 
     async def settle(self) -> None:

@@ -31,6 +31,22 @@ async def test_no_more_than_so_many_start_at_once_and_users_take_turns() -> None
     assert order.index("b") == 3
 
 
+async def test_a_user_with_many_starts_delays_others_by_one_only() -> None:
+    starts, order = StartQueue(1), list[str]()
+
+    async def start(user: str | None, name: str) -> None:
+        async with starts.turn(user):
+            order.append(name)
+
+    async with asyncio.TaskGroup() as group, starts.turn("greedy"):
+        for number, (user, name) in enumerate(
+            [("greedy", "g1"), ("greedy", "g2"), ("greedy", "g3"), ("late", "l1"), (None, "n1")], 1
+        ):
+            group.create_task(start(user, name))
+            await waiting(starts, number)
+    assert order == ["g1", "l1", "n1", "g2", "g3"]
+
+
 async def test_all_waiting_starts_fail_when_the_engine_does_not_answer() -> None:
     starts = StartQueue(1)
     release = asyncio.Event()

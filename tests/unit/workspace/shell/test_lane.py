@@ -17,7 +17,7 @@ from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.shell import command_files
-from kernelbridge.workspace.shell.lane import TerminalLane
+from kernelbridge.workspace.shell.lane import CommandLane
 from kernelbridge.workspace.shell.shell import Shell
 from tests.unit.workspace.adoption.test_record import AtOnce
 from tests.unit.workspace.conftest import Place
@@ -25,13 +25,13 @@ from tests.unit.workspace.conftest import Place
 Answer = CommandOutcome | KernelBridgeError
 
 
-def send(lane: TerminalLane, command: str) -> asyncio.Future[Answer]:
+def send(lane: CommandLane, command: str) -> asyncio.Future[Answer]:
     done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     lane.submit(command, done.set_result, timeout=20)
     return done
 
 
-async def run(lane: TerminalLane, command: str) -> CommandOutcome:
+async def run(lane: CommandLane, command: str) -> CommandOutcome:
     outcome = await send(lane, command)
     assert isinstance(outcome, CommandOutcome), outcome
     return outcome
@@ -53,8 +53,8 @@ def jobs() -> Jobs:
     return Jobs()
 
 
-def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Shell]] | None = None) -> TerminalLane:
-    return TerminalLane(
+def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Shell]] | None = None) -> CommandLane:
+    return CommandLane(
         start_shell or place.shell,
         destroy_sandbox=place.sandbox.destroy,
         queue_limit=10,
@@ -68,7 +68,7 @@ def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Sh
 
 
 @pytest.fixture
-async def lane(place: Place) -> AsyncIterator[TerminalLane]:
+async def lane(place: Place) -> AsyncIterator[CommandLane]:
     tasks = TaskSet()
     lane = lane_of(place, tasks)
     yield lane
@@ -85,7 +85,7 @@ async def last_of(told: asyncio.Queue[InterruptProgress]) -> InterruptProgress:
 
 
 @pytest.mark.parametrize("end", ["exit 3", "(read x <go; kill -9 $$) & true"])
-async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane, end: str) -> None:
+async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: CommandLane, end: str) -> None:
     """By the command that ended it, or by the next one if it ended between the two."""
     os.mkfifo(place.home / "go")
     assert (await run(lane, "V=1")).state_preserved
@@ -102,7 +102,7 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: TerminalLane
 
 
 async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
-    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
+    place: Place, lane: CommandLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_path: Path, _content: bytes, _flags: int = 0) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -118,7 +118,7 @@ async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
 
 
 async def test_a_result_waits_until_what_the_shell_has_become_is_on_disk(
-    lane: TerminalLane, monkeypatch: pytest.MonkeyPatch
+    lane: CommandLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have moved to another terminal, where the next server has to look for it."""
     asked, let = asyncio.Event(), asyncio.Event()
@@ -138,7 +138,7 @@ async def test_a_result_waits_until_what_the_shell_has_become_is_on_disk(
 
 
 async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
-    place: Place, lane: TerminalLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    place: Place, lane: CommandLane, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ends them ends all that any command has started."""
     told: list[InterruptProgress] = []
@@ -158,7 +158,7 @@ async def test_a_command_begins_when_the_jobs_of_those_before_have_been_ended(
 
 @pytest.mark.parametrize("unasked", ["signal", "prune"])
 async def test_an_interrupt_is_answered_when_the_command_cannot_be_ended(
-    place: Place, lane: TerminalLane, monkeypatch: pytest.MonkeyPatch, unasked: str
+    place: Place, lane: CommandLane, monkeypatch: pytest.MonkeyPatch, unasked: str
 ) -> None:
     """The command is answered with the error; the request to end it needs an answer of its own."""
 

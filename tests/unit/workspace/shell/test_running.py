@@ -202,7 +202,7 @@ async def test_where_many_jobs_keep_terminals_the_last_ones_share_it_with_the_co
     assert (await shell.run("echo x", timeout=20)).output == "x\n"
 
 
-class KeptOverflow:
+class KeptSpill:
     """Takes what is too much."""
 
     def __init__(self) -> None:
@@ -222,8 +222,8 @@ class KeptOverflow:
 
 
 async def test_what_is_too_much_is_elsewhere(place: Place) -> None:
-    kept = KeptOverflow()
-    shell = await place.shell(max_output=10_000, overflow=lambda: kept)
+    kept = KeptSpill()
+    shell = await place.shell(max_output=10_000, spill=lambda: kept)
     outcome = await shell.run("seq 10000", timeout=20)
     assert outcome.truncated is not None
     assert (outcome.truncated["file"], outcome.truncated["fileComplete"]) == ("there", True)

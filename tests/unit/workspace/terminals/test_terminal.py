@@ -13,9 +13,9 @@ PATIENCE = 20.0
 class LateViewer:
     """A connection that reads only when `reads` is set."""
 
-    id = "late"
-
     def __init__(self) -> None:
+        self.client: Any = self
+        self.id = "late"
         self.shown: list[str] = []
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.waits = asyncio.Event()
@@ -29,7 +29,7 @@ class LateViewer:
         self.waits.set()
         await self.reads.wait()
 
-    def on_gone(self, _call: Callable[[], None]) -> Callable[[], None]:
+    def on_close(self, _call: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
     def opened(self, _terminal_id: str, _rows: int, _cols: int, *, reattached: bool) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from kernelbridge.errors import BadRequest, LimitExceeded
-from kernelbridge.workspace.queue_limits import WaitingBudget, run_timeout
+from kernelbridge.workspace.job_queue import WaitingBudget, run_timeout
 
 
 def test_requests_are_counted_and_released() -> None:

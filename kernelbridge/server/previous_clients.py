@@ -11,15 +11,15 @@ from kernelbridge.server.websocket.handlers.cells import job_of
 from kernelbridge.server.websocket.handlers.commands import CommandEvents, answer_of
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode
 from kernelbridge.workspace.adoption.record import PreviousSession
-from kernelbridge.workspace.cells.queue import Job
+from kernelbridge.workspace.adoption.session_state import RunningCell
+from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import LossCause, ReportLoss, lost_command
 from kernelbridge.workspace.registry import Registry
-from kernelbridge.workspace.session_state import RunningCell
 from kernelbridge.workspace.shell.lane import PreviousCommand
 from kernelbridge.workspace.workspace import Workspace
 
 
-class Absent:
+class PreviousClient:
     """A connection of an earlier server (`request_context.Client`)."""
 
     id = ""
@@ -56,42 +56,44 @@ class Absent:
         return lambda: None
 
 
-class Absentees:
-    """The answers to what an earlier server left running (`registry.Absentees`)."""
+class PreviousClients:
+    """The answers to what an earlier server left running (`registry.PreviousClients`)."""
 
-    def job(self, registry: Registry, workspace: Workspace, cell: RunningCell) -> Job:
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def job(self, workspace: Workspace, cell: RunningCell) -> Job:
         """Return the queue's entry for a cell that an earlier server started. Its code is unknown and not needed."""
-        context = _context(registry, workspace, cell.request_id)
+        context = self._context(workspace, cell.request_id)
         return job_of(context, Cell(code="", allow_stdin=cell.asks, stream=cell.streams), cell.timeout)
 
-    def command(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> PreviousCommand | None:
+    def command(self, workspace: Workspace, session: PreviousSession) -> PreviousCommand | None:
         """Return the entry for a command that an earlier server started, or None if its shell cannot be there."""
-        command = left.command
-        if command is None or left.state.shell is None:
+        command = session.command
+        if command is None or session.state.shell is None:
             return None
-        context = _context(registry, workspace, command.request_id)
+        context = self._context(workspace, command.request_id)
         events = CommandEvents(context) if command.streams else None
         answer = answer_of(context) if events is None else events.answer
-        return PreviousCommand(command, left.output, answer, events)
+        return PreviousCommand(command, session.output, answer, events)
 
-    def loss(self, registry: Registry, workspace: Workspace, left: PreviousSession) -> ReportLoss:
+    def loss(self, workspace: Workspace, session: PreviousSession) -> ReportLoss:
         """Return the function that reports the end of an earlier server's terminals and command."""
 
         def report(lost: str | None, cause: LossCause) -> None:
-            for terminal in left.state.terminals:
+            for terminal in session.state.terminals:
                 if lost in {None, terminal.id}:
-                    _closed(_context(registry, workspace, None), terminal.id, cause)
-            if lost is None and left.command is not None:
-                context = _context(registry, workspace, left.command.request_id)
-                answer = CommandEvents(context).answer if left.command.streams else answer_of(context)
-                answer(lost_command(left.command, cause))
+                    _closed(self._context(workspace, None), terminal.id, cause)
+            if lost is None and (command := session.command) is not None:
+                context = self._context(workspace, command.request_id)
+                answer = CommandEvents(context).answer if command.streams else answer_of(context)
+                answer(lost_command(command.since, cause))
 
         return report
 
-
-def _context(registry: Registry, workspace: Workspace, request_id: str | None) -> RequestContext:
-    session = workspace.key
-    return RequestContext(Absent(session.principal, registry), workspace, session.session_id, echoed(request_id))
+    def _context(self, workspace: Workspace, request_id: str | None) -> RequestContext:
+        client = PreviousClient(workspace.key.principal, self._registry)
+        return RequestContext(client, workspace, workspace.key.session_id, echoed(request_id))
 
 
 def _closed(context: RequestContext, terminal_id: str, cause: LossCause) -> None:

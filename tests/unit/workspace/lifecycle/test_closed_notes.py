@@ -3,7 +3,7 @@
 import pytest
 from msgspec import UNSET
 
-from kernelbridge.workspace.closed_note import MOST_CODE, ClosedNote, ran, read_note, write_note
+from kernelbridge.workspace.lifecycle.closed_notes import MOST_CODE, ClosedNote, ran, read_note, write_note
 
 AT = "2026-01-01T00:00:00.000Z"
 

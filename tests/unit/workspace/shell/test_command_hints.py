@@ -2,12 +2,12 @@
 
 import pytest
 
-from kernelbridge.workspace.hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT
-from kernelbridge.workspace.shell.hints import BUS_HINT, ScreenWatch, hint
+from kernelbridge.workspace.hints import BUS_HINT, NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT, command_hint
+from kernelbridge.workspace.shell.screen_watch import ScreenWatch
 
 
 def say(output: str, exit_code: int | None, *, full_screen: bool) -> str | None:
-    return hint(output, "", exit_code, full_screen=full_screen, stalled=False)
+    return command_hint(output, "", exit_code, full_screen=full_screen, stalled=False)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_other_failures_are_none() -> None:
 def test_what_fails_for_want_of_processes_is_told_what_to_do(said: str) -> None:
     assert say(said, 1, full_screen=False) == PROCESS_HINT
     assert say(said, 0, full_screen=False) is None
-    assert hint("", said, 0, full_screen=False, stalled=False) == PROCESS_HINT
-    assert hint("", "", None, full_screen=False, stalled=True) == PROCESS_HINT
+    assert command_hint("", said, 0, full_screen=False, stalled=False) == PROCESS_HINT
+    assert command_hint("", "", None, full_screen=False, stalled=True) == PROCESS_HINT
     assert say("cat: x: Resource temporarily unavailable\n", 1, full_screen=False) is None
 
 
