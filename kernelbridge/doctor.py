@@ -25,6 +25,7 @@ import msgspec
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.images import build
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
@@ -167,7 +168,7 @@ async def check_image(reference: str, data_dir: Path) -> Row:
     if await asyncio.to_thread(build.image_exists, reference):
         # No server has this name, so no other containers are touched.
         instance = f"doctor-{secrets.token_hex(4)}"
-        runtime = await DockerRuntime.open(image=reference, instance=instance, guest=data_dir / "guest")
+        runtime = await DockerRuntime.open(image=reference, instance=instance, directories=HostDirectories(data_dir))
         try:
             facts = await runtime.prepare()
         finally:

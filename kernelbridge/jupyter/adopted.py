@@ -1,6 +1,6 @@
 """A kernel that an earlier server started, and to which this server connects with the same routing id.
 
-    kernel = AdoptedKernel.adopt(process, identity, …)
+    kernel = AdoptedKernel.adopt(sandbox, process, identity, …)
     await kernel.settle(timeout)                  # if no cell runs: afterwards it is a kernel like any other
     kernel.adopt_cell(msg_id, done, listener, …)   # if a cell runs, or has ended meanwhile
 
@@ -14,21 +14,20 @@ import asyncio
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 from kernelbridge.errors import KernelError
 from kernelbridge.jupyter import end_causes, recall, wire
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.channels import MAX_MESSAGE
-from kernelbridge.jupyter.connection import SocketDirectory
+from kernelbridge.jupyter.connection import KernelSockets
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
 from kernelbridge.jupyter.execution import FINAL, Execution
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.jupyter.intake import NO_SPILLS, Spills
 from kernelbridge.jupyter.kernel import BEGIN_GRACE, Kernel
 from kernelbridge.jupyter.startup import wait_heard
-from kernelbridge.runtimes.contract import Process
+from kernelbridge.runtimes.contract import Process, Sandbox
 
 REPLAY_TIMEOUT = 10.0
 """Seconds from the kernel's answer to the end of what it repeats."""
@@ -50,11 +49,10 @@ class AdoptedKernel(Kernel):
     @classmethod
     def adopt(
         cls,
+        sandbox: Sandbox,
         process: Process,
         identity: KernelIdentity,
         *,
-        sockets_host: Path,
-        sockets_inside: str,
         on_late_output: Callable[[str], None],
         max_output: int,
         max_message: int = MAX_MESSAGE,
@@ -64,13 +62,12 @@ class AdoptedKernel(Kernel):
 
         If the kernel has ended, that is no error: `died` says how.
         """
-        directory = SocketDirectory(sockets_host, sockets_inside, identity.incarnation, key=identity.key)
-        directory.reopen()
+        sockets = KernelSockets.reopen(sandbox, identity.incarnation, identity.key)
         try:
             kernel = cls(
                 process,
                 identity.spec,
-                directory,
+                sockets,
                 max_output=max_output,
                 max_message=max_message,
                 late=on_late_output,
@@ -78,7 +75,7 @@ class AdoptedKernel(Kernel):
                 answers_interrupts=identity.answers_interrupts,
             )
         except BaseException:
-            directory.release()
+            sockets.release()
             raise
         kernel._identity = identity
         loop = asyncio.get_running_loop()

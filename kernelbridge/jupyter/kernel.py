@@ -20,19 +20,17 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import structlog
 
-from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, KernelError
 from kernelbridge.jupyter import end_causes, wire
 from kernelbridge.jupyter.cell import Cell, Outcome, request_content, request_metadata
 from kernelbridge.jupyter.channels import MAX_MESSAGE, Channels
 from kernelbridge.jupyter.completion_watchdog import CompletionWatchdog
-from kernelbridge.jupyter.connection import PORTS, SocketDirectory
+from kernelbridge.jupyter.connection import PORTS, KernelSockets
 from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Listener
 from kernelbridge.jupyter.execution import Execution, ExecutionTable
@@ -77,7 +75,7 @@ class Kernel:
         self,
         process: Process,
         spec: KernelSpec,
-        directory: SocketDirectory,
+        sockets: KernelSockets,
         *,
         max_output: int,
         max_message: int,
@@ -92,9 +90,9 @@ class Kernel:
         self.broken: asyncio.Future[None] = loop.create_future()
         """Set when the kernel broke the protocol and is killed. The owner must make sure that `died` follows."""
         self._process = process
-        self._directory = directory
+        self._sockets = sockets
         self._session = uuid.uuid4().hex
-        self._codec = wire.Codec(directory.key, self._session)
+        self._codec = wire.Codec(sockets.key, self._session)
         self._late = late
         self._ready = False
         self._table = ExecutionTable(max_output=max_output, clock=time.monotonic, late=self._on_late, spill=spills.new)
@@ -141,7 +139,6 @@ class Kernel:
         sandbox: Sandbox,
         spec: KernelSpec,
         *,
-        sockets_host: Path,
         incarnation: int,
         on_late_output: Callable[[str], None],
         argv: Sequence[str] | None = None,
@@ -154,26 +151,23 @@ class Kernel:
     ) -> Self:
         """Start a kernel and return when it answers.
 
-        `sockets_host` is the host's path of the sandbox's socket directory. `argv`, which contains `{connection_file}`,
-        replaces the command of the kernelspec. `on_late_output` is called with text that background threads write after
-        the end of their cell. Times are in seconds, sizes in bytes. Without `hooks` a Python kernel stays as it is.
-        `spills` makes what stores output beyond `max_output`. Raises `KernelError`, or `SandboxError` when the
-        sandbox is gone. If cancelled, the kernel is killed and removed.
+        `argv`, which contains `{connection_file}`, replaces the command of the kernelspec. `on_late_output` is called
+        with text that background threads write after the end of their cell. Times are in seconds, sizes in bytes.
+        Without `hooks` a Python kernel stays as it is. `spills` makes what stores output beyond `max_output`. Raises
+        `KernelError`, or `SandboxError` when the sandbox is gone. If cancelled, the kernel is killed and removed.
         """
-        directory = SocketDirectory(sockets_host, sandbox.sockets_path, incarnation)
+        sockets = await KernelSockets.make(sandbox, incarnation, spec.name, start_source())
         try:
-            # In a thread, and the close too: a hostile session can fill its directory with millions of files.
-            await in_thread(None, directory.prepare, spec.name, start_source())
-            start_file = directory.start_file if hooks else None
-            words = command(spec, directory.connection_file, argv, start_file=start_file)
+            start_file = sockets.start_file if hooks else None
+            words = command(spec, sockets.connection_file, argv, start_file=start_file)
             process = await sandbox.exec(words, env={**ENV, **spec.env, **(env or {})})
         except BaseException:
-            await in_thread(None, directory.close)
+            await sockets.aclose()
             raise
         kernel = cls(
             process,
             spec,
-            directory,
+            sockets,
             max_output=max_output,
             max_message=max_message,
             late=on_late_output,
@@ -196,8 +190,8 @@ class Kernel:
         """What another server needs to adopt it."""
         return KernelIdentity(
             spec=self.spec,
-            incarnation=self._directory.incarnation,
-            key=self._directory.key.decode(),
+            incarnation=self._sockets.incarnation,
+            key=self._sockets.key.decode(),
             routing_id=self._routing_id.decode(),
             has_hooks=self.has_hooks,
             subshells=self.help.subshells,
@@ -312,11 +306,11 @@ class Kernel:
         self._closing = True
         self._disconnect()
         await self._end_tasks(grace=0)
-        self._directory.release()
+        self._sockets.release()
 
     async def _close_all(self) -> None:
         async with contextlib.AsyncExitStack() as steps:  # run from the last to the first
-            steps.push_async_callback(in_thread, None, self._directory.close)
+            steps.push_async_callback(self._sockets.aclose)
             steps.push_async_callback(self._end_tasks)
             steps.push_async_callback(self._process.aclose)
             steps.callback(self._disconnect)
@@ -334,11 +328,11 @@ class Kernel:
 
     async def _prepare(self, *, hooks: bool) -> None:
         """Connect to the kernel, wait until it answers, and install the hooks; or wait for `died`."""
-        await wait_bound(self._directory, self._exited)
+        await wait_bound(self._sockets, self._exited)
         if self._exited.done():
             await asyncio.wait({self.died})
             return
-        self._directory.secure()
+        self._sockets.open()
         channels = self._connect()
         info = await wait_heard(self._requests, self._iopub_seen)
         if info is None:
@@ -352,7 +346,7 @@ class Kernel:
 
     def _connect(self) -> Channels:
         self._channels = Channels(
-            {channel: self._directory.endpoint(channel) for channel in PORTS},
+            {channel: self._sockets.endpoint(channel) for channel in PORTS},
             routing_id=self._routing_id,
             received=self._intake.received,
             lost=self._lost,

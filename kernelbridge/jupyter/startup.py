@@ -12,7 +12,7 @@ import structlog
 from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.channels import Channels
-from kernelbridge.jupyter.connection import SocketDirectory
+from kernelbridge.jupyter.connection import KernelSockets
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request
 from kernelbridge.jupyter.requests import RequestTable
@@ -109,10 +109,10 @@ async def wait_started(
         await asyncio.gather(work, return_exceptions=True)
 
 
-async def wait_bound(directory: SocketDirectory, exited: asyncio.Future[ExitStatus]) -> None:
+async def wait_bound(sockets: KernelSockets, exited: asyncio.Future[ExitStatus]) -> None:
     """Wait until the kernel has made its sockets, or has exited."""
     # Polled, because the kernel makes these files and announces them to nobody.
-    while not directory.bound() and not exited.done():
+    while not sockets.bound() and not exited.done():
         await asyncio.wait({exited}, timeout=_BIND_POLL)
 
 

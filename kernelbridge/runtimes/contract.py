@@ -1,8 +1,10 @@
 """What the rest of the server needs of a runtime: the contract that `tests/contract` checks.
 
 A sandbox is a long-lived place to run programs in. Its first process is an agent (`guest/agent.py`); the workspace's
-files are mounted read-write at `WORKSPACE_PATH`, and its socket directory at `SOCKETS_PATH`. It has no network
-interface but loopback.
+files are at `WORKSPACE_PATH`, and what the server hands it at `SHARED_PATH`. It has no network interface but loopback.
+
+There is no path of the server's machine in this contract. How files, texts and sockets get into a sandbox and out of it
+is a runtime's own business; for runtimes whose sandboxes run on that machine, `agent/host_directories.py` does it.
 
 What is the same for every runtime is in `runtimes/agent`: `AgentSandbox` starts, finds, pauses and ends programs
 through the agent. A runtime makes, adopts and destroys sandboxes, and knows their limits.
@@ -10,9 +12,8 @@ through the agent. A runtime makes, adopts and destroys sandboxes, and knows the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from kernelbridge.runtimes.facts import Facts
@@ -20,8 +21,11 @@ from kernelbridge.runtimes.facts import Facts
 WORKSPACE_PATH = "/workspace"
 """Where a workspace's files are inside its sandbox; also HOME and the working directory."""
 
-SOCKETS_PATH = "/run/kernelbridge"
-"""Where the workspace's socket directory is inside its sandbox. Short: UNIX socket paths end at 107 bytes."""
+SHARED_PATH = "/run/kernelbridge"
+"""Where a sandbox finds what the server hands it, and makes its sockets. Short: socket paths end at 107 bytes."""
+
+TEXT_ROOM = 4096
+"""Bytes that a text of `SharedDirectory.put` can have although the server's disk is full."""
 
 NO_ROOM = (
     "it has reached its limit of processes and threads; end some of them: `interrupt` with target `terminal` and `jobs`"
@@ -105,18 +109,19 @@ class SandboxSpec:
     """All that a runtime needs to make one sandbox."""
 
     workspace_id: str
-    """Lower-case hexadecimal, unique per (principal, session) of this server."""
-    files: Path
-    """Host directory that becomes `WORKSPACE_PATH`; it exists and belongs to the sandbox's user."""
-    sockets: Path
-    """Host directory that becomes `SOCKETS_PATH`; it exists, the bridge owns it, mode 0755."""
+    """Lower-case hexadecimal, unique per (principal, session) of this server. Its files are in the sandbox."""
     limits: Limits = field(default_factory=Limits)
     image: str | None = None
     """The image to use; None for the runtime's default."""
     uid: int | None = None
-    """The user id of its processes, where `Facts.any_uid` allows that; None for that of the facts. Owns the files."""
-    etc: Path | None = None
-    """Host directory whose files `passwd` and `group` become those of /etc; only for a runtime with images."""
+    """The user id of its processes, where `Facts.any_uid` allows that; None for that of the facts. Owns the files.
+
+    In an image's user database it gets the name of the image's user.
+    """
+    texts: Mapping[str, bytes] = field(default_factory=dict)
+    """Files in the shared directory, by name; not empty. `SharedDirectory.put` replaces them."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Symlinks there, from their names to what they lead to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +254,73 @@ class Process(Protocol):
         ...
 
 
+class SocketDirectory(Protocol):
+    """A directory in a sandbox in which one program makes UNIX sockets, to which the server then connects."""
+
+    path: str
+    """Its path inside the sandbox."""
+
+    def bound(self, names: Collection[str]) -> bool:
+        """Return whether the program has made all of these sockets. Returns at once."""
+        ...
+
+    def endpoints(self, names: Collection[str]) -> Mapping[str, str]:
+        """Return ZeroMQ's address of each of these sockets, valid until `aclose` or `release`. Returns at once.
+
+        From now on, whatever programs do, the addresses lead to these sockets and nowhere else. Raises `SandboxError`
+        if something else is in the place of one.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Remove it. Idempotent. If cancelled, it is removed all the same."""
+        ...
+
+    def release(self) -> None:
+        """Leave it to another server, which calls `reopen_sockets`. Idempotent."""
+        ...
+
+
+class SharedDirectory(Protocol):
+    """What the server hands to the programs of a sandbox. They can read it, and change nothing in it.
+
+    Where the sandbox has the same user as the server, they can change it: that must harm nobody but themselves.
+    """
+
+    path: str
+    """`SHARED_PATH`, or another if the sandbox has no file system of its own."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Replace a text of the sandbox's spec. `TEXT_ROOM` bytes of content always fit in.
+
+        Returns within a millisecond, as a rule: it is in the path of each terminal command. Raises `SandboxError`.
+        """
+        ...
+
+    async def make_sockets(self, name: str, files: Mapping[str, str]) -> SocketDirectory:
+        """Make a directory `name`, with some files, in which a program can make sockets. An earlier one is replaced.
+
+        Raises `SandboxError` or `DiskFull`. A failure or a cancellation leaves nothing behind.
+        """
+        ...
+
+    def reopen_sockets(self, name: str) -> SocketDirectory:
+        """Return the directory of that name, which an earlier server made; raises `SandboxError`. Returns at once."""
+        ...
+
+
 class Sandbox(Protocol):
     """One running sandbox. `runtimes.agent.sandbox.AgentSandbox` has all of it but the limits and the end."""
 
     id: str
     facts: Facts
     workspace_path: str
-    """`WORKSPACE_PATH`, or the host's path if the sandbox has no file system of its own."""
-    sockets_path: str
-    """`SOCKETS_PATH`, or the host's path if the sandbox has no file system of its own."""
+    """`WORKSPACE_PATH`, or another if the sandbox has no file system of its own."""
+
+    @property
+    def shared(self) -> SharedDirectory:
+        """What the server hands to its programs, and where they make sockets."""
+        ...
 
     async def exec(
         self,
@@ -385,7 +448,7 @@ class Runtime(Protocol):
         ...
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        """Make and start a sandbox. Raises `SandboxError` or `ImageError`.
+        """Make and start a sandbox. Raises `SandboxError`, `ImageError` or `DiskFull`.
 
         A failure or a cancellation leaves nothing behind.
         """

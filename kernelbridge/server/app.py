@@ -257,6 +257,7 @@ async def running(
         runtime = await open_runtime(
             settings,
             instance=data.instance,
+            directories=data.directories,
             on_progress=on_progress,
             left_to_docker=lambda: count_previous_sandboxes(data.state, "docker"),
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.images.build import ensure_image
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import Runtime
 from kernelbridge.runtimes.docker.engine import probe_engine
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
@@ -18,6 +19,7 @@ async def open_runtime(
     settings: Settings,
     *,
     instance: str,
+    directories: HostDirectories,
     on_progress: Callable[[str], None],
     left_to_docker: Callable[[], int] = lambda: 0,
 ) -> Runtime:
@@ -31,7 +33,7 @@ async def open_runtime(
     if settings.runtime in {"auto", "docker"}:
         engine = await probe_engine()
         if engine.available:
-            return await _docker(settings, instance, on_progress)
+            return await _docker(settings, instance, directories, on_progress)
         if settings.runtime == "docker":
             raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
         if left := await asyncio.to_thread(left_to_docker):
@@ -44,7 +46,7 @@ async def open_runtime(
             LocalRuntime,
             isolation=settings.isolation,
             instance=instance,
-            state_dir=settings.data_dir / "local",
+            directories=directories,
             own_uid=_own_uid(settings),
         )
     except RuntimeUnavailable as exc:
@@ -64,7 +66,9 @@ def _sessions_left(reason: str, left: int) -> str:
     )
 
 
-async def _docker(settings: Settings, instance: str, on_progress: Callable[[str], None]) -> Runtime:
+async def _docker(
+    settings: Settings, instance: str, directories: HostDirectories, on_progress: Callable[[str], None]
+) -> Runtime:
     await asyncio.to_thread(
         ensure_image,
         settings.image,
@@ -77,7 +81,7 @@ async def _docker(settings: Settings, instance: str, on_progress: Callable[[str]
     return await DockerRuntime.open(
         image=settings.image,
         instance=instance,
-        guest=settings.data_dir / "guest",
+        directories=directories,
         profile_file=settings.seccomp_profile,
         own_uid=_own_uid(settings),
     )

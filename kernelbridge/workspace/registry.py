@@ -153,7 +153,6 @@ class Registry:
         known = {found.key.workspace_id: known for found in ours if (known := found.state.sandbox) is not None}
         sandboxes = await self._runtime.adopt(known)
         reclaimed = await self._runtime.reclaim()
-        await in_thread(self._executor, self._data.remove_other_sockets, sandboxes.keys())
         entries = {found.key: self._adopt(found, sandboxes.get(found.key.workspace_id), clients) for found in recorded}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():

@@ -83,9 +83,8 @@ class Workspace:
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
         self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill)
-        paths = data.paths(key)
         self.files = SessionFiles(
-            paths.files,
+            data.files(key),
             prepared=self._files.get,
             settled=self._wait_for_deletion,
             executor=executor,
@@ -105,7 +104,6 @@ class Workspace:
         self.sandbox = SandboxOwner(
             key,
             runtime=runtime,
-            data=data,
             executor=executor,
             starts=starts,
             opening=self.opening,
@@ -121,7 +119,7 @@ class Workspace:
             log=self._log,
         )
         self.pausing = self.sandbox.pausing
-        self._launcher = Launcher(self.sandbox, self._record, paths.sockets, settings, self._spills)
+        self._launcher = Launcher(self.sandbox, self._record, settings, self._spills)
         feed.on_reserved = self._record.write
         self.executions = ExecutionLane(
             self._launcher.kernel,
@@ -298,7 +296,6 @@ class Workspace:
         await self.sandbox.cleared()
         if self._predecessor is not None:
             await self._step("predecessor", self._predecessor.close())
-        await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self.key))
         try:
             if self._deleting:
                 self.files_deleted = await in_thread(self._executor, self._data.delete_files, self.key)

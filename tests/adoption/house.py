@@ -16,6 +16,7 @@ import aiohttp
 import docker
 import pytest
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from kernelbridge.runtimes.local.notes import Notes
 from kernelbridge.runtimes.local.pidfd import Identity
@@ -179,7 +180,8 @@ class House:
         if not (self.data_dir / "instance").exists():
             return
         if list(self._notes.read()):
-            local = await asyncio.to_thread(LocalRuntime, instance=self.instance, state_dir=self.data_dir / "local")
+            directories = HostDirectories(self.data_dir)
+            local = await asyncio.to_thread(LocalRuntime, instance=self.instance, directories=directories)
             await local.reclaim()
             await local.aclose()
         if self.runtime == "docker":

@@ -92,11 +92,12 @@ async def test_a_crash_during_a_start_or_an_end_leaves_nothing(house: House, wor
     with engine() as api:
         name = container_name(house.instance, key.workspace_id)
         api.create_container(workspace_image, ["sleep", "1000"], name=name, labels=labels)
-    (house.data_dir / "run" / key.workspace_id).mkdir()
+    (house.data_dir / "run" / f"docker-{key.workspace_id}-0").mkdir()
     assert len(house.containers()) == 3
     server = await house.serve()
     assert house.containers() == house.containers("kept")
-    assert [path.name for path in (house.data_dir / "run").iterdir()] == [SessionKey("u", "kept").workspace_id]
+    [shared] = (house.data_dir / "run").iterdir()
+    assert SessionKey("u", "kept").workspace_id in shared.name
     async with house.connect(server) as client:
         assert (await client.run("print(x)", session="kept"))["output"] == "1\n"
         assert not (await client.run("print(x)", session="ending"))["success"]

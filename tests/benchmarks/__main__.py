@@ -59,8 +59,9 @@ class Server:
     """What the name of a case must have in it to be run."""
 
     def sockets(self, session: str) -> Path:
-        """Give the host's socket directory of a session without a user."""
-        return self.data / "run" / SessionKey(None, session).workspace_id
+        """Return the host's path of the shared directory of a session without a user."""
+        [shared] = (self.data / "run").glob(f"*-{SessionKey(None, session).workspace_id}-*")
+        return shared
 
 
 @contextmanager

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import tempfile
 import time
 from pathlib import Path
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import Sandbox, SandboxSpec
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.settings.settings import resolve
 from tests.benchmarks.client import WebSocketClient
+from tests.contract.driving import make_files
 
 FLAGS = ("--idle-timeout", "20ms")
 ROUNDS = 100
@@ -51,15 +52,15 @@ async def _bench_calls(runtime: str) -> None:
         home = Path(directory)
         home.chmod(0o755)
         settings = resolve({"runtime": runtime, "data_dir": directory}, {})
-        opened = await open_runtime(settings, instance=f"bench-{secrets.token_hex(4)}", on_progress=print)
+        directories = HostDirectories(home)
+        opened = await open_runtime(
+            settings, instance=f"bench-{secrets.token_hex(4)}", directories=directories, on_progress=print
+        )
         try:
             facts = await opened.prepare()
-            files, sockets = home / "files", home / "sockets"
-            for path in (files, sockets):
-                path.mkdir()
-                if os.geteuid() == 0:
-                    os.chown(path, facts.uid, facts.gid)
-            sandbox = await opened.create(SandboxSpec(secrets.token_hex(8), files, sockets))
+            spec = SandboxSpec(secrets.token_hex(8))
+            make_files(directories, spec.workspace_id, facts.uid, facts.gid)
+            sandbox = await opened.create(spec)
             await sandbox.exec([facts.python.executable, "-c", "while True: pass"])
             await _bench_sandbox(sandbox)
         finally:

@@ -53,7 +53,6 @@ async def _starts(spec: KernelSpec, count: int) -> tuple[list[float], list[str]]
                 kernel = await Kernel.start(
                     sandbox,
                     spec,
-                    sockets_host=Path(sandbox.sockets_path),
                     incarnation=1,
                     on_late_output=lambda _: None,
                     start_timeout=TIMEOUT,

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import Limits, Runtime, Sandbox, SandboxSpec
 from tests.contract import tiny_runtime
+from tests.contract.driving import make_files
 from tests.contract.local_fixture import local_runtime
 
 MakeSpec = Callable[..., SandboxSpec]
@@ -29,36 +31,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runtime]:
-    async with _open(request, tmp_path) as opened:
+async def runtime(request: pytest.FixtureRequest, directories: HostDirectories) -> AsyncIterator[Runtime]:
+    async with _open(request, directories) as opened:
         yield opened
+    assert not (directories.root / "run").exists() or list((directories.root / "run").iterdir()) == []
 
 
-def _open(request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncContextManager[Runtime]:
+def _open(request: pytest.FixtureRequest, directories: HostDirectories) -> AbstractAsyncContextManager[Runtime]:
     if request.param == "local":
-        return local_runtime(tmp_path / "state")
+        return local_runtime(directories)
     if request.param == "tiny":
-        return tiny_runtime.tiny_runtime(tmp_path / "state")
+        return tiny_runtime.tiny_runtime(directories)
     from tests.contract.docker_fixture import docker_runtime  # noqa: PLC0415 - the local half runs without an engine
 
-    return docker_runtime(request.getfixturevalue("workspace_image"))
+    return docker_runtime(request.getfixturevalue("workspace_image"), directories=directories)
 
 
 @pytest.fixture
-async def make_spec(runtime: Runtime, tmp_path: Path) -> MakeSpec:
-    """Make a spec with directories of its own; keyword arguments are limits."""
+def directories(tmp_path: Path) -> HostDirectories:
+    """Those of the runtime."""
+    return HostDirectories(tmp_path)
+
+
+@pytest.fixture
+async def make_spec(runtime: Runtime, directories: HostDirectories) -> MakeSpec:
+    """Make a spec of a workspace with files of its own; keyword arguments are limits."""
     facts = await runtime.prepare()
     made: list[SandboxSpec] = []
 
     def make(**limits: Any) -> SandboxSpec:
-        home = tmp_path / f"w{len(made)}"
-        files, sockets = home / "files", home / "sockets"
-        for path in (files, sockets):
-            path.mkdir(parents=True)
-            path.chmod(0o755)
-            if os.geteuid() == 0:
-                os.chown(path, facts.uid, facts.gid)
-        spec = SandboxSpec(f"c0ffee{os.getpid():x}{len(made):02x}", files, sockets, Limits(**limits))
+        spec = SandboxSpec(f"c0ffee{os.getpid():x}{len(made):02x}", Limits(**limits))
+        make_files(directories, spec.workspace_id, facts.uid, facts.gid)
         made.append(spec)
         return spec
 
@@ -83,6 +86,12 @@ async def make_sandbox(runtime: Runtime, make_spec: MakeSpec) -> AsyncIterator[M
 @pytest.fixture
 async def spec(make_spec: MakeSpec) -> SandboxSpec:
     return make_spec()
+
+
+@pytest.fixture
+def files(directories: HostDirectories, spec: SandboxSpec) -> Path:
+    """The files of the workspace of `spec`."""
+    return directories.files(spec.workspace_id)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import docker
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 
@@ -17,8 +18,9 @@ from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 async def docker_runtime(image: str, **options: Any) -> AsyncIterator[DockerRuntime]:
     """Open a runtime; after it was closed, nothing that it made may be left."""
     instance = f"test-{secrets.token_hex(4)}"
-    with TemporaryDirectory() as guest:
-        runtime = await DockerRuntime.open(image=image, instance=instance, guest=Path(guest), **options)
+    with TemporaryDirectory() as home:
+        directories = options.pop("directories", None) or HostDirectories(Path(home))
+        runtime = await DockerRuntime.open(image=image, instance=instance, directories=directories, **options)
         try:
             yield runtime
         finally:

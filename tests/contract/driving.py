@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 
 PATIENCE = 120
@@ -18,6 +19,16 @@ ISOLATED = pytest.mark.needs("isolation")
 """For tests of what separates a sandbox from the machine and from others; many would harm the machine without it."""
 LIMITED = pytest.mark.needs("limits")
 """For tests of limits that hold for a whole sandbox; those of each process are the agent's."""
+
+
+def make_files(directories: HostDirectories, workspace_id: str, uid: int, gid: int) -> Path:
+    """Make the directory of a workspace's files, as the server does; it belongs to the sandbox's user."""
+    files = directories.files(workspace_id)
+    files.mkdir(parents=True)
+    files.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(files, uid, gid)
+    return files
 
 
 @dataclass(frozen=True)

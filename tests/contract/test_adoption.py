@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import PreviousSandbox, Runtime, Sandbox, SandboxSpec
 from kernelbridge.runtimes.local.notes import Notes
 from kernelbridge.runtimes.local.runtime import LocalRuntime
-from tests.contract.driving import PATIENCE, on_host, read_until, run, state
+from tests.contract.driving import PATIENCE, make_files, on_host, read_until, run, state
 from tests.contract.tiny_runtime import TinyRuntime
 
 Open = Callable[[], Awaitable[Runtime]]
@@ -26,17 +27,18 @@ async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     opened: list[Runtime] = []
 
     async def another() -> Runtime:
+        directories = HostDirectories(tmp_path)
         if request.param == "docker":
             from kernelbridge.runtimes.docker.runtime import DockerRuntime  # noqa: PLC0415 - the rest needs no engine
 
             image = request.getfixturevalue("workspace_image")
-            opened.append(await DockerRuntime.open(image=image, instance=instance, guest=tmp_path / "guest"))
+            opened.append(await DockerRuntime.open(image=image, instance=instance, directories=directories))
         elif request.param == "tiny":
-            opened.append(TinyRuntime(tmp_path / "tiny"))
+            opened.append(TinyRuntime(directories))
         else:
             isolation = request.param == "local"
             made = await asyncio.to_thread(
-                LocalRuntime, instance=instance, state_dir=tmp_path / "state", isolation=isolation
+                LocalRuntime, instance=instance, directories=directories, isolation=isolation
             )
             opened.append(made)
         return opened[-1]
@@ -46,8 +48,9 @@ async def successors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     await last.reclaim()
     for runtime in opened:
         await runtime.aclose()
-    assert Notes(tmp_path / "state" / "sandboxes").read() == []
+    assert Notes(tmp_path / "local" / "sandboxes").read() == []
     assert list((tmp_path / "tiny").glob("*.json")) == []
+    assert list((tmp_path / "run").iterdir()) == []
     assert list(Path("/sys/fs/cgroup").glob(f"*/kernelbridge/{instance}")) == []
     reap()
 
@@ -63,13 +66,9 @@ def reap() -> None:
 
 async def make(runtime: Runtime, home: Path, name: str = "ada") -> Sandbox:
     facts = await runtime.prepare()
-    files, sockets = home / name / "files", home / name / "sockets"
-    for path in (files, sockets):
-        path.mkdir(parents=True)
-        path.chmod(0o755)
-        if os.geteuid() == 0:
-            os.chown(path, facts.uid, facts.gid)
-    return await runtime.create(SandboxSpec(f"{name}{os.getpid():x}", files, sockets))
+    spec = SandboxSpec(f"{name}{os.getpid():x}")
+    make_files(HostDirectories(home), spec.workspace_id, facts.uid, facts.gid)
+    return await runtime.create(spec)
 
 
 def known(sandbox: Sandbox, name: str = "ada") -> dict[str, PreviousSandbox]:

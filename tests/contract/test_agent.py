@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from kernelbridge.runtimes.contract import Process, Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.agent.sandbox import AgentSandbox
+from kernelbridge.runtimes.contract import Process, Runtime, Sandbox
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
     ISOLATED,
@@ -128,11 +129,12 @@ CONNECT = """if 1:
 
 
 @ISOLATED
-async def test_no_program_in_it_speaks_to_its_agent(sandbox: Sandbox, spec: SandboxSpec) -> None:
-    words = [sandbox.facts.python.executable, "-c", CONNECT, sandbox.sockets_path]
+async def test_no_program_in_it_speaks_to_its_agent(sandbox: Sandbox) -> None:
+    words = [sandbox.facts.python.executable, "-c", CONNECT, sandbox.shared.path]
     assert (await run(sandbox, *words)).output == "PermissionError\n"
     # Even where the directory cannot be closed to it, because the server is the same user.
-    (spec.sockets / "agent").chmod(0o755)
+    assert isinstance(sandbox, AgentSandbox)
+    (sandbox.shared.host / "agent").chmod(0o755)
     assert (await run(sandbox, *words)).output == "connected b''\n"
     assert (await run(sandbox, "echo", "lives")).output == "lives\n"
 

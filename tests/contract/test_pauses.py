@@ -4,10 +4,12 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus, Runtime, Sandbox, SandboxSpec
 from tests.contract.conftest import MakeSandbox, MakeSpec
 from tests.contract.driving import ISOLATED, PATIENCE, on_host, read_until, run, signal_on_host, start_python, state
@@ -31,8 +33,8 @@ while True:
 """
 
 
-def count(spec: SandboxSpec) -> int:
-    return int.from_bytes((spec.files / "count").read_bytes(), "little")
+def count(files: Path) -> int:
+    return int.from_bytes((files / "count").read_bytes(), "little")
 
 
 async def until(there: Callable[[], bool]) -> None:
@@ -41,19 +43,22 @@ async def until(there: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_nothing_runs_until_it_is_resumed(runtime: Runtime, make_spec: MakeSpec) -> None:
+async def test_nothing_runs_until_it_is_resumed(
+    runtime: Runtime, make_spec: MakeSpec, directories: HostDirectories
+) -> None:
     specs = [make_spec(), make_spec()]
+    files = [directories.files(spec.workspace_id) for spec in specs]
     paused, other = [await runtime.create(spec) for spec in specs]
     try:
         for sandbox in (paused, other):
             await read_until(await start_python(sandbox, COUNT), b"counting")
-        await until(lambda: count(specs[0]) > 0)
+        await until(lambda: count(files[0]) > 0)
         await paused.pause()
-        stood, ran = count(specs[0]), count(specs[1])
-        await until(lambda: count(specs[1]) > ran + 10_000)
-        assert count(specs[0]) == stood
+        stood, ran = count(files[0]), count(files[1])
+        await until(lambda: count(files[1]) > ran + 10_000)
+        assert count(files[0]) == stood
         await paused.resume()
-        await until(lambda: count(specs[0]) > stood)
+        await until(lambda: count(files[0]) > stood)
     finally:
         for sandbox in (paused, other):
             await sandbox.destroy()
@@ -140,19 +145,19 @@ while True:
 
 
 @ISOLATED
-async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, spec: SandboxSpec) -> None:
+async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, spec: SandboxSpec, files: Path) -> None:
     """Each lives for a moment only: whoever stops what was found in a list is late."""
     mark = f"forking-{spec.workspace_id}"
     await read_until(await start_python(sandbox, f"{FORKING}# {mark}"), b"forking")
     await sandbox.pause()
-    generation = (spec.files / "generation").read_text()
+    generation = (files / "generation").read_text()
     processes = on_host(mark)
     assert processes, "the chain has ended by itself"
     for _ in range(20):
         assert on_host(mark) == processes
-        assert (spec.files / "generation").read_text() == generation
+        assert (files / "generation").read_text() == generation
     await sandbox.resume()
-    await until(lambda: (spec.files / "generation").read_text() != generation)
+    await until(lambda: (files / "generation").read_text() != generation)
 
 
 WOKEN_BY_INPUT = """
@@ -177,36 +182,36 @@ if os.fork() == 0:
 
 @ISOLATED
 async def test_a_program_that_the_kernel_wakes_up_meanwhile_is_stopped_again(
-    sandbox: Sandbox, spec: SandboxSpec
+    sandbox: Sandbox, spec: SandboxSpec, files: Path
 ) -> None:
     mark = f"woken-{spec.workspace_id}"
     process = await start_python(sandbox, f"{WOKEN_BY_INPUT}{COUNT}# {mark}", tty=True)
     await read_until(process, b"counting")
     [pid] = on_host(mark)
     await sandbox.pause()
-    stood = count(spec)
+    stood = count(files)
     await process.write(b"\n")
-    await until(lambda: count(spec) > stood)
+    await until(lambda: count(files) > stood)
     await until(lambda: state(pid) == "T")
-    stood = count(spec)
+    stood = count(files)
     await sandbox.resume()
-    await until(lambda: count(spec) > stood)
+    await until(lambda: count(files) > stood)
 
 
 @ISOLATED
 async def test_a_program_that_another_one_wakes_up_all_the_time_stands_still(
-    sandbox: Sandbox, spec: SandboxSpec
+    sandbox: Sandbox, spec: SandboxSpec, files: Path
 ) -> None:
     mark = f"woken-{spec.workspace_id}"
     await read_until(await start_python(sandbox, f"{WOKEN_BY_A_HELPER}{COUNT}# {mark}"), b"counting")
     await until(lambda: len(on_host(mark)) == 2)  # what stands between them has ended
     await sandbox.pause()
-    stood = count(spec)
+    stood = count(files)
     for _ in range(20):
         assert [state(pid) for pid in on_host(mark)] == ["T", "T"]
-    assert count(spec) == stood
+    assert count(files) == stood
     await sandbox.resume()
-    await until(lambda: count(spec) > stood)
+    await until(lambda: count(files) > stood)
 
 
 async def test_what_was_stopped_before_stays_stopped(sandbox: Sandbox) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 import errno
 import os
-import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Runtime, Sandbox, SandboxSpec
-from tests.contract.conftest import MakeSandbox
+from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.contract import SHARED_PATH, WORKSPACE_PATH, Runtime, Sandbox
+from tests.contract.conftest import MakeSandbox, MakeSpec
 from tests.contract.driving import (
     IN_SANDBOX_PROCESSES,
     ISOLATED,
@@ -39,7 +40,7 @@ async def test_the_user_is_the_one_of_the_facts_and_not_root(sandbox: Sandbox) -
 @ISOLATED
 async def test_home_is_the_workspace(sandbox: Sandbox) -> None:
     assert sandbox.workspace_path == WORKSPACE_PATH
-    assert sandbox.sockets_path == SOCKETS_PATH
+    assert sandbox.shared.path == SHARED_PATH
     assert (await run(sandbox, "sh", "-c", "cd; pwd")).output.strip() == WORKSPACE_PATH
 
 
@@ -55,52 +56,91 @@ async def test_the_kernels_packages_can_be_imported(sandbox: Sandbox) -> None:
     assert ran.output == "imported\n"
 
 
-async def test_files_are_shared_both_ways(sandbox: Sandbox, spec: SandboxSpec) -> None:
-    (spec.files / "in.txt").write_text("from outside")
+async def test_files_are_shared_both_ways(sandbox: Sandbox, files: Path) -> None:
+    (files / "in.txt").write_text("from outside")
     assert (await run(sandbox, "cat", "in.txt")).output == "from outside"
     assert (await run(sandbox, "sh", "-c", "printf inside >out.txt")).status.code == 0
-    written = spec.files / "out.txt"
+    written = files / "out.txt"
     assert written.read_text() == "inside"
     assert (written.stat().st_uid, written.stat().st_gid) == (sandbox.facts.uid, sandbox.facts.gid)
 
 
-async def test_a_socket_bound_inside_can_be_connected_to_outside(sandbox: Sandbox, spec: SandboxSpec) -> None:
+async def test_a_socket_bound_inside_can_be_connected_to_outside(sandbox: Sandbox) -> None:
+    sockets = await sandbox.shared.make_sockets("k1", {"words": "from the server\n"})
+    assert not sockets.bound(["s"])
+    assert (await run(sandbox, "cat", f"{sockets.path}/words")).output == "from the server\n"
     process = await start_python(
         sandbox,
         f"""if 1:
-        import socket
+        import os, socket
+        os.chdir({sockets.path!r})  # the path itself may be too long for an address
         server = socket.socket(socket.AF_UNIX)
-        server.bind({sandbox.sockets_path!r} + '/s')
+        server.bind('s')
         server.listen()
         print('ready', flush=True)
         server.accept()[0].sendall(b'hello')
         """,
     )
     await read_until(process, b"ready")
-    assert stat.S_ISSOCK((spec.sockets / "s").stat().st_mode)
-    directory = os.open(spec.sockets, os.O_PATH)  # the path itself may be too long for an address
-    try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/s")
-            assert await reader.read() == b"hello"
-            writer.close()
-            await writer.wait_closed()
-    finally:
-        os.close(directory)
+    assert sockets.bound(["s"])
+    with pytest.raises(SandboxError, match="its socket words is not a socket"):
+        sockets.endpoints(["words"])
+    address = sockets.endpoints(["s"])["s"].removeprefix("ipc://")
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_unix_connection(address)
+        assert await reader.read() == b"hello"
+        writer.close()
+        await writer.wait_closed()
     await process.aclose()
+    sockets.release()
+    again = sandbox.shared.reopen_sockets("k1")
+    assert again.endpoints(["s"])
+    await again.aclose()
+    await again.aclose()
+    assert (await run(sandbox, "ls", sandbox.shared.path)).output == "agent\n"
+    with pytest.raises(SandboxError):
+        sandbox.shared.reopen_sockets("k1")
 
 
 @ISOLATED
-async def test_a_closed_sockets_directory_cannot_be_changed(sandbox: Sandbox, spec: SandboxSpec) -> None:
+async def test_bound_sockets_cannot_be_changed(sandbox: Sandbox) -> None:
     """Where the server is root: any other has sandboxes of its own user, and can close nothing to itself."""
     root = os.geteuid() == 0
     assert (sandbox.facts.uid == os.geteuid()) != root
-    (spec.sockets / "s").touch()
-    os.chown(spec.sockets, os.geteuid(), os.getegid())
-    ran = await run(sandbox, "sh", "-c", f"cd {SOCKETS_PATH}; touch new; rm -f s; mv s t; chmod 777 .; ls")
-    left = "s" if root else "new"
-    assert ran.output.endswith(f"\n{left}\n")
-    assert {path.name for path in spec.sockets.iterdir()} - {"agent"} == {left}
+    sockets = await sandbox.shared.make_sockets("k1", {})
+    bind = "import socket; socket.socket(socket.AF_UNIX).bind('s')"
+    change = "touch new; rm -f s; mv s t; chmod 777 .; ls"
+    ran = await run(sandbox, "sh", "-c", f'cd {sockets.path}; {sandbox.facts.python.executable} -c "{bind}"; ls')
+    assert ran.output == "s\n"
+    sockets.endpoints(["s"])
+    ran = await run(sandbox, "sh", "-c", f"cd {sockets.path}; {change}")
+    assert ran.output.endswith("\ns\n" if root else "new\n")
+    await sockets.aclose()
+
+
+async def test_a_text_is_read_in_it_and_replaced_outside(runtime: Runtime, make_spec: MakeSpec) -> None:
+    spec = replace(make_spec(), texts={"text": b"first\n"}, links={"link": "text"})
+    sandbox = await runtime.create(spec)
+    try:
+        for content in (b"first\n", b"x" * 100_000, b"short\n"):
+            sandbox.shared.put("text", content)
+            assert (await run(sandbox, "cat", f"{sandbox.shared.path}/link")).output == content.decode()
+    finally:
+        await sandbox.destroy()
+    with pytest.raises(SandboxError, match="the sandbox is gone"):
+        sandbox.shared.put("text", b"late")
+
+
+@ISOLATED
+async def test_a_text_cannot_be_changed_in_it(runtime: Runtime, make_spec: MakeSpec) -> None:
+    """Where the server is root, as above."""
+    sandbox = await runtime.create(replace(make_spec(), texts={"text": b"text\n"}))
+    try:
+        script = f"cd {SHARED_PATH}; echo new >>text; rm -f text; touch other; ls; cat text"
+        if os.geteuid() == 0:
+            assert (await run(sandbox, "sh", "-c", f"({script}) 2>/dev/null")).output == "agent\ntext\ntext\n"
+    finally:
+        await sandbox.destroy()
 
 
 @ISOLATED

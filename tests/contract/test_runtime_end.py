@@ -5,12 +5,12 @@ import contextlib
 import os
 import signal
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
+from kernelbridge.runtimes.contract import Runtime, Sandbox
 from tests.contract.conftest import DECLINED, MakeSandbox, MakeSpec
 from tests.contract.driving import (
     ISOLATED,
@@ -81,9 +81,9 @@ async def test_killing_everything_from_inside_is_told(make_sandbox: MakeSandbox)
     await killer.aclose()
 
 
-async def test_a_failed_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec, tmp_path: Path) -> None:
+async def test_a_failed_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec) -> None:
     good = make_spec()
-    bad = SandboxSpec(good.workspace_id, tmp_path / "absent", good.sockets)
+    bad = replace(good, workspace_id="absent")
     before, times = len(descriptors()), 20
     for _ in range(times):
         with pytest.raises(SandboxError, match="absent"):

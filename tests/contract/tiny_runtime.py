@@ -17,7 +17,8 @@ import msgspec
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command, agent_source
-from kernelbridge.runtimes.agent.directory import NAME, AgentDirectory
+from kernelbridge.runtimes.agent.directory import NAME
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.agent.sandbox import AgentSandbox
 from kernelbridge.runtimes.contract import ExitStatus, PreviousSandbox, RuntimeInfo, SandboxSpec
 from kernelbridge.runtimes.facts import PROBE, Facts, parse_probe
@@ -32,7 +33,7 @@ class Note(msgspec.Struct):
     id: str
     pid: int
     files: str
-    sockets: str
+    shared: str
 
 
 class TinySandbox(AgentSandbox):
@@ -41,7 +42,7 @@ class TinySandbox(AgentSandbox):
     def __init__(self, note: Note, runtime: "TinyRuntime", child: subprocess.Popen[bytes] | None = None) -> None:
         """`child` is the agent, if this server has started it; otherwise nobody here is told how it ends."""
         super().__init__(note.id)
-        self.workspace_path, self.sockets_path = note.files, note.sockets
+        self.workspace_path = note.files
         self._runtime = runtime
         self._child = child
         self._pidfd = os.pidfd_open(note.pid)
@@ -52,6 +53,7 @@ class TinySandbox(AgentSandbox):
         self._destroyed = True
         self._terminate()
         await self.wait()
+        await self.remove_shared()
 
     def leave(self) -> None:
         super().leave()
@@ -85,14 +87,15 @@ class TinySandbox(AgentSandbox):
 
 
 class TinyRuntime:
-    """Makes plain processes; `home` is its own directory."""
+    """Makes plain processes; `directories` are those below the server's data directory."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, directories: HostDirectories) -> None:
         self.info = RuntimeInfo("tiny", f"python {sys.executable}", "none", adopts=True)
         self.sandboxes: dict[str, TinySandbox] = {}
-        self._home = home
+        self._directories = directories
+        self._home = directories.root / "tiny"
         self._home.mkdir(parents=True, exist_ok=True)
-        self._program = home / "agent.py"
+        self._program = self._home / "agent.py"
         self._program.write_bytes(agent_source())
         self._facts: Facts | None = None
         self._closed = False
@@ -112,22 +115,18 @@ class TinyRuntime:
 
     async def create(self, spec: SandboxSpec) -> TinySandbox:
         facts = await self.prepare(spec.image)
-        if self._closed or not spec.files.is_dir():
-            raise SandboxError("The sandbox could not be started", f"the runtime is closed, or without {spec.files}")
-        directory = AgentDirectory(spec.sockets)
-        directory.prepare()
-        command = agent_command(
-            sys.executable,
-            str(self._program),
-            f"{spec.sockets}/{NAME}",
-            rlimits=spec.limits.rlimits,
-            start=START_SECONDS,
-        )
+        files = self._directories.files(spec.workspace_id)
+        if self._closed or not files.is_dir():
+            raise SandboxError("The sandbox could not be started", f"the runtime is closed, or without {files}")
+        shared = await self._directories.share("tiny", spec)
+        shared.path = str(shared.host)  # there is no other file system
+        python, directory = sys.executable, f"{shared.host}/{NAME}"
+        command = agent_command(python, str(self._program), directory, rlimits=spec.limits.rlimits, start=START_SECONDS)
         child = subprocess.Popen(command, env=facts.env, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True)
-        note = Note(f"{spec.workspace_id}-{secrets.token_hex(4)}", child.pid, str(spec.files), str(spec.sockets))
+        note = Note(f"{spec.workspace_id}-{secrets.token_hex(4)}", child.pid, str(files), str(shared.host))
         sandbox = self.sandboxes[note.id] = TinySandbox(note, self, child)
         try:
-            await sandbox.connect(directory, with_home(facts, spec.files))
+            await sandbox.connect(shared, with_home(facts, files))
             self.note_file(note.id).write_bytes(msgspec.json.encode(note))
         except BaseException:
             await sandbox.destroy()
@@ -151,6 +150,7 @@ class TinyRuntime:
                 if sandbox is not None:
                     await sandbox.destroy()
                     count += 1
+        self._directories.remove_others()
         return count
 
     async def aclose(self, *, keep: bool = False) -> None:
@@ -168,7 +168,8 @@ class TinyRuntime:
             self.note_file(note.id).unlink()
             return None
         try:
-            await sandbox.reconnect(AgentDirectory(Path(note.sockets)), facts, pid=note.pid)
+            shared = self._directories.adopt(Path(note.shared), note.shared)
+            await sandbox.reconnect(shared, facts, pid=note.pid)
         except SandboxError:  # another process has this pid now
             sandbox.leave()
             return None
@@ -183,8 +184,8 @@ def with_home(facts: Facts, files: Path) -> Facts:
 
 
 @asynccontextmanager
-async def tiny_runtime(home: Path) -> AsyncIterator[TinyRuntime]:
-    runtime = TinyRuntime(home)
+async def tiny_runtime(directories: HostDirectories) -> AsyncIterator[TinyRuntime]:
+    runtime = TinyRuntime(directories)
     try:
         yield runtime
     finally:

@@ -1,6 +1,5 @@
 """Docker alone: what the contract suite cannot ask of every runtime."""
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 import docker
 import pytest
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import Limits, SandboxSpec
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from tests.contract.docker_fixture import docker_runtime
+from tests.contract.driving import make_files
 from tests.docker.faulty_engine import CuttableWire, cuttable_wire
 
 MakeSpec = Callable[..., SandboxSpec]
@@ -27,24 +28,25 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture
-async def runtime(workspace_image: str) -> AsyncIterator[DockerRuntime]:
-    async with docker_runtime(workspace_image) as opened:
+def directories(tmp_path: Path) -> HostDirectories:
+    """Those of all runtimes of a test."""
+    return HostDirectories(tmp_path)
+
+
+@pytest.fixture
+async def runtime(workspace_image: str, directories: HostDirectories) -> AsyncIterator[DockerRuntime]:
+    async with docker_runtime(workspace_image, directories=directories) as opened:
         yield opened
 
 
 @pytest.fixture
-def new_spec(tmp_path: Path) -> MakeSpec:
-    """Make a spec with directories of its own; keyword arguments are limits."""
+def new_spec(directories: HostDirectories) -> MakeSpec:
+    """Make a spec of a workspace with files of its own; keyword arguments are limits."""
 
     def make(uid: int = 1000, gid: int = 100, **limits: float) -> SandboxSpec:
         name = secrets.token_hex(8)
-        files, sockets = tmp_path / name / "files", tmp_path / name / "sockets"
-        for path in (files, sockets):
-            path.mkdir(parents=True)
-            path.chmod(0o755)
-            if os.geteuid() == 0:
-                os.chown(path, uid, gid)
-        return SandboxSpec(name, files, sockets, Limits(**limits))  # type: ignore[arg-type]  # int or float, by name
+        make_files(directories, name, uid, gid)
+        return SandboxSpec(name, Limits(**limits))  # type: ignore[arg-type]  # int or float, by name
 
     return make
 
@@ -63,8 +65,8 @@ async def wire(tmp_path: Path) -> AsyncIterator[CuttableWire]:
 
 
 @pytest.fixture
-async def wired(wire: CuttableWire, workspace_image: str) -> AsyncIterator[DockerRuntime]:
-    async with docker_runtime(workspace_image, client_factory=wire.factory) as opened:
+async def wired(wire: CuttableWire, workspace_image: str, directories: HostDirectories) -> AsyncIterator[DockerRuntime]:
+    async with docker_runtime(workspace_image, client_factory=wire.factory, directories=directories) as opened:
         yield opened
 
 

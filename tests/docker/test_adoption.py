@@ -3,15 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import docker
 import pytest
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import PreviousSandbox
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
-from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import PATIENCE, read_until, run
 from tests.docker.conftest import MakeSpec
@@ -20,13 +19,14 @@ Open = Callable[[], Awaitable[DockerRuntime]]
 
 
 @pytest.fixture
-async def open_runtime(workspace_image: str, tmp_path: Path) -> AsyncIterator[Open]:
+async def open_runtime(workspace_image: str, directories: HostDirectories) -> AsyncIterator[Open]:
     """Open runtimes of one instance, one after the other."""
     instance = f"test-{secrets.token_hex(4)}"
     opened: list[DockerRuntime] = []
 
     async def make() -> DockerRuntime:
-        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance, guest=tmp_path))
+        own = HostDirectories(directories.root)  # as another server
+        opened.append(await DockerRuntime.open(image=workspace_image, instance=instance, directories=own))
         return opened[-1]
 
     yield make
@@ -37,7 +37,9 @@ async def open_runtime(workspace_image: str, tmp_path: Path) -> AsyncIterator[Op
     assert containers(instance) == []
 
 
-async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Open, new_spec: MakeSpec) -> None:
+async def test_processes_are_found_again_and_their_end_is_told(
+    open_runtime: Open, new_spec: MakeSpec, directories: HostDirectories
+) -> None:
     first = await open_runtime()
     spec = new_spec()
     sandbox = await first.create(spec)
@@ -49,7 +51,7 @@ async def test_processes_are_found_again_and_their_end_is_told(open_runtime: Ope
     handles = [process.id for process in (ended, lives, ends)]
     await ended.wait()
     await first.aclose(keep=True)
-    (spec.files / "go").touch()
+    (directories.files(spec.workspace_id) / "go").touch()
     second = await open_runtime()
     adopted = (await second.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}))[spec.workspace_id]
     await adopted.resume()
@@ -110,30 +112,15 @@ async def test_what_is_gone_stopped_or_unknown_is_not_adopted(
     assert (await run(sandbox, "echo", "on")).output == "on\n"
 
 
-async def test_a_container_of_a_version_without_an_agent_is_not_adopted(
-    open_runtime: Open, new_spec: MakeSpec, client: docker.DockerClient, workspace_image: str
-) -> None:
-    runtime = await open_runtime()
-    spec = new_spec()
-    old = client.api.create_container(
-        workspace_image,
-        ["sleep", "1000"],
-        labels={INSTANCE_LABEL: runtime._instance, WORKSPACE_LABEL: spec.workspace_id},
-        host_config=client.api.create_host_config(binds=[f"{spec.sockets}:/run/kernelbridge"]),
-    )["Id"]
-    client.api.start(old)
-    assert await runtime.adopt({spec.workspace_id: PreviousSandbox(old, await runtime.prepare())}) == {}
-    assert await runtime.reclaim() == 1
-
-
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_container_that_no_server_comes_back_to_ends_itself(
     new_spec: MakeSpec,
     client: docker.DockerClient,
     workspace_image: str,
+    directories: HostDirectories,
     paused: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    async with docker_runtime(workspace_image) as runtime:
+    async with docker_runtime(workspace_image, directories=directories) as runtime:
         sandbox = await runtime.create(new_spec())
         await sandbox.exec(["sleep", "1000"])
         if paused:

@@ -9,6 +9,7 @@ import pytest
 from docker.errors import APIError
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus, SandboxSpec
 from kernelbridge.runtimes.docker.engine import THREADS
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
@@ -126,11 +127,9 @@ def leave(client: docker.DockerClient, image: str, instance: str, workspace: str
     return made
 
 
-async def test_a_source_the_engine_does_not_see(runtime: DockerRuntime, new_spec: MakeSpec) -> None:
-    good = new_spec()
-    spec = SandboxSpec(good.workspace_id, good.files / "absent", good.sockets)
+async def test_a_source_the_engine_does_not_see(runtime: DockerRuntime) -> None:
     with pytest.raises(SandboxError, match="same absolute path"):
-        await runtime.create(spec)
+        await runtime.create(SandboxSpec("absent"))
     assert containers(runtime._instance) == []
 
 
@@ -175,10 +174,12 @@ async def test_hundreds_of_processes_leave_nothing(runtime: DockerRuntime, new_s
     await sandbox.destroy()
 
 
-async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_image: str, new_spec: MakeSpec) -> None:
+async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(
+    workspace_image: str, new_spec: MakeSpec, directories: HostDirectories
+) -> None:
     await asyncio.to_thread(int)  # the event loop keeps its thread
     before = threading.active_count(), descriptors()
-    async with docker_runtime(workspace_image) as runtime:
+    async with docker_runtime(workspace_image, directories=directories) as runtime:
         process = await (await runtime.create(new_spec())).exec(["sleep", "1000"])
     assert await process.wait() == LOST
     await process.aclose()
@@ -190,7 +191,7 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(workspace_ima
 
 @sdk_leaves_sockets
 async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
-    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec
+    wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
     spec = new_spec()
     sandbox = await wired.create(spec)
@@ -198,7 +199,7 @@ async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
     terminal = await sandbox.exec(["cat"], tty=True)
     await read_until(ends, b"ready")
     await wire.cut()
-    (spec.files / "end").touch()
+    (directories.files(spec.workspace_id) / "end").touch()
     assert await read_all(ends) == b"on\n"
     assert await ends.wait() == ExitStatus(code=5)
     await terminal.write(b"typed\n")
@@ -232,9 +233,9 @@ async def test_a_container_that_ends_while_the_engine_is_away_is_known_to_have_e
 
 
 async def test_a_container_whose_agent_breaks_its_protocol_is_removed(
-    workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec
+    workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
-    async with docker_runtime(workspace_image) as runtime:
+    async with docker_runtime(workspace_image, directories=directories) as runtime:
         sandbox = await runtime.create(new_spec())
         sandbox.outlive(10 * PATIENCE)
         process = await sandbox.exec(["sleep", "1000"])

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus
 from kernelbridge.runtimes.docker import engine as docker_engine
 from kernelbridge.runtimes.docker.events import FIRST_DELAY, EventFollower, EventStream
@@ -29,9 +30,15 @@ LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
 
 @pytest.mark.parametrize("request_line", [rb"POST .*/containers/create", rb"POST .*/containers/\w+/start"])
 async def test_a_container_that_comes_too_late_is_removed(
-    wire: CuttableWire, workspace_image: str, client: docker.DockerClient, new_spec: MakeSpec, request_line: bytes
+    *,
+    wire: CuttableWire,
+    workspace_image: str,
+    client: docker.DockerClient,
+    new_spec: MakeSpec,
+    directories: HostDirectories,
+    request_line: bytes,
 ) -> None:
-    async with docker_runtime(workspace_image, client_factory=wire.factory) as runtime:
+    async with docker_runtime(workspace_image, client_factory=wire.factory, directories=directories) as runtime:
         await runtime.prepare()
         of_this = {"event": "destroy", "label": f"{INSTANCE_LABEL}={runtime._instance}"}
         events = EventStream(client.api, of_this)
@@ -163,7 +170,9 @@ async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> No
     assert not info.available
     assert "start the Docker engine" in info.reason
     with pytest.raises(RuntimeUnavailable, match="start the Docker engine"):
-        await DockerRuntime.open(image=workspace_image, instance="x", guest=tmp_path, client_factory=nowhere.factory)
+        await DockerRuntime.open(
+            image=workspace_image, instance="x", directories=HostDirectories(tmp_path), client_factory=nowhere.factory
+        )
 
 
 async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFactory, workspace_image: str) -> None:
@@ -174,7 +183,11 @@ async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFa
         assert info.available
         assert info.version in str(info)
         runtime = await DockerRuntime.open(
-            image=workspace_image, instance="frozen", guest=home, client_factory=engine.factory, call_timeout=5.0
+            image=workspace_image,
+            instance="frozen",
+            directories=HostDirectories(home),
+            client_factory=engine.factory,
+            call_timeout=5.0,
         )
         engine.freeze()
         preparing = asyncio.create_task(runtime.prepare())

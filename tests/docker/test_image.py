@@ -9,6 +9,7 @@ import docker
 import pytest
 
 from kernelbridge.errors import ImageError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker import image as docker_image
 from kernelbridge.runtimes.docker.image import own_user
 from tests.contract.docker_fixture import docker_runtime
@@ -17,8 +18,8 @@ from tests.docker.conftest import MakeImage, MakeSpec
 from tests.docker.faulty_engine import cuttable_wire
 
 
-async def test_an_absent_image_says_which_command_helps(new_spec: MakeSpec) -> None:
-    async with docker_runtime("kernelbridge-no-such-image:latest") as runtime:
+async def test_an_absent_image_says_which_command_helps(new_spec: MakeSpec, directories: HostDirectories) -> None:
+    async with docker_runtime("kernelbridge-no-such-image:latest", directories=directories) as runtime:
         with pytest.raises(ImageError, match="kernelbridge images build") as caught:
             await runtime.prepare()
         assert "kernelbridge-no-such-image:latest" in caught.value.message
@@ -33,7 +34,7 @@ async def test_an_image_without_python(derived_image: MakeImage) -> None:
 
 
 async def test_an_image_whose_python_only_a_kernelspec_names(
-    client: docker.DockerClient, workspace_image: str, new_spec: MakeSpec
+    client: docker.DockerClient, workspace_image: str, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
     name = f"kernelbridge-test-{secrets.token_hex(4)}"
     hide = (
@@ -48,7 +49,7 @@ async def test_an_image_whose_python_only_a_kernelspec_names(
     client.api.commit(container, name, "latest", changes="ENV PATH=/nowhere")
     client.api.remove_container(container)
     try:
-        async with docker_runtime(f"{name}:latest") as runtime:
+        async with docker_runtime(f"{name}:latest", directories=directories) as runtime:
             sandbox = await runtime.create(new_spec())
             assert (await run(sandbox, "/bin/echo", "lives")).output == "lives\n"
     finally:
@@ -85,26 +86,30 @@ async def test_an_image_with_an_unknown_user(derived_image: MakeImage) -> None:
     ("user", "uid", "gid"), [("root", 1000, 100), ("0:0", 1000, 100), ("nobody", 65534, 65534), ("1234:55", 1234, 55)]
 )
 async def test_the_user_is_the_images_own_unless_root(
-    derived_image: MakeImage, new_spec: MakeSpec, user: str, uid: int, gid: int
+    *, derived_image: MakeImage, new_spec: MakeSpec, directories: HostDirectories, user: str, uid: int, gid: int
 ) -> None:
-    async with docker_runtime(derived_image(f"USER {user}", "ENV KIND=derived")) as runtime:
+    async with docker_runtime(derived_image(f"USER {user}", "ENV KIND=derived"), directories=directories) as runtime:
         facts = await runtime.prepare()
         assert (facts.uid, facts.gid, facts.env["KIND"]) == (uid, gid, "derived")
         sandbox = await runtime.create(new_spec(uid, gid))
         assert (await run(sandbox, "sh", "-c", "id -u; id -g; echo $KIND")).output == f"{uid}\n{gid}\nderived\n"
 
 
-async def test_an_images_programs_do_not_start_by_themselves(derived_image: MakeImage, new_spec: MakeSpec) -> None:
+async def test_an_images_programs_do_not_start_by_themselves(
+    derived_image: MakeImage, new_spec: MakeSpec, directories: HostDirectories
+) -> None:
     image = derived_image('ENTRYPOINT ["/bin/false"]', 'CMD ["nothing"]', "HEALTHCHECK CMD touch /workspace/checked")
-    async with docker_runtime(image) as runtime:
+    async with docker_runtime(image, directories=directories) as runtime:
         sandbox = await runtime.create(new_spec())
         assert (await run(sandbox, "ls", "/workspace")).output == ""
 
 
-async def test_a_name_that_moves_to_another_image_is_followed(derived_image: MakeImage, new_spec: MakeSpec) -> None:
+async def test_a_name_that_moves_to_another_image_is_followed(
+    derived_image: MakeImage, new_spec: MakeSpec, directories: HostDirectories
+) -> None:
     name = f"kernelbridge-test-{secrets.token_hex(4)}"
     image = derived_image("ENV EDITION=one", name=name)
-    async with docker_runtime(image) as runtime:
+    async with docker_runtime(image, directories=directories) as runtime:
         first = await runtime.create(new_spec())
         derived_image("ENV EDITION=two", name=name)
         second = await runtime.create(new_spec())
@@ -113,11 +118,11 @@ async def test_a_name_that_moves_to_another_image_is_followed(derived_image: Mak
 
 
 async def test_containers_of_a_server_that_is_not_root_run_as_the_server(
-    workspace_image: str, monkeypatch: pytest.MonkeyPatch, new_spec: MakeSpec
+    workspace_image: str, monkeypatch: pytest.MonkeyPatch, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
     """Or neither could open what the other makes."""
     monkeypatch.setattr(docker_image, "own_user", lambda _uid, _gid: own_user(1234, 5678))
-    async with docker_runtime(workspace_image) as runtime:
+    async with docker_runtime(workspace_image, directories=directories) as runtime:
         facts = await runtime.prepare()
         assert (facts.uid, facts.gid) == (1234, 5678)
         sandbox = await runtime.create(new_spec(uid=1234, gid=5678))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import docker
 
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import on_host, run, state
@@ -38,11 +39,11 @@ async def test_a_container_that_somebody_else_pauses_is_unpaused(
 
 
 async def test_a_pause_while_the_engines_events_are_lost_is_undone(
-    client: docker.DockerClient, new_spec: MakeSpec, workspace_image: str, tmp_path: Path
+    client: docker.DockerClient, new_spec: MakeSpec, directories: HostDirectories, workspace_image: str, tmp_path: Path
 ) -> None:
     async with (
         cuttable_wire(tmp_path / "s") as wire,
-        docker_runtime(workspace_image, client_factory=wire.factory) as runtime,
+        docker_runtime(workspace_image, client_factory=wire.factory, directories=directories) as runtime,
     ):
         sandbox = await runtime.create(new_spec())
         await wire.cut()

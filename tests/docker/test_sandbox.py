@@ -3,6 +3,7 @@ import re
 import docker
 
 from kernelbridge import __version__
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
@@ -99,9 +100,9 @@ async def test_what_can_be_written_is_limited_in_size(sandbox: DockerSandbox) ->
 
 
 async def test_a_declared_volume_is_no_way_to_the_disk(
-    derived_image: MakeImage, client: docker.DockerClient, new_spec: MakeSpec
+    derived_image: MakeImage, client: docker.DockerClient, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
-    async with docker_runtime(derived_image("VOLUME /var/data")) as runtime:
+    async with docker_runtime(derived_image("VOLUME /var/data"), directories=directories) as runtime:
         sandbox = await runtime.create(new_spec(tmp=MIB))
         assert "tmpfs /var/data" in (await run(sandbox, "cat", "/proc/mounts")).output
         mounts = client.api.inspect_container(sandbox.id)["Mounts"]

@@ -17,6 +17,7 @@ from docker import APIClient
 from kernelbridge.doctor import Status, check_image, examine, serves
 from kernelbridge.errors import ImageError
 from kernelbridge.images.build import ensure_image
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from kernelbridge.settings.settings import Settings
@@ -152,7 +153,9 @@ async def test_an_unusable_image_is_a_problem_in_the_words_of_serve(
     reference = new_tag()
     dockerfile = BytesIO(f"FROM {workspace_image}\n{change}\n".encode())
     assert list(engine.build(fileobj=dockerfile, tag=reference, rm=True, forcerm=True))
-    runtime = await DockerRuntime.open(image=reference, instance=f"test-{secrets.token_hex(4)}", guest=tmp_path)
+    runtime = await DockerRuntime.open(
+        image=reference, instance=f"test-{secrets.token_hex(4)}", directories=HostDirectories(tmp_path)
+    )
     try:
         with pytest.raises(ImageError, match=said) as served:
             await runtime.prepare()

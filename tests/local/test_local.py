@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Limits, PreviousSandbox, Sandbox, SandboxSpec
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
+from kernelbridge.runtimes.contract import Limits, PreviousSandbox, SandboxSpec
 from kernelbridge.runtimes.local.cgroups import Cgroups
 from kernelbridge.runtimes.local.runtime import LocalRuntime
+from kernelbridge.runtimes.local.sandbox import LocalSandbox
 from kernelbridge.runtimes.local.short_links import ShortLinks
 from kernelbridge.runtimes.local.terminals import limit_terminals
-from tests.contract.driving import PATIENCE, children, descriptors, on_host, parent, python, read_until, run
+from tests.contract.driving import PATIENCE, children, descriptors, make_files, on_host, parent, python, read_until, run
 
 INSTANCE = secrets.token_hex(4)
 """Of this run alone: a runtime ends what others of its instance have left."""
@@ -28,27 +30,27 @@ INSTANCE = secrets.token_hex(4)
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[LocalRuntime]:
-    opened = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    opened = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path))
     yield opened
     await opened.aclose()
 
 
 @pytest.fixture
 async def bare(tmp_path: Path) -> AsyncIterator[LocalRuntime]:
-    opened = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state", isolation=False)
+    opened = await asyncio.to_thread(
+        LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path), isolation=False
+    )
     yield opened
     await opened.aclose()
 
 
-async def make(runtime: LocalRuntime, home: Path, **limits: int) -> tuple[Sandbox, SandboxSpec]:
+async def make(runtime: LocalRuntime, home: Path, **limits: int) -> tuple[LocalSandbox, SandboxSpec]:
     facts = await runtime.prepare()
-    files, sockets = home / "files", home / "sockets"
-    for path in (files, sockets):
-        path.mkdir(parents=True)
-        if os.geteuid() == 0:
-            os.chown(path, facts.uid, facts.gid)
-    spec = SandboxSpec("beef", files, sockets, Limits(**limits))
-    return await runtime.create(spec), spec
+    spec = SandboxSpec("beef", Limits(**limits))
+    make_files(HostDirectories(home), spec.workspace_id, facts.uid, facts.gid)
+    sandbox = await runtime.create(spec)
+    assert isinstance(sandbox, LocalSandbox)
+    return sandbox, spec
 
 
 async def on_exit(pid: int) -> None:
@@ -143,14 +145,14 @@ import asyncio, os, sys
 from pathlib import Path
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.runtimes.contract import SandboxSpec
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
+from tests.contract.driving import make_files
 async def main(home, instance, marker, isolation, pause, outlive):
-    runtime = LocalRuntime(instance=instance, state_dir=home / 'state', isolation=isolation == '1')
+    directories = HostDirectories(home)
+    runtime = LocalRuntime(instance=instance, directories=directories, isolation=isolation == '1')
     facts = await runtime.prepare()
-    for name in ('files', 'sockets'):
-        (home / name).mkdir()
-        if os.geteuid() == 0:
-            os.chown(home / name, facts.uid, facts.gid)
-    sandbox = await runtime.create(SandboxSpec('dead', home / 'files', home / 'sockets'))
+    make_files(directories, 'dead', facts.uid, facts.gid)
+    sandbox = await runtime.create(SandboxSpec('dead'))
     # Each says that it is there when it no longer changes its command line.
     both = 'import os, signal; os.fork() or os.setsid(); print("ready", flush=True); signal.pause()'
     process = await sandbox.exec([sandbox.facts.python.executable, '-c', both, marker])
@@ -193,11 +195,11 @@ async def test_a_server_that_is_killed_leaves_no_process(
     if outlive == "0.5":
         for pid in tree:
             await on_exit(pid)
-    runtime = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    runtime = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path))
     assert await runtime.reclaim() == 1
     for pid in tree:
         await on_exit(pid)
-    assert list((tmp_path / "state" / "sandboxes").iterdir()) == []
+    assert list((tmp_path / "local" / "sandboxes").iterdir()) == []
     assert await runtime.reclaim() == 0
     await runtime.aclose()
     assert groups() == []
@@ -211,13 +213,13 @@ async def test_what_is_in_the_place_of_the_agents_socket_is_not_spoken_to(
     await sandbox.exec(["sleep", mark := f"33333.{os.getpid()}"])
     [sleeping] = on_host(mark)
     await runtime.aclose(keep=True)
-    (spec.sockets / "agent" / "socket").unlink()
-    directory = os.open(spec.sockets / "agent", os.O_RDONLY)
+    (sandbox.shared.host / "agent" / "socket").unlink()
+    directory = os.open(sandbox.shared.host / "agent", os.O_RDONLY)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"/proc/self/fd/{directory}/socket")
         listener.listen()
         os.close(directory)
-        later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+        later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path))
         async with asyncio.timeout(20):  # it is not waited for: an agent has 30 s to answer
             assert await later.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}) == {}
     await on_exit(sleeping)
@@ -235,7 +237,9 @@ async def test_without_isolation_and_control_groups_the_agent_ends_what_is_not_a
     process = await sandbox.exec(["sh", "-c", f"setsid sleep {mark} & echo up; exec sleep {mark}"])
     await read_until(process, b"up")
     await bare.aclose(keep=True)
-    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state", isolation=False)
+    later = await asyncio.to_thread(
+        LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path), isolation=False
+    )
     assert await later.reclaim() == 1
     assert on_host(mark) == []
     await later.aclose()
@@ -246,7 +250,7 @@ async def test_sandboxes_without_isolation_are_not_adopted_by_a_server_that_isol
 ) -> None:
     sandbox, spec = await make(bare, tmp_path)
     await bare.aclose(keep=True)
-    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, state_dir=tmp_path / "state")
+    later = await asyncio.to_thread(LocalRuntime, instance=INSTANCE, directories=HostDirectories(tmp_path))
     assert await later.adopt({spec.workspace_id: PreviousSandbox(sandbox.id, sandbox.facts)}) == {}
     assert await later.reclaim() == 1
     await later.aclose()
@@ -282,7 +286,9 @@ async def test_names_that_are_not_utf_8(runtime: LocalRuntime, tmp_path: Path) -
     sandbox, spec = await make(runtime, tmp_path)
     name = os.fsdecode(b"caf\xe9")
     assert (await run(sandbox, "touch", name)).status.code == 0
-    assert [os.fsencode(path.name) for path in spec.files.iterdir()] == [b"caf\xe9"]
+    assert [os.fsencode(path.name) for path in HostDirectories(tmp_path).files(spec.workspace_id).iterdir()] == [
+        b"caf\xe9"
+    ]
     with pytest.raises(SandboxError, match="Invalid argument"):
         await sandbox.exec(["echo", "a\0b"])
 
@@ -308,16 +314,17 @@ async def test_without_isolation_it_says_so(bare: LocalRuntime) -> None:
 
 
 async def test_without_isolation_paths_are_the_hosts(bare: LocalRuntime, tmp_path: Path) -> None:
-    sandbox, spec = await make(bare, tmp_path / ("long" * 25))
-    assert sandbox.workspace_path == str(spec.files)
-    assert len(sandbox.sockets_path) < 60
-    ran = await run(sandbox, "sh", "-c", 'pwd; echo "$HOME"; touch "$1/s"', "sh", sandbox.sockets_path)
-    assert ran.output.split() == [str(spec.files)] * 2
-    process = await sandbox.exec(["touch", f"{sandbox.sockets_path}/s"])
-    assert (await process.wait()).code == 0
-    await process.aclose()
-    assert (spec.sockets / "s").exists()
-    link = Path(sandbox.sockets_path)
+    home = tmp_path / ("long" * 25)
+    home.mkdir()
+    bare._directories = HostDirectories(home)
+    sandbox, spec = await make(bare, home)
+    files = str(bare._directories.files(spec.workspace_id))
+    assert sandbox.workspace_path == files
+    assert len(sandbox.shared.path) < 60
+    ran = await run(sandbox, "sh", "-c", 'pwd; echo "$HOME"; touch "$1/s"', "sh", sandbox.shared.path)
+    assert ran.output.split() == [files] * 2
+    assert (sandbox.shared.host / "s").exists()
+    link = Path(sandbox.shared.path)
     await sandbox.destroy()
     assert not link.is_symlink()
     await bare.aclose()

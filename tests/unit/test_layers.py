@@ -78,6 +78,7 @@ PURE = (
     "workspace/shell/screen_watch.py",
     "workspace/shell/marks.py",
     "workspace/shell/script.py",
+    "workspace/shell/texts.py",
     "workspace/states.py",
     "workspace/usage_clock.py",
 )

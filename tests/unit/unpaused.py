@@ -1,6 +1,14 @@
 """What sandboxes of tests have in common that nobody pauses, fills or takes over."""
 
+from pathlib import Path
+
+from kernelbridge.runtimes.agent.host_directories import HostShared
 from kernelbridge.runtimes.contract import Process, Terminal
+
+
+def host_shared(path: Path) -> HostShared:
+    """The shared directory of a sandbox without a file system of its own; removed by nobody."""
+    return HostShared(path, str(path), on_removed=lambda _: None)
 
 
 class Unpaused:

@@ -46,7 +46,7 @@ def agent_command(
     """Return the command of a sandbox's first process.
 
     Arguments, all paths as the sandbox sees them: `python`, the interpreter; `file`, which contains `agent_source()`;
-    `directory`, that of `AgentDirectory` (`<sockets>/agent`); `rlimits`, the limits of each process, named as in
+    `directory`, that of `AgentDirectory` (`<shared>/agent`); `rlimits`, the limits of each process, named as in
     setrlimit(2) without `RLIMIT_`; `start`, the seconds after which it ends if no server has connected; `keep`,
     descriptors that it keeps open and passes to no program.
     """

@@ -1,6 +1,6 @@
 """Where an agent's socket is, and how to connect to it safely.
 
-The socket has a directory of its own in the sandbox's socket directory. It is open to the sandbox's user only while the
+The socket has a directory of its own in the sandbox's shared directory. It is open to the sandbox's user only while the
 agent binds, before any program of the user runs. Then the socket is opened with `O_PATH | O_NOFOLLOW`, checked to be a
 socket, and connected through `/proc/self/fd`. Where the bridge is another user, the closed directory also keeps
 programs in the sandbox from connecting; the agent refuses them in any case.
@@ -20,7 +20,7 @@ from kernelbridge.errors import SandboxError
 from kernelbridge.trees import remove_tree
 
 NAME = "agent"
-"""The directory's name in the sandbox's socket directory."""
+"""The directory's name in the sandbox's shared directory."""
 _SOCKET = "socket"
 _OPEN, _CLOSED = 0o777, 0o700
 _POLL_SECONDS = 0.005
@@ -30,13 +30,13 @@ CONNECT_SECONDS = 5.0
 
 
 class AgentDirectory:
-    """The directory of one sandbox's agent; `sockets` is the host's side of the sandbox's socket directory.
+    """The directory of one sandbox's agent; `shared` is the host's path of the sandbox's shared directory.
 
     Call `prepare` before the sandbox is started and then `connect`; or `reopen`, if an earlier server started it.
     """
 
-    def __init__(self, sockets: Path) -> None:
-        self._path = sockets / NAME
+    def __init__(self, shared: Path) -> None:
+        self._path = shared / NAME
         self._fd = -1
 
     def prepare(self) -> None:

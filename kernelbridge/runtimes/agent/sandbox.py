@@ -7,12 +7,13 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
+from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, AgentClient
-from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.host_directories import HostShared
 from kernelbridge.runtimes.agent.process import AgentProcess
 from kernelbridge.runtimes.agent.terminal import AgentTerminal
-from kernelbridge.runtimes.contract import NO_MEMORY, SOCKETS_PATH, WORKSPACE_PATH, ExitStatus, Terminal
+from kernelbridge.runtimes.contract import NO_MEMORY, WORKSPACE_PATH, ExitStatus, Terminal
 from kernelbridge.runtimes.facts import Facts
 
 
@@ -21,24 +22,23 @@ class AgentSandbox(ABC):
 
     A runtime derives its own class and uses it like this:
 
-        directory = AgentDirectory(spec.sockets)
-        directory.prepare()                      # before the sandbox is started
-        …                                        # start it, with `agent_command(…)` as its first process
+        shared = directories.share(name, spec)  # before the sandbox is started
+        …                                       # start it, with `agent_command(…)` as its first process
         sandbox = OwnSandbox(name)
-        await sandbox.connect(directory, facts)  # or, in a later server: reconnect
+        await sandbox.connect(shared, facts)    # or, in a later server: reconnect
 
-    It overrides `destroy`, calls `ended` when the sandbox has ended, and overrides `oom_kills`, `watch_memory` and
-    `judge` if it limits memory.
+    It overrides `destroy`, which calls `remove_shared`; calls `ended` when the sandbox has ended; and overrides
+    `oom_kills`, `watch_memory` and `judge` if it limits memory.
     """
 
     facts: Facts
     """Known once it is connected."""
     workspace_path = WORKSPACE_PATH
-    sockets_path = SOCKETS_PATH
 
     def __init__(self, sandbox_id: str) -> None:
         self.id = sandbox_id
         self._agent: AgentClient | None = None
+        self._shared: HostShared | None = None
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
@@ -55,6 +55,13 @@ class AgentSandbox(ABC):
         return self._agent
 
     @property
+    def shared(self) -> HostShared:
+        """What it shares with the server; raises `SandboxError` before it is connected."""
+        if self._shared is None:
+            raise SandboxError("The sandbox cannot be used", "it is still being started")
+        return self._shared
+
+    @property
     def alive(self) -> bool:
         """Whether it is believed to run."""
         return not self._ended.done()
@@ -64,15 +71,16 @@ class AgentSandbox(ABC):
         """Whether it has been connected to its agent."""
         return self._agent is not None
 
-    async def connect(self, directory: AgentDirectory, facts: Facts) -> None:
-        """Wait for the agent of a sandbox that was just started. Closes `directory`.
+    async def connect(self, shared: HostShared, facts: Facts) -> None:
+        """Wait for the agent of a sandbox that was just started; own `shared` from now on.
 
         Raises `SandboxError` if the sandbox ends first or nothing answers for `START_SECONDS`; the caller then
         destroys it.
         """
+        self._shared = shared
         try:
             async with asyncio.timeout(START_SECONDS):
-                self._use(await directory.connect(self._ended), facts)
+                self._use(await shared.agent.connect(self._ended), facts)
                 await self.agent.until_ready()
         except TimeoutError as exc:
             reason = await self.last_words() or f"its agent gave no answer within {START_SECONDS:.0f} s"
@@ -80,17 +88,24 @@ class AgentSandbox(ABC):
         except SandboxError as exc:
             raise SandboxError("The sandbox could not be started", await self.last_words() or exc.reason) from exc
         finally:
-            directory.close()
+            shared.agent.close()
 
-    async def reconnect(self, directory: AgentDirectory, facts: Facts, *, pid: int | None = None) -> None:
+    async def reconnect(self, shared: HostShared, facts: Facts, *, pid: int | None = None) -> None:
         """Connect to the agent of a sandbox that an earlier server started; its answer is not waited for.
 
-        `pid` is the agent's, if it is known. Raises `SandboxError`; the caller then destroys it. Closes `directory`.
+        `pid` is the agent's, if it is known. Raises `SandboxError`; the caller then destroys it. Owns `shared`.
         """
+        self._shared = shared
         try:
-            self._use(await directory.reopen(pid), facts)
+            self._use(await shared.agent.reopen(pid), facts)
         finally:
-            directory.close()
+            shared.agent.close()
+
+    async def remove_shared(self) -> None:
+        """Remove its shared directory, when it has ended. Idempotent."""
+        if self._shared is not None:
+            # In a thread: a hostile session can fill it with millions of files.
+            await in_thread(None, self._shared.remove)
 
     def leave(self) -> None:
         """Close the connection and leave the sandbox to the next server."""

@@ -34,10 +34,11 @@ import structlog
 from docker.errors import APIError, NotFound
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable, SandboxError
+from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
-from kernelbridge.runtimes.agent.directory import AgentDirectory
-from kernelbridge.runtimes.contract import SOCKETS_PATH, PreviousSandbox, SandboxSpec
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
+from kernelbridge.runtimes.contract import SHARED_PATH, PreviousSandbox, SandboxSpec
 from kernelbridge.runtimes.docker.engine import (
     CALL_TIMEOUT,
     GONE,
@@ -90,7 +91,7 @@ class DockerRuntime:
         *,
         image: str,
         instance: str,
-        guest: Path,
+        directories: HostDirectories,
         seccomp: str | None,
         own_uid: int | None,
     ) -> None:
@@ -98,7 +99,7 @@ class DockerRuntime:
         self.info = runtime_info(about, own_uids=own_uid is not None)
         self._engine = engine
         self._instance = instance
-        self._guest = guest
+        self._directories = directories
         self._cpus = about.cpus
         self._old_cgroups = about.cgroup_version == "1"
         self._background = Background()
@@ -134,7 +135,7 @@ class DockerRuntime:
         *,
         image: str,
         instance: str,
-        guest: Path,
+        directories: HostDirectories,
         client_factory: ClientFactory = docker.from_env,
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
@@ -143,9 +144,9 @@ class DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
 
         Arguments: `image`, the default one; `instance`, a label for this server's containers, and only these are ever
-        touched; `guest`, a directory for the agent's program, which must have the same path for the engine;
-        `profile_file`, a seccomp profile in place of kernelbridge's own; `call_timeout`, seconds for one call to the
-        engine; `own_uid`, one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones.
+        touched; `directories`, what containers see of this machine, with the same paths for the engine; `profile_file`,
+        a seccomp profile in place of kernelbridge's own; `call_timeout`, seconds for one call to the engine; `own_uid`,
+        one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
@@ -162,7 +163,7 @@ class DockerRuntime:
             about,
             image=image,
             instance=instance,
-            guest=guest,
+            directories=directories,
             seccomp=profile if "seccomp" in about.security else None,
             own_uid=own_uid,
         )
@@ -210,6 +211,7 @@ class DockerRuntime:
                 adopted[workspace_id] = sandbox
             else:
                 sandbox.leave()
+                await sandbox.remove_shared()
                 self._forget(sandbox)
         return adopted
 
@@ -219,12 +221,11 @@ class DockerRuntime:
         if state is None or not state["State"].get("Running"):
             return False
         mounts = {mount["Destination"]: mount.get("Source", "") for mount in state["Mounts"]}
-        if GUEST_PATH not in mounts:
-            return False  # made by a version that had no agent
-        if state["State"].get("Paused"):  # by a version that let the engine pause it, or by somebody else
+        if state["State"].get("Paused"):  # by somebody else
             await self._unpause(sandbox)
         try:
-            await sandbox.reconnect(AgentDirectory(Path(mounts[SOCKETS_PATH])), facts)
+            shared = self._directories.adopt(Path(mounts[SHARED_PATH]), SHARED_PATH)
+            await sandbox.reconnect(shared, facts)
         except SandboxError as exc:
             log.warning("sandbox_not_adopted", container=sandbox.id, reason=str(exc))
             return False
@@ -237,6 +238,7 @@ class DockerRuntime:
         attempts = (self._removals.attempt(each, partial(self._remove, each)) for each in stale)
         removed = sum(await asyncio.gather(*attempts))
         await self._remove_volumes(self._own_label)
+        await asyncio.to_thread(self._directories.remove_others)
         return removed
 
     async def _remove_volumes(self, label: str) -> None:
@@ -282,48 +284,46 @@ class DockerRuntime:
 
     async def _create(self, spec: SandboxSpec) -> DockerSandbox:
         workspace_image = self._image(spec.image)
-        image, facts = await workspace_image.current()
+        image, image_facts = await workspace_image.current()
         facts = msgspec.structs.replace(
-            facts,
-            uid=facts.uid if spec.uid is None else spec.uid,
-            env={"HOSTNAME": HOSTNAME, **thread_counts(spec.limits.cpus, facts.env), **facts.env},
+            image_facts,
+            uid=image_facts.uid if spec.uid is None else spec.uid,
+            env={"HOSTNAME": HOSTNAME, **thread_counts(spec.limits.cpus, image_facts.env), **image_facts.env},
         )
-        directory = AgentDirectory(spec.sockets)
+        if spec.uid is not None and facts.passwd:
+            database = {"passwd": passwd(image_facts, spec.uid).encode(), "group": group(image_facts).encode()}
+            spec = replace(spec, texts={**spec.texts, **database})
         try:
-            guest = await asyncio.to_thread(self._prepared, directory)
+            guest = await asyncio.to_thread(deliver, self._directories.root / "guest")
         except OSError as exc:
             raise SandboxError("The sandbox could not be made", f"{exc.strerror}: {exc.filename}") from exc
+        shared = await self._directories.share(self.info.name, spec)
         launch = self._new_launch(
             workspace_id=spec.workspace_id,
             image=image,
             command=agent_command(
                 facts.python.executable,
                 f"{GUEST_PATH}/{FILE}",
-                f"{SOCKETS_PATH}/{AGENT}",
+                f"{SHARED_PATH}/{AGENT}",
                 rlimits={},  # the engine sets them
                 start=START_SECONDS,
             ),
             user=f"{facts.uid}:{facts.gid}",
             # The engine refuses more than the host has.
             limits=replace(spec.limits, cpus=min(spec.limits.cpus, self._cpus or spec.limits.cpus)),
-            mounts=workspace_mounts(spec, guest),
+            mounts=workspace_mounts(self._directories.files(spec.workspace_id), shared.host, guest, spec),
         )
         try:
             sandbox = await self._start(workspace_image.name, launch)
         except BaseException:
-            directory.close()
+            await asyncio.to_thread(shared.remove)
             raise
         try:
-            await sandbox.connect(directory, facts)
+            await sandbox.connect(shared, facts)
         except BaseException:
             await sandbox.destroy()
             raise
         return sandbox
-
-    def _prepared(self, directory: AgentDirectory) -> Path:
-        guest = deliver(self._guest)
-        directory.prepare()
-        return guest
 
     async def _start(self, image: str, launch: Launch) -> DockerSandbox:
         """Make and start a container: two calls to the engine, if nothing goes wrong."""

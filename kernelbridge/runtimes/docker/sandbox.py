@@ -96,6 +96,7 @@ class DockerSandbox(AgentSandbox):
             except APIError as exc:
                 if exc.status_code not in GONE:
                     raise SandboxError("The sandbox cannot be removed", explain(exc)) from exc
+            await self.remove_shared()
             self._removed = True
         self._on_removed(self)
         self.ended(_KILLED)

@@ -17,7 +17,7 @@ from kernelbridge.errors import ImageError
 from kernelbridge.runtimes.contract import (
     HIDDEN_PATHS,
     READ_ONLY_PATHS,
-    SOCKETS_PATH,
+    SHARED_PATH,
     WORKSPACE_PATH,
     Limits,
     SandboxSpec,
@@ -37,8 +37,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTNAME = "workspace"
 GUEST_PATH = "/run/kernelbridge-guest"
 """Where the directory with the agent's program is mounted in a container."""
-ETC_FILES = ("passwd", "group")
-"""The files of `SandboxSpec.etc`."""
+USER_DATABASE = ("passwd", "group")
+"""Texts in the shared directory of a container with a user of its own, which are mounted in its /etc."""
 
 _LOG_OPTIONS = {"max-size": "1m", "max-file": "1"}
 
@@ -144,14 +144,15 @@ class Launch:
         }
 
 
-def workspace_mounts(spec: SandboxSpec, guest: Path) -> tuple[Mapping[str, Any], ...]:
+def workspace_mounts(files: Path, shared: Path, guest: Path, spec: SandboxSpec) -> tuple[Mapping[str, Any], ...]:
     """Return the bind mounts of a workspace; `guest` is the directory with the agent's program.
 
     As `Mount` objects: for these, the engine refuses a source that does not exist.
     """
-    pairs = ((spec.files, WORKSPACE_PATH), (spec.sockets, SOCKETS_PATH))
-    own = [_bind(source, target, read_only=False) for source, target in pairs]
-    etc = [] if spec.etc is None else [_bind(spec.etc / name, f"/etc/{name}", read_only=True) for name in ETC_FILES]
+    own = [
+        _bind(source, target, read_only=False) for source, target in ((files, WORKSPACE_PATH), (shared, SHARED_PATH))
+    ]
+    etc = [_bind(shared / name, f"/etc/{name}", read_only=True) for name in USER_DATABASE if name in spec.texts]
     return (*own, _bind(guest, GUEST_PATH, read_only=True), *etc)
 
 
@@ -192,7 +193,7 @@ def _host_config(launch: Launch) -> dict[str, Any]:
 def _tmpfs(launch: Launch) -> dict[str, str]:
     # The temporary directory may hold programs (compiled wheels). A declared volume would be a disk without a limit.
     size = launch.limits.tmp
-    mounted = {WORKSPACE_PATH, SOCKETS_PATH, "/tmp"}  # noqa: S108 - the sandbox's /tmp, not this host's
+    mounted = {WORKSPACE_PATH, SHARED_PATH, "/tmp"}  # noqa: S108 - the sandbox's /tmp, not this host's
     small = f"rw,noexec,nosuid,nodev,size={size},mode=1777"
     return {
         **{path: small for path in launch.image.volumes if path.rstrip("/") not in mounted},

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kernelbridge.errors import ImageError
-from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, SOCKETS_PATH, WORKSPACE_PATH
+from kernelbridge.runtimes.contract import HIDDEN_PATHS, READ_ONLY_PATHS, SHARED_PATH, WORKSPACE_PATH
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
 _ETC = (
@@ -39,7 +39,7 @@ _ETC = (
     "terminfo",
 )
 """Files in /etc that programs need and that reveal nothing about this machine: no user, no host name, no key."""
-_RESERVED = (WORKSPACE_PATH, SOCKETS_PATH, "/proc", "/dev", "/etc")
+_RESERVED = (WORKSPACE_PATH, SHARED_PATH, "/proc", "/dev", "/etc")
 _PACKAGES = ("ipykernel", "IPython", "jupyter_client", "traitlets", "tornado", "zmq")
 _HOMES = ("/", "/home", "/root", "/tmp", "/var", "/opt", "/srv")  # noqa: S108  compared with, not written to
 

@@ -13,7 +13,7 @@ from typing import Self
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command, agent_source, memory_file
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
-from kernelbridge.runtimes.contract import SOCKETS_PATH, Limits
+from kernelbridge.runtimes.contract import SHARED_PATH, Limits
 from kernelbridge.runtimes.local import mounts
 from kernelbridge.runtimes.local.host import Host
 
@@ -39,7 +39,7 @@ def launch_isolated(
     seccomp: bytes | None,
     *,
     files: Path,
-    sockets: Path,
+    shared: Path,
     cgroups: Sequence[Path] = (),
 ) -> Launched:
     """Start the agent in bubblewrap. It does not end with the server, so that the next one can adopt it.
@@ -47,7 +47,7 @@ def launch_isolated(
     `rlimits` are limits for the agent and all that it starts: see `Limits.rlimits`. Raises `SandboxError` or OSError;
     blocking, a few milliseconds.
     """
-    shown = mounts.sandbox_mounts(host, str(files), str(sockets))
+    shown = mounts.sandbox_mounts(host, str(files), str(shared))
     staging: list[str] = []
     terminals: str | None = None
     if host.root:
@@ -74,21 +74,21 @@ def launch_isolated(
         )
         args_fd = inherited.file("args", "".join(f"{word}\0" for word in arguments).encode())
         agent = agent_command(
-            host.python_executable, mounts.AGENT_PATH, f"{SOCKETS_PATH}/{AGENT}", rlimits=rlimits, start=START_SECONDS
+            host.python_executable, mounts.AGENT_PATH, f"{SHARED_PATH}/{AGENT}", rlimits=rlimits, start=START_SECONDS
         )
         command = [*mounts.drop_root(host), bwrap, "--args", str(args_fd), "--", *agent]
         script = mounts.launch_script(command, cgroups=[str(path) for path in cgroups], staging=staging)
         return inherited.start([*mounts.own_mount_namespace(host), _SHELL, "-c", script])
 
 
-def launch_bare(host: Host, rlimits: Mapping[str, int], *, sockets: str, cgroups: Sequence[Path] = ()) -> Launched:
+def launch_bare(host: Host, rlimits: Mapping[str, int], *, shared: str, cgroups: Sequence[Path] = ()) -> Launched:
     """Start the agent without isolation, as the server's own user; otherwise like `launch_isolated`."""
     with _Inheritance() as inherited:
         path = inherited.file("agent", agent_source())
         command = agent_command(
             host.python_executable,
             f"/proc/self/fd/{path}",
-            f"{sockets}/{AGENT}",
+            f"{shared}/{AGENT}",
             rlimits=rlimits,
             start=START_SECONDS,
             keep=[inherited.status],

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kernelbridge.runtimes.contract import SOCKETS_PATH, WORKSPACE_PATH, Limits
+from kernelbridge.runtimes.contract import SHARED_PATH, WORKSPACE_PATH, Limits
 from kernelbridge.runtimes.local.host import Host, Mount, ProcFiles
 
 AGENT_PATH = "/run/kernelbridge-agent.py"
@@ -110,12 +110,12 @@ def _proc(files: ProcFiles) -> list[str]:
     return arguments
 
 
-def sandbox_mounts(host: Host, files: str, sockets: str) -> list[Mount]:
-    """Return the mounts of a sandbox besides the system; `files` and `sockets` are host directories."""
+def sandbox_mounts(host: Host, files: str, shared: str) -> list[Mount]:
+    """Return the mounts of a sandbox besides the system; `files` and `shared` are host directories."""
     return [
         *host.python,
         Mount(files, WORKSPACE_PATH, writable=True),
-        Mount(sockets, SOCKETS_PATH, writable=True),
+        Mount(shared, SHARED_PATH, writable=True),
     ]
 
 

@@ -27,12 +27,13 @@ class Note(msgspec.Struct, frozen=True):
     isolated: bool
     agent: Identity
     """Its first process."""
-    sockets: str
-    """The host's side of its socket directory."""
+    shared: str
+    """The host's path of its shared directory."""
+    shared_path: str
+    """Its path in the sandbox."""
     workspace_path: str
-    sockets_path: str
     link: str | None
-    """The symlink that `sockets_path` goes through, if it needs one."""
+    """The symlink that `shared_path` goes through, if it needs one."""
 
 
 class Notes:

@@ -6,7 +6,7 @@ LocalRuntime         makes and adopts sandboxes (this module)
 ├── mounts           bubblewrap's arguments and the launching script (pure)
 ├── launcher         starts a process tree
 ├── notes            what the next server must know of a sandbox
-├── short_links      short names for long socket directories, without isolation
+├── short_links      short names for long shared directories, without isolation
 ├── terminals        limits a sandbox's terminals, where the server is not root
 ├── cgroups          limits of memory, processes and processor time
 │   └── oom_notice   the kernel's report of a kill for want of memory
@@ -31,11 +31,9 @@ import msgspec
 import structlog
 
 from kernelbridge.errors import ImageError, SandboxError
-from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.host_directories import HostDirectories, HostShared
 from kernelbridge.runtimes.contract import (
-    SOCKETS_PATH,
     WORKSPACE_PATH,
-    Limits,
     PreviousSandbox,
     RuntimeInfo,
     SandboxSpec,
@@ -64,20 +62,21 @@ _NPROC_PER_NAMESPACE = (5, 14)
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where one sandbox's two directories are, for itself."""
+    """Where one sandbox's two directories are."""
 
     workspace: str
-    sockets: str
+    """For the sandbox itself."""
+    shared: HostShared
     link: Path | None = None
-    """A symlink that makes `sockets` short; removed with the sandbox."""
+    """A symlink that makes its path short; removed with the sandbox."""
 
 
 class LocalRuntime:
     """Makes local sandboxes (`contract.Runtime`). Construct it in a thread: it tries bubblewrap, which blocks.
 
-    Arguments: `instance`, a name that no other server on this machine has; `state_dir`, this server's directory;
-    `isolation`, False to run code as the server's own user, with all its rights; `bubblewrap`, what is known about it
-    already; `own_uid`, None if `SandboxSpec.uid` is not used.
+    Arguments: `instance`, a name that no other server on this machine has; `directories`, those below this server's
+    data directory; `isolation`, False to run code as the server's own user, with all its rights; `bubblewrap`, what is
+    known about it already; `own_uid`, None if `SandboxSpec.uid` is not used.
 
     Raises `RuntimeUnavailable` if bubblewrap cannot make sandboxes, and `ImageError` if the python cannot be mounted
     into one.
@@ -87,13 +86,14 @@ class LocalRuntime:
         self,
         *,
         instance: str,
-        state_dir: Path,
+        directories: HostDirectories,
         isolation: bool = True,
         bubblewrap: BubblewrapInfo | None = None,
         own_uid: int | None = None,
     ) -> None:
         self._isolation = isolation
-        self._state_dir = state_dir
+        self._directories = directories
+        self._state_dir = state_dir = directories.root / "local"
         host = read_host()
         self._bwrap = ""
         version = None
@@ -129,7 +129,8 @@ class LocalRuntime:
 
     async def create(self, spec: SandboxSpec) -> LocalSandbox:
         """Make and start a sandbox; raises `SandboxError` or `ImageError`."""
-        return await self._start(spec, await self.prepare(spec.image))
+        facts = await self.prepare(spec.image)
+        return await self._start(spec, facts, self._directories.files(spec.workspace_id))
 
     async def adopt(self, previous: Mapping[str, PreviousSandbox]) -> Mapping[str, LocalSandbox]:
         """Adopt the sandboxes of earlier servers that still run, and are isolated like this server's."""
@@ -153,6 +154,7 @@ class LocalRuntime:
         for note in stale:
             self._notes.remove(note.id)
         self._links.reclaim()
+        await asyncio.to_thread(self._directories.remove_others)
         return len(names | {note.id for note in stale})
 
     async def aclose(self, *, keep: bool = False) -> None:
@@ -177,13 +179,14 @@ class LocalRuntime:
             pidfd = note.agent.open()
         except ProcessLookupError:
             return None
-        places = _Places(note.workspace_path, note.sockets_path, None if note.link is None else Path(note.link))
+        shared = self._directories.adopt(Path(note.shared), note.shared_path)
+        places = _Places(note.workspace_path, shared, None if note.link is None else Path(note.link))
         if places.link is not None:
             self._links.adopt(places.link)
         tree = Tree.left(note.agent.pid, pidfd, isolated=note.isolated)
         sandbox = self._hold(note.id, tree, places=places, cgroup=self._cgroups.adopt(note.id))
         try:
-            await sandbox.reconnect(AgentDirectory(Path(note.sockets)), facts, pid=note.agent.pid)
+            await sandbox.reconnect(shared, facts, pid=note.agent.pid)
         except SandboxError as exc:
             log.warning("sandbox_not_adopted", sandbox=note.id, error=str(exc))
             await sandbox.destroy()
@@ -195,37 +198,19 @@ class LocalRuntime:
 
     # -- making one -------------------------------------------------------------
 
-    async def _start(self, spec: SandboxSpec, facts: Facts) -> LocalSandbox:
-        if self._closed:
-            raise SandboxError("The sandbox could not be started", "the server is stopping")
-        name = f"{spec.workspace_id}-{secrets.token_hex(4)}"
-        for path in (spec.files, spec.sockets):
-            if not path.is_dir():
-                raise SandboxError("The sandbox could not be started", f"{path} is not a directory")
-        places = self._places(spec)
-        counts = thread_counts(spec.limits.cpus, facts.env)
-        cgroup: Cgroup | None = None
+    async def _start(self, spec: SandboxSpec, facts: Facts, files: Path) -> LocalSandbox:
+        """Start a sandbox with the workspace's `files`."""
+        shared = await self._directories.share(self.info.name, spec)
         try:
-            if self._cgroups.controllers:
-                cgroup = self._cgroups.create(name, spec.limits)
-            host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
-            directory = AgentDirectory(spec.sockets)
-            directory.prepare()
-            try:
-                launched = self._launch(host, spec, places, cgroup)
-            except BaseException:
-                directory.close()
-                raise
-        except BaseException as exc:
-            self._release(name, cgroup, places, kill=False)
-            if isinstance(exc, OSError):
-                raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
+            sandbox, tree, places = self._begin(spec, files, shared)
+        except BaseException:
+            await asyncio.to_thread(shared.remove)
             raise
-        tree = Tree.launched(launched, isolated=self._isolation)
-        sandbox = self._hold(name, tree, places=places, cgroup=cgroup)
-        facts = msgspec.structs.replace(facts, uid=host.uid, env={**facts.env, **counts, "HOME": places.workspace})
+        uid = self._host.uid if spec.uid is None else spec.uid
+        counts = thread_counts(spec.limits.cpus, facts.env)
+        facts = msgspec.structs.replace(facts, uid=uid, env={**facts.env, **counts, "HOME": places.workspace})
         try:
-            await sandbox.connect(directory, facts)
+            await sandbox.connect(shared, facts)
             pid = await asyncio.shield(tree.agent)
             if self._isolation and not self._host.root:
                 await self._limit_terminals(sandbox, pid, spec.limits.ptys)
@@ -234,6 +219,31 @@ class LocalRuntime:
             await sandbox.destroy()
             raise
         return sandbox
+
+    def _begin(self, spec: SandboxSpec, files: Path, shared: HostShared) -> tuple[LocalSandbox, Tree, _Places]:
+        """Start its process tree; on failure leave nothing but `shared`."""
+        if self._closed:
+            raise SandboxError("The sandbox could not be started", "the server is stopping")
+        if not files.is_dir():
+            raise SandboxError("The sandbox could not be started", f"{files} is not a directory")
+        name = f"{spec.workspace_id}-{secrets.token_hex(4)}"
+        places = _Places(WORKSPACE_PATH, shared)
+        cgroup: Cgroup | None = None
+        try:
+            if not self._isolation:
+                shared.path, link = self._links.shorten(shared.host)
+                places = _Places(str(files), shared, link)
+            if self._cgroups.controllers:
+                cgroup = self._cgroups.create(name, spec.limits)
+            host = self._host if spec.uid is None else replace(self._host, uid=spec.uid)
+            launched = self._launch(host, spec, files, places, cgroup)
+        except BaseException as exc:
+            self._release(name, cgroup, places, kill=False)
+            if isinstance(exc, OSError):
+                raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
+            raise
+        tree = Tree.launched(launched, isolated=self._isolation)
+        return self._hold(name, tree, places=places, cgroup=cgroup), tree, places
 
     def _hold(self, name: str, tree: Tree, *, places: _Places, cgroup: Cgroup | None) -> LocalSandbox:
         def release(kill: bool) -> bool:  # noqa: FBT001 - its only argument
@@ -250,7 +260,6 @@ class LocalRuntime:
             name,
             tree,
             workspace_path=places.workspace,
-            sockets_path=places.sockets,
             cgroup=cgroup,
             release=release,
             on_left=on_left,
@@ -272,9 +281,9 @@ class LocalRuntime:
             workspace_id=spec.workspace_id,
             isolated=self._isolation,
             agent=agent,
-            sockets=str(spec.sockets.absolute()),
+            shared=str(places.shared.host),
+            shared_path=places.shared.path,
             workspace_path=places.workspace,
-            sockets_path=places.sockets,
             link=None if places.link is None else str(places.link),
         )
         try:
@@ -282,7 +291,7 @@ class LocalRuntime:
         except OSError as exc:
             raise SandboxError("The sandbox could not be started", f"{exc.strerror}: {exc.filename}") from exc
 
-    def _launch(self, host: Host, spec: SandboxSpec, places: _Places, cgroup: Cgroup | None) -> Launched:
+    def _launch(self, host: Host, spec: SandboxSpec, files: Path, places: _Places, cgroup: Cgroup | None) -> Launched:
         limits, limited = spec.limits, self._cgroups.controllers
         namespaced = self._isolation and _kernel() >= _NPROC_PER_NAMESPACE
         rlimits = limits.rlimits
@@ -292,23 +301,17 @@ class LocalRuntime:
             rlimits["data"] = limits.memory
         entrances = cgroup.entrances if cgroup is not None else []
         if not self._isolation:
-            return launch_bare(host, rlimits, sockets=places.sockets, cgroups=entrances)
+            return launch_bare(host, rlimits, shared=places.shared.path, cgroups=entrances)
         return launch_isolated(
             host,
             self._bwrap,
             limits,
             rlimits,
             self._seccomp,
-            files=spec.files,
-            sockets=spec.sockets,
+            files=files,
+            shared=places.shared.host,
             cgroups=entrances,
         )
-
-    def _places(self, spec: SandboxSpec) -> _Places:
-        if self._isolation:
-            return _Places(WORKSPACE_PATH, SOCKETS_PATH)
-        sockets, link = self._links.shorten(spec.sockets)
-        return _Places(str(spec.files.absolute()), sockets, link)
 
     def _release(self, name: str, cgroup: Cgroup | None, places: _Places, *, kill: bool) -> bool:
         if places.link is not None:
@@ -326,13 +329,11 @@ class LocalRuntime:
         unknown = Facts(
             uid=host.uid, gid=host.gid, env=host.env, python=python, kernelspecs={}, shell=host.env["SHELL"]
         )
-        home = self._state_dir / "local-probe"
-        files, sockets = home / "files", home / "sockets"
-        shutil.rmtree(home, ignore_errors=True)
+        files = (self._state_dir / "local-probe").absolute()
+        shutil.rmtree(files, ignore_errors=True)
         try:
-            for path in (files, sockets):
-                path.mkdir(parents=True)
-            sandbox = await self._start(SandboxSpec("probe", files, sockets, Limits()), unknown)
+            files.mkdir(parents=True)
+            sandbox = await self._start(SandboxSpec("probe"), unknown, files)
             try:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     output = await _output(sandbox, [host.python_executable, "-c", PROBE])
@@ -341,7 +342,7 @@ class LocalRuntime:
         except TimeoutError as exc:
             raise ImageError("The python cannot be used", f"it gave no facts within {_PROBE_SECONDS:.0f} s") from exc
         finally:
-            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(files, ignore_errors=True)
         # The user database is made for each sandbox.
         return msgspec.structs.replace(parse_probe(output, host.env), passwd="", group="", any_uid=self._own_uids)
 

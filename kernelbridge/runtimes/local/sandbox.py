@@ -36,13 +36,12 @@ class LocalSandbox(AgentSandbox):
         tree: Tree,
         *,
         workspace_path: str,
-        sockets_path: str,
         cgroup: Cgroup | None,
         release: Callable[[bool], bool],
         on_left: Callable[[], None],
     ) -> None:
         super().__init__(sandbox_id)
-        self.workspace_path, self.sockets_path = workspace_path, sockets_path
+        self.workspace_path = workspace_path
         self._loop = asyncio.get_running_loop()
         self._tree = tree
         self._cgroup = cgroup
@@ -71,6 +70,7 @@ class LocalSandbox(AgentSandbox):
             ) from None
         if not self._released:
             self._released = await asyncio.to_thread(self._release, True)  # noqa: FBT003 - `kill`
+        await self.remove_shared()
 
     def leave(self) -> None:
         """Leave it, and all that runs in it, to the next server."""

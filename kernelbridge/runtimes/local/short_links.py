@@ -1,4 +1,4 @@
-"""Short names for socket directories, for sandboxes without isolation: UNIX socket paths end at 107 bytes."""
+"""Short names for shared directories, for sandboxes without isolation: UNIX socket paths end at 107 bytes."""
 
 from __future__ import annotations
 

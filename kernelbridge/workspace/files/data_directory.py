@@ -3,10 +3,9 @@
     <data>/instance                 this server's id, made once
     <data>/lock                     held while a server uses the directory
     <data>/workspaces/<id>/files/   a session's files; they outlive its sandboxes
-    <data>/workspaces/<id>/passwd, group  the user database of its sandbox
     <data>/workspaces/<id>/session.json   which session it is: its principal and sessionId
     <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_notes.py`)
-    <data>/run/<id>/                the sockets of a running sandbox
+    <data>/run/                     what running sandboxes share with the server (`runtimes/agent/host_directories.py`)
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)
 
@@ -21,7 +20,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from pathlib import Path
@@ -32,6 +31,7 @@ import structlog
 
 from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import ConfigError, DiskFull, FileError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.user_ids import Uids
@@ -50,14 +50,6 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkspacePaths:
-    """The host directories of one workspace."""
-
-    files: Path
-    sockets: Path
-
-
-@dataclass(frozen=True, slots=True)
 class StoredFiles:
     """A session's files as they are stored now."""
 
@@ -73,6 +65,8 @@ class DataDirectory:
 
     def __init__(self, root: Path, instance: str, lock_fd: int) -> None:
         self.root = root
+        self.directories = HostDirectories(root)
+        """Those of it that sandboxes see."""
         self.instance = instance
         self._lock_fd = lock_fd
         self._sharing = Lock()
@@ -118,12 +112,9 @@ class DataDirectory:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def paths(self, key: SessionKey) -> WorkspacePaths:
-        """Return the paths of a workspace's directories; makes nothing."""
-        return WorkspacePaths(
-            files=self.root / "workspaces" / key.workspace_id / "files",
-            sockets=self.root / "run" / key.workspace_id,
-        )
+    def files(self, key: SessionKey) -> Path:
+        """Return the directory of a session's files; makes nothing."""
+        return self.directories.files(key.workspace_id)
 
     def assign_uids(self, first: int, last: int, open_now: Callable[[], Collection[SessionKey]] = tuple) -> None:
         """From now on, assign each session a user id of its own, from `first` to `last`.
@@ -175,20 +166,8 @@ class DataDirectory:
         except OSError as exc:
             raise stored.commits.explain(_failed("The session's files cannot be prepared", exc)) from exc
 
-    def prepare_etc(self, key: SessionKey, files: Mapping[str, str]) -> Path:
-        """Write files for a sandbox's /etc, and return their directory; blocking. Raises `FileError`."""
-        home, commits = self.paths(key).files.parent, self._commits_of(key)
-        try:
-            with commits:  # not into a directory that is being deleted
-                for name, content in files.items():
-                    write_atomically(home / name, content)
-                    (home / name).chmod(0o644)
-        except OSError as exc:
-            raise commits.explain(_failed("The session's user cannot be prepared", exc)) from exc
-        return home
-
     def _prepare_files(self, key: SessionKey, uid: int, gid: int, commits: Commits) -> Path:
-        files = self.paths(key).files
+        files = self.files(key)
         home = files.parent
         if not files.is_dir():
             # Made aside and then renamed: nobody sees an unfinished one, and no failure has to be undone.
@@ -233,30 +212,30 @@ class DataDirectory:
     def write_closed_note(self, key: SessionKey, content: bytes) -> None:
         """Write how the session was closed beside its files, if it has files; blocking. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError), self._commits_of(key):
-            write_atomically(self.paths(key).files.parent / _CLOSED, content)
+            write_atomically(self.files(key).parent / _CLOSED, content)
 
     def read_closed_note(self, key: SessionKey) -> bytes | None:
         """Return what `write_closed_note` has written, or None; blocking. Raises `OSError`."""
         try:
-            with (self.paths(key).files.parent / _CLOSED).open("rb") as file:
+            with (self.files(key).parent / _CLOSED).open("rb") as file:
                 return file.read(_MOST_CLOSED)
         except FileNotFoundError:
             return None
 
     def remove_closed_note(self, key: SessionKey) -> None:
         """Remove what `write_closed_note` has written. Idempotent; blocking. Raises `OSError`."""
-        (self.paths(key).files.parent / _CLOSED).unlink(missing_ok=True)
+        (self.files(key).parent / _CLOSED).unlink(missing_ok=True)
 
     def has_files(self, key: SessionKey) -> bool:
         """Whether the session's files directory exists."""
-        return self.paths(key).files.is_dir()
+        return self.files(key).is_dir()
 
     def delete_files(self, key: SessionKey) -> bool:
         """Remove everything that is stored of a session; return whether there was anything. Raises `FileError`.
 
         Blocking.
         """
-        home = self.paths(key).files.parent
+        home = self.files(key).parent
         # Renamed aside first: if the server ends meanwhile, nobody finds half of the files.
         try:
             with self._aside() as deleted, self._commits_of(key).deletion():
@@ -302,37 +281,6 @@ class DataDirectory:
             if commits is None or commits.deleted:
                 commits = self._commits[key] = Commits()
             return commits
-
-    def prepare_sockets(self, key: SessionKey, fill: Callable[[Path], None]) -> Path:
-        """Make the directory for the sockets of a new sandbox and return its path; blocking. Raises `FileError`.
-
-        `fill` adds the files that must be there before the sandbox starts; it may raise `OSError`.
-        """
-        sockets = self.paths(key).sockets
-        try:
-            self.remove_sockets(key)
-            sockets.mkdir(mode=0o755)
-            sockets.chmod(0o755)  # whatever the umask is: the sandbox's user must be able to enter it
-            fill(sockets)
-        except OSError as exc:
-            with contextlib.suppress(OSError):  # the first error matters more
-                self.remove_sockets(key)
-            raise _failed("The session's sockets cannot be prepared", exc) from exc
-        return sockets
-
-    def remove_sockets(self, key: SessionKey) -> None:
-        """Remove the directory for a sandbox's sockets. Idempotent; blocking."""
-        remove_tree(self.paths(key).sockets)
-
-    def remove_other_sockets(self, keep: Collection[str]) -> None:
-        """Remove the socket directories of earlier servers' sandboxes, except of the workspaces `keep`; blocking."""
-        for path in (self.root / "run").iterdir():
-            if path.name in keep:
-                continue
-            try:
-                remove_tree(path)
-            except OSError as exc:
-                log.warning("sockets_left", path=str(path), error=str(exc))
 
 
 def _write_label(home: Path, key: SessionKey) -> None:

@@ -192,7 +192,7 @@ def stored_files(
     key: SessionKey, *, data: DataDirectory, runtime: Runtime, executor: Executor, limits: FileLimits
 ) -> SessionFiles:
     """Return the files of a session that is not open; nothing is made before something is written."""
-    root = data.paths(key).files
+    root = data.files(key)
 
     async def prepared() -> WorkspaceFiles:
         facts = await runtime.prepare()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError, TerminalError
@@ -31,17 +30,13 @@ LOSS_NOTICE = 3.0
 class Launcher:
     """Starts and adopts the programs in the sandbox of one workspace."""
 
-    def __init__(
-        self, owner: SandboxOwner, record: Record, sockets: Path, settings: Settings, spills: SpillFiles
-    ) -> None:
-        """`sockets` is the sandbox's socket directory on the host."""
+    def __init__(self, owner: SandboxOwner, record: Record, settings: Settings, spills: SpillFiles) -> None:
         self._owner = owner
         self._record = record
-        self._sockets = sockets
         self._settings = settings
         self._spills = spills
         spill = functools.partial(spills.new, "command")
-        self._shell_settings = ShellSettings(sockets, settings.max_output, spill=spill)
+        self._shell_settings = ShellSettings(settings.max_output, spill=spill)
 
     async def kernel(self, incarnation: int, on_late_output: Callable[[str], None]) -> Kernel:
         """Start a kernel (`kernel_supervisor.StartKernel`)."""
@@ -53,7 +48,6 @@ class Launcher:
                 spec,
                 argv=environment.argv(spec, sandbox.facts),
                 env=environment.env,
-                sockets_host=self._sockets,
                 incarnation=incarnation,
                 start_timeout=self._settings.start_timeout,
                 max_output=self._settings.max_output,
@@ -73,10 +67,9 @@ class Launcher:
         sandbox = await self._owner.get()
         process = await sandbox.take(identity.process)
         kernel = AdoptedKernel.adopt(
+            sandbox,
             process,
             identity,
-            sockets_host=self._sockets,
-            sockets_inside=sandbox.sockets_path,
             on_late_output=on_late_output,
             max_output=self._settings.max_output,
             spills=self._spills,

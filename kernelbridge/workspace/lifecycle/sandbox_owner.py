@@ -13,18 +13,16 @@ import structlog
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed
-from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.session_state import SessionState
-from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.store import WorkspaceFiles
 from kernelbridge.workspace.lifecycle.pausing import Pausing
 from kernelbridge.workspace.lifecycle.start_queue import StartQueue
 from kernelbridge.workspace.options import DEFAULT_KERNEL, Opening
 from kernelbridge.workspace.python_env import PythonEnvironment, python_environment
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.shell.command_files import prepare_directory
+from kernelbridge.workspace.shell.texts import LINKS, TEXTS
 from kernelbridge.workspace.states import WORKSPACE, Machine, WorkspaceAction, WorkspaceEvent, WorkspaceState
 
 
@@ -36,7 +34,6 @@ class SandboxOwner:
         key: SessionKey,
         *,
         runtime: Runtime,
-        data: DataDirectory,
         executor: Executor,
         starts: StartQueue,
         opening: Opening,
@@ -59,7 +56,6 @@ class SandboxOwner:
         """
         self._key = key
         self._runtime = runtime
-        self._data = data
         self._executor = executor
         self._starts = starts
         self.opening = opening
@@ -200,12 +196,8 @@ class SandboxOwner:
             await self._before_start()
             await self.cleared()
             spec = await self._spec()
-            try:
-                async with self._starts.turn(self._key.principal, wanted=self._wanted):
-                    sandbox = await self._create(spec)
-            except BaseException:
-                await self._step("sockets", in_thread(self._executor, self._data.remove_sockets, self._key))
-                raise
+            async with self._starts.turn(self._key.principal, wanted=self._wanted):
+                sandbox = await self._create(spec)
         except BaseException:
             self._not_started()
             raise
@@ -221,19 +213,13 @@ class SandboxOwner:
         facts = await self._runtime.prepare(choice.image)
         if choice.kernel != DEFAULT_KERNEL:
             self.opening.check_kernel(facts)
-        uid = files.owner.uid if facts.any_uid else None
-        etc = None
-        if uid is not None and facts.passwd:
-            database = {"passwd": passwd(facts, uid), "group": group(facts)}
-            etc = await in_thread(self._executor, self._data.prepare_etc, self._key, database)
         return SandboxSpec(
             workspace_id=self._key.workspace_id,
-            files=self._data.paths(self._key).files,
-            sockets=await in_thread(self._executor, self._data.prepare_sockets, self._key, prepare_directory),
             limits=choice.limits,
             image=choice.image,
-            uid=uid,
-            etc=etc,
+            uid=files.owner.uid if facts.any_uid else None,
+            texts=TEXTS,
+            links=LINKS,
         )
 
     async def _create(self, spec: SandboxSpec) -> Sandbox:
@@ -256,8 +242,6 @@ class SandboxOwner:
         try:
             await sandbox.resume()  # a pause may have been under way when that server ended
             await self._end_others(sandbox, spared)
-            sockets = self._data.paths(self._key).sockets
-            await self._step("shell files", in_thread(self._executor, prepare_directory, sockets))
             await self._prepare(sandbox)
             await self._record.written()
         except BaseException:

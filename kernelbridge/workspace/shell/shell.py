@@ -7,7 +7,6 @@ import contextlib
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from kernelbridge.aio.turns import turns
@@ -20,7 +19,6 @@ from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.hints import command_hint
 from kernelbridge.workspace.interrupt_progress import Step
 from kernelbridge.workspace.shell import script
-from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, Listen, bounded_output, draw, within
 from kernelbridge.workspace.shell.marks import MarkState
 from kernelbridge.workspace.shell.ptys import OpenTerminals, ShellTerminals
@@ -58,14 +56,20 @@ class ReportStep(Protocol):
 class ShellSettings:
     """What the shells of one workspace have in common."""
 
-    commands: Path
-    """The directory of `command_files.py`, as the server sees it."""
     max_output: int
     """Bytes of each command's output that are kept."""
     grace: float = 2.0
     """Seconds that a command has to end after SIGINT, and again after its processes were killed."""
     spill: Callable[[], Spill | None] | None = None
     """Returns what keeps the whole output of one command when it is longer than that."""
+
+
+def hand_over(sandbox: Sandbox, name: str, content: bytes) -> None:
+    """Replace a text that the shells of a sandbox read. Raises `TerminalError`."""
+    try:
+        sandbox.shared.put(name, content)
+    except SandboxError as exc:
+        raise TerminalError("The terminal command was not run", exc.reason) from exc
 
 
 def _note_nothing(_exchange: Exchange) -> None:
@@ -138,7 +142,7 @@ class Shell:
         data = script.encoded(command, failure, "command") + b"\n"
         if not self.alive:
             raise TerminalError("The terminal command was not run", "its shell has ended; send it again")
-        overwrite(self._settings.commands / script.COMMAND, data)  # first: if that fails, the shell is as it was
+        hand_over(self._sandbox, script.COMMAND, data)  # first: if that fails, the shell is as it was
         exchange = self._exchange = self._new_exchange(listen)
         return await self._finish(exchange, timeout, self._begin(exchange, len(data), begins))
 

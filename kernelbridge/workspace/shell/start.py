@@ -10,10 +10,9 @@ from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.runtimes.contract import NO_ROOM, Sandbox, Terminal
 from kernelbridge.workspace.adoption.session_state import ShellState
 from kernelbridge.workspace.shell import script as shell_script
-from kernelbridge.workspace.shell.command_files import overwrite
 from kernelbridge.workspace.shell.exchange import Exchange, bounded_output
 from kernelbridge.workspace.shell.ptys import OpenTerminals
-from kernelbridge.workspace.shell.shell import Shell, ShellSettings
+from kernelbridge.workspace.shell.shell import Shell, ShellSettings, hand_over
 
 _READY_TIMEOUT = 10.0
 """Seconds for a shell to read its set-up, the user's ~/.bashrc included."""
@@ -88,9 +87,9 @@ class _Launch:
 
     async def _begin(self, terminal: Terminal, *, user_file: bool) -> tuple[Shell, Exchange]:
         program, setup = self.sandbox.facts.shell, Exchange(bounded_output(_SETUP_OUTPUT))
-        inside, workspace = self.sandbox.sockets_path, self.sandbox.workspace_path
+        inside, workspace = self.sandbox.shared.path, self.sandbox.workspace_path
         text = shell_script.setup(program, inside, workspace, terminal.path, setup.nonce, user_file=user_file)
-        overwrite(self.settings.commands / shell_script.SETUP, text.encode())
+        hand_over(self.sandbox, shell_script.SETUP, text.encode())
         argv, extra = shell_script.start(program, inside)
         process = await self.sandbox.exec(
             argv, env={**shell_script.PLAIN, **self.env, **extra}, cwd=workspace, terminal=terminal

@@ -18,8 +18,8 @@ from kernelbridge.workspace.adoption.session_state import TerminalState
 from kernelbridge.workspace.adoption.state_file import StateFile
 from kernelbridge.workspace.command_outcome import LossCause
 from kernelbridge.workspace.python_env import PythonEnvironment
-from kernelbridge.workspace.shell.command_files import TERMINAL_SETUP
 from kernelbridge.workspace.shell.script import is_bash
+from kernelbridge.workspace.shell.texts import TERMINAL_SETUP
 from kernelbridge.workspace.terminals.terminal import Size, Terminal, Viewer
 
 MAX_TERMINALS = 8
@@ -41,7 +41,7 @@ async def _start_shell(sandbox: Sandbox, python: PythonEnvironment, *, size: Siz
 
     /etc/profile, which a login shell reads, sets PATH anew on Debian and loses the one that the sandbox gives.
     """
-    shell, setup = sandbox.facts.shell, join(sandbox.sockets_path, TERMINAL_SETUP)
+    shell, setup = sandbox.facts.shell, join(sandbox.shared.path, TERMINAL_SETUP)
     variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SHELL": shell}
     own = {**sandbox.facts.env, **python.env}
     if not any(own.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):

@@ -19,7 +19,7 @@ from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.runtimes.contract import ExitStatus, Moment, Process, Terminal
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from tests.older_kernel import older_python
-from tests.unit.unpaused import Unpaused
+from tests.unit.unpaused import Unpaused, host_shared
 
 PATIENCE = 60.0
 """Seconds after which a wait is a failure, also on a busy machine."""
@@ -95,7 +95,7 @@ class HostSandbox(Unpaused):
     def __init__(self, root: Path) -> None:
         self.id = "host"
         self.workspace_path = str(root / "w")
-        self.sockets_path = str(root / "s")
+        self.shared = host_shared(root / "s")
         self.processes: list[HostProcess] = []
         self.facts = Facts(
             uid=os.getuid(),
@@ -111,7 +111,7 @@ class HostSandbox(Unpaused):
             kernelspecs={"python3": PYTHON},
             shell="/bin/sh",
         )
-        for path in (self.workspace_path, self.sockets_path):
+        for path in (self.workspace_path, self.shared.path):
             Path(path).mkdir()
 
     async def exec(
@@ -171,7 +171,6 @@ class Notebook:
         self.kernel = await Kernel.start(
             self.sandbox,
             spec,
-            sockets_host=Path(self.sandbox.sockets_path),
             incarnation=incarnation,
             on_late_output=self._take_late,
             **settings,

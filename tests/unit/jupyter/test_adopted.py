@@ -58,10 +58,9 @@ class Change:
     def adopt(self) -> AdoptedKernel:
         """Be the next server."""
         adopted = AdoptedKernel.adopt(
+            self.notebook.sandbox,
             self.notebook.sandbox.processes[-1],
             self.identity,
-            sockets_host=Path(self.notebook.sandbox.sockets_path),
-            sockets_inside=self.notebook.sandbox.sockets_path,
             on_late_output=self.late.append,
             max_output=10 << 20,
         )
@@ -261,7 +260,7 @@ async def test_a_cancelled_take_over_leaves_no_task(change: NewChange) -> None:
 async def test_a_kernel_without_its_sockets_cannot_be_taken_over(change: NewChange) -> None:
     case = await change()
     await case.leave()
-    (Path(case.notebook.sandbox.sockets_path) / "k1" / "s-1").unlink()
+    (case.notebook.sandbox.shared.host / "k1" / "s-1").unlink()
     with pytest.raises(KernelError, match="its socket s-1 is gone"):
         case.adopt()
 

@@ -1,138 +1,73 @@
-from __future__ import annotations
+"""The connection file of a kernel, and what is said of sockets that cannot be used."""
 
 import json
-import os
-import shutil
-import socket
-import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from structlog.testing import capture_logs
 
-from kernelbridge.errors import KernelError
-from kernelbridge.jupyter.connection import PORTS, SocketDirectory
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> SocketDirectory:
-    directory = SocketDirectory(tmp_path, "/run/kernelbridge", 3)
-    directory.prepare("python3")
-    return directory
+from kernelbridge.errors import DiskFull, KernelError, SandboxError
+from kernelbridge.jupyter.connection import PORTS, KernelSockets
+from kernelbridge.runtimes.contract import Sandbox, SocketDirectory
+from tests.unit.unpaused import host_shared
 
 
-def bind(path: Path, *names: str) -> list[socket.socket]:
-    sockets = []
-    for name in names:
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(path / name))
-        server.listen()
-        sockets.append(server)
-    return sockets
+def sandbox(path: Path) -> Any:
+    shared = host_shared(path)
+    shared.path = "/run/kernelbridge"
+    return SimpleNamespace(shared=shared)
 
 
-def names() -> list[str]:
-    return [f"s-{port}" for port in PORTS.values()]
-
-
-def test_the_connection_file_has_the_paths_of_the_sandbox(directory: SocketDirectory, tmp_path: Path) -> None:
-    assert directory.connection_file == "/run/kernelbridge/k3/kernel.json"
-    file = tmp_path / "k3" / "kernel.json"
-    info = json.loads(file.read_text())
+async def test_the_connection_file_has_the_paths_of_the_sandbox(tmp_path: Path) -> None:
+    sockets = await KernelSockets.make(sandbox(tmp_path), 3, "python3", "start")
+    assert sockets.connection_file == "/run/kernelbridge/k3/kernel.json"
+    assert sockets.start_file == "/run/kernelbridge/k3/start.py"
+    assert (tmp_path / "k3" / "start.py").read_text() == "start"
+    info = json.loads((tmp_path / "k3" / "kernel.json").read_text())
     assert info["transport"] == "ipc"
     assert info["ip"] == "/run/kernelbridge/k3/s"
     assert {info[f"{channel}_port"] for channel in PORTS} == {1, 2, 3, 4, 5}
-    assert info["key"].encode() == directory.key
-    assert len(directory.key) == 64
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
-    directory.close()
+    assert info["key"].encode() == sockets.key
+    assert len(sockets.key) == 64
+    assert not sockets.bound()
+    with pytest.raises(KernelError, match="its socket s-1 is gone"):
+        sockets.open()
+    await sockets.aclose()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_open_while_the_kernel_binds_and_closed_after(directory: SocketDirectory, tmp_path: Path) -> None:
-    path = tmp_path / "k3"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o777
-    servers = bind(path, *names()[:-1])
-    assert not directory.bound()
-    servers += bind(path, names()[-1])
-    assert directory.bound()
-    directory.secure()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
-    assert path.stat().st_uid == os.getuid()
-    # The path through the descriptor works, however long the directory's own is.
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(directory.endpoint("shell").removeprefix("ipc://"))
-    for opened in (client, *servers):
-        opened.close()
-    directory.close()
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("swapped", ["symlink", "file", "fifo", "directory"])
-def test_anything_but_a_socket_is_refused(directory: SocketDirectory, tmp_path: Path, swapped: str) -> None:
-    path = tmp_path / "k3"
-    servers = bind(path, *names())
-    servers += bind(tmp_path, "elsewhere")
-    place = path / names()[1]
-    place.unlink()
-    match swapped:
-        case "symlink":
-            place.symlink_to(tmp_path / "elsewhere")
-        case "file":
-            place.write_text("")
-        case "fifo":
-            os.mkfifo(place)
-        case "directory":
-            place.mkdir()
-    assert directory.bound()
-    with pytest.raises(KernelError, match=r"is not a socket|is gone"):
-        directory.secure()
-    for opened in servers:
-        opened.close()
-    directory.close()
-
-
-def test_a_socket_swapped_later_changes_nothing(directory: SocketDirectory, tmp_path: Path) -> None:
-    path = tmp_path / "k3"
-    servers = bind(path, *names())
-    directory.secure()
-    (path / "s-1").unlink()
-    impostor = bind(path, "s-1")
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(directory.endpoint("shell").removeprefix("ipc://"))
-    servers[0].settimeout(10)
-    servers[0].accept()[0].close()
-    for opened in (client, *servers, *impostor):
-        opened.close()
-    directory.close()
-
-
-def test_the_directory_of_an_earlier_incarnation_is_replaced_and_nothing_leaks(tmp_path: Path) -> None:
-    (tmp_path / "k1").mkdir()
-    (tmp_path / "k1" / "s-1").write_text("old")
+async def test_the_sockets_of_an_earlier_server_that_are_gone_are_named(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="its directory is gone"):
+        KernelSockets.reopen(sandbox(tmp_path), 3, "key")
+    made = await KernelSockets.make(sandbox(tmp_path), 3, "python3", "start")
     before = len(list(Path("/proc/self/fd").iterdir()))
-    directory = SocketDirectory(tmp_path, "/run/kernelbridge", 1)
-    directory.prepare("python3")
-    assert not (tmp_path / "k1" / "s-1").exists()
-    directory.close()
-    directory.close()
+    with pytest.raises(KernelError, match="its socket s-1 is gone"):
+        KernelSockets.reopen(sandbox(tmp_path), 3, "key")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+    await made.aclose()
 
 
-def test_no_warning_if_the_directory_above_was_removed(directory: SocketDirectory, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path)
-    with capture_logs() as logs:
-        directory.close()
-    assert logs == []
+class FailingShared:
+    """Makes no directory."""
+
+    path = "/run/kernelbridge"
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    async def make_sockets(self, _name: str, _files: object) -> SocketDirectory:
+        raise self.failure
 
 
-def test_a_later_directory_at_the_same_path_is_kept(directory: SocketDirectory, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
-    successor = SocketDirectory(tmp_path, "/run/kernelbridge", 3)
-    successor.prepare("python3")
-    with capture_logs() as logs:
-        directory.close()
-        assert (tmp_path / "k3" / "kernel.json").exists()
-        successor.close()
-    assert logs == []
-    assert not (tmp_path / "k3").exists()
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [(DiskFull("It cannot be made", "the disk is full"), KernelError), (SandboxError("It is gone"), SandboxError)],
+)
+async def test_a_full_disk_is_the_kernels_failure_and_a_sandbox_that_is_gone_is_not(
+    failure: Exception, seen: type[Exception]
+) -> None:
+    """Only with the latter, the kernel is started once more, in another sandbox."""
+    failing = cast("Sandbox", SimpleNamespace(shared=FailingShared(failure)))
+    with pytest.raises(seen):
+        await KernelSockets.make(failing, 1, "python3", "start")

@@ -228,7 +228,7 @@ async def test_a_second_incarnation_beside_the_first(new_notebook: NewNotebook) 
     assert (await notebook.run("2")).output == "2\n"
     await first.aclose()
     assert (await notebook.run("3")).output == "3\n"
-    assert [path.name for path in Path(notebook.sandbox.sockets_path).iterdir()] == ["k2"]
+    assert [path.name for path in notebook.sandbox.shared.host.iterdir()] == ["k2"]
 
 
 async def test_a_cell_that_cannot_be_sent_leaves_nothing_behind(new_notebook: NewNotebook) -> None:
@@ -271,13 +271,12 @@ async def test_a_kernel_that_does_not_start(tmp_path: Path, argv: tuple[str, ...
         await Kernel.start(
             sandbox,
             spec(*argv),
-            sockets_host=Path(sandbox.sockets_path),
             incarnation=1,
             on_late_output=lambda _: None,
             start_timeout=0.5 if "within" in why else PATIENCE,
         )
     assert why in caught.value.reason
-    assert list(Path(sandbox.sockets_path).iterdir()) == []
+    assert list(sandbox.shared.host.iterdir()) == []
     assert all(process._ended.done() for process in sandbox.processes)
 
 

@@ -17,6 +17,7 @@ from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter import connection
 from kernelbridge.jupyter.end_causes import process_ended
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
+from kernelbridge.runtimes.agent.host_directories import HostSockets
 from kernelbridge.runtimes.contract import ExitStatus, Process
 from kernelbridge.trees import remove_tree
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
@@ -100,14 +101,16 @@ async def new_faulty(tmp_path: Path) -> AsyncIterator[NewNotebook]:
 
 
 def directory(notebook: Notebook) -> Path:
-    return Path(notebook.sandbox.sockets_path) / "k1"
+    return notebook.sandbox.shared.host / "k1"
 
 
 async def test_a_failing_close_does_every_step_and_can_be_tried_again(new_faulty: NewNotebook) -> None:
     notebook = await new_faulty(FailingCloseProcess)
     kernel, process = notebook.kernel, notebook.sandbox.processes[-1]
     done = notebook.send("x")
-    held = [*kernel._directory._sockets.values(), kernel._directory._fd]
+    sockets = kernel._sockets._directory
+    assert isinstance(sockets, HostSockets)
+    held = [*sockets._sockets, sockets._fd]
     with pytest.raises(SandboxError, match="could not be ended"):
         await kernel.aclose()
     assert done.result().cause == "session_closed"

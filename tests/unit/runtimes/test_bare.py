@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import ImageError, SandboxError
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus, Limits, Sandbox, SandboxSpec
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from tests.contract.driving import PATIENCE, on_host, parent, python, read_all, read_until, run
@@ -16,17 +17,17 @@ from tests.contract.driving import PATIENCE, on_host, parent, python, read_all, 
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[LocalRuntime]:
-    opened = await asyncio.to_thread(LocalRuntime, instance="ba4e0001", state_dir=tmp_path / "state", isolation=False)
+    opened = await asyncio.to_thread(
+        LocalRuntime, instance="ba4e0001", directories=HostDirectories(tmp_path), isolation=False
+    )
     yield opened
     await opened.aclose()
 
 
 @pytest.fixture
 async def spec(tmp_path: Path) -> SandboxSpec:
-    files, sockets = tmp_path / "files", tmp_path / "sockets"
-    files.mkdir()
-    sockets.mkdir()
-    return SandboxSpec("bare", files, sockets, Limits(nofile=200, pids=1000))
+    HostDirectories(tmp_path).files("bare").mkdir(parents=True)
+    return SandboxSpec("bare", Limits(nofile=200, pids=1000))
 
 
 @pytest.fixture
@@ -44,11 +45,9 @@ async def sandbox(runtime: LocalRuntime, spec: SandboxSpec) -> AsyncIterator[San
         ("cat; pwd; ulimit -n", "{home}\n200\n", ExitStatus(code=0)),
     ],
 )
-async def test_a_program_runs_to_its_end(
-    sandbox: Sandbox, spec: SandboxSpec, program: str, output: str, status: ExitStatus
-) -> None:
+async def test_a_program_runs_to_its_end(sandbox: Sandbox, program: str, output: str, status: ExitStatus) -> None:
     ran = await run(sandbox, "sh", "-c", program)
-    assert (ran.output, ran.status) == (output.format(home=spec.files), status)
+    assert (ran.output, ran.status) == (output.format(home=sandbox.workspace_path), status)
 
 
 async def test_a_terminal_can_be_typed_into_and_resized(sandbox: Sandbox) -> None:
@@ -173,11 +172,10 @@ async def test_a_runtime_that_is_closed_makes_none(runtime: LocalRuntime, spec: 
         await runtime.create(spec)
 
 
-async def test_a_directory_that_is_not_there_is_told(runtime: LocalRuntime, spec: SandboxSpec) -> None:
-    await runtime.prepare()
-    spec.files.rmdir()
+async def test_a_directory_that_is_not_there_is_told(runtime: LocalRuntime, tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="is not a directory"):
-        await runtime.create(spec)
+        await runtime.create(SandboxSpec("absent"))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 async def test_every_signal_has_its_default_effect(sandbox: Sandbox) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 
@@ -29,7 +30,7 @@ def test_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not found.usable
     assert "apt-get install bubblewrap" in (found.remedy or "")
     with pytest.raises(RuntimeUnavailable, match="not installed; install it: `apt-get"):
-        LocalRuntime(instance="i", state_dir=tmp_path)
+        LocalRuntime(instance="i", directories=HostDirectories(tmp_path))
 
 
 def test_too_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

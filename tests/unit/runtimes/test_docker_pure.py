@@ -101,19 +101,20 @@ def test_every_limit_is_told_to_the_engine() -> None:
 
 
 def test_a_user_database_is_mounted_where_there_is_one(tmp_path: Path) -> None:
-    spec = SandboxSpec("w", tmp_path / "files", tmp_path / "sockets")
-    assert [mount["Target"] for mount in workspace_mounts(spec, tmp_path)] == [
+    files, shared, guest = (tmp_path / name for name in ("files", "shared", "guest"))
+    spec = SandboxSpec("w")
+    assert [mount["Target"] for mount in workspace_mounts(files, shared, guest, spec)] == [
         "/workspace",
         "/run/kernelbridge",
         "/run/kernelbridge-guest",
     ]
-    mounts = workspace_mounts(replace(spec, etc=tmp_path), tmp_path)
+    mounts = workspace_mounts(files, shared, guest, replace(spec, texts={"passwd": b"", "group": b""}))
     assert [(mount["Target"], mount["ReadOnly"]) for mount in mounts[2:]] == [
         ("/run/kernelbridge-guest", True),
         ("/etc/passwd", True),
         ("/etc/group", True),
     ]
-    assert mounts[3]["Source"] == str(tmp_path / "passwd")
+    assert mounts[3]["Source"] == str(shared / "passwd")
 
 
 @pytest.mark.parametrize(("security", "mounted"), [((), True), (("seccomp",), True), (("selinux",), False)])

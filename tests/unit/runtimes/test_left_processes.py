@@ -52,7 +52,7 @@ def test_another_process_with_the_same_pid_is_not_meant(sleeping: subprocess.Pop
 
 
 def note(name: str) -> Note:
-    return Note(name, "c0ffee", True, Identity(1, 2, "boot"), "/run/x", "/workspace", "/run/kernelbridge", None)  # noqa: FBT003
+    return Note(name, "c0ffee", True, Identity(1, 2, "boot"), "/run/x", "/run/kernelbridge", "/workspace", None)  # noqa: FBT003
 
 
 def test_notes_are_read_again_and_damaged_ones_removed(tmp_path: Path) -> None:

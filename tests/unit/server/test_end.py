@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from kernelbridge.errors import ConfigError, RuntimeUnavailable
+from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.server import app, listening
@@ -145,7 +146,13 @@ async def choose(tmp_path: object, left: int = 0, **flags: object) -> tuple[str,
     """Return the name of the runtime that is chosen, and what is said meanwhile."""
     said: list[str] = []
     settings = resolve({"data_dir": f"{tmp_path}/d", **flags}, {})
-    runtime = await open_runtime(settings, instance="i", on_progress=said.append, left_to_docker=lambda: left)
+    runtime = await open_runtime(
+        settings,
+        instance="i",
+        directories=HostDirectories(settings.data_dir),
+        on_progress=said.append,
+        left_to_docker=lambda: left,
+    )
     await runtime.aclose()
     return runtime.info.name, said
 

@@ -14,13 +14,14 @@ import pytest
 from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.runtimes.agent.client import AgentClient, agent_command, agent_source
 from kernelbridge.runtimes.agent.directory import AgentDirectory
+from kernelbridge.runtimes.agent.host_directories import HostShared
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.contract import ExitStatus, Terminal
+from kernelbridge.runtimes.contract import ExitStatus, SandboxSpec, Terminal
 from kernelbridge.runtimes.facts import Facts, PythonFacts
-from kernelbridge.workspace.shell.command_files import prepare_directory
 from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import start_shell
-from tests.unit.unpaused import Unpaused
+from kernelbridge.workspace.shell.texts import LINKS, TEXTS
+from tests.unit.unpaused import Unpaused, host_shared
 
 
 def session(sid: int) -> list[int]:
@@ -40,9 +41,9 @@ class HostSandbox(Unpaused):
 
     id = "host"
 
-    def __init__(self, facts: Facts, home: Path, sockets: Path, client: AgentClient) -> None:
+    def __init__(self, facts: Facts, home: Path, shared: HostShared, client: AgentClient) -> None:
         self.facts = facts
-        self.workspace_path, self.sockets_path = str(home), str(sockets)
+        self.workspace_path, self.shared = str(home), shared
         self.client = client
         self.processes: list[AgentProcess] = []
         self.keepers: list[int] = []
@@ -100,7 +101,6 @@ class Place:
 
     sandbox: HostSandbox
     home: Path
-    commands: Path
     opened: list[Shell] = field(default_factory=list)
 
     async def shell(
@@ -111,7 +111,7 @@ class Place:
         env: Mapping[str, str] | None = None,
         spill: Callable[[], Spill | None] | None = None,
     ) -> Shell:
-        settings = ShellSettings(self.commands, max_output, grace, spill)
+        settings = ShellSettings(max_output, grace, spill)
         shell = await start_shell(self.sandbox, settings, env or {})
         self.opened.append(shell)
         return shell
@@ -136,10 +136,9 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     (tmp_path / "sh").symlink_to(PROGRAMS.get(name, "/bin/bash"))
     # busybox is the program that it is called as.
     program = PROGRAMS[name] if name in {"bash", "dash"} else str(tmp_path / "sh")
-    home, commands = tmp_path / "workspace", tmp_path / "with space 'n quote"
+    home, shared = tmp_path / "workspace", host_shared(tmp_path / "with space 'n quote")
     home.mkdir()
-    commands.mkdir()
-    prepare_directory(commands)
+    shared.make(SandboxSpec("place", texts=TEXTS, links=LINKS))
     env = {"PATH": f"/opt/sandbox/bin:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8"}
     python = PythonFacts(sys.executable, sys.version_info[:2], True, (), sys.executable)  # noqa: FBT003 - facts in their order
     facts = Facts(uid=os.getuid(), gid=os.getgid(), env=env, python=python, kernelspecs={}, shell=program)
@@ -155,7 +154,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         )
         await client.until_ready()
         client.outlive(0)
-        place = Place(HostSandbox(facts, home, commands, client), home, commands)
+        place = Place(HostSandbox(facts, home, shared, client), home)
         yield place
         for shell in place.opened:
             await shell.aclose()
@@ -164,6 +163,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await agent.wait()
         client.ended(ExitStatus(code=0))
         directory.close()
+        shared.agent.close()
         assert left == [], "processes were left behind"
 
 

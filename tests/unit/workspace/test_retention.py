@@ -86,7 +86,7 @@ async def test_unused_files_expire_when_their_time_is_over_and_not_before(house:
     with capture_logs() as told:
         await house.look(after=1)
     assert house.stored == {B}
-    assert not house.data.paths(A).files.parent.exists()
+    assert not house.data.files(A).parent.exists()
     (line,) = [line for line in told if line["event"] == "files_expired"]
     assert (line["user_id"], line["session"], line["unused_for"]) == ("u", "a", RETAIN)
     await house.look(after=500)
@@ -286,14 +286,14 @@ async def test_a_session_opened_while_its_files_expire_gets_new_ones(
     await saving
     await transferring
     await looking
-    files = house.data.paths(A).files
+    files = house.data.files(A)
     assert [entry.name for entry in files.iterdir()] == ["new"]
     assert house.stored == {A}
 
 
 async def test_a_read_while_files_expire_waits_and_finds_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.store(A)
-    (house.data.paths(A).files / "directory").mkdir()
+    (house.data.files(A) / "directory").mkdir()
     await house.look()
     await house.look(after=RETAIN - 1)
     deletion = SlowDeletion(monkeypatch)

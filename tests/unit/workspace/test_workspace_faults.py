@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.contract import (
-    SOCKETS_PATH,
+    SHARED_PATH,
     WORKSPACE_PATH,
     ExitStatus,
     PreviousSandbox,
@@ -35,7 +35,8 @@ from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.lifecycle.admission import REOPENED
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_key import SessionKey
-from tests.unit.unpaused import Unpaused
+from kernelbridge.workspace.workspace import Workspace
+from tests.unit.unpaused import Unpaused, host_shared
 from tests.unit.workspace.small import SMALL
 
 FACTS = Facts(
@@ -57,7 +58,7 @@ class BrokenSandbox(Unpaused):
         self.id = "broken"
         self.facts = FACTS
         self.workspace_path = WORKSPACE_PATH
-        self.sockets_path = SOCKETS_PATH
+        self.shared = host_shared(Path(SHARED_PATH))
         self.runtime = runtime
         self.ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
 
@@ -169,7 +170,6 @@ async def test_when_no_sandbox_can_be_made_all_waiting_requests_fail(
     await cells.wait(3)
     await commands.wait(1)
     assert all(isinstance(answer, RuntimeUnavailable) for answer in (*cells.all, *commands.all))
-    assert list((registry._data.root / "run").iterdir()) == [], "the directory of what was not started"
     # And the next message tries again.
     workspace.executions.submit(Job(Cell(code="1"), cells))
     await cells.wait(4)
@@ -252,17 +252,15 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
 async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = threading.Event()
-    ended: list[SessionKey] = []
-    remove = DataDirectory.remove_sockets
+    go = asyncio.Event()
+    step = Workspace._step
 
-    def hold_the_second(data: DataDirectory, key: SessionKey) -> None:
-        ended.append(key)
-        if len(ended) == 2:
-            go.wait(20)
-        remove(data, key)
+    async def hold_the_second(workspace: Workspace, name: str, work: Awaitable[object]) -> None:
+        await step(workspace, name, work)
+        if name == "predecessor":
+            await asyncio.wait_for(go.wait(), 20)
 
-    monkeypatch.setattr(DataDirectory, "remove_sockets", hold_the_second)
+    monkeypatch.setattr(Workspace, "_step", hold_the_second)
     closed: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
     try:
         for done in closed:
@@ -318,7 +316,7 @@ async def test_a_slow_disk_holds_up_the_end_of_a_session_and_nothing_else(
     registry.attach(KEY, "c").commands.submit("ls", answers)
     await answers.wait(1)
     record = registry._data.state / f"{KEY.workspace_id}.json"
-    note = registry._data.paths(KEY).files.parent / "closed.json"
+    note = registry._data.files(KEY).parent / "closed.json"
     try:
         registry.detach("c")
         await asyncio.wait_for(writing.wait(), 20)

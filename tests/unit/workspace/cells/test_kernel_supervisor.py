@@ -95,7 +95,6 @@ class Place:
         return await Kernel.start(
             Sandbox(),
             self.spec,
-            sockets_host=Path(self.sandbox.sockets_path),
             incarnation=incarnation,
             on_late_output=late,
         )

@@ -69,10 +69,9 @@ class Next(Place):
         if self.unreachable is not None:
             raise self.unreachable
         kernel = AdoptedKernel.adopt(
+            self.sandbox,
             self.sandbox.processes[0],
             self.identity,
-            sockets_host=Path(self.sandbox.sockets_path),
-            sockets_inside=self.sandbox.sockets_path,
             on_late_output=late,
             max_output=10 << 20,
         )

@@ -18,7 +18,6 @@ from kernelbridge.workspace.files import data_directory
 from kernelbridge.workspace.files.data_directory import DataDirectory, write_atomically
 from kernelbridge.workspace.files.versions import Commits
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.shell.command_files import prepare_directory
 from tests.unit.workspace.files.at_once import finish
 
 principals = st.none() | st.text()
@@ -64,29 +63,6 @@ def test_files_belong_to_the_sandbox_and_the_rest_to_the_server(tmp_path: Path) 
     if os.geteuid() == 0:
         assert (files.stat().st_uid, files.stat().st_gid) == (1000, 100)
     assert stat.S_IMODE(files.parent.stat().st_mode) == 0o700
-    data.close()
-
-
-def test_sockets_start_empty_and_enterable_whatever_the_umask(tmp_path: Path) -> None:
-    data = DataDirectory.open(tmp_path / "data")
-    key = SessionKey(None, "s")
-    previous = os.umask(0o077)
-    try:
-        sockets = data.prepare_sockets(key, prepare_directory)
-        (sockets / "k1").mkdir()
-        sockets = data.prepare_sockets(key, prepare_directory)
-    finally:
-        os.umask(previous)
-    assert sorted(path.name for path in sockets.iterdir()) == [
-        "command",
-        "setup",
-        "sh",
-        "terminal.rc",
-    ]  # and not what was there before
-    assert stat.S_IMODE(sockets.stat().st_mode) == 0o755
-    data.remove_sockets(key)
-    data.remove_sockets(key)
-    assert not sockets.exists()
     data.close()
 
 
@@ -246,7 +222,7 @@ def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> N
 
         with ThreadPoolExecutor(8) as pool:
             assert {future.result() for future in [pool.submit(prepare) for _ in range(8)]} == {owner[0]}
-        assert sorted(path.name for path in data.paths(key).files.parent.iterdir()) == ["files", "session.json"]
+        assert sorted(path.name for path in data.files(key).parent.iterdir()) == ["files", "session.json"]
 
 
 def test_a_file_of_the_servers_own_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -393,12 +393,12 @@ class OutOfMemoryProcess(DeafProcess):
 async def test_a_sandbox_that_is_gone_is_reported_as_such(place: Place) -> None:
     place.sandbox.client.end()
     with pytest.raises(SandboxError, match="The sandbox is gone"):
-        await start_shell(place.sandbox, ShellSettings(place.commands, max_output=1), {})
+        await start_shell(place.sandbox, ShellSettings(max_output=1), {})
 
 
 async def shell_of(process: DeafProcess, place: Place) -> Shell:
     terminal = DeafTerminal(process)
-    settings = ShellSettings(place.commands, max_output=100, grace=1)
+    settings = ShellSettings(max_output=100, grace=1)
     return Shell(place.sandbox, process, OpenTerminals(terminal, terminal), settings)
 
 

@@ -1,10 +1,8 @@
 """The lane of terminal commands: what it reports about its shell, and what an interrupt reaches."""
 
 import asyncio
-import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.shell import command_files
 from kernelbridge.workspace.shell.lane import CommandLane
 from kernelbridge.workspace.shell.shell import Shell
 from tests.unit.workspace.adoption.test_record import AtOnce
@@ -104,12 +101,12 @@ async def test_the_loss_of_a_shell_is_told_once(place: Place, lane: CommandLane,
 async def test_a_command_that_cannot_be_handed_over_costs_no_shell(
     place: Place, lane: CommandLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_path: Path, _content: bytes, _flags: int = 0) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(_name: str, _content: bytes) -> None:
+        raise SandboxError("A text cannot be handed over", "the disk is full")
 
     await run(lane, "V=1")
     with monkeypatch.context() as patched:
-        patched.setattr(command_files, "_write", full)
+        patched.setattr(place.sandbox.shared, "put", full)
         refused = await send(lane, "echo $V")
     assert isinstance(refused, TerminalError)
     assert "disk" in refused.reason

@@ -204,17 +204,17 @@ async def test_one_command_at_a_time(shell: Shell, place: Place) -> None:
 
 
 async def test_a_command_is_a_file_of_the_bridge(shell: Shell, place: Place) -> None:
-    command = f"stat -c '%a %s' '{place.commands.parent}'/with*/{COMMAND}"
+    command = f"stat -c '%a %s' '{place.sandbox.shared.host.parent}'/with*/{COMMAND}"
     outcome = await shell.run(command, timeout=20)
     assert outcome.output.split() == ["644", str(len(command) + 1)]
 
 
-async def test_a_directory_for_commands_that_is_gone_is_named(place: Place, tmp_path: Path) -> None:
+async def test_a_command_that_cannot_be_handed_over_is_answered(place: Place, tmp_path: Path) -> None:
     shell = await place.shell()
-    place.commands.rename(tmp_path / "elsewhere")
-    with pytest.raises(TerminalError, match="could not be handed over: No such file or directory"):
+    place.sandbox.shared.host.rename(tmp_path / "elsewhere")
+    with pytest.raises(TerminalError, match="could not be handed over: the sandbox is gone"):
         await shell.run("echo x", timeout=20)
-    (tmp_path / "elsewhere").rename(place.commands)
+    (tmp_path / "elsewhere").rename(place.sandbox.shared.host)
 
 
 async def test_bars_are_drawn_in_place(shell: Shell) -> None:
