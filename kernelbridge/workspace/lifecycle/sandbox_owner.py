@@ -69,6 +69,7 @@ class SandboxOwner:
         self._machine = Machine(WORKSPACE, WorkspaceState.ABSENT, observer)
         self._sandbox: Sandbox | None = None
         self._starting: asyncio.Task[Sandbox] | None = None
+        self._adopted: tuple[Sandbox, asyncio.Task[Sandbox]] | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._left = False
         self.environment: PythonEnvironment
@@ -111,6 +112,7 @@ class SandboxOwner:
         if self._machine.on(WorkspaceEvent.ADOPT) is WorkspaceAction.ADOPT:
             self._starting = asyncio.get_running_loop().create_task(self._adopt(sandbox, state))
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._adopted = sandbox, self._starting
 
     def outlive(self) -> None:
         """Tell the sandbox, if there is one, how long to run without a server."""
@@ -132,8 +134,10 @@ class SandboxOwner:
     async def leave(self) -> None:
         """Leave the running sandbox to another server."""
         self._left = True
+        if self._adopted is not None:
+            self._adopted[1].cancel()  # its agent may not answer; the next server tries again
         if self._starting is not None:
-            await self._step("start", self._starting)
+            await asyncio.wait({self._starting})
         if self.pausing.asleep:
             await self._step("resume", self.pausing.awake())  # or its shells could not be ended
         self._sandbox = None
@@ -146,6 +150,8 @@ class SandboxOwner:
 
     async def destroy(self) -> None:
         """Destroy the sandbox, or the one that is being started."""
+        if self._adopted is not None and not self._adopted[1].done():
+            await self._step("sandbox", self._adopted[0].destroy())  # this ends an adoption that hangs
         if self._starting is not None:
             await self._step("sandbox", self._destroy(self._starting))
 
@@ -244,12 +250,12 @@ class SandboxOwner:
             await self._end_others(sandbox, spared)
             await self._prepare(sandbox)
             await self._record.written()
-        except BaseException:
+        except BaseException as exc:
             self._not_started()
             if self._left:
                 self._record.leave()  # unchanged: what fails from now on must not be recorded
-            else:
-                self._clear(sandbox)
+                raise SessionClosed(SandboxError.code) from exc
+            self._clear(sandbox)
             raise
         self._began(sandbox)
         self._log.info("sandbox_adopted", sandbox=sandbox.id)

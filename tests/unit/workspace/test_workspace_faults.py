@@ -22,6 +22,7 @@ from kernelbridge.runtimes.contract import (
     SHARED_PATH,
     WORKSPACE_PATH,
     ExitStatus,
+    Limits,
     PreviousSandbox,
     RuntimeInfo,
     SandboxSpec,
@@ -29,10 +30,12 @@ from kernelbridge.runtimes.contract import (
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
 from kernelbridge.server.previous_clients import PreviousClient, PreviousClients
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import VERSION, SessionState
 from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.lifecycle.admission import REOPENED
+from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.workspace import Workspace
@@ -351,6 +354,56 @@ async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
     assert following.find(KEY) is not None
     assert following._notes.get(KEY) is None
     await following.aclose()
+
+
+class DeafSandbox(BrokenSandbox):
+    """Its agent answers nothing, until it ends."""
+
+    resuming = False
+
+    async def resume(self) -> None:
+        self.resuming = True
+        await self.wait()
+        raise SandboxError("The sandbox is gone")
+
+    async def programs(self) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_take_over_that_hangs_holds_up_no_stop(
+    registry: Registry, runtime: FaultyRuntime, *, keep: bool, begun: bool
+) -> None:
+    workspace, sandbox = registry.attach(KEY, "c"), DeafSandbox(runtime)
+    workspace.sandbox.adopt(
+        sandbox,
+        SessionState(
+            version=VERSION,
+            principal="u",
+            session_id="s",
+            created="",
+            runtime="faulty",
+            seq=0,
+            choice=Choice(Limits()),
+            sandbox=PreviousSandbox(sandbox.id, FACTS),
+            kernel=None,
+            incarnation=0,
+            had_shell=False,
+            lost=None,
+        ),
+    )
+    answers = Answers()
+    workspace.executions.submit(Job(Cell(code="1"), answers))
+    if begun:
+        await until(lambda: sandbox.resuming)
+    try:
+        async with asyncio.timeout(20):
+            await (registry.leave() if keep else registry.aclose())
+        assert sandbox.ended.done() == (not keep)
+        assert runtime.created == 0
+    finally:
+        await sandbox.destroy()
 
 
 async def test_a_note_that_cannot_be_read_or_written_costs_nothing(
