@@ -15,7 +15,6 @@ from aiohttp import web
 from kernelbridge.errors import RuntimeUnavailable
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus
-from kernelbridge.runtimes.docker import engine as docker_engine
 from kernelbridge.runtimes.docker.events import FIRST_DELAY, EventFollower, EventStream
 from kernelbridge.runtimes.docker.runtime import DockerRuntime, probe_engine
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
@@ -103,35 +102,6 @@ async def test_those_who_wait_for_a_turn_hear_of_an_engine_that_hangs(wire: Cutt
     wire.release()
     wired._engine.timeout = PATIENCE
     await wired.prepare()
-
-
-async def test_who_asks_is_not_refused_for_a_question_that_was_asked_before(
-    wire: CuttableWire, wired: DockerRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which may have failed just before the engine went on."""
-
-    async def next_knock() -> None:
-        async with asyncio.timeout(PATIENCE):
-            while b"_ping" not in await wire.held.get():
-                pass
-
-    monkeypatch.setattr(docker_engine, "KNOCK_TIMEOUT", PATIENCE)
-    await wired.prepare()
-    wired._engine.timeout = 0.5
-    wire.hold(rb"GET .*/(images/|_ping)")
-    with pytest.raises(RuntimeUnavailable, match=r"longer than 0\.5 s"):
-        await wired.prepare()
-    wired._engine.timeout = PATIENCE
-    first = asyncio.create_task(wired.prepare())
-    await next_knock()
-    second = asyncio.create_task(wired.prepare())
-    await a_hundred_turns()
-    wire.drop()
-    await next_knock()
-    wire.release()
-    with pytest.raises(RuntimeUnavailable, match="sign of life"):
-        await first
-    await second
 
 
 @pytest.mark.parametrize(

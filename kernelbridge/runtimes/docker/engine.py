@@ -4,7 +4,7 @@ The SDK is synchronous. Its calls run in a few threads; a caller waits at most `
 `RuntimeUnavailable` otherwise. Refusals (`docker.errors.APIError`) are raised to the caller, who knows what they mean.
 
 A request may need several calls in a row: a container is removed, then another one is made. To make an engine that
-hangs cost one time-out and not one for each call, a call after one without an answer first asks for a sign of life.
+hangs cost one time-out and not one for each call, a call after one without an answer waits for a second only.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ClientFactory = Callable[..., docker.DockerClient]
 
 CALL_TIMEOUT = 8.0
 """Seconds for one call. A new session must get an error within ten if the engine hangs."""
-KNOCK_TIMEOUT = 1.0
-"""Seconds for a sign of life, which takes milliseconds: with the call that had no answer, less than ten."""
+SHORT_TIMEOUT = 1.0
+"""Seconds for one call while the engine seems to hang: with the call that had no answer, less than ten."""
 MISTRUST = 15.0
-"""Seconds after a call without an answer during which calls first ask for a sign of life. Then they are tried again,
-also if the engine is slow with signs of life."""
+"""Seconds for which an engine seems to hang after a call without an answer, unless it answers any call, also late. Then
+a call has its whole time again, because the engine may only be slow."""
 THREADS = 8
 
 UNREACHABLE = (OSError, HTTPError, DockerException)
@@ -78,9 +78,6 @@ class Engine:
         self._running: set[Future[Any]] = set()
         self._heard = self._missed = float("-inf")
         """Times of the latest answer, and of the latest call that timed out without any answer since it began."""
-        self._knock: Future[bool] | None = None
-        self._knocked = float("-inf")
-        """When that was sent."""
         self._calls = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -104,19 +101,9 @@ class Engine:
         Raises `RuntimeUnavailable`, or `docker.errors.APIError` if the engine refuses. When cancelled, the thread
         still completes the call.
         """
-        api = await self._awake(doing)
-        return await self._bounded(partial(job, api), doing=doing)
-
-    async def _awake(self, doing: str) -> APIClient:
-        """Ask for a sign of life if an earlier call had no answer. Raises `RuntimeUnavailable`."""
         if self._client is None:
             raise RuntimeUnavailable("The Docker engine cannot be asked", "the connection to it was closed")
-        api = self._client.api
-        if self._silent and not await self._lives(api):
-            problem = no_answer(f"a sign of life before {doing}", min(KNOCK_TIMEOUT, self.timeout))
-            self._fail_queue(problem)
-            raise problem
-        return api
+        return await self._bounded(partial(job, self._client.api), doing=doing)
 
     async def join(self, ended: Callable[[], None]) -> None:
         """Run a function that waits for another thread, outside of the event loop."""
@@ -138,22 +125,6 @@ class Engine:
         """Whether the engine may hang, as far as is known."""
         return self._heard < self._missed and time.monotonic() < self._missed + MISTRUST
 
-    async def _lives(self, api: APIClient) -> bool:
-        """Ask for a sign of life; all callers share one question."""
-        limit = min(KNOCK_TIMEOUT, self.timeout)
-        asked = time.monotonic()
-        while True:
-            if self._knock is None or self._knock.done():
-                self._knock, self._knocked = self._submitted(partial(_knock, api, limit)), time.monotonic()
-            began, knock = self._knocked, asyncio.wrap_future(self._knock)
-            await asyncio.wait({knock}, timeout=asked + limit - time.monotonic())
-            if knock.done() and knock.result():
-                self._heard = time.monotonic()
-                return True
-            # A question that was sent earlier may have failed just before the engine recovered.
-            if began >= asked or not knock.done():
-                return False
-
     def _submitted(self, job: Callable[[], T]) -> Future[T]:
         """Run it in a thread; raises `RuntimeUnavailable` if the runtime was closed."""
         try:
@@ -173,20 +144,21 @@ class Engine:
         """Wait for `job` up to the time-out; `discard` is called with a result that comes later."""
         async with self._turn():
             began = time.monotonic()
+            timeout = min(SHORT_TIMEOUT, self.timeout) if self._silent else self.timeout
             future = self._submitted(job)
             future.add_done_callback(self._listen)
             taken = False
             try:
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(timeout):
                     result = await asyncio.wrap_future(future)
                 taken = True
                 return result  # noqa: TRY300 - the `finally` below is what has to know
             except APIError:
                 raise
             except TimeoutError as exc:
-                if self._heard < began:
+                if self._heard < began and timeout == self.timeout:
                     self._missed = time.monotonic()
-                problem = no_answer(doing, self.timeout)
+                problem = no_answer(doing, timeout)
                 self._fail_queue(problem)
                 raise problem from exc
             except UNREACHABLE as exc:
@@ -301,17 +273,6 @@ def _releasing(job: Callable[[], T]) -> T:
     except Exception as exc:
         release(exc)
         raise
-
-
-def _knock(api: APIClient, seconds: float) -> bool:
-    """Return whether the engine gives any answer."""
-    try:
-        # Not `ping`: that has the time-out of a call.
-        api.get(f"{api.base_url}/_ping", timeout=seconds)
-    except UNREACHABLE as exc:
-        release(exc)
-        return False
-    return True
 
 
 def _close_client(client: docker.DockerClient) -> None:
