@@ -60,7 +60,7 @@ class Server:
 
     def sockets(self, session: str) -> Path:
         """Return the host's path of the shared directory of a session without a user."""
-        [shared] = (self.data / "run").glob(f"*-{SessionKey(None, session).workspace_id}-*")
+        [shared] = (self.data / "run").glob(f"*{SessionKey(None, session).workspace_id}*")
         return shared
 
 

@@ -44,7 +44,7 @@ def containers(server: RunningServer) -> int:
 
 
 async def nothing_left(server: RunningServer, *, but: int = 0) -> None:
-    """Wait until there are no more containers and socket directories than these."""
+    """Wait until there are no more containers and shared directories than these."""
     async with asyncio.timeout(SETTLED):
         while await asyncio.to_thread(containers, server) != but:
             pass

@@ -44,7 +44,7 @@ def remove_containers(server_data: Path) -> None:
 
 
 def running(server: RunningServer) -> list[str]:
-    """What runs for this server: one socket directory a sandbox on every runtime."""
+    """What runs for this server: one shared directory for each sandbox, on every runtime."""
     found = sorted(path.name for path in (server.data_dir / "run").iterdir())
     if server.runtime == "docker":
         assert len(containers(server.data_dir)) == len(found)

@@ -42,13 +42,13 @@ class HostDirectories:
     """The directories below one server's data directory, `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._run = root.absolute() / "run"
+        self.root = root.absolute()
+        self._run = self.root / "run"
         self._live: set[Path] = set()
 
     def files(self, workspace_id: str) -> Path:
         """Return the directory of a workspace's files; makes nothing."""
-        return self.root.absolute() / "workspaces" / workspace_id / "files"
+        return self.root / "workspaces" / workspace_id / "files"
 
     async def share(self, runtime: str, spec: SandboxSpec) -> HostShared:
         """Make the shared directory of a new sandbox, ready for its agent. Raises `SandboxError` or `DiskFull`.
