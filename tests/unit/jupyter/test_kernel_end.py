@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from kernelbridge.errors import KernelError, SandboxError
-from kernelbridge.jupyter import connection
 from kernelbridge.jupyter.end_causes import process_ended
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
+from kernelbridge.runtimes.agent import host_directories
 from kernelbridge.runtimes.agent.host_directories import HostSockets
 from kernelbridge.runtimes.contract import ExitStatus, Process
 from kernelbridge.trees import remove_tree
@@ -204,7 +204,7 @@ async def test_its_directory_is_made_and_removed_beside_the_event_loop(
         threads.append(threading.current_thread())
         remove_tree(path)
 
-    monkeypatch.setattr(connection, "remove_tree", seen)
+    monkeypatch.setattr(host_directories, "remove_tree", seen)
     notebook = await new_notebook()
     await notebook.kernel.aclose()
     assert len(threads) == 2
