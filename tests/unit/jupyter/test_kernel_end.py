@@ -36,17 +36,6 @@ class FailingCloseProcess(HostProcess):
         await super().aclose()
 
 
-class EndlessProcess(HostProcess):
-    """It writes faster than anybody reads."""
-
-    reads = 0
-
-    async def read(self) -> bytes:
-        self.reads += 1
-        assert self.reads < 10_000, "nobody else had a turn"
-        return b"x" * 100
-
-
 class SlowCloseProcess(HostProcess):
     """Its end waits for the test."""
 
@@ -181,17 +170,6 @@ def test_a_bus_error_is_explained() -> None:
     assert "/dev/shm" in process_ended(ExitStatus(signal=signal.SIGKILL, oom=True)).error
     assert "/dev/shm" not in process_ended(ExitStatus(signal=signal.SIGSEGV)).error
 
-
-async def test_output_without_end_leaves_turns_to_others() -> None:
-    process = EndlessProcess(await asyncio.create_subprocess_exec("true"))
-    reading = asyncio.ensure_future(ProcessOutput().read(process))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert not reading.done()
-    assert process.reads <= 11
-    reading.cancel()
-    await asyncio.wait({reading})
-    await process.wait()
 
 
 async def test_its_directory_is_made_and_removed_beside_the_event_loop(
