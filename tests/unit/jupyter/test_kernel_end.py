@@ -171,7 +171,6 @@ def test_a_bus_error_is_explained() -> None:
     assert "/dev/shm" not in process_ended(ExitStatus(signal=signal.SIGSEGV)).error
 
 
-
 async def test_its_directory_is_made_and_removed_beside_the_event_loop(
     new_notebook: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
