@@ -41,12 +41,12 @@ class Change:
         self.late: list[str] = []
         self.adopted: AdoptedKernel
 
-    async def leave(self, code: str | None = None) -> None:
-        """Send a cell, wait until its first line has run, and leave the kernel."""
+    async def leave(self, code: str | None = None, *, first: str = "") -> None:
+        """Send a cell, wait until the line `first` has run, and leave the kernel."""
         kernel = self.notebook.kernel
         if code is not None:
             begun = self.root / "begun"
-            cell = Cell(code=f"open({str(begun)!r}, 'w').close()\n{code}")
+            cell = Cell(code=f"{first}\nopen({str(begun)!r}, 'w').close()\n{code}")
             kernel.submit(cell, lambda outcome: pytest.fail(f"answered: {outcome}"), note=self._note)
             await there(begun)
         self.identity = kernel.identity
@@ -207,7 +207,7 @@ async def test_a_kernel_that_cannot_repeat_its_output_reports_the_loss(change: N
         "recorder = get_ipython().kernel.iopub_thread._really_send.__globals__['recorder']\n"
         "def full(send): raise MemoryError\nprint('x')"
     )
-    await case.leave(f"print('before', flush=True)\nrecorder.newest.replay = full\n{until(case.root / 'go')}")
+    await case.leave(f"print('before', flush=True)\n{until(case.root / 'go')}", first="recorder.newest.replay = full")
     done = case.adopt_cell()
     (case.root / "go").touch()
     outcome = await asyncio.wait_for(done, PATIENCE)
