@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 CERTIFICATES: Final = "certificates.pem"
-"""The name of the file with the certificate authorities, in the sandbox's socket directory."""
+"""The name of the file with the certificate authorities, in the sandbox's shared directory."""
 
 _NO_PROXY: Final = "localhost,127.0.0.1,::1"
 """Without brackets and networks, which some clients do not understand."""
@@ -46,11 +46,11 @@ class SandboxNetwork:
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """What must be in the sandbox's socket directory, by name."""
+        """What must be in the sandbox's shared directory, by name."""
         return {} if self.certificates is None else {CERTIFICATES: self.certificates}
 
     def environment(self, directory: str) -> Mapping[str, str]:
-        """Return all variables; `directory` is the sandbox's socket directory, as the sandbox sees it."""
+        """Return all variables; `directory` is the sandbox's shared directory, as the sandbox sees it."""
         if self.certificates is None:
             return self.variables
         return {**self.variables, **dict.fromkeys(_CERTIFICATE_VARIABLES, f"{directory}/{CERTIFICATES}")}

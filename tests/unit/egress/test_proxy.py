@@ -396,14 +396,16 @@ class SilentDialler(Dialler):
     """Reaches no host, and is told so by nobody."""
 
     async def connect(self, _admitted: Admitted) -> socket.socket:
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        return await never
 
 
 async def test_what_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
 
     async def silent(_host: str) -> Sequence[Address]:
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Sequence[Address]] = asyncio.get_running_loop().create_future()
+        return await never
 
     async with proxy_for("a.example", resolve=silent) as it:
         assert b"HTTP/1.1 502 a.example:443 is allowed, but cannot be reached: its name: no" in await it.ask(
