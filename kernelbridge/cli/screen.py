@@ -47,6 +47,8 @@ def write_started(console: Console, report: StartReport) -> None:
     if report.image is not None:
         write_row(console, "Image", report.image)
     write_row(console, "Isolation", report.runtime.isolation)
+    if report.network is not None:
+        write_row(console, "Network", report.network)
     write_row(console, "Data", str(report.data_dir))
     if report.runtime.warning is not None:
         write_row(console, "Warning", report.runtime.warning, "bold yellow")

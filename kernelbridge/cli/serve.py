@@ -70,6 +70,7 @@ def _announcements(
             runtime=report.runtime.name,
             detail=report.runtime.detail,
             isolation=report.runtime.isolation,
+            network=report.network,
             image=report.image,
             data_dir=str(report.data_dir),
             warning=report.runtime.warning,

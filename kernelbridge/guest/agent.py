@@ -1,6 +1,6 @@
 """The first process of every sandbox: starts, signals, pauses and ends all other programs for the bridge.
 
-    python3 -I -S agent.py '{"directory": D, "start": S, "limits": {"nofile": N, …}, "keep": [FD]}'
+    python3 -I -S agent.py '{"directory": D, "start": S, "limits": {"nofile": N, …}, "keep": [FD], "proxy": PORT|null}'
 
 It listens on D/socket (AF_UNIX, SOCK_SEQPACKET); a packet is one JSON object. One bridge at a time: a new connection
 replaces the old one. Where the agent is process 1 of a PID namespace, it accepts only peers outside of that.
@@ -36,7 +36,9 @@ From the bridge:
 
 To the bridge; R is the number of a request, I that of a program:
 
-    {"op": "ready"}                         first on each connection, with a descriptor (O_PATH) of this sandbox's ptmx
+    {"op": "ready", "relay": bool}          first on each connection, with a descriptor (O_PATH) of this sandbox's ptmx;
+                                            whether it listens at the proxy's port
+    {"op": "connection"}                    with the descriptor of a connection that a program has made to that port
     {"op": "started", "id": I, "pid": P}
     {"op": "refused", "id": I, "step": "fork" | "cwd" | "program" | "terminal", "errno": E}
     {"op": "ended", "id": I, "code": C|null, "signal": S|null}
@@ -48,6 +50,9 @@ To the bridge; R is the number of a request, I that of a program:
                                             hundredths of a second of CLOCK_BOOTTIME, the latest pid, and how many
                                             processes were killed because memory was exhausted; 0 if that is unknown
     {"op": "done", "id": R, "all": bool}    the last answer to any other request; whether it was done completely
+
+The agent listens at 127.0.0.1:PORT for the bridge's proxy and keeps none of the connections. What is more than the
+bridge has asked for, or comes while there is no bridge, waits until it is accepted.
 
 Without a bridge for `outlive` seconds (at first: S seconds) it ends everything and itself; where it is not process 1,
 also on SIGTERM. What a program writes meanwhile stays in its pipe or terminal, and the program waits when that is full:
@@ -148,6 +153,9 @@ class Agent:
         if not self.first:  # with a handler, that would be delivered to it as well
             signal.signal(signal.SIGTERM, self.on_sigterm)
         self.poll.register(self.wake, select.POLLIN)
+        port = config.get("proxy")
+        self.proxy = None if port is None else listen_for_proxy(port)  # before any program could take the port
+        self.wanted = 0  # connections that the bridge wants to have from there
         self.listener = listen(config["directory"])
         self.poll.register(self.listener, select.POLLIN)
 
@@ -175,6 +183,9 @@ class Agent:
                     self.take_report(self.reports[fd])
                 elif fd == self.listener.fileno():
                     self.accept()
+                elif self.proxy is not None and fd == self.proxy.fileno():
+                    if self.wanted:  # otherwise the bridge was lost just now
+                        self.pass_connection()
                 elif self.bridge is not None and fd == self.bridge.fileno() and not self.receive():
                     return
 
@@ -194,12 +205,13 @@ class Agent:
         peer.setblocking(False)
         self.bridge = peer
         self.poll.register(peer, select.POLLIN)
+        relay = self.proxy is not None
         try:
             ptmx = os.open("/dev/pts/ptmx" if self.first else "/dev/ptmx", os.O_PATH)
         except OSError:
-            self.send(op="ready")
+            self.send(op="ready", relay=relay)
             return
-        self.send([ptmx], op="ready")
+        self.send([ptmx], op="ready", relay=relay)
         os.close(ptmx)
 
     def lose_bridge(self):
@@ -209,6 +221,7 @@ class Agent:
         self.poll.unregister(self.bridge)
         self.bridge.close()
         self.bridge = None
+        self.want_connections(0)
         self.alone_since = time.monotonic()
         for program in [program for program in self.programs.values() if not program.pid]:
             self.kill(program)
@@ -263,7 +276,28 @@ class Agent:
                 os.close(fd)
         return True
 
+    def pass_connection(self):
+        """Pass a connection that a program has made to the proxy's port to the bridge."""
+        try:
+            connection, _ = self.proxy.accept()
+        except OSError:
+            return  # the program has closed it already
+        self.want_connections(self.wanted - 1)
+        self.send([connection.fileno()], op="connection")
+        connection.close()
+
+    def want_connections(self, count):
+        if self.proxy is not None and bool(count) != bool(self.wanted):
+            if count:
+                self.poll.register(self.proxy, select.POLLIN)
+            else:
+                self.poll.unregister(self.proxy)
+        self.wanted = count
+
     # -- requests ---------------------------------------------------------------
+
+    def on_relay(self, count):
+        self.want_connections(self.wanted + count)
 
     def on_outlive(self, seconds):
         self.outlive = seconds
@@ -694,6 +728,19 @@ def listen(directory):
     listener.listen(8)
     os.rename("binding", "socket")
     os.chdir("/")
+    listener.setblocking(False)
+    return listener
+
+
+def listen_for_proxy(port):
+    """Listen where programs find their proxy; return None if that is not possible."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        listener.close()
+        return None
+    listener.listen(64)
     listener.setblocking(False)
     return listener
 

@@ -113,6 +113,7 @@ ServerMessage = (
     | sessions.CloseSessionReply
     | sessions.Resumed
     | sessions.SessionStatus
+    | sessions.EgressDenied
     | ErrorMessage
     | Pong
 )

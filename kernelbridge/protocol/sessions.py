@@ -26,6 +26,7 @@ KernelName = Annotated[
 ]
 
 Linger = Annotated[float, Meta(ge=0, le=366 * 86400, description="Seconds, 0 or more")]
+EgressLevel = Literal["none", "packages", "open"]
 State = Literal["absent", "starting", "active", "paused", "closing"]
 KernelStateName = Literal["absent", "starting", "ready", "dead", "restarting"]
 Status = Literal["starting", "ready", "paused", "resumed", "restarting", "closing", "closed"]
@@ -60,6 +61,8 @@ class OpenSession(Request, frozen=True, tag="open_session", kw_only=True):
     """Seconds that the session stays open after its last connection; the server's default when absent."""
     keep_while_running: bool | None = None
     """Whether it stays open while a cell or command runs, also without a connection."""
+    egress: EgressLevel | None = None
+    """Which hosts its programs may reach: at most what the server allows, which is the default."""
     request_id: RequestId | None = None
 
 
@@ -120,6 +123,8 @@ class SessionReady(Reply, frozen=True, tag="session_ready", kw_only=True):
     """Seconds that the session stays open after its last connection."""
     keep_while_running: bool
     """Whether it also stays open while a cell or command runs."""
+    egress: EgressLevel | UnsetType = UNSET
+    """Which hosts its programs may reach; absent where the sandbox has the network of the machine."""
     fresh: bool
     """Whether the interpreter was started by this request. False if it was running already, with its variables."""
     created: str
@@ -145,6 +150,7 @@ class SessionInfoReply(Reply, frozen=True, tag="session_info_reply", kw_only=Tru
     limits: LimitsInEffect | UnsetType = UNSET
     linger: float | UnsetType = UNSET
     keep_while_running: bool | UnsetType = UNSET
+    egress: EgressLevel | UnsetType = UNSET
     connections: int | UnsetType = UNSET
     """How many connections use the session."""
     queued_cells: int | UnsetType = UNSET
@@ -238,3 +244,15 @@ class SessionStatus(Event, frozen=True, tag="session_status", kw_only=True):
     """What was running then and was ended."""
     answers_lost: int | UnsetType = UNSET
     """How many answers no client received before they were lost."""
+
+
+class EgressDenied(Event, frozen=True, tag="egress_denied", kw_only=True):
+    """A program of the session was refused a host. Sent to connections that opened or resumed it, or that stream."""
+
+    host: str
+    """Empty if what the program asked for is not a host."""
+    port: int
+    reason: str
+    """Stable, in snake_case."""
+    detail: str
+    """A text for people."""

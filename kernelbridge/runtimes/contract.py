@@ -1,7 +1,8 @@
 """What the rest of the server needs of a runtime: the contract that `tests/contract` checks.
 
 A sandbox is a long-lived place to run programs in. Its first process is an agent (`guest/agent.py`); the workspace's
-files are at `WORKSPACE_PATH`, and what the server hands it at `SHARED_PATH`. It has no network interface but loopback.
+files are at `WORKSPACE_PATH`, and what the server hands it at `SHARED_PATH`. It has no network interface but loopback;
+`Sandbox.relay` is the way out.
 
 There is no path of the server's machine in this contract. How files, texts and sockets get into a sandbox and out of it
 is a runtime's own business; for runtimes whose sandboxes run on that machine, `agent/host_directories.py` does it.
@@ -26,6 +27,9 @@ SHARED_PATH = "/run/kernelbridge"
 
 TEXT_ROOM = 4096
 """Bytes that a text of `SharedDirectory.put` can have although the server's disk is full."""
+
+PROXY_PORT = 3128
+"""Where a sandbox's programs find the proxy, on their loopback: the agent accepts there for the bridge."""
 
 NO_ROOM = (
     "it has reached its limit of processes and threads; end some of them: `interrupt` with target `terminal` and `jobs`"
@@ -397,6 +401,14 @@ class Sandbox(Protocol):
         """
         ...
 
+    def relay(self, accept: Callable[[int], None], count: int) -> None:
+        """Call `accept` with up to `count` more connections that programs make to `PROXY_PORT`.
+
+        Each is the descriptor of a TCP socket, which `accept` owns. Adds to what an earlier call has left over; further
+        connections wait. Does nothing where there is no such port, because the sandbox has the network of the machine.
+        """
+        ...
+
     def outlive(self, seconds: float) -> None:
         """Set for how long it lives without a server, from now on; then it ends itself."""
         ...
@@ -431,6 +443,8 @@ class RuntimeInfo:
     """Whether sandboxes outlive the server, and the next one can adopt them."""
     own_uids: bool = False
     """Whether each sandbox has a user id of its own, so that it shares no per-user limit with others."""
+    relays: bool = False
+    """Whether the only way out of its sandboxes is `PROXY_PORT` (`Sandbox.relay`)."""
     cpus: int | None = None
     """Processors of the machine that runs sandboxes, where no sandbox can be promised more."""
 

@@ -7,7 +7,9 @@ import contextlib
 import ctypes
 import functools
 import gc
+import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +22,13 @@ import structlog
 from aiohttp import web
 
 from kernelbridge import __version__
+from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
+from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
+from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
+from kernelbridge.egress.policy import Policies, Resolve
+from kernelbridge.errors import ConfigError
 from kernelbridge.protocol import json_schema
-from kernelbridge.runtimes.contract import Runtime, RuntimeInfo
+from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
 from kernelbridge.server import listening, principal
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.files_api import Transfers
@@ -36,6 +43,7 @@ from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
+from kernelbridge.workspace.egress import Egress
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
@@ -70,6 +78,8 @@ class StartReport:
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None if the runtime has none."""
+    network: str | None = None
+    """What programs in the sandboxes reach; None if they have the network of the machine."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
 
@@ -244,9 +254,11 @@ async def running(
     on_progress: Callable[[str], None],
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
     end_now: asyncio.Event | None = None,
+    resolve: Resolve | None = None,
 ) -> AsyncIterator[StartReport]:
     """Serve while the context is open. Raises `KernelBridgeError` if the server cannot start.
 
+    `resolve` resolves the names that programs in sandboxes ask for; as this machine does, if None.
     On exit, what runs has `stop_timeout` to end, unless `end_now` is set. With `keep_sandboxes`, sandboxes are left to
     the next server; otherwise nothing is left behind.
     """
@@ -269,11 +281,16 @@ async def running(
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
+        egress = None
+        if runtime.info.relays:
+            resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
+            egress = await asyncio.to_thread(_egress, settings, resolver)
         registry = Registry(
             runtime=runtime,
             data=data,
             settings=settings,
             executor=executor,
+            egress=egress,
             on_use=None if retention is None else retention.use,
         )
         stack.push_async_callback(ending.end_sessions, registry)
@@ -297,6 +314,8 @@ async def running(
         stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
         sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
+        if egress is not None:
+            egress.listens_at({sock.getsockname()[1] for sock in sockets})
         await registry.adopt(PreviousClients(registry))
         stack.push_async_callback(server.finish)
         accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered))
@@ -304,7 +323,7 @@ async def running(
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, sockets[0].getsockname()[1], keeps=ending.keep)
+        yield _report(settings, runtime, sockets[0].getsockname()[1], egress, keeps=ending.keep)
 
 
 async def serve(
@@ -352,6 +371,28 @@ def _return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
+def _egress(settings: Settings, resolver: Resolve) -> Egress:
+    """Make the way out of the sandboxes; blocking. Raises `ConfigError`."""
+    home = os.environ.get("HOME")
+    indexes = read_indexes(os.environ, Path(sys.prefix), None if home is None else Path(home))
+    for host in indexes.with_password:
+        log.warning("index_password_left_out", host=host, why="what a sandbox knows, its user knows")
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts from this machine, not through HTTPS_PROXY")
+    try:
+        own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
+        certificates = None if own is None else certificate_bundle(own, ROOTS)
+    except OSError as exc:
+        raise ConfigError("The certificate authorities cannot be read", f"{exc.filename}: {exc.strerror}") from exc
+    return Egress(
+        Policies(settings.egress, settings.egress_allow, indexes.rules, settings.egress_allow_net),
+        Dialler(resolver, is_own_address),
+        SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
+        rate=settings.egress_rate,
+        total=settings.egress_bytes,
+    )
+
+
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:
     if settings.retain is None:
         forget_usage(data)
@@ -359,12 +400,13 @@ def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExec
     return Retention(data, executor, retain=settings.retain)
 
 
-def _report(settings: Settings, runtime: Runtime, port: int, *, keeps: bool) -> StartReport:
+def _report(settings: Settings, runtime: Runtime, port: int, egress: Egress | None, *, keeps: bool) -> StartReport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return StartReport(
         url=f"ws://{host}:{port}/ws",
         runtime=runtime.info,
         data_dir=settings.data_dir,
         image=settings.image if runtime.info.images else None,
+        network=None if egress is None else str(egress.policies),
         keeps=keeps,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kernelbridge.egress.policy import read_network, read_rule
 from kernelbridge.settings.quantities import format_duration, format_size, parse_duration, parse_size
 
 _LEAST_UID, _LARGEST_UID = 1001, 0x7FFFFFFF
@@ -104,19 +105,25 @@ def decimal(metavar: str, least: float) -> Kind:
     return Kind(metavar, f"a number such as 0.5 or 2, at least {least:g}", read, write, native=(int, float))
 
 
-def size(least: int) -> Kind:
-    """Return the kind of a size of at least `least` bytes."""
+def size(least: int, *, unlimited: bool = False) -> Kind:
+    """Return the kind of a size of at least `least` bytes. With `unlimited`, 0 is no limit and read as `None`."""
 
-    def read(value: str) -> int:
+    def read(value: str) -> int | None:
         number = parse_size(value)
+        if unlimited and number == 0:
+            return None
         if number < least:
             raise ValueError(value)
         return number
 
     def write(value: object) -> str:
+        if value is None:
+            return "0"
         return format_size(value) if isinstance(value, int) else str(value)
 
     expected = f"a size such as 512m, 1g, 16MiB or plain bytes, at least {format_size(least)}"
+    if unlimited:
+        expected += "; 0 means no limit"
     return Kind("SIZE", expected, read, write, native=(str, int))
 
 
@@ -200,6 +207,17 @@ def origins() -> Kind:
         "the page from http://localhost, for example with `python3 -m http.server`: that needs no --allow-origin"
     )
     return Kind("ORIGIN", expected, canonical_origin, str, many=True, explained={"null": opened_from_a_file})
+
+
+def egress_rule() -> Kind:
+    """Return the kind of hosts that sandboxes may reach."""
+    expected = "a host such as api.example.org, api.example.org:8443, *.example.org or http://apt.example.org"
+    return Kind("HOST[:PORT]", expected, read_rule, str, many=True)
+
+
+def network() -> Kind:
+    """Return the kind of networks."""
+    return Kind("NETWORK", "a network such as 10.0.0.0/8 or fd00::/8", read_network, str, many=True)
 
 
 def canonical_origin(value: str) -> str:

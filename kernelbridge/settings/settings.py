@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
+from kernelbridge.egress.hosts import Network
+from kernelbridge.egress.policy import LEVELS, Level, Rule
 from kernelbridge.errors import ConfigError
 from kernelbridge.settings import kinds
 from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
@@ -25,6 +27,7 @@ from kernelbridge.settings.sources import Given, from_environment, from_file, fr
 
 LISTENING = "Listening"
 SANDBOXES = "Sandboxes"
+EGRESS = "Network of the sandboxes"
 WORKSPACE = "Limits of one workspace"
 SERVER = "Limits of the server"
 IMAGES = "Building images"
@@ -144,6 +147,51 @@ class Settings:
             "When the server stops, leave its sandboxes and what runs in them to the next server.",
         ),
     ] = False
+
+    egress: Annotated[
+        Level,
+        Option(
+            kinds.choice(*LEVELS),
+            EGRESS,
+            "Hosts that programs may reach, through the server's proxy: none; packages, which is PyPI and the indexes "
+            "of the server's own pip; or open, which is every public host at the ports 443 and 80.",
+        ),
+    ] = "packages"
+    egress_allow: Annotated[
+        tuple[Rule, ...],
+        Option(
+            kinds.egress_rule(),
+            EGRESS,
+            "Another host that programs may reach, whatever --egress is, with HTTPS at port 443 or the one given; "
+            "*.DOMAIN for all names below a domain; http://HOST for HTTP without TLS. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    egress_allow_net: Annotated[
+        tuple[Network, ...],
+        Option(
+            kinds.network(),
+            EGRESS,
+            "Network whose addresses an allowed host may have although it is not public. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    egress_rate: Annotated[
+        int | None,
+        Option(
+            kinds.size(1 << 10, unlimited=True),
+            EGRESS,
+            "Bytes a second that the programs of one session may send and receive; 0: no limit.",
+        ),
+    ] = 64 << 20
+    egress_bytes: Annotated[
+        int | None,
+        Option(
+            kinds.size(1 << 20, unlimited=True),
+            EGRESS,
+            "Bytes that they may send and receive until the session is closed; 0: no limit.",
+        ),
+    ] = 20 << 30
 
     memory: Annotated[int, Option(kinds.size(64 << 20), WORKSPACE, "Memory; no swap is added to it.")] = 1 << 30
     cpus: Annotated[float, Option(kinds.decimal("NUMBER", 0.01), WORKSPACE, "Processors; may be a fraction.")] = 1.0
@@ -271,7 +319,7 @@ class Settings:
         Option(
             kinds.path("FILE", "a PEM file"),
             IMAGES,
-            "PEM file of certificate authorities to trust during a build.",
+            "PEM file of certificate authorities to trust during a build, and in the sandboxes besides the usual ones.",
             default_text="the file that SSL_CERT_FILE names, if any",
         ),
     ] = None
@@ -412,6 +460,11 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['isolation']} is only valid with --runtime local",
             f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
+        )
+    if not settings.isolation and (unused := [name for name in sources if OPTIONS[name].group == EGRESS]):
+        raise ConfigError(
+            f"{sources[unused[0]]} is of no use without isolation",
+            "programs then have the network of this machine; leave it out, or leave isolation on",
         )
     if settings.max_buffered < settings.max_message:
         setting = "max_buffered" if "max_buffered" in sources else "max_message"

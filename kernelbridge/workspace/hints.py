@@ -20,7 +20,8 @@ TERMINAL_HINT = (
 )
 
 NETWORK_HINT = (
-    "a workspace has no network: send files into it (save_file; for pip, wheels), or use an image that has the package"
+    "a workspace has no network of its own, and this program did not use the proxy in HTTPS_PROXY and HTTP_PROXY: set"
+    " it in the program; what the server does not allow, send in (save_file), or have in the image"
 )
 
 PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
@@ -47,8 +48,7 @@ _REFUSALS = re.compile(
     r"|open /dev/tty\b"
 )
 _UNREACHED = re.compile(
-    r"\(from versions: none\)"  # pip
-    r"|[Cc]ould not resolve (?:host|proxy)"  # curl, git, ssh, conda
+    r"[Cc]ould not resolve (?:host|proxy)"  # curl, git, ssh, conda
     r"|Could not resolve '|Temporary failure resolving"  # apt
     r"|(?:Temporary failure in|failed) name resolution|Name or service not known"  # programs that use the C library
     r"|[Ff]ailed to lookup address information|dns error:"  # uv, cargo and other programs in Rust
@@ -62,7 +62,7 @@ _UNREACHED = re.compile(
     r"|Network is unreachable"
 )
 _WORDS: tuple[str, ...] = (
-    *("esol", "versions: none", "EAI_AGAIN", "ENOTFOUND", "nreachable", "not known", "CONNECTION", "connect to"),
+    *("esol", "EAI_AGAIN", "ENOTFOUND", "nreachable", "not known", "CONNECTION", "connect to"),
     *("address", "dial tcp", "servers", "dns error"),
 )
 """Every match contains one of them: a search for them is much faster, and usually finds none."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from kernelbridge.egress.policy import Level, narrower
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.contract import Limits, RuntimeInfo
 from kernelbridge.runtimes.facts import Facts
@@ -62,6 +63,8 @@ class Bounds:
     """Seconds that a session stays open after its last connection, unless a client chooses another value."""
     max_linger: float = 3600.0
     """The largest value that clients may choose; at least `linger` is allowed."""
+    egress: Level | None = None
+    """Which hosts programs may reach; None where sandboxes have the network of the machine."""
 
 
 def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
@@ -79,6 +82,7 @@ def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
         linger=settings.linger,
         max_linger=settings.max_linger,
         image_setting=settings.image,
+        egress=settings.egress if runtime.relays else None,
     )
 
 
@@ -94,6 +98,7 @@ class SessionOptions:
     pids: int | None = None
     linger: float | None = None
     keep_while_running: bool | None = None
+    egress: Level | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class Choice:
     """None for the runtime's default."""
     kernel: str = DEFAULT_KERNEL
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    egress: Level | None = None
+    """None for the server's."""
 
     def differing(self, options: SessionOptions) -> str | None:
         """Return the name of the first field in which `options` differ, or None."""
@@ -115,6 +122,7 @@ class Choice:
             ("limits.memory", options.memory, self.limits.memory),
             ("limits.cpus", options.cpus, self.limits.cpus),
             ("limits.pids", options.pids, self.limits.pids),
+            ("egress", options.egress, self.egress),
         )
         return next((name for name, asked, has in pairs if asked is not None and asked != has), None)
 
@@ -130,6 +138,8 @@ def checked(options: SessionOptions, bounds: Bounds) -> SessionOptions:
         raise _invalid("linger", f"expected at most {most_linger:g} seconds, the server's limit")
     if options.env is not None:
         _check_env(options.env)
+    if options.egress is not None:
+        _check_egress(options.egress, bounds.egress)
     return replace(options, image=_granted_image(options.image, bounds))
 
 
@@ -146,6 +156,7 @@ def choose(options: SessionOptions, bounds: Bounds) -> Choice:
         image=bounds.image if options.image is None else options.image,
         kernel=options.kernel or DEFAULT_KERNEL,
         env=MappingProxyType(dict(options.env or {})),
+        egress=options.egress,
     )
 
 
@@ -198,6 +209,13 @@ def _check_env(env: Mapping[str, str]) -> None:
         raise _invalid("env", f"expected at most {MAX_ENV_BYTES} bytes of names and values together, found {size}")
 
 
+def _check_egress(asked: Level, most: Level | None) -> None:
+    if most is None:
+        raise _invalid("egress", "this server's sandboxes have the network of its machine; leave the field out")
+    if narrower(asked, most) != asked:
+        raise _invalid("egress", f"expected at most {most!r}, the policy of the server")
+
+
 def _invalid(name: str, expected: str) -> BadRequest:
     return BadRequest(f"The field {name!r} is wrong", expected, field=name, code="invalid_field")
 
@@ -225,6 +243,12 @@ class Opening:
         return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
 
     @property
+    def egress(self) -> Level | None:
+        """Which hosts its programs may reach; None where the sandbox has the network of the machine."""
+        most, chosen = self._bounds.egress, self.choice.egress
+        return most if most is None or chosen is None else narrower(chosen, most)
+
+    @property
     def seconds_without_server(self) -> float:
         """After which the sandbox ends itself. Without a server, nobody knows whether something runs in it."""
         bounds = self._bounds
@@ -249,6 +273,8 @@ class Opening:
         Raises `SessionConflict` if the choice is fixed and the options differ from it.
         """
         image = self.choice.image
+        if self.choice.egress is None and options.egress == self._bounds.egress != "none":  # as if it was left out
+            options = replace(options, egress=None)
         if not (self.ran or starting):
             self.choice = choose(options, self._bounds)
         elif (name := self.choice.differing(options)) is not None:

@@ -67,7 +67,7 @@ def python_environment(facts: Facts, workspace: str) -> PythonEnvironment:
         "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's python refuses `--user` without it
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
-        "PIP_RETRIES": "0",  # there is no network: retries would only delay the error
+        "PIP_RETRIES": "0",  # without a network (`SandboxNetwork` has another value), they would only delay the error
     }
     if facts.python.user_site:
         site = f".local/lib/python{version}/site-packages"

@@ -22,6 +22,7 @@ from kernelbridge.workspace.adoption.record import PreviousSession, previous_ses
 from kernelbridge.workspace.adoption.session_state import RunningCell, SessionState
 from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
+from kernelbridge.workspace.egress import Egress
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
@@ -90,13 +91,19 @@ class Registry:
         data: DataDirectory,
         settings: Settings,
         executor: Executor,
+        egress: Egress | None = None,
         on_use: Callable[[SessionKey], None] | None = None,
     ) -> None:
-        """Open no session yet. `on_use` is called whenever the use of a session starts or ends."""
+        """Open no session yet.
+
+        `egress` is the way out of sandboxes that have no network. `on_use` is called whenever the use of a session
+        starts or ends.
+        """
         self._runtime = runtime
         self._data = data
         self._settings = settings
         self._executor = executor
+        self._egress = egress
         self._bounds = bounds_of(settings, runtime.info)
         self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
         self._starts = StartQueue(settings.max_starts)
@@ -208,6 +215,7 @@ class Registry:
             feed=feed,
             starts=self._starts,
             notes=self._notes,
+            egress=self._egress,
             # A session that is being closed is closed completely first; the new one waits for that.
             predecessor=self._closing.get(key),
             closed=closed,

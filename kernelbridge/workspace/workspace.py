@@ -9,10 +9,11 @@ from concurrent.futures import Executor
 from typing import Literal
 
 import structlog
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread, in_turns
+from kernelbridge.egress.environment import SandboxNetwork
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
@@ -21,6 +22,8 @@ from kernelbridge.workspace.adoption.record import PreviousSession, Record
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
+from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.egress import Egress, SessionEgress
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
 from kernelbridge.workspace.files.spill import SpillFiles
@@ -60,10 +63,15 @@ class Workspace:
         feed: Feed,
         starts: StartQueue,
         notes: ClosedNotes,
+        egress: Egress | None = None,
         predecessor: Workspace | None = None,
         closed: ClosedNote | None = None,
     ) -> None:
-        """Start without a sandbox; `closed` says how the session was closed before, if clients must be told."""
+        """Start without a sandbox.
+
+        `egress` is the way out of sandboxes that have no network; `closed` says how the session was closed before, if
+        clients must be told.
+        """
         self.key = key
         self.feed = feed
         self.opening = Opening(bounds)
@@ -92,6 +100,12 @@ class Workspace:
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
+        denials = Denials()
+        self._egress = None
+        if egress is not None:
+            self._egress = SessionEgress(
+                key, egress, level=lambda: self.opening.choice.egress, denials=denials, report=self._denied
+            )
         self._record = Record(
             data.state,
             key,
@@ -110,6 +124,7 @@ class Workspace:
             files=self._files,
             record=self._record,
             tasks=self._tasks,
+            network=SandboxNetwork() if egress is None else egress.network,
             idle_timeout=settings.idle_timeout,
             busy=self._busy,
             before_start=self._wait_for_predecessor,
@@ -127,6 +142,7 @@ class Workspace:
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
+            denials=denials,
             record=self._record,
             on_loss_reported=functools.partial(self._loss_reported, "interpreter"),
             longest=settings.execution_timeout,
@@ -139,6 +155,7 @@ class Workspace:
             queue_limit=settings.queue_limit,
             tasks=self._tasks,
             memory=self._memory,
+            denials=denials,
             record=self._record,
             longest=settings.execution_timeout,
         )
@@ -247,6 +264,7 @@ class Workspace:
     async def leave(self) -> None:
         """Leave the sandbox to another server, with its kernel, shell and terminals and what runs in them."""
         self._begin_leave()
+        await self._end_egress()
         await self.sandbox.leave()
         await self._step("terminal", self.commands.leave())
         await self._step("terminals", self.terminals.leave())
@@ -273,6 +291,8 @@ class Workspace:
 
     def _began(self, sandbox: Sandbox) -> None:
         self._memory.watch(sandbox)
+        if self._egress is not None:
+            self._egress.began(sandbox)
         self.opening.started(sandbox.facts)
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 
@@ -287,6 +307,7 @@ class Workspace:
         self._record.remove()
         await self._record.written()
         await self.sandbox.destroy()  # before its parts: nothing in it can hold up the rest then
+        await self._end_egress()
         await self._step("terminal", self.commands.aclose())
         await self._step("terminals", self.terminals.aclose())
         await self._step("kernel", self.executions.aclose())
@@ -309,6 +330,10 @@ class Workspace:
             await self._predecessor.sandbox.until_replaceable(self._predecessor.begin_close())
             self._predecessor = None
 
+    async def _end_egress(self) -> None:
+        if self._egress is not None:
+            await self._egress.aclose()
+
     async def _step(self, name: str, work: Awaitable[object]) -> None:
         await attempt(work, lambda **why: self._log.warning("close_failed", part=name, **why))
 
@@ -319,6 +344,13 @@ class Workspace:
         self._status.changed(self.state, self.executions.state, lost=event is WorkspaceEvent.LOST)
         if event is KernelEvent.DIED:
             self._record.kernel_ended("ended")
+
+    def _denied(self, *, host: str, port: int, reason: str, detail: str) -> None:
+        """Send an event, with the `requestId` of what runs if that can only be one cell or command."""
+        run, command = self.executions.running, self.commands.running
+        running = [each for each in (run and run.job.request_id, command and command[1]) if each]
+        known = len(running) == 1 and (run is None or command is None)
+        self.feed.egress_denied(host, port, reason, detail, request_id=running[0] if known else UNSET)
 
     def _tell(self, text: str) -> None:
         self.executions.add_late_output(text)

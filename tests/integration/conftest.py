@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from kernelbridge.egress.policy import Resolve
 from kernelbridge.server.app import running
 from kernelbridge.server.websocket.heartbeat import Patience
 from kernelbridge.settings.settings import resolve
@@ -32,6 +33,8 @@ def flags_of(runtime: str, data_dir: Path, image: str, flags: dict[str, Any]) ->
         "image": image,
         "linger": "0",
         "stop_timeout": "0",
+        # What a test reaches, it says itself.
+        **({} if flags.get("isolation") is False else {"egress": "none"}),
         **flags,
     }
 
@@ -62,9 +65,13 @@ async def start_server(runtime_name: str, tmp_path: Path, workspace_image: str) 
     """Start servers with flags of the test's choice; all are stopped in order at the end."""
     stops: list[Callable[[], Awaitable[object]]] = []
 
-    async def start(patience: Patience = Patience(), **flags: str | bool) -> RunningServer:  # noqa: B008 - frozen
+    async def start(
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+        resolve_name: Resolve | None = None,
+        **flags: str | bool,
+    ) -> RunningServer:
         settings = resolve(flags_of(runtime_name, tmp_path / "data", workspace_image, flags), {})
-        context = running(settings, on_progress=lambda _line: None, patience=patience)
+        context = running(settings, on_progress=lambda _line: None, patience=patience, resolve=resolve_name)
         report = await context.__aenter__()
         stops.append(lambda: context.__aexit__(None, None, None))
         http = aiohttp.ClientSession()

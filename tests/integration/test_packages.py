@@ -89,11 +89,11 @@ async def test_packages_outlive_the_container(server: RunningServer) -> None:
         assert (await client.run("import kbdemo; print(kbdemo.VERSION)"))["output"] == "1.0\n"
 
 
-async def test_pip_fails_with_a_hint_that_there_is_no_network(client: Client) -> None:
-    frame = await client.shell("pip install kb-no-such-package-anywhere")
+async def test_pip_fails_with_a_hint_that_the_index_is_not_allowed(client: Client) -> None:
+    frame = await client.shell("pip install --index-url https://pypi.org/simple kb-no-such-package-anywhere")
     assert frame["exitCode"] != 0
     assert "kb-no-such-package-anywhere" in frame["output"]
-    assert frame["hint"].startswith("a workspace has no network")
+    assert frame["hint"].startswith("The egress policy of this session (none) refuses pypi.org:443")
 
 
 VENV = """
@@ -136,15 +136,16 @@ async def test_packages_in_an_image_with_a_virtual_environment(venv_image: str, 
 
 
 async def test_cells_get_that_hint_too(client: Client) -> None:
-    install = "pip install --retries 0 kb-no-such-package-anywhere"
+    install = "pip install --index-url https://pypi.org/simple kb-no-such-package-anywhere"
     for code in (
         f"%{install}",
         f"!{install}",
         f"import subprocess, sys\n_ = subprocess.run([sys.executable, *'-m {install}'.split()])",
-        "import urllib.request; urllib.request.urlopen('https://example.org')",
-        "import socket; socket.create_connection(('192.0.2.1', 80))",
+        "import urllib.request; urllib.request.urlopen('https://pypi.org')",
     ):
         frame = await client.run(code)
-        assert frame.get("hint", "").startswith("a workspace has no network"), (code, frame)
+        assert frame.get("hint", "").startswith("The egress policy of this session (none)"), (code, frame)
+    frame = await client.run("import socket; socket.create_connection(('192.0.2.1', 80))")
+    assert frame["hint"].startswith("a workspace has no network of its own")
     assert "hint" not in await client.run("print('resolved')")
     assert "hint" not in await client.run("1/0")

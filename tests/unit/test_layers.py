@@ -30,6 +30,7 @@ LAYERS = (
     ("runtimes",),
     ("images",),
     ("settings", "protocol"),
+    ("egress",),
     ("aio", "log", "terminal_text", "trees"),
     ("guest",),
     ("errors", "__init__"),
@@ -37,6 +38,12 @@ LAYERS = (
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 PURE = (
+    "egress/allowance.py",
+    "egress/client_hello.py",
+    "egress/environment.py",
+    "egress/hosts.py",
+    "egress/http_request.py",
+    "egress/policy.py",
     "errors.py",
     "images/progress.py",
     "jupyter/bounded.py",
@@ -64,6 +71,7 @@ PURE = (
     "terminal_text.py",
     "workspace/cells/late_output.py",
     "workspace/command_outcome.py",
+    "workspace/denials.py",
     "workspace/hints.py",
     "workspace/interrupt_progress.py",
     "workspace/job_queue.py",

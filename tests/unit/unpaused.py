@@ -1,5 +1,6 @@
 """What sandboxes of tests have in common that nobody pauses, fills or takes over."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kernelbridge.runtimes.agent.host_directories import HostShared
@@ -28,6 +29,9 @@ class Unpaused:
 
     def outlive(self, seconds: float) -> None:
         """It has no server."""
+
+    def relay(self, accept: Callable[[int], None], count: int) -> None:
+        """It has the network of the machine."""
 
     def open_terminal(self, rows: int = 24, cols: int = 80) -> Terminal:
         raise NotImplementedError

@@ -18,7 +18,7 @@ from kernelbridge.runtimes.agent import messages
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import NAME_LENGTH, Answer, Known, Request
 from kernelbridge.runtimes.agent.process import AgentProcess
-from kernelbridge.runtimes.agent.stream import is_pipe_or_terminal
+from kernelbridge.runtimes.agent.stream import is_pipe_or_terminal, is_proxy_connection
 from kernelbridge.runtimes.agent.terminal import AgentTerminal, open_slave, open_terminal, stop_echo
 from kernelbridge.runtimes.contract import ExitStatus, Moment, Terminal
 from kernelbridge.runtimes.facts import Facts
@@ -41,16 +41,24 @@ def agent_source() -> bytes:
 
 
 def agent_command(
-    python: str, file: str, directory: str, *, rlimits: Mapping[str, int], start: float, keep: Sequence[int] = ()
+    python: str,
+    file: str,
+    directory: str,
+    *,
+    rlimits: Mapping[str, int],
+    start: float,
+    keep: Sequence[int] = (),
+    proxy: int | None = None,
 ) -> list[str]:
     """Return the command of a sandbox's first process.
 
     Arguments, all paths as the sandbox sees them: `python`, the interpreter; `file`, which contains `agent_source()`;
     `directory`, that of `AgentDirectory` (`<shared>/agent`); `rlimits`, the limits of each process, named as in
     setrlimit(2) without `RLIMIT_`; `start`, the seconds after which it ends if no server has connected; `keep`,
-    descriptors that it keeps open and passes to no program.
+    descriptors that it keeps open and passes to no program; `proxy`, the port at which it accepts connections for the
+    bridge, if the sandbox has a loopback of its own.
     """
-    config = {"directory": directory, "start": start, "limits": dict(rlimits), "keep": list(keep)}
+    config = {"directory": directory, "start": start, "limits": dict(rlimits), "keep": list(keep), "proxy": proxy}
     return [python, "-I", "-S", file, json.dumps(config)]
 
 
@@ -90,6 +98,9 @@ class AgentClient:
         """One pause or resume at a time."""
         self._running = asyncio.Event()
         self._running.set()
+        self._accept: Callable[[int], None] | None = None
+        self._awaited = 0
+        """Connections that were asked for and have not come."""
         self.why = "it has ended"
         """Why there is no connection any more."""
         self._link = AgentLink(control, on_answer=self._on_answer, on_lost=self._on_lost)
@@ -112,6 +123,19 @@ class AgentClient:
     def outlive(self, seconds: float) -> None:
         """Set for how many seconds the sandbox lives without a connection, from now on; then it ends itself."""
         self._link.post(messages.Outlive(seconds))
+
+    def relay(self, accept: Callable[[int], None], count: int) -> None:
+        """Call `accept` with up to `count` more connections to the proxy's port; it owns their descriptors."""
+        self._accept = accept
+        if self._link.ready.done():
+            self._ask_for_connections(count)
+        else:
+            self._link.ready.add_done_callback(lambda _: self._ask_for_connections(count))
+
+    def _ask_for_connections(self, count: int) -> None:
+        if self._link.relays:  # an agent of an earlier version does not know the request
+            self._awaited += count
+            self._link.post(messages.Relay(count))
 
     # -- programs -----------------------------------------------------------------
 
@@ -364,6 +388,8 @@ class AgentClient:
         match answer:
             case messages.Known():
                 return self._on_known(answer)
+            case messages.Connection():
+                return self._on_connection(fds)
             case messages.Done() | messages.Room() | messages.Moment() | messages.Attached():
                 return self._on_reply(answer, fds)
             case _:
@@ -372,6 +398,13 @@ class AgentClient:
                     return self._on_program(process, answer)
                 self._ended_elsewhere += 1  # an earlier server's, each of which ends once
                 return isinstance(answer, messages.Ended) and self._ended_elsewhere <= _MOST_KNOWN
+
+    def _on_connection(self, fds: list[int]) -> bool:
+        if not self._awaited or self._accept is None or not fds or not is_proxy_connection(fds[0]):
+            return False
+        self._awaited -= 1
+        self._accept(fds.pop())
+        return True
 
     def _on_known(self, known: Known) -> bool:
         listed = self._listed.get(known.id)

@@ -1,6 +1,7 @@
 """The bridge's end of an agent's socket: sends and receives packets and descriptors, in order, and never blocks.
 
-An agent may only answer requests. Anything else breaks the link, and the sandbox is lost with it.
+An agent may only answer requests, and pass connections as far as it was asked to. Anything else breaks the link, and
+the sandbox is lost with it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class AgentLink:
         self.closed = False
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         """True when the agent has answered; False if the link was closed before that."""
+        self.relays = False
+        """Whether the agent, which is ready, listens at the proxy's port."""
         self.ptmx = -1
         """A descriptor (O_PATH) of the sandbox's ptmx while the link is open; -1 if it has none."""
         self._loop.add_reader(self._fd, self._readable)
@@ -121,6 +124,7 @@ class AgentLink:
             if isinstance(message, Ready):
                 if not self.ready.done():
                     self.ptmx = fds.pop() if fds else -1
+                    self.relays = message.relay
                     self.ready.set_result(True)
                     return
             elif message is not None and self.ready.done() and self._on_answer(message, fds):

@@ -26,6 +26,13 @@ Step = Literal["fork", "cwd", "program", "terminal"]
 class Ready(msgspec.Struct, frozen=True, tag_field="op", tag="ready"):
     """The agent is ready; comes with a descriptor of the sandbox's ptmx."""
 
+    relay: bool = False
+    """Whether it listens at the proxy's port; agents of earlier versions do not say."""
+
+
+class Connection(msgspec.Struct, frozen=True, tag_field="op", tag="connection"):
+    """Comes with a connection that a program has made to the proxy's port."""
+
 
 class Started(msgspec.Struct, frozen=True, tag_field="op", tag="started"):
     """A program runs."""
@@ -104,7 +111,7 @@ class Done(msgspec.Struct, frozen=True, tag_field="op", tag="done"):
     """Whether it was done completely."""
 
 
-Answer = Started | Refused | Ended | Killed | Known | Attached | Room | Moment | Done
+Answer = Started | Refused | Ended | Killed | Known | Attached | Room | Moment | Done | Connection
 _DECODER = msgspec.json.Decoder(Ready | Answer)
 
 
@@ -203,6 +210,12 @@ class AskRoom(msgspec.Struct, frozen=True, tag_field="op", tag="room"):
     pid: int
 
 
+class Relay(msgspec.Struct, frozen=True, tag_field="op", tag="relay"):
+    """Accept so many more connections at the proxy's port. Only for an agent whose `Ready` says that it can."""
+
+    count: int
+
+
 class Outlive(msgspec.Struct, frozen=True, tag_field="op", tag="outlive"):
     """Set for how long to live without a bridge."""
 
@@ -215,5 +228,5 @@ class End(msgspec.Struct, frozen=True, tag_field="op", tag="end"):
 
 Request = (
     Spawn | Signal | Kill | Prune | AskMoment | List | Attach | Hold | Take | Drop | Pause | Resume | AskRoom
-    | Outlive | End
+    | Relay | Outlive | End
 )  # fmt: skip

@@ -214,6 +214,11 @@ class AgentSandbox(ABC):
         """Let them run on; raises `SandboxError`."""
         await self.agent.resume()
 
+    def relay(self, accept: Callable[[int], None], count: int) -> None:
+        """Call `accept` with up to `count` more connections to the proxy's port."""
+        if self.alive:
+            self.agent.relay(accept, count)
+
     def outlive(self, seconds: float) -> None:
         """Set for how long it lives without a server."""
         self.agent.outlive(seconds)

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import errno
 import os
+import socket
 import stat
+
+from kernelbridge.runtimes.contract import PROXY_PORT
 
 _CHUNK = 1 << 16
 
@@ -14,6 +17,19 @@ _CHUNK = 1 << 16
 def is_pipe_or_terminal(fd: int) -> bool:
     """Whether a descriptor from a sandbox is what an agent passes; others can block a read or a close, or never end."""
     return stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd)
+
+
+def is_proxy_connection(fd: int) -> bool:
+    """Whether a descriptor from a sandbox is a connection that was accepted at the proxy's port of its loopback."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        kind = (connection.family, connection.type, connection.proto)
+        if kind != (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP):
+            return False
+        return connection.getsockname() == ("127.0.0.1", PROXY_PORT) and not connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        )
 
 
 class Stream:

@@ -22,6 +22,7 @@ def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
         images=True,
         adopts=True,
         own_uids=own_uids,
+        relays=True,
         cpus=about.cpus or None,
     )
 

@@ -38,7 +38,7 @@ from kernelbridge.runtimes.accounts import group, passwd
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
-from kernelbridge.runtimes.contract import SHARED_PATH, PreviousSandbox, SandboxSpec
+from kernelbridge.runtimes.contract import PROXY_PORT, SHARED_PATH, PreviousSandbox, SandboxSpec
 from kernelbridge.runtimes.docker.engine import (
     CALL_TIMEOUT,
     GONE,
@@ -307,6 +307,7 @@ class DockerRuntime:
                 f"{SHARED_PATH}/{AGENT}",
                 rlimits={},  # the engine sets them
                 start=START_SECONDS,
+                proxy=PROXY_PORT,
             ),
             user=f"{facts.uid}:{facts.gid}",
             # The engine refuses more than the host has.

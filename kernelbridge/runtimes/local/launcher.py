@@ -13,7 +13,7 @@ from typing import Self
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command, agent_source, memory_file
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
-from kernelbridge.runtimes.contract import SHARED_PATH, Limits
+from kernelbridge.runtimes.contract import PROXY_PORT, SHARED_PATH, Limits
 from kernelbridge.runtimes.local import mounts
 from kernelbridge.runtimes.local.host import Host
 
@@ -74,7 +74,12 @@ def launch_isolated(
         )
         args_fd = inherited.file("args", "".join(f"{word}\0" for word in arguments).encode())
         agent = agent_command(
-            host.python_executable, mounts.AGENT_PATH, f"{SHARED_PATH}/{AGENT}", rlimits=rlimits, start=START_SECONDS
+            host.python_executable,
+            mounts.AGENT_PATH,
+            f"{SHARED_PATH}/{AGENT}",
+            rlimits=rlimits,
+            start=START_SECONDS,
+            proxy=PROXY_PORT,
         )
         command = [*mounts.drop_root(host), bwrap, "--args", str(args_fd), "--", *agent]
         script = mounts.launch_script(command, cgroups=[str(path) for path in cgroups], staging=staging)

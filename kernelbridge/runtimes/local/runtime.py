@@ -377,6 +377,7 @@ class LocalRuntime:
             isolation="; ".join(parts),
             adopts=True,
             own_uids=self._own_uids,
+            relays=True,
         )
 
 

@@ -24,6 +24,7 @@ from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.prompts import Prompt, check_answer
 from kernelbridge.workspace.cells.questions import CHARACTERS, Questions
 from kernelbridge.workspace.cells.run import Job, Run, RunServices
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.job_queue import JobQueue, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -55,6 +56,7 @@ class ExecutionLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
+        denials: Denials,
         record: Record,
         on_loss_reported: Callable[[], None] = lambda: None,
         longest: float | None = None,
@@ -80,6 +82,7 @@ class ExecutionLane:
             supervisor=self._supervisor,
             record=record,
             memory=memory,
+            denials=denials,
             late=self._late,
             tasks=tasks,
             graces=graces,

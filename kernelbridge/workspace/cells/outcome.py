@@ -4,7 +4,7 @@
     explained     adds the cause, if the session's memory ran out meanwhile                `resource_watch.py`
     written       waits until the whole output is on disk and long texts are JSON
     ended         ends the deadline and the question; adds by what the cell was ended      `run.py`
-    with_hint     adds what to do instead of what is impossible in a sandbox               `hints.py`
+    with_hint     adds what to do instead of what is impossible in a sandbox               `hints.py`, `denials.py`
     into          adds late output, and the loss of an earlier interpreter                 `late_output.py`
 
 `Run` makes the list. The cell counts as running until the last step, so answers come in the order of the cells.
@@ -24,6 +24,7 @@ from kernelbridge.aio.turns import turns
 from kernelbridge.jupyter.bounded import Spilled
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.protocol import texts
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.hints import cell_hint
 
 log = structlog.get_logger(__name__)
@@ -71,7 +72,7 @@ async def _written(outcome: Outcome) -> Outcome:
     return replace(outcome, spill=None, truncated=truncated, json=json)
 
 
-def with_hint(outcome: Outcome) -> Outcome:
-    """Add a hint, if the cell failed for a reason that lies in the sandbox."""
-    hint = cell_hint(outcome)
+def with_hint(outcome: Outcome, *, denials: Denials, mark: int) -> Outcome:
+    """Add a hint, if the cell failed for a reason that lies in the sandbox, or was refused a host since `mark`."""
+    hint = denials.hint(mark, cell_hint(outcome))
     return outcome if hint is None else replace(outcome, hint=hint)

@@ -26,6 +26,7 @@ from kernelbridge.workspace.cells.kernel_supervisor import KernelSupervisor
 from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
 
@@ -61,6 +62,7 @@ class RunServices:
     supervisor: KernelSupervisor
     record: Record
     memory: MemoryWatch
+    denials: Denials
     late: LateOutput
     tasks: TaskSet
     graces: Graces
@@ -175,8 +177,10 @@ class Run:
         *first: Step,
     ) -> None:
         """Call `begin` and wait for the outcome; `first` are steps of it before the others."""
+        denials = self._services.denials
+        hinted = functools.partial(with_hint, denials=denials, mark=denials.mark())
         explained = functools.partial(self._services.memory.explained, mark=self._services.memory.mark())
-        steps: tuple[Step, ...] = (*first, explained, written, self._ended, with_hint, self._services.late.into)
+        steps: tuple[Step, ...] = (*first, explained, written, self._ended, hinted, self._services.late.into)
         listener = self._listen if self.job.cell.allow_stdin else self.job.listener
         try:
             execution = begin(lambda outcome: finish(outcome, steps, self._finish, self._services.tasks), listener)

@@ -3,7 +3,7 @@
     answer, event ──▶ Journal ──▶ the connection that sent the request, while it is open
                          │   └──▶ followers (`resume`): every frame, in order, without a gap
                          └──────▶ no connection: answers are kept until a connection follows
-    status        ──▶ followers, and the audience: connections that opened the session or stream
+    status, …     ──▶ followers, and the audience: connections that opened the session or stream
 
 A follower that reads slowly gets frames from the journal as fast as it reads; no other connection waits for it.
 """
@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.base import Cause
-from kernelbridge.protocol.sessions import Resumed, SeqRange, SessionStatus, Status
+from kernelbridge.protocol.sessions import EgressDenied, Resumed, SeqRange, SessionStatus, Status
 from kernelbridge.workspace.journal.journal import Entry, Journal
 
 RESERVE = 1 << 20
@@ -157,8 +157,24 @@ class Feed:
     def status(self, status: Status, detail: str, cause: Cause | UnsetType = UNSET) -> None:
         """Send a `session_status` to followers and the audience."""
         seq = self.next_seq()
-        message = SessionStatus(session_id=self.session_id, seq=seq, status=status, detail=detail, cause=cause)
-        entry = self._journal.add(seq, dump(message), numbered=True)
+        self._announce(SessionStatus(session_id=self.session_id, seq=seq, status=status, detail=detail, cause=cause))
+
+    def egress_denied(self, host: str, port: int, reason: str, detail: str, request_id: str | UnsetType) -> None:
+        """Send an `egress_denied` to followers and the audience."""
+        self._announce(
+            EgressDenied(
+                session_id=self.session_id,
+                request_id=request_id,
+                seq=self.next_seq(),
+                host=host,
+                port=port,
+                reason=reason,
+                detail=detail,
+            )
+        )
+
+    def _announce(self, message: SessionStatus | EgressDenied) -> None:
+        entry = self._journal.add(message.seq, dump(message), numbered=True)
         for follower in list(self._followers.values()):
             self._send(follower, entry)
         for listener in list(self._audience.values()):

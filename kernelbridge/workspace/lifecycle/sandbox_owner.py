@@ -12,6 +12,7 @@ import structlog
 
 from kernelbridge.aio.tasks import Lazy, TaskSet, attempt
 from kernelbridge.aio.threads import in_thread
+from kernelbridge.egress.environment import SandboxNetwork
 from kernelbridge.errors import KernelBridgeError, RuntimeUnavailable, SandboxError, SessionClosed
 from kernelbridge.runtimes.contract import Runtime, Sandbox, SandboxSpec
 from kernelbridge.workspace.adoption.record import Record
@@ -40,6 +41,7 @@ class SandboxOwner:
         files: Lazy[WorkspaceFiles],
         record: Record,
         tasks: TaskSet,
+        network: SandboxNetwork,
         idle_timeout: float | None,
         busy: Callable[[], bool],
         before_start: Callable[[], Awaitable[None]],
@@ -48,7 +50,7 @@ class SandboxOwner:
         observer: Callable[[WorkspaceEvent], None],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        """Own no sandbox yet.
+        """Own no sandbox yet; `network` is what programs in it need for their way out.
 
         The sandbox is paused after `idle_timeout` seconds (None: never) in which `busy` returned False. Each start
         waits for `before_start`. `on_began` is called with each sandbox that runs, `tell` with a text for the next
@@ -62,6 +64,7 @@ class SandboxOwner:
         self._files = files
         self._record = record
         self._tasks = tasks
+        self._network = network
         self._before_start = before_start
         self._on_began = on_began
         self._tell = tell
@@ -224,7 +227,7 @@ class SandboxOwner:
             limits=choice.limits,
             image=choice.image,
             uid=files.owner.uid if facts.any_uid else None,
-            texts=TEXTS,
+            texts={**TEXTS, **self._network.files},
             links=LINKS,
         )
 
@@ -248,6 +251,8 @@ class SandboxOwner:
         try:
             await sandbox.resume()  # a pause may have been under way when that server ended
             await self._end_others(sandbox, spared)
+            for name, content in self._network.files.items():  # an earlier server may have handed it others
+                await self._step("network files", in_thread(self._executor, sandbox.shared.put, name, content))
             await self._prepare(sandbox)
             await self._record.written()
         except BaseException as exc:
@@ -279,7 +284,8 @@ class SandboxOwner:
             # The user's own files are in the way, or the disk is full: the user needs a session to put that right.
             self._tell(f"kernelbridge: packages cannot be installed in this session: {exc}\n")
             environment = environment.without_installs()
-        self.environment = replace(environment, env={**environment.env, **self.opening.choice.env})
+        network = self._network.environment(sandbox.shared.path)
+        self.environment = replace(environment, env={**environment.env, **network, **self.opening.choice.env})
 
     def _wanted(self) -> bool:
         """Whether the sandbox that is being started is still needed."""

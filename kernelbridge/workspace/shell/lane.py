@@ -15,6 +15,7 @@ from kernelbridge.errors import KernelBridgeError, SandboxError, SessionClosed, 
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.session_state import RunningCommand
 from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause, lost_command
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
 from kernelbridge.workspace.job_queue import JobQueue, answer, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -71,6 +72,7 @@ class CommandLane:
         queue_limit: int,
         tasks: TaskSet,
         memory: MemoryWatch,
+        denials: Denials,
         record: Record,
         longest: float | None,
     ) -> None:
@@ -80,6 +82,7 @@ class CommandLane:
         self._waiting = JobQueue[_Command]("terminal commands", requests=queue_limit, characters=WAITING_CHARACTERS)
         self._tasks = tasks
         self._memory = memory
+        self._denials = denials
         self._record = record
         self._longest = longest
         memory.serve(busy=lambda: self._running is not None)
@@ -331,6 +334,7 @@ class CommandLane:
 
     async def _run_in(self, shell: Shell, command: _Command) -> CommandOutcome:
         mark = self._memory.mark()  # not before: the sandbox may have been started for it
+        denied = self._denials.mark()
 
         def begins(exchange: Exchange) -> None:
             self._record.command_begins(
@@ -351,7 +355,8 @@ class CommandLane:
         # It may have moved to another terminal. A server that is killed as soon as the client has the result must have
         # noted that, or the next one would look for the shell at the old terminal.
         await self._record.written()
-        return await self._memory.over_command(outcome, mark)
+        outcome = await self._memory.over_command(outcome, mark)
+        return replace(outcome, hint=self._denials.hint(denied, outcome.hint))
 
     async def _living_shell(self) -> tuple[Shell, bool]:
         """Return the shell, and whether it was started just now."""

@@ -526,6 +526,6 @@ async def test_a_malformed_packet_ends_this_sandbox(house: House, packet: bytes)
         async with asyncio.timeout(PATIENCE):
             (await house.directory.connect()).close()
         stranger.connect(str(house.sockets / "agent/socket"))
-        assert json.loads(stranger.recv(4096)) == {"op": "ready"}
+        assert json.loads(stranger.recv(4096)) == {"op": "ready", "relay": False}
         stranger.send(packet)
         await house.ended()

@@ -342,3 +342,23 @@ def test_the_budget_for_messages_has_room_for_one() -> None:
         resolve({"max_buffered": "8m"}, {})
     with pytest.raises(ConfigError, match=r"--max-message: max_buffered must be at least max_message"):
         resolve({"max_message": "1g"}, {})
+
+
+def test_hosts_and_networks_of_sandboxes() -> None:
+    settings = resolve({"egress_allow": ("A.example.", "*.b.example:8443,http://c.example")}, {})
+    assert list(map(str, settings.egress_allow)) == ["a.example:443", "*.b.example:8443", "http://c.example:80"]
+    settings = resolve({}, {"KERNELBRIDGE_EGRESS_ALLOW_NET": "10.0.0.0/8, fd00::/8", "KERNELBRIDGE_EGRESS_RATE": "0"})
+    assert list(map(str, settings.egress_allow_net)) == ["10.0.0.0/8", "fd00::/8"]
+    assert settings.egress_rate is None
+    for wrong in ("a.example/path", "https:/a", "*", "10.1", "a b"):
+        with pytest.raises(ConfigError, match="expected a host such as"):
+            resolve({"egress_allow": (wrong,)}, {})
+    with pytest.raises(ConfigError, match="expected a network such as"):
+        resolve({"egress_allow_net": ("10.0.0.1/8",)}, {})
+
+
+def test_hosts_are_not_chosen_where_nothing_holds_programs_back() -> None:
+    bare = {"runtime": "local", "isolation": False}
+    resolve(bare, {})
+    with pytest.raises(ConfigError, match="--egress is of no use without isolation"):
+        resolve({**bare, "egress": "none"}, {})

@@ -6,7 +6,6 @@ from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.workspace.hints import NETWORK_HINT, PROCESS_HINT, TERMINAL_HINT, cell_hint, failure_hint
 
 PROGRAMS = [
-    "ERROR: Could not find a version that satisfies the requirement x (from versions: none)\nERROR: No match for x\n",
     "curl: (6) Could not resolve host: example.org\n",
     "Cloning into 'x'...\nfatal: unable to access 'https://example.org/x/': Could not resolve host: example.org\n",
     "ping: example.org: Temporary failure in name resolution\n",

@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 import pytest
 
+from kernelbridge.egress.policy import Level
 from kernelbridge.errors import BadRequest, SessionConflict
 from kernelbridge.runtimes.contract import Limits
 from kernelbridge.runtimes.facts import Facts, KernelSpec, PythonFacts
@@ -192,3 +193,34 @@ def test_how_long_a_session_lives_on_can_be_changed_while_it_is_open() -> None:
     # Granted by an earlier server that allowed more.
     opening.set_linger(3600.0, keep_while_running=None)
     assert (opening.linger, opening.asked_linger) == (60.0, 3600.0)
+
+
+def test_a_session_may_have_less_of_the_network_and_not_more() -> None:
+    bounds = Bounds(Limits(), image=None, egress="packages")
+    checked(SessionOptions(egress="none"), bounds)
+    with pytest.raises(BadRequest, match="at most 'packages'"):
+        checked(SessionOptions(egress="open"), bounds)
+    with pytest.raises(BadRequest, match="the network of its machine"):
+        checked(SessionOptions(egress="none"), NO_IMAGES)
+
+
+def test_the_network_of_a_session_is_fixed_and_the_servers_own_may_be_named() -> None:
+    opening = Opening(Bounds(Limits(), image=None, egress="packages"))
+    assert opening.egress == "packages"
+    opening.apply(SessionOptions(egress="packages"), starting=False)
+    assert opening.choice.egress is None
+    opening.apply(SessionOptions(egress="packages"), starting=True)
+    with pytest.raises(SessionConflict):
+        opening.apply(SessionOptions(egress="none"), starting=True)
+    chosen = Opening(Bounds(Limits(), image=None, egress="open"))
+    chosen.apply(SessionOptions(egress="none"), starting=False)
+    assert (chosen.egress, chosen.choice.egress) == ("none", "none")
+    with pytest.raises(SessionConflict):
+        chosen.apply(SessionOptions(egress="open"), starting=True)
+
+
+@pytest.mark.parametrize(("chosen", "has"), [("open", "packages"), ("packages", "packages"), ("none", "none")])
+def test_the_network_of_an_earlier_server_s_session_follows_this_server(chosen: Level, has: Level) -> None:
+    opening = Opening(Bounds(Limits(), image=None, egress="packages"))
+    opening.adopt(Choice(Limits(), egress=chosen), None)
+    assert opening.egress == has

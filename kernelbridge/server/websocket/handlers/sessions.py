@@ -76,6 +76,7 @@ def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | Non
             limits=_limits(choice.limits),
             linger=workspace.opening.linger,
             keep_while_running=workspace.opening.keep_while_running,
+            egress=workspace.opening.egress or UNSET,
             fresh=fresh,
             created=workspace.feed.created,
             last_seq=workspace.feed.last,
@@ -117,6 +118,7 @@ def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) 
         limits=_limits(choice.limits),
         linger=workspace.opening.linger,
         keep_while_running=workspace.opening.keep_while_running,
+        egress=workspace.opening.egress or UNSET,
         connections=connections,
         queued_cells=cells,
         queued_commands=commands,
@@ -203,6 +205,7 @@ def _options(message: OpenSession) -> SessionOptions:
         pids=None if limits is None else limits.pids,
         linger=message.linger,
         keep_while_running=message.keep_while_running,
+        egress=message.egress,
     )
 
 

@@ -21,6 +21,7 @@ from kernelbridge.workspace.cells.deadline import Deadline
 from kernelbridge.workspace.cells.interrupts import Graces
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.run import Job
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
@@ -71,6 +72,7 @@ class Place:
             queue_limit=100,
             tasks=self.tasks,
             memory=MemoryWatch(lambda: None),
+            denials=Denials(),
             record=unrecorded(root),
             graces=GRACES,
         )

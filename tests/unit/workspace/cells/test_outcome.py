@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.jupyter.bounded import Spilled
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
+from kernelbridge.workspace.denials import Denials
 
 
 class StuckDisk:
@@ -38,7 +40,8 @@ async def later(outcome: Outcome) -> Outcome:
 
 async def test_steps_that_take_no_time_are_taken_in_order_before_anything_else_runs() -> None:
     answers: list[Outcome] = []
-    finish(Outcome(success=True), [noted("a"), written, with_hint, noted("b")], answers.append, TaskSet())
+    hinted = partial(with_hint, denials=Denials(), mark=0)
+    finish(Outcome(success=True), [noted("a"), written, hinted, noted("b")], answers.append, TaskSet())
     assert [answer.late_output for answer in answers] == ["ab"]
 
 

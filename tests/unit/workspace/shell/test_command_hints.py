@@ -60,7 +60,6 @@ def test_a_refusal_is_one_only_if_the_program_failed(said: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "ERROR: Could not find a version that satisfies the requirement x (from versions: none)\nERROR: No match\n",
         "curl: (6) Could not resolve host: example.org\n",
         "fatal: unable to access 'https://example.org/x/': Could not resolve host: example.org\n",
         "ping: example.org: Temporary failure in name resolution\n",

@@ -11,6 +11,7 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.command_outcome import CommandOutcome
+from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
@@ -57,6 +58,7 @@ def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Sh
         queue_limit=10,
         tasks=tasks,
         memory=MemoryWatch(lambda: None),
+        denials=Denials(),
         record=Record(
             place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int, executor=AtOnce()
         ),

@@ -1,0 +1,83 @@
+"""Resolving names and connecting to addresses, from the server's own network."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from aiohappyeyeballs import start_connection
+
+from kernelbridge.egress.hosts import Address
+from kernelbridge.egress.policy import Admitted, Resolve
+
+_THREADS = 16
+"""Names that are resolved at the same time: a slow name server must not hold up the others."""
+_MOST_ADDRESSES = 16
+_HAPPY_EYEBALLS_DELAY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Dialler:
+    """How the proxy reaches hosts."""
+
+    resolve: Resolve
+    is_own: Callable[[Address], bool]
+
+    async def connect(self, admitted: Admitted) -> socket.socket:
+        """Connect to the first of the addresses that answers; raises `OSError`. The caller closes the socket."""
+        port = admitted.port
+        targets = [
+            (socket.AF_INET if address.version == 4 else socket.AF_INET6, str(address))  # noqa: PLR2004 - of IP
+            for address in admitted.addresses
+        ]
+        connected = await start_connection(
+            [
+                (
+                    family,
+                    socket.SOCK_STREAM,
+                    socket.IPPROTO_TCP,
+                    "",
+                    (address, port, 0, 0)[: 2 if family == socket.AF_INET else 4],
+                )
+                for family, address in targets
+            ],
+            happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY,
+        )
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+
+
+class SystemResolver:
+    """Resolves names as this machine does, in threads of its own; `close` it."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolve")
+
+    async def __call__(self, host: str) -> Sequence[Address]:
+        """Return the addresses of a name; raises `OSError`. When cancelled, the thread ends when the system answers."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, addresses_of, host)
+
+    def close(self) -> None:
+        """Resolve nothing more; does not wait."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def addresses_of(host: str) -> Sequence[Address]:
+    """Return the addresses of a name; blocking. Raises `OSError`."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in found))[:_MOST_ADDRESSES]
+
+
+def is_own_address(address: Address) -> bool:
+    """Return whether an address is one of this machine's: then packets to it would come from itself. Sends nothing."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 - of IP
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:  # there is no way to it
+            return False
+        return ip_address(probe.getsockname()[0]) == address

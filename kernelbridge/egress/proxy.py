@@ -1,0 +1,261 @@
+"""The proxy of one session: reads what a program wants, decides, connects and copies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+
+from kernelbridge.egress.allowance import Allowance
+from kernelbridge.egress.client_hello import ACCESS_DENIED, NotTlsError, read_client_hello
+from kernelbridge.egress.connection import Connection
+from kernelbridge.egress.dialling import Dialler
+from kernelbridge.egress.hosts import Address, split_authority, written
+from kernelbridge.egress.http_request import (
+    ESTABLISHED,
+    BadRequestError,
+    Connect,
+    Forward,
+    read_request,
+    response,
+)
+from kernelbridge.egress.policy import HTTP, Admitted, Denied, Policy, admit, check_server_name
+from kernelbridge.egress.tunnel import CHUNK, Moved, Tunnel, UsedUpError
+
+log = structlog.get_logger(__name__)
+
+CONNECTIONS = 64
+"""Connections that a session may have at the same time; more wait until one is closed."""
+SHORTEST_TURN = 0.5
+"""Seconds for which even the shortest connection counts as one of them: so there are not too many a second."""
+RESOLVING = 4
+"""Names that a session may have resolved at the same time."""
+HEAD_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
+CLIENT_HELLO_SECONDS = 5.0
+_DRAIN_SECONDS = 1.0
+_DRAIN_BYTES = 256 << 10
+
+Outcome = Literal["opened", "closed", "denied", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What happened to one connection: for an audit, and to be counted."""
+
+    outcome: Outcome
+    host: str
+    """Empty if what was asked for is not a host."""
+    port: int
+    reason: str = ""
+    """Why it was denied, in one word, or failed, in a few."""
+    sent: int = 0
+    """Bytes to the host; of a connection that is closed."""
+    received: int = 0
+
+
+class _FailedError(Exception):
+    """A host that is allowed, but cannot be reached."""
+
+    def __init__(self, status: int, host: str, port: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.host, self.port, self.why = status, host, port, why
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A connection of a program, and the one to the host that it leads to."""
+
+    policy: Policy
+    admitted: Admitted
+    inside: Connection
+    outside: Connection
+    moved: Moved = field(default_factory=Moved)
+
+
+class SessionProxy:
+    """Serves the connections of one session's sandbox, each in a task of its own."""
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        allowance: Allowance,
+        *,
+        policy: Callable[[], Policy],
+        on_access: Callable[[Access], None],
+        on_denied: Callable[[Denied], None],
+    ) -> None:
+        """Serve nothing yet.
+
+        `policy` is asked for each connection. `on_access` is called with all that happens, and `on_denied` with each
+        refusal; neither may raise.
+        """
+        self._dialler, self._allowance = dialler, allowance
+        self._policy = policy
+        self._on_access, self._on_denied = on_access, on_denied
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resolving = asyncio.Semaphore(RESOLVING)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._tasks)
+
+    def serve(self, connection: socket.socket, released: Callable[[], object] = lambda: None) -> None:
+        """Serve a connection that a program has made; owns it. `released` is called when another one may come."""
+        inside = Connection(connection)
+        task = self._loop.create_task(self._serve(inside))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._served, inside, self._loop.time(), released))
+
+    def end(self) -> None:
+        """End all connections; returns at once."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """End all connections, and wait for that. Idempotent."""
+        self.end()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _served(
+        self, inside: Connection, since: float, released: Callable[[], object], task: asyncio.Task[None]
+    ) -> None:
+        inside.close()
+        self._tasks.discard(task)
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                log.error("egress_connection_failed", exc_info=error)
+            self._loop.call_at(max(self._loop.time(), since + SHORTEST_TURN), released)
+
+    async def _serve(self, inside: Connection) -> None:
+        try:
+            try:
+                await self._carry_out(inside)
+            except Denied as denied:
+                self._report(denied)
+                phrase = f"{denied.reason}: refused by the egress policy of this session"
+                await self._refuse(inside, response(denied.status, phrase, denied.sentence))
+            except BadRequestError as bad:
+                await self._refuse(inside, response(bad.status, bad.sentence, bad.sentence))
+            except _FailedError as failed:
+                self._on_access(Access("failed", failed.host, failed.port, failed.why))
+                sentence = f"{written(failed.host, failed.port)} is allowed, but cannot be reached: {failed.why}."
+                await self._refuse(inside, response(failed.status, sentence, sentence))
+        except OSError:
+            pass  # the program or the host has gone away, or says nothing any more
+
+    def _report(self, denied: Denied) -> None:
+        self._on_access(Access("denied", denied.host, denied.port, denied.reason))
+        self._on_denied(denied)
+
+    async def _carry_out(self, inside: Connection) -> None:
+        async with asyncio.timeout(HEAD_SECONDS):
+            request, rest = await self._read_request(inside)
+        policy = self._policy()
+        plain = isinstance(request, Forward)
+        admitted = await self._admit(policy, request.authority, plain=plain)
+        if self._allowance.used_up:
+            raise self._used_up(policy, admitted)
+        with contextlib.closing(await self._dial(admitted)) as outside:
+            self._on_access(Access("opened", admitted.host, admitted.port))
+            way = _Way(policy, admitted, inside, outside)
+            try:
+                if isinstance(request, Connect):
+                    await self._tunnel(way, rest)
+                else:
+                    await self._forward(way, request, rest)
+            except UsedUpError:
+                self._report(self._used_up(policy, admitted))
+            finally:
+                moved = way.moved
+                access = Access("closed", admitted.host, admitted.port, sent=moved.sent, received=moved.received)
+                self._on_access(access)
+
+    async def _read_request(self, inside: Connection) -> tuple[Connect | Forward, bytes]:
+        data = b""
+        while (found := read_request(data)) is None:
+            data += await self._receive(inside)
+        return found
+
+    async def _receive(self, inside: Connection) -> bytes:
+        """Return what comes next; a program that has ended raises `ConnectionResetError`."""
+        data = await inside.receive(CHUNK)
+        if not data:
+            raise ConnectionResetError
+        await asyncio.sleep(self._allowance.spend(0, self._loop.time()))  # a tunnel counts the bytes
+        return data
+
+    async def _admit(self, policy: Policy, authority: str, *, plain: bool) -> Admitted:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await admit(policy, authority, plain=plain, resolve=self._resolve, is_own=self._dialler.is_own)
+        except OSError as exc:  # a TimeoutError is one, too
+            host, port = split_authority(authority, HTTP if plain else None)
+            raise _FailedError(502, host, port, f"its name: {exc.strerror or 'no answer in time'}") from exc
+
+    async def _resolve(self, name: str) -> Sequence[Address]:
+        async with self._resolving:
+            return await self._dialler.resolve(name)
+
+    async def _dial(self, admitted: Admitted) -> Connection:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return Connection(await self._dialler.connect(admitted))
+        except TimeoutError as exc:
+            why = f"it did not answer within {CONNECT_SECONDS:g} s"
+            raise _FailedError(504, admitted.host, admitted.port, why) from exc
+        except OSError as exc:
+            raise _FailedError(502, admitted.host, admitted.port, exc.strerror or str(exc)) from exc
+
+    async def _tunnel(self, way: _Way, rest: bytes) -> None:
+        """Open a tunnel, and let nothing through it before the program has begun TLS with the host's own name."""
+        await way.inside.send(ESTABLISHED)
+        try:
+            first = await self._read_client_hello(way, rest)
+        except Denied as denied:
+            self._report(denied)
+            await self._refuse(way.inside, ACCESS_DENIED)
+            return
+        await Tunnel(way.inside, way.outside, self._allowance, way.moved).run(first)
+
+    async def _read_client_hello(self, way: _Way, data: bytes) -> bytes:
+        """Return all that was read with the ClientHello."""
+        try:
+            async with asyncio.timeout(CLIENT_HELLO_SECONDS):
+                while (hello := read_client_hello(data)) is None:
+                    data += await self._receive(way.inside)
+        except (NotTlsError, TimeoutError) as exc:
+            why = "only TLS may go through a tunnel, and this is something else"
+            raise way.policy.denied("no_tls", way.admitted.host, way.admitted.port, why) from exc
+        check_server_name(way.policy, way.admitted, hello.server_name)
+        return data
+
+    async def _forward(self, way: _Way, request: Forward, rest: bytes) -> None:
+        """Pass one request on, and its whole answer."""
+        host, port = way.admitted.host, way.admitted.port
+        head = request.head(written(host, port) if port != HTTP else written(host, port).removesuffix(f":{HTTP}"))
+        body = rest[: request.length]
+        copying = Tunnel(way.inside, way.outside, self._allowance, way.moved)
+        await copying.run(head + body, body=request.length - len(body))
+
+    def _used_up(self, policy: Policy, admitted: Admitted) -> Denied:
+        why = "the session has moved all the bytes that it may (--egress-bytes)"
+        return policy.denied("bytes", admitted.host, admitted.port, why)
+
+    async def _refuse(self, inside: Connection, answer: bytes) -> None:
+        """Send a last answer, and read what is still coming: otherwise the program might not get the answer."""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await inside.send(answer)
+                inside.end()
+                left = _DRAIN_BYTES
+                while left > 0 and (data := await inside.receive(CHUNK)):
+                    left -= len(data)

@@ -1,0 +1,111 @@
+"""Connections that an agent passes on: only those that were asked for, and that are what they should be."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from kernelbridge.runtimes.agent import stream
+from kernelbridge.runtimes.agent.client import AgentClient
+from kernelbridge.runtimes.agent.stream import is_proxy_connection
+from tests.contract.driving import PATIENCE, descriptors
+from tests.unit.runtimes.agent_house import FACTS
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Listen at a port that counts as the proxy's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(stream, "PROXY_PORT", listening.getsockname()[1])
+        yield listening
+
+
+def connect(listener: socket.socket, opened: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a connection: the program's, and the one that was accepted."""
+    program = opened.enter_context(socket.create_connection(listener.getsockname()))
+    accepted = opened.enter_context(listener.accept()[0])
+    return program, accepted
+
+
+def test_only_what_was_accepted_at_the_port_is_such_a_connection(listener: socket.socket) -> None:
+    with ExitStack() as opened:
+        program, accepted = connect(listener, opened)
+        assert is_proxy_connection(accepted.fileno())
+        with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+            _, other = connect(elsewhere, opened)
+        datagram = opened.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+        datagram.bind(listener.getsockname())
+        unix, _ = map(opened.enter_context, socket.socketpair())
+        six = opened.enter_context(socket.socket(socket.AF_INET6))
+        for wrong in (program, other, listener, datagram, unix, six):
+            assert not is_proxy_connection(wrong.fileno()), wrong
+        assert not is_proxy_connection(opened.enter_context(open(os.devnull, "rb")).fileno())  # noqa: PTH123 - no Path
+
+
+class ForgingAgent:
+    """An agent in the hands of a user."""
+
+    def __init__(self, *, ready: str = '{"op":"ready","relay":true}') -> None:
+        ours, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.taken: asyncio.Queue[int] = asyncio.Queue()
+        self.client = AgentClient(ours, FACTS, judge=lambda status, _, then: then(status), on_lost=self.lost.set_result)
+        self.end.send(ready.encode())
+
+    def pass_on(self, *sockets: socket.socket) -> None:
+        socket.send_fds(self.end, [b'{"op":"connection"}'], [each.fileno() for each in sockets])
+
+    async def heard(self) -> object:
+        self.end.settimeout(PATIENCE)
+        return json.loads(await asyncio.to_thread(self.end.recv, 4096))
+
+    def close(self) -> None:
+        self.client.leave()
+        self.end.close()
+        while not self.taken.empty():
+            os.close(self.taken.get_nowait())
+
+
+async def test_as_many_as_were_asked_for_are_taken_and_no_more(listener: socket.socket) -> None:
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        agent.client.relay(agent.taken.put_nowait, 1)
+        agent.client.relay(agent.taken.put_nowait, 1)
+        assert [await agent.heard(), await agent.heard()] == [{"op": "relay", "count": 1}] * 2
+        _, accepted = connect(listener, opened)
+        for _ in range(3):
+            agent.pass_on(accepted)
+        async with asyncio.timeout(PATIENCE):
+            assert await agent.lost == "the sandbox's agent broke its protocol"
+        assert agent.taken.qsize() == 2
+
+
+@pytest.mark.parametrize("kind", ["nothing", "another socket", "before it was asked for"])
+async def test_what_is_no_connection_ends_the_sandbox(listener: socket.socket, kind: str) -> None:
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        if kind != "before it was asked for":
+            agent.client.relay(agent.taken.put_nowait, 1)
+        program, accepted = connect(listener, opened)
+        before = descriptors()
+        agent.pass_on(*{"nothing": [], "another socket": [program]}.get(kind, [accepted]))
+        async with asyncio.timeout(PATIENCE):
+            await agent.lost
+        assert agent.taken.empty()
+        assert len(descriptors()) < len(before), "its link is closed, and nothing was kept"
+
+
+async def test_an_earlier_agent_is_not_asked_for_what_it_does_not_know() -> None:
+    with contextlib.closing(ForgingAgent(ready='{"op":"ready"}')) as agent:
+        agent.client.relay(agent.taken.put_nowait, 1)  # before it is known what the agent can
+        await agent.client.until_ready()
+        agent.client.relay(agent.taken.put_nowait, 1)
+        agent.client.outlive(5)
+        assert await agent.heard() == {"op": "outlive", "seconds": 5.0}
