@@ -26,9 +26,8 @@ TOML file that `--config` or `KERNELBRIDGE_CONFIG` names; the headings below are
 variable, a variable over the file, the file over the default. Every value is checked, even if another one overrides it.
 An empty variable counts as absent.
 
-The server refuses unknown settings and names the nearest known one, so a misspelt limit is never ignored. It also
-refuses an address that is not a loopback address, because there is no authentication yet. To serve other
-machines, put a [reverse proxy that authenticates](../how-to/reverse-proxy.md) on the same machine.
+The server refuses unknown settings and names the nearest known one, so a misspelt limit is never ignored. Without
+[authentication](../how-to/authentication.md) it also refuses an address that is not a loopback address.
 
 - **Sizes**: `512m`, `1g`, `16MiB`, or plain bytes. Units are powers of 1024.
 - **Durations**: `250ms`, `90s`, `5m`, `1h`, `30d`, or plain seconds.

@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.identity.sources import open_source
 from kernelbridge.images import build
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
@@ -83,7 +84,9 @@ async def examine(settings: Settings) -> list[Row]:
         rows.append(await _guarded("python", asyncio.to_thread(check_python)))
     rows.append(await _guarded("data", asyncio.to_thread(check_data_directory, settings.data_dir)))
     rows.append(await _guarded("disk", asyncio.to_thread(check_disk, settings.data_dir)))
-    rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
+    if settings.listen is None:
+        rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
+    rows.append(await _guarded("login", asyncio.to_thread(check_login, settings)))
     return rows
 
 
@@ -287,6 +290,14 @@ def check_port(host: str, port: int) -> Row:
         except OSError as exc:
             return Row("port", Status.PROBLEM, f"{where}: {exc.strerror}", _port_fix(exc, port))
     return Row("port", Status.OK, f"{where} is free")
+
+
+def check_login(settings: Settings) -> Row:
+    """Check the settings and files with which clients are authenticated; raises `ConfigError`."""
+    open_source(settings)
+    if settings.auth == "none":
+        return Row("login", Status.OK, "none: every program on this machine may connect, as any user")
+    return Row("login", Status.OK, f"--auth {settings.auth}")
 
 
 def _port_fix(exc: OSError, port: int) -> str:

@@ -38,6 +38,12 @@ class BadRequest(KernelBridgeError):
             self.code = code
 
 
+class Unauthorized(KernelBridgeError):
+    """The client is not logged in: its credential is absent, wrong, expired or revoked."""
+
+    code = "unauthorized"
+
+
 class LimitExceeded(KernelBridgeError):
     """A limit of the server was reached; nothing was started."""
 

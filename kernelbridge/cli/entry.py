@@ -15,6 +15,7 @@ from kernelbridge.cli import screen
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
 from kernelbridge.cli.serve import serve
+from kernelbridge.cli.token import token
 from kernelbridge.errors import ConfigError, KernelBridgeError
 
 FAILED = 1
@@ -33,6 +34,7 @@ def commands() -> None:
 commands.add_command(serve)
 commands.add_command(doctor)
 commands.add_command(images)
+commands.add_command(token)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
     from kernelbridge.server.app import StartReport
 
 LABEL_WIDTH = 12
+_LOGINS: Mapping[str, str] = MappingProxyType(
+    {
+        "token": "with a token of the token file",
+        "proxy": "at the proxy, which names the user",
+        "jwt": "with a JSON Web Token",
+    }
+)
 EXAMPLE = '{"type":"execute_code","sessionId":"demo","code":"print(6*7)"}'
 
 
@@ -50,10 +59,13 @@ def write_started(console: Console, report: StartReport) -> None:
     if report.network is not None:
         write_row(console, "Network", report.network)
     write_row(console, "Data", str(report.data_dir))
+    if report.auth in _LOGINS:
+        write_row(console, "Login", _LOGINS[report.auth])
     if report.runtime.warning is not None:
         write_row(console, "Warning", report.runtime.warning, "bold yellow")
     console.print()
-    write_row(console, "Try it", f"npx wscat -c {report.url}")
+    login = ' -H "Authorization: Bearer TOKEN"' if report.auth in {"token", "jwt"} else ""
+    write_row(console, "Try it", f"npx wscat -c {report.url}{login}")
     write_row(console, "", EXAMPLE)
     write_row(console, "Stop it", "Ctrl-C")
 

@@ -67,6 +67,7 @@ def _announcements(
         logger.info(
             "started",
             url=report.url,
+            auth=report.auth,
             runtime=report.runtime.name,
             detail=report.runtime.detail,
             isolation=report.runtime.isolation,

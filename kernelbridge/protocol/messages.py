@@ -6,10 +6,14 @@ fields are always present, even if they are `null`.
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
 
 from kernelbridge.protocol import cells, files, sessions, terminals
 from kernelbridge.protocol.base import PROTOCOL_VERSION, Message, Request, RequestId, Warnings
+
+Token = Annotated[str, Meta(min_length=1, max_length=8 << 10, description="A token")]
 
 
 class Ping(Request, frozen=True, tag="ping"):
@@ -27,6 +31,23 @@ class Connected(Message, frozen=True, tag="connected", kw_only=True):
     timestamp: str
     warning: str | UnsetType = UNSET
     """What the user must know before trusting the server, such as that code runs without isolation."""
+
+
+class Authenticate(Request, frozen=True, tag="authenticate"):
+    """Log in, as the first message of a connection; or stay logged in, with a new token of the same user."""
+
+    token: Token
+    request_id: RequestId | None = None
+
+
+class Authenticated(Message, frozen=True, tag="authenticated", kw_only=True):
+    """The answer to `authenticate`."""
+
+    user_id: str | None
+    expires: str | None
+    """When the connection is closed, unless another token is sent before; null if the token does not expire."""
+    request_id: str | UnsetType = UNSET
+    warnings: Warnings | UnsetType = UNSET
 
 
 class ErrorMessage(Message, frozen=True, tag="error"):
@@ -77,14 +98,20 @@ SessionRequest = (
 """Requests of one session. They open it."""
 
 PrincipalRequest = (
-    sessions.OpenSession | sessions.SessionInfo | sessions.ListSessions | sessions.CloseSession | sessions.Resume
+    Authenticate
+    | sessions.OpenSession
+    | sessions.SessionInfo
+    | sessions.ListSessions
+    | sessions.CloseSession
+    | sessions.Resume
 )
-"""Requests about a client's sessions. Except for `open_session`, they open none."""
+"""Requests about a client and its sessions. Except for `open_session`, they open none."""
 
 ClientMessage = SessionRequest | PrincipalRequest | Ping
 
 ServerMessage = (
     Connected
+    | Authenticated
     | cells.ExecutionResult
     | cells.ExecutionStarted
     | cells.ExecutionOutput

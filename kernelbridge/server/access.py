@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, Protocol
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
@@ -51,14 +51,20 @@ def handshake_problem(method: str, version: tuple[int, int], headers: Headers) -
     return None
 
 
-def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str]) -> str | None:
+def refusal(
+    hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str], *, addresses: bool = False
+) -> str | None:
     """Return why a request with these values of Host and Origin is refused, or None.
 
     `allowed` has the operator's origins, such as `https://app.example`. Their hosts are also accepted as Host, because
-    a proxy may pass it on.
+    a proxy may pass it on. With `addresses`, for a server that listens beyond loopback, a Host may be any IP address:
+    DNS cannot point an address elsewhere.
     """
-    if len(hosts) != 1 or not _host_allowed(hosts[0], allowed):
-        return f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1"
+    if len(hosts) != 1 or not (_host_allowed(hosts[0], allowed) or (addresses and _ip_of(hosts[0]) is not None)):
+        return (
+            f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1, or allow the"
+            " name with --allow-origin https://NAME"
+        )
     if origins == ["null"]:
         return "the Origin is 'null', as for a page opened from a file; serve the page from http://localhost"
     if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed)):
@@ -108,15 +114,23 @@ def _origin_allowed(origin: str, allowed: Collection[str]) -> bool:
 
 
 def _is_loopback(authority: str) -> bool:
-    found = _AUTHORITY.fullmatch(authority)
-    if found is None or int(found["port"] or 0) >= _PORTS:
-        return False
-    host = found["host"].lower()
+    host = _host_of(authority)
     if host == "localhost":
         return True
-    if host.startswith("[") and not _is_ipv6(host):
-        return False
+    address = _ip_of(authority)
+    return address is not None and address.is_loopback
+
+
+def _host_of(authority: str) -> str | None:
+    found = _AUTHORITY.fullmatch(authority)
+    return None if found is None or int(found["port"] or 0) >= _PORTS else found["host"].lower()
+
+
+def _ip_of(authority: str) -> IPv4Address | IPv6Address | None:
+    host = _host_of(authority)
+    if host is None or (host.startswith("[") and not _is_ipv6(host)):
+        return None
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host.strip("[]"))
     except ValueError:
-        return False
+        return None

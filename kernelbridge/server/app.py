@@ -9,9 +9,10 @@ import functools
 import gc
 import os
 import signal
+import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,13 +28,17 @@ from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
 from kernelbridge.egress.policy import Policies, Resolve
 from kernelbridge.errors import ConfigError
+from kernelbridge.identity.principal import Principal
+from kernelbridge.identity.sources import open_source
 from kernelbridge.protocol import json_schema
 from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
-from kernelbridge.server import listening, principal
+from kernelbridge.server import listening
 from kernelbridge.server.access import handshake_problem, refusal
+from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
+from kernelbridge.server.principal import ADMISSION, Unproven, login_of
 from kernelbridge.server.readiness import Readiness
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -41,7 +46,7 @@ from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
 from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
-from kernelbridge.settings.settings import Settings
+from kernelbridge.settings.settings import Settings, is_loopback
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.egress import Egress
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -73,13 +78,15 @@ class StartReport:
     """What a server that has started shows: each text is one line for a person."""
 
     url: str
-    """Where clients connect, with the actual port: `ws://127.0.0.1:8001/ws`."""
+    """Where clients connect, with the actual port: `ws://127.0.0.1:8001/ws`, or `ws+unix://PATH:/ws`."""
     runtime: RuntimeInfo
     data_dir: Path
     image: str | None = None
     """Image of the workspaces; None if the runtime has none."""
     network: str | None = None
     """What programs in the sandboxes reach; None if they have the network of the machine."""
+    auth: str = "none"
+    """How clients prove who they are: `none`, `token`, `proxy` or `jwt`."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
 
@@ -111,36 +118,50 @@ class Server:
     patience: Patience
     ending: _Ending
     readiness: Readiness
+    authentication: Authentication
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
-    users: Counter[str | None] = field(default_factory=Counter)
-    """How many connections each user has; without users that have none."""
+    users: Counter[Principal] = field(default_factory=Counter)
+    """How many connections each principal has; without those that have none."""
     unsent: dict[asyncio.Transport, asyncio.TimerHandle] = field(default_factory=dict)
     """Connections that have ended, but whose clients have not read everything yet."""
 
     async def websocket(self, request: web.Request) -> web.StreamResponse:
         """`GET /ws`: serve one client."""
-        if request.headers.get("Upgrade", "").strip().lower() != "websocket":
+        if not is_websocket(request):
             raise web.HTTPUpgradeRequired(
                 text="This is a WebSocket endpoint: connect with ws://, not http://.\n", headers=_UPGRADE
             )
         if (problem := handshake_problem(request.method, request.version, request.headers)) is not None:
             log.warning("request_refused", reason=problem.reason, path=request.path)
             return web.Response(status=problem.status, text=f"{problem.reason}\n", headers=_UPGRADE)
-        user_id, streams, strict = principal.user_id(request), _flag(request, "stream"), _flag(request, "strict")
-        ws = Socket(request, max_message=self.settings.max_message, message_timeout=self.settings.message_timeout)
-        await ws.prepare(request)
+        streams, strict = _flag(request, "stream"), _flag(request, "strict")
+        unproven = isinstance(request[ADMISSION], Unproven)
+        ws = Socket(
+            request,
+            max_message=self.settings.max_message,
+            message_timeout=self.settings.message_timeout,
+            before_login=FIRST_MESSAGE_SIZE if unproven else None,
+        )
+        if unproven:
+            login = await self.authentication.first_message(ws, request)
+            if login is None:
+                return ws
+        else:
+            login = login_of(request)
+            await ws.prepare(request)
+        user = login.identity.principal
         transport = request.transport
         if transport is None:
             return ws  # the client is gone already
         limit = self.settings.max_connections_per_user
-        if self.users[user_id] >= limit:
-            log.warning("connection_refused", user_id=user_id, limit=limit)
+        if self.users[user] >= limit:
+            log.warning("connection_refused", user_id=user.subject, limit=limit)
             await refuse_connection(ws, limit)
             return ws
-        ws.holding.user = user_id
+        ws.holding.user = user
         connection = Connection(
             ws,
-            user_id=user_id,
+            login=login,
             streams=streams,
             strict=strict,
             registry=self.registry,
@@ -148,13 +169,14 @@ class Server:
             holding=ws.holding,
         )
         self.connections[connection] = transport
-        self.users[user_id] += 1
+        self.users[user] += 1
         try:
-            with Heartbeat(transport, self.patience, ping=ws.ping):
+            heartbeat = Heartbeat(transport, self.patience, ping=ws.ping, heard_ago=ws.heard_ago)
+            with heartbeat, self.authentication.watched(login, ws.end_login):
                 await connection.run()
         finally:
             del self.connections[connection]
-            self.users -= Counter((user_id,))
+            self.users -= Counter((user,))
             if transport.get_write_buffer_size():
                 loop = asyncio.get_running_loop()
                 self.unsent[transport] = loop.call_later(FLUSH, self._abort, transport)
@@ -191,6 +213,7 @@ class Server:
 
     async def _stop(self, _app: web.Application) -> None:
         """Answer what runs, then close all connections with 1001. Does not wait for clients that do not read."""
+        self.authentication.end_waiting()
         await self.ending.end_sessions(self.registry)
         loop = asyncio.get_running_loop()
         closing = {
@@ -213,12 +236,16 @@ class Server:
         del self.unsent[transport]
         _drop(transport)
 
+    def _refusal(self, hosts: Sequence[str], origins: Sequence[str]) -> str | None:
+        beyond = self.settings.listen is None and not is_loopback(self.settings.host)
+        return refusal(hosts, origins, self.settings.allow_origin, addresses=beyond)
+
     def app(self) -> web.Application:
         """Make the aiohttp application."""
         app = web.Application(middlewares=[self._guard])
         # It runs when no new connection is accepted any more, and before aiohttp waits for the handlers.
         app.on_shutdown.append(self._stop)
-        app.router.add_get("/ws", self.websocket, allow_head=False)
+        app.router.add_get(WEBSOCKET, self.websocket, allow_head=False)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/api/schema", self.schema)
@@ -228,11 +255,11 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        if (reason := refusal(hosts, origins, self.settings.allow_origin)) is not None:
+        if (reason := self._refusal(hosts, origins)) is not None:
             log.warning("request_refused", reason=reason, path=request.path)
             return web.json_response({"error": "forbidden", "reason": reason}, status=403)
         with TcpConnection.of(request).handling(request):
-            return await handler(request)
+            return await self.authentication.serve(request, handler)
 
 
 def _drop(transport: asyncio.Transport) -> None:
@@ -263,6 +290,10 @@ async def running(
     the next server; otherwise nothing is left behind.
     """
     async with AsyncExitStack() as stack:
+        source = await asyncio.to_thread(open_source, settings)
+        context = None
+        if settings.tls_cert is not None:
+            context = await asyncio.to_thread(listening.tls, settings.tls_cert, settings.tls_key)
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
         executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
@@ -308,22 +339,33 @@ async def running(
         )
         readiness = Readiness(runtime, data.root, executor)
         stack.push_async_callback(readiness.aclose)
-        server = Server(settings, registry, transfers, runtime.info.warning, patience, ending, readiness)
+        authentication = Authentication(settings, source)
+        warning = runtime.info.warning
+        server = Server(settings, registry, transfers, warning, patience, ending, readiness, authentication)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
-        sockets = [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
-        if egress is not None:
+        sockets = await _bind(settings, stack)
+        if egress is not None and settings.listen is None:
             egress.listens_at({sock.getsockname()[1] for sock in sockets})
         await registry.adopt(PreviousClients(registry))
+        await stack.enter_async_context(authentication.sweeping())
         stack.push_async_callback(server.finish)
-        accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered))
+        accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered), context)
         await stack.enter_async_context(accepting)
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, sockets[0].getsockname()[1], egress, keeps=ending.keep)
+        yield _report(settings, runtime, sockets[0], egress, keeps=ending.keep)
+
+
+async def _bind(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
+    if settings.listen is None:
+        return [stack.enter_context(sock) for sock in await listening.bind(settings.host, settings.port)]
+    sock = stack.enter_context(listening.bind_unix(settings.listen))
+    stack.callback(settings.listen.unlink, missing_ok=True)
+    return [sock]
 
 
 async def serve(
@@ -400,10 +442,15 @@ def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExec
     return Retention(data, executor, retain=settings.retain)
 
 
-def _report(settings: Settings, runtime: Runtime, port: int, egress: Egress | None, *, keeps: bool) -> StartReport:
+def _report(
+    settings: Settings, runtime: Runtime, sock: socket.socket, egress: Egress | None, *, keeps: bool
+) -> StartReport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "ws" if settings.tls_cert is None else "wss"
+    port = None if settings.listen else sock.getsockname()[1]
     return StartReport(
-        url=f"ws://{host}:{port}/ws",
+        url=f"{scheme}+unix://{settings.listen}:/ws" if settings.listen else f"{scheme}://{host}:{port}/ws",
+        auth=settings.auth,
         runtime=runtime.info,
         data_dir=settings.data_dir,
         image=settings.image if runtime.info.images else None,

@@ -32,8 +32,9 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
-from kernelbridge.server import principal
+from kernelbridge.identity.principal import Principal
 from kernelbridge.server.access import cross_site_refusal
+from kernelbridge.server.principal import login_of
 from kernelbridge.server.websocket.tcp import Counted
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
@@ -89,7 +90,7 @@ class Transfers:
     ) -> None:
         self._files = files
         self._using = using
-        self._running: Counter[str | None] = Counter()
+        self._running: Counter[Principal] = Counter()
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -137,11 +138,11 @@ class Transfers:
             if announced is not None and received != announced:
                 raise BadRequest("The file is incomplete", f"{received} of {announced} bytes arrived")
             saved = await upload.commit()
-        log.info("file_received", user_id=key.principal, session=key.session_id, size=saved.size)
+        log.info("file_received", user_id=key.principal.subject, session=key.session_id, size=saved.size)
         return web.json_response(
             {"filename": path, "size": saved.size, "sha256": saved.sha256},
             status=201 if saved.created else 200,
-            headers={hdrs.ETAG: f'"{saved.version}"', **_origin_headers(request)},
+            headers={hdrs.ETAG: f'"{saved.version}"', **origin_headers(request)},
         )
 
     async def options(self, request: web.Request) -> web.StreamResponse:
@@ -149,8 +150,8 @@ class Transfers:
         headers = {
             hdrs.ALLOW: "GET, HEAD, PUT, OPTIONS",
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, PUT",
-            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type, If-Match, If-None-Match, If-Range, Range",
-            **_origin_headers(request),
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range",
+            **origin_headers(request),
         }
         return web.Response(status=204, headers=headers)
 
@@ -249,7 +250,7 @@ def _target(request: web.Request) -> tuple[SessionKey, str]:
             code="invalid_field",
         )
     try:
-        return SessionKey(principal.user_id(request), session), path
+        return SessionKey(login_of(request).identity.principal, session), path
     except web.HTTPBadRequest as exc:
         raise BadRequest(
             "The user_id is wrong", (exc.text or "").strip(), field="user_id", code="invalid_field"
@@ -312,7 +313,7 @@ def _headers(request: web.Request, file: OpenFile, path: str) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cross-Origin-Resource-Policy": "same-origin",
-        **_origin_headers(request),
+        **origin_headers(request),
     }
 
 
@@ -323,7 +324,7 @@ def _http_date(seconds: float) -> str:
         return formatdate(0, usegmt=True)  # outside the calendar
 
 
-def _origin_headers(request: web.Request) -> dict[str, str]:
+def origin_headers(request: web.Request) -> dict[str, str]:
     """Return the headers that let a page read the answer. Its origin has been checked already."""
     headers: dict[str, str] = {hdrs.VARY: hdrs.ORIGIN}
     if hdrs.ORIGIN in request.headers:
@@ -341,7 +342,7 @@ def _failure(request: web.Request, error: KernelBridgeError, status: int) -> web
             "retryable": error.retryable,
         },
         status=status,
-        headers=_origin_headers(request),
+        headers=origin_headers(request),
     )
     if request.can_read_body:
         response.force_close()  # the rest of the body is not needed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.jupyter.cell import Cell
 from kernelbridge.protocol import ServerMessage
 from kernelbridge.protocol.terminals import TerminalClosed
@@ -27,13 +29,20 @@ class PreviousClient:
     open = False
     backlog = 0
 
-    def __init__(self, user_id: str | None, registry: Registry) -> None:
-        self.user_id = user_id
+    def __init__(self, principal: Principal, registry: Registry) -> None:
+        self.principal = principal
         self.registry = registry
 
     def workspace(self, session_id: str) -> Workspace:
         """Fail: it sends no requests."""
         raise AssertionError(session_id)
+
+    def renew_login(self, token: str) -> Identity:  # noqa: ARG002 - of `Client`
+        """Fail: it sends no requests."""
+        raise AssertionError
+
+    def refuse_login(self, error: KernelBridgeError) -> None:
+        """Do nothing: it is gone."""
 
     def send(self, message: ServerMessage) -> None:
         """Drop the message."""

@@ -1,12 +1,40 @@
-"""The user of a request, as the client names it in the query."""
+"""The principal of a request, and the `user_id` of its query."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
-USER_ID_LENGTH = 256
+from kernelbridge.identity.logins import Login
+from kernelbridge.identity.principal import EXPECTED_NAME, Identity, Principal, is_name
+
+
+@dataclass(frozen=True, slots=True)
+class Anyone:
+    """The admission of a request to a server without authentication: its principal is the one that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """The admission of a WebSocket that has to log in with its first message."""
+
+
+Admission = Anyone | Login | Unproven
+
+ADMISSION: web.RequestKey[Admission] = web.RequestKey("admission", object)  # type: ignore[arg-type]
+"""Set on each request that is handled."""
+
+
+def login_of(request: web.Request) -> Login:
+    """Return the login of a request. Raises `HTTPBadRequest`, and `HTTPUnauthorized` for one that has none."""
+    admission = request.get(ADMISSION)
+    if isinstance(admission, Anyone):
+        return Login(Identity(Principal(user_id(request))))
+    if isinstance(admission, Login):
+        return admission
+    raise web.HTTPUnauthorized(text="You are not logged in.\n")
 
 
 def user_id(request: web.Request) -> str | None:
@@ -19,8 +47,6 @@ def user_id(request: web.Request) -> str | None:
     values = query.get("user_id", [])
     if not values or values == [""]:
         return None
-    if len(values) > 1 or len(values[0]) > USER_ID_LENGTH or not values[0].isprintable():
-        raise web.HTTPBadRequest(
-            text=f"user_id must be sent once, as 1-{USER_ID_LENGTH} printable characters in UTF-8.\n",
-        )
+    if len(values) > 1 or not is_name(values[0]):
+        raise web.HTTPBadRequest(text=f"user_id must be sent once, as {EXPECTED_NAME} in UTF-8.\n")
     return values[0]

@@ -7,9 +7,11 @@ setting means the same wherever it is written. Reading raises `ValueError`; `exp
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +20,10 @@ from kernelbridge.settings.quantities import format_duration, format_size, parse
 
 _LEAST_UID, _LARGEST_UID = 1001, 0x7FFFFFFF
 """The user ids of sandboxes. Lower ones are the machine's users; some programs read higher ones as negative numbers."""
+
+
+_LONGEST_SOCKET = 107
+"""Bytes of the path of a UNIX socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,32 @@ def path(metavar: str, expected: str) -> Kind:
             raise ValueError(str(exc)) from exc
 
     return Kind(metavar, expected, read, str)
+
+
+def trusted_peers() -> Kind:
+    """Return the kind of peers that are believed: addresses, networks, and `unix`."""
+
+    def read(value: str) -> object:
+        return value if value == "unix" else ip_network(value)
+
+    expected = "an address such as 127.0.0.1, a network such as 10.0.0.0/8, or unix for --listen unix:PATH"
+    return Kind("ADDRESS|unix", expected, read, str, many=True)
+
+
+def unix_socket() -> Kind:
+    """Return the kind of `unix:PATH`; the path is absolute, and short enough for a socket."""
+
+    def read(value: str) -> Path:
+        found = value.removeprefix("unix:")
+        if found == value or not found.startswith("/") or "\0" in found or len(os.fsencode(found)) > _LONGEST_SOCKET:
+            raise ValueError(value)
+        return Path(found)
+
+    def write(value: object) -> str:
+        return f"unix:{value}"
+
+    expected = f"unix:/absolute/path of at most {_LONGEST_SOCKET} bytes"
+    return Kind("unix:PATH", expected, read, write)
 
 
 def origins() -> Kind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
@@ -26,6 +26,7 @@ from kernelbridge.settings.quantities import format_size
 from kernelbridge.settings.sources import Given, from_environment, from_file, from_flags
 
 LISTENING = "Listening"
+IDENTITY = "Authentication"
 SANDBOXES = "Sandboxes"
 EGRESS = "Network of the sandboxes"
 WORKSPACE = "Limits of one workspace"
@@ -33,6 +34,10 @@ SERVER = "Limits of the server"
 IMAGES = "Building images"
 PLACES = "Files and logs"
 
+JWT_ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA", "HS256"),
+)
 IMAGE_NAME: Final = kinds.text(
     "IMAGE", "an image name such as kernelbridge-workspace:latest", r"[A-Za-z0-9][A-Za-z0-9._:/@-]*"
 )
@@ -42,12 +47,44 @@ IMAGE_NAME: Final = kinds.text(
 class Settings:
     """All settings. Sizes are bytes, durations are seconds, paths are absolute."""
 
-    host: Annotated[str, Option(kinds.text("ADDRESS", "an address"), LISTENING, "Loopback address to listen on.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str,
+        Option(
+            kinds.text("ADDRESS", "an address"),
+            LISTENING,
+            "Address to listen on. Without authentication, a loopback address.",
+        ),
+    ] = "127.0.0.1"
     port: Annotated[
         int, Option(kinds.integer("PORT", 0, 65535), LISTENING, "Port to listen on; 0 takes a free one.")
     ] = 8001
+    listen: Annotated[
+        Path | None,
+        Option(
+            kinds.unix_socket(),
+            LISTENING,
+            "UNIX socket to listen on, instead of host and port. Its mode is 0660.",
+            default_text="none",
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a PEM file"),
+            LISTENING,
+            "Certificate of this server, with the chain. Clients then connect with wss:// and https://.",
+            default_text="no TLS",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a PEM file"),
+            LISTENING,
+            "Private key of that certificate.",
+            default_text="in the file of the certificate",
+        ),
+    ] = None
     allow_origin: Annotated[
         tuple[str, ...],
         Option(
@@ -63,6 +100,90 @@ class Settings:
             kinds.size(1 << 10), LISTENING, "Largest frame from a client; a larger one closes the connection (1009)."
         ),
     ] = 16 << 20
+
+    auth: Annotated[
+        Literal["none", "token", "proxy", "jwt"],
+        Option(
+            kinds.choice("none", "token", "proxy", "jwt"),
+            IDENTITY,
+            "How clients prove who they are: not at all (this machine only), with tokens of a file, by a proxy that "
+            "names the user in a header, or with JSON Web Tokens.",
+        ),
+    ] = "none"
+    token_file: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a file"),
+            IDENTITY,
+            "File with the tokens (token). `kernelbridge token new` adds one. Only its owner may read it; a change "
+            "takes effect within seconds.",
+            default_text="none",
+        ),
+    ] = None
+    user_header: Annotated[
+        str,
+        Option(
+            kinds.text("NAME", "the name of a header, such as X-Forwarded-User", r"[A-Za-z0-9-]{1,64}"),
+            IDENTITY,
+            "Header in which the proxy names the user (proxy).",
+        ),
+    ] = "X-Forwarded-User"
+    trusted_proxy: Annotated[
+        tuple[IPv4Network | IPv6Network | Literal["unix"], ...],
+        Option(
+            kinds.trusted_peers(),
+            IDENTITY,
+            "Address or network of a proxy that is believed: who the user is (proxy), and in X-Forwarded-For where a "
+            "request comes from. Or unix, for the peers of --listen unix:PATH. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    jwt_algorithm: Annotated[
+        str,
+        Option(
+            kinds.choice(*JWT_ALGORITHMS),
+            IDENTITY,
+            "The only algorithm with which tokens may be signed (jwt).",
+        ),
+    ] = "RS256"
+    jwt_key: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a PEM file"),
+            IDENTITY,
+            "Public key of the issuer in PEM; for HS256 a secret of at least 32 bytes, in a file that only its owner "
+            "may read (jwt).",
+            default_text="none",
+        ),
+    ] = None
+    jwt_jwks_file: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a JSON file"),
+            IDENTITY,
+            "JSON Web Key Set with the public keys of the issuer, instead of jwt_key (jwt). A change takes effect "
+            "within seconds.",
+            default_text="none",
+        ),
+    ] = None
+    jwt_issuer: Annotated[
+        str | None,
+        Option(
+            kinds.text("TEXT", "the issuer's name, such as https://login.example.org"),
+            IDENTITY,
+            "What the claim iss must be (jwt). It is a part of the user's identity.",
+            default_text="none",
+        ),
+    ] = None
+    jwt_audience: Annotated[
+        str | None,
+        Option(
+            kinds.text("TEXT", "the name of this service"),
+            IDENTITY,
+            "What the claim aud must be, or have in its list (jwt).",
+            default_text="none",
+        ),
+    ] = None
 
     runtime: Annotated[
         Literal["auto", "docker", "local"],
@@ -450,11 +571,16 @@ def _text(value: object, native: tuple[type, ...]) -> str:
 
 def _check(settings: Settings, sources: Mapping[str, str]) -> None:
     """Check what depends on more than one value, or on this machine."""
-    if not is_loopback(settings.host):
+    if settings.auth == "none" and settings.listen is None and not is_loopback(settings.host):
         raise ConfigError(
             f"{sources['host']}: {settings.host!r} is not a loopback address",
-            "there is no authentication yet, so anybody who reaches this port can run code; keep 127.0.0.1, ::1 or "
-            "localhost, and put an authenticating reverse proxy (nginx, Caddy, oauth2-proxy) in front of it",
+            "without authentication, anybody who reaches this port can run code; add --auth token (`kernelbridge token "
+            "new` makes tokens), --auth jwt, or --auth proxy with a reverse proxy that authenticates; or keep "
+            "127.0.0.1, ::1 or localhost",
+        )
+    if settings.tls_key is not None and settings.tls_cert is None:
+        raise ConfigError(
+            f"{sources['tls_key']} needs --tls-cert", "the key alone is not enough: name the certificate too"
         )
     if not settings.isolation and settings.runtime != "local":
         raise ConfigError(

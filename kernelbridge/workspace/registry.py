@@ -15,6 +15,7 @@ import structlog
 
 from kernelbridge.aio.tasks import TaskSet, Wait, all_within
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.settings.settings import Settings
@@ -245,7 +246,7 @@ class Registry:
         """Whether the session is being closed."""
         return key in self._closing
 
-    def live(self, principal: str | None) -> list[Workspace]:
+    def live(self, principal: Principal) -> list[Workspace]:
         """Return a principal's open sessions."""
         return [entry.workspace for key, entry in self._entries.items() if key.principal == principal]
 
@@ -253,7 +254,7 @@ class Registry:
         """Whether a session has stored files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.has_files, key)
 
-    async def stored(self, principal: str | None) -> list[str]:
+    async def stored(self, principal: Principal) -> list[str]:
         """Return the ids of a principal's sessions that have files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
 

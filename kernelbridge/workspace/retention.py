@@ -104,7 +104,7 @@ class Retention:
                         await self._write()
 
     async def _expire(self, registry: Registry, key: SessionKey) -> None:
-        session = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
+        session = log.bind(workspace=key.workspace_id, user_id=key.principal.subject, session=key.session_id)
         try:
             if not await registry.delete_unused(key):
                 return

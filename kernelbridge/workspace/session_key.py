@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from kernelbridge.identity.principal import Principal
+
 _ID_DIGITS = 24
 
 
@@ -15,14 +17,14 @@ _ID_DIGITS = 24
 class SessionKey:
     """A session: what `sessionId` names, always together with its principal."""
 
-    principal: str | None
-    """`user_id`, or None for connections without one."""
+    principal: Principal
     session_id: str
 
     @property
     def workspace_id(self) -> str:
         """Lower-case hexadecimal, different for every (principal, sessionId)."""
         # The kind distinguishes a user named "" from a client without a name.
-        kind = "anonymous" if self.principal is None else "user"
-        text = "\0".join((kind, self.principal or "", self.session_id))
+        name = self.principal.key
+        kind = "anonymous" if name is None else "user"
+        text = "\0".join((kind, name or "", self.session_id))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]

@@ -85,7 +85,7 @@ class Workspace:
         self._predecessor = predecessor
         self.reopened: int = 0 if predecessor is None else predecessor.reopened + 1
         """How often the session has been opened again since the first of the closes that are under way."""
-        self._log = log.bind(workspace=key.workspace_id, user_id=key.principal, session=key.session_id)
+        self._log = log.bind(workspace=key.workspace_id, user_id=key.principal.subject, session=key.session_id)
         self._status = StatusReporter(feed.status)
         self._deleting = False
         self._tasks = TaskSet()

@@ -16,6 +16,7 @@ import aiohttp
 import docker
 import pytest
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL
 from kernelbridge.runtimes.local.notes import Notes
@@ -106,11 +107,11 @@ class House:
 
     def files(self, session: str, user: str = "u") -> Path:
         """Give the directory of a session's files."""
-        return self.data_dir / "workspaces" / SessionKey(user, session).workspace_id / "files"
+        return self.data_dir / "workspaces" / SessionKey(Principal(user), session).workspace_id / "files"
 
     def state(self, session: str, user: str = "u") -> Path:
         """Give the file in which a session is noted."""
-        return self.data_dir / "state" / f"{SessionKey(user, session).workspace_id}.json"
+        return self.data_dir / "state" / f"{SessionKey(Principal(user), session).workspace_id}.json"
 
     @property
     def instance(self) -> str:
@@ -121,7 +122,7 @@ class House:
         """Return the ids of its containers, those that have ended included."""
         labels = [f"{INSTANCE_LABEL}={self.instance}"]
         if session is not None:
-            labels.append(f"{WORKSPACE_LABEL}={SessionKey(user, session).workspace_id}")
+            labels.append(f"{WORKSPACE_LABEL}={SessionKey(Principal(user), session).workspace_id}")
         with engine() as api:
             return [row["Id"] for row in api.containers(all=ended, filters={"label": labels})]
 
@@ -138,7 +139,7 @@ class House:
         return [
             note.id
             for note in self._notes.read()
-            if (session is None or note.workspace_id == SessionKey(user, session).workspace_id)
+            if (session is None or note.workspace_id == SessionKey(Principal(user), session).workspace_id)
             and Identity.of(note.agent.pid) == note.agent
         ]
 

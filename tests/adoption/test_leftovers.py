@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, container_name
 from kernelbridge.workspace.session_key import SessionKey
 from tests.adoption import house as houses
@@ -87,7 +88,7 @@ async def test_a_crash_during_a_start_or_an_end_leaves_nothing(house: House, wor
             await client.run("x = 1", session=session)
         await server.kill()
     house.state("ending").unlink()  # the first thing that is done to end a session
-    key = SessionKey("u", "starting")
+    key = SessionKey(Principal("u"), "starting")
     labels = {INSTANCE_LABEL: house.instance, WORKSPACE_LABEL: key.workspace_id}
     with engine() as api:
         name = container_name(house.instance, key.workspace_id)
@@ -97,7 +98,7 @@ async def test_a_crash_during_a_start_or_an_end_leaves_nothing(house: House, wor
     server = await house.serve()
     assert house.containers() == house.containers("kept")
     [shared] = (house.data_dir / "run").iterdir()
-    assert SessionKey("u", "kept").workspace_id in shared.name
+    assert SessionKey(Principal("u"), "kept").workspace_id in shared.name
     async with house.connect(server) as client:
         assert (await client.run("print(x)", session="kept"))["output"] == "1\n"
         assert not (await client.run("print(x)", session="ending"))["success"]

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.session_key import SessionKey
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.faults import bench_faults
@@ -60,7 +61,7 @@ class Server:
 
     def sockets(self, session: str) -> Path:
         """Return the host's path of the shared directory of a session without a user."""
-        [shared] = (self.data / "run").glob(f"*{SessionKey(None, session).workspace_id}*")
+        [shared] = (self.data / "run").glob(f"*{SessionKey(Principal(), session).workspace_id}*")
         return shared
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import aiohttp
 import docker
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
@@ -141,7 +142,7 @@ class House:
 
     def files(self, user: str, session: str) -> Path:
         """Give the directory of a session's files."""
-        key = SessionKey(user, session)
+        key = SessionKey(Principal(user), session)
         return self._data_dir / "workspaces" / key.workspace_id / "files"
 
     # -- what is left ------------------------------------------------------------

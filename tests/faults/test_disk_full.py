@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.session_key import SessionKey
 from tests.faults.full_disk import SmallDisk, small_disk
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
@@ -205,7 +206,7 @@ async def test_who_has_filled_the_disk_can_empty_it_by_a_command(full_server: Ru
 @pytest.fixture
 def full_workspace(tmp_path: Path) -> Iterator[SmallDisk]:
     """A session's files on a small disk of their own."""
-    home = tmp_path / "data" / "workspaces" / SessionKey("u", "s").workspace_id
+    home = tmp_path / "data" / "workspaces" / SessionKey(Principal("u"), "s").workspace_id
     with small_disk(home / "files") as disk:
         disk.root.chmod(0o777)
         yield disk

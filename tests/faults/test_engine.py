@@ -13,6 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.docker.spec import WORKSPACE_LABEL
 from kernelbridge.workspace.session_key import SessionKey
 from tests.docker.faulty_engine import PrivateEngine
@@ -79,7 +80,7 @@ def asked(engine: PrivateEngine) -> Iterator[docker.APIClient]:
 
 def containers(engine: PrivateEngine, session: str) -> list[str]:
     with asked(engine) as api:
-        label = f"{WORKSPACE_LABEL}={SessionKey('u', session).workspace_id}"
+        label = f"{WORKSPACE_LABEL}={SessionKey(Principal('u'), session).workspace_id}"
         return [row["Id"] for row in api.containers(all=True, filters={"label": label})]
 
 

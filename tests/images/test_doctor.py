@@ -38,6 +38,7 @@ async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: st
         "data",
         "disk",
         "port",
+        "login",
     ]
     found = {row.check: row for row in rows}
     assert found["engine"].status is Status.OK

@@ -7,12 +7,13 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import RunningServer
 
 
 def root(server: RunningServer, *, session: str = "s", user: str = "u") -> Path:
-    return server.data_dir / "workspaces" / SessionKey(user, session).workspace_id / "files"
+    return server.data_dir / "workspaces" / SessionKey(Principal(user), session).workspace_id / "files"
 
 
 async def fetch(server: RunningServer, path: str, method: str = "GET", **options: Any) -> aiohttp.ClientResponse:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.session_key import SessionKey
 from tests.integration.conftest import Client, RunningServer, StartServer
 
@@ -39,7 +40,7 @@ SIGNALS = """if True:
 
 
 def files_of(server: RunningServer, session: str) -> Path:
-    return server.data_dir / "workspaces" / SessionKey("u", session).workspace_id / "files"
+    return server.data_dir / "workspaces" / SessionKey(Principal("u"), session).workspace_id / "files"
 
 
 async def who(client: Client, session: str) -> tuple[int, int, int, str]:

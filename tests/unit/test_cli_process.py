@@ -112,7 +112,7 @@ def test_without_a_command_there_is_help() -> None:
         (
             ["serve", "--host", "0.0.0.0"],
             {},
-            "error: --host: '0.0.0.0' is not a loopback address\n       there is no auth",
+            "error: --host: '0.0.0.0' is not a loopback address\n       without auth",
         ),
         (["serve", "--no-isolation"], {}, "error: --no-isolation is only valid with --runtime local\n"),
         (["serve", "--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read"),

@@ -13,6 +13,10 @@ NOT_PASSED_ON = {
     "seccomp_profile",
     "ca_bundle",
     "config",
+    # The health check connects to the port, without TLS.
+    "listen",
+    "tls_cert",
+    "tls_key",
 }
 
 

@@ -242,6 +242,7 @@ async def test_without_an_engine_auto_looks_at_the_local_runtime(
         "data",
         "disk",
         "port",
+        "login",
     ]
     assert rows[0].status is Status.WARNING
     assert "not needed" not in rows[1].found
@@ -301,4 +302,13 @@ def test_the_command_speaks_json(tmp_path: Path, taken_port: int) -> None:
         "data": "ok",
         "disk": "ok",
         "port": "problem",
+        "login": "ok",
     }
+
+
+def test_the_command_checks_how_clients_log_in(tmp_path: Path) -> None:
+    here = ("--runtime", "local", "--no-isolation", "--data-dir", str(tmp_path), "--port", "0")
+    done = run(*here, "--auth", "token", "--token-file", str(tmp_path / "tokens"))
+    assert done.returncode == 1
+    assert "problem  login" in done.stdout
+    assert "No such file" in done.stdout

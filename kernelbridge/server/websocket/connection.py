@@ -13,6 +13,8 @@ from msgspec import UNSET
 
 from kernelbridge.aio.turns import TURN, turns
 from kernelbridge.errors import BadRequest, KernelBridgeError
+from kernelbridge.identity.logins import Login
+from kernelbridge.identity.principal import Identity
 from kernelbridge.protocol import PrincipalRequest, ServerMessage, SessionRequest
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.cells import InputReply
@@ -38,7 +40,7 @@ class Connection:
         self,
         ws: Socket,
         *,
-        user_id: str | None,
+        login: Login,
         streams: bool,
         strict: bool,
         registry: Registry,
@@ -47,10 +49,11 @@ class Connection:
     ) -> None:
         """`strict` refuses requests with unknown fields. `warning` is part of the first message."""
         self.id = secrets.token_hex(8)
-        self.user_id = user_id
+        self.principal = login.identity.principal
         self.streams = streams
         self.registry = registry
         self._ws = ws
+        self._login = login
         self._strict = strict
         self._warning = warning
         self._outbox = Outbox(ws, holding)
@@ -61,11 +64,11 @@ class Connection:
 
     async def run(self) -> None:
         """Send `connected`, then read and answer until the connection ends."""
-        self._log.info("connected", user_id=self.user_id)
+        self._log.info("connected", user_id=self.principal.subject)
         self.send(
             Connected(
                 connection_id=self.id,
-                user_id=self.user_id,
+                user_id=self.principal.subject,
                 timestamp=timestamp(),
                 warning=self._warning or UNSET,
             )
@@ -184,10 +187,18 @@ class Connection:
 
     def workspace(self, session_id: str) -> Workspace:
         """Return a session of this connection's user, opened if need be, and mark it as used here."""
-        workspace = self.registry.attach(SessionKey(self.user_id, session_id), self.id)
+        workspace = self.registry.attach(SessionKey(self.principal, session_id), self.id)
         if self.streams:
             workspace.feed.join(self)
         return workspace
+
+    def renew_login(self, token: str) -> Identity:
+        """Stay logged in with another token of the same principal."""
+        return self._login.renew(token)
+
+    def refuse_login(self, error: KernelBridgeError) -> None:
+        """End the connection of a client that is not logged in any more."""
+        self._ws.end_login(error)
 
     def send(self, message: ServerMessage) -> None:
         """Queue an answer."""

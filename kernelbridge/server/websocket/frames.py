@@ -65,7 +65,7 @@ class Frames:
     """Cuts the bytes of one connection. A message may have at most `max_message` bytes of payload."""
 
     def __init__(self, max_message: int) -> None:
-        self._max_message = max_message
+        self.max_message = max_message
         self._message = bytearray()
         """The frames of the unfinished message, as they came."""
         self._payload = 0
@@ -181,9 +181,9 @@ class Frames:
             length = struct.unpack_from(form, data, start)[0]
             start += width
         if not opcode & _CONTROL and not self._dropping:
-            if length > self._max_message - self._payload:
-                return Violation(MESSAGE_TOO_BIG, f"a message has at most {self._max_message} bytes")
-            if len(self._message) > 2 * self._max_message + _SPARE:
+            if length > self.max_message - self._payload:
+                return Violation(MESSAGE_TOO_BIG, f"a message has at most {self.max_message} bytes")
+            if len(self._message) > 2 * self.max_message + _SPARE:
                 return Violation(MESSAGE_TOO_BIG, "the message is in too many fragments")
         start += 4
         return _Header(fin, opcode, length, start) if len(data) >= start else None

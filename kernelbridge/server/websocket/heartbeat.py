@@ -55,9 +55,18 @@ class Heartbeat:
     """Watches one connection while the context is open."""
 
     def __init__(
-        self, transport: asyncio.Transport, patience: Patience, *, ping: Callable[[], Awaitable[None]]
+        self,
+        transport: asyncio.Transport,
+        patience: Patience,
+        *,
+        ping: Callable[[], Awaitable[None]],
+        heard_ago: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """`ping` sends a ping; it may wait for room, and raise `ConnectionError`."""
+        """`ping` sends a ping; it may wait for room, and raise `ConnectionError`.
+
+        `heard_ago` returns the seconds since the client sent something, or None where TCP knows that.
+        """
+        self._heard_ago = heard_ago
         self._transport = transport
         self._patience = patience
         self._ping = ping
@@ -106,6 +115,8 @@ class Heartbeat:
 
     def _silence(self) -> float:
         """Return the seconds since the last sign of life."""
+        if (ago := self._heard_ago()) is not None:
+            return ago
         info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
         heard, acked_ago, acked = cast("tuple[int, int, int]", _INFO.unpack(info))
         now = self._loop.time()

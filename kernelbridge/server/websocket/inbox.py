@@ -63,6 +63,10 @@ class Inbox:
         self._paused = False
         """Whether aiohttp has paused the connection."""
 
+    def allow(self, max_message: int) -> None:
+        """Accept messages of `max_message` bytes from now on."""
+        self._frames.max_message = max_message
+
     def deliver_to(self, reader: WebSocketReader) -> None:
         """Pass messages to `reader` from now on."""
         self._reader = reader

@@ -14,6 +14,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WSMessageNoDecodeText
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, BadRequest, KernelBridgeError, LimitExceeded, TooMuchBuffered
+from kernelbridge.identity.credentials import MARKER
+from kernelbridge.identity.principal import Principal
 from kernelbridge.protocol import dump
 from kernelbridge.server.websocket.frames import Violation
 from kernelbridge.server.websocket.handlers import answers
@@ -27,6 +29,8 @@ CLOSE_TIMEOUT = 5.0
 _FINAL = 0x80
 _LENGTH_FOLLOWS = 127
 """Of the header of a frame (RFC 6455): it is the last of its message; its length follows in eight bytes."""
+LOGIN_END = 1.5
+"""Seconds that a client has for that when its login ends: with the time until that is noticed, at most five."""
 _DECODED_AT_ONCE = 64 << 10
 """Bytes of a message that are decoded at a time to check that it is UTF-8."""
 _WRITTEN_AT_ONCE = 1 << 20
@@ -37,11 +41,17 @@ operating system writes all that it gets: the event loop would stand still for 2
 class Socket(web.WebSocketResponse[Literal[False]]):
     """One client's WebSocket. It receives text messages as bytes."""
 
-    def __init__(self, request: web.Request, *, max_message: int, message_timeout: float) -> None:
+    def __init__(
+        self, request: web.Request, *, max_message: int, message_timeout: float, before_login: int | None = None
+    ) -> None:
+        """Until `logged_in`, messages have at most `before_login` bytes, if that is given."""
         # The inbox checks sizes, exactly. It also counts pings, so `receive` answers them and not aiohttp.
-        super().__init__(max_msg_size=max_message + 1, compress=False, decode_text=False, autoping=False)
+        super().__init__(
+            max_msg_size=max_message + 1, compress=False, decode_text=False, autoping=False, protocols=(MARKER,)
+        )
         self._request = request
-        self._max_message = max_message
+        self._largest = max_message
+        self._max_message = max_message if before_login is None else before_login
         self._message_timeout = message_timeout
         self._tcp = TcpConnection.of(request)
         self.closing = False
@@ -53,7 +63,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         """Called when the connection is cut off: from then on nothing else is sent."""
         self.holding = self._tcp.holding
         self.inbox = Inbox(
-            max_message=max_message,
+            max_message=self._max_message,
             timeout=message_timeout,
             holding=self.holding,
             hold_back=self._tcp.hold_back,
@@ -122,6 +132,19 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         error = TooMuchBuffered("Too much is held for this client", f"{HOLDS_TOO_MUCH}. The connection is closed")
         self._cut_off(error, WSCloseCode.TRY_AGAIN_LATER, b"too much is buffered")
 
+    def heard_ago(self) -> float | None:
+        """Return the seconds since the client sent something; None if the operating system is to be asked."""
+        return self._tcp.heard_ago()
+
+    def logged_in(self) -> None:
+        """Accept messages of any allowed size from now on."""
+        self._max_message = self._largest
+        self.inbox.allow(self._largest)
+
+    def end_login(self, error: KernelBridgeError) -> None:
+        """End the connection of a client that is not logged in, or not any more."""
+        self._cut_off(error, WSCloseCode.POLICY_VIOLATION, b"not logged in", seconds=LOGIN_END)
+
     async def cut_off_done(self) -> None:
         """Wait until a client that was cut off has been told why, or does not read it in time."""
         if self._cutting_off is not None:
@@ -156,18 +179,20 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         )
         self._cut_off(error, WSCloseCode.POLICY_VIOLATION, b"the message was not finished in time")
 
-    def _cut_off(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
+    def _cut_off(self, error: KernelBridgeError, code: int, reason: bytes, seconds: float = CLOSE_TIMEOUT) -> None:
         """Drop what the client sent and what it has not read, send it the error, and close."""
         if self.closing:
             return
         self.closing = True
         self.inbox.drop()
         self.on_end()
-        log.warning("connection_ended", code=int(code), reason=reason.decode(), user_id=self.holding.user)
-        self._cutting_off = asyncio.get_running_loop().create_task(self._say_and_abort(error, code, reason))
+        user = self.holding.user
+        user_id = user.subject if isinstance(user, Principal) else None
+        log.warning("connection_ended", code=int(code), reason=reason.decode(), user_id=user_id)
+        self._cutting_off = asyncio.get_running_loop().create_task(self._say_and_abort(error, code, reason, seconds))
 
-    async def _say_and_abort(self, error: KernelBridgeError, code: int, reason: bytes) -> None:
-        await self._say(error, code, reason, CLOSE_TIMEOUT)
+    async def _say_and_abort(self, error: KernelBridgeError, code: int, reason: bytes, seconds: float) -> None:
+        await self._say(error, code, reason, seconds)
         transport = self._request.transport
         if transport is not None:
             transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
+from kernelbridge.identity.principal import Principal
 from kernelbridge.server.websocket.buffers import UNKNOWN, Buffers
 from kernelbridge.server.websocket.inbox import Inbox
 
@@ -22,6 +24,7 @@ log = structlog.get_logger(__name__)
 SILENT = 75.0
 """Seconds that a connection may take for the head of a request, and between two requests. Proxies keep idle connections
 for less (nginx: 60 s), so that they close first."""
+_REPEATED = re.compile(r"""[:'"\r\n]""")
 OPTIONS: Mapping[str, Any] = MappingProxyType(
     {
         "access_log": None,
@@ -76,6 +79,10 @@ class TcpConnection(web.RequestHandler):
         finally:
             self._handling = None
 
+    def heard_ago(self) -> float | None:
+        """Return the seconds since the client sent something; None if the operating system is to be asked."""
+        return None
+
     # -- aiohttp's protocol --------------------------------------------------------
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -119,7 +126,8 @@ class TcpConnection(web.RequestHandler):
         """Answer malformed HTTP and log it in one line; a handler's bug is logged with its traceback."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        reason = next(iter(exc.message.splitlines()), "").rstrip(":") or type(exc).__name__
+        # Only what was wrong: what follows repeats bytes of the head, which may be a part of a credential.
+        reason = _REPEATED.split(exc.message, maxsplit=1)[0].strip() or type(exc).__name__
         log.warning("malformed_request", reason=reason[:200], peer=request.remote)
         response = web.Response(status=status, text=f"{reason[:200]}\n")
         response.force_close()
@@ -177,10 +185,27 @@ class TcpConnection(web.RequestHandler):
             self.transport.abort()
 
 
+class UnixConnection(TcpConnection):
+    """A connection on a UNIX socket, of which the operating system does not tell when it heard from its peer."""
+
+    def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
+        super().__init__(manager, buffers, **options)
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def data_received(self, data: bytes) -> None:
+        """Process bytes from the client."""
+        self._heard_at = asyncio.get_running_loop().time()
+        super().data_received(data)
+
+    def heard_ago(self) -> float:
+        """Return the seconds since the client sent something."""
+        return asyncio.get_running_loop().time() - self._heard_at
+
+
 class Counted:
     """Counts `size` bytes for a transfer while the context is open. Raises `TooMuchBuffered` if it is ended."""
 
-    def __init__(self, request: web.Request, user: str | None, size: int) -> None:
+    def __init__(self, request: web.Request, user: Principal, size: int) -> None:
         self._request = request
         self._tcp = TcpConnection.of(request)
         self._user = user
@@ -204,7 +229,7 @@ class Counted:
 
     def end(self) -> None:
         """End the transfer, with an error if the answer has not begun."""
-        log.warning("transfer_ended", reason="too much is buffered", user_id=self._user)
+        log.warning("transfer_ended", reason="too much is buffered", user_id=self._user.subject)
         transport = self._request.transport
         if self._request.writer.output_size:
             if transport is not None:

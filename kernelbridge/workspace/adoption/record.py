@@ -30,6 +30,7 @@ import structlog
 from msgspec import structs
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import PreviousSandbox, Sandbox
 from kernelbridge.workspace.adoption.session_state import (
@@ -131,7 +132,7 @@ class Record:
         earlier = self._state
         self._state = SessionState(
             version=VERSION,
-            principal=self._key.principal,
+            principal=self._key.principal.key,
             session_id=self._key.session_id,
             created=self._created,
             runtime=self._runtime,
@@ -317,7 +318,7 @@ def count_previous_sandboxes(directory: Path, runtime: str) -> int:
 
 def _read_session(path: Path) -> PreviousSession:
     state = read_session(_read(path))
-    key = SessionKey(state.principal, state.session_id)
+    key = SessionKey(Principal.of_key(state.principal), state.session_id)
     if key.workspace_id != path.stem:
         raise ValueError("it belongs to another session")
     cell, command = _read_running(path, _CELL, RunningCell), _read_running(path, _SHELL, RunningCommand)

@@ -94,6 +94,7 @@ class SessionState(msgspec.Struct, frozen=True):
 
     version: int
     principal: str | None
+    """The principal's `key`."""
     session_id: str
     created: str
     runtime: str

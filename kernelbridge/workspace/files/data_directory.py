@@ -31,6 +31,7 @@ import structlog
 
 from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.errors import ConfigError, DiskFull, FileError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.trees import remove_tree
 from kernelbridge.workspace.files.change_owner import change_owner
@@ -256,7 +257,7 @@ class DataDirectory:
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
 
-    def stored(self, principal: str | None) -> list[str]:
+    def stored(self, principal: Principal) -> list[str]:
         """Return the ids of a principal's sessions that have files; blocking."""
         return [key.session_id for key in self.sessions() if key.principal == principal]
 
@@ -266,7 +267,7 @@ class DataDirectory:
         for home in (self.root / "workspaces").iterdir():
             try:
                 label = json.loads((home / _LABEL).read_text(encoding="utf-8"))
-                key = SessionKey(label["principal"], label["sessionId"])
+                key = SessionKey(Principal.of_key(label["principal"]), label["sessionId"])
                 # The name of the directory decides which session it is.
                 if key.workspace_id == home.name:
                     found.append(key)
@@ -284,7 +285,7 @@ class DataDirectory:
 
 
 def _write_label(home: Path, key: SessionKey) -> None:
-    write_atomically(home / _LABEL, json.dumps({"principal": key.principal, "sessionId": key.session_id}))
+    write_atomically(home / _LABEL, json.dumps({"principal": key.principal.key, "sessionId": key.session_id}))
 
 
 def _failed(message: str, exc: OSError) -> FileError:

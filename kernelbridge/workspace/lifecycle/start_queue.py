@@ -20,7 +20,7 @@ class StartQueue:
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
-        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
         """By user, in the order of arrival. The first user is served next, and then moves to the end."""
 
     @property
@@ -29,7 +29,7 @@ class StartQueue:
         return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
-    async def turn(self, user: str | None, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+    async def turn(self, user: object, *, wanted: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
         """Wait for a turn and hold it; a cancelled call leaves the queue.
 
         Raises `SessionClosed` if `wanted` returns False when the turn comes, and `RuntimeUnavailable` if a start before
@@ -49,7 +49,7 @@ class StartQueue:
         finally:
             self._pass_on()
 
-    async def _wait(self, user: str | None) -> None:
+    async def _wait(self, user: object) -> None:
         if self._free:
             self._free -= 1
             return

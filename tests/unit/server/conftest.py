@@ -133,7 +133,7 @@ class RunningServer:
 
     @property
     def origin(self) -> str:
-        return self.url.replace("ws://", "http://").removesuffix("/ws")
+        return self.url.replace("ws", "http", 1).removesuffix("/ws")
 
     def file(self, path: str, *, session: str = "s", user: str = "u") -> str:
         """Return the URL of a session's file."""
@@ -188,7 +188,7 @@ def text(**message: object) -> bytes:
 StartServer = Callable[..., Awaitable[RunningServer]]
 
 
-async def _start(stack: AsyncExitStack, data: Path, patience: Patience, flags: dict[str, Any]) -> RunningServer:
+async def start_at(stack: AsyncExitStack, data: Path, patience: Patience, flags: dict[str, Any]) -> RunningServer:
     settings = resolve(
         {
             "runtime": "local",
@@ -213,7 +213,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[StartServer]:
     async with AsyncExitStack() as stack:
 
         async def start(patience: Patience = Patience(), **flags: Any) -> RunningServer:  # noqa: B008 - frozen
-            return await _start(stack, tmp_path / "data", patience, flags)
+            return await start_at(stack, tmp_path / "data", patience, flags)
 
         yield start
 
@@ -222,4 +222,4 @@ async def start_server(tmp_path: Path) -> AsyncIterator[StartServer]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
     """One server for all tests of a module; each test is a user of its own."""
     async with AsyncExitStack() as stack:
-        yield await _start(stack, tmp_path_factory.mktemp("server") / "data", Patience(), {})
+        yield await start_at(stack, tmp_path_factory.mktemp("server") / "data", Patience(), {})

@@ -9,6 +9,8 @@ import pytest
 from msgspec import UNSET
 
 from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.identity.logins import Login
+from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
@@ -26,7 +28,7 @@ class Back(PreviousClient):
     open = True
 
     def __init__(self) -> None:
-        super().__init__(None, cast("Registry", None))
+        super().__init__(Principal(), cast("Registry", None))
         self.frames: list[dict[str, Any]] = []
 
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:  # noqa: ARG002 - of `Listener`
@@ -40,7 +42,12 @@ class Back(PreviousClient):
 def deaf() -> Connection:
     """Return a connection whose client takes nothing: it is not run."""
     return Connection(
-        cast("Socket", None), user_id=None, streams=False, strict=False, registry=cast("Registry", None), warning=None
+        cast("Socket", None),
+        login=Login(Identity(Principal())),
+        streams=False,
+        strict=False,
+        registry=cast("Registry", None),
+        warning=None,
     )
 
 

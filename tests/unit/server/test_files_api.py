@@ -15,6 +15,7 @@ import pytest
 import structlog
 from yarl import URL
 
+from kernelbridge.identity.principal import Principal
 from kernelbridge.server import files_api
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
@@ -35,7 +36,7 @@ def address(server: RunningServer, path: str, *, session: str = "s", user: str =
 
 
 def root(server: RunningServer, *, session: str = "s", user: str = "u") -> Path:
-    return server.data_dir / "workspaces" / SessionKey(user, session).workspace_id / "files"
+    return server.data_dir / "workspaces" / SessionKey(Principal(user), session).workspace_id / "files"
 
 
 async def until(there: Callable[[], bool]) -> None:
@@ -240,7 +241,7 @@ async def test_what_cannot_be_kept_is_refused(server: RunningServer) -> None:
 
 async def test_a_server_that_stops_leaves_nothing_of_what_was_arriving(tmp_path: Path) -> None:
     flags = {"runtime": "local", "isolation": False, "port": "0", "data_dir": str(tmp_path / "data")}
-    files = tmp_path / "data" / "workspaces" / SessionKey("u", "s").workspace_id / "files"
+    files = tmp_path / "data" / "workspaces" / SessionKey(Principal("u"), "s").workspace_id / "files"
     async with running(resolve(flags, {}), on_progress=lambda _line: None) as report:
         url = URL(report.url)
         _reader, writer = await asyncio.open_connection(url.host, url.port)

@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from kernelbridge.identity.logins import Login
+from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -56,7 +58,9 @@ async def wire() -> AsyncIterator[Wire]:
     async def serve(request: web.Request) -> web.StreamResponse:
         ws = Socket(request, max_message=LIMIT, message_timeout=PATIENCE)
         await ws.prepare(request)
-        await Connection(ws, user_id=None, streams=False, strict=False, registry=registry, warning=None).run()
+        await Connection(
+            ws, login=Login(Identity(Principal())), streams=False, strict=False, registry=registry, warning=None
+        ).run()
         return ws
 
     app = web.Application()

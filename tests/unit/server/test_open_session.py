@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from kernelbridge.errors import SandboxError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.protocol.sessions import OpenSession
 from kernelbridge.server.websocket.handlers.request_context import Client
 from kernelbridge.server.websocket.handlers.sessions import open_session
@@ -35,7 +36,7 @@ class UnresumableSessions:
 async def test_who_opens_a_paused_session_uses_it_from_then_on() -> None:
     """Else it could end meanwhile, because nobody was there for `linger`, and be opened anew."""
     registry = UnresumableSessions()
-    client = cast("Client", SimpleNamespace(id="c", user_id="u", registry=registry))
+    client = cast("Client", SimpleNamespace(id="c", principal=Principal("u"), registry=registry))
     with pytest.raises(SandboxError):
         await open_session(client, OpenSession(session_id="s"), [])
     assert registry.there_meanwhile == {"c"}

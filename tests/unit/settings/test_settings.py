@@ -151,8 +151,8 @@ def test_a_flag_is_named_as_it_is_spelled() -> None:
 def test_an_address_beyond_this_machine_is_refused(host: str) -> None:
     text = refusal({"host": host})
     if host:
-        assert f"--host: {host!r} is not a loopback address: there is no authentication yet" in text
-        assert "reverse proxy" in text
+        assert f"--host: {host!r} is not a loopback address: without authentication, anybody" in text
+        assert "--auth token" in text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
@@ -362,3 +362,29 @@ def test_hosts_are_not_chosen_where_nothing_holds_programs_back() -> None:
     resolve(bare, {})
     with pytest.raises(ConfigError, match="--egress is of no use without isolation"):
         resolve({**bare, "egress": "none"}, {})
+
+
+@pytest.mark.parametrize("auth", ["token", "proxy", "jwt"])
+def test_with_authentication_any_address_will_do(auth: str) -> None:
+    assert resolve({"host": "0.0.0.0", "auth": auth}, ENV).host == "0.0.0.0"
+
+
+def test_a_unix_socket_is_as_near_as_loopback() -> None:
+    settings = resolve({"listen": "unix:/run/kb.sock", "host": "0.0.0.0"}, ENV)
+    assert settings.listen == Path("/run/kb.sock")
+
+
+@pytest.mark.parametrize("value", ["/run/kb.sock", "unix:kb.sock", "unix:", "tcp:8001", f"unix:/{'x' * 107}"])
+def test_what_is_no_unix_socket(value: str) -> None:
+    assert "--listen: " in refusal({"listen": value})
+
+
+def test_trusted_proxies() -> None:
+    networks = resolve({"trusted_proxy": ("127.0.0.1", "10.0.0.0/8,unix")}, ENV).trusted_proxy
+    assert [str(one) for one in networks] == ["127.0.0.1/32", "10.0.0.0/8", "unix"]
+    for wrong in ("localhost", "10.0.0.1/8", "10.0.0.0/33"):
+        assert "--trusted-proxy: " in refusal({"trusted_proxy": (wrong,)})
+
+
+def test_a_key_without_its_certificate() -> None:
+    assert "--tls-key needs --tls-cert" in refusal({"tls_key": "/key"})

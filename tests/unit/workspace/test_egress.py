@@ -11,6 +11,7 @@ import pytest
 from kernelbridge.egress.dialling import Dialler, is_own_address
 from kernelbridge.egress.policy import Policies
 from kernelbridge.egress.proxy import CONNECTIONS
+from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace import egress as module
 from kernelbridge.workspace.denials import Denials
@@ -57,7 +58,7 @@ class Way:
             on_access=lambda key, access: self.logged.append(f"{key.session_id} {access.outcome} {access.host}"),
         )
         self.out = SessionEgress(
-            SessionKey("ada", "s"),
+            SessionKey(Principal("ada"), "s"),
             egress,
             level=lambda: None,
             denials=self.denials,

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from kernelbridge.aio.threads import in_thread
 from kernelbridge.errors import LimitExceeded, NoSuchFile
+from kernelbridge.identity.principal import Principal
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.registry import Registry
@@ -24,7 +25,7 @@ from tests.unit.workspace.test_workspace_faults import FaultyRuntime
 
 RETAIN = 1000.0
 HOUR = 3600.0
-A, B = SessionKey("u", "a"), SessionKey(None, "b")
+A, B = SessionKey(Principal("u"), "a"), SessionKey(Principal(), "b")
 
 
 class House:
@@ -344,7 +345,7 @@ async def test_a_server_that_stops_deletes_nothing_more(house: House) -> None:
 async def test_deleting_files_of_a_closed_session_does_not_count_as_a_session(house: House) -> None:
     """Or one user who deletes thousands that are not there would keep all others out."""
     closed: asyncio.Queue[object] = asyncio.Queue()
-    nobody = PreviousClient(None, house.registry)
+    nobody = PreviousClient(Principal(), house.registry)
     house.registry.close(A, nobody, delete_files=True, done=closed.put_nowait)
     house.registry.attach(B, "c")
     # One that was open has a sandbox, until it is gone, however often it is closed.

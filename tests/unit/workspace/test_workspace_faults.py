@@ -17,6 +17,7 @@ from kernelbridge.errors import (
     SandboxError,
     SessionClosed,
 )
+from kernelbridge.identity.principal import Principal
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.runtimes.contract import (
     SHARED_PATH,
@@ -121,7 +122,7 @@ class FaultyRuntime:
         pass
 
 
-KEY = SessionKey("u", "s")
+KEY = SessionKey(Principal("u"), "s")
 
 
 class Answers:
@@ -213,7 +214,7 @@ async def test_a_session_closed_while_its_start_waits_is_not_started(
     runtime.gate.clear()
     cells = Answers()
     for session in ("first", "second"):
-        registry.attach(SessionKey("u", session), session).executions.submit(Job(Cell(code="1"), cells))
+        registry.attach(SessionKey(Principal("u"), session), session).executions.submit(Job(Cell(code="1"), cells))
     while not registry._starts.waiting:
         await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0)
     registry.detach("second")
@@ -245,7 +246,7 @@ async def test_a_question_right_before_the_close_is_answered(registry: Registry)
     answers: asyncio.Queue[object] = asyncio.Queue()
     closed: asyncio.Queue[object] = asyncio.Queue()
     workspace.executions.question("x", lambda help_: help_.is_complete("x"), answers.put_nowait)
-    registry.close(KEY, PreviousClient(None, registry), delete_files=False, done=closed.put_nowait)
+    registry.close(KEY, PreviousClient(Principal(), registry), delete_files=False, done=closed.put_nowait)
     async with asyncio.timeout(20):
         await closed.get()
     assert isinstance(answers.get_nowait(), SessionClosed)
@@ -268,7 +269,7 @@ async def test_one_that_has_ended_leaves_the_end_of_its_successor_alone(
     try:
         for done in closed:
             registry.attach(KEY, "c")
-            registry.close(KEY, PreviousClient(None, registry), delete_files=False, done=done.set_result)
+            registry.close(KEY, PreviousClient(Principal(), registry), delete_files=False, done=done.set_result)
         await asyncio.wait_for(closed[0], 20)
         assert registry.closing(KEY)
         assert registry.in_use() == {KEY}
@@ -290,13 +291,13 @@ async def test_a_note_of_the_close_is_written_and_deleted_with_the_files(
     assert registry.find(KEY) is not None
     await until(lambda: registry.find(KEY) is None)
     assert registry.was_closed(KEY)
-    assert not registry.was_closed(SessionKey("another", "s"))
+    assert not registry.was_closed(SessionKey(Principal("another"), "s"))
     assert registry.find(KEY) is None
     workspace = registry.attach(KEY, "c")
     assert not registry.was_closed(KEY)  # it is open
     assert (workspace.executions.has_lost, workspace.commands.has_lost) == (False, False)
     closed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    registry.close(KEY, PreviousClient(None, registry), delete_files=True, done=closed.set_result)
+    registry.close(KEY, PreviousClient(Principal(), registry), delete_files=True, done=closed.set_result)
     assert not registry.was_closed(KEY)  # also while the files are being deleted
     await asyncio.wait_for(closed, 20)
     assert not registry.was_closed(KEY)
@@ -324,7 +325,7 @@ async def test_a_slow_disk_holds_up_the_end_of_a_session_and_nothing_else(
         registry.detach("c")
         await asyncio.wait_for(writing.wait(), 20)
         assert registry.was_closed(KEY)
-        registry.attach(SessionKey("another", "s"), "d").commands.submit("ls", answers)
+        registry.attach(SessionKey(Principal("another"), "s"), "d").commands.submit("ls", answers)
         await answers.wait(2)
         assert (record.exists(), note.exists(), runtime.destroyed) == (True, False, 0)
     finally:
@@ -441,7 +442,7 @@ async def test_a_session_is_not_opened_and_closed_without_end_while_it_is_being_
     turns = REOPENED + 1
     for turn in range(turns):
         registry.attach(KEY, "c").executions.submit(Job(Cell(code="1"), cells))
-        registry.close(KEY, PreviousClient(None, registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
+        registry.close(KEY, PreviousClient(Principal(), registry), delete_files=turn % 2 == 0, done=closed.put_nowait)
     with pytest.raises(LimitExceeded, match="too often"):
         registry.attach(KEY, "c")
     runtime.gate.set()
@@ -478,7 +479,7 @@ class Told(PreviousClient):
     open = True
 
     def __init__(self, name: str) -> None:
-        super().__init__(None, cast("Registry", None))
+        super().__init__(Principal(), cast("Registry", None))
         self.id = name
         self.frames: list[bytes] = []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from kernelbridge.server.websocket.handlers import cells, commands, files, interpreter, sessions, terminals
+from kernelbridge.server.websocket.handlers import cells, commands, files, interpreter, login, sessions, terminals
 from kernelbridge.server.websocket.handlers.request_context import Handler, PrincipalHandler
 
 HANDLERS: Mapping[type, Handler] = MappingProxyType(
@@ -21,5 +21,5 @@ HANDLERS: Mapping[type, Handler] = MappingProxyType(
 WITHOUT_SANDBOX = frozenset(files.HANDLERS)
 """Requests that do not need the sandbox."""
 
-PRINCIPAL_HANDLERS: Mapping[type, PrincipalHandler] = MappingProxyType(dict(sessions.HANDLERS))
+PRINCIPAL_HANDLERS: Mapping[type, PrincipalHandler] = MappingProxyType({**login.HANDLERS, **sessions.HANDLERS})
 """Requests that do not open a session by themselves."""

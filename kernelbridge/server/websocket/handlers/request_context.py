@@ -10,6 +10,7 @@ import structlog
 from msgspec import UNSET, UnsetType, structs
 
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.protocol import ServerMessage, SessionRequest, dump
 from kernelbridge.protocol.base import Event, Message
 from kernelbridge.protocol.cells import CompleteReply, InspectReply, Interrupted, IsCompleteReply
@@ -38,11 +39,19 @@ watch or terminal, which has a replay of its own."""
 class Client(Listener, Protocol):
     """One connection, as handlers see it."""
 
-    user_id: str | None
+    principal: Principal
     registry: Registry
 
     def workspace(self, session_id: str) -> Workspace:
         """Return the session's workspace, opened if need be, and mark it as used here. Raises `LimitExceeded`."""
+        ...
+
+    def renew_login(self, token: str) -> Identity:
+        """Stay logged in with another token of the same principal. Raises `Unauthorized` or `BadRequest`."""
+        ...
+
+    def refuse_login(self, error: KernelBridgeError) -> None:
+        """Send an error and end the connection with 1008. Nothing else is sent any more."""
         ...
 
     def send(self, message: ServerMessage) -> None:

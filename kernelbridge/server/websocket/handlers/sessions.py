@@ -51,7 +51,7 @@ LISTED = 1000
 
 async def open_session(client: Client, message: OpenSession, warnings: list[str]) -> None:
     """Start the sandbox and the interpreter. Messages that arrive meanwhile wait for them."""
-    key = SessionKey(client.user_id, message.session_id)
+    key = SessionKey(client.principal, message.session_id)
     while (there := client.registry.find(key)) is not None and there.pausing.asleep:
         client.registry.attach(key, client.id)  # now, because the session may be about to end for lack of connections
         await there.pausing.awake()
@@ -89,7 +89,7 @@ def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | Non
 async def session_info(client: Client, message: SessionInfo, warnings: list[str]) -> None:
     """Describe one session."""
     registry = client.registry
-    key = SessionKey(client.user_id, message.session_id)
+    key = SessionKey(client.principal, message.session_id)
     stored = await registry.has_files(key)
     workspace = registry.find(key)
     reply = SessionInfoReply(
@@ -132,8 +132,8 @@ def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) 
 
 async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
     """List all sessions of the connection's user: those that are open, and those with files."""
-    stored = set(await client.registry.stored(client.user_id))
-    live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.user_id)}
+    stored = set(await client.registry.stored(client.principal))
+    live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.principal)}
     names = sorted(stored | live.keys())
     client.send(
         ListSessionsReply(
@@ -157,7 +157,7 @@ def _entry(session_id: str, workspace: Workspace | None, *, stored: bool) -> Ses
 
 async def close_session(client: Client, message: CloseSession, warnings: list[str]) -> None:
     """Close a session. Messages that arrive meanwhile open it again."""
-    key = SessionKey(client.user_id, message.session_id)
+    key = SessionKey(client.principal, message.session_id)
     done = functools.partial(_closed, client, message, warnings)
     ending = client.registry.close(key, client, delete_files=message.delete_files, done=done)
     if ending is not None:
@@ -182,7 +182,7 @@ def _closed(client: Client, message: CloseSession, warnings: list[str], outcome:
 
 async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
     """Replay a session's events to a connection, then send it all new ones."""
-    key = SessionKey(client.user_id, message.session_id)
+    key = SessionKey(client.principal, message.session_id)
     if client.registry.find(key) is None and not client.registry.was_closed(key):
         raise UnknownSession(
             "The session is not open",

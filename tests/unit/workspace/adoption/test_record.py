@@ -15,6 +15,7 @@ import pytest
 from msgspec import structs
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.jupyter.identity import KernelIdentity
 from kernelbridge.runtimes.contract import Limits, Moment, Sandbox
 from kernelbridge.workspace.adoption.record import PreviousSession, Record, count_previous_sandboxes, previous_sessions
@@ -23,7 +24,7 @@ from kernelbridge.workspace.options import Choice
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.workspace.test_workspace_faults import FACTS
 
-KEY = SessionKey("Ada", "s")
+KEY = SessionKey(Principal("Ada"), "s")
 CHOICE = Choice(Limits(memory=1 << 28, cpus=0.5, pids=64), "image:1", "python3", MappingProxyType({"A": "ß"}))
 KERNEL = KernelIdentity(FACTS.kernelspecs["python3"], 3, "key", "route", True, True, True, "exec:7")  # noqa: FBT003
 
@@ -71,6 +72,14 @@ def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda:
 def only(directory: Path) -> PreviousSession:
     (left,) = previous_sessions(directory)
     return left
+
+
+def test_a_session_of_an_issuers_principal_is_read_again(tmp_path: Path) -> None:
+    """And another than that of the plain name."""
+    theirs = SessionKey(Principal("Ada", "https://login.example.org"), KEY.session_id)
+    for key in (KEY, theirs):
+        new(tmp_path, key).opened(CHOICE, SANDBOX)
+    assert {found.key for found in previous_sessions(tmp_path)} == {KEY, theirs}
 
 
 def test_how_long_a_session_stays_open_is_recorded(tmp_path: Path) -> None:
@@ -152,11 +161,11 @@ def test_terminals_end_with_their_sandbox(tmp_path: Path) -> None:
 
 def test_sessions_in_the_sandboxes_of_a_runtime_are_counted(tmp_path: Path) -> None:
     for number, runtime in enumerate(("docker", "docker", "local")):
-        key = SessionKey("Ada", f"s{number}")
+        key = SessionKey(Principal("Ada"), f"s{number}")
         record = Record(tmp_path, key, created="then", runtime=runtime, seq=int, executor=AtOnce())
         record.opened(CHOICE, SANDBOX)
     assert count_previous_sandboxes(tmp_path, "docker") == 2
-    new(tmp_path, SessionKey("Ada", "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
+    new(tmp_path, SessionKey(Principal("Ada"), "s0")).adopt(only_of(tmp_path, "s0").without_sandbox().state, None)
     assert count_previous_sandboxes(tmp_path, "docker") == 1
 
 
@@ -281,7 +290,7 @@ def damaged(content: Any) -> bytes:
     "content", [b"", b"{", b"\xff", damaged([]), damaged({"version": 2}), b"[" * 10**6, damaged({"version": 3})]
 )
 def test_a_damaged_record_is_removed_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
-    other = SessionKey(None, "other")
+    other = SessionKey(Principal(), "other")
     for key in (KEY, other):
         new(tmp_path, key).opened(CHOICE, SANDBOX)
     (tmp_path / f"{KEY.workspace_id}.json").write_bytes(content)
@@ -299,7 +308,8 @@ def test_a_record_of_another_version_is_not_read(tmp_path: Path) -> None:
 def test_a_note_under_another_name_is_not_read(tmp_path: Path) -> None:
     new(tmp_path).opened(CHOICE, SANDBOX)
     for suffix in (".json", ".cell"):
-        (tmp_path / f"{KEY.workspace_id}{suffix}").rename(tmp_path / f"{SessionKey('Eve', 's').workspace_id}{suffix}")
+        other = SessionKey(Principal("Eve"), "s").workspace_id
+        (tmp_path / f"{KEY.workspace_id}{suffix}").rename(tmp_path / f"{other}{suffix}")
     assert list(previous_sessions(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.errors import ConfigError, DiskFull, FileError, FilesDeleted
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.files import data_directory
 from kernelbridge.workspace.files.data_directory import DataDirectory, write_atomically
 from kernelbridge.workspace.files.versions import Commits
@@ -25,13 +26,13 @@ principals = st.none() | st.text()
 
 @given(principals, st.text(), principals, st.text())
 def test_different_sessions_have_different_workspaces(a: str | None, s: str, b: str | None, t: str) -> None:
-    first, second = SessionKey(a, s), SessionKey(b, t)
+    first, second = SessionKey(Principal(a), s), SessionKey(Principal(b), t)
     assert (first == second) == (first.workspace_id == second.workspace_id)
     assert first.workspace_id.isalnum()
 
 
 def test_a_client_without_a_name_is_not_the_user_none_or_the_empty_user() -> None:
-    ids = {SessionKey(principal, "s").workspace_id for principal in (None, "None", "", "anonymous")}
+    ids = {SessionKey(Principal(principal), "s").workspace_id for principal in (None, "None", "", "anonymous")}
     assert len(ids) == 4
 
 
@@ -54,7 +55,7 @@ def test_an_unusable_data_directory_is_an_error_with_a_remedy(tmp_path: Path) ->
 
 def test_files_belong_to_the_sandbox_and_the_rest_to_the_server(tmp_path: Path) -> None:
     data = DataDirectory.open(tmp_path / "data")
-    key = SessionKey("user/../../etc", "s")
+    key = SessionKey(Principal("user/../../etc"), "s")
     files = data.prepare_files(key, 1000, 100).root
     (files / "kept").write_text("x")
     assert data.prepare_files(key, 1000, 100).root == files
@@ -78,7 +79,12 @@ def own() -> tuple[int, int]:
 
 
 def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataDirectory) -> None:
-    for key in (SessionKey("u", "a"), SessionKey("u", "b"), SessionKey(None, "c"), SessionKey("v", "d")):
+    for key in (
+        SessionKey(Principal("u"), "a"),
+        SessionKey(Principal("u"), "b"),
+        SessionKey(Principal(), "c"),
+        SessionKey(Principal("v"), "d"),
+    ):
         data.prepare_files(key, *own())
     # A label that says it is another's, one that is none, and none at all.
     workspaces = data.root / "workspaces"
@@ -87,20 +93,20 @@ def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataD
     (workspaces / "broken").mkdir()
     (workspaces / "broken" / "session.json").write_text("[")
     (workspaces / "empty").mkdir()
-    assert sorted(data.stored("u")) == ["a", "b"]
-    assert data.stored(None) == ["c"]
-    assert data.stored("nobody") == []
+    assert sorted(data.stored(Principal("u"))) == ["a", "b"]
+    assert data.stored(Principal()) == ["c"]
+    assert data.stored(Principal("nobody")) == []
 
 
 def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     data.write_closed_note(key, b"nothing has files yet")
     assert data.read_closed_note(key) is None
     data.remove_closed_note(key)
     data.prepare_files(key, *own())
     data.write_closed_note(key, b"how")
     assert data.read_closed_note(key) == b"how"
-    assert data.read_closed_note(SessionKey("another", "a")) is None
+    assert data.read_closed_note(SessionKey(Principal("another"), "a")) is None
     data.remove_closed_note(key)
     assert data.read_closed_note(key) is None
     data.write_closed_note(key, b"how")
@@ -112,7 +118,7 @@ def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) 
 
 
 def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     assert not data.delete_files(key)
     files = data.prepare_files(key, *own()).root
     (files / "x").touch()
@@ -125,7 +131,7 @@ def test_deleted_files_leave_nothing(data: DataDirectory) -> None:
 def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     place = DataDirectory._place
     deleted: list[bool] = []
 
@@ -137,7 +143,7 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
     monkeypatch.setattr(DataDirectory, "_place", deleted_just_then)
     stored = data.prepare_files(key, *own())
     assert deleted == [True]
-    assert (stored.root.is_dir(), stored.commits.deleted, data.stored("u")) == (True, False, ["a"])
+    assert (stored.root.is_dir(), stored.commits.deleted, data.stored(Principal("u"))) == (True, False, ["a"])
     # Who shares them shares their lock; and what takes its place too late does not do so in what comes after them.
     assert data.prepare_files(key, *own()).commits is stored.commits
     assert data.delete_files(key)
@@ -147,7 +153,7 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
 
 
 def test_preparation_and_deletion_at_the_same_time_both_succeed(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     done = threading.Event()
 
     def prepare() -> None:
@@ -172,13 +178,13 @@ def test_preparation_and_deletion_at_the_same_time_both_succeed(data: DataDirect
 
 
 def test_a_part_that_was_removed_from_a_workspace_is_made_again(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     home = data.prepare_files(key, *own()).root.parent
     (home / "files").rmdir()
     assert data.prepare_files(key, *own()).root.is_dir()
     (home / "session.json").unlink()
     data.prepare_files(key, *own())
-    assert data.stored("u") == ["a"]
+    assert data.stored(Principal("u")) == ["a"]
     assert [entry.name for entry in (data.root / "workspaces").iterdir()] == [key.workspace_id]
 
 
@@ -188,13 +194,13 @@ def test_files_that_cannot_be_made_leave_nothing(data: DataDirectory, monkeypatc
 
     monkeypatch.setattr(data_directory, "write_atomically", full)
     with pytest.raises(DiskFull):
-        data.prepare_files(SessionKey("u", "a"), *own())
+        data.prepare_files(SessionKey(Principal("u"), "a"), *own())
     assert list((data.root / "workspaces").iterdir()) == []
 
 
 def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: DataDirectory, tmp_path: Path) -> None:
     """As root; any other user's server runs every image as itself."""
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     outside = tmp_path / "outside"
     outside.touch()
     files = data.prepare_files(key, *own()).root
@@ -213,7 +219,7 @@ def test_files_of_another_images_user_are_handed_over_and_nothing_else(data: Dat
 def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> None:
     owner = (4321, 4322) if os.geteuid() == 0 else own()
     for number in range(50):
-        key = SessionKey("u", str(number))
+        key = SessionKey(Principal("u"), str(number))
         start = threading.Barrier(8)
 
         def prepare(key: SessionKey = key, start: threading.Barrier = start) -> int:
@@ -238,7 +244,7 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
     def full_of_trouble(_path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     (data.prepare_files(key, *own()).root / "x").touch()
     with monkeypatch.context() as patched:
         patched.setattr(data_directory, "remove_tree", full_of_trouble)
@@ -253,7 +259,7 @@ def test_a_deletion_that_is_broken_off_leaves_nothing_of_the_session(
 
 
 def test_files_that_are_deleted_while_they_are_handed_over_say_so(data: DataDirectory) -> None:
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     stored = data.prepare_files(key, 1234, 100)
     handing = data.change_owner(stored)
     data.delete_files(key)

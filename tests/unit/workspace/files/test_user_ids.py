@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import LimitExceeded
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.files.change_owner import change_owner
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.user_ids import Uids
@@ -84,14 +85,14 @@ def test_two_servers_hardly_ever_choose_the_same() -> None:
 
 
 def test_the_owner_of_the_files_is_the_id_of_the_session(data: DataDirectory) -> None:
-    keys = [SessionKey("u", str(number)) for number in range(5)]
+    keys = [SessionKey(Principal("u"), str(number)) for number in range(5)]
     data.assign_uids(FIRST, LAST, lambda: keys)
     stored = [data.prepare_files(key, 1000, 100, own_uid=True) for key in keys]
     assert len({found.uid for found in stored}) == 5
     assert all(FIRST <= found.uid <= LAST and found.gid == 100 for found in stored)
     expected = [(found.uid, found.gid) if AS_ROOT else (os.getuid(), os.getgid()) for found in stored]
     assert [(found.root.stat().st_uid, found.root.stat().st_gid) for found in stored] == expected
-    assert data.prepare_files(SessionKey("u", "other"), 1000, 100).uid == 1000
+    assert data.prepare_files(SessionKey(Principal("u"), "other"), 1000, 100).uid == 1000
     before = [found.uid for found in stored]
     data.close()
     with_another = DataDirectory.open(data.root)
@@ -102,7 +103,7 @@ def test_the_owner_of_the_files_is_the_id_of_the_session(data: DataDirectory) ->
 
 
 def test_open_sessions_never_share_after_another_start_either(data: DataDirectory) -> None:
-    keys = [SessionKey("u", str(number)) for number in range(5)]
+    keys = [SessionKey(Principal("u"), str(number)) for number in range(5)]
     data.assign_uids(FIRST, FIRST + 1)
     for key in keys:
         data.prepare_files(key, 1000, 100, own_uid=True)
@@ -159,7 +160,7 @@ def test_all_changes_hands_and_no_link_is_followed(tmp_path: Path) -> None:
 
 def test_the_next_start_completes_a_change_of_owner(data: DataDirectory) -> None:
     """Only root can give files away; another server's sandboxes are its own user."""
-    key = SessionKey("u", "a")
+    key = SessionKey(Principal("u"), "a")
     stored = data.prepare_files(key, 1000, 100)
     for number in range(1000):
         (stored.root / str(number)).touch()

@@ -9,6 +9,7 @@ import pytest
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
+from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.denials import Denials
@@ -60,7 +61,7 @@ def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Sh
         memory=MemoryWatch(lambda: None),
         denials=Denials(),
         record=Record(
-            place.home / "absent", SessionKey(None, "s"), created="", runtime="local", seq=int, executor=AtOnce()
+            place.home / "absent", SessionKey(Principal(), "s"), created="", runtime="local", seq=int, executor=AtOnce()
         ),
         longest=None,
     )

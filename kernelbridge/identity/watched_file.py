@@ -1,0 +1,117 @@
+"""A file of the operator's that may change while the server runs: tokens, or keys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+
+from kernelbridge.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LARGEST = 4 << 20
+"""Bytes."""
+_OTHERS = 0o077
+_Signature = tuple[int, ...]
+
+
+class WatchedFile(Generic[T]):
+    """A file that is read again when it has changed. `refresh` blocks; `value` may be read from any thread.
+
+    A change takes effect when it has lasted from one `refresh` to the next: an editor that writes a file in place
+    leaves half of it there for a moment, and nobody may be logged out by that. A file that cannot be used any more (a
+    mistake in it, wrong permissions) changes nothing, and the log says so. One that was removed counts as empty.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[bytes], T], *, empty: T, secret: bool, setting: str) -> None:
+        """Read the file. `parse` raises `ValueError`; with `secret`, nobody else may read the file.
+
+        Raises `ConfigError`, with `setting` in it.
+        """
+        self._path = path
+        self._parse = parse
+        self._empty = empty
+        self._secret = secret
+        self._setting = setting
+        self._current = self._seen = self._signature()
+        self.value: T = self._read()
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed; blocking. Never raises for what is wrong with it."""
+        signature = self._signature()
+        if signature == self._current:
+            self._seen = signature
+            return
+        if signature != self._seen:
+            self._seen = signature
+            return
+        self._current = signature
+        if signature is None:
+            self.value = self._empty
+            log.error("credentials_removed", path=str(self._path), detail="nobody can log in with them any more")
+            return
+        try:
+            self.value = self._read()
+        except ConfigError as exc:
+            # Without the traceback: the operator made a mistake, not the server.
+            log.error("credentials_not_reloaded", reason=str(exc), detail="the earlier ones stay in force")  # noqa: TRY400
+        else:
+            log.info("credentials_reloaded", path=str(self._path))
+
+    def _signature(self) -> _Signature | None:
+        """Return what changes when the file does; None if there is none."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            return (exc.errno or 0,)
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def _read(self) -> T:
+        try:
+            data = read_private(self._path) if self._secret else _read_bounded(self._path)
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            raise ConfigError(f"{self._setting}: {str(self._path)!r} cannot be used", reason) from exc
+        try:
+            return self._parse(data)
+        except ValueError as exc:
+            raise ConfigError(f"{self._setting}: {str(self._path)!r} cannot be used", str(exc)) from exc
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that only its owner may read, who is this user or root. Raises `OSError`."""
+    return _read_bounded(path, check_private)
+
+
+def check_private(descriptor: int) -> None:
+    """Raise `OSError` for what is no file, or one that others can read or change."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(0, "it is not a file")
+    if found.st_mode & _OTHERS:
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        raise PermissionError(0, f"other users may read or change it (mode {mode}); run chmod 600 on it")
+    if found.st_uid not in {0, os.geteuid()}:
+        raise PermissionError(0, "it belongs to another user, who can change it")
+
+
+def _read_bounded(path: Path, check: Callable[[int], None] = lambda _descriptor: None) -> bytes:
+    # Without O_NONBLOCK, a FIFO would never open.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is not a file")
+        check(descriptor)
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise OSError(0, f"it is larger than {LARGEST} bytes")
+    return data

@@ -1,0 +1,58 @@
+"""Settings of authentication that do not fit together keep a server from starting."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.errors import ConfigError
+from kernelbridge.identity.sources import open_source
+from kernelbridge.identity.tokens import new_token
+from kernelbridge.settings.settings import resolve
+
+
+def settings(tmp_path: Path, **flags: Any) -> Any:
+    return resolve({"data_dir": str(tmp_path / "data"), **flags}, {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"auth": "token"}, "--auth token needs --token-file: `kernelbridge token new"),
+        ({"auth": "token", "token_file": "/absent/tokens"}, "--token-file: '/absent/tokens' cannot be used: No such"),
+        ({"auth": "proxy"}, "--auth proxy needs --trusted-proxy"),
+        ({"auth": "jwt"}, "--auth jwt needs --jwt-issuer and --jwt-audience"),
+        ({"auth": "jwt", "jwt_issuer": "i"}, "--auth jwt needs --jwt-issuer and --jwt-audience"),
+        ({"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a"}, "--auth jwt needs --jwt-key or --jwt-jwks-file"),
+        (
+            {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_key": "/k", "jwt_jwks_file": "/j"},
+            "give one of them",
+        ),
+        ({"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_key": "/dev/null"}, "it is not a file"),
+        # A server whose operator believes that it asks for tokens.
+        ({"token_file": "/t"}, "--token-file means nothing with --auth none: add --auth token"),
+        ({"auth": "token", "jwt_key": "/k"}, "--jwt-key means nothing with --auth token"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, flags: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        open_source(settings(tmp_path, **flags))
+    assert expected in str(refused.value)
+
+
+def test_a_token_file_with_a_mistake(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    token = new_token()
+    tokens.write_text(f"# staff\nada {token} admn\n")
+    with pytest.raises(ConfigError, match=r"cannot be used: line 2: ") as refused:
+        open_source(settings(tmp_path, auth="token", token_file=str(tokens)))
+    assert token not in str(refused.value)
+    tokens.write_bytes(b"\xff")
+    with pytest.raises(ConfigError):
+        open_source(settings(tmp_path, auth="token", token_file=str(tokens)))
+
+
+def test_nothing_to_check_tokens_with(tmp_path: Path) -> None:
+    assert open_source(settings(tmp_path)) is None
+    assert open_source(settings(tmp_path, auth="proxy", trusted_proxy=("127.0.0.1",))) is None
