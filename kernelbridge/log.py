@@ -24,6 +24,9 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Libraries whose events would hide ours at the level `debug`.
 _CHATTY: Final = ("asyncio", "docker", "urllib3")
 
+# Its only warning quotes the subprotocols that a client offers, and a token may be one.
+_QUOTING: Final = ("aiohttp.websocket",)
+
 
 def configure(
     form: Literal["console", "json"],
@@ -68,6 +71,8 @@ def configure(
     logging.captureWarnings(capture=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.INFO))
+    for name in _QUOTING:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _local_time() -> structlog.typing.Processor:

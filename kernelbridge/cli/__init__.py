@@ -1,4 +1,4 @@
-"""The command line: `kernelbridge serve`, `doctor`, `images`, `token`.
+"""The command line: `kernelbridge serve`, `doctor`, `images`, `token`, `ps`, `kill`, `logs`.
 
 Commands import what they run only when they run it, so `--help` and wrong flags are answered at once.
 """

@@ -15,6 +15,7 @@ from kernelbridge.cli import screen
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
 from kernelbridge.cli.serve import serve
+from kernelbridge.cli.sessions import kill, logs, ps
 from kernelbridge.cli.token import token
 from kernelbridge.errors import ConfigError, KernelBridgeError
 
@@ -35,6 +36,9 @@ commands.add_command(serve)
 commands.add_command(doctor)
 commands.add_command(images)
 commands.add_command(token)
+commands.add_command(ps)
+commands.add_command(kill)
+commands.add_command(logs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

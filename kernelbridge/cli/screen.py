@@ -61,6 +61,8 @@ def write_started(console: Console, report: StartReport) -> None:
     write_row(console, "Data", str(report.data_dir))
     if report.auth in _LOGINS:
         write_row(console, "Login", _LOGINS[report.auth])
+    if report.metrics is not None:
+        write_row(console, "Metrics", report.metrics)
     if report.runtime.warning is not None:
         write_row(console, "Warning", report.runtime.warning, "bold yellow")
     console.print()

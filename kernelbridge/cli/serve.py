@@ -74,6 +74,7 @@ def _announcements(
             network=report.network,
             image=report.image,
             data_dir=str(report.data_dir),
+            metrics=report.metrics,
             warning=report.runtime.warning,
         )
 

@@ -320,6 +320,8 @@ class Sandbox(Protocol):
     facts: Facts
     workspace_path: str
     """`WORKSPACE_PATH`, or another if the sandbox has no file system of its own."""
+    boot_seconds: float
+    """How long its agent took to answer after the sandbox was created; 0 if an earlier server created it."""
 
     @property
     def shared(self) -> SharedDirectory:
@@ -376,6 +378,13 @@ class Sandbox(Protocol):
 
     async def starves(self, pid: int) -> bool:
         """Return whether it is crowded and `pid`, a bash, sleeps before it tries again to fork. `SandboxError`."""
+        ...
+
+    async def memory(self) -> int | None:
+        """Return how many bytes of memory it uses, caches included as the limit counts them; None if unknown.
+
+        Raises `SandboxError` or `RuntimeUnavailable`.
+        """
         ...
 
     def oom_kills(self) -> int:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,17 +23,21 @@ import structlog
 from aiohttp import web
 
 from kernelbridge import __version__
+from kernelbridge.audit.audit import Audit, By
 from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
 from kernelbridge.egress.policy import Policies, Resolve
-from kernelbridge.errors import ConfigError
+from kernelbridge.egress.proxy import Access
+from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
+from kernelbridge.metrics import Metrics, Snapshot
 from kernelbridge.protocol import json_schema
 from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
-from kernelbridge.server import listening
+from kernelbridge.server import listening, metrics_listener
 from kernelbridge.server.access import handshake_problem, refusal
+from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
@@ -48,12 +52,14 @@ from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings, is_loopback
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
-from kernelbridge.workspace.egress import Egress
+from kernelbridge.workspace.egress import Egress, log_access
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
+from kernelbridge.workspace.session_key import SessionKey
+from kernelbridge.workspace.states import WorkspaceState
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +93,8 @@ class StartReport:
     """What programs in the sandboxes reach; None if they have the network of the machine."""
     auth: str = "none"
     """How clients prove who they are: `none`, `token`, `proxy` or `jwt`."""
+    metrics: str | None = None
+    """Where Prometheus finds the metrics, with the actual port; None if nowhere."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
 
@@ -119,6 +127,7 @@ class Server:
     ending: _Ending
     readiness: Readiness
     authentication: Authentication
+    administration: Administration
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[Principal] = field(default_factory=Counter)
     """How many connections each principal has; without those that have none."""
@@ -132,7 +141,7 @@ class Server:
                 text="This is a WebSocket endpoint: connect with ws://, not http://.\n", headers=_UPGRADE
             )
         if (problem := handshake_problem(request.method, request.version, request.headers)) is not None:
-            log.warning("request_refused", reason=problem.reason, path=request.path)
+            self._refused(request, "bad_request", problem.reason)
             return web.Response(status=problem.status, text=f"{problem.reason}\n", headers=_UPGRADE)
         streams, strict = _flag(request, "stream"), _flag(request, "strict")
         unproven = isinstance(request[ADMISSION], Unproven)
@@ -156,6 +165,9 @@ class Server:
         limit = self.settings.max_connections_per_user
         if self.users[user] >= limit:
             log.warning("connection_refused", user_id=user.subject, limit=limit)
+            self.registry.metrics.refused(LimitExceeded.code)
+            by, reason = By(user, address=request.remote), f"the user has {limit} connections already"
+            self.registry.audit.refused(by, what="GET /ws", code=LimitExceeded.code, reason=reason)
             await refuse_connection(ws, limit)
             return ws
         ws.holding.user = user
@@ -167,6 +179,7 @@ class Server:
             registry=self.registry,
             warning=self.warning,
             holding=ws.holding,
+            address=request.remote,
         )
         self.connections[connection] = transport
         self.users[user] += 1
@@ -250,13 +263,31 @@ class Server:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/api/schema", self.schema)
         self.transfers.add_to(app)
+        self.administration.add_to(app)
         return app
+
+    def _refused(self, request: web.Request, code: str, reason: str) -> None:
+        log.warning("request_refused", reason=reason, path=request.path)
+        self.registry.metrics.refused(code)
+        what = f"{request.method} {request.path}"
+        self.registry.audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
+
+    def look(self, buffers: Buffers) -> Snapshot:
+        """Return what there is now, for the metrics."""
+        found = Counter(workspace.state for workspace in self.registry.everything())
+        return Snapshot(
+            sessions={state.value: found[state] for state in WorkspaceState if state is not WorkspaceState.CLOSED},
+            starts_waiting=self.registry.starts_waiting,
+            connections=len(self.connections),
+            buffered=buffers.held,
+            buffered_limit=buffers.limit,
+        )
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
         if (reason := self._refusal(hosts, origins)) is not None:
-            log.warning("request_refused", reason=reason, path=request.path)
+            self._refused(request, "forbidden", reason)
             return web.json_response({"error": "forbidden", "reason": reason}, status=403)
         with TcpConnection.of(request).handling(request):
             return await self.authentication.serve(request, handler)
@@ -309,6 +340,9 @@ async def running(
         ending = _Ending(runtime.info.adopts, end_now or asyncio.Event())
         stack.push_async_callback(ending.end_runtime, runtime)
         await runtime.prepare()
+        metrics = Metrics(runtime.info.name)
+        audit = await Audit.open(settings.audit_log, with_code=settings.audit_code, on_lost=metrics.audit_lost)
+        stack.push_async_callback(audit.aclose)
         retention = _retention(settings, data, executor)
         if retention is not None:
             stack.push_async_callback(retention.aclose)
@@ -316,6 +350,7 @@ async def running(
         if runtime.info.relays:
             resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
             egress = await asyncio.to_thread(_egress, settings, resolver)
+            egress.on_access = functools.partial(_note_access, metrics, audit)
         registry = Registry(
             runtime=runtime,
             data=data,
@@ -323,6 +358,8 @@ async def running(
             executor=executor,
             egress=egress,
             on_use=None if retention is None else retention.use,
+            metrics=metrics,
+            audit=audit,
         )
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
@@ -336,28 +373,40 @@ async def running(
                 limits=FileLimits(settings.max_message, settings.max_upload),
             ),
             registry.using,
+            audit,
+            metrics,
         )
         readiness = Readiness(runtime, data.root, executor)
         stack.push_async_callback(readiness.aclose)
-        authentication = Authentication(settings, source)
-        warning = runtime.info.warning
-        server = Server(settings, registry, transfers, warning, patience, ending, readiness, authentication)
+        server = Server(
+            settings,
+            registry,
+            transfers,
+            runtime.info.warning,
+            patience,
+            ending,
+            readiness,
+            authentication := Authentication(settings, source, audit, metrics),
+            Administration(registry),
+        )
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.drop_unread)
         stack.push_async_callback(runner.cleanup)
         sockets = await _bind(settings, stack)
-        if egress is not None and settings.listen is None:
-            egress.listens_at({sock.getsockname()[1] for sock in sockets})
+        buffers = Buffers(settings.max_buffered)
+        metrics.watch(functools.partial(server.look, buffers))
+        scraped = await stack.enter_async_context(metrics_listener.listening(settings.metrics_listen, metrics))
+        if egress is not None:
+            egress.listens_at(_own_ports(sockets, scraped.port))
         await registry.adopt(PreviousClients(registry))
         await stack.enter_async_context(authentication.sweeping())
         stack.push_async_callback(server.finish)
-        accepting = listening.accepting(runner, sockets, Buffers(settings.max_buffered), context)
-        await stack.enter_async_context(accepting)
+        await stack.enter_async_context(listening.accepting(runner, sockets, buffers, context))
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield _report(settings, runtime, sockets[0], egress, keeps=ending.keep)
+        yield replace(_report(settings, runtime, sockets[0], egress, keeps=ending.keep), metrics=scraped.where)
 
 
 async def _bind(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
@@ -366,6 +415,11 @@ async def _bind(settings: Settings, stack: AsyncExitStack) -> list[socket.socket
     sock = stack.enter_context(listening.bind_unix(settings.listen))
     stack.callback(settings.listen.unlink, missing_ok=True)
     return [sock]
+
+
+def _own_ports(sockets: Sequence[socket.socket], metrics: int | None) -> set[int]:
+    clients = {sock.getsockname()[1] for sock in sockets if sock.family != socket.AF_UNIX}
+    return clients if metrics is None else {*clients, metrics}
 
 
 async def serve(
@@ -433,6 +487,21 @@ def _egress(settings: Settings, resolver: Resolve) -> Egress:
         rate=settings.egress_rate,
         total=settings.egress_bytes,
     )
+
+
+def _note_access(metrics: Metrics, audit: Audit, key: SessionKey, access: Access) -> None:
+    """Log, count and audit what happened to a connection of a sandbox."""
+    log_access(key, access)
+    match access.outcome:
+        case "opened":
+            metrics.egress_connection("allowed")
+        case "closed":
+            metrics.egress_bytes(sent=access.sent, received=access.received)
+        case "denied" | "failed":
+            metrics.egress_connection(access.outcome)
+    if access.outcome == "denied":
+        by, what = By(key.principal, key.session_id), f"egress {access.host}:{access.port}"
+        audit.refused(by, what=what, code="egress_denied", reason=access.reason)
 
 
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import WSMsgType, hdrs, web
 
+from kernelbridge.audit.audit import Audit
 from kernelbridge.errors import KernelBridgeError, Unauthorized
 from kernelbridge.identity.credentials import bearer_token, is_token, protocols, subprotocol_problem
 from kernelbridge.identity.logins import Login, Logins
@@ -25,10 +26,11 @@ from kernelbridge.identity.proxied import UNIX, Malformed, bucket_of, client_add
 from kernelbridge.identity.sources import Checker
 from kernelbridge.identity.throttle import Throttle
 from kernelbridge.identity.watched_file import WatchedFile
+from kernelbridge.metrics import Metrics
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.messages import Authenticate
-from kernelbridge.server import audit
+from kernelbridge.server import audit as logged
 from kernelbridge.server.audit import CarriedBy
 from kernelbridge.server.files_api import origin_headers
 from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven, user_id
@@ -64,7 +66,7 @@ End = Callable[[KernelBridgeError], None]
 class Authentication:
     """The server's one gate. `source` checks tokens; None for `--auth none` and `proxy`."""
 
-    def __init__(self, settings: Settings, source: WatchedFile[Checker] | None) -> None:
+    def __init__(self, settings: Settings, source: WatchedFile[Checker] | None, audit: Audit, metrics: Metrics) -> None:
         self._mode = settings.auth
         self._header = settings.user_header
         self._trusted = settings.trusted_proxy
@@ -72,6 +74,8 @@ class Authentication:
         self._throttle = Throttle()
         self._logins = Logins(lambda identity: source is None or source.value.still(identity))
         self._waiting = _Waiting()
+        self._audit = audit
+        self._metrics = metrics
 
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle a request, or refuse it."""
@@ -131,7 +135,8 @@ class Authentication:
             return contextlib.nullcontext()
 
         def ended(reason: str) -> None:
-            audit.login_ended(login.identity.principal, reason)
+            self._audit.login_ended(login.identity.principal, reason)
+            logged.login_ended(login.identity.principal, reason)
             end(Unauthorized("You are not logged in any more", f"{reason}; connect again with a valid one"))
 
         return self._logins.watched(login, ended)
@@ -161,7 +166,8 @@ class Authentication:
                     await asyncio.to_thread(self._source.refresh)
                 self._logins.sweep(time.time())
                 if (count := self._throttle.take_suppressed()) > 0:
-                    audit.authentication_failures_uncounted(count)
+                    self._audit.authentication_failures_uncounted(count)
+                    logged.authentication_failures_uncounted(count)
             except Exception:  # without it, nothing would expire any more
                 log.exception("sweep_failed")
 
@@ -225,7 +231,9 @@ class Authentication:
             verdict = Refused("this server takes requests from its proxy only; connect to the proxy")
         address = self._address(request)
         if isinstance(verdict, Principal):
-            audit.authenticated(verdict, address=address, carried_by="proxy")
+            self._metrics.authentication(accepted=True)
+            self._audit.authenticated(verdict, address=address, carried_by="proxy")
+            logged.authenticated(verdict, address=address, carried_by="proxy")
             return self._admitted(request, Identity(verdict), address)
         return self._admitted(request, self._fail(verdict, address, "proxy"), address)
 
@@ -259,13 +267,17 @@ class Authentication:
             verdict = Refused("the token belongs to another user than this connection; open a new one")
         if isinstance(verdict, Refused):
             return self._fail(verdict, address, carried_by)
-        audit.authenticated(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
+        self._metrics.authentication(accepted=True)
+        self._audit.authenticated(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
+        logged.authenticated(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
         return verdict
 
     def _fail(self, refused: Refused | Malformed, address: str, carried_by: CarriedBy | None) -> _Failure:
+        self._metrics.authentication(accepted=False)
         wait = self._throttle.failed(bucket_of(address), time.monotonic())
         if not wait:
-            audit.authentication_failed(refused.reason, address=address, carried_by=carried_by)
+            self._audit.authentication_failed(refused.reason, address=address, carried_by=carried_by)
+            logged.authentication_failed(refused.reason, address=address, carried_by=carried_by)
         return _Failure(refused.reason, wait, malformed=isinstance(refused, Malformed))
 
     def _address(self, request: web.Request) -> str:

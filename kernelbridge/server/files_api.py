@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 import structlog
 from aiohttp import ETag, hdrs, web
 
+from kernelbridge.audit.audit import Audit, By
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
@@ -33,6 +34,7 @@ from kernelbridge.errors import (
     TooMuchBuffered,
 )
 from kernelbridge.identity.principal import Principal
+from kernelbridge.metrics import Metrics
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.principal import login_of
 from kernelbridge.server.websocket.tcp import Counted
@@ -87,9 +89,13 @@ class Transfers:
         self,
         files: Callable[[SessionKey], SessionFiles],
         using: Callable[[SessionKey], AbstractAsyncContextManager[None]],
+        audit: Audit,
+        metrics: Metrics,
     ) -> None:
         self._files = files
         self._using = using
+        self._audit = audit
+        self._metrics = metrics
         self._running: Counter[Principal] = Counter()
 
     def add_to(self, app: web.Application) -> None:
@@ -101,6 +107,7 @@ class Transfers:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Send a file, or one range of it."""
         key, path = _target(request)
+        self._audit.file(_by(request, key), "download", path)
         async with self._place(request, key), self._files(key).download(path) as download:
             file = download.file
             headers = _headers(request, file, path)
@@ -125,6 +132,7 @@ class Transfers:
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Receive a file. It replaces the old one when it is complete."""
         key, path = _target(request)
+        self._audit.file(_by(request, key), "save", path, size=request.content_length)
         for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
             if name in request.headers:
                 raise BadRequest(
@@ -179,20 +187,31 @@ class Transfers:
             reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
             if reason is not None:
                 log.warning("request_refused", reason=reason, path=request.path)
+                self._refused(request, "forbidden", reason)
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             try:
                 return await handler(request)
             except web.RequestPayloadError as exc:
                 reason = next(iter(str(exc).splitlines()), "").rstrip(":")
                 log.warning("malformed_request", reason=reason[:200], peer=request.remote)
-                return _failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
+                return self._failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
             except TimeoutError:
-                return _failure(request, BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s"), 408)
+                stalled = BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s")
+                return self._failure(request, stalled, 408)
             except KernelBridgeError as exc:
                 status = next((_STATUS[kind] for kind in type(exc).__mro__ if kind in _STATUS), 500)
-                return _failure(request, exc, status)
+                return self._failure(request, exc, status)
 
         return handle
+
+    def _failure(self, request: web.Request, error: KernelBridgeError, status: int) -> web.Response:
+        self._refused(request, error.code, error.message)
+        return _failure(request, error, status)
+
+    def _refused(self, request: web.Request, code: str, reason: str) -> None:
+        self._metrics.refused(code)
+        what = f"{request.method} {request.path}"
+        self._audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, download: Download, at: int, end: int) -> None:
@@ -255,6 +274,10 @@ def _target(request: web.Request) -> tuple[SessionKey, str]:
         raise BadRequest(
             "The user_id is wrong", (exc.text or "").strip(), field="user_id", code="invalid_field"
         ) from exc
+
+
+def _by(request: web.Request, key: SessionKey) -> By:
+    return By(key.principal, key.session_id, address=request.remote)
 
 
 def _condition(request: web.Request) -> Condition:

@@ -31,10 +31,10 @@ _HANDSHAKE = 10.0
 _SOCKET_MODE = 0o660
 
 
-async def bind(host: str, port: int) -> list[socket.socket]:
+async def bind(host: str, port: int, setting: str = "--port") -> list[socket.socket]:
     """Return sockets bound to an address, which do not accept connections yet. The caller closes them.
 
-    Raises `ConfigError`.
+    `setting` is where the address is set. Raises `ConfigError`.
     """
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as undo:
@@ -42,9 +42,9 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             sockets = [sock for info in dict.fromkeys(found) if (sock := _bound(*info, undo=undo)) is not None]
         except OSError as exc:
-            raise _refused(host, port, exc) from exc
+            raise _refused(host, port, exc, setting) from exc
         if not sockets:
-            raise _refused(host, port, OSError(EADDRNOTAVAIL, "this machine has no such address"))
+            raise _refused(host, port, OSError(EADDRNOTAVAIL, "this machine has no such address"), setting)
         undo.pop_all()
     return sockets
 
@@ -159,8 +159,8 @@ def _no_unix(path: object, exc: OSError) -> ConfigError:
     return ConfigError(f"Cannot listen on unix:{path}", f"{exc.strerror or exc}; choose another path with --listen")
 
 
-def _refused(host: str, port: int, exc: OSError) -> ConfigError:
-    remedy = "stop what uses the port, or choose another with --port"
+def _refused(host: str, port: int, exc: OSError, setting: str = "--port") -> ConfigError:
+    remedy = f"stop what uses the port, or choose another with {setting}"
     if isinstance(exc, PermissionError):
-        remedy = "ports below 1024 need privileges; choose another with --port"
+        remedy = f"ports below 1024 need privileges; choose another with {setting}"
     return ConfigError(f"Cannot listen on {host}:{port}", f"{exc.strerror or exc}; {remedy}")

@@ -47,6 +47,9 @@ class PreviousClient:
     def send(self, message: ServerMessage) -> None:
         """Drop the message."""
 
+    def refused(self, error: KernelBridgeError, what: str, session_id: str | None, request_id: str | None) -> None:
+        """Do nothing: it sends no requests."""
+
     def put_frame(self, frame: bytes, unsent: Callable[[], None] | None = None) -> None:  # noqa: ARG002 - of `Client`
         """Call `unsent`."""
         if unsent is not None:

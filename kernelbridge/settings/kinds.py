@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from kernelbridge.egress.policy import read_network, read_rule
 from kernelbridge.settings.quantities import format_duration, format_size, parse_duration, parse_size
 
+_LARGEST_PORT = 65535
 _LEAST_UID, _LARGEST_UID = 1001, 0x7FFFFFFF
 """The user ids of sandboxes. Lower ones are the machine's users; some programs read higher ones as negative numbers."""
 
@@ -229,6 +230,29 @@ def unix_socket() -> Kind:
 
     expected = f"unix:/absolute/path of at most {_LONGEST_SOCKET} bytes"
     return Kind("unix:PATH", expected, read, write)
+
+
+def listener() -> Kind:
+    """Return the kind of an address to listen on: `HOST:PORT`, read as a tuple, or `unix:PATH`, read as a path."""
+
+    def read(value: str) -> tuple[str, int] | Path:
+        if value.startswith("unix:"):
+            path = value.removeprefix("unix:")
+            if not path or "\0" in path:
+                raise ValueError(value)
+            return Path(path)
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value, re.ASCII)
+        if found is None or int(found[3]) > _LARGEST_PORT:
+            raise ValueError(value)
+        return found[1] or found[2], int(found[3])
+
+    def write(value: object) -> str:
+        if isinstance(value, Path):
+            return f"unix:{value}"
+        host, port = value if isinstance(value, tuple) else ("", 0)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    return Kind("HOST:PORT|unix:PATH", "an address such as 127.0.0.1:9101, or unix:/path/of/a/socket", read, write)
 
 
 def origins() -> Kind:

@@ -94,6 +94,15 @@ class Settings:
             default_text="none",
         ),
     ] = ()
+    metrics_listen: Annotated[
+        tuple[str, int] | Path | None,
+        Option(
+            kinds.listener(),
+            LISTENING,
+            "Another address, on which GET /metrics answers Prometheus. It is never part of the clients' address.",
+            default_text="off",
+        ),
+    ] = None
     max_message: Annotated[
         int,
         Option(
@@ -472,6 +481,24 @@ class Settings:
             in_file=False,
         ),
     ] = None
+    audit_log: Annotated[
+        Path | None,
+        Option(
+            kinds.path("FILE", "a file"),
+            PLACES,
+            "File to which a line of JSON is added for each connection, session, cell, command, use of a file and "
+            "refusal.",
+            default_text="off",
+        ),
+    ] = None
+    audit_code: Annotated[
+        bool,
+        Option(
+            kinds.switch(),
+            PLACES,
+            "Write the code of cells and commands to the audit log, and not only its hash and size.",
+        ),
+    ] = False
     log_format: Annotated[
         Literal["console", "json"],
         Option(kinds.choice("console", "json"), PLACES, "Format of the log on standard error."),
@@ -591,6 +618,10 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources[unused[0]]} is of no use without isolation",
             "programs then have the network of this machine; leave it out, or leave isolation on",
+        )
+    if settings.audit_code and settings.audit_log is None:
+        raise ConfigError(
+            f"{sources['audit_code']} is only valid with --audit-log", "name the file of the audit log, or leave it out"
         )
     if settings.max_buffered < settings.max_message:
         setting = "max_buffered" if "max_buffered" in sources else "max_message"

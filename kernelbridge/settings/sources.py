@@ -15,6 +15,9 @@ from kernelbridge.errors import ConfigError
 
 PREFIX = "KERNELBRIDGE_"
 
+CLIENT_VARIABLES = frozenset({"KERNELBRIDGE_URL", "KERNELBRIDGE_TOKEN"})
+"""Variables of the commands that ask a running server: not settings of one."""
+
 RESERVED = ("KERNELBRIDGE_TEST_",)
 """Variables that are not settings: those of the test-suite."""
 
@@ -61,7 +64,7 @@ def from_environment(environ: Mapping[str, str], names: Iterable[str], cwd: Path
     known = {variable_name(name): name for name in names}
     given = {}
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable.startswith(RESERVED):
+        if not variable.startswith(PREFIX) or variable.startswith(RESERVED) or variable in CLIENT_VARIABLES:
             continue
         if variable not in known:
             raise _unknown(f"The environment variable {variable} is not a setting", variable, known)

@@ -14,8 +14,10 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet, Wait, all_within
+from kernelbridge.audit.audit import Audit, By
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.identity.principal import Principal
+from kernelbridge.metrics import Metrics
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.runtimes.contract import Runtime, Sandbox
 from kernelbridge.settings.settings import Settings
@@ -94,6 +96,8 @@ class Registry:
         executor: Executor,
         egress: Egress | None = None,
         on_use: Callable[[SessionKey], None] | None = None,
+        metrics: Metrics | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Open no session yet.
 
@@ -105,9 +109,11 @@ class Registry:
         self._settings = settings
         self._executor = executor
         self._egress = egress
+        self.metrics = metrics or Metrics()
+        self.audit = audit or Audit()
         self._bounds = bounds_of(settings, runtime.info)
         self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
-        self._starts = StartQueue(settings.max_starts)
+        self._starts = StartQueue(settings.max_starts, self.metrics)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._held: Counter[SessionKey] = Counter()
@@ -139,6 +145,7 @@ class Registry:
             check_reopening(0 if key not in self._closing else self._closing[key].reopened)
             self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
             entry = self._enter(key)
+            self.audit.opened(By(key.principal, key.session_id, connection_id))
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
@@ -164,6 +171,7 @@ class Registry:
         entries = {found.key: self._adopt(found, sandboxes.get(found.key.workspace_id), clients) for found in recorded}
         await all_within([entry.reached for entry in entries.values() if entry.reached is not None], REACH)
         for key, entry in entries.items():
+            self.audit.opened(By(key.principal, key.session_id), adopted=True)
             self._count_down(key, entry)
         if recorded or reclaimed:
             log.info(
@@ -246,6 +254,25 @@ class Registry:
         """Whether the session is being closed."""
         return key in self._closing
 
+    @property
+    def starts_waiting(self) -> int:
+        """How many sandboxes wait for their turn to start."""
+        return self._starts.waiting
+
+    def everything(self) -> list[Workspace]:
+        """Return the workspaces of all principals: those that are open, and those that are being closed."""
+        return [*(entry.workspace for entry in self._entries.values()), *self._closing.values()]
+
+    async def kill(self, key: SessionKey) -> None:
+        """Close a session of `everything` for an administrator; its files stay. Clients that return are told.
+
+        Cancellation does not cancel the close.
+        """
+        is_open = key in self._entries
+        workspace = self._retire(key, why="an administrator closed it") if is_open else self._closing[key]
+        closing = self._close_for(key, workspace, was_open=is_open, delete=False, done=lambda _: None)
+        await asyncio.shield(self._tasks.create(closing))
+
     def live(self, principal: Principal) -> list[Workspace]:
         """Return a principal's open sessions."""
         return [entry.workspace for key, entry in self._entries.items() if key.principal == principal]
@@ -279,19 +306,20 @@ class Registry:
             entry.workspace.feed.exclude(listener)
             # Only the other connections must be told.
             why = "another connection closed it" if entry.connections - {listener.id} else None
-            workspace = self._retire(key, delete_files=delete_files, why=why)
+            workspace = self._retire(key, delete_files=delete_files, why=why, connection_id=listener.id)
         elif delete_files or key in self._closing:  # it is closing already, or has only files
             if key in self._closing:
                 self._closing[key].feed.exclude(listener)
-            workspace = self._end(key, delete_files=delete_files)
+            workspace = self._end(key, "a client closed it", delete_files=delete_files, connection_id=listener.id)
         else:
             done(Closed(was_open=False, files_deleted=False))
             return None
         closing = self._tasks.create(self._close_for(key, workspace, was_open=was_open, delete=delete_files, done=done))
         return closing if only_files else None
 
-    def _end(self, key: SessionKey, *, delete_files: bool) -> Workspace:
+    def _end(self, key: SessionKey, why: str, *, delete_files: bool, connection_id: str | None = None) -> Workspace:
         """Close a session that is not open, after the close that is under way, if there is one."""
+        self._note_end(key, why, connection_id, delete_files=delete_files)
         if (closing := self._closing.get(key)) is None:
             self._only_files.add(key)
         elif closing.deleting or not delete_files:
@@ -349,7 +377,7 @@ class Registry:
         """
         if self._stopping or key in self.in_use():
             return False
-        await self._close(key, self._end(key, delete_files=True))
+        await self._close(key, self._end(key, "nobody has used it for long", delete_files=True))
         return True
 
     def detach(self, connection_id: str) -> None:
@@ -405,8 +433,11 @@ class Registry:
     def _expire(self, key: SessionKey, why: str) -> None:
         self._tasks.create(self._close(key, self._retire(key, why=why)))
 
-    def _retire(self, key: SessionKey, *, delete_files: bool = False, why: str | None) -> Workspace:
+    def _retire(
+        self, key: SessionKey, *, delete_files: bool = False, why: str | None, connection_id: str | None = None
+    ) -> Workspace:
         entry = self._entries[key]
+        self._note_end(key, why or "a client closed it", connection_id, delete_files=delete_files)
         entry.stay()
         self._closing[key] = entry.workspace
         del self._entries[key]
@@ -414,6 +445,10 @@ class Registry:
         self._only_files.discard(key)
         entry.workspace.begin_close(delete_files=delete_files, why=why)
         return entry.workspace
+
+    def _note_end(self, key: SessionKey, why: str, connection_id: str | None, *, delete_files: bool) -> None:
+        by = By(key.principal, key.session_id, connection_id)
+        self.audit.destroyed(by, reason=why, files_deleted=delete_files)
 
     async def _close(self, key: SessionKey, workspace: Workspace) -> None:
         try:

@@ -182,6 +182,16 @@ class Workspace:
         """The numbers of cells and of terminal commands that wait."""
         return self.executions.waiting, self.commands.waiting
 
+    def running(self) -> Iterator[WhatRan]:
+        """Return what runs: a cell, a command, and open terminals."""
+        if (run := self.executions.running) is not None:
+            yield ran("cell", request_id=run.job.request_id, since=timestamp(run.since), code=run.job.cell.code)
+        if (command := self.commands.running) is not None:
+            text, request_id, began = command
+            yield ran("command", request_id=request_id, since=timestamp(began), code=text)
+        for terminal_id in self.terminals.ids:
+            yield ran("terminal", code=terminal_id)
+
     @property
     def deleting(self) -> bool:
         """Whether the files of this life of the session, or of one before, are being deleted."""
@@ -366,21 +376,12 @@ class Workspace:
                 ClosedNote(
                     closed_at=timestamp(),
                     why=why,
-                    what_ran=list(self._running()),
+                    what_ran=list(self.running()),
                     answers_lost=self.feed.unread,
                     interpreter=self.executions.has_lost,
                     shell=self.commands.has_lost,
                 )
             )
-
-    def _running(self) -> Iterator[WhatRan]:
-        if (run := self.executions.running) is not None:
-            yield ran("cell", request_id=run.job.request_id, since=timestamp(run.since), code=run.job.cell.code)
-        if (command := self.commands.running) is not None:
-            text, request_id, began = command
-            yield ran("command", request_id=request_id, since=timestamp(began), code=text)
-        for terminal_id in self.terminals.ids:
-            yield ran("terminal", code=terminal_id)
 
     def _loss_reported(self, of: Literal["interpreter", "shell"]) -> None:
         """Note that a result has reported the loss of the interpreter or the shell."""

@@ -286,6 +286,22 @@ async def exhaust_memory(runtime: Runtime, sandbox: Sandbox) -> None:
 
 
 @LIMITED
+async def test_the_memory_that_is_used_is_known(runtime: Runtime, make_sandbox: MakeSandbox) -> None:
+    sandbox = await make_sandbox(memory=512 * MIB)
+    if "RLIMIT_DATA" in runtime.info.isolation:  # without a control group nobody counts it
+        assert await sandbox.memory() is None
+        return
+    before = await sandbox.memory()
+    assert before is not None
+    process = await start_python(sandbox, "held = b'x' * (100 << 20); print('held', flush=True); input()", tty=True)
+    await read_until(process, b"held")
+    used = await sandbox.memory()
+    assert used is not None
+    assert before + 90 * MIB < used < 512 * MIB
+    await process.aclose()
+
+
+@LIMITED
 async def test_processor_time_is_limited_however_many_want_it(runtime: Runtime, make_sandbox: MakeSandbox) -> None:
     sandbox = await make_sandbox(cpus=0.25)
     program = """if 1:

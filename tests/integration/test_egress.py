@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import ssl
 import subprocess
 import tarfile
@@ -23,7 +24,7 @@ from aiohttp import web
 from kernelbridge.egress.hosts import Address
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
-from tests.integration.conftest import Client, Frame, RunningServer, StartServer, flags_of, on_both_runtimes
+from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer, flags_of, on_both_runtimes
 from tests.integration.test_packages import wheel
 
 RUNTIMES = ("local",)
@@ -302,3 +303,33 @@ async def test_the_next_server_goes_on_with_the_network_of_a_session(
         after = await client.run("print(os.getpid() == me, subprocess.getoutput(get))")
         assert after["output"] == "True reached\n"
         await client.ask(type="close_session", sessionId="s", deleteFiles=True)
+
+
+async def test_an_operator_sees_it_and_nobody_reaches_the_metrics(
+    house: House, start_server: StartServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bundle, audit = tmp_path / "own.pem", tmp_path / "audit.log"
+    house.authority.cert_pem.write_to_path(str(bundle))
+    server = await start_server(
+        resolve_name=house.resolve,
+        egress_allow=f"{HOST}:{house.port},{HOST}:{port}",
+        egress_allow_net="127.0.0.0/8",
+        ca_bundle=str(bundle),
+        metrics_listen=f"127.0.0.1:{port}",
+        audit_log=str(audit),
+    )
+    async with server.connect("tester") as client:
+        frame = await client.shell(f"curl -sS {house.url}/page")
+        assert frame["output"] == "reached\n", frame
+        frame = await client.shell(f"curl -sS https://{HOST}:{port}/metrics")
+        assert "403" in frame["output"], frame
+        async with server.http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = await answer.text()
+    assert 'kernelbridge_egress_connections_total{outcome="allowed"} 1.0\n' in text
+    assert 'kernelbridge_egress_connections_total{outcome="denied"} 1.0\n' in text
+    async with asyncio.timeout(PATIENCE):
+        while "disconnected" not in audit.read_text():  # noqa: ASYNC110 - a thread writes it
+            await asyncio.sleep(0.01)
+    assert f'"user":"tester","session":"s","what":"egress {HOST}:{port}","code":"egress_denied"' in audit.read_text()

@@ -13,7 +13,7 @@ from kernelbridge import log
 log.configure(sys.argv[1], sys.argv[2])
 ours, theirs = structlog.get_logger("ours"), logging.getLogger("theirs")
 ours.debug("too small")
-ours.info("saved", session="a\\nforged \\x1b[31m", size=3)
+ours.info("saved", session="a\\nforged \\x1b[31m\\x85\\u2028", size=3)
 theirs.warning("from\\n%s", "outside")
 logging.getLogger("docker").debug("chatter")
 warnings.warn("careful", UserWarning)
@@ -47,7 +47,7 @@ def test_json_has_one_object_a_line() -> None:
     assert events[0] | {"timestamp": ""} == {
         "event": "saved",
         "level": "info",
-        "session": "a\nforged \x1b[31m",
+        "session": "a\nforged \x1b[31m\x85\u2028",
         "size": 3,
         "timestamp": "",
     }
@@ -59,7 +59,7 @@ def test_json_has_one_object_a_line() -> None:
 
 def test_a_value_forges_no_line_and_no_colour_on_the_console() -> None:
     text = lines("console", "info")
-    assert text[0].endswith(r"saved session='a\nforged \x1b[31m' size=3")
+    assert text[0].endswith(r"saved session='a\nforged \x1b[31m\x85\u2028' size=3")
     assert text[1].endswith(r"from\noutside [theirs]")
     assert "Traceback (most recent call last):" in text
     assert all("\x1b" not in line for line in text)

@@ -29,16 +29,18 @@ LAYERS = (
     ("jupyter",),
     ("runtimes",),
     ("images",),
+    ("audit",),
     ("identity",),
     ("settings", "protocol"),
     ("egress",),
-    ("aio", "log", "terminal_text", "trees"),
+    ("aio", "log", "metrics", "terminal_text", "trees"),
     ("guest",),
     ("errors", "__init__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 PURE = (
+    "audit/entries.py",
     "egress/allowance.py",
     "egress/client_hello.py",
     "egress/environment.py",

@@ -15,6 +15,11 @@ def host_shared(path: Path) -> HostShared:
 class Unpaused:
     """The part of `runtimes.contract.Sandbox` that is about pauses, room, and another server."""
 
+    boot_seconds = 0.0
+
+    async def memory(self) -> int | None:
+        return None
+
     async def crowded(self) -> bool | None:
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,6 +38,7 @@ class AgentSandbox(ABC):
 
     def __init__(self, sandbox_id: str) -> None:
         self.id = sandbox_id
+        self.boot_seconds = 0.0
         self._agent: AgentClient | None = None
         self._shared: HostShared | None = None
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -78,10 +80,12 @@ class AgentSandbox(ABC):
         destroys it.
         """
         self._shared = shared
+        began = time.monotonic()
         try:
             async with asyncio.timeout(START_SECONDS):
                 self._use(await shared.agent.connect(self._ended), facts)
                 await self.agent.until_ready()
+            self.boot_seconds = time.monotonic() - began
         except TimeoutError as exc:
             reason = await self.last_words() or f"its agent gave no answer within {START_SECONDS:.0f} s"
             raise SandboxError("The sandbox could not be started", reason) from exc
@@ -146,6 +150,10 @@ class AgentSandbox(ABC):
     def oom_kills(self) -> int:
         """Return how often the out-of-memory killer ended something in it."""
         return 0
+
+    async def memory(self) -> int | None:
+        """Return how many bytes of memory it uses; None if that is not known."""
+        return None
 
     def watch_memory(self, on_kill: Callable[[], None]) -> None:  # noqa: B027 - there is none without a limit
         """Call `on_kill` with each such kill."""

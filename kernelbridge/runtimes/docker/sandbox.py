@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 
 from docker.api import APIClient
-from docker.errors import APIError
+from docker.errors import APIError, DockerException
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.sandbox import AgentSandbox
@@ -56,6 +56,17 @@ class DockerSandbox(AgentSandbox):
     def oom_kills(self) -> int:
         """Return the number of the engine's out-of-memory events."""
         return self._oom_count.kills
+
+    async def memory(self) -> int | None:
+        """Return what the engine counts."""
+        try:
+            found = await self._engine.call(
+                lambda api: api.stats(self.id, stream=False, one_shot=True), doing="asking for a container's memory"
+            )
+        except DockerException as exc:  # also that the engine is too old for this question
+            raise SandboxError("The sandbox's memory is not known", str(exc)) from exc
+        used = found.get("memory_stats", {}).get("usage")
+        return used if isinstance(used, int) else None
 
     def watch_memory(self, on_kill: Callable[[], None]) -> None:
         """Call `on_kill` with each of them."""

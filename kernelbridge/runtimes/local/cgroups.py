@@ -63,6 +63,15 @@ class Cgroup:
         path = home / ("memory.events" if self._versions["memory"] == 2 else "memory.oom_control")  # noqa: PLR2004  the version
         return next((int(line.split()[1]) for line in _read(path).splitlines() if line.startswith("oom_kill ")), 0)
 
+    def memory(self) -> int | None:
+        """Return how many bytes of memory are used in it; None if that is not counted."""
+        home = self._directories.get("memory")
+        if home is None:
+            return None
+        name = "memory.current" if self._versions["memory"] == 2 else "memory.usage_in_bytes"  # noqa: PLR2004  the version
+        used = _read(home / name).strip()
+        return int(used) if used.isdigit() else None
+
     def crowded(self) -> bool | None:
         """Return whether it has nine tenths of the processes that it may have; None without a limit."""
         home = self._directories.get("pids")

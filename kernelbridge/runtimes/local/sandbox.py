@@ -119,6 +119,10 @@ class LocalSandbox(AgentSandbox):
         """Return the kernel's count for its control group."""
         return self._cgroup.oom_kills() if self._cgroup is not None else 0
 
+    async def memory(self) -> int | None:
+        """Return what its control group counts; None without one."""
+        return None if self._cgroup is None else self._cgroup.memory()
+
     def watch_memory(self, on_kill: Callable[[], None]) -> None:
         """Call `on_kill` when that grows."""
         self._on_oom_kill = on_kill

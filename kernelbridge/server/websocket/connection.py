@@ -12,6 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType
 from msgspec import UNSET
 
 from kernelbridge.aio.turns import TURN, turns
+from kernelbridge.audit.audit import By
 from kernelbridge.errors import BadRequest, KernelBridgeError
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity
@@ -22,6 +23,7 @@ from kernelbridge.protocol.codec import LARGE, read, reading
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
+from kernelbridge.server.websocket.handlers.audited import note_request
 from kernelbridge.server.websocket.handlers.interpreter import remind
 from kernelbridge.server.websocket.handlers.request_context import RequestContext, echoed, encode, with_warnings
 from kernelbridge.server.websocket.outbox import HIGH_WATER, Outbox, Unsent
@@ -46,6 +48,7 @@ class Connection:
         registry: Registry,
         warning: str | None,
         holding: Holding | None = None,
+        address: str | None = None,
     ) -> None:
         """`strict` refuses requests with unknown fields. `warning` is part of the first message."""
         self.id = secrets.token_hex(8)
@@ -56,7 +59,8 @@ class Connection:
         self._login = login
         self._strict = strict
         self._warning = warning
-        self._outbox = Outbox(ws, holding)
+        self._address = address
+        self._outbox = Outbox(ws, holding, registry.metrics.wrote)
         self._on_close: dict[object, Callable[[], None]] = {}
         self._reading = asyncio.Event()
         self._reading.set()
@@ -65,6 +69,7 @@ class Connection:
     async def run(self) -> None:
         """Send `connected`, then read and answer until the connection ends."""
         self._log.info("connected", user_id=self.principal.subject)
+        self.registry.audit.connected(By(self.principal, connection=self.id, address=self._address))
         self.send(
             Connected(
                 connection_id=self.id,
@@ -87,6 +92,7 @@ class Connection:
             await asyncio.wait([writer])
             await self._ws.cut_off_done()
             self._log.info("disconnected", code=int(self._ws.close_code or 0))
+            self.registry.audit.disconnected(By(self.principal, connection=self.id), int(self._ws.close_code or 0))
 
     async def close(self, seconds: float) -> None:
         """Finish the current message, send what waits, then close with 1001. The client has `seconds` to answer that.
@@ -127,6 +133,7 @@ class Connection:
 
     def _refuse_binary(self) -> None:
         error = BadRequest("The frame is binary", "expected a text frame with one JSON object", code="binary_frame")
+        self.refused(error, "message", None, None)
         self.send(answers.error_message(error))
 
     async def _handle(self, frame: bytes) -> None:
@@ -136,6 +143,7 @@ class Connection:
             else:
                 message, warnings = read(frame, strict=self._strict)
         except BadRequest as exc:
+            self.refused(exc, "message", exc.session_id, exc.request_id)
             error = answers.error_message(exc, exc.session_id, echoed(exc.request_id))
             self.send(with_warnings(error, list(exc.warnings)))
             return
@@ -158,10 +166,12 @@ class Connection:
             else:
                 context = await self._attach(message, warnings)
                 answer = context.answer
+                note_request(self.registry.audit, By(self.principal, session_id, self.id, message.request_id), message)
                 if context.workspace.executions.prompt is not None and not isinstance(message, InputReply):
                     remind(context)
                 await HANDLERS[type(message)](context, message)
         except KernelBridgeError as exc:
+            self.refused(exc, str(message.__struct_config__.tag), session_id, message.request_id)
             answer(answers.error_message(exc, session_id, request_id))
         except Exception:  # noqa: BLE001  a bug must cost one message, not the connection
             self._log.exception("message_failed", type=type(message).__name__)
@@ -203,6 +213,12 @@ class Connection:
     def send(self, message: ServerMessage) -> None:
         """Queue an answer."""
         self._outbox.put(encode(message))
+
+    def refused(self, error: KernelBridgeError, what: str, session_id: str | None, request_id: str | None) -> None:
+        """Count and audit an error that answers a request; `what` is the request's type."""
+        self.registry.metrics.refused(error.code)
+        by = By(self.principal, session_id, self.id, request_id)
+        self.registry.audit.refused(by, what=what, code=error.code, reason=error.message)
 
     def put_frame(self, frame: bytes, unsent: Unsent | None = None) -> None:
         """Queue a frame; `unsent` is called if the connection ends before it is sent."""

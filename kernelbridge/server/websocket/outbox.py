@@ -24,10 +24,19 @@ Unsent = Callable[[], None]
 class Outbox:
     """Sends frames in order. A client that reads slowly costs at most `LIMIT` bytes."""
 
-    def __init__(self, ws: web.WebSocketResponse[Any], holding: Holding | None = None) -> None:
-        """Queue frames for `ws`. `holding` counts them in the server's budget until they are written."""
+    def __init__(
+        self,
+        ws: web.WebSocketResponse[Any],
+        holding: Holding | None = None,
+        wrote: Callable[[int], None] = lambda _size: None,
+    ) -> None:
+        """Queue frames for `ws`. `holding` counts them in the server's budget until they are written.
+
+        `wrote` is called with the bytes of each frame that was written.
+        """
         self._ws = ws
         self._holding = holding
+        self._wrote = wrote
         self._sending: bytes | None = None
         self._frames: deque[tuple[bytes, Unsent | None]] = deque()
         self._size = 0
@@ -112,6 +121,7 @@ class Outbox:
                     self._sending = frame
                     await self._ws.send_frame(frame, WSMsgType.TEXT)
                     self._sending = None
+                    self._wrote(len(frame))
                     if self._holding is not None:
                         self._holding.remove(len(frame))
                     if not self._frames:

@@ -105,6 +105,10 @@ class Feed:
         """The number of the latest frame."""
         return self._journal.last
 
+    def latest(self, most: int) -> list[Entry]:
+        """Return the latest `most` frames that are kept, in order."""
+        return self._journal.latest(most)
+
     def position(self, listener: Listener) -> int:
         """Return the number up to which a connection has received its frames, or knows that they are lost."""
         follower = self._followers.get(listener.id)

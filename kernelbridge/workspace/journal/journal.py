@@ -108,6 +108,10 @@ class Journal:
         # A kept entry that is larger than the journal can be newer than some of the latest.
         return sorted((*found, *reversed(newer)), key=_number)[:most]
 
+    def latest(self, most: int) -> list[Entry]:
+        """Return the `most` entries with the largest numbers, in order."""
+        return self.after(0, len(self))[-most:]
+
     def _retire(self, entry: Entry) -> None:
         if not entry.kept:
             self._forget(entry)

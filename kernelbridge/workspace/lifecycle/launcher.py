@@ -43,17 +43,18 @@ class Launcher:
 
         async def start(sandbox: Sandbox, environment: PythonEnvironment) -> Kernel:
             spec = sandbox.facts.kernelspec(self._owner.opening.choice.kernel)
-            return await Kernel.start(
-                sandbox,
-                spec,
-                argv=environment.argv(spec, sandbox.facts),
-                env=environment.env,
-                incarnation=incarnation,
-                start_timeout=self._settings.start_timeout,
-                max_output=self._settings.max_output,
-                on_late_output=on_late_output,
-                spills=self._spills,
-            )
+            with self._owner.starts.metrics.timed("kernel"):
+                return await Kernel.start(
+                    sandbox,
+                    spec,
+                    argv=environment.argv(spec, sandbox.facts),
+                    env=environment.env,
+                    incarnation=incarnation,
+                    start_timeout=self._settings.start_timeout,
+                    max_output=self._settings.max_output,
+                    on_late_output=on_late_output,
+                    spills=self._spills,
+                )
 
         kernel = await self.in_sandbox(start)
         self._record.kernel_started(kernel.identity)

@@ -59,7 +59,7 @@ class SandboxOwner:
         self._key = key
         self._runtime = runtime
         self._executor = executor
-        self._starts = starts
+        self.starts = starts
         self.opening = opening
         self._files = files
         self._record = record
@@ -205,7 +205,7 @@ class SandboxOwner:
             await self._before_start()
             await self.cleared()
             spec = await self._spec()
-            async with self._starts.turn(self._key.principal, wanted=self._wanted):
+            async with self.starts.turn(self._key.principal, wanted=self._wanted):
                 sandbox = await self._create(spec)
         except BaseException:
             self._not_started()
@@ -232,7 +232,9 @@ class SandboxOwner:
         )
 
     async def _create(self, spec: SandboxSpec) -> Sandbox:
-        sandbox = await self._runtime.create(spec)
+        with self.starts.metrics.timed("create") as split:
+            sandbox = await self._runtime.create(spec)
+            split("boot", sandbox.boot_seconds)
         try:
             await self._prepare(sandbox)
             opening = self.opening

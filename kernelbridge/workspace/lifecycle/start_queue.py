@@ -13,12 +13,15 @@ from collections.abc import AsyncIterator, Callable
 from itertools import chain
 
 from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
+from kernelbridge.metrics import Metrics
 
 
 class StartQueue:
     """The starts of all sandboxes of a server."""
 
-    def __init__(self, at_once: int) -> None:
+    def __init__(self, at_once: int, metrics: Metrics | None = None) -> None:
+        self.metrics = metrics or Metrics()
+        """Gets how long each phase of a start took."""
         self._free = at_once
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
         """By user, in the order of arrival. The first user is served next, and then moves to the end."""
@@ -35,7 +38,8 @@ class StartQueue:
         Raises `SessionClosed` if `wanted` returns False when the turn comes, and `RuntimeUnavailable` if a start before
         this one found that the runtime does not answer.
         """
-        await self._wait(user)
+        with self.metrics.timed("queue"):
+            await self._wait(user)
         try:
             if not wanted():
                 raise SessionClosed(SandboxError.code)

@@ -94,6 +94,8 @@ def test_version_2_passes_its_controllers_on(tmp_path: Path) -> None:
     assert cgroup.entrances == [made / "cgroup.procs"]
     (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert cgroup.oom_kills() == 2
+    (made / "memory.current").write_text("4096\n")
+    assert cgroup.memory() == 4096
 
 
 def test_version_2_of_an_ordinary_user_is_where_it_was_put(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -130,6 +130,8 @@ class RunningServer:
     url: str
     data_dir: Path
     http: aiohttp.ClientSession
+    metrics: str | None = None
+    """Where its metrics are."""
 
     @property
     def origin(self) -> str:
@@ -185,10 +187,22 @@ def text(**message: object) -> bytes:
     return masked(1, json.dumps(message).encode())
 
 
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T]]) -> T:
+    """Return the first true result of `look`, for what another thread or the server does by itself."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await look()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return found
+
+
 StartServer = Callable[..., Awaitable[RunningServer]]
 
 
 async def start_at(stack: AsyncExitStack, data: Path, patience: Patience, flags: dict[str, Any]) -> RunningServer:
+    """Start a server that runs until the stack is closed."""
     settings = resolve(
         {
             "runtime": "local",
@@ -204,7 +218,7 @@ async def start_at(stack: AsyncExitStack, data: Path, patience: Patience, flags:
     context = running(settings, on_progress=lambda _line: None, patience=patience)
     report = await stack.enter_async_context(context)
     http = await stack.enter_async_context(aiohttp.ClientSession())
-    return RunningServer(report.url, settings.data_dir, http)
+    return RunningServer(report.url, settings.data_dir, http, report.metrics)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import pytest_asyncio
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
 from kernelbridge.server import authentication
+from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.websocket.heartbeat import Patience
@@ -74,11 +75,12 @@ async def status(guarded: Guarded, path: str, method: str = "GET", **options: An
 def routes() -> set[tuple[str, str]]:
     """Return the method and an address of each route of the application."""
     nothing = cast("Any", None)
-    server = Server(nothing, nothing, Transfers(nothing, nothing), None, nothing, nothing, nothing, nothing)
+    transfers, administration = Transfers(nothing, nothing, nothing, nothing), Administration(nothing)
+    server = Server(nothing, nothing, transfers, None, nothing, nothing, nothing, nothing, administration)
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None
-        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f")
+        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f").replace("{id}", "0")
         found.add((route.method, path))
     return found
 

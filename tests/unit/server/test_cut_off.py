@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec import UNSET
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
+from kernelbridge.metrics import Metrics
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
@@ -46,7 +48,7 @@ def deaf() -> Connection:
         login=Login(Identity(Principal())),
         streams=False,
         strict=False,
-        registry=cast("Registry", None),
+        registry=cast("Registry", SimpleNamespace(metrics=Metrics())),
         warning=None,
     )
 

@@ -11,8 +11,10 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from kernelbridge.audit.audit import Audit
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
+from kernelbridge.metrics import Metrics
 from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -53,7 +55,7 @@ class Wire:
 
 @pytest.fixture
 async def wire() -> AsyncIterator[Wire]:
-    registry = cast("Registry", SimpleNamespace(detach=lambda _: None))
+    registry = cast("Registry", SimpleNamespace(detach=lambda _: None, metrics=Metrics(), audit=Audit()))
 
     async def serve(request: web.Request) -> web.StreamResponse:
         ws = Socket(request, max_message=LIMIT, message_timeout=PATIENCE)

@@ -54,9 +54,18 @@ def job_of(context: RequestContext, cell: Cell, timeout: float | None) -> Job:
             interpreter.ask_for_input(context, event)
 
     def answer(outcome: Outcome | KernelBridgeError) -> None:
+        _count(context, outcome)
         context.reply(outcome, lambda result: execution_result(context, result))
 
     return Job(cell, answer, ask if cell.allow_stdin else None, timeout, request_id=request_id)
+
+
+def _count(context: RequestContext, outcome: Outcome | KernelBridgeError) -> None:
+    metrics = context.client.registry.metrics
+    if isinstance(outcome, KernelBridgeError):
+        metrics.cell_ended("refused", outcome.code)
+    else:
+        metrics.cell_ended("ok" if outcome.success else "failed", outcome.cause)
 
 
 def _report_step(context: RequestContext, progress: InterruptProgress | KernelBridgeError) -> None:
@@ -126,6 +135,7 @@ class CellEvents:
         """Send what is still held back, then the result."""
         left_out = self._events.close()
         context = self._context
+        _count(context, outcome)
         context.reply(
             outcome,
             lambda result: execution_result(context, result, seq=context.seq(), events_left_out=left_out),

@@ -31,10 +31,19 @@ async def run(context: RequestContext, message: TerminalCommand) -> None:
     )
 
 
+def _count(context: RequestContext, outcome: CommandOutcome | KernelBridgeError) -> None:
+    metrics = context.client.registry.metrics
+    if isinstance(outcome, KernelBridgeError):
+        metrics.command_ended("refused", outcome.code)
+    else:
+        metrics.command_ended("ok" if outcome.exit_code == 0 else "failed", outcome.cause)
+
+
 def answer_of(context: RequestContext) -> CommandDone:
     """Return the callback that answers a command which does not stream."""
 
     def answer(outcome: CommandOutcome | KernelBridgeError) -> None:
+        _count(context, outcome)
         context.reply(outcome, lambda result: terminal_output(context, result))
 
     return answer
@@ -101,6 +110,7 @@ class CommandEvents:
         """Send what is still held back, then the result."""
         left_out = self._events.close()
         context = self._context
+        _count(context, outcome)
         context.reply(
             outcome,
             lambda result: terminal_output(context, result, seq=context.seq(), events_left_out=left_out),

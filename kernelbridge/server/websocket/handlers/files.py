@@ -40,6 +40,7 @@ async def save(context: RequestContext, message: SaveFile) -> None:
             if_match=message.if_match,
         )
     except KernelBridgeError as exc:
+        _refused(context, "save_file", exc)
         result = SaveResult(
             success=False,
             message=str(exc),
@@ -165,7 +166,13 @@ async def _carry_out(
     )
 
 
+def _refused(context: RequestContext, operation: str, error: KernelBridgeError) -> None:
+    request_id = None if context.request_id is UNSET else context.request_id
+    context.client.refused(error, operation, context.session_id, request_id)
+
+
 def _failed(context: RequestContext, operation: Operation, filename: str, error: KernelBridgeError) -> None:
+    _refused(context, operation, error)
     context.answer(
         FileResult(
             success=False,

@@ -58,6 +58,10 @@ class Client(Listener, Protocol):
         """Queue an answer. It is never left out."""
         ...
 
+    def refused(self, error: KernelBridgeError, what: str, session_id: str | None, request_id: str | None) -> None:
+        """Count and audit an error that answers a request; `what` is the request's type."""
+        ...
+
 
 class Ids(TypedDict):
     """The ids that an answer or event has of its request."""

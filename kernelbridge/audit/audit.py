@@ -1,0 +1,163 @@
+"""What is audited: one method for each kind of entry. They return at once, and never raise.
+
+Entries name who did what to what. They have no content: no code unless the operator asked for it, no text of a file or
+a terminal, no answer to a question, no value of a variable, no credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from kernelbridge.audit.entries import Entry
+from kernelbridge.audit.log_file import LogFile
+from kernelbridge.audit.writer import Writer
+from kernelbridge.errors import ConfigError
+from kernelbridge.identity.principal import Principal
+
+CarriedBy = Literal["header", "subprotocol", "message", "proxy"]
+FileAction = Literal["save", "download", "delete", "rename", "make_directory"]
+
+
+MOST_REFUSALS = 100
+"""Refusals in a second that are noted one by one."""
+
+
+class By(NamedTuple):
+    """Who did something, and where."""
+
+    principal: Principal | None
+    session: str | None = None
+    connection: str | None = None
+    """The id of the WebSocket, whose `connected` entry has its address; None for an HTTP request."""
+    request: str | None = None
+    """The `requestId`."""
+    address: str | None = None
+    """Of the peer of an HTTP request."""
+
+
+class Audit:
+    """The audit log of one server. Without a `writer`, nothing is written."""
+
+    def __init__(self, writer: Writer | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._second = float("-inf")
+        """When the second began in which refusals are counted."""
+        self._refusals = 0
+
+    @classmethod
+    async def open(cls, path: Path | None, *, with_code: bool, on_lost: Callable[[int], None]) -> Audit:
+        """Open the log at `path`; None for no log. `on_lost` see `Writer`. Raises `ConfigError`."""
+        if path is None:
+            return cls()
+        try:
+            file = await asyncio.to_thread(LogFile, path)
+        except OSError as exc:
+            raise ConfigError(
+                f"The audit log {path} cannot be opened",
+                f"{exc.strerror or exc}; choose another file with --audit-log, in a directory that the server may"
+                " write to",
+            ) from exc
+        return cls(Writer(file, with_code=with_code, on_lost=on_lost))
+
+    async def aclose(self) -> None:
+        """Write what waits, and close the log. Idempotent; nothing is audited afterwards."""
+        self._say_more_refusals()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+
+    # -- who is there -------------------------------------------------------------------
+
+    def authenticated(
+        self, principal: Principal, *, address: str, carried_by: CarriedBy, renewed: bool = False
+    ) -> None:
+        """Note that a client logged in, or stayed logged in with another credential."""
+        self._note("authenticated", By(principal, address=address), carried_by=carried_by, renewed=renewed)
+
+    def authentication_failed(self, reason: str, *, address: str, carried_by: CarriedBy | None) -> None:
+        """Note that a credential was refused. `reason` repeats nothing of it."""
+        self._note("authentication_failed", By(None, address=address), carried_by=carried_by, reason=reason)
+
+    def authentication_failures_uncounted(self, count: int) -> None:
+        """Note how many failures were too many to be noted one by one."""
+        self._note("authentication_failures", By(None), count=count)
+
+    def login_ended(self, principal: Principal, reason: str) -> None:
+        """Note that a login ended before its connection."""
+        self._note("login_ended", By(principal), reason=reason)
+
+    def connected(self, by: By) -> None:
+        """Note that a WebSocket was opened."""
+        self._note("connected", by)
+
+    def disconnected(self, by: By, code: int) -> None:
+        """Note that a WebSocket has ended; `code` is its close code."""
+        self._note("disconnected", by, code=code)
+
+    def refused(self, by: By, *, what: str, code: str, reason: str) -> None:
+        """Note that something was refused: `what` is the type of a request, or an HTTP method and path.
+
+        `reason` must not quote what may be content, as the longer texts of errors do. Of more than `MOST_REFUSALS` in a
+        second only their number is noted: whoever can connect could fill the disk with them.
+        """
+        now = self._clock()
+        if now - self._second >= 1:
+            self._say_more_refusals()
+            self._second = now
+        self._refusals += 1
+        if self._refusals <= MOST_REFUSALS:
+            self._note("refused", by, what=what, code=code, reason=reason)
+
+    def _say_more_refusals(self) -> None:
+        if self._refusals > MOST_REFUSALS:
+            self._note("refusals", By(None), count=self._refusals - MOST_REFUSALS)
+        self._refusals = 0
+
+    # -- sessions -------------------------------------------------------------------------
+
+    def opened(self, by: By, *, adopted: bool = False) -> None:
+        """Note that a session was opened, by a request or, with `adopted`, because an earlier server left it open."""
+        self._note("open", by, adopted=adopted)
+
+    def destroyed(self, by: By, *, reason: str, files_deleted: bool) -> None:
+        """Note that a session has ended."""
+        self._note("destroy", by, reason=reason, files_deleted=files_deleted)
+
+    def cell(self, by: By, code: str) -> None:
+        """Note that a cell was sent."""
+        self._note("cell", by, source=code)
+
+    def command(self, by: By, code: str) -> None:
+        """Note that a terminal command was sent."""
+        self._note("command", by, source=code)
+
+    def interrupt(self, by: By, target: str) -> None:
+        """Note that a client interrupts or restarts something."""
+        self._note("interrupt", by, target=target)
+
+    def terminal(self, by: By, terminal_id: str | None) -> None:
+        """Note that an interactive terminal was opened. What is typed into it is not noted."""
+        self._note("terminal", by, terminal=terminal_id)
+
+    def file(self, by: By, action: FileAction, path: str, *, to: str | None = None, size: int | None = None) -> None:
+        """Note that a client uses a file. `size` is that of what came: characters of a message, or bytes by HTTP."""
+        self._note(action, by, path=path, to=to, size=size)
+
+    # -- administrators ---------------------------------------------------------------------
+
+    def administered(self, by: By, action: Literal["list", "kill", "logs"], owner: Principal | None = None) -> None:
+        """Note what an administrator does; `by.session` is the session of the user `owner`."""
+        self._note("administered", by, action=action, owner=None if owner is None else owner.subject)
+
+    def _note(self, event: str, by: By, *, source: str | None = None, **fields: object) -> None:
+        if self._writer is None:
+            return
+        who = by.principal
+        known = {} if who is None else {"user": who.subject, "issuer": who.issuer}
+        known |= {"session": by.session, "connection": by.connection, "request": by.request, "address": by.address}
+        self._writer.put(Entry(time.time(), event, {**known, **fields}, source))

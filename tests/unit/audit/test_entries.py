@@ -1,0 +1,52 @@
+import hashlib
+import json
+
+import pytest
+
+from kernelbridge.audit.entries import MOST_CODE, MOST_TEXT, Entry, line
+
+HOSTILE = "a\r\nb\x85c\u2028d\x1b[31me\x7f\x9bf\ud800\u202eg\0"
+
+
+def read(entry: Entry, *, with_code: bool = False) -> dict[str, object]:
+    written = line(entry, with_code=with_code)
+    assert written.endswith(b"\n")
+    found = json.loads(written)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("name", ["user", "session", "path", "what", "reason", "address"])
+def test_no_text_of_a_client_leaves_its_line_or_is_obeyed_by_a_terminal(name: str) -> None:
+    written = line(Entry(0.0, "refused", {name: HOSTILE}), with_code=False)
+    text = written.decode("ascii")
+    assert text.splitlines(keepends=True) == [text]
+    assert text.removesuffix("\n").isprintable()
+    assert json.loads(written)[name] == HOSTILE
+
+
+def test_an_entry_has_when_what_and_its_fields() -> None:
+    assert read(Entry(1.5, "destroy", {"user": None, "session": "s", "files_deleted": False})) == {
+        "time": "1970-01-01T00:00:01.500Z",
+        "event": "destroy",
+        "session": "s",
+        "files_deleted": False,
+    }
+
+
+def test_code_is_hashed_and_measured_and_not_shown() -> None:
+    code = "print('é')\ud800"
+    content = code.encode("utf-8", "surrogatepass")
+    entry = Entry(0.0, "cell", {}, code)
+    found = read(entry)
+    assert found["sha256"] == hashlib.sha256(content).hexdigest()
+    assert found["size"] == len(content)
+    assert "code" not in found
+    assert read(entry, with_code=True)["code"] == code
+
+
+def test_fields_and_code_are_bounded() -> None:
+    found = read(Entry(0.0, "cell", {"path": "p" * 5000}, "c" * 100_000), with_code=True)
+    assert found["path"] == "p" * MOST_TEXT + "… (904 more)"
+    assert found["code"] == "c" * MOST_CODE + "… (34464 more)"
+    assert found["size"] == 100_000
