@@ -105,7 +105,7 @@ _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _TERMINAL_INJECTION = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which type into a terminal that another program reads."""
 _FILE_ATTRIBUTES = (0x401C5820, 0x40086602)
-"""FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS: the owner of a file could take it out of its project, and so of the disk quota.
+"""FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS: a file's owner could take it out of its project, and so of the disk quota.
 
 The newer call for it, file_setattr, is in no table.
 """
@@ -135,11 +135,12 @@ def _unlike(index: int, values: Sequence[int], decided: int = 0) -> list[_Rule]:
     varying = 0
     for value in values:
         varying |= value ^ values[0]
-    bits = [1 << position for position in range(32)]
-    rules: list[_Rule] = []
-    for bit in bits:
-        if not bit & (varying | decided):
-            rules.append((_Argument(index, (values[0] & decided) | (~values[0] & bit), decided | bit),))
+    bits = (1 << position for position in range(32))
+    rules: list[_Rule] = [
+        (_Argument(index, (values[0] & decided) | (~values[0] & bit), decided | bit),)
+        for bit in bits
+        if not bit & (varying | decided)
+    ]
     if varying:
         common = _WORD & ~varying
         first = varying & -varying

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ import structlog
 from aiohttp import web
 
 from kernelbridge import __version__
+from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
@@ -31,6 +33,7 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
 from kernelbridge.protocol import json_schema
+from kernelbridge.rates import Paces, Rates
 from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
 from kernelbridge.server import listening
 from kernelbridge.server.access import handshake_problem, refusal
@@ -119,6 +122,7 @@ class Server:
     ending: _Ending
     readiness: Readiness
     authentication: Authentication
+    paces: Paces
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[Principal] = field(default_factory=Counter)
     """How many connections each principal has; without those that have none."""
@@ -166,6 +170,7 @@ class Server:
             strict=strict,
             registry=self.registry,
             warning=self.warning,
+            pace=self.paces.connection(user),
             holding=ws.holding,
         )
         self.connections[connection] = transport
@@ -296,6 +301,7 @@ async def running(
             context = await asyncio.to_thread(listening.tls, settings.tls_cert, settings.tls_key)
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
+        await asyncio.to_thread(data.limit_disk, DiskLimits(settings.disk, settings.disk_files))
         executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
         runtime = await open_runtime(
             settings,
@@ -327,6 +333,7 @@ async def running(
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
             data.assign_uids(*settings.uid_range, registry.with_sandboxes)
+        paces = Paces(Rates(settings.request_rate, settings.byte_rate), time.monotonic)
         transfers = Transfers(
             functools.partial(
                 stored_files,
@@ -336,12 +343,13 @@ async def running(
                 limits=FileLimits(settings.max_message, settings.max_upload),
             ),
             registry.using,
+            paces,
         )
         readiness = Readiness(runtime, data.root, executor)
         stack.push_async_callback(readiness.aclose)
         authentication = Authentication(settings, source)
         warning = runtime.info.warning
-        server = Server(settings, registry, transfers, warning, patience, ending, readiness, authentication)
+        server = Server(settings, registry, transfers, warning, patience, ending, readiness, authentication, paces)
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         stack.callback(server.drop_unread)

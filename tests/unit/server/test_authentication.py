@@ -74,7 +74,8 @@ async def status(guarded: Guarded, path: str, method: str = "GET", **options: An
 def routes() -> set[tuple[str, str]]:
     """Return the method and an address of each route of the application."""
     nothing = cast("Any", None)
-    server = Server(nothing, nothing, Transfers(nothing, nothing), None, nothing, nothing, nothing, nothing)
+    transfers = Transfers(nothing, nothing, nothing)
+    server = Server(nothing, nothing, transfers, None, nothing, nothing, nothing, nothing, nothing)
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None

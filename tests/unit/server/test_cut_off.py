@@ -11,6 +11,7 @@ from msgspec import UNSET
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
+from kernelbridge.rates import Pace, Rates
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
@@ -48,6 +49,7 @@ def deaf() -> Connection:
         strict=False,
         registry=cast("Registry", None),
         warning=None,
+        pace=Pace(Rates(0, 0), lambda: 0.0),
     )
 
 
