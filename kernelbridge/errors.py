@@ -208,6 +208,12 @@ class DiskFull(FileError):
     retryable = True
 
 
+class DiskLimit(DiskFull):
+    """The session has used up its share of the disk."""
+
+    code = "disk_limit"
+
+
 class FilesDeleted(FileError):
     """The session was closed and its files were deleted during the request."""
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Generator
-from errno import EBUSY, EEXIST, ENOTEMPTY
+from errno import EBUSY, EEXIST, ENOTEMPTY, EXDEV
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -58,17 +58,32 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
             _unlock(name, top)
             inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
-                for count, entry in enumerate(os.listdir(inner), 1):  # noqa: PTH208  as above
-                    if count % _PIECE == 0:
-                        yield
-                    if _is_directory(entry, inner):
-                        _unlock(entry, inner)  # else it cannot be moved
-                        os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
-                    else:
-                        _remove(os.unlink, entry, inner)
+                if not (yield from _moving_up(inner, top)):
+                    yield from emptying(inner, limit - steps)
             finally:
                 os.close(inner)
             _remove(_rmdir, name, top)
+
+
+def _moving_up(inner: int, top: int) -> Generator[None, None, bool]:
+    """Remove the files of an open directory and move its directories into `top`.
+
+    Return False if they cannot be moved: `inner` has a disk quota of its own, and `top` another one.
+    """
+    for count, entry in enumerate(os.listdir(inner), 1):
+        if count % _PIECE == 0:
+            yield
+        if not _is_directory(entry, inner):
+            _remove(os.unlink, entry, inner)
+            continue
+        _unlock(entry, inner)  # else it cannot be moved
+        try:
+            os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
+        except OSError as exc:
+            if exc.errno != EXDEV:
+                raise
+            return False
+    return True
 
 
 def _unlock(name: str, parent: int) -> None:

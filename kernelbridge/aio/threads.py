@@ -21,6 +21,16 @@ _TURN = 0.05
 """Seconds of one slice. Then other work that waits for a thread has its turn."""
 
 
+def finish(work: BlockingWork[T]) -> T:
+    """Do all of some work now, in this thread, and return its result: for work that is short as a rule."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as exc:
+            result: T = exc.value
+            return result
+
+
 async def in_thread(executor: Executor | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a blocking function in a thread of the executor, or of the loop's own. If cancelled, wait for its return."""
     loop = asyncio.get_running_loop()

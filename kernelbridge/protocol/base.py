@@ -31,6 +31,7 @@ Cause = Literal[
     "sandbox_lost",
     "shell_exited",
     "process_limit",
+    "disk_limit",
 ]
 """Why a run was ended before it finished; `out_of_memory` also if a process that it started was killed."""
 

@@ -108,6 +108,18 @@ class LimitsInEffect(Struct, frozen=True, rename="camel"):
     pids: int
 
 
+class DiskUse(Struct, frozen=True, rename="camel", kw_only=True):
+    """What a session uses of the disk, and what it may use; a limit that is absent does not exist."""
+
+    used: int
+    """Bytes."""
+    limit: int | UnsetType = UNSET
+    """Bytes."""
+    files: int
+    """Files, directories and links."""
+    max_files: int | UnsetType = UNSET
+
+
 class SessionReady(Reply, frozen=True, tag="session_ready", kw_only=True):
     """The answer to `open_session`."""
 
@@ -142,6 +154,7 @@ class SessionInfoReply(Reply, frozen=True, tag="session_info_reply", kw_only=Tru
     stored: bool
     """Whether the session has files."""
     runtime: str
+    disk: DiskUse
     image: str | UnsetType | None = UNSET
     """This field and the following ones are there only for an open session."""
     kernel: str | UnsetType = UNSET

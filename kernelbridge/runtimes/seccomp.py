@@ -104,6 +104,11 @@ _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 """PER_LINUX, PER_LINUX32, both with UNAME26, and the query of the current one; so not READ_IMPLIES_EXEC."""
 _TERMINAL_INJECTION = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which type into a terminal that another program reads."""
+_FILE_ATTRIBUTES = (0x401C5820, 0x40086602)
+"""FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS: a file's owner could take it out of its project, and so of the disk quota.
+
+The newer call for it, file_setattr, is in no table.
+"""
 _WORD = 0xFFFFFFFF
 
 
@@ -120,29 +125,33 @@ _Rule = tuple[_Argument, ...]
 """A call is allowed if all of these are true."""
 
 
-def _unlike(index: int, values: Sequence[int]) -> list[_Rule]:
+def _unlike(index: int, values: Sequence[int], decided: int = 0) -> list[_Rule]:
     """Return rules of which one is true exactly if the argument is none of `values`.
 
-    A profile has no "not", and rules for one argument cannot be combined, so this is done by bits: those in which all
-    values agree one by one, the others together.
+    A profile has no "not", and rules for one argument cannot be combined, so this is done by bits. A bit in which all
+    values agree needs one rule. Where they differ, they are divided by one bit, until one value is left. `decided` are
+    the bits in which the argument is like all values already.
     """
     varying = 0
     for value in values:
         varying |= value ^ values[0]
-    common = _WORD & ~varying
-    bits = [1 << position for position in range(32)]
-    rules: list[_Rule] = [(_Argument(index, ~values[0] & bit, bit),) for bit in bits if bit & common]
-    free = [bit for bit in bits if bit & varying]
-    for choice in range(1 << len(free)):
-        part = sum(bit for position, bit in enumerate(free) if choice >> position & 1)
-        if part not in {value & varying for value in values}:
-            rules.append((_Argument(index, (values[0] & common) | part),))
+    bits = (1 << position for position in range(32))
+    rules: list[_Rule] = [
+        (_Argument(index, (values[0] & decided) | (~values[0] & bit), decided | bit),)
+        for bit in bits
+        if not bit & (varying | decided)
+    ]
+    if varying:
+        common = _WORD & ~varying
+        first = varying & -varying
+        for half in (0, first):
+            rules += _unlike(index, [value for value in values if value & first == half], common | first)
     return rules
 
 
 _JUDGED: Mapping[str, Sequence[_Rule]] = {
     "clone": [(_Argument(0, 0, _NAMESPACES),)],
-    "ioctl": _unlike(1, _TERMINAL_INJECTION),
+    "ioctl": _unlike(1, (*_TERMINAL_INJECTION, *_FILE_ATTRIBUTES)),
     "personality": [(_Argument(0, value),) for value in _PERSONALITIES],
     "socket": [
         (_Argument(0, _UNIX),),
@@ -204,7 +213,7 @@ def _condition(argument: _Argument) -> dict[str, Any]:
 # -- BPF ------------------------------------------------------------------------
 
 _Instruction = tuple[int, int, int, int]
-_LD_WORD, _AND, _JEQ, _JGE, _RET = 0x20, 0x54, 0x15, 0x35, 0x06
+_LD_WORD, _AND, _JA, _JEQ, _JGE, _RET = 0x20, 0x54, 0x05, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NR, _ARCH, _ARGS = 0, 4, 16
 """Offsets in `struct seccomp_data`; arguments are 64 bits wide, both machines are little-endian."""
@@ -227,7 +236,7 @@ def bpf_filter(machine: str) -> bytes | None:
     for name, rules in _JUDGED.items():
         block = [step for rule in rules for step in _allow_if(rule)]
         block.append(_refuse(EPERM))
-        program += [_jump(_JEQ, 0, len(block), numbers[name]), *block]
+        program += [_jump(_JEQ, 1, 0, numbers[name]), (_JA, 0, 0, len(block)), *block]
     # Calls that are newer than the table fail like in a kernel of the table's age. This includes the numbers of x32.
     newest = max(*allowed.values(), *absent.values(), *numbers.values())
     answers = {**dict.fromkeys(allowed.values(), _ALLOW), **dict.fromkeys(absent.values(), _ERRNO | ENOSYS)}

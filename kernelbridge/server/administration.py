@@ -135,7 +135,7 @@ class Administration:
             queued_cells=cells,
             queued_commands=commands,
             memory=memory,
-            disk=_disk(workspace),
+            disk=workspace.disk_size,
         )
 
     def _for_administrators(self, handler: Handler) -> Handler:
@@ -159,11 +159,6 @@ async def _memory(workspace: Workspace) -> int | None:
     except KernelBridgeError as exc:
         log.info("memory_not_known", workspace=workspace.key.workspace_id, reason=str(exc))
         return None
-
-
-def _disk(_workspace: Workspace) -> int | None:
-    """Return how many bytes a session's files take; None: nobody counts them."""
-    return None
 
 
 def _event(seq: int, frame: bytes) -> JournalEvent:

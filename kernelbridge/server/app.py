@@ -10,7 +10,9 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from aiohttp import web
 
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
+from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
@@ -34,6 +37,7 @@ from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
 from kernelbridge.metrics import Metrics, Snapshot
 from kernelbridge.protocol import json_schema
+from kernelbridge.rates import Paces, Rates
 from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
 from kernelbridge.server import listening, metrics_listener
 from kernelbridge.server.access import handshake_problem, refusal
@@ -128,6 +132,7 @@ class Server:
     readiness: Readiness
     authentication: Authentication
     administration: Administration
+    paces: Paces
     connections: dict[Connection, asyncio.Transport] = field(default_factory=dict)
     users: Counter[Principal] = field(default_factory=Counter)
     """How many connections each principal has; without those that have none."""
@@ -178,6 +183,7 @@ class Server:
             strict=strict,
             registry=self.registry,
             warning=self.warning,
+            pace=self.paces.connection(user),
             holding=ws.holding,
             address=request.remote,
         )
@@ -305,6 +311,10 @@ def _flag(request: web.Request, name: str) -> bool:
     return value == "true"
 
 
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    return None if settings.tls_cert is None else listening.tls(settings.tls_cert, settings.tls_key)
+
+
 @asynccontextmanager
 async def running(
     settings: Settings,
@@ -322,11 +332,10 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         source = await asyncio.to_thread(open_source, settings)
-        context = None
-        if settings.tls_cert is not None:
-            context = await asyncio.to_thread(listening.tls, settings.tls_cert, settings.tls_key)
+        context = await asyncio.to_thread(_tls, settings)
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
+        await asyncio.to_thread(data.limit_disk, DiskLimits(settings.disk, settings.disk_files))
         executor = stack.enter_context(ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="files"))
         runtime = await open_runtime(
             settings,
@@ -364,6 +373,7 @@ async def running(
         stack.push_async_callback(ending.end_sessions, registry)
         if settings.uid_range is not None and runtime.info.own_uids:
             data.assign_uids(*settings.uid_range, registry.with_sandboxes)
+        paces = Paces(Rates(settings.request_rate, settings.byte_rate), time.monotonic)
         transfers = Transfers(
             functools.partial(
                 stored_files,
@@ -375,6 +385,7 @@ async def running(
             registry.using,
             audit,
             metrics,
+            paces,
         )
         readiness = Readiness(runtime, data.root, executor)
         stack.push_async_callback(readiness.aclose)
@@ -388,6 +399,7 @@ async def running(
             readiness,
             authentication := Authentication(settings, source, audit, metrics),
             Administration(registry),
+            paces,
         )
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
         await runner.setup()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from types import MappingProxyType
+from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
@@ -35,6 +36,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
+from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.principal import login_of
 from kernelbridge.server.websocket.tcp import Counted
@@ -82,16 +84,26 @@ _STATUS: Mapping[type[KernelBridgeError], int] = MappingProxyType(
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Use(Protocol):
+    """Holds the files of a session (`Registry.using`)."""
+
+    def __call__(self, key: SessionKey, *, writes: bool) -> AbstractAsyncContextManager[None]:
+        """Use them while the context is open; `writes` says whether to change them. Raises `LimitExceeded`."""
+        ...
+
+
 class Transfers:
     """The handlers of the route. `files` returns the files of a session; `using` is entered while they are used."""
 
     def __init__(
         self,
         files: Callable[[SessionKey], SessionFiles],
-        using: Callable[[SessionKey], AbstractAsyncContextManager[None]],
+        using: Use,
         audit: Audit,
         metrics: Metrics,
+        paces: Paces,
     ) -> None:
+        self._paces = paces
         self._files = files
         self._using = using
         self._audit = audit
@@ -139,10 +151,10 @@ class Transfers:
                     "The file cannot be accepted in this form",
                     f"send it whole and unencoded, without the header {name}",
                 )
-        async with self._place(request, key), self._files(key).upload(path, _condition(request)) as upload:
+        async with self._place(request, key, writes=True), self._files(key).upload(path, _condition(request)) as upload:
             announced = request.content_length
-            upload.check(announced or 0)
-            received = await _receive(request, upload)
+            await upload.announce(announced or 0)
+            received = await _receive(request, upload, self._paces.connection(key.principal))
             if announced is not None and received != announced:
                 raise BadRequest("The file is incomplete", f"{received} of {announced} bytes arrived")
             saved = await upload.commit()
@@ -164,7 +176,7 @@ class Transfers:
         return web.Response(status=204, headers=headers)
 
     @contextlib.asynccontextmanager
-    async def _place(self, request: web.Request, key: SessionKey) -> AsyncIterator[None]:
+    async def _place(self, request: web.Request, key: SessionKey, *, writes: bool = False) -> AsyncIterator[None]:
         if self._running[key.principal] >= _AT_ONCE:
             raise LimitExceeded(
                 "Too many transfers are running for this user", f"the limit is {_AT_ONCE}; wait until one has ended"
@@ -172,8 +184,9 @@ class Transfers:
         self._running[key.principal] += 1
         try:
             # Two chunks: one is read or sent while the other is written or waits.
+            await asyncio.sleep(self._paces.user(key.principal).wait(requests=1))
             with Counted(request, key.principal, 2 * _CHUNK):
-                async with self._using(key):
+                async with self._using(key, writes=writes):
                     yield
         finally:
             self._running[key.principal] -= 1
@@ -233,7 +246,7 @@ async def _send(request: web.Request, response: web.StreamResponse, download: Do
     await response.write_eof()
 
 
-async def _receive(request: web.Request, upload: Upload) -> int:
+async def _receive(request: web.Request, upload: Upload, pace: Pace) -> int:
     received = 0
     waiting = bytearray()
     while True:
@@ -243,6 +256,7 @@ async def _receive(request: web.Request, upload: Upload) -> int:
         waiting += data
         if len(waiting) >= _CHUNK or (waiting and not data):
             await upload.write(waiting)
+            await asyncio.sleep(pace.wait(size=len(waiting)))
             waiting = bytearray()
         if not data:
             return received

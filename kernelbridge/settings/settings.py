@@ -329,6 +329,14 @@ class Settings:
     ptys: Annotated[
         int, Option(kinds.integer("COUNT", 8), WORKSPACE, "Terminals (PTYs), including those of open_terminal.")
     ] = 24
+    disk: Annotated[
+        int,
+        Option(kinds.size(0), WORKSPACE, "Disk space for the files of a session, hidden ones included; 0: no limit."),
+    ] = 2 << 30
+    disk_files: Annotated[
+        int,
+        Option(kinds.integer("COUNT", 0), WORKSPACE, "Files and directories of a session; 0: no limit."),
+    ] = 200_000
     execution_timeout: Annotated[
         float | None,
         Option(
@@ -409,6 +417,32 @@ class Settings:
             "How long a client may take to send one message; then its connection is closed with the reason (1008).",
         ),
     ] = 60.0
+    request_rate: Annotated[
+        int,
+        Option(
+            kinds.integer("COUNT", 0),
+            SERVER,
+            "Requests of one user in each second, in the long run; more are read later. One connection has half of it. "
+            "0: no limit.",
+        ),
+    ] = 4000
+    byte_rate: Annotated[
+        int,
+        Option(
+            kinds.size(0),
+            SERVER,
+            "Bytes that one user sends in each second, in the long run; more are read later. One connection has half "
+            "of it. 0: no limit.",
+        ),
+    ] = 1 << 30
+    start_rate: Annotated[
+        float,
+        Option(
+            kinds.decimal("NUMBER", 0),
+            SERVER,
+            "Sandboxes that one user starts in each second, in the long run; 0: no limit.",
+        ),
+    ] = 5.0
     max_starts: Annotated[
         int,
         Option(

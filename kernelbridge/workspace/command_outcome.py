@@ -41,7 +41,8 @@ class CommandOutcome:
     """`{"bytes": left out of `output`, "kept": "head and tail", "at": the character where they are missing}`, and
     `file` and `fileComplete` if the whole output is in a file of the workspace."""
     cause: str | None = None
-    """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`, `process_limit`."""
+    """Why it did not end by itself: `timeout`, `interrupted`, `shell_exited`, `out_of_memory`, `process_limit`,
+    `disk_limit`."""
     state_preserved: bool = True
     """False if the shell has ended, with its directory, variables, functions and background jobs."""
     hint: str | None = None

@@ -29,6 +29,11 @@ PROCESS_HINT = f"the session {NO_ROOM.removeprefix('it ')}"
 BUS_HINT = f"a program was ended by SIGBUS: {BUS_ERROR}"
 _BUS_ERROR = 128 + signal.SIGBUS
 
+DISK_HINT = (
+    "a disk is full: `session_info` tells how much of its disk limit the session uses (delete files); /tmp and /dev/shm"
+    " are small, because they are memory"
+)
+
 _LOOKED_AT = 4000
 """Characters at the end of the output: the last message says why a program failed."""
 _TRACEBACK = 16_000
@@ -61,6 +66,8 @@ _UNREACHED = re.compile(
     r"|no servers could be reached"  # dig, nslookup
     r"|Network is unreachable"
 )
+_NO_ROOM_ON_DISK = ("No space left on device", "Disk quota exceeded")
+"""The first one also where XFS refuses because of a quota."""
 _WORDS: tuple[str, ...] = (
     *("esol", "EAI_AGAIN", "ENOTFOUND", "nreachable", "not known", "CONNECTION", "connect to"),
     *("address", "dial tcp", "servers", "dns error"),
@@ -80,7 +87,9 @@ def failure_hint(text: str) -> str | None:
         return PROCESS_HINT
     if _REFUSALS.search(text) is not None:
         return TERMINAL_HINT
-    return NETWORK_HINT if _UNREACHED.search(text) is not None else None
+    if _UNREACHED.search(text) is not None:
+        return NETWORK_HINT
+    return DISK_HINT if any(words in text for words in _NO_ROOM_ON_DISK) else None
 
 
 def command_hint(output: str, late: str, exit_code: int | None, *, full_screen: bool, stalled: bool) -> str | None:

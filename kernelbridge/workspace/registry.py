@@ -14,7 +14,9 @@ from typing import Protocol
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet, Wait, all_within
+from kernelbridge.aio.threads import in_turns
 from kernelbridge.audit.audit import Audit, By
+from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.errors import FileError, KernelBridgeError, SandboxError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
@@ -27,6 +29,7 @@ from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.egress import Egress
 from kernelbridge.workspace.files.data_directory import DataDirectory
+from kernelbridge.workspace.files.names import explained
 from kernelbridge.workspace.journal.feed import Feed, Listener
 from kernelbridge.workspace.lifecycle.admission import SessionLimits, check_reopening
 from kernelbridge.workspace.lifecycle.closed_notes import ClosedNote, ClosedNotes
@@ -113,10 +116,12 @@ class Registry:
         self.audit = audit or Audit()
         self._bounds = bounds_of(settings, runtime.info)
         self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
-        self._starts = StartQueue(settings.max_starts, self.metrics)
+        self._starts = StartQueue(settings.max_starts, self.metrics, rate=settings.start_rate)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
         self._held: Counter[SessionKey] = Counter()
+        self._made: Counter[SessionKey] = Counter()
+        """Those of `_held` to which somebody writes."""
         self._only_files: set[SessionKey] = set()
         """Sessions of `_closing` that were not open: they have no sandbox."""
         self._on_use = on_use or (lambda _key: None)
@@ -143,13 +148,17 @@ class Registry:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Sessions that are being closed still have their sandboxes.
             check_reopening(0 if key not in self._closing else self._closing[key].reopened)
-            self._limits.check(key, self._entries.keys() | (self._closing.keys() - self._only_files))
+            self._limits.check(key, self._counted())
             entry = self._enter(key)
             self.audit.opened(By(key.principal, key.session_id, connection_id))
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
         return entry.workspace
+
+    def _counted(self) -> set[SessionKey]:
+        """Return the sessions that count in the limits: those that are open or being closed, or made by HTTP now."""
+        return self._entries.keys() | (self._closing.keys() - self._only_files) | self._made.keys()
 
     def was_closed(self, key: SessionKey) -> bool:
         """Whether a session is not open, and clients that return must be told how it was closed."""
@@ -281,6 +290,12 @@ class Registry:
         """Whether a session has stored files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.has_files, key)
 
+    async def disk(self, key: SessionKey) -> tuple[Use, DiskLimits]:
+        """Return what a session uses of the disk, open or not, and what it may use. Raises `FileError`."""
+        disk = self._data.disk.session(key.workspace_id, self._data.files(key))
+        with explained("The disk that the session uses cannot be measured"):
+            return await in_turns(self._executor, disk.measuring()), disk.limits
+
     async def stored(self, principal: Principal) -> list[str]:
         """Return the ids of a principal's sessions that have files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
@@ -357,8 +372,14 @@ class Registry:
         return [*list(self._entries), *list(self._closing)]
 
     @contextlib.asynccontextmanager
-    async def using(self, key: SessionKey) -> AsyncIterator[None]:
-        """Use the files of a session, open or not; wait while they are being deleted."""
+    async def using(self, key: SessionKey, *, writes: bool = False) -> AsyncIterator[None]:
+        """Use the files of a session, open or not; wait while they are being deleted.
+
+        With `writes`, which may make the session, it counts as open meanwhile: raises `LimitExceeded`.
+        """
+        if writes:
+            self._limits.check(key, self._counted())
+            self._made[key] += 1
         self._held[key] += 1
         self._on_use(key)
         try:
@@ -368,6 +389,8 @@ class Registry:
             yield
         finally:
             self._held -= Counter((key,))
+            if writes:
+                self._made -= Counter((key,))
             self._on_use(key)
 
     async def delete_unused(self, key: SessionKey) -> bool:

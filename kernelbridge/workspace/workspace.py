@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
@@ -14,6 +15,7 @@ from msgspec import UNSET, structs
 from kernelbridge.aio.tasks import Lazy, TaskSet, Wait, attempt
 from kernelbridge.aio.threads import in_thread, in_turns
 from kernelbridge.egress.environment import SandboxNetwork
+from kernelbridge.errors import LimitExceeded
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import WhatRan
 from kernelbridge.runtimes.contract import Runtime, Sandbox
@@ -23,6 +25,7 @@ from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.command_outcome import ReportLoss
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops, DiskWatch
 from kernelbridge.workspace.egress import Egress, SessionEgress
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import SessionFiles
@@ -90,13 +93,16 @@ class Workspace:
         self._deleting = False
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
-        self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill)
+        root = data.files(key)
+        disk = data.disk.session(key.workspace_id, root)
+        self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill, disk=disk)
         self.files = SessionFiles(
-            data.files(key),
+            root,
             prepared=self._files.get,
             settled=self._wait_for_deletion,
             executor=executor,
             max_frame=settings.max_message,
+            disk=disk,
         )
         self._closing: asyncio.Task[None] | None = None
         self._memory = MemoryWatch(self._status.memory_ran_out)
@@ -106,6 +112,7 @@ class Workspace:
             self._egress = SessionEgress(
                 key, egress, level=lambda: self.opening.choice.egress, denials=denials, report=self._denied
             )
+        stops = DiskStops()
         self._record = Record(
             data.state,
             key,
@@ -143,6 +150,7 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             denials=denials,
+            disk_stops=stops,
             record=self._record,
             on_loss_reported=functools.partial(self._loss_reported, "interpreter"),
             longest=settings.execution_timeout,
@@ -156,10 +164,22 @@ class Workspace:
             tasks=self._tasks,
             memory=self._memory,
             denials=denials,
+            disk_stops=stops,
             record=self._record,
             longest=settings.execution_timeout,
         )
         self.terminals = Terminals(self._launcher.in_sandbox, self._launcher.adopt_program, self._record)
+        self._disk_watch = DiskWatch(
+            disk,
+            root,
+            stops,
+            executor=executor,
+            asleep=lambda: self.pausing.asleep,
+            tell=self._disk_ran_out,
+            interrupt=self._interrupt_writers,
+            end=self.sandbox.give_up,
+            metrics=self.sandbox.starts.metrics,
+        )
         self.commands.on_loss_reported = functools.partial(self._loss_reported, "shell")
         self._closed = closed
         if closed is not None:
@@ -176,6 +196,11 @@ class Workspace:
     def state(self) -> WorkspaceState:
         """The sandbox's state."""
         return self.sandbox.state
+
+    @property
+    def disk_size(self) -> int | None:
+        """Bytes that it takes of the disk, as its sandbox was looked at last; None if it was not."""
+        return self._disk_watch.size
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -304,6 +329,7 @@ class Workspace:
         if self._egress is not None:
             self._egress.began(sandbox)
         self.opening.started(sandbox.facts)
+        self._tasks.create(self._disk_watch.watch(sandbox))
         self._tasks.create(watch_crowding(sandbox, self._busy, self._status.processes_ran_out, self.commands.crowded))
 
     async def _destroy(self) -> None:
@@ -364,6 +390,18 @@ class Workspace:
 
     def _tell(self, text: str) -> None:
         self.executions.add_late_output(text)
+
+    # -- the disk limit -------------------------------------------------------------
+
+    def _disk_ran_out(self, detail: str, *, stopped: bool) -> None:
+        self._status.disk_ran_out(detail)
+        if not (stopped and (self.executions.occupied or self.commands.occupied)):
+            self._tell(f"kernelbridge: {detail}\n")  # else the result of what is stopped reports it
+
+    def _interrupt_writers(self) -> None:
+        with contextlib.suppress(LimitExceeded):  # so many interrupts are under way that one more changes nothing
+            self.executions.interrupt(lambda _step: None)
+        self.commands.interrupt(lambda _step: None, queued=False, jobs=True)
 
     # -- the note of the close ----------------------------------------------------
 

@@ -45,6 +45,12 @@ CALLS = """if 1:
     call('clone', clone[machine], REFUSED, 0x10000000 | 17, 0, 0, 0, 0)
     for request in (0x5412, 0x541C, 0x7F00005412):  # TIOCSTI, TIOCLINUX
         call('ioctl', ioctl[machine], REFUSED, 0, request, 0)
+    # The owner of a file must not take it out of a disk quota: FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS, file_setattr.
+    attributes = ctypes.create_string_buffer(28)
+    with open('own', 'w') as own:
+        for request in (0x401C5820, 0x40086602, 0x1401C5820, 0xFFFFFFFF40086602 - (1 << 64)):
+            call('ioctl', ioctl[machine], REFUSED, own.fileno(), request, ctypes.addressof(attributes))
+    call('file_setattr', 469, REFUSED + ABSENT, -100, 0, 0, 0, 0)
 
     sockets = [(family, kind, 0) for family in (17, 30, 31, 38, 40, 44) for kind in (1, 2, 3, 5)]
     sockets += [(16, 3, family) for family in range(1, 23)]

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import aiohttp
 
 from tests.integration.conftest import PATIENCE, RunningServer, StartServer
+from tests.integration.test_transfers import fetch, root
 
 RUNTIMES = ("local",)
 """Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
@@ -44,6 +47,56 @@ async def test_sessions_in_all(start_server: StartServer) -> None:
         assert (await a.run("print(x)", session="1"))["output"] == "41\n"
         assert (await a.ask(type="close_session", sessionId="2"))["closed"]
         assert (await b.run("print(7)", session="1"))["output"] == "7\n"
+
+
+async def test_sessions_that_http_makes_count_while_they_are_made(start_server: StartServer) -> None:
+    server = await start_server(max_sessions="1")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x"
+        begun.set()
+        await go_on.wait()
+
+    async with server.connect("u") as client:
+        sending = asyncio.create_task(fetch(server, "f", "PUT", session="made", data=slowly()))
+        await begun.wait()
+        async with asyncio.timeout(PATIENCE):
+            while not (root(server, session="made")).exists():
+                await asyncio.wait({sending}, timeout=0.01)
+        refused = await client.run("1", session="another")
+        assert (refused["code"], "limit is 1" in refused["error"]) == ("limit_exceeded", True)
+        go_on.set()
+        assert (await sending).status == 201
+        assert (await client.run("print(1)", session="another"))["output"] == "1\n"
+        response = await fetch(server, "g", "PUT", session="third", data=b"x")
+        assert (response.status, (await response.json())["code"]) == (429, "limit_exceeded")
+        assert not root(server, session="third").exists()
+        assert (await fetch(server, "g", "PUT", session="another", data=b"x")).status == 201
+        assert await (await fetch(server, "f", session="made")).read() == b"x"
+
+
+async def test_who_sends_faster_than_the_rate_is_read_later_and_loses_nothing(start_server: StartServer) -> None:
+    server = await start_server(request_rate="20")
+    async with server.connect("u") as client, server.connect("another") as other:
+        for number in range(130):  # a connection has 10 in a second, and 100 at once
+            await client.send(type="ping", requestId=str(number))
+        await client.answer_to("99")
+        began = time.monotonic()
+        assert (await other.ask(type="ping"))["type"] == "pong"
+        await client.answer_to("129")
+        assert time.monotonic() - began > 1
+
+
+async def test_starts_of_sandboxes(start_server: StartServer) -> None:
+    server = await start_server(start_rate="0.1")
+    async with server.connect("u") as client, server.connect("another") as other:
+        assert (await client.shell("true"))["exitCode"] == 0
+        await client.ask(type="close_session", sessionId="s")
+        refused = await client.shell("true")
+        assert (refused["code"], refused["retryable"]) == ("limit_exceeded", True)
+        assert "--start-rate" in refused["error"]
+        assert (await other.shell("true"))["exitCode"] == 0
 
 
 async def test_terminal_commands_that_wait(start_server: StartServer) -> None:

@@ -21,6 +21,7 @@ from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.cells import InputReply
 from kernelbridge.protocol.codec import LARGE, read, reading
 from kernelbridge.protocol.messages import Connected, ErrorMessage, Ping, Pong
+from kernelbridge.rates import Pace
 from kernelbridge.server.websocket.buffers import Holding
 from kernelbridge.server.websocket.handlers import HANDLERS, PRINCIPAL_HANDLERS, WITHOUT_SANDBOX, answers
 from kernelbridge.server.websocket.handlers.audited import note_request
@@ -47,10 +48,12 @@ class Connection:
         strict: bool,
         registry: Registry,
         warning: str | None,
+        pace: Pace,
         holding: Holding | None = None,
         address: str | None = None,
     ) -> None:
         """`strict` refuses requests with unknown fields. `warning` is part of the first message."""
+        self._pace = pace
         self.id = secrets.token_hex(8)
         self.principal = login.identity.principal
         self.streams = streams
@@ -125,6 +128,8 @@ class Connection:
                     await self._handle(message.data)
                     self._reading.set()
             self._ws.inbox.handled(len(message.data))
+            if (wait := self._pace.wait(requests=1, size=len(message.data))) > 0:
+                await asyncio.sleep(wait)
             await self._outbox.room()
             if time.monotonic() > end:
                 # Hundreds of messages may wait already: nothing above would let other clients have their turn.

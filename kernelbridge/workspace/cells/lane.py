@@ -25,6 +25,7 @@ from kernelbridge.workspace.cells.prompts import Prompt, check_answer
 from kernelbridge.workspace.cells.questions import CHARACTERS, Questions
 from kernelbridge.workspace.cells.run import Job, Run, RunServices
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.job_queue import JobQueue, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -57,6 +58,7 @@ class ExecutionLane:
         tasks: TaskSet,
         memory: MemoryWatch,
         denials: Denials,
+        disk_stops: DiskStops,
         record: Record,
         on_loss_reported: Callable[[], None] = lambda: None,
         longest: float | None = None,
@@ -83,6 +85,7 @@ class ExecutionLane:
             record=record,
             memory=memory,
             denials=denials,
+            disk_stops=disk_stops,
             late=self._late,
             tasks=tasks,
             graces=graces,

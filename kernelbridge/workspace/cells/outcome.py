@@ -5,6 +5,7 @@
     written       waits until the whole output is on disk and long texts are JSON
     ended         ends the deadline and the question; adds by what the cell was ended      `run.py`
     with_hint     adds what to do instead of what is impossible in a sandbox               `hints.py`, `denials.py`
+    stopped       adds the cause, if the cell was stopped at the session's disk limit      `disk_watch.py`
     into          adds late output, and the loss of an earlier interpreter                 `late_output.py`
 
 `Run` makes the list. The cell counts as running until the last step, so answers come in the order of the cells.

@@ -27,6 +27,7 @@ from kernelbridge.workspace.cells.late_output import LateOutput
 from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, written
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
 
@@ -63,6 +64,7 @@ class RunServices:
     record: Record
     memory: MemoryWatch
     denials: Denials
+    disk_stops: DiskStops
     late: LateOutput
     tasks: TaskSet
     graces: Graces
@@ -180,7 +182,9 @@ class Run:
         denials = self._services.denials
         hinted = functools.partial(with_hint, denials=denials, mark=denials.mark())
         explained = functools.partial(self._services.memory.explained, mark=self._services.memory.mark())
-        steps: tuple[Step, ...] = (*first, explained, written, self._ended, hinted, self._services.late.into)
+        stops, late = self._services.disk_stops, self._services.late
+        stopped = functools.partial(stops.explained, mark=stops.mark())
+        steps: tuple[Step, ...] = (*first, explained, written, self._ended, hinted, stopped, late.into)
         listener = self._listen if self.job.cell.allow_stdin else self.job.listener
         try:
             execution = begin(lambda outcome: finish(outcome, steps, self._finish, self._services.tasks), listener)

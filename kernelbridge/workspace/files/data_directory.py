@@ -29,7 +29,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kernelbridge.aio.threads import BlockingWork
+from kernelbridge.aio.threads import BlockingWork, finish
+from kernelbridge.disk.disk import Disk
+from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
@@ -74,6 +76,8 @@ class DataDirectory:
         self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
         self._uids: Uids | None = None
+        self.disk = Disk(DiskLimits())
+        """What each session may use of the disk, and uses."""
 
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
@@ -102,6 +106,12 @@ class DataDirectory:
             raise
         return cls(root, instance, lock_fd)
 
+    def limit_disk(self, limits: DiskLimits) -> None:
+        """From now on, limit what each session uses of the disk; blocking."""
+        self.disk = Disk.open(self.root / "workspaces", limits, instance=self.instance)
+        if self.disk.enforced:
+            log.info("disk_quotas_enforced", size=limits.size, files=limits.files)
+
     @property
     def state(self) -> Path:
         """The directory of the records of open sessions."""
@@ -110,6 +120,7 @@ class DataDirectory:
     def close(self) -> None:
         """Release the lock. Idempotent."""
         if self._lock_fd >= 0:
+            self.disk.close()
             os.close(self._lock_fd)
             self._lock_fd = -1
 
@@ -122,6 +133,7 @@ class DataDirectory:
 
         `open_now` returns, in any thread, the sessions that may have a sandbox: no two of them have the same id.
         """
+        self.disk.own_uids = True
         self._uids = Uids(
             first,
             last,
@@ -159,11 +171,12 @@ class DataDirectory:
     def change_owner(self, stored: StoredFiles) -> BlockingWork[None]:
         """Change the owner of all files to the sandbox's user, if it is another; only while nothing runs there.
 
-        Raises `FileError`.
+        Files that are older than the session's disk quota are counted from now on. Raises `FileError`.
         """
         try:
             if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
                 yield from change_owner(stored.root, stored.uid, stored.gid)
+            yield from self.disk.limit(stored.root.parent.name, stored.root)
         except OSError as exc:
             raise stored.commits.explain(_failed("The session's files cannot be prepared", exc)) from exc
 
@@ -178,6 +191,7 @@ class DataDirectory:
                 (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
+                finish(self.disk.limit(home.name, new / "files"))
                 self._place(new, home, commits)
         if not (home / _LABEL).exists():
             with commits:  # not into a directory that is being deleted
@@ -241,6 +255,8 @@ class DataDirectory:
         try:
             with self._aside() as deleted, self._commits_of(key).deletion():
                 home.rename(deleted)
+                # Under the lock, because the next session of this name gets a quota of its own.
+                self.disk.release(key.workspace_id)
         except FileNotFoundError:
             return False
         except OSError as exc:

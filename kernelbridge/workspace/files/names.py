@@ -42,7 +42,7 @@ _REASONS: Mapping[int, str] = MappingProxyType(
         errno.EFBIG: "the file is larger than the file system allows",
         errno.EIO: "the disk reported an input/output error",
         errno.EAGAIN: "a program in the workspace holds a lease on it; end that program, or try again",
-        errno.EXDEV: "something else is mounted there",
+        errno.EXDEV: "it is older than the session's disk quota, or something else is mounted there; copy it instead",
         errno.EBUSY: "something is mounted there, or a program creates files as fast as they are deleted",
         errno.EISDIR: IS_DIRECTORY,
         errno.ENOTDIR: "a directory cannot replace a file",

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge.aio.threads import BlockingWork, in_thread, in_turns
+from kernelbridge.disk.disk import SessionDisk
+from kernelbridge.disk.limits import Use
 from kernelbridge.errors import BadRequest, FileError, FileTooLarge, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.contract import Runtime
@@ -41,6 +43,7 @@ class SessionFiles:
         settled: Callable[[], Awaitable[None]],
         executor: Executor,
         max_frame: int,
+        disk: SessionDisk,
     ) -> None:
         self._root = root
         self._prepared = prepared
@@ -49,6 +52,7 @@ class SessionFiles:
         """Waits while the files of the session's life before are being deleted."""
         self._executor = executor
         self._max_frame = max_frame
+        self._disk = disk
         self.watcher = Watcher(root, executor)
 
     async def save(
@@ -59,6 +63,8 @@ class SessionFiles:
 
         def work() -> BlockingWork[Saved]:
             data = _decoded(content) if encoding == "base64" else content.encode()
+            parts = relative_parts(filename)
+            yield from self._disk.admitting(len(data), len(parts), _not_saved(filename))
             return (yield from files.saving(filename, data, mode, if_match))
 
         async with self._changing(files):
@@ -103,8 +109,18 @@ class SessionFiles:
     async def mkdir(self, filename: str) -> None:
         """Make a directory (`WorkspaceFiles.mkdir`)."""
         files = await self._prepared()
+
+        def work() -> BlockingWork[None]:
+            parts = directory_parts(filename)
+            yield from self._disk.admitting(0, len(parts), f"The directory {filename!r} was not made")
+            files.mkdir(filename)
+
         async with self._changing(files):
-            await in_thread(self._executor, files.mkdir, filename)
+            await in_turns(self._executor, work())
+
+    async def use(self) -> Use:
+        """Return what the session uses of the disk now."""
+        return await in_turns(self._executor, self._disk.measuring())
 
     @contextlib.asynccontextmanager
     async def download(self, filename: str) -> AsyncIterator[Download]:
@@ -120,16 +136,17 @@ class SessionFiles:
     async def upload(self, filename: str, condition: Condition) -> AsyncIterator[Upload]:
         """Write a file in parts; without `Upload.commit`, nothing of it remains."""
         files = await self._prepared()
-        message = f"The file {filename!r} was not saved"
+        message = _not_saved(filename)
         parts = relative_parts(filename)
         opened = contextlib.ExitStack()
 
         def begin() -> BlockingWork[Upload]:
+            yield from self._disk.admitting(0, len(parts), message)
             with explained(message):
                 fd = opened.enter_context(files.home(parts, condition))
                 present = yield from checked(fd, parts[-1], condition)
                 new = opened.enter_context(files.new_version(fd, parts[-1]))
-            return Upload(new, present, files.limits.file, message, self._executor)
+            return Upload(new, present, files.limits.file, message, self._executor, self._disk)
 
         try:
             async with self._changing(files):
@@ -139,11 +156,12 @@ class SessionFiles:
 
     @contextlib.asynccontextmanager
     async def _changing(self, files: WorkspaceFiles) -> AsyncIterator[None]:
-        """Replace the error of a change that failed because all files were deleted meanwhile."""
+        """Replace the error of a change that failed because all files were deleted meanwhile, or because of a quota."""
         try:
             yield
         except FileError as exc:
             explanation = await in_thread(self._executor, files.commits.explain, exc)
+            explanation = await in_turns(self._executor, self._disk.explaining(explanation))
             if explanation is exc:
                 raise
             raise explanation from exc
@@ -170,17 +188,26 @@ class Upload:
     _limit: int
     _message: str
     _executor: Executor
+    _disk: SessionDisk
 
-    def check(self, size: int) -> None:
-        """Raise `FileTooLarge` if `size` bytes are too many for a file."""
+    async def announce(self, size: int) -> None:
+        """Raise `FileTooLarge` or `DiskLimit` if a file of `size` bytes has no room; it is written afterwards."""
+        self._check(size)
+        await in_turns(self._executor, self._disk.checking(size, self._message))
+
+    def _check(self, size: int) -> None:
         if size > self._limit:
             raise FileTooLarge(self._message, f"the limit is {self._limit} bytes (the server's max_upload)")
 
     async def write(self, data: bytes | bytearray) -> None:
         """Append data that was received."""
-        self.check(self._new.size + len(data))
+        self._check(self._new.size + len(data))
+        await in_turns(self._executor, self._writing(data))
+
+    def _writing(self, data: bytes | bytearray) -> BlockingWork[None]:
+        yield from self._disk.admitting(len(data), 0, self._message)
         with explained(self._message):
-            await in_thread(self._executor, self._new.write, data)
+            self._new.write(data)
 
     async def commit(self) -> Saved:
         """Make the file durable and put it in its place."""
@@ -210,7 +237,18 @@ def stored_files(
     async def settled() -> None:
         """Return at once: users of a session that is not open have waited in `Registry.using`."""
 
-    return SessionFiles(root, prepared=prepared, settled=settled, executor=executor, max_frame=limits.frame)
+    return SessionFiles(
+        root,
+        prepared=prepared,
+        settled=settled,
+        executor=executor,
+        max_frame=limits.frame,
+        disk=data.disk.session(key.workspace_id, root),
+    )
+
+
+def _not_saved(filename: str) -> str:
+    return f"The file {filename!r} was not saved"
 
 
 def _decoded(content: str) -> bytes:

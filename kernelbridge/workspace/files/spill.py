@@ -28,7 +28,8 @@ from datetime import UTC, datetime
 import structlog
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.aio.threads import in_thread
+from kernelbridge.aio.threads import finish, in_thread
+from kernelbridge.disk.disk import SessionDisk
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter.bounded import Spilled, size
 from kernelbridge.workspace.files import safe_open
@@ -57,9 +58,18 @@ _OWN = re.compile(r"[0-9]{8}T[0-9]{12}-[a-z]+-[0-9a-f]{8}\.txt")
 class SpillFiles:
     """The files of one workspace."""
 
-    def __init__(self, files: Callable[[], WorkspaceFiles], executor: Executor, tasks: TaskSet, *, limit: int) -> None:
+    def __init__(
+        self,
+        files: Callable[[], WorkspaceFiles],
+        executor: Executor,
+        tasks: TaskSet,
+        *,
+        limit: int,
+        disk: SessionDisk,
+    ) -> None:
         """Make no file yet. `files` is called in threads; `limit` is in bytes for each file, 0 for no files."""
         self._files = files
+        self._disk = disk
         self._executor = executor
         self._tasks = tasks
         self._limit = limit
@@ -69,7 +79,8 @@ class SpillFiles:
         """Return a file for the output of one run; `kind` (lower-case letters) is part of its name."""
         if not self._limit:
             return None
-        spill = SpillFile(_File(kind, self._files, self._limit), self._executor, self._tasks, self._open.discard)
+        file = _File(kind, self._files, self._limit, self._disk)
+        spill = SpillFile(file, self._executor, self._tasks, self._open.discard)
         self._open.add(spill)
         return spill
 
@@ -198,8 +209,9 @@ class SpillFile:
 class _File:
     """The file itself. Blocking; for one thread at a time."""
 
-    def __init__(self, kind: str, files: Callable[[], WorkspaceFiles], limit: int) -> None:
+    def __init__(self, kind: str, files: Callable[[], WorkspaceFiles], limit: int, disk: SessionDisk) -> None:
         self.path: str | None = None
+        self._disk = disk
         self._kind = kind
         self._files = files
         self._limit = limit
@@ -249,6 +261,7 @@ class _File:
         if len(data) > room:
             self._full = True
             data = data[:room].decode("utf-8", "ignore").encode()
+        finish(self._disk.admitting(len(data), 0, "The file with the whole output ends early"))
         rest = memoryview(data)
         while rest:
             written = os.write(self._fd, rest)

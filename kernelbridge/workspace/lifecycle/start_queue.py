@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import chain
 
-from kernelbridge.errors import RuntimeUnavailable, SandboxError, SessionClosed
+from kernelbridge.errors import LimitExceeded, RuntimeUnavailable, SandboxError, SessionClosed
 from kernelbridge.metrics import Metrics
+from kernelbridge.rates import Paces, Rates
 
 
 class StartQueue:
     """The starts of all sandboxes of a server."""
 
-    def __init__(self, at_once: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, at_once: int, metrics: Metrics | None = None, *, rate: float = 0.0) -> None:
+        """`rate` is how many sandboxes a user may start in each second, in the long run; 0 is no limit."""
         self.metrics = metrics or Metrics()
         """Gets how long each phase of a start took."""
+        self._rate = rate
+        self._paces = Paces(Rates(requests=rate, size=0), time.monotonic)
         self._free = at_once
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
         """By user, in the order of arrival. The first user is served next, and then moves to the end."""
@@ -36,8 +42,13 @@ class StartQueue:
         """Wait for a turn and hold it; a cancelled call leaves the queue.
 
         Raises `SessionClosed` if `wanted` returns False when the turn comes, and `RuntimeUnavailable` if a start before
-        this one found that the runtime does not answer.
+        this one found that the runtime does not answer. Raises `LimitExceeded` if the user starts too many.
         """
+        if (wait := self._paces.user(user).wait(requests=1)) > 0:
+            raise LimitExceeded(
+                "Too many sandboxes were started for this user",
+                f"the limit is {self._rate:g} in each second (--start-rate); try again in {math.ceil(wait)} s",
+            )
         with self.metrics.timed("queue"):
             await self._wait(user)
         try:

@@ -106,6 +106,10 @@ class StatusReporter:
         """Report that the sandbox has no room for more processes; the status stays the same."""
         self._send(self._last.status, f"the session's sandbox is full: {NO_ROOM}", "process_limit")
 
+    def disk_ran_out(self, detail: str) -> None:
+        """Report that the session has reached its disk limit; the status stays the same."""
+        self._send(self._last.status, detail, "disk_limit")
+
 
 def session_status(sandbox: WorkspaceState, kernel: KernelState) -> SessionStatus:
     """Return the status: the interpreter's while the sandbox runs, else the sandbox's."""

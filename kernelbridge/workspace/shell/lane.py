@@ -16,6 +16,7 @@ from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.adoption.session_state import RunningCommand
 from kernelbridge.workspace.command_outcome import CommandOutcome, LossCause, lost_command
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress, Step
 from kernelbridge.workspace.job_queue import JobQueue, answer, run_timeout
 from kernelbridge.workspace.resource_watch import MemoryWatch
@@ -73,6 +74,7 @@ class CommandLane:
         tasks: TaskSet,
         memory: MemoryWatch,
         denials: Denials,
+        disk_stops: DiskStops,
         record: Record,
         longest: float | None,
     ) -> None:
@@ -83,6 +85,7 @@ class CommandLane:
         self._tasks = tasks
         self._memory = memory
         self._denials = denials
+        self._disk_stops = disk_stops
         self._record = record
         self._longest = longest
         memory.serve(busy=lambda: self._running is not None)
@@ -258,7 +261,9 @@ class CommandLane:
         try:
             if command.interrupted:
                 await shell.interrupt()
+            stops = self._disk_stops.mark()
             outcome = await shell.finish(previous.command.time_left(time.monotonic()))
+            outcome = self._disk_stops.explained(outcome, stops)
             await self._record.written()  # as after a command of this server
         except KernelBridgeError as exc:
             return _CLOSED if self._closed else exc
@@ -335,6 +340,7 @@ class CommandLane:
     async def _run_in(self, shell: Shell, command: _Command) -> CommandOutcome:
         mark = self._memory.mark()  # not before: the sandbox may have been started for it
         denied = self._denials.mark()
+        stops = self._disk_stops.mark()
 
         def begins(exchange: Exchange) -> None:
             self._record.command_begins(
@@ -356,7 +362,8 @@ class CommandLane:
         # noted that, or the next one would look for the shell at the old terminal.
         await self._record.written()
         outcome = await self._memory.over_command(outcome, mark)
-        return replace(outcome, hint=self._denials.hint(denied, outcome.hint))
+        outcome = replace(outcome, hint=self._denials.hint(denied, outcome.hint))
+        return self._disk_stops.explained(outcome, stops)
 
     async def _living_shell(self) -> tuple[Shell, bool]:
         """Return the shell, and whether it was started just now."""

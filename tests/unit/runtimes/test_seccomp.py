@@ -101,6 +101,8 @@ COMMON = {"read": (0, 63), "execve": (59, 221), "futex": (202, 98), "openat": (2
 
 READ_IMPLIES_EXEC = 0x0400000
 TIOCSTI, TIOCGWINSZ, TIOCLINUX = 0x5412, 0x5413, 0x541C
+SET_PROJECT, GET_PROJECT, SET_FLAGS, GET_FLAGS = 0x401C5820, 0x801C581F, 0x40086602, 0x80086601
+"""FS_IOC_FSSETXATTR, FS_IOC_FSGETXATTR, FS_IOC_SETFLAGS, FS_IOC_GETFLAGS."""
 
 ARGUMENTS = [
     (CLONE, (0x3D0F00,), True),  # a thread
@@ -136,6 +138,9 @@ ARGUMENTS = [
     (IOCTL, (0, TIOCSTI), False),
     (IOCTL, (0, TIOCLINUX), False),
     (IOCTL, (0, 0xFFFFFFFF_00000000 | TIOCSTI), False),  # the kernel looks at 32 bits
+    (IOCTL, (0, GET_PROJECT), True),
+    (IOCTL, (0, GET_FLAGS), True),
+    *((IOCTL, (0, high << 32 | low), False) for high in (0, 1, 0xFFFFFFFF) for low in (SET_PROJECT, SET_FLAGS)),
     (IOCTL, (0, 0xFFFFFFFF_80045430), True),  # TIOCGPTN, as a C library that widens an int gives it
 ]
 """Call, its arguments, whether it is allowed."""
@@ -157,6 +162,8 @@ def bpf(machine: str, number: int, *args: int, arch: int | None = None) -> int:
                 accumulator = struct.unpack_from("<I", data, k)[0]
             case 0x54:
                 accumulator &= k
+            case 0x05:
+                position += k
             case 0x06:
                 return int(k)
             case 0x15:
@@ -203,16 +210,21 @@ def test_arguments_decide_in_both_forms_alike(machine: str) -> None:
         assert bpf(machine, JUDGED[name][list(ARCH).index(machine)], *args) == expected, (name, args)
 
 
+REFUSED_REQUESTS = (TIOCSTI, TIOCLINUX, SET_PROJECT, SET_FLAGS)
+
+
 @given(st.integers(0, (1 << 64) - 1))
-def test_all_of_ioctl_is_allowed_but_what_types_into_terminals(request: int) -> None:
-    expected = REFUSED if request & 0xFFFFFFFF in {TIOCSTI, TIOCLINUX} else ALLOWED
+def test_all_of_ioctl_is_allowed_but_what_types_into_terminals_or_leaves_a_quota(request: int) -> None:
+    expected = REFUSED if request & 0xFFFFFFFF in REFUSED_REQUESTS else ALLOWED
     assert docker(IOCTL, 0, request) == expected
     assert bpf("x86_64", JUDGED[IOCTL][0], 0, request) == expected
 
 
-@given(st.integers(TIOCSTI - 16, TIOCLINUX + 16))
-def test_and_so_are_its_neighbours(request: int) -> None:
-    test_all_of_ioctl_is_allowed_but_what_types_into_terminals.hypothesis.inner_test(request)  # type: ignore[attr-defined]
+@given(st.sampled_from(REFUSED_REQUESTS), st.integers(-16, 16), st.integers(0, 31))
+def test_and_so_are_its_neighbours(refused: int, near: int, bit: int) -> None:
+    judge = test_all_of_ioctl_is_allowed_but_what_types_into_terminals_or_leaves_a_quota.hypothesis.inner_test  # type: ignore[attr-defined]
+    judge(refused + near)
+    judge(refused ^ 1 << bit)
 
 
 def test_every_number_of_x86_64_is_allowed_by_name_or_refused() -> None:

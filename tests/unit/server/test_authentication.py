@@ -75,8 +75,8 @@ async def status(guarded: Guarded, path: str, method: str = "GET", **options: An
 def routes() -> set[tuple[str, str]]:
     """Return the method and an address of each route of the application."""
     nothing = cast("Any", None)
-    transfers, administration = Transfers(nothing, nothing, nothing, nothing), Administration(nothing)
-    server = Server(nothing, nothing, transfers, None, nothing, nothing, nothing, nothing, administration)
+    transfers, administration = Transfers(nothing, nothing, nothing, nothing, nothing), Administration(nothing)
+    server = Server(nothing, nothing, transfers, None, nothing, nothing, nothing, nothing, administration, nothing)
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None

@@ -13,6 +13,7 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.metrics import Metrics
+from kernelbridge.rates import Pace, Rates
 from kernelbridge.server.previous_clients import PreviousClient
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.outbox import HIGH_WATER, LIMIT
@@ -50,6 +51,7 @@ def deaf() -> Connection:
         strict=False,
         registry=cast("Registry", SimpleNamespace(metrics=Metrics())),
         warning=None,
+        pace=Pace(Rates(0, 0), lambda: 0.0),
     )
 
 

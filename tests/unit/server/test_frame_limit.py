@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import struct
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from kernelbridge.audit.audit import Audit
 from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
 from kernelbridge.metrics import Metrics
+from kernelbridge.rates import Pace, Rates
 from kernelbridge.server.listening import accepting, bind
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
@@ -61,7 +63,13 @@ async def wire() -> AsyncIterator[Wire]:
         ws = Socket(request, max_message=LIMIT, message_timeout=PATIENCE)
         await ws.prepare(request)
         await Connection(
-            ws, login=Login(Identity(Principal())), streams=False, strict=False, registry=registry, warning=None
+            ws,
+            login=Login(Identity(Principal())),
+            streams=False,
+            strict=False,
+            registry=registry,
+            warning=None,
+            pace=Pace(Rates(0, 0), time.monotonic),
         ).run()
         return ws
 

@@ -13,11 +13,13 @@ from typing import cast
 
 from msgspec import UNSET, structs
 
+from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.errors import KernelBridgeError, UnknownSession
 from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.sessions import (
     CloseSession,
     CloseSessionReply,
+    DiskUse,
     KernelStateName,
     LimitsInEffect,
     ListSessions,
@@ -91,7 +93,6 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
     registry = client.registry
     key = SessionKey(client.principal, message.session_id)
     stored = await registry.has_files(key)
-    workspace = registry.find(key)
     reply = SessionInfoReply(
         session_id=message.session_id,
         request_id=echoed(message.request_id),
@@ -99,8 +100,10 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
         kernel_state="absent",
         stored=stored,
         runtime=registry.runtime_name,
+        disk=_disk(*await registry.disk(key)),
         warnings=warnings or UNSET,
     )
+    workspace = registry.find(key)
     client.send(reply if workspace is None else _described(reply, workspace, registry.connections(key)))
 
 
@@ -207,6 +210,10 @@ def _options(message: OpenSession) -> SessionOptions:
         keep_while_running=message.keep_while_running,
         egress=message.egress,
     )
+
+
+def _disk(use: Use, limits: DiskLimits) -> DiskUse:
+    return DiskUse(used=use.size, limit=limits.size or UNSET, files=use.files, max_files=limits.files or UNSET)
 
 
 def _limits(limits: Limits) -> LimitsInEffect:

@@ -22,6 +22,7 @@ from kernelbridge.workspace.cells.interrupts import Graces
 from kernelbridge.workspace.cells.lane import ExecutionLane
 from kernelbridge.workspace.cells.run import Job
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
@@ -73,6 +74,7 @@ class Place:
             tasks=self.tasks,
             memory=MemoryWatch(lambda: None),
             denials=Denials(),
+            disk_stops=DiskStops(),
             record=unrecorded(root),
             graces=GRACES,
         )

@@ -1,18 +1,10 @@
 """Changes of files that are made in one piece, in the thread of the test."""
 
-from kernelbridge.aio.threads import BlockingWork, T
+from kernelbridge.aio.threads import finish
 from kernelbridge.workspace.files.store import SaveMode, WorkspaceFiles
 from kernelbridge.workspace.files.versions import Saved
 
-
-def finish(work: BlockingWork[T]) -> T:
-    """Do all of some work, and return its result."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as exc:
-            result: T = exc.value
-            return result
+__all__ = ["Files", "finish"]
 
 
 class Files(WorkspaceFiles):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.disk.disk import Disk
+from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
@@ -242,7 +244,14 @@ def session_files(files: Files) -> Iterator[SessionFiles]:
         pass
 
     with ThreadPoolExecutor(1) as executor:
-        yield SessionFiles(files.root, prepared=prepared, settled=settled, executor=executor, max_frame=FRAME)
+        yield SessionFiles(
+            files.root,
+            prepared=prepared,
+            settled=settled,
+            executor=executor,
+            max_frame=FRAME,
+            disk=Disk(DiskLimits()).session("", files.root),
+        )
 
 
 async def test_an_upload_is_there_when_it_is_committed(session_files: SessionFiles, root: Path) -> None:

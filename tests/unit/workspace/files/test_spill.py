@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from kernelbridge.aio.tasks import TaskSet
+from kernelbridge.disk.disk import Disk, SessionDisk
+from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.workspace.files import spill as spill_module
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, SpillFile, SpillFiles
 from kernelbridge.workspace.files.store import FileLimits
@@ -71,7 +73,11 @@ def files(root: Path) -> Files:
 
 
 def spills(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFiles:
-    return SpillFiles(lambda: files(root), executor, TaskSet(), limit=limit)
+    return SpillFiles(lambda: files(root), executor, TaskSet(), limit=limit, disk=unlimited(root))
+
+
+def unlimited(root: Path) -> SessionDisk:
+    return Disk(DiskLimits()).session("", root)
 
 
 def new(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFile:
@@ -214,7 +220,7 @@ async def test_the_end_of_a_session_closes_its_files(root: Path) -> None:
     """Of runs that end with it, also if a thread is writing; nobody waits for them any more."""
     tasks = TaskSet()
     with FrozenDisk() as frozen:
-        of_session = SpillFiles(lambda: files(root), frozen, tasks, limit=LIMIT)
+        of_session = SpillFiles(lambda: files(root), frozen, tasks, limit=LIMIT, disk=unlimited(root))
         begun, finishing = of_session.new("cell"), of_session.new("command")
         assert begun is not None
         assert finishing is not None

@@ -13,6 +13,7 @@ from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.adoption.record import Record
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.denials import Denials
+from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
@@ -60,6 +61,7 @@ def lane_of(place: Place, tasks: TaskSet, start_shell: Callable[[], Awaitable[Sh
         tasks=tasks,
         memory=MemoryWatch(lambda: None),
         denials=Denials(),
+        disk_stops=DiskStops(),
         record=Record(
             place.home / "absent", SessionKey(Principal(), "s"), created="", runtime="local", seq=int, executor=AtOnce()
         ),

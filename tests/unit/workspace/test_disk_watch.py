@@ -1,0 +1,50 @@
+"""When a session's files are looked at, and which results a stop explains."""
+
+from kernelbridge.disk.limits import DiskLimits, Use
+from kernelbridge.jupyter.cell import Outcome
+from kernelbridge.workspace.disk_watch import LONGEST, DiskStops, _Look, due
+
+LIMITS = DiskLimits(1000, 100)
+LAST = _Look(Use(200, 20), Use(10_000, 1000), at=100.0, took=0.01)
+"""A session that has 800 bytes and 80 files left."""
+
+
+def is_due(room: Use, now: float = 102.0, *, last: _Look | None = LAST, counts_files: bool = True) -> bool:
+    return due(last, room, now, LIMITS, counts_files=counts_files)
+
+
+def test_the_files_are_looked_at_if_the_disk_has_lost_a_part_of_what_the_session_has_left() -> None:
+    assert is_due(LAST.room, last=None)
+    assert not is_due(LAST.room)
+    assert not is_due(Use(10_000 - 199, 1000 - 19))
+    assert is_due(Use(10_000 - 200, 1000))
+    assert is_due(Use(10_000, 1000 - 20))
+
+
+def test_they_are_looked_at_from_time_to_time_whatever_the_disk_says() -> None:
+    assert not is_due(Use(20_000, 2000), 100 + LONGEST - 1)
+    assert is_due(Use(20_000, 2000), 100 + LONGEST)
+    assert is_due(LAST.room, counts_files=False)
+
+
+def test_a_session_above_its_limit_is_looked_at_each_time() -> None:
+    assert is_due(LAST.room, last=_Look(Use(1200, 20), LAST.room, at=100.0, took=0.01))
+
+
+def test_there_is_a_rest_after_a_long_look() -> None:
+    long = _Look(Use(1200, 20), LAST.room, at=100.0, took=1.0)
+    assert [is_due(LAST.room, now, last=long) for now in (102.0, 103.0)] == [False, True]
+
+
+def test_a_stop_explains_what_it_has_ended_and_nothing_else() -> None:
+    stops = DiskStops()
+    before = stops.mark()
+    ended = Outcome(success=False, cause="interrupted")
+    assert stops.explained(ended, before) is ended
+    stops.add("the figures")
+    told = stops.explained(ended, before)
+    assert (told.cause, told.hint) == ("disk_limit", "the figures")
+    assert stops.explained(ended, stops.mark()) is ended
+    for cause in (None, "timeout", "out_of_memory", "session_closed"):
+        other = Outcome(success=False, cause=cause)
+        assert stops.explained(other, before) is other
