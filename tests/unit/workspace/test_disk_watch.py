@@ -1,8 +1,19 @@
 """When a session's files are looked at, and which results a stop explains."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import pytest
+from prometheus_client import generate_latest
+
+from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.jupyter.cell import Outcome
-from kernelbridge.workspace.disk_watch import LONGEST, DiskStops, _Look, due
+from kernelbridge.metrics import Metrics
+from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.workspace.disk_watch import LONGEST, DiskStops, DiskWatch, _Look, due
 
 LIMITS = DiskLimits(1000, 100)
 LAST = _Look(Use(200, 20), Use(10_000, 1000), at=100.0, took=0.01)
@@ -48,3 +59,41 @@ def test_a_stop_explains_what_it_has_ended_and_nothing_else() -> None:
     for cause in (None, "timeout", "out_of_memory", "session_closed"):
         other = Outcome(success=False, cause=cause)
         assert stops.explained(other, before) is other
+
+
+class EndlessSandbox:
+    """It never ends."""
+
+    async def wait(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).write_text("x")
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    metrics = Metrics()
+
+    def tell(detail: str, *, stopped: bool) -> None:
+        told.set_result(f"{detail} {stopped}")
+
+    with ThreadPoolExecutor(1) as executor:
+        watch = DiskWatch(
+            Disk(LIMITS).session("s", tmp_path),
+            tmp_path,
+            DiskStops(),
+            executor=executor,
+            asleep=lambda: False,
+            tell=tell,
+            interrupt=lambda: pytest.fail("nothing grows"),
+            end=asyncio.Event().wait,  # type: ignore[arg-type] # it waits until the test ends
+            metrics=metrics,
+        )
+        watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
+        text = await asyncio.wait_for(told, 60)
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert (watch.size or 0) >= 200
+    assert "of 100 files" in text
+    assert text.endswith("False")
+    assert b'kernelbridge_quota_reached_total{resource="inodes"} 1.0' in generate_latest(metrics.registry)
