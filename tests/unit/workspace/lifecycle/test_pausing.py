@@ -108,7 +108,7 @@ async def test_an_idle_sandbox_is_paused_and_the_next_message_resumes_it(place: 
     await place.sandbox.let("resume")
     await answered(message)
     assert place.sandbox.running
-    assert place.machine.state is WorkspaceState.ACTIVE
+    assert place.events[:4] == ["IDLE", "PAUSED", "NEED", "RESUMED"]  # it may be idle again already
     await place.paused()  # and so on
 
 
