@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _KEY_BYTES = 16
 _PORTS = 65536
+_LONGEST_QUOTE = 256
+"""Characters of what a stranger sent that are repeated in an answer and in logs."""
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)")
 
 
@@ -62,13 +64,13 @@ def refusal(
     """
     if len(hosts) != 1 or not (_host_allowed(hosts[0], allowed) or (addresses and _ip_of(hosts[0]) is not None)):
         return (
-            f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1, or allow the"
+            f"the Host {_quoted(hosts)} is not a loopback name; connect to localhost or 127.0.0.1, or allow the"
             " name with --allow-origin https://NAME"
         )
     if origins == ["null"]:
         return "the Origin is 'null', as for a page opened from a file; serve the page from http://localhost"
     if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed)):
-        return f"the Origin {', '.join(origins)!r} is not allowed; --allow-origin allows it"
+        return f"the Origin {_quoted(origins)} is not allowed; --allow-origin allows it"
     return None
 
 
@@ -81,6 +83,11 @@ def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  #
     if not has_origin and any(site.strip().lower() == "cross-site" for site in sites):
         return "the request comes from a page of another site; open the file from a page of this machine"
     return None
+
+
+def _quoted(values: Sequence[str]) -> str:
+    text = ", ".join(values)
+    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…")
 
 
 def _tokens(values: Sequence[str]) -> set[str]:

@@ -78,6 +78,8 @@ _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
+_LONGEST_PATH = 256
+"""Characters of the path of a refused request in the audit log."""
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -273,9 +275,9 @@ class Server:
         return app
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
-        log.warning("request_refused", reason=reason, path=request.path)
+        TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
         self.registry.metrics.refused(code)
-        what = f"{request.method} {request.path}"
+        what = f"{request.method} {request.path[:_LONGEST_PATH]}"
         self.registry.audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
 
     def look(self, buffers: Buffers) -> Snapshot:

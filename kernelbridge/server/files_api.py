@@ -39,7 +39,7 @@ from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.principal import login_of
-from kernelbridge.server.websocket.tcp import Counted
+from kernelbridge.server.websocket.tcp import Counted, TcpConnection
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
 from kernelbridge.workspace.files.versions import Condition
@@ -199,14 +199,14 @@ class Transfers:
         async def handle(request: web.Request) -> web.StreamResponse:
             reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
             if reason is not None:
-                log.warning("request_refused", reason=reason, path=request.path)
+                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
                 self._refused(request, "forbidden", reason)
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             try:
                 return await handler(request)
             except web.RequestPayloadError as exc:
                 reason = next(iter(str(exc).splitlines()), "").rstrip(":")
-                log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+                TcpConnection.of(request).warn("malformed_request", reason=reason[:200])
                 return self._failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
             except TimeoutError:
                 stalled = BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s")
