@@ -514,8 +514,8 @@ def _note_access(metrics: Metrics, audit: Audit, key: SessionKey, access: Access
         case "denied" | "failed":
             metrics.egress_connection(access.outcome)
     if access.outcome == "denied":
-        by, what = By(key.principal, key.session_id), f"egress {access.host}:{access.port}"
-        audit.refused(by, what=what, code="egress_denied", reason=access.reason)
+        by = By(key.principal, key.session_id)
+        audit.egress_denied(by, host=access.host, port=access.port, reason=access.reason)
 
 
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:

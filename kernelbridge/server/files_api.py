@@ -34,11 +34,12 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
+from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
-from kernelbridge.server.principal import login_of
+from kernelbridge.server.principal import ADMISSION, login_of
 from kernelbridge.server.websocket.tcp import Counted, TcpConnection
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
@@ -224,7 +225,9 @@ class Transfers:
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
         self._metrics.refused(code)
         what = f"{request.method} {request.path}"
-        self._audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
+        admission = request.get(ADMISSION)
+        user = admission.identity.principal if isinstance(admission, Login) else None  # a bare `user_id` is no proof
+        self._audit.refused(By(user, address=request.remote), what=what, code=code, reason=reason)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, download: Download, at: int, end: int) -> None:
