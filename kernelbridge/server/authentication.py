@@ -303,7 +303,7 @@ class _Failure:
 
 
 class _Waiting:
-    """The WebSockets that have not logged in yet: at most `WAITING`, and no address keeps the others out."""
+    """The WebSockets that have not logged in yet: at most `WAITING`, and no addresses keep another one out."""
 
     def __init__(self) -> None:
         self._ends: dict[str, dict[object, End]] = {}
@@ -331,9 +331,10 @@ class _Waiting:
         if sum(map(len, self._ends.values())) < WAITING:
             return True
         greedy = max(self._ends, key=lambda one: len(self._ends[one]))
-        if len(self._ends[greedy]) <= len(self._ends.get(address, ())) + 1:
+        # An address without a place always gets one: otherwise as many addresses as there are places keep it out.
+        if address in self._ends and len(self._ends[greedy]) <= len(self._ends[address]) + 1:
             return False
-        self._end(greedy, next(iter(self._ends[greedy])), "too many connections from this address wait for a login")
+        self._end(greedy, next(iter(self._ends[greedy])), "too many connections wait for a login; connect again")
         return True
 
     def _end(self, address: str, token: object, reason: str) -> None:

@@ -358,6 +358,25 @@ async def test_an_address_with_many_waiting_loses_the_oldest() -> None:
     assert not waiting._ends
 
 
+async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
+    """A place for each of many addresses: the one that has waited longest makes room."""
+    async with AsyncExitStack() as stack:
+        waiting = []
+        for number in range(authentication.WAITING):
+            wire = await stack.enter_async_context(tokens.server.wire())
+            wire.write(request("/ws", UPGRADE | KEY | {"X-Forwarded-For": f"198.51.100.{number}"}))
+            assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
+            waiting.append(wire)
+        tokens.move()
+        async with tokens.connect("") as client:
+            assert (await client.ask(type="authenticate", token=tokens.token))["type"] == "authenticated"
+        said, code, _ = await waiting[0].ending()
+        assert (code, said[0]["code"]) == (1008, "unauthorized")
+        assert "too many connections wait" in said[0]["error"]
+        waiting[1].write(text(type="authenticate", token=tokens.token))
+        assert json.loads((await waiting[1].frame())[1])["type"] == "authenticated"
+
+
 # -- the end of a login ----------------------------------------------------------------
 
 
