@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
@@ -21,6 +22,7 @@ import pytest_asyncio
 
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
+from kernelbridge.identity.watched_file import WatchedFile
 from kernelbridge.server import authentication
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
@@ -454,6 +456,30 @@ async def test_an_expiry_ends_all_that_is_open(tokens: Guarded, jwts: Guarded, m
             assert "expired" in (await first.ended())["error"]
     for guarded, token in ((tokens, short), (jwts, second.token)):
         assert await status(guarded, "/readyz", headers=bearer(token)) == 401
+
+
+async def test_an_expiry_does_not_wait_for_the_file_of_keys(jwts: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    async with jwts.logged_in(jwts.signed(seconds=3)) as client:
+        monkeypatch.setattr(WatchedFile, "refresh", lambda _file: answers.wait())
+        try:
+            assert (await asyncio.wait_for(client.closed(), 2 * CLOSED_WITHIN))[0] == 1008
+        finally:
+            answers.set()
+
+
+async def test_a_revocation_does_not_wait_for_other_threads(tokens: Guarded) -> None:
+    ended, loop = threading.Event(), asyncio.get_running_loop()
+    token = tokens.more("gone")
+    await tokens.loaded(token)
+    async with tokens.logged_in(token) as client:
+        busy = [loop.run_in_executor(None, ended.wait) for _ in range(64)]
+        try:
+            tokens.without("gone")
+            assert (await asyncio.wait_for(client.closed(), 2 * CLOSED_WITHIN))[0] == 1008
+        finally:
+            ended.set()
+            await asyncio.gather(*busy)
 
 
 async def test_a_new_token_of_the_same_user_keeps_a_connection_open(jwts: Guarded) -> None:
