@@ -259,7 +259,8 @@ class Server:
 
     def _refusal(self, hosts: Sequence[str], origins: Sequence[str]) -> str | None:
         beyond = self.settings.listen is None and not is_loopback(self.settings.host)
-        return refusal(hosts, origins, self.settings.allow_origin, addresses=beyond)
+        by_proxy = self.settings.auth == "proxy"
+        return refusal(hosts, origins, self.settings.allow_origin, addresses=beyond, local_pages=not by_proxy)
 
     def app(self) -> web.Application:
         """Make the aiohttp application."""

@@ -620,6 +620,14 @@ async def test_what_the_proxy_must_not_pass_on(proxied: RunningServer, headers: 
             assert (await wire.head()).startswith(f"HTTP/1.1 {expected} ".encode())
 
 
+async def test_pages_of_the_users_own_machine_do_not_act_for_the_user(proxied: RunningServer) -> None:
+    """Browsers send the proxy's cookies along, whatever local page asks."""
+    for page, expected in (("http://localhost:3000", 403), ("http://127.0.0.1", 403), (proxied.origin, 200)):
+        headers = {"X-User": "ada", "Origin": page}
+        async with proxied.http.get(f"{proxied.origin}/readyz", headers=headers) as answer:
+            assert answer.status == expected, page
+
+
 async def test_no_message_changes_what_the_proxy_says(proxied: RunningServer) -> None:
     async with proxied.connect(None, headers={"X-User": "ada"}) as client:
         assert (await client.ask(type="authenticate", token="x"))["code"] == "bad_request"
