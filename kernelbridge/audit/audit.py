@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,7 +24,7 @@ FileAction = Literal["save", "download", "delete", "rename", "make_directory"]
 
 
 MOST_REFUSALS = 100
-"""Refusals in a second that are noted one by one."""
+"""Refusals in a second that are noted one by one: of each user, and of all strangers together."""
 
 
 class By(NamedTuple):
@@ -47,7 +48,11 @@ class Audit:
         self._clock = clock
         self._second = float("-inf")
         """When the second began in which refusals are counted."""
-        self._refusals = 0
+        self._noted: Counter[Principal | None] = Counter()
+        """How many refusals of each principal were noted in that second."""
+        self._left_out: Counter[Principal | None] = Counter()
+        self._denied: set[tuple[By, str]] = set()
+        """What was denied to whom in that second."""
 
     @classmethod
     async def open(cls, path: Path | None, *, with_code: bool, on_lost: Callable[[int], None]) -> Audit:
@@ -103,20 +108,38 @@ class Audit:
         """Note that something was refused: `what` is the type of a request, or an HTTP method and path.
 
         `reason` must not quote what may be content, as the longer texts of errors do. Of more than `MOST_REFUSALS` in a
-        second only their number is noted: whoever can connect could fill the disk with them.
+        second only their number is noted: whoever can connect could fill the disk with them. Nobody hides those of
+        others.
         """
+        self._begin_second()
+        if self._noted[by.principal] < MOST_REFUSALS:
+            self._noted[by.principal] += 1
+            self._note("refused", by, what=what, code=code, reason=reason)
+        else:
+            self._left_out[by.principal] += 1
+
+    def egress_denied(self, by: By, *, host: str, port: int, reason: str) -> None:
+        """Note that a program in a sandbox may not connect to a host: once in a second, repeats are only counted."""
+        self._begin_second()
+        what = f"egress {host}:{port}"
+        if (by, what) in self._denied:
+            self._left_out[by.principal] += 1
+            return
+        self._denied.add((by, what))
+        self.refused(by, what=what, code="egress_denied", reason=reason)
+
+    def _begin_second(self) -> None:
         now = self._clock()
         if now - self._second >= 1:
             self._say_more_refusals()
             self._second = now
-        self._refusals += 1
-        if self._refusals <= MOST_REFUSALS:
-            self._note("refused", by, what=what, code=code, reason=reason)
 
     def _say_more_refusals(self) -> None:
-        if self._refusals > MOST_REFUSALS:
-            self._note("refusals", By(None), count=self._refusals - MOST_REFUSALS)
-        self._refusals = 0
+        for principal, count in self._left_out.items():
+            self._note("refusals", By(principal), count=count)
+        self._noted.clear()
+        self._left_out.clear()
+        self._denied.clear()
 
     # -- sessions -------------------------------------------------------------------------
 

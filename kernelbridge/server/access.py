@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _KEY_BYTES = 16
 _PORTS = 65536
+_LONGEST_QUOTE = 256
+"""Characters of what a stranger sent that are repeated in an answer and in logs."""
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)")
 
 
@@ -52,23 +54,30 @@ def handshake_problem(method: str, version: tuple[int, int], headers: Headers) -
 
 
 def refusal(
-    hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str], *, addresses: bool = False
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    allowed: Collection[str],
+    *,
+    addresses: bool = False,
+    local_pages: bool = True,
 ) -> str | None:
     """Return why a request with these values of Host and Origin is refused, or None.
 
     `allowed` has the operator's origins, such as `https://app.example`. Their hosts are also accepted as Host, because
     a proxy may pass it on. With `addresses`, for a server that listens beyond loopback, a Host may be any IP address:
-    DNS cannot point an address elsewhere.
+    DNS cannot point an address elsewhere. Without `local_pages`, for a server behind a proxy that logs browsers in, a
+    loopback origin must be the Host itself: other pages of the user's machine would act as the user.
     """
     if len(hosts) != 1 or not (_host_allowed(hosts[0], allowed) or (addresses and _ip_of(hosts[0]) is not None)):
         return (
-            f"the Host {', '.join(hosts)!r} is not a loopback name; connect to localhost or 127.0.0.1, or allow the"
+            f"the Host {_quoted(hosts)} is not a loopback name; connect to localhost or 127.0.0.1, or allow the"
             " name with --allow-origin https://NAME"
         )
     if origins == ["null"]:
         return "the Origin is 'null', as for a page opened from a file; serve the page from http://localhost"
-    if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed)):
-        return f"the Origin {', '.join(origins)!r} is not allowed; --allow-origin allows it"
+    of = None if local_pages else hosts[0]
+    if len(origins) > 1 or (origins and not _origin_allowed(origins[0], allowed, of)):
+        return f"the Origin {_quoted(origins)} is not allowed; --allow-origin allows it"
     return None
 
 
@@ -81,6 +90,11 @@ def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  #
     if not has_origin and any(site.strip().lower() == "cross-site" for site in sites):
         return "the request comes from a page of another site; open the file from a page of this machine"
     return None
+
+
+def _quoted(values: Sequence[str]) -> str:
+    text = ", ".join(values)
+    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…")
 
 
 def _tokens(values: Sequence[str]) -> set[str]:
@@ -106,11 +120,14 @@ def _host_allowed(host: str, allowed: Collection[str]) -> bool:
     return _is_loopback(host) or any(host.lower() == origin.partition("://")[2] for origin in allowed)
 
 
-def _origin_allowed(origin: str, allowed: Collection[str]) -> bool:
+def _origin_allowed(origin: str, allowed: Collection[str], of: str | None) -> bool:
+    """Return whether an origin is allowed: one of the operator's, or of loopback and, if that is given, of a host."""
     if origin.lower() in allowed:
         return True
     found = _ORIGIN.fullmatch(origin)
-    return found is not None and _is_loopback(found["authority"])
+    if found is None or not _is_loopback(found["authority"]):
+        return False
+    return of is None or found["authority"].lower() == of.lower()
 
 
 def _is_loopback(authority: str) -> bool:

@@ -21,6 +21,7 @@ from kernelbridge.identity.logins import Login
 from kernelbridge.protocol.administration import JournalEvent, JournalEvents, SessionRow, SessionTable
 from kernelbridge.server.access import cross_site_refusal, refusal
 from kernelbridge.server.principal import ADMISSION, Anyone
+from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.settings import is_loopback
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
@@ -142,7 +143,7 @@ class Administration:
         async def handle(request: web.Request) -> web.StreamResponse:
             if (problem := administrator_problem(request)) is not None:
                 reason = f"only an administrator may do that: {problem}"
-                log.warning("request_refused", reason=reason, path=request.path)
+                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
                 self._registry.metrics.refused("forbidden")
                 what = f"{request.method} {request.path}"
                 self._registry.audit.refused(_by(request), what=what, code="forbidden", reason=reason)

@@ -78,6 +78,8 @@ _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
+_LONGEST_PATH = 256
+"""Characters of the path of a refused request in the audit log."""
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -257,7 +259,8 @@ class Server:
 
     def _refusal(self, hosts: Sequence[str], origins: Sequence[str]) -> str | None:
         beyond = self.settings.listen is None and not is_loopback(self.settings.host)
-        return refusal(hosts, origins, self.settings.allow_origin, addresses=beyond)
+        by_proxy = self.settings.auth == "proxy"
+        return refusal(hosts, origins, self.settings.allow_origin, addresses=beyond, local_pages=not by_proxy)
 
     def app(self) -> web.Application:
         """Make the aiohttp application."""
@@ -273,9 +276,9 @@ class Server:
         return app
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
-        log.warning("request_refused", reason=reason, path=request.path)
+        TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
         self.registry.metrics.refused(code)
-        what = f"{request.method} {request.path}"
+        what = f"{request.method} {request.path[:_LONGEST_PATH]}"
         self.registry.audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
 
     def look(self, buffers: Buffers) -> Snapshot:
@@ -512,8 +515,8 @@ def _note_access(metrics: Metrics, audit: Audit, key: SessionKey, access: Access
         case "denied" | "failed":
             metrics.egress_connection(access.outcome)
     if access.outcome == "denied":
-        by, what = By(key.principal, key.session_id), f"egress {access.host}:{access.port}"
-        audit.refused(by, what=what, code="egress_denied", reason=access.reason)
+        by = By(key.principal, key.session_id)
+        audit.egress_denied(by, host=access.host, port=access.port, reason=access.reason)
 
 
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:

@@ -12,6 +12,7 @@ import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -159,11 +160,23 @@ class Authentication:
         self._waiting.end_all("the server stops")
 
     async def _sweep(self) -> None:
+        # A thread of its own: those of the event loop may all be busy for long, with directories that are removed.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="credentials")
+        try:
+            await self._sweep_with(thread)
+        finally:
+            thread.shutdown(wait=False)
+
+    async def _sweep_with(self, thread: ThreadPoolExecutor) -> None:
+        refreshing: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(SWEEP)
             try:
                 if self._source is not None:
-                    await asyncio.to_thread(self._source.refresh)
+                    if refreshing is None or refreshing.done():
+                        refreshing = asyncio.get_running_loop().run_in_executor(thread, self._source.refresh)
+                    # What has expired ends also while the file system does not answer.
+                    await asyncio.wait([refreshing], timeout=SWEEP)
                 self._logins.sweep(time.time())
                 if (count := self._throttle.take_suppressed()) > 0:
                     self._audit.authentication_failures_uncounted(count)
@@ -303,7 +316,7 @@ class _Failure:
 
 
 class _Waiting:
-    """The WebSockets that have not logged in yet: at most `WAITING`, and no address keeps the others out."""
+    """The WebSockets that have not logged in yet: at most `WAITING`, and no addresses keep another one out."""
 
     def __init__(self) -> None:
         self._ends: dict[str, dict[object, End]] = {}
@@ -331,9 +344,10 @@ class _Waiting:
         if sum(map(len, self._ends.values())) < WAITING:
             return True
         greedy = max(self._ends, key=lambda one: len(self._ends[one]))
-        if len(self._ends[greedy]) <= len(self._ends.get(address, ())) + 1:
+        # An address without a place always gets one: otherwise as many addresses as there are places keep it out.
+        if address in self._ends and len(self._ends[greedy]) <= len(self._ends[address]) + 1:
             return False
-        self._end(greedy, next(iter(self._ends[greedy])), "too many connections from this address wait for a login")
+        self._end(greedy, next(iter(self._ends[greedy])), "too many connections wait for a login; connect again")
         return True
 
     def _end(self, address: str, token: object, reason: str) -> None:

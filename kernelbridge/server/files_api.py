@@ -34,12 +34,13 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
+from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
-from kernelbridge.server.principal import login_of
-from kernelbridge.server.websocket.tcp import Counted
+from kernelbridge.server.principal import ADMISSION, login_of
+from kernelbridge.server.websocket.tcp import Counted, TcpConnection
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
 from kernelbridge.workspace.files.versions import Condition
@@ -199,14 +200,14 @@ class Transfers:
         async def handle(request: web.Request) -> web.StreamResponse:
             reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
             if reason is not None:
-                log.warning("request_refused", reason=reason, path=request.path)
+                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
                 self._refused(request, "forbidden", reason)
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             try:
                 return await handler(request)
             except web.RequestPayloadError as exc:
                 reason = next(iter(str(exc).splitlines()), "").rstrip(":")
-                log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+                TcpConnection.of(request).warn("malformed_request", reason=reason[:200])
                 return self._failure(request, BadRequest("The body cannot be read", reason[:200]), 400)
             except TimeoutError:
                 stalled = BadRequest("The transfer stalled", f"nothing moved for {_STALL:.0f} s")
@@ -224,7 +225,9 @@ class Transfers:
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
         self._metrics.refused(code)
         what = f"{request.method} {request.path}"
-        self._audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
+        admission = request.get(ADMISSION)
+        user = admission.identity.principal if isinstance(admission, Login) else None  # a bare `user_id` is no proof
+        self._audit.refused(By(user, address=request.remote), what=what, code=code, reason=reason)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, download: Download, at: int, end: int) -> None:

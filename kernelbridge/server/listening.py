@@ -21,6 +21,7 @@ from aiohttp import web
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.server.websocket.buffers import Buffers
+from kernelbridge.server.websocket.stranger_log import StrangerLog
 from kernelbridge.server.websocket.tcp import OPTIONS, TcpConnection, UnixConnection
 
 _BACKLOG = 128
@@ -98,16 +99,17 @@ async def accepting(
         "ssl": context,
         "ssl_handshake_timeout": None if context is None else _HANDSHAKE,
     }
+    strangers = StrangerLog()
     with contextlib.ExitStack() as servers:
         for sock in sockets:
             try:
                 if sock.family == socket.AF_UNIX:
                     server = await loop.create_unix_server(
-                        lambda: UnixConnection(manager, buffers, **OPTIONS), sock=sock, **options
+                        lambda: UnixConnection(manager, buffers, strangers, **OPTIONS), sock=sock, **options
                     )
                 else:
                     server = await loop.create_server(
-                        lambda: TcpConnection(manager, buffers, **OPTIONS), sock=sock, **options
+                        lambda: TcpConnection(manager, buffers, strangers, **OPTIONS), sock=sock, **options
                     )
             except OSError as exc:
                 if sock.family == socket.AF_UNIX:

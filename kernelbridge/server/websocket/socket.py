@@ -9,20 +9,16 @@ import struct
 from collections.abc import Callable
 from typing import Literal
 
-import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WSMessageNoDecodeText
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, BadRequest, KernelBridgeError, LimitExceeded, TooMuchBuffered
 from kernelbridge.identity.credentials import MARKER
-from kernelbridge.identity.principal import Principal
 from kernelbridge.protocol import dump
 from kernelbridge.server.websocket.frames import Violation
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.inbox import Inbox
 from kernelbridge.server.websocket.tcp import TcpConnection
-
-log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a client has to read why its connection ends."""
@@ -186,9 +182,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self.closing = True
         self.inbox.drop()
         self.on_end()
-        user = self.holding.user
-        user_id = user.subject if isinstance(user, Principal) else None
-        log.warning("connection_ended", code=int(code), reason=reason.decode(), user_id=user_id)
+        self._tcp.warn("connection_ended", code=int(code), reason=reason.decode())
         self._cutting_off = asyncio.get_running_loop().create_task(self._say_and_abort(error, code, reason, seconds))
 
     async def _say_and_abort(self, error: KernelBridgeError, code: int, reason: bytes, seconds: float) -> None:
@@ -204,7 +198,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         """
         self.closing = True
         self.inbox.drop()
-        log.warning("connection_ended", code=violation.code, reason=violation.reason)
+        self._tcp.warn("connection_ended", code=violation.code, reason=violation.reason)
         if violation.code == WSCloseCode.MESSAGE_TOO_BIG:
             error = BadRequest(
                 "The frame is too large",

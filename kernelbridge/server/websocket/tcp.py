@@ -16,8 +16,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
 from kernelbridge.identity.principal import Principal
+from kernelbridge.identity.proxied import UNIX
 from kernelbridge.server.websocket.buffers import UNKNOWN, Buffers
 from kernelbridge.server.websocket.inbox import Inbox
+from kernelbridge.server.websocket.stranger_log import StrangerLog
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +53,10 @@ class Ender(Protocol):
 class TcpConnection(web.RequestHandler):
     """aiohttp's protocol, with an account in the server's byte budget."""
 
-    def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
+    def __init__(self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, **options: Any) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
+        self._strangers = strangers
+        self._address: str = UNIX
         self.holding = buffers.open(end=self._end, drop=self._drop)
         self.ender: Ender | None = None
         self._inbox: Inbox | None = None
@@ -83,7 +87,20 @@ class TcpConnection(web.RequestHandler):
         """Return the seconds since the client sent something; None if the operating system is to be asked."""
         return None
 
+    def warn(self, event: str, **fields: object) -> None:
+        """Log a line about what came through this connection: of strangers few, of known users all."""
+        if isinstance(user := self.holding.user, Principal):
+            log.warning(event, user_id=user.subject, **fields)
+        else:
+            self._strangers.warning(event, self._address, **fields)
+
     # -- aiohttp's protocol --------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note where the connection is from."""
+        if isinstance(peer := transport.get_extra_info("peername"), tuple):
+            self._address = peer[0]
+        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release what is held for the connection."""
@@ -128,7 +145,7 @@ class TcpConnection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         # Only what was wrong: what follows repeats bytes of the head, which may be a part of a credential.
         reason = _REPEATED.split(exc.message, maxsplit=1)[0].strip() or type(exc).__name__
-        log.warning("malformed_request", reason=reason[:200], peer=request.remote)
+        self.warn("malformed_request", reason=reason[:200])
         response = web.Response(status=status, text=f"{reason[:200]}\n")
         response.force_close()
         return response
@@ -174,7 +191,7 @@ class TcpConnection(web.RequestHandler):
         if self.ender is not None:
             self.ender.end()
             return
-        log.warning("connection_ended", reason="too much is buffered")
+        self.warn("connection_ended", reason="too much is buffered")
         if self.transport is not None:
             if self._handling is None:
                 self.transport.write(_BUSY)
@@ -188,8 +205,8 @@ class TcpConnection(web.RequestHandler):
 class UnixConnection(TcpConnection):
     """A connection on a UNIX socket, of which the operating system does not tell when it heard from its peer."""
 
-    def __init__(self, manager: web.Server, buffers: Buffers, **options: Any) -> None:
-        super().__init__(manager, buffers, **options)
+    def __init__(self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, **options: Any) -> None:
+        super().__init__(manager, buffers, strangers, **options)
         self._heard_at = asyncio.get_running_loop().time()
 
     def data_received(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from kernelbridge.audit.audit import MOST_REFUSALS, Audit, By
 from kernelbridge.audit.log_file import LogFile
 from kernelbridge.audit.writer import Writer
+from kernelbridge.identity.principal import Principal
 
 
 async def test_a_flood_of_refusals_is_counted_and_fills_no_disk(tmp_path: Path) -> None:
@@ -25,3 +26,40 @@ async def test_a_flood_of_refusals_is_counted_and_fills_no_disk(tmp_path: Path) 
     counts = [(number, entry["count"]) for number, entry in enumerate(found) if entry["event"] == "refusals"]
     assert counts == [(MOST_REFUSALS, 4 * MOST_REFUSALS), (len(found) - 1, 7)]
     assert len(found) == 2 * MOST_REFUSALS + 3
+
+
+async def test_nobody_hides_the_refusals_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = Audit(Writer(LogFile(path), with_code=False, on_lost=lambda _: None), clock=lambda: 0.0)
+    eve, ada = By(Principal("eve"), "s"), By(Principal("ada"), "s")
+    for by in (By(None), eve, ada):
+        for _ in range(MOST_REFUSALS + 2 if by is not ada else 1):
+            audit.refused(by, what="GET /", code="forbidden", reason="no")
+    await audit.aclose()
+    found = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [entry["user"] for entry in found if entry["event"] == "refused" and "user" in entry][-1] == "ada"
+    counts = [(entry.get("user"), entry["count"]) for entry in found if entry["event"] == "refusals"]
+    assert counts == [(None, 2), ("eve", 2)]
+
+
+async def test_a_program_that_loops_on_a_host_does_not_hide_another_host(tmp_path: Path) -> None:
+    path, now = tmp_path / "audit.log", [0.0]
+    audit = Audit(Writer(LogFile(path), with_code=False, on_lost=lambda _: None), clock=lambda: now[0])
+    eve = By(Principal("eve"), "s")
+
+    def deny(host: str, times: int) -> None:
+        for _ in range(times):
+            audit.egress_denied(eve, host=host, port=443, reason="rules")
+
+    deny("a.example", 3 * MOST_REFUSALS)
+    deny("b.example", 1)
+    now[0] = 1.0
+    deny("a.example", 1)
+    await audit.aclose()
+    found = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [(entry["event"], entry.get("what"), entry.get("count")) for entry in found] == [
+        ("refused", "egress a.example:443", None),
+        ("refused", "egress b.example:443", None),
+        ("refusals", None, 3 * MOST_REFUSALS - 1),
+        ("refused", "egress a.example:443", None),
+    ]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
@@ -21,6 +22,7 @@ import pytest_asyncio
 
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
+from kernelbridge.identity.watched_file import WatchedFile
 from kernelbridge.server import authentication
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
@@ -358,6 +360,25 @@ async def test_an_address_with_many_waiting_loses_the_oldest() -> None:
     assert not waiting._ends
 
 
+async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
+    """A place for each of many addresses: the one that has waited longest makes room."""
+    async with AsyncExitStack() as stack:
+        waiting = []
+        for number in range(authentication.WAITING):
+            wire = await stack.enter_async_context(tokens.server.wire())
+            wire.write(request("/ws", UPGRADE | KEY | {"X-Forwarded-For": f"198.51.100.{number}"}))
+            assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
+            waiting.append(wire)
+        tokens.move()
+        async with tokens.connect("") as client:
+            assert (await client.ask(type="authenticate", token=tokens.token))["type"] == "authenticated"
+        said, code, _ = await waiting[0].ending()
+        assert (code, said[0]["code"]) == (1008, "unauthorized")
+        assert "too many connections wait" in said[0]["error"]
+        waiting[1].write(text(type="authenticate", token=tokens.token))
+        assert json.loads((await waiting[1].frame())[1])["type"] == "authenticated"
+
+
 # -- the end of a login ----------------------------------------------------------------
 
 
@@ -435,6 +456,30 @@ async def test_an_expiry_ends_all_that_is_open(tokens: Guarded, jwts: Guarded, m
             assert "expired" in (await first.ended())["error"]
     for guarded, token in ((tokens, short), (jwts, second.token)):
         assert await status(guarded, "/readyz", headers=bearer(token)) == 401
+
+
+async def test_an_expiry_does_not_wait_for_the_file_of_keys(jwts: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    async with jwts.logged_in(jwts.signed(seconds=3)) as client:
+        monkeypatch.setattr(WatchedFile, "refresh", lambda _file: answers.wait())
+        try:
+            assert (await asyncio.wait_for(client.closed(), 2 * CLOSED_WITHIN))[0] == 1008
+        finally:
+            answers.set()
+
+
+async def test_a_revocation_does_not_wait_for_other_threads(tokens: Guarded) -> None:
+    ended, loop = threading.Event(), asyncio.get_running_loop()
+    token = tokens.more("gone")
+    await tokens.loaded(token)
+    async with tokens.logged_in(token) as client:
+        busy = [loop.run_in_executor(None, ended.wait) for _ in range(64)]
+        try:
+            tokens.without("gone")
+            assert (await asyncio.wait_for(client.closed(), 2 * CLOSED_WITHIN))[0] == 1008
+        finally:
+            ended.set()
+            await asyncio.gather(*busy)
 
 
 async def test_a_new_token_of_the_same_user_keeps_a_connection_open(jwts: Guarded) -> None:
@@ -573,6 +618,14 @@ async def test_what_the_proxy_must_not_pass_on(proxied: RunningServer, headers: 
             head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {new_address()}\r\n"
             wire.write(f"{head}{upgrade}{headers}\r\n".encode())
             assert (await wire.head()).startswith(f"HTTP/1.1 {expected} ".encode())
+
+
+async def test_pages_of_the_users_own_machine_do_not_act_for_the_user(proxied: RunningServer) -> None:
+    """Browsers send the proxy's cookies along, whatever local page asks."""
+    for page, expected in (("http://localhost:3000", 403), ("http://127.0.0.1", 403), (proxied.origin, 200)):
+        headers = {"X-User": "ada", "Origin": page}
+        async with proxied.http.get(f"{proxied.origin}/readyz", headers=headers) as answer:
+            assert answer.status == expected, page
 
 
 async def test_no_message_changes_what_the_proxy_says(proxied: RunningServer) -> None:
