@@ -27,6 +27,8 @@ START_SECONDS = 30.0
 """How long an agent may take to come up, or to start a program; a machine that needs longer is not usable."""
 ANSWER_SECONDS = 30.0
 """How long it may take for anything else. It gives up ending processes after eleven."""
+DROPPED_SECONDS = 1.0
+"""How long no other connection is asked for after one that was lost, because the server had too many open files."""
 _MOST_KNOWN = 4096
 """Programs that an agent may report."""
 
@@ -103,7 +105,7 @@ class AgentClient:
         """Connections that were asked for and have not come."""
         self.why = "it has ended"
         """Why there is no connection any more."""
-        self._link = AgentLink(control, on_answer=self._on_answer, on_lost=self._on_lost)
+        self._link = AgentLink(control, on_answer=self._on_answer, on_dropped=self._on_dropped, on_lost=self._on_lost)
 
     @property
     def closed(self) -> bool:
@@ -404,6 +406,19 @@ class AgentClient:
             return False
         self._awaited -= 1
         self._accept(fds.pop())
+        return True
+
+    def _on_dropped(self, answer: Answer) -> bool:
+        if isinstance(answer, messages.Connection) and self._awaited:
+            self._awaited -= 1
+            # Its program sees that the connection ends. Another one may come when files have been closed, perhaps.
+            self._loop.call_later(DROPPED_SECONDS, self._ask_for_connections, 1)
+            return True
+        asked = self._requests.pop(answer.id, None) if isinstance(answer, messages.Attached) else None
+        if asked is None:
+            return False
+        if not asked.done():
+            asked.set_exception(SandboxError("A program cannot be reached", "the server has too many open files"))
         return True
 
     def _on_known(self, known: Known) -> bool:

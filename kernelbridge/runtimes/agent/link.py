@@ -27,8 +27,9 @@ class AgentLink:
     """One agent's socket; owns it.
 
     `on_answer` is called with each answer and a list of at most one descriptor that came with it, which it may remove
-    and then owns; it returns whether the answer was expected. `on_lost` is called with the reason when the link breaks,
-    not after `close`.
+    and then owns; it returns whether the answer was expected. `on_dropped` is called instead for an answer whose
+    descriptor was lost, because this process has too many open files. `on_lost` is called with the reason when the link
+    breaks, not after `close`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class AgentLink:
         control: socket.socket,
         *,
         on_answer: Callable[[Answer, list[int]], bool],
+        on_dropped: Callable[[Answer], bool],
         on_lost: Callable[[str], None],
     ) -> None:
         control.settimeout(0)
@@ -43,6 +45,7 @@ class AgentLink:
         self._socket = control
         self._fd = control.fileno()
         self._on_answer = on_answer
+        self._on_dropped = on_dropped
         self._on_lost = on_lost
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self.closed = False
@@ -127,8 +130,11 @@ class AgentLink:
                     self.relays = message.relay
                     self.ready.set_result(True)
                     return
-            elif message is not None and self.ready.done() and self._on_answer(message, fds):
-                return
+            elif message is not None and self.ready.done():
+                # A fault of this process, or of the machine: it must not cost the sandbox.
+                dropped = flags & socket.MSG_CTRUNC and not fds
+                if self._on_dropped(message) if dropped else self._on_answer(message, fds):
+                    return
             self._lose("the sandbox's agent broke its protocol")
         finally:
             _close_all(fds)

@@ -37,6 +37,9 @@ class ForgingAgent:
             self.two_answers.set()
         return self.believed
 
+    def dropped(self, answer: Answer) -> bool:
+        raise AssertionError(answer)
+
     async def until_lost(self) -> None:
         async with asyncio.timeout(PATIENCE):
             await self.lost.wait()
@@ -49,7 +52,9 @@ async def agent() -> AsyncIterator[ForgingAgent]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(0)
     forging = ForgingAgent(theirs)
-    forging.link = AgentLink(ours, on_answer=forging.answer, on_lost=lambda _: forging.lost.set())
+    forging.link = AgentLink(
+        ours, on_answer=forging.answer, on_dropped=forging.dropped, on_lost=lambda _: forging.lost.set()
+    )
     with theirs:
         yield forging
         forging.link.close()

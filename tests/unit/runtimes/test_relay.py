@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from kernelbridge.runtimes.agent import client as module
 from kernelbridge.runtimes.agent import stream
 from kernelbridge.runtimes.agent.client import AgentClient
 from kernelbridge.runtimes.agent.stream import is_proxy_connection
@@ -109,3 +111,36 @@ async def test_an_earlier_agent_is_not_asked_for_what_it_does_not_know() -> None
         agent.client.relay(agent.taken.put_nowait, 1)
         agent.client.outlive(5)
         assert await agent.heard() == {"op": "outlive", "seconds": 5.0}
+
+
+@contextlib.contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """Let this process open nothing more while the context is open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_connection_for_which_no_descriptor_is_free_costs_no_sandbox(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DROPPED_SECONDS", 0.0)
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        agent.client.relay(agent.taken.put_nowait, 1)
+        asked = {"op": "relay", "count": 1}
+        assert await agent.heard() == asked
+        _, accepted = connect(listener, opened)
+        agent.pass_on(accepted)
+        with no_free_descriptor():
+            assert await agent.heard() == asked, "the lost one was not asked for again"
+        agent.pass_on(accepted)
+        async with asyncio.timeout(PATIENCE):
+            os.close(await agent.taken.get())
+        assert not agent.client.closed
