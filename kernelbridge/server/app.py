@@ -39,7 +39,7 @@ from kernelbridge.metrics import Metrics, Snapshot
 from kernelbridge.protocol import json_schema
 from kernelbridge.rates import Paces, Rates
 from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
-from kernelbridge.server import listening, metrics_listener
+from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
@@ -449,6 +449,7 @@ async def serve(
     `on_progress` gets lines about the start, and `on_stopping` a line about how the server stops.
     """
     _return_large_blocks()
+    open_files.raise_limit()
     stop, end_now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     async with running(settings, on_progress=on_progress, end_now=end_now) as report:
