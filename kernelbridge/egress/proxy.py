@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -39,6 +40,7 @@ RESOLVING = 4
 HEAD_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 CLIENT_HELLO_SECONDS = 5.0
+FULL = "The sandboxes of this server have too many connections"
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 256 << 10
 
@@ -68,6 +70,14 @@ class _FailedError(Exception):
         self.status, self.host, self.port, self.why = status, host, port, why
 
 
+@dataclass(slots=True)
+class Places:
+    """What all sessions have together: so they leave the server files to open for its clients."""
+
+    free: int = sys.maxsize
+    """Connections that there may be besides those of now."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Way:
     """A connection of a program, and the one to the host that it leads to."""
@@ -86,6 +96,7 @@ class SessionProxy:
         self,
         dialler: Dialler,
         allowance: Allowance,
+        places: Places,
         *,
         policy: Callable[[], Policy],
         on_access: Callable[[Access], None],
@@ -93,10 +104,10 @@ class SessionProxy:
     ) -> None:
         """Serve nothing yet.
 
-        `policy` is asked for each connection. `on_access` is called with all that happens, and `on_denied` with each
-        refusal; neither may raise.
+        `places` are shared with other sessions. `policy` is asked for each connection. `on_access` is called with all
+        that happens, and `on_denied` with each refusal; neither may raise.
         """
-        self._dialler, self._allowance = dialler, allowance
+        self._dialler, self._allowance, self._places = dialler, allowance, places
         self._policy = policy
         self._on_access, self._on_denied = on_access, on_denied
         self._loop = asyncio.get_running_loop()
@@ -111,6 +122,12 @@ class SessionProxy:
     def serve(self, connection: socket.socket, released: Callable[[], object] = lambda: None) -> None:
         """Serve a connection that a program has made; owns it. `released` is called when another one may come."""
         inside = Connection(connection)
+        if not self._places.free:
+            self._turn_away(connection)
+            inside.close()
+            self._loop.call_later(SHORTEST_TURN, released)
+            return
+        self._places.free -= 1
         task = self._loop.create_task(self._serve(inside))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._served, inside, self._loop.time(), released))
@@ -129,11 +146,17 @@ class SessionProxy:
         self, inside: Connection, since: float, released: Callable[[], object], task: asyncio.Task[None]
     ) -> None:
         inside.close()
+        self._places.free += 1
         self._tasks.discard(task)
         if not task.cancelled():
             if (error := task.exception()) is not None:
                 log.error("egress_connection_failed", exc_info=error)
             self._loop.call_at(max(self._loop.time(), since + SHORTEST_TURN), released)
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        self._on_access(Access("failed", "", 0, FULL))
+        with contextlib.suppress(OSError):
+            connection.send(response(503, FULL, f"{FULL}; try again later."), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     async def _serve(self, inside: Connection) -> None:
         try:

@@ -31,7 +31,7 @@ from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
 from kernelbridge.egress.policy import Policies, Resolve
-from kernelbridge.egress.proxy import Access
+from kernelbridge.egress.proxy import Access, Places
 from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
@@ -74,6 +74,8 @@ FLUSH = 30.0
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
 
+_FILES_OF_EGRESS = 6
+"""Connections of sandboxes need two files each: all together may have a third of what the server may open."""
 _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
@@ -502,6 +504,7 @@ def _egress(settings: Settings, resolver: Resolve) -> Egress:
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,
         total=settings.egress_bytes,
+        places=Places(open_files.limit() // _FILES_OF_EGRESS),
     )
 
 

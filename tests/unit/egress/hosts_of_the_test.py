@@ -14,7 +14,7 @@ from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, is_own_address
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Denied, Policies, read_network, read_rule
-from kernelbridge.egress.proxy import Access, SessionProxy
+from kernelbridge.egress.proxy import Access, Places, SessionProxy
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -124,6 +124,7 @@ async def proxy_for(
     policies: Policies | None = None,
     resolve: Callable[[str], Awaitable[Sequence[Address]]] | None = None,
     allowance: Allowance | None = None,
+    places: Places | None = None,
 ) -> AsyncIterator[Program]:
     """Run a proxy that allows some hosts, and the loopback."""
     made = policies or Policies("packages", tuple(map(read_rule, allowed)), networks=(read_network(LOOPBACK),))
@@ -132,6 +133,7 @@ async def proxy_for(
     proxy = SessionProxy(
         Dialler(resolve or NamesOfTheTest(), is_own_address),
         allowance or Allowance(None, None),
+        places or Places(),
         policy=lambda: made.of_session(None),
         on_access=accesses.append,
         on_denied=denied.append,

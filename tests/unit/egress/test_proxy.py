@@ -374,6 +374,26 @@ async def test_a_turn_lasts_a_while_so_connections_are_not_too_many(monkeypatch:
         assert await released - began >= 0.2
 
 
+async def test_all_sessions_together_leave_the_server_files_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST_TURN", 0.0)
+    places = module.Places(2)
+    async with proxy_for(places=places) as one, proxy_for(places=places) as other:
+        first, second = one.connect(), other.connect()
+        theirs, ours = socket.socketpair()
+        released = asyncio.Event()
+        other.proxy.serve(theirs, released.set)
+        ours.settimeout(0)
+        async with asyncio.timeout(PATIENCE):
+            assert (await read_all(ours)).startswith(b"HTTP/1.1 503 The sandboxes of this server have too many")
+            await released.wait()
+        first.close()
+        await one.settled()
+        assert b"403" in await other.ask(connect("other.example:443"))
+        second.close()
+        ours.close()
+    assert places.free == 2
+
+
 # -- hosts that cannot be reached ------------------------------------------------------------
 
 
