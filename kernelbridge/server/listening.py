@@ -20,13 +20,16 @@ from typing import Any
 from aiohttp import web
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.server import open_files
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.stranger_log import StrangerLog
-from kernelbridge.server.websocket.tcp import OPTIONS, TcpConnection, UnixConnection
+from kernelbridge.server.websocket.tcp import OPTIONS, Idle, TcpConnection, UnixConnection
 
 _BACKLOG = 128
 """Connections that wait to be accepted."""
 
+IDLE = 1024
+"""Connections that may have no request, if that is not more than a quarter of the files that the server may open."""
 _HANDSHAKE = 10.0
 """Seconds that a client may take for the handshake of TLS."""
 _SOCKET_MODE = 0o660
@@ -94,6 +97,7 @@ async def accepting(
     manager, loop = runner.server, asyncio.get_running_loop()
     if manager is None:
         raise AssertionError("the runner is not set up")
+    idle = Idle(min(IDLE, open_files.limit() // 4))
     options: dict[str, Any] = {
         "backlog": _BACKLOG,
         "ssl": context,
@@ -105,11 +109,11 @@ async def accepting(
             try:
                 if sock.family == socket.AF_UNIX:
                     server = await loop.create_unix_server(
-                        lambda: UnixConnection(manager, buffers, strangers, **OPTIONS), sock=sock, **options
+                        lambda: UnixConnection(manager, buffers, strangers, idle, **OPTIONS), sock=sock, **options
                     )
                 else:
                     server = await loop.create_server(
-                        lambda: TcpConnection(manager, buffers, strangers, **OPTIONS), sock=sock, **options
+                        lambda: TcpConnection(manager, buffers, strangers, idle, **OPTIONS), sock=sock, **options
                     )
             except OSError as exc:
                 if sock.family == socket.AF_UNIX:

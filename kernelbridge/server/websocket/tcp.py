@@ -50,14 +50,37 @@ class Ender(Protocol):
         ...
 
 
+class Idle:
+    """Connections without a request: of strangers, perhaps, who only connect. With too many, the oldest is dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._oldest_first: dict[TcpConnection, None] = {}
+
+    def add(self, connection: TcpConnection) -> None:
+        """Count a connection, and drop the oldest if there are too many."""
+        self._oldest_first[connection] = None
+        if len(self._oldest_first) > self._most:
+            oldest = next(iter(self._oldest_first))
+            self.remove(oldest)
+            oldest.drop()
+
+    def remove(self, connection: TcpConnection) -> None:
+        """Do not count a connection any more: it has a request, or is closed. Idempotent."""
+        self._oldest_first.pop(connection, None)
+
+
 class TcpConnection(web.RequestHandler):
     """aiohttp's protocol, with an account in the server's byte budget."""
 
-    def __init__(self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, idle: Idle, **options: Any
+    ) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
         self._strangers = strangers
+        self._idle = idle
         self._address: str = UNIX
-        self.holding = buffers.open(end=self._end, drop=self._drop)
+        self.holding = buffers.open(end=self._end, drop=self.drop)
         self.ender: Ender | None = None
         self._inbox: Inbox | None = None
         self._handling: web.Request | None = None
@@ -77,11 +100,14 @@ class TcpConnection(web.RequestHandler):
     def handling(self, request: web.Request) -> Iterator[None]:
         """Mark a request as being handled: the next bytes are its body or its WebSocket."""
         self._handling = request
+        self._idle.remove(self)
         self._count_heads(0)
         try:
             yield
         finally:
             self._handling = None
+            if self.transport is not None:
+                self._idle.add(self)
 
     def heard_ago(self) -> float | None:
         """Return the seconds since the client sent something; None if the operating system is to be asked."""
@@ -97,13 +123,15 @@ class TcpConnection(web.RequestHandler):
     # -- aiohttp's protocol --------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note where the connection is from."""
+        """Note where the connection is from; there is no request yet."""
         if isinstance(peer := transport.get_extra_info("peername"), tuple):
             self._address = peer[0]
         super().connection_made(transport)
+        self._idle.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release what is held for the connection."""
+        self._idle.remove(self)
         self.holding.close()
         super().connection_lost(exc)
 
@@ -197,7 +225,8 @@ class TcpConnection(web.RequestHandler):
                 self.transport.write(_BUSY)
             self.transport.close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close the connection at once; what was not sent is lost."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -205,8 +234,10 @@ class TcpConnection(web.RequestHandler):
 class UnixConnection(TcpConnection):
     """A connection on a UNIX socket, of which the operating system does not tell when it heard from its peer."""
 
-    def __init__(self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, **options: Any) -> None:
-        super().__init__(manager, buffers, strangers, **options)
+    def __init__(
+        self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, idle: Idle, **options: Any
+    ) -> None:
+        super().__init__(manager, buffers, strangers, idle, **options)
         self._heard_at = asyncio.get_running_loop().time()
 
     def data_received(self, data: bytes) -> None:
