@@ -130,20 +130,23 @@ class Policy:
     own_ports: frozenset[int] = field(default_factory=frozenset)
     """Ports at which the server itself listens."""
 
-    def check_name(self, host: str, port: int, *, plain: bool) -> None:
-        """Raise `Denied` unless a canonical host, its port and the use of TLS are allowed."""
+    def check_name(self, host: str, port: int, *, plain: bool) -> bool:
+        """Return whether the operator has named a host, its port and the use of TLS; False if `open` allows them.
+
+        `host` is canonical. Raises `Denied` if they are not allowed.
+        """
         if port in self.own_ports:
             raise self.denied("own_port", host, port, "the server itself listens at this port")
         rules = [rule for rule in self.rules if rule.covers(host)]
         if any((rule.port, rule.plain) == (port, plain) for rule in rules):
-            return
+            return True
         literal = literal_address(host) is not None
         if literal and not rules:
             raise self.denied("ip_literal", host, port, "a host must be given by its name, and not by its address")
         usual = HTTP if plain else HTTPS
         if self.level == "open" and not literal:
             if port == usual:
-                return
+                return False
             raise self.denied("port", host, port, f"the port is not {usual}")
         if not rules:
             raise self.denied("host", host, port, "the host is not one of the allowed ones")
@@ -151,10 +154,21 @@ class Policy:
             raise self.denied("plain_http", host, port, "the host is allowed with https only, and not with http")
         raise self.denied("port", host, port, "the host is allowed at another port, or in the other one of http, https")
 
-    def check_address(self, host: str, port: int, address: Address, is_own: Callable[[Address], bool]) -> None:
-        """Raise `Denied` if an address is not public, or belongs to this machine, unless its network is allowed."""
+    def check_address(
+        self, host: str, port: int, address: Address, is_own: Callable[[Address], bool], *, named: bool
+    ) -> None:
+        """Raise `Denied` if an address is not public, or belongs to this machine, unless its network is allowed.
+
+        That needs a host that the operator has `named`: everybody can make a name that leads into the network. This
+        machine's own address must be allowed by itself, as a network of one address.
+        """
         inner = None if address.version == 4 else embedded(address)  # noqa: PLR2004 - of IP
-        if any(each in network for each in (inner or address, address) for network in self.networks):
+        allowed = [each for each in self.networks if named and ((inner or address) in each or address in each)]
+        if any(each.num_addresses == 1 for each in allowed):
+            return
+        if allowed:
+            if is_own(inner or address):
+                raise self.denied("own_address", host, port, f"the name leads to {address}, the server's machine")
             return
         if (kind := not_public(address)) is not None:
             raise self.denied("private_address", host, port, f"the name leads to {address}, which is {kind}")
@@ -188,11 +202,11 @@ async def admit(
         host, port = split_authority(authority, HTTP if plain else None)
     except BadHostError as exc:
         raise Denied("bad_request", f"The host cannot be used: {exc}.") from exc
-    policy.check_name(host, port, plain=plain)
+    named = policy.check_name(host, port, plain=plain)
     literal = literal_address(host)
     addresses = tuple(await resolve(host)) if literal is None else (literal,)
     for address in addresses:
-        policy.check_address(host, port, address, is_own)
+        policy.check_address(host, port, address, is_own, named=named)
     return Admitted(host, port, addresses)
 
 

@@ -129,7 +129,7 @@ async def server(
     bundle = tmp_path / "own.pem"
     house.authority.cert_pem.write_to_path(str(bundle))
     return await start_server(
-        resolve_name=house.resolve, egress="packages", egress_allow_net="127.0.0.0/8", ca_bundle=str(bundle)
+        resolve_name=house.resolve, egress="packages", egress_allow_net="127.0.0.1/32", ca_bundle=str(bundle)
     )
 
 
@@ -258,7 +258,7 @@ async def test_a_session_may_ask_for_less(server: RunningServer, house: House) -
 
 
 async def test_the_server_itself_is_out_of_reach(house: House, start_server: StartServer) -> None:
-    server = await start_server(resolve_name=house.resolve, egress="open", egress_allow_net="127.0.0.0/8")
+    server = await start_server(resolve_name=house.resolve, egress="open", egress_allow_net="127.0.0.1/32")
     port = server.url.rpartition(":")[2].partition("/")[0]
     async with server.connect("tester") as client:
         frame = await client.shell(f"curl -sS https://any.example:{port}/")
@@ -271,7 +271,7 @@ async def one_after_the_other(house: House, data: Path, bundle: Path, image: str
     """A server that leaves its sandboxes to the next one over the same data."""
     flags = {
         "egress_allow": f"{HOST}:{house.port}",
-        "egress_allow_net": "127.0.0.0/8",
+        "egress_allow_net": "127.0.0.1/32",
         "ca_bundle": str(bundle),
         "linger": "60",
         "keep_sandboxes": True,
@@ -315,7 +315,7 @@ async def test_an_operator_sees_it_and_nobody_reaches_the_metrics(
     server = await start_server(
         resolve_name=house.resolve,
         egress_allow=f"{HOST}:{house.port},{HOST}:{port}",
-        egress_allow_net="127.0.0.0/8",
+        egress_allow_net="127.0.0.1/32",
         ca_bundle=str(bundle),
         metrics_listen=f"127.0.0.1:{port}",
         audit_log=str(audit),

@@ -19,7 +19,7 @@ from kernelbridge.egress.proxy import Access, Places, SessionProxy
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 PATIENCE = 30.0
-LOOPBACK = "127.0.0.0/8"
+LOOPBACK = "127.0.0.1/32"
 
 
 @dataclass

@@ -120,6 +120,28 @@ async def test_a_private_network_needs_to_be_named() -> None:
     assert await ask("index.corp:8001", among=among, names=Names("10.1.2.3")) == "own_port"
 
 
+async def test_a_network_is_not_the_server_s_own_machine_unless_that_is_named_alone() -> None:
+    for inside in ("10.1.2.3", "::ffff:10.1.2.3"):
+        names = Names(inside)
+        for networks, found in (
+            (["10.0.0.0/8"], "own_address"),
+            (["10.0.0.0/8", "10.1.2.3/32"], reached("index.corp", 443, inside)),
+        ):
+            among = policies("none", "index.corp", networks=networks)
+            assert await ask("index.corp:443", among=among, names=names, own="10.1.2.3") == found
+
+
+async def test_a_network_counts_for_hosts_that_the_operator_has_named() -> None:
+    among = policies("open", "index.corp:8443", "http://*.lab.corp:80", networks=["10.0.0.0/8", "192.168.0.7/32"])
+    for inside in ("10.1.2.3", "192.168.0.7"):
+        names = Names(inside)
+        assert await ask("index.corp:8443", among=among, names=names) == reached("index.corp", 8443, inside)
+        assert await ask("pypi.org:443", among=among, names=names) == reached("pypi.org", 443, inside)
+        assert await ask("a.lab.corp", among=among, names=names, plain=True) == reached("a.lab.corp", 80, inside)
+        for authority in ("evil.example:443", "index.corp:443", "a.lab.corp:443"):
+            assert await ask(authority, among=among, names=names) == "private_address", authority
+
+
 async def test_allowed_hosts_add_to_every_level() -> None:
     for level in ("none", "packages", "open"):
         among = policies(level, "api.example.org", "db.example.org:5433", "*.cdn.example.org", "http://apt.example.org")
