@@ -136,6 +136,8 @@ class AgentLink:
                 if self._on_dropped(message) if dropped else self._on_answer(message, fds):
                     return
             self._lose("the sandbox's agent broke its protocol")
+        except OSError as exc:  # its descriptor is of a kind that nobody thought of
+            self._lose(f"the sandbox's agent broke its protocol ({exc.strerror})")
         finally:
             _close_all(fds)
 

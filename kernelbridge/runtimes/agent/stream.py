@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -16,20 +17,28 @@ _CHUNK = 1 << 16
 
 def is_pipe_or_terminal(fd: int) -> bool:
     """Whether a descriptor from a sandbox is what an agent passes; others can block a read or a close, or never end."""
-    return stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd)
+    return (stat.S_ISFIFO(os.fstat(fd).st_mode) and not _is_only_a_path(fd)) or os.isatty(fd)
 
 
 def is_proxy_connection(fd: int) -> bool:
     """Whether a descriptor from a sandbox is a connection that was accepted at the proxy's port of its loopback."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode) or _is_only_a_path(fd):
         return False
-    with socket.socket(fileno=os.dup(fd)) as connection:
+    connection = socket.socket(fileno=fd)
+    try:
         kind = (connection.family, connection.type, connection.proto)
         if kind != (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP):
             return False
         return connection.getsockname() == ("127.0.0.1", PROXY_PORT) and not connection.getsockopt(
             socket.SOL_SOCKET, socket.SO_ACCEPTCONN
         )
+    finally:
+        connection.detach()  # without a copy, for which no descriptor may be free
+
+
+def _is_only_a_path(fd: int) -> bool:
+    """Whether a descriptor was opened with O_PATH: it has the type of a pipe or socket, and can be used as neither."""
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH)
 
 
 class Stream:

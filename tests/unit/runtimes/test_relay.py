@@ -8,13 +8,18 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent import client as module
 from kernelbridge.runtimes.agent import stream
 from kernelbridge.runtimes.agent.client import AgentClient
+from kernelbridge.runtimes.agent.messages import Known
 from kernelbridge.runtimes.agent.stream import is_proxy_connection
+from kernelbridge.runtimes.contract import ExitStatus
 from tests.contract.driving import PATIENCE, descriptors
 from tests.unit.runtimes.agent_house import FACTS
 
@@ -62,7 +67,7 @@ class ForgingAgent:
     def pass_on(self, *sockets: socket.socket) -> None:
         socket.send_fds(self.end, [b'{"op":"connection"}'], [each.fileno() for each in sockets])
 
-    async def heard(self) -> object:
+    async def heard(self) -> Any:
         self.end.settimeout(PATIENCE)
         return json.loads(await asyncio.to_thread(self.end.recv, 4096))
 
@@ -102,6 +107,35 @@ async def test_what_is_no_connection_ends_the_sandbox(listener: socket.socket, k
             await agent.lost
         assert agent.taken.empty()
         assert len(descriptors()) < len(before), "its link is closed, and nothing was kept"
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+async def test_a_path_in_place_of_a_descriptor_ends_the_sandbox_and_is_not_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "p"
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        agent.client.relay(agent.taken.put_nowait, 1)
+        await agent.heard()
+        bound = opened.enter_context(socket.socket(socket.AF_UNIX))
+        bound.bind(str(path)) if kind == "socket" else os.mkfifo(path)
+        only_path = os.open(path, os.O_PATH)
+        opened.callback(os.close, only_path)
+        before = descriptors()
+        if kind == "socket":
+            socket.send_fds(agent.end, [b'{"op":"connection"}'], [only_path])
+        else:
+            known = Known(1, 7, "sh", 5, tty=False, running=True, code=None, signal=None)
+            attaching = asyncio.ensure_future(agent.client.attach(known))
+            asked = await agent.heard()
+            socket.send_fds(agent.end, [json.dumps({"op": "attached", "id": asked["id"]}).encode()], [only_path])
+        async with asyncio.timeout(PATIENCE):
+            await agent.lost
+        assert len(descriptors()) < len(before), "its link is closed, and nothing was kept"
+        if kind == "pipe":
+            agent.client.ended(ExitStatus(code=0))
+            with pytest.raises(SandboxError):
+                await attaching
 
 
 async def test_an_earlier_agent_is_not_asked_for_what_it_does_not_know() -> None:
