@@ -14,8 +14,9 @@ from aiohappyeyeballs import start_connection
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Admitted, Resolve
 
-_THREADS = 16
-"""Names that are resolved at the same time: a slow name server must not hold up the others."""
+_THREADS = 128
+"""Names that are resolved at the same time: more than those of one user with the usual number of sessions, who may
+ask for names that are never answered."""
 _MOST_ADDRESSES = 16
 _HAPPY_EYEBALLS_DELAY = 0.25
 

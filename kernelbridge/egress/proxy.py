@@ -225,8 +225,11 @@ class SessionProxy:
             raise _FailedError(502, host, port, f"its name: {exc.strerror or 'no answer in time'}") from exc
 
     async def _resolve(self, name: str) -> Sequence[Address]:
-        async with self._resolving:
-            return await self._dialler.resolve(name)
+        await self._resolving.acquire()
+        # Nothing ends the system's question early; until it has answered, this session has one question less.
+        resolving = asyncio.ensure_future(self._dialler.resolve(name))
+        resolving.add_done_callback(lambda _: self._resolving.release())
+        return await asyncio.shield(resolving)
 
     async def _dial(self, admitted: Admitted) -> Connection:
         try:
@@ -282,3 +285,4 @@ class SessionProxy:
                 left = _DRAIN_BYTES
                 while left > 0 and (data := await inside.receive(CHUNK)):
                     left -= len(data)
+                    await asyncio.sleep(self._allowance.spend(0, self._loop.time()))

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import trustme
 
+from kernelbridge.egress import dialling
 from kernelbridge.egress import proxy as module
 from kernelbridge.egress import tunnel
 from kernelbridge.egress.allowance import Allowance
-from kernelbridge.egress.dialling import Dialler, addresses_of, is_own_address
+from kernelbridge.egress.dialling import Dialler, SystemResolver, addresses_of, is_own_address
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Admitted, Policies, read_network, read_rule
 from tests.unit.egress.hosts_of_the_test import (
@@ -433,6 +435,44 @@ async def test_what_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch)
         )
         it.proxy._dialler = SilentDialler(NamesOfTheTest(), is_own_address)
         assert b"HTTP/1.1 504" in await it.ask(connect("a.example:443"))
+
+
+async def test_a_name_that_is_not_answered_keeps_its_place_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+    answered = threading.Event()
+    asked: list[str] = []
+
+    def never_answered(name: str) -> Sequence[Address]:
+        asked.append(name)
+        answered.wait(PATIENCE)
+        return [ip_address("127.0.0.1")]
+
+    monkeypatch.setattr(dialling, "addresses_of", never_answered)
+    with contextlib.closing(SystemResolver()) as resolver:
+        async with proxy_for("a.example", resolve=resolver) as it:
+            for _ in range(module.RESOLVING + 2):
+                assert b"its name: no answer in time" in await it.ask(connect("a.example:443"))
+            assert len(asked) == module.RESOLVING
+            answered.set()
+            monkeypatch.setattr(module, "CONNECT_SECONDS", PATIENCE)
+            assert b"its name" not in await it.ask(connect("a.example:443"))
+
+
+async def test_what_is_read_after_a_refusal_is_a_read_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_DRAIN_BYTES", 3)
+    allowance = Allowance(None, None)
+    spent: list[int] = []
+    monkeypatch.setattr(allowance, "spend", lambda count, _now: spent.append(count) or 0.0)
+    async with proxy_for("a.example", allowance=allowance) as it:
+        with it.connect() as ours:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(ours, connect("other.example:443"))
+            async with asyncio.timeout(PATIENCE):
+                assert b"403" in await read_all(ours)
+                before = len(spent)
+                await loop.sock_sendall(ours, b"...")
+                await it.settled()
+        assert len(spent) > before
 
 
 async def test_the_server_s_own_port_is_refused_also_where_its_network_is_allowed() -> None:
