@@ -19,6 +19,9 @@ _THREADS = 128
 ask for names that are never answered."""
 _MOST_ADDRESSES = 16
 _HAPPY_EYEBALLS_DELAY = 0.25
+BUFFER = 512 << 10
+"""Bytes of a connection that the kernel may hold for each direction, in no session's limit. It takes twice as much for
+its own needs, and not more than net.core.rmem_max and wmem_max allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,18 @@ class Dialler:
                 for family, address in targets
             ],
             happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY,
+            socket_factory=_bounded,
         )
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
+
+
+def _bounded(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+    """Make a socket whose buffers do not grow: a program that reads nothing would let them have many megabytes."""
+    made = socket.socket(*info[:3])
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # before connecting, which settles how TCP scales its window
+        made.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+    return made
 
 
 class SystemResolver:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from kernelbridge.egress import dialling
+from kernelbridge.egress import dialling, tunnel
 from kernelbridge.egress import proxy as module
-from kernelbridge.egress import tunnel
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, SystemResolver, addresses_of, is_own_address
 from kernelbridge.egress.hosts import Address
@@ -435,6 +434,18 @@ async def test_what_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch)
         )
         it.proxy._dialler = SilentDialler(NamesOfTheTest(), is_own_address)
         assert b"HTTP/1.1 504" in await it.ask(connect("a.example:443"))
+
+
+async def test_a_host_that_nobody_reads_from_fills_no_large_buffers() -> None:
+    async def hold(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with host(hold) as port:
+        there = Admitted("a.example", port, (ip_address("127.0.0.1"),))
+        with await Dialler(NamesOfTheTest(), is_own_address).connect(there) as connected:
+            for option, name in ((socket.SO_RCVBUF, "rmem_max"), (socket.SO_SNDBUF, "wmem_max")):
+                most = min(dialling.BUFFER, int(Path("/proc/sys/net/core", name).read_text()))
+                assert connected.getsockopt(socket.SOL_SOCKET, option) == 2 * most
 
 
 async def test_a_name_that_is_not_answered_keeps_its_place_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
