@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
+import stat
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -17,6 +20,7 @@ import msgspec
 
 from kernelbridge.runtimes.agent.messages import PACKET, Answer, Ready, Request, decode
 
+_NO_LINGER = struct.pack("ii", 0, 0)
 _QUEUE = 1024
 """Requests that the agent has not read yet; with more, it counts as broken."""
 _BATCH = 64
@@ -139,11 +143,24 @@ class AgentLink:
         except OSError as exc:  # its descriptor is of a kind that nobody thought of
             self._lose(f"the sandbox's agent broke its protocol ({exc.strerror})")
         finally:
+            for fd in fds:
+                _stop_lingering(fd)
             _close_all(fds)
 
     def _lose(self, reason: str) -> None:
         self.close()
         self._on_lost(reason)
+
+
+def _stop_lingering(fd: int) -> None:
+    """Make sure that closing a descriptor from a sandbox does not wait until a socket has sent its data (SO_LINGER)."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):  # only a path
+            connection = socket.socket(fileno=fd)
+            try:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            finally:
+                connection.detach()
 
 
 def _close_all(fds: Sequence[int]) -> None:

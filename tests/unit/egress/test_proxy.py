@@ -473,7 +473,12 @@ async def test_what_is_read_after_a_refusal_is_a_read_of_the_session(monkeypatch
     monkeypatch.setattr(module, "_DRAIN_BYTES", 3)
     allowance = Allowance(None, None)
     spent: list[int] = []
-    monkeypatch.setattr(allowance, "spend", lambda count, _now: spent.append(count) or 0.0)
+
+    def spend(count: int, _now: float) -> float:
+        spent.append(count)
+        return 0.0
+
+    monkeypatch.setattr(allowance, "spend", spend)
     async with proxy_for("a.example", allowance=allowance) as it:
         with it.connect() as ours:
             loop = asyncio.get_running_loop()

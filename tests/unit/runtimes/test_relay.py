@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -136,6 +137,20 @@ async def test_a_path_in_place_of_a_descriptor_ends_the_sandbox_and_is_not_kept(
             agent.client.ended(ExitStatus(code=0))
             with pytest.raises(SandboxError):
                 await attaching
+
+
+async def test_a_socket_is_closed_without_waiting_until_its_data_is_sent(listener: socket.socket) -> None:
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        agent.client.relay(agent.taken.put_nowait, 1)
+        program, _ = connect(listener, opened)
+        program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+        agent.pass_on(program)
+        async with asyncio.timeout(PATIENCE):
+            assert await agent.lost == "the sandbox's agent broke its protocol"
+        lingers, _ = struct.unpack("ii", program.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+        assert not lingers
 
 
 async def test_an_earlier_agent_is_not_asked_for_what_it_does_not_know() -> None:
