@@ -43,22 +43,32 @@ _UPGRADED = "\r\n".join(f"{name}: {value}" for name, value in (UPGRADE | KEY).it
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tokens(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+async def shared_tokens(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
     async with token_server(tmp_path_factory.mktemp("token")) as guarded:
         yield guarded
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def jwts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+async def shared_jwts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
     async with jwt_server(tmp_path_factory.mktemp("jwt")) as guarded:
         yield guarded
 
 
+@pytest.fixture
+def tokens(shared_tokens: Guarded) -> Guarded:
+    shared_tokens.move()  # the failures of other tests do not count
+    return shared_tokens
+
+
+@pytest.fixture
+def jwts(shared_jwts: Guarded) -> Guarded:
+    shared_jwts.move()
+    return shared_jwts
+
+
 @pytest_asyncio.fixture(loop_scope="module", params=["token", "jwt"])
 async def guarded(request: pytest.FixtureRequest, tokens: Guarded, jwts: Guarded) -> Guarded:
-    chosen = tokens if request.param == "token" else jwts
-    chosen.move()
-    return chosen
+    return tokens if request.param == "token" else jwts
 
 
 def carrier(token: str) -> str:
