@@ -56,8 +56,11 @@ def main() -> None:
     code = -1
     try:
         os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/tmp"), ("tmpfs", "/mnt")):
+        for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/mnt")):
             subprocess.run(["mount", "-t", kind, kind, at], check=True)
+        temporary = Path("/mnt/tmp")  # not over /tmp, where the checkout may be
+        temporary.mkdir()
+        os.environ["TMPDIR"] = str(temporary)
         for module in MODULES:
             found = next(Path("/usr/lib/uml/modules").glob(f"*/kernel/fs/quota/{module}.ko"))
             fd = os.open(found, os.O_RDONLY)
