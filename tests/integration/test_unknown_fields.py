@@ -10,6 +10,7 @@ from tests.integration.driving import HANDSHAKE
 
 REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"type": "ping"}, "pong"),
+    ({"type": "authenticate", "token": "none"}, "error"),
     ({"type": "open_session"}, "session_ready"),
     ({"type": "execute_code", "code": "1"}, "execution_result"),
     ({"type": "execute_code", "code": "print(1)", "stream": True}, "execution_result"),
@@ -66,7 +67,7 @@ async def test_every_final_answer_tells_of_them_and_no_other_frame(start_server:
     server = await start_server()
     async with server.connect("u") as client:
         for number, (request, kind) in enumerate(REQUESTS):
-            named = request["type"] in {"ping", "list_sessions"} or "sessionId" in request
+            named = request["type"] in {"authenticate", "ping", "list_sessions"} or "sessionId" in request
             session = {} if named else {"sessionId": "s"}
             await client.send(**session, **{**request, "reqestId": 1}, requestId=str(number))
             answer, events = await final(client, kind, str(number))
