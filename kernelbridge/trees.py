@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Generator
-from errno import EBUSY, EEXIST, ENOTEMPTY, EXDEV
+from errno import EBUSY, EEXIST, ELOOP, ENOENT, ENOTDIR, ENOTEMPTY, EXDEV
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -16,6 +16,8 @@ _STEPS = 200_000
 _ROUNDS = 100
 """How often a directory may be found filled again, for the same reason."""
 _FILLED = frozenset({ENOTEMPTY, EEXIST})
+_CHANGED = frozenset({ENOENT, ENOTDIR, ELOOP})
+"""Of a directory that somebody has removed or replaced meanwhile. The next round sees what is there then."""
 _REFILLED = "it is filled as fast as it is emptied"
 _PIECE = 100
 """Names between two yields."""
@@ -25,7 +27,7 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and everything in it. One that does not exist is fine; otherwise raises `OSError`.
 
     Inner directories are first moved up into `path`, so neither the stack nor the number of descriptors grows with the
-    depth. What a process adds meanwhile is removed too.
+    depth. What a process adds meanwhile is removed too, and what it removes meanwhile is no error.
     """
     try:
         top = os.open(path, _DIRECTORY)
@@ -35,7 +37,10 @@ def remove_tree(path: Path) -> None:
         for _ in range(_ROUNDS):
             for _ in emptying(top):
                 pass
-            if _rmdir(path):
+            try:
+                if _rmdir(path):
+                    return
+            except FileNotFoundError:  # somebody else has removed it
                 return
     finally:
         os.close(top)
@@ -55,8 +60,13 @@ def emptying(top: int, limit: int = _STEPS) -> Generator[None, None, None]:
             if not _is_directory(name, top):
                 _remove(os.unlink, name, top)
                 continue
-            _unlock(name, top)
-            inner = os.open(name, _DIRECTORY, dir_fd=top)
+            try:
+                _unlock(name, top)
+                inner = os.open(name, _DIRECTORY, dir_fd=top)
+            except OSError as exc:
+                if exc.errno in _CHANGED:
+                    continue
+                raise
             try:
                 if not (yield from _moving_up(inner, top)):
                     yield from emptying(inner, limit - steps)
@@ -76,13 +86,14 @@ def _moving_up(inner: int, top: int) -> Generator[None, None, bool]:
         if not _is_directory(entry, inner):
             _remove(os.unlink, entry, inner)
             continue
-        _unlock(entry, inner)  # else it cannot be moved
         try:
+            _unlock(entry, inner)  # else it cannot be moved
             os.rename(entry, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
         except OSError as exc:
-            if exc.errno != EXDEV:
+            if exc.errno == EXDEV:
+                return False
+            if exc.errno not in _CHANGED:
                 raise
-            return False
     return True
 
 

@@ -1,6 +1,7 @@
 """Whatever a user leaves in a directory, it goes, and nothing else does."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge import trees
 from kernelbridge.trees import remove_tree
 
 
@@ -51,6 +53,32 @@ def test_what_is_added_meanwhile_goes_too(tmp_path: Path, monkeypatch: pytest.Mo
         os.close(opened)
     assert len(added) == 3
     assert not (tmp_path / "top").exists()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("becomes", ["nothing", "a file", "a link"])
+def test_a_directory_that_somebody_else_removes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int, becomes: str
+) -> None:
+    top = tmp_path / "top"
+    going = top / "outer" / "going" if depth == 2 else top / "going"
+    (going / "inner").mkdir(parents=True)
+    looked = trees._is_directory
+
+    def vanishing(name: str, parent: int) -> bool:
+        found = looked(name, parent)
+        if name == "going" and found:
+            shutil.rmtree(going)
+            if becomes == "a file":
+                going.touch()
+            elif becomes == "a link":
+                going.symlink_to(tmp_path)
+        return found
+
+    monkeypatch.setattr(trees, "_is_directory", vanishing)
+    remove_tree(top)
+    assert not top.exists()
+    assert tmp_path.exists()
 
 
 def test_a_directory_that_is_filled_again_and_again_is_given_up(
