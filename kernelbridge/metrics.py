@@ -38,7 +38,7 @@ QUOTAS: tuple[Quota, ...] = ("blocks", "inodes")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there is of everything now."""
+    """The current values."""
 
     sessions: Mapping[str, int] = field(default_factory=dict)
     """Open sessions by the state of their sandbox; all states, also those of no session."""

@@ -70,7 +70,7 @@ def ps(*, url: str, token: str | None, as_json: bool) -> int:
 def kill(*, session: str, user: str | None, url: str, token: str | None) -> int:
     """Close SESSION: end what runs in it, and its sandbox. Its files stay.
 
-    SESSION is a name or the beginning of an id of `kernelbridge ps`. Clients that return are told.
+    SESSION is a name or the beginning of an id of `kernelbridge ps`. Clients that return learn why.
     """
     administrator = _administrator(url, token)
     row = _named(administrator, session, user)

@@ -273,7 +273,7 @@ class Registry:
         return [*(entry.workspace for entry in self._entries.values()), *self._closing.values()]
 
     async def kill(self, key: SessionKey) -> None:
-        """Close a session of `everything` for an administrator; its files stay. Clients that return are told.
+        """Close a session of `everything` for an administrator; its files stay. Clients that return learn why.
 
         Cancellation does not cancel the close.
         """
