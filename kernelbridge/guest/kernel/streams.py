@@ -216,7 +216,8 @@ class Outbox:
             for fd, event in waiter.poll(ALIVE_INTERVAL if full else None):
                 if not event & select.POLLIN:
                     waiter.unregister(fd)
-                    if not self.source.ended():
+                    self.source.go_on_without_pump()
+                    if fd in self.source.bells():  # the pipe itself has ended
                         return
                     for other in self.source.bells():
                         waiter.register(other, select.POLLIN)
@@ -278,8 +279,8 @@ class OwnPipes:
     def bells(self):
         return list(self.pipes)
 
-    def ended(self):
-        return False
+    def go_on_without_pump(self):
+        pass
 
     def show_alive(self):
         pass
@@ -306,6 +307,7 @@ class PumpedPipes:
         self.placed = 0  # where the last `Place` is
         self.ready = poll_of(pump.pipes).poll
         self.glance = poll_of(pump.pipes).poll  # for any thread, also while another uses `ready`
+        self.life = poll_of([pump.bell]).poll
 
     def pending(self):
         words = self.words
@@ -331,6 +333,9 @@ class PumpedPipes:
             self.take_ring()
             if not waiting or arrived or monotonic() > until:
                 return
+            if self.pump_ended():  # the thread that waits for its end may be late, and the output is read here now
+                self.go_on_without_pump()
+                return self.outbox.source.take()
             sched_yield()
 
     def take_ring(self):
@@ -355,15 +360,19 @@ class PumpedPipes:
     def bells(self):
         return [self.pump.bell]
 
-    def ended(self):
-        """Continue without the pump, which was killed."""
+    def pump_ended(self):
+        return any(event & select.POLLHUP for _, event in self.life(0))
+
+    def go_on_without_pump(self):
+        """Let this process read the pipes, because the pump was killed. Any thread may call it, also twice."""
         with self.outbox.source_lock:
+            if self.outbox.source is not self:
+                return
             self.take_ring()
             for stream, fd in zip(self.streams, self.pump.pipes):
                 stream._fid = fd
             self.outbox.source = OwnPipes(self.outbox, self.streams)
             self.words = self.outbox.source.words  # what the pump had read and not written is lost
-        return True
 
     def show_alive(self):
         self.words[ALIVE] += 1

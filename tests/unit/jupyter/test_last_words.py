@@ -39,6 +39,30 @@ async def test_a_kernel_reads_its_pipes_itself_after_its_pump_was_killed(
         assert outcome.output == "a\nb\nc\n" + "".join(f"{n}\n" for n in range(1, 30_001))
 
 
+async def test_what_is_written_before_the_kernel_knows_that_its_pump_is_dead_keeps_its_order(
+    any_spec: KernelSpec, new_notebook: NewNotebook
+) -> None:
+    """The thread that notices it may be late; here it waits for a lock."""
+    notebook = await new_notebook(any_spec)
+    code = """
+        import os
+        with get_ipython().kernel.kernelbridge_outbox.source_lock:
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try: ours = os.getsid(int(pid)) == os.getsid(0) and int(pid) != os.getpid()
+                except OSError: continue
+                if ours: os.kill(int(pid), 9)
+            for number in range(3):
+                print("a", number)
+                os.system(f"echo b {number}")
+                print("c", number)
+        _ = os.system("seq 30000")
+    """
+    outcome = await notebook.run(dedent(code))
+    written = [f"{letter} {number}\n" for number in range(3) for letter in "abc"]
+    assert outcome.output == "".join(written) + "".join(f"{n}\n" for n in range(1, 30_001))
+    assert (await notebook.run("print('a')\nos.system('echo b')\nprint('c')")).output == "a\nb\nc\n"
+
+
 @pytest.mark.parametrize("file", ["", "file=sys.stderr"])
 async def test_the_report_of_a_crash_is_in_the_result(
     any_spec: KernelSpec, new_notebook: NewNotebook, file: str
