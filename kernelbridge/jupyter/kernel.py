@@ -47,7 +47,7 @@ from kernelbridge.jupyter.startup import (
     wait_heard,
     wait_started,
 )
-from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.runtimes.contract import END_SECONDS, ExitStatus, Process, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,9 @@ MAX_OUTPUT = 10 << 20
 _DRAIN_TIMEOUT = 0.5
 """Seconds to wait, after the end of the process, for the rest of its messages and of what it printed."""
 _EXIT_GRACE = 2.0
-"""Seconds for the process to exit after it closed a channel, or was killed."""
+"""Seconds for the process to exit after it was killed."""
+_DISCONNECT_GRACE = END_SECONDS + 1.5
+"""Seconds for the process to exit after it closed a channel. Its sandbox may have ended with it."""
 _INTERRUPT_GRACE = 1.0
 """Seconds after which a kernel that has not answered an interrupt request gets SIGINT."""
 
@@ -382,7 +384,7 @@ class Kernel:
 
     async def _end_disconnected(self, channel: str) -> None:
         """End a kernel that has closed a channel and does not exit: it is broken, or its message was too large."""
-        await asyncio.wait({self._exited}, timeout=_EXIT_GRACE)
+        await asyncio.wait({self._exited}, timeout=_DISCONNECT_GRACE)
         if not self._exited.done():
             self._end_faulty(f"it closed its {channel} channel, or sent a message that is too large")
 

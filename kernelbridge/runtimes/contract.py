@@ -48,6 +48,9 @@ OOM_EXIT_SECONDS = 2.5
 that of the pipe that it reads from while the writer waits for memory. After 2 seconds the kernel takes the victim's
 memory from it, so that the writer can continue."""
 
+END_SECONDS = 2.0
+"""How long a runtime may take to tell how a sandbox ended whose processes are gone. An engine that hangs never does."""
+
 HIDDEN_PATHS = (
     "/proc/acpi",
     "/proc/asound",

@@ -12,15 +12,12 @@ from docker.errors import APIError, DockerException
 
 from kernelbridge.errors import SandboxError
 from kernelbridge.runtimes.agent.sandbox import AgentSandbox
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.contract import END_SECONDS, ExitStatus
 from kernelbridge.runtimes.docker.engine import GONE, Engine, explain
 from kernelbridge.runtimes.docker.events import EngineEvent
 from kernelbridge.runtimes.docker.exit_status import OomCount, OomWatch, exit_status
 from kernelbridge.runtimes.docker.removals import Removals
 from kernelbridge.runtimes.docker.tasks import Background
-
-END_NOTICE = 2.0
-"""Seconds that the engine has to report the end of a container whose agent is gone. One that hangs does not."""
 
 _KILLED = ExitStatus(signal=signal.SIGKILL)
 
@@ -118,7 +115,7 @@ class DockerSandbox(AgentSandbox):
             self._background.create(self._end_without_agent())
 
     async def _end_without_agent(self) -> None:
-        await asyncio.wait({self._ended}, timeout=END_NOTICE)
+        await asyncio.wait({self._ended}, timeout=END_SECONDS)
         if not (self._dead or self._removing):
             self.ended(ExitStatus())
             with contextlib.suppress(SandboxError):  # the engine is asked again

@@ -19,9 +19,9 @@ from kernelbridge.jupyter.end_causes import SESSION_CLOSED
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.jupyter.launch import program_request
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
-from kernelbridge.runtimes.contract import ExitStatus
+from kernelbridge.runtimes.contract import END_SECONDS, ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
-from tests.unit.jupyter.conftest import PATIENCE, HostSandbox, Notebook
+from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]
 
@@ -69,6 +69,26 @@ async def test_a_kernel_that_breaks_the_protocol_is_ended(new_notebook: NewNoteb
     with pytest.raises(KernelError):
         notebook.send("x")
     await notebook.kernel.interrupt()
+
+
+class EndToldLate(HostProcess):
+    """A program of a sandbox that ended with it: how is told as late as a runtime may."""
+
+    async def _wait(self) -> ExitStatus:
+        await super()._wait()
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(END_SECONDS, told.set_result, None)
+        await told
+        return ExitStatus(lost=True)
+
+
+async def test_a_kernel_that_ended_with_its_sandbox_did_not_break_the_protocol(
+    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.unit.jupyter.conftest.HostProcess", EndToldLate)
+    notebook = await new_notebook()
+    outcome = await notebook.run("import os; os.kill(os.getpid(), 9)")
+    assert (outcome.cause, outcome.state_preserved) == ("sandbox_lost", False)
 
 
 async def test_forged_messages_complete_a_request_once(new_notebook: NewNotebook) -> None:
