@@ -137,7 +137,8 @@ class Agent:
         self.programs = {}  # by id
         self.held = {}  # descriptors of terminals, by their names
         self.reports = {}  # programs whose keepers live, by the descriptor of their channel
-        self.stopped = set()  # pids, by on_pause
+        self.before = None  # during a pause: the pids of what was stopped before it
+        self.stopped = set()  # pids that got SIGSTOP since then
         self.stopped_at = 0.0  # when that was last seen to
         self.bridge = None
         self.outlive = config["start"]
@@ -169,7 +170,7 @@ class Agent:
                 waits.append(self.alone_since + self.outlive - time.monotonic())
                 if waits[0] <= 0:
                     return
-            if self.stopped:
+            if self.before is not None:
                 waits.append(self.stopped_at + STILL_SECONDS - time.monotonic())
                 if waits[-1] <= 0:
                     self.stop_again()
@@ -389,13 +390,14 @@ class Agent:
 
     def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS
+        if self.before is None:
+            self.before = {pid for pid, state in self.states() if state in b"Tt"}
         if self.first:
             # One signal to all reaches also a process that is just being forked, which a list may miss.
-            already = {pid for pid, state in self.states() if state in b"Tt"}
             to_all(signal.SIGSTOP)
             for keeper in self.keepers():
                 send_signal(keeper, signal.SIGCONT)  # they reap what is killed meanwhile
-            self.stopped |= {pid for pid, _ in self.states()} - already
+            self.stopped |= {pid for pid, _ in self.states()}
         while running := self.running():
             if time.monotonic() > end:
                 self.go_on()
@@ -502,7 +504,7 @@ class Agent:
         # the processor. One signal to all reaches everything. But it has side effects, so it is the last resort: what
         # the user had stopped is continued with the rest, and a shell in a terminal believes that its program was
         # stopped. Without a PID namespace, it would reach other processes than ours.
-        if self.first and not self.stopped:
+        if self.first and self.before is None:
             to_all(signal.SIGSTOP)
             try:
                 self.rounds(victims, KILL_SECONDS)
@@ -572,7 +574,10 @@ class Agent:
         return {pid: found[pid] for pid in below}
 
     def go_on(self):
-        """SIGCONT what `pause` stopped, children first: otherwise a shell reports its jobs as stopped."""
+        """SIGCONT what was not stopped before the pause, children first: otherwise a shell reports its jobs as stopped.
+
+        No list of what got SIGSTOP would do: a process that was just being forked got it from the kernel, unseen.
+        """
         table = self.table()
 
         def depth(pid):
@@ -582,8 +587,10 @@ class Agent:
                 steps += 1
             return steps
 
-        for pid in sorted(self.stopped & table.keys(), key=depth, reverse=True):
-            send_signal(pid, signal.SIGCONT)
+        if self.before is not None:
+            for pid in sorted(table.keys() - self.before, key=depth, reverse=True):
+                send_signal(pid, signal.SIGCONT)
+        self.before = None
         self.stopped.clear()
 
     def turn(self, milliseconds):

@@ -160,6 +160,33 @@ async def test_processes_that_fork_all_the_time_stand_still(sandbox: Sandbox, sp
     await until(lambda: (files / "generation").read_text() != generation)
 
 
+FORKING_SLOWLY = """
+import os
+fd = os.open('generation', os.O_WRONLY | os.O_CREAT)
+large = bytearray(400 << 20)  # the time of a fork grows with it
+generation = 0
+os.pwrite(fd, b'000000000', 0)
+print('forking', flush=True)
+while True:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    generation += 1
+    os.pwrite(fd, f'{generation:09}'.encode(), 0)
+"""
+
+
+async def test_a_child_whose_birth_the_pause_met_goes_on(sandbox: Sandbox, files: Path) -> None:
+    """The kernel stops it when the fork is over; no list of what was stopped has it."""
+    await read_until(await start_python(sandbox, FORKING_SLOWLY), b"forking")
+    for _ in range(20):
+        await sandbox.pause()
+        generation = (files / "generation").read_text()
+        await sandbox.resume()
+        await until(lambda before=generation: (files / "generation").read_text() != before)  # type: ignore[misc]
+
+
 WOKEN_BY_INPUT = """
 import fcntl, os, signal
 for request, value in ((fcntl.F_SETOWN, os.getpid()), (fcntl.F_SETSIG, signal.SIGCONT), (fcntl.F_SETFL, os.O_ASYNC)):
