@@ -158,6 +158,16 @@ class Interrupts:
             if not only_if_blocked:
                 interrupt_others()  # the cell may have started processes meanwhile
 
+    async def interrupt_terminals(self):
+        """Interrupt what runs on terminals of its own, and again what has lost the signal.
+
+        Some shells catch SIGINT, and forget it if it comes just before they become the program that they run.
+        """
+        leaders = interrupt_terminals()
+        for seconds in RETRY_AFTER if leaders else ():
+            await asyncio.sleep(seconds)
+            interrupt_terminals(lambda pid: pid in leaders and dies_of_sigint(pid))
+
     def send_retry(self, cell, only_if_blocked=False):
         if self.cell == cell and self.phase is not IDLE:
             self.retry_cell, self.only_if_blocked = cell, only_if_blocked
@@ -326,7 +336,7 @@ def install_interrupts(kernel):
         try:
             if getsignal(signal.SIGINT) is default_int_handler and state.phase is not IDLE:
                 state.requested = cell
-            interrupt_terminals()
+            asyncio.get_running_loop().create_task(state.interrupt_terminals())
             if getsignal(signal.SIGINT) is signal.SIG_DFL and getpgrp() == getpid():
                 interrupt_others()  # without a handler, SIGINT would end the kernel
                 kernel.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
@@ -425,16 +435,29 @@ def interrupt_others():
             pass
 
 
-def interrupt_terminals():
-    """Send SIGINT to programs that the kernel runs on their own terminals (`pty.spawn`), as Ctrl-C there does."""
+def dies_of_sigint(pid):
+    """Whether a process neither catches nor ignores SIGINT: if it lives, it has not received one."""
+    with open("/proc/%d/status" % pid) as file:
+        masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigIgn", "SigCgt"))]
+    return not any(mask & 1 << signal.SIGINT - 1 for mask in masks)
+
+
+def interrupt_terminals(wanted=lambda pid: True):
+    """Send SIGINT to programs that the kernel runs on their own terminals (`pty.spawn`), as Ctrl-C there does.
+
+    Return the leaders of their sessions.
+    """
+    found = set()
     for pid in child_pids():
         try:
             with open("/proc/%d/stat" % pid) as file:
                 _, group, session, terminal = [int(word) for word in file.read().rpartition(")")[2].split()[1:5]]
-            if terminal and session == pid and session != os.getsid(0):
+            if terminal and session == pid and session != os.getsid(0) and wanted(pid):
                 os.killpg(group, signal.SIGINT)
+                found.add(pid)
         except (OSError, ValueError):  # it has ended
             pass
+    return found
 
 
 def keep_alive(thread):

@@ -163,6 +163,7 @@ async def test_an_interrupt_of_what_ipython_calls_ends_the_cell(any_notebook: No
 
 
 _SHELL = "echo > gate; sleep 3600"
+_LOSES = "trap 'trap - INT; exec sleep 3600' INT; echo > gate; while :; do sleep 0.05; done"
 _SLOW = "import time\nopen('gate', 'w').close()\ntime.sleep(3600)\n"
 
 
@@ -185,6 +186,8 @@ _SLOW = "import time\nopen('gate', 'w').close()\ntime.sleep(3600)\n"
         f"os.system({_SHELL!r})",
         f"for _ in range(2):\n    os.system({_SHELL!r})\nprint('went on')",
         f"import pty\npty.spawn(['sh', '-c', {_SHELL!r}])",
+        # It loses the first signal, as a shell may that is about to become its last command.
+        f"import pty\npty.spawn(['sh', '-c', {_LOSES!r}])",
         f"subprocess.run({_SHELL!r}, shell=True)",
         f"os.popen({_SHELL!r}).read()",
         f"open('slow.py', 'w').write({_SLOW!r})\n%run slow.py",
