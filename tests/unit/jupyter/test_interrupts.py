@@ -37,12 +37,18 @@ _CHILDREN = """
 """
 
 
-async def begun(notebook: Notebook, code: str) -> asyncio.Future[Outcome]:
-    """Send a cell, and return when it has opened the FIFO `gate`."""
+async def set_up(notebook: Notebook) -> Path:
+    """Make the FIFO `gate`, and what the cells use, unless they are there; return its path."""
     gate = Path(notebook.sandbox.workspace_path) / "gate"
     if not gate.exists():
         os.mkfifo(gate)
         await notebook.run(dedent(_SETUP))
+    return gate
+
+
+async def begun(notebook: Notebook, code: str) -> asyncio.Future[Outcome]:
+    """Send a cell, and return when it has opened the FIFO `gate`."""
+    gate = await set_up(notebook)
     opened = asyncio.Event()
     reader = os.open(gate, os.O_RDONLY | os.O_NONBLOCK)
     asyncio.get_running_loop().add_reader(reader, opened.set)
@@ -143,7 +149,7 @@ async def test_a_task_that_is_interrupted_shows_where_it_was(any_notebook: Noteb
 @pytest.mark.parametrize("name", ["pre_run_cell", "pre_execute", "post_execute", "post_run_cell"])
 @pytest.mark.parametrize("code", ["ran = 1", "await asyncio.sleep(0)"])
 async def test_an_interrupt_of_what_ipython_calls_ends_the_cell(any_notebook: Notebook, name: str, code: str) -> None:
-    await any_notebook.run(dedent(_SETUP))
+    await set_up(any_notebook)
     register = f"""
         slow = []
         def callback(*given):
