@@ -32,6 +32,14 @@ _HINTS: Final = (
         ),
         "the build cannot reach the network: try --network host",
     ),
+    (
+        re.compile(r"DO NOT MATCH THE HASHES"),
+        "the package index offered another file than the locked one: use PyPI or a mirror, and find out who changed it",
+    ),
+    (
+        re.compile(r"Could not find a version .*\(from versions: (?!none\))"),
+        "no wheel of the locked version fits: use PyPI or a full mirror, and --base with Python 3.11 to 3.14",
+    ),
     (re.compile(r"No space left on device"), "free some disk space, for example with `docker system prune`"),
 )
 

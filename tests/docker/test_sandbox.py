@@ -88,6 +88,13 @@ async def test_the_environment_is_the_images_and_no_more(sandbox: DockerSandbox)
     }
 
 
+async def test_a_session_finds_no_setuid_program(sandbox: DockerSandbox) -> None:
+    ran = await run(
+        sandbox, "sh", "-c", "find / -path /proc -prune -o -type f -perm /6000 -print 2>/dev/null; echo done"
+    )
+    assert ran.output == "done\n"
+
+
 async def test_what_can_be_written_is_limited_in_size(sandbox: DockerSandbox) -> None:
     lines = (await run(sandbox, "cat", "/proc/mounts")).output.splitlines()
     mounts = {fields[1]: fields[3].split(",") for fields in (line.split() for line in lines)}

@@ -1,4 +1,5 @@
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_a_bundle_that_is_missing_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["workspace/Dockerfile", "server/Dockerfile"])
 def test_the_dockerfiles_stand_on_the_public_base_by_default(path: str) -> None:
     assert f"ARG BASE={PUBLIC_BASE}\n" in (images_directory() / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ["workspace/Dockerfile", "server/Dockerfile"])
+def test_pip_installs_only_what_has_a_hash(path: str) -> None:
+    text = re.sub(r"^#.*", "", (images_directory() / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    commands = re.findall(r"\bpip install [^;&\n]*", text.replace("\\\n", " "))
+    assert commands
+    for command in commands:
+        assert "--require-hashes" in command or "--no-index" in command, command
 
 
 def test_compose_stands_on_the_public_base_by_default() -> None:

@@ -54,6 +54,11 @@ def test_a_failure_names_the_step_and_keeps_its_last_lines() -> None:
         ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed", "--ca-bundle FILE"),
         ("Temporary failure resolving 'deb.debian.org'", "--network host"),
         ("OSError: No space left on device", "docker system prune"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "use PyPI or a mirror"),
+        (
+            "ERROR: Could not find a version that satisfies the requirement numpy==2.4.6 (from versions: 2.2.5, 2.2.6)",
+            "--base with Python 3.11 to 3.14",
+        ),
     ],
 )
 def test_a_known_cause_comes_with_advice(output: str, advice: str) -> None:

@@ -4,14 +4,18 @@ import json
 
 import pytest
 from docker import DockerClient, from_env
+from packaging.utils import canonicalize_name
+
+from tests.unit.test_locks import locked, on_linux
 
 LOOK = r"""
 import json, os, shutil, site, sys
 import ipykernel
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 print(json.dumps({
     "user": [os.getuid(), os.getgid()],
-    "versions": {n: version(n) for n in ("ipykernel", "numpy", "pandas", "matplotlib", "requests")},
+    "python": ["%d.%d" % sys.version_info[:2], os.uname().machine],
+    "versions": {n: version(n) for n in {d.metadata["Name"] for d in distributions()}},
     "venv": sys.prefix != sys.base_prefix,
     "compiled": os.path.exists(ipykernel.__cached__),
     "home": os.path.expanduser("~"),
@@ -47,10 +51,16 @@ def test_pip_can_install_for_the_user(look: dict[str, object]) -> None:
     assert look["user_site"] is True
 
 
-def test_packages_are_there_and_compiled(look: dict[str, object]) -> None:
-    versions = look["versions"]
+def test_packages_are_those_of_the_lock_and_compiled(look: dict[str, object]) -> None:
+    """An image that was built before the lock file changed fails here: build it again."""
+    python, versions = look["python"], look["versions"]
+    assert isinstance(python, list)
     assert isinstance(versions, dict)
-    assert tuple(int(part) for part in versions["ipykernel"].split(".")[:2]) >= (7, 4)
+    installed = {canonicalize_name(name): version for name, version in versions.items()}
+    pins = on_linux(locked("workspace/requirements.txt"), *python)
+    wanted = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    assert {name: installed[name] for name in installed.keys() & wanted.keys()} == wanted
+    assert installed.keys() - wanted.keys() <= {"pip", "setuptools", "wheel"}
     assert look["compiled"] is True
 
 
