@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kernelbridge.errors import ConfigError
 from kernelbridge.runtimes.contract import RuntimeInfo
 from kernelbridge.runtimes.docker.engine import EngineInfo
 
@@ -33,6 +34,19 @@ def mounts_terminals(about: EngineInfo) -> bool:
     Under SELinux, a container has no access to a volume of this kind.
     """
     return not {"selinux", "rootless"} & set(about.security)
+
+
+def check_oci_runtime(name: str, about: EngineInfo) -> None:
+    """Raise `ConfigError` for an OCI runtime that the engine does not have.
+
+    Newer engines find a shim by the name of its program (`io.containerd.kata.v2`), and do not list it.
+    """
+    if name not in about.oci_runtimes and not name.startswith("io.containerd."):
+        raise ConfigError(
+            f"--oci-runtime: the Docker engine has no runtime {name!r}",
+            f"it has {', '.join(about.oci_runtimes) or 'none'}; add {name} to `runtimes` in /etc/docker/daemon.json "
+            "and restart the engine, or leave --oci-runtime out",
+        )
 
 
 def start_problem(reason: str) -> str:
