@@ -1,4 +1,5 @@
 import asyncio
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from docker.errors import APIError, DockerException
 
 from kernelbridge.errors import ConfigError, ImageError
+from kernelbridge.runtimes import docker
 from kernelbridge.runtimes.contract import ExitStatus, Limits, SandboxSpec
 from kernelbridge.runtimes.docker.engine import EngineInfo, explain
 from kernelbridge.runtimes.docker.events import parse_event
@@ -79,6 +81,17 @@ def test_declared_volumes_are_limited_and_cannot_hold_programs() -> None:
 def test_a_seccomp_profile_replaces_the_default_one() -> None:
     assert launch().container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
     assert launch(seccomp="{}").container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true", "seccomp={}"]
+
+
+def test_the_engine_is_asked_for_little() -> None:
+    """Copying files into or out of containers, and `exec` in them, are where engines had most of their faults."""
+    room = Path(str(docker.__file__)).parent
+    asked = {name for path in room.glob("*.py") for name in re.findall(r"\bapi\.(\w+)\(", path.read_text())}
+    assert asked == {
+        *("close", "info", "events"),
+        *("containers", "create_container_from_config", "start", "inspect_container", "logs", "stats", "unpause"),
+        *("remove_container", "inspect_image", "volumes", "remove_volume"),
+    }
 
 
 def test_the_oci_runtime_is_the_engines_own_unless_one_is_named() -> None:
