@@ -62,6 +62,7 @@ async def test_another_oci_runtime_runs_it(
     # Another name of the usual one, which every engine knows.
     name = "io.containerd.runc.v2"
     async with docker_runtime(workspace_image, directories=directories, oci_runtime=name) as runtime:
+        assert runtime.info.detail.endswith(f", containers run by {name}")
         sandbox = await runtime.create(new_spec())
         assert client.api.inspect_container(sandbox.id)["HostConfig"]["Runtime"] == name
         assert (await run(sandbox, "echo", "up")).output == "up\n"

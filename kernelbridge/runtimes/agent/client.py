@@ -30,8 +30,8 @@ ANSWER_SECONDS = 30.0
 DROPPED_SECONDS = 1.0
 """How long no other connection is asked for after one that was lost, because the server had too many open files."""
 _NO_TERMINALS = (
-    "its runtime passes none to the server, as gVisor: commands and terminals do not work in it, cells do; start the "
-    "server without --oci-runtime if you need them"
+    "the server gets no /dev/pts/ptmx from it, as always under gVisor (--oci-runtime): cells work there, but no "
+    "commands and terminals"
 )
 _MOST_KNOWN = 4096
 """Programs that an agent may report."""

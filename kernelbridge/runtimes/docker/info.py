@@ -7,14 +7,14 @@ from kernelbridge.runtimes.contract import RuntimeInfo
 from kernelbridge.runtimes.docker.engine import EngineInfo
 
 
-def runtime_info(about: EngineInfo, *, own_uids: bool) -> RuntimeInfo:
-    """Describe a runtime with this engine."""
+def runtime_info(about: EngineInfo, *, own_uids: bool, oci_runtime: str | None = None) -> RuntimeInfo:
+    """Describe a runtime with this engine and, unless that is the default one, this OCI runtime."""
     warning = None
     if "seccomp" not in about.security:
         warning = "the Docker engine filters no system calls: it was built or started without seccomp"
     return RuntimeInfo(
         name="docker",
-        detail=str(about),
+        detail=str(about) if oci_runtime is None else f"{about}, containers run by {oci_runtime}",
         isolation=(
             "a container for each workspace: no network but loopback, no capabilities, read-only root, "
             f"{'a user of its own' if own_uids else 'a user'} without privileges, limits on memory, CPU and processes"

@@ -97,7 +97,7 @@ class DockerRuntime:
         oci_runtime: str | None,
     ) -> None:
         own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
-        self.info = runtime_info(about, own_uids=own_uid is not None)
+        self.info = runtime_info(about, own_uids=own_uid is not None, oci_runtime=oci_runtime)
         self._engine = engine
         self._instance = instance
         self._directories = directories

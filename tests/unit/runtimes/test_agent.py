@@ -553,7 +553,7 @@ async def test_programs_run_where_no_descriptors_can_be_sent_to_the_bridge(tmp_p
         process = await house.start(client, "echo up; exit 3")
         assert await read_all(process) == b"up\n"
         assert (await process.wait()).code == 3
-        with pytest.raises(SandboxError, match="as gVisor"):
+        with pytest.raises(SandboxError, match="always under gVisor"):
             client.open_terminal(24, 80)
         client.leave()
         again = await house.connect(again=True)
