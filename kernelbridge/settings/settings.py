@@ -229,7 +229,7 @@ class Settings:
         Option(
             kinds.text("NAME", "the name of a runtime of the engine, such as runsc", r"[A-Za-z0-9][A-Za-z0-9._-]*"),
             SANDBOXES,
-            "The engine's runtime for the workspaces (only with --runtime docker), such as runsc (gVisor) or kata.",
+            "The engine's runtime for the workspaces (only with --runtime docker), such as crun, or runsc (gVisor).",
             default_text="the engine's default one",
         ),
     ] = None
