@@ -10,12 +10,16 @@ import asyncio
 import errno
 import fcntl
 import os
+import resource
 import secrets
 import shutil
 import socket
+import ssl
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Iterable
 from enum import StrEnum
 from importlib.metadata import version
@@ -23,22 +27,33 @@ from pathlib import Path
 
 import msgspec
 
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.disk.projects import Projects
+from kernelbridge.egress.dialling import addresses_of, is_own_address
+from kernelbridge.egress.hosts import Address, literal_address
+from kernelbridge.egress.indexes import server_indexes
+from kernelbridge.egress.policy import Denied, Policies, Policy, Rule
+from kernelbridge.egress.proxy import CONNECTIONS
+from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.identity.sources import open_source
+from kernelbridge.identity.tokens import Tokens
 from kernelbridge.images import build
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
+from kernelbridge.runtimes.docker.info import check_oci_runtime
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local.host import read_host
 from kernelbridge.settings.quantities import format_size, human_size
-from kernelbridge.settings.settings import Settings
+from kernelbridge.settings.settings import Settings, is_loopback
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 SANDBOX_UID = 1000
 """The user in a container whose image names none."""
 SCARCE = 2 << 30
 """A file system with fewer free bytes gets a warning."""
+FILES_OF_A_CONNECTION = 6
+"""Connections of sandboxes need two files each, and may have a third of what the server may open."""
 
 
 class Status(StrEnum):
@@ -71,7 +86,11 @@ async def examine(settings: Settings) -> list[Row]:
         rows.append(judge_engine(engine, needed=settings.runtime == "docker", host=os.environ.get("DOCKER_HOST")))
     docker = engine is not None and (engine.available or settings.runtime == "docker")
     if engine is not None and engine.available:
-        rows.append(await _guarded("image", check_image(settings.image, settings.data_dir)))
+        oci = settings.oci_runtime
+        if oci is not None:
+            rows.append(row := judge_oci_runtime(oci, engine))
+            oci = None if row.status is Status.PROBLEM else oci
+        rows.append(await _guarded("image", check_image(settings.image, settings.data_dir, oci)))
         rows.append(judge_limits(settings.memory, settings.cpus, engine))
     if docker or settings.isolation:
         rows.append(judge_user(os.geteuid(), settings.uid_range))
@@ -84,9 +103,17 @@ async def examine(settings: Settings) -> list[Row]:
         rows.append(await _guarded("python", asyncio.to_thread(check_python)))
     rows.append(await _guarded("data", asyncio.to_thread(check_data_directory, settings.data_dir)))
     rows.append(await _guarded("disk", asyncio.to_thread(check_disk, settings.data_dir)))
+    rows.append(await _guarded("quota", asyncio.to_thread(check_quota, settings)))
+    if settings.isolation:
+        rows.append(await _guarded("egress", check_egress(settings)))
+        rows.append(judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], settings.max_sessions))
+    if settings.audit_log is not None:
+        rows.append(await _guarded("audit", asyncio.to_thread(check_audit, settings.audit_log)))
     if settings.listen is None:
         rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
     rows.append(await _guarded("login", asyncio.to_thread(check_login, settings)))
+    if settings.tls_cert is not None:
+        rows.append(await _guarded("tls", asyncio.to_thread(check_tls, settings.tls_cert, settings.tls_key)))
     return rows
 
 
@@ -124,6 +151,18 @@ def judge_engine(engine: EngineInfo, *, needed: bool, host: str | None = None) -
         found = f"{engine} runs without seccomp: sandboxes can use all system calls of the kernel"
         return Row("engine", Status.WARNING, found, "enable seccomp in the engine and the kernel")
     return Row("engine", Status.OK, str(engine))
+
+
+def judge_oci_runtime(name: str, engine: EngineInfo) -> Row:
+    """Judge whether the engine has an OCI runtime, and whether everything works in it."""
+    try:
+        check_oci_runtime(name, engine)
+    except ConfigError as exc:
+        return Row("oci-runtime", Status.PROBLEM, exc.message, exc.reason)
+    if name.startswith("runsc"):
+        found = f"{name}: under gVisor, cells work, but no commands, terminals and connections to the network"
+        return Row("oci-runtime", Status.WARNING, found, "docs/how-to/gvisor.md says what works; use --egress none")
+    return Row("oci-runtime", Status.OK, f"{name}; the engine has {', '.join(engine.oci_runtimes)}")
 
 
 def judge_limits(memory: int, cpus: float, engine: EngineInfo) -> Row:
@@ -166,12 +205,17 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
     return Row("terminals", Status.OK, found)
 
 
-async def check_image(reference: str, data_dir: Path) -> Row:
+async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = None) -> Row:
     """Check whether the image is usable, as `serve` does. Raises `KernelBridgeError`."""
     if await asyncio.to_thread(build.image_exists, reference):
         # No server has this name, so no other containers are touched.
         instance = f"doctor-{secrets.token_hex(4)}"
-        runtime = await DockerRuntime.open(image=reference, instance=instance, directories=HostDirectories(data_dir))
+        runtime = await DockerRuntime.open(
+            image=reference,
+            instance=instance,
+            directories=HostDirectories(data_dir),
+            oci_runtime=oci_runtime,
+        )
         try:
             facts = await runtime.prepare()
         finally:
@@ -272,6 +316,91 @@ def check_disk(path: Path) -> Row:
     return Row("disk", Status.OK, found)
 
 
+def check_quota(settings: Settings) -> Row:
+    """Check whether sessions can fill the disk, and who keeps them from it."""
+    limits = DiskLimits(settings.disk, settings.disk_files)
+    if not limits:
+        found = "--disk 0 --disk-files 0: one session can fill the disk for all"
+        return Row("quota", Status.WARNING, found, "set --disk and --disk-files, unless all code is your own")
+    there = _nearest(settings.data_dir)
+    try:
+        projects = Projects.find(there, limits, instance="doctor")
+    except OSError as exc:
+        return Row("quota", Status.WARNING, f"{there} cannot be examined: {exc.strerror}")
+    size = "no limit" if not limits.size else human_size(limits.size)
+    if projects is None:
+        found = f"{size} for each session, watched by the server: it may be exceeded for some seconds"
+        return Row("quota", Status.OK, f"{found}; docs/how-to/disk-quotas.md makes it a hard limit")
+    projects.close()
+    return Row("quota", Status.OK, f"{size} for each session, enforced by the file system")
+
+
+async def check_egress(settings: Settings) -> Row:
+    """Check whether the hosts that programs may reach have addresses that they may reach. Asks DNS, and nobody else."""
+    indexes = await asyncio.to_thread(server_indexes)
+    policies = Policies(settings.egress, settings.egress_allow, indexes.rules, settings.egress_allow_net)
+    policy = policies.of_session(None)
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        found = f"{policies}; but sandboxes reach hosts from this machine, not through HTTPS_PROXY"
+        return Row("egress", Status.WARNING, found, "let this machine reach them directly, or use --egress none")
+    named = [rule for rule in policy.rules if not rule.wildcard]
+    problems = await asyncio.gather(*(asyncio.to_thread(_unreachable, policy, rule) for rule in named))
+    found, fixes = str(policies), []
+    for problem in filter(None, problems):
+        found += f"; {problem[0]}"
+        fixes.append(problem[1])
+    return Row("egress", Status.WARNING if fixes else Status.OK, found, "; ".join(dict.fromkeys(fixes)))
+
+
+def _unreachable(policy: Policy, rule: Rule) -> tuple[str, str] | None:
+    """Return why a host cannot be reached, and what to do; None if it can, as far as is known without connecting."""
+    literal = literal_address(rule.host)
+    try:
+        addresses = addresses_of(rule.host) if literal is None else [literal]
+    except OSError as exc:
+        return f"{rule.host} has no address: {exc.strerror}", "check its name, and the name servers of this machine"
+    for address in addresses:
+        try:
+            policy.check_address(rule.host, rule.port, address, is_own_address, named=True)
+        except Denied as exc:
+            kind = "is this machine's" if exc.reason == "own_address" else "is not public"
+            return f"{rule.host} leads to {address}, which {kind} and is refused", _allow(address)
+    return None
+
+
+def _allow(address: Address) -> str:
+    return f"if programs shall reach it, add `--egress-allow-net {address}/{address.max_prefixlen}`"
+
+
+def judge_files(most: int, sessions: int) -> Row:
+    """Compare the files that the server may open (it raises its soft limit) with the connections of all sessions."""
+    needed = sessions * CONNECTIONS * FILES_OF_A_CONNECTION
+    if most == resource.RLIM_INFINITY or most >= needed:
+        return Row("files", Status.OK, "the server may open enough files and sockets")
+    found = f"the server may open {most} files: {sessions} sessions share {most // FILES_OF_A_CONNECTION} connections"
+    fix = f"`ulimit -Hn {needed}` as root before the start, LimitNOFILE={needed} in systemd, or less --max-sessions"
+    return Row("files", Status.WARNING, f"{found} to the network", fix)
+
+
+def check_audit(path: Path) -> Row:
+    """Check whether the audit log can be written, and by whom it can be read."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if os.access(path.parent, os.W_OK | os.X_OK):
+            return Row("audit", Status.OK, f"{path} will be created")
+        directory = path.parent
+        reason = "does not exist" if not directory.exists() else "cannot be written by this user"
+        fix = f"`sudo install -d -o {os.geteuid()} -m 700 {directory}`, or name another file with --audit-log"
+        return Row("audit", Status.PROBLEM, f"{directory} {reason}", fix)
+    if stat.S_ISDIR(found.st_mode) or not os.access(path, os.W_OK):
+        reason = "is a directory" if stat.S_ISDIR(found.st_mode) else "cannot be written by this user"
+        return Row("audit", Status.PROBLEM, f"{path} {reason}", "name another file with --audit-log")
+    if stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IROTH:
+        return Row("audit", Status.WARNING, f"every user of this machine may read {path}", f"`chmod o= {path}`")
+    return Row("audit", Status.OK, str(path))
+
+
 def check_port(host: str, port: int) -> Row:
     """Check whether the server could listen on its address."""
     where = f"{host}:{port}"
@@ -294,10 +423,37 @@ def check_port(host: str, port: int) -> Row:
 
 def check_login(settings: Settings) -> Row:
     """Check the settings and files with which clients are authenticated; raises `ConfigError`."""
-    open_source(settings)
+    source = open_source(settings)
     if settings.auth == "none":
         return Row("login", Status.OK, "none: every program on this machine may connect, as any user")
-    return Row("login", Status.OK, f"--auth {settings.auth}")
+    found = f"--auth {settings.auth}"
+    if source is not None and isinstance(source.value, Tokens):
+        tokens = source.value.by_hash.values()
+        valid = sum(token.expires is None or token.expires > time.time() for token in tokens)
+        found = f"{found}: {valid} valid tokens in {settings.token_file}"
+        if not valid:
+            fix = f"`kernelbridge token new NAME --token-file {settings.token_file}`"
+            return Row("login", Status.WARNING, f"{found}, so nobody can log in", fix)
+    clear = settings.tls_cert is None and settings.listen is None and not is_loopback(settings.host)
+    if clear and settings.auth in {"token", "jwt"}:
+        found = f"{found}; without TLS, everybody on the way to {settings.host} can read the tokens"
+        return Row("login", Status.WARNING, found, "use --tls-cert, or listen on 127.0.0.1 behind a proxy with TLS")
+    return Row("login", Status.OK, found)
+
+
+def check_tls(certificate: Path, key: Path | None) -> Row:
+    """Check whether the certificate and its key can be used."""
+    try:
+        # A password would be asked for on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or str(exc)
+        fix = "expected a certificate in PEM with its chain, and its key without a password, in files of this user"
+        return Row("tls", Status.PROBLEM, f"{certificate} cannot be used: {reason}", fix)
+    secret = certificate if key is None else key
+    if secret.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        return Row("tls", Status.WARNING, f"every user of this machine may read {secret}", f"`chmod o= {secret}`")
+    return Row("tls", Status.OK, str(certificate))
 
 
 def _port_fix(exc: OSError, port: int) -> str:

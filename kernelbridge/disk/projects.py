@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ _INHERIT = 0x200
 _PROJECTS = 1 << 16
 """How many projects one server has."""
 _PIECE = 100
+_CAP_SYS_ADMIN = 21
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,7 +64,9 @@ class Projects:
 
     @classmethod
     def find(cls, directory: Path, limits: DiskLimits, *, instance: str) -> Projects | None:
-        """Return the projects of a server, or None if its file system or its kernel enforces no project quotas.
+        """Return the projects of a server, or None if there are none that it can use.
+
+        Its file system or its kernel enforces no project quotas, or this process may not set them.
 
         `instance` decides the numbers: servers with data directories on one file system use others.
         """
@@ -71,7 +75,7 @@ class Projects:
             state = ctypes.create_string_buffer(128)
             state[0] = b"\x01"  # FS_QSTAT_VERSION
             _quotactl(fd, _STATE, 0, state)
-            if struct.unpack_from("=H", state, 2)[0] & _ENFORCED:
+            if struct.unpack_from("=H", state, 2)[0] & _ENFORCED and may_set_quotas():
                 block = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:2], "big") >> 2
                 return cls(fd, limits, first=(block + 1) * _PROJECTS)
         except OSError:
@@ -149,6 +153,12 @@ class Projects:
         size = -(-limits.size // 1024)
         quota = _QUOTA.pack(size, 0, 0, limits.files, 0, 0, 0, 0, _LIMITS)
         _quotactl(self._fd, _SET, project, ctypes.create_string_buffer(quota, _QUOTA.size))
+
+
+def may_set_quotas(status: Path = Path("/proc/self/status")) -> bool:
+    """Return whether this process may set quotas: root on the host may, in a container as a rule not."""
+    found = re.search(r"^CapEff:\s+(\w+)$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def _entering(top: int, project: int) -> BlockingWork[None]:

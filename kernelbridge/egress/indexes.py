@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,12 @@ def read_indexes(
         npm=None if npm is None else _without_user(npm),
         with_password=tuple(urlsplit(url).hostname or "" for url in every if "@" in urlsplit(url).netloc),
     )
+
+
+def server_indexes() -> Indexes:
+    """Read the indexes of this process's own environment and pip; blocking."""
+    home = os.environ.get("HOME")
+    return read_indexes(os.environ, Path(sys.prefix), None if home is None else Path(home))
 
 
 def _pip_files(environ: Mapping[str, str], prefix: Path, home: Path | None, etc: Path) -> Iterator[Path]:

@@ -96,8 +96,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 ALL = (-1, 0)
 """A moment before everything."""
 
-with open("/proc/sys/kernel/pid_max", "rb") as stream:
-    PIDS = int(stream.read())
+try:
+    with open("/proc/sys/kernel/pid_max", "rb") as stream:
+        PIDS = int(stream.read())
+except FileNotFoundError:  # under gVisor, which has this limit
+    PIDS = 1 << 16
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -198,22 +201,26 @@ class Agent:
         except OSError:
             return  # it has closed the connection already
         pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        # A process outside of our PID namespace has no number in it. Without one, the user may do anyway what we do.
-        if pid != 0 if self.first else uid not in (0, os.geteuid()):
+        # A process outside of our PID namespace has no number in it; gVisor says of every peer that it is the process
+        # that asks. Without a namespace, the user may do anyway what we do.
+        if pid not in (0, os.getpid()) if self.first else uid not in (0, os.geteuid()):
             peer.close()
             return
         self.lose_bridge()
         peer.setblocking(False)
         self.bridge = peer
         self.poll.register(peer, select.POLLIN)
-        relay = self.proxy is not None
         try:
-            ptmx = os.open("/dev/pts/ptmx" if self.first else "/dev/ptmx", os.O_PATH)
+            ptmx = [os.open("/dev/pts/ptmx" if self.first else "/dev/ptmx", os.O_PATH)]
         except OSError:
-            self.send(op="ready", relay=relay)
-            return
-        self.send([ptmx], op="ready", relay=relay)
-        os.close(ptmx)
+            ptmx = []
+        if not self.send(ptmx, op="ready", relay=self.proxy is not None):
+            if self.proxy is not None:  # so that programs which connect do not wait in vain
+                self.proxy.close()
+                self.proxy = None
+            self.send(op="ready", relay=False)
+        for fd in ptmx:
+            os.close(fd)
 
     def lose_bridge(self):
         """Drop the bridge, and undo the starts that were not reported to it."""
@@ -229,8 +236,9 @@ class Agent:
             self.forget(program)
 
     def send(self, fds=(), **message):
+        """Send a message; return False if it was not sent because no descriptors can be: gVisor lets none out."""
         if self.bridge is None:
-            return
+            return True
         data = json.dumps(message).encode()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("%di" % len(fds), *fds))] if fds else []
         try:
@@ -243,8 +251,10 @@ class Agent:
                 self.bridge.sendmsg([data], rights)
         except BlockingIOError:
             self.lose_bridge()
-        except OSError:
-            pass  # it has closed the connection; `receive` reads that after all that it has sent
+        except OSError as exc:
+            # Otherwise it has closed the connection; `receive` reads that after all that it has sent.
+            return not fds or exc.errno != errno.EINVAL
+        return True
 
     def receive(self):
         """Handle a packet of the bridge; return whether to continue."""
@@ -367,21 +377,17 @@ class Agent:
 
     def on_attach(self, id, program):
         known = self.programs.get(program)
-        if known is None:
+        if known is None or not self.send([known.kept], op="attached", id=id):
             self.send(op="done", id=id, all=False)
-        else:
-            self.send([known.kept], op="attached", id=id)
-            if known.status is not None:
-                self.send(op="ended", id=known.id, code=known.status[0], signal=known.status[1])
+        elif known.status is not None:
+            self.send(op="ended", id=known.id, code=known.status[0], signal=known.status[1])
 
     def on_hold(self, name, fds):
         self.on_drop(name)
         self.held[name] = fds.pop()
 
     def on_take(self, id, name):
-        if name in self.held:
-            self.send([self.held[name]], op="attached", id=id)
-        else:
+        if name not in self.held or not self.send([self.held[name]], op="attached", id=id):
             self.send(op="done", id=id, all=False)
 
     def on_drop(self, name):

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,7 +28,7 @@ from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
-from kernelbridge.egress.indexes import ROOTS, certificate_bundle, read_indexes
+from kernelbridge.egress.indexes import ROOTS, certificate_bundle, server_indexes
 from kernelbridge.egress.policy import Policies, Resolve
 from kernelbridge.egress.proxy import Access, Places
 from kernelbridge.errors import ConfigError, LimitExceeded
@@ -487,8 +486,7 @@ def _return_large_blocks() -> None:
 
 def _egress(settings: Settings, resolver: Resolve) -> Egress:
     """Make the way out of the sandboxes; blocking. Raises `ConfigError`."""
-    home = os.environ.get("HOME")
-    indexes = read_indexes(os.environ, Path(sys.prefix), None if home is None else Path(home))
+    indexes = server_indexes()
     for host in indexes.with_password:
         log.warning("index_password_left_out", host=host, why="what a sandbox knows, its user knows")
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):

@@ -84,6 +84,7 @@ async def _docker(
         directories=directories,
         profile_file=settings.seccomp_profile,
         own_uid=_own_uid(settings),
+        oci_runtime=settings.oci_runtime,
     )
 
 

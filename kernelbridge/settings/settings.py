@@ -224,6 +224,15 @@ class Settings:
             default_text="kernelbridge's own",
         ),
     ] = None
+    oci_runtime: Annotated[
+        str | None,
+        Option(
+            kinds.text("NAME", "the name of a runtime of the engine, such as runsc", r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+            SANDBOXES,
+            "The engine's runtime for the workspaces (only with --runtime docker), such as crun, or runsc (gVisor).",
+            default_text="the engine's default one",
+        ),
+    ] = None
     allow_image: Annotated[
         tuple[str, ...],
         Option(
@@ -647,6 +656,11 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['isolation']} is only valid with --runtime local",
             f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
+        )
+    if settings.oci_runtime is not None and settings.runtime != "docker":
+        raise ConfigError(
+            f"{sources['oci_runtime']} is only valid with --runtime docker",
+            f"with {settings.runtime!r}, workspaces could run without it; add --runtime docker, or leave it out",
         )
     if not settings.isolation and (unused := [name for name in sources if OPTIONS[name].group == EGRESS]):
         raise ConfigError(

@@ -2,8 +2,10 @@ import os
 import re
 
 import docker
+import pytest
 
 from kernelbridge import __version__
+from kernelbridge.errors import ConfigError
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
@@ -52,6 +54,20 @@ async def test_the_engine_was_told_every_restriction(client: docker.DockerClient
         "/workspace",
     ]
     assert inspected["Config"]["Healthcheck"] == {"Test": ["NONE"]}
+
+
+async def test_another_oci_runtime_runs_it(
+    client: docker.DockerClient, workspace_image: str, directories: HostDirectories, new_spec: MakeSpec
+) -> None:
+    # Another name of the usual one, which every engine knows.
+    name = "io.containerd.runc.v2"
+    async with docker_runtime(workspace_image, directories=directories, oci_runtime=name) as runtime:
+        assert runtime.info.detail.endswith(f", containers run by {name}")
+        sandbox = await runtime.create(new_spec())
+        assert client.api.inspect_container(sandbox.id)["HostConfig"]["Runtime"] == name
+        assert (await run(sandbox, "echo", "up")).output == "up\n"
+    with pytest.raises(ConfigError, match="the Docker engine has no runtime 'absent'"):
+        await DockerRuntime.open(image=workspace_image, instance="x", directories=directories, oci_runtime="absent")
 
 
 async def test_limits_hold_inside(runtime: DockerRuntime, new_spec: MakeSpec) -> None:

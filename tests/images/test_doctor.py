@@ -26,7 +26,7 @@ NOWHERE = "registry.invalid/none:1"
 
 
 async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: str) -> None:
-    rows = await examine(Settings(data_dir=tmp_path, port=0, image=workspace_image, cpus=64.0))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none", image=workspace_image, cpus=64.0))
     assert [row.check for row in rows] == [
         "engine",
         "image",
@@ -37,6 +37,9 @@ async def test_with_an_engine_docker_is_used(tmp_path: Path, workspace_image: st
         "python",
         "data",
         "disk",
+        "quota",
+        "egress",
+        "files",
         "port",
         "login",
     ]
@@ -65,7 +68,7 @@ async def test_the_look_at_an_image_leaves_nothing_behind(
 
 
 async def test_an_image_that_nobody_can_have_is_a_problem(tmp_path: Path) -> None:
-    rows = await examine(Settings(data_dir=tmp_path, port=0, image=NOWHERE))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none", image=NOWHERE))
     with pytest.raises(ImageError) as served:
         ensure_image(NOWHERE)
     row = next(row for row in rows if row.check == "image")
@@ -162,7 +165,7 @@ async def test_an_unusable_image_is_a_problem_in_the_words_of_serve(
             await runtime.prepare()
     finally:
         await runtime.aclose()
-    rows = await examine(Settings(data_dir=tmp_path, port=0, image=reference))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none", image=reference))
     row = next(row for row in rows if row.check == "image")
     assert (row.status, row.found, row.fix) == (Status.PROBLEM, served.value.message, served.value.reason)
     assert not serves(rows)

@@ -231,7 +231,7 @@ EXPLANATION = sorted((DOCS / "explanation").rglob("*.md"))
 IN_PACKAGE = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
 
 
-@pytest.mark.parametrize("page", [*EXPLANATION, DOCS / "CONTRIBUTING.md"], ids=named)
+@pytest.mark.parametrize("page", [*EXPLANATION, DOCS / "CONTRIBUTING.md", DOCS / "security.md"], ids=named)
 def test_modules_and_rooms_that_a_page_names_exist(page: Path) -> None:
     """A path is written from the package, or from the top for `docs`, `images`, `kernelbridge` and `tests`."""
     for name in in_code(FENCE.sub("", page.read_text(encoding="utf-8"))):
@@ -245,17 +245,21 @@ def functions(module: Path) -> set[str]:
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def faults() -> dict[str, str]:
-    """Return the section of each fault on the page about reliability, by its heading."""
-    text = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
-    sections = re.findall(r"^### (.*)\n((?:(?!##).*\n)*)", text, re.MULTILINE)
+SHOWN = (DOCS / "explanation" / "reliability.md", DOCS / "security.md")
+"""Pages whose sections are promises, each with the tests that show it."""
+
+
+def promises(page: Path) -> dict[str, str]:
+    """Return the section of each fault or attack, by its heading."""
+    sections = re.findall(r"^### (.*)\n((?:(?!##).*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE)
     return dict(sections)
 
 
-def test_each_fault_names_the_tests_that_show_it() -> None:
-    assert len(faults()) > 30
-    for title, body in faults().items():
-        shown = body.partition("\nShown by ")[2]
+@pytest.mark.parametrize("page", SHOWN, ids=named)
+def test_each_promise_names_the_tests_that_show_it(page: Path) -> None:
+    assert len(promises(page)) > 20
+    for title, body in promises(page).items():
+        shown = body.partition("\nShown by ")[2].partition("\n\n")[0]
         module, found = Path(), 0
         for name in in_code(shown):
             if name.endswith(".py"):
@@ -266,8 +270,8 @@ def test_each_fault_names_the_tests_that_show_it() -> None:
         assert found, title
 
 
-def test_the_table_of_faults_leads_to_each_of_them() -> None:
-    page = DOCS / "explanation" / "reliability.md"
+@pytest.mark.parametrize("page", SHOWN, ids=named)
+def test_the_table_of_faults_or_attacks_leads_to_each_promise(page: Path) -> None:
     there = {target.removeprefix("#") for target in links(page) if target.startswith("#")}
-    found = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in faults()}
+    found = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in promises(page)}
     assert not found - there

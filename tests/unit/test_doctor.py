@@ -1,33 +1,50 @@
 from __future__ import annotations
 
+import ctypes
 import json
+import resource
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
 from kernelbridge.doctor import (
     Row,
     Status,
+    check_audit,
     check_bubblewrap,
     check_data_directory,
     check_disk,
+    check_egress,
     check_image,
+    check_login,
     check_port,
     check_python,
+    check_quota,
+    check_tls,
     examine,
     judge_engine,
+    judge_files,
     judge_limits,
+    judge_oci_runtime,
     judge_terminals,
     judge_user,
     serves,
 )
-from kernelbridge.errors import RuntimeUnavailable
+from kernelbridge.egress.hosts import Address
+from kernelbridge.egress.policy import read_network, read_rule
+from kernelbridge.errors import ConfigError, RuntimeUnavailable
+from kernelbridge.identity.tokens import new_token, token_line
 from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -214,6 +231,128 @@ def test_an_engine_that_docker_host_names() -> None:
     )
 
 
+def test_an_oci_runtime() -> None:
+    engine = replace(ENGINE, oci_runtimes=("runc", "crun", "runsc"))
+    assert judge_oci_runtime("crun", engine).status is Status.OK
+    absent = judge_oci_runtime("kata", engine)
+    assert (absent.status, "/etc/docker/daemon.json" in absent.fix) == (Status.PROBLEM, True)
+    gvisor = judge_oci_runtime("runsc", engine)
+    assert (gvisor.status, "--egress none" in gvisor.fix) == (Status.WARNING, True)
+
+
+def test_files_that_the_server_may_open() -> None:
+    assert judge_files(524_288, 100).status is Status.OK
+    assert judge_files(resource.RLIM_INFINITY, 100_000).status is Status.OK
+    row = judge_files(1024, 100)
+    assert (row.status, row.found) == (
+        Status.WARNING,
+        "the server may open 1024 files: 100 sessions share 170 connections to the network",
+    )
+    assert "LimitNOFILE=38400" in row.fix
+
+
+def test_disk_limits_that_are_watched_or_absent(tmp_path: Path) -> None:
+    row = check_quota(Settings(data_dir=tmp_path / "absent"))
+    assert row.status is Status.OK
+    assert "2.0 GiB for each session, watched by the server" in row.found
+    assert check_quota(Settings(data_dir=tmp_path, disk=0, disk_files=0)).status is Status.WARNING
+    assert not list(tmp_path.iterdir())
+
+
+def test_disk_limits_that_the_file_system_enforces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelbridge.disk.projects._quotactl", enforces_projects)
+    monkeypatch.setattr("kernelbridge.disk.projects.may_set_quotas", lambda: True)
+    assert "enforced by the file system" in check_quota(Settings(data_dir=tmp_path)).found
+    monkeypatch.setattr("kernelbridge.disk.projects.may_set_quotas", lambda: False)
+    assert "watched by the server" in check_quota(Settings(data_dir=tmp_path)).found
+
+
+def enforces_projects(_fd: int, _command: int, _project: int, data: ctypes.Array[ctypes.c_char]) -> None:
+    struct.pack_into("=H", data, 2, 1 << 5)
+
+
+async def test_hosts_that_programs_may_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    names = {"pypi.org": "151.101.0.223", "files.pythonhosted.org": "2a04:4e42::223", "inside.test": "10.1.2.3"}
+
+    def resolved(host: str) -> list[Address]:
+        if host not in names:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [ip_address(names[host])]
+
+    monkeypatch.setattr("kernelbridge.doctor.addresses_of", resolved)
+    usual = await check_egress(Settings(data_dir=tmp_path))
+    assert usual == Row("egress", Status.OK, "packages: pypi.org:443, files.pythonhosted.org:443")
+    assert await check_egress(Settings(data_dir=tmp_path, egress="none")) == Row("egress", Status.OK, "none: no host")
+
+    inside = (read_rule("inside.test"), read_rule("*.example.org"))
+    row = await check_egress(Settings(data_dir=tmp_path, egress_allow=inside))
+    assert row.status is Status.WARNING
+    assert "inside.test leads to 10.1.2.3, which is not public and is refused" in row.found
+    assert row.fix == "if programs shall reach it, add `--egress-allow-net 10.1.2.3/32`"
+    network = (read_network("10.0.0.0/8"),)
+    allowed = await check_egress(Settings(data_dir=tmp_path, egress_allow=inside, egress_allow_net=network))
+    assert allowed.status is Status.OK
+
+    monkeypatch.setenv("PIP_INDEX_URL", "https://absent.test/simple")
+    absent = await check_egress(Settings(data_dir=tmp_path))
+    assert absent.status is Status.WARNING
+    assert "absent.test has no address: Name or service not known" in absent.found
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    assert "not through HTTPS_PROXY" in (await check_egress(Settings(data_dir=tmp_path))).found
+
+
+def test_an_audit_log(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    assert check_audit(log) == Row("audit", Status.OK, f"{log} will be created")
+    assert not log.exists()
+    log.touch(0o600)
+    assert check_audit(log) == Row("audit", Status.OK, str(log))
+    log.chmod(0o644)
+    assert check_audit(log).status is Status.WARNING
+    assert check_audit(tmp_path).found == f"{tmp_path} is a directory"
+    absent = check_audit(tmp_path / "absent" / "audit.jsonl")
+    assert (absent.status, absent.found) == (Status.PROBLEM, f"{tmp_path}/absent does not exist")
+
+
+def test_logins_that_cannot_work_or_can_be_overheard(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+
+    def row(**more: Any) -> Row:
+        return check_login(Settings(data_dir=tmp_path, auth="token", token_file=tokens, **more))
+
+    nobody = row()
+    assert nobody.status is Status.WARNING
+    assert "0 valid tokens" in nobody.found
+    assert nobody.fix == f"`kernelbridge token new NAME --token-file {tokens}`"
+    tokens.write_text(
+        token_line("ada", new_token()) + "\n" + token_line("eve", new_token(), expires=datetime(2020, 1, 1, tzinfo=UTC))
+    )
+    assert row() == Row("login", Status.OK, f"--auth token: 1 valid tokens in {tokens}")
+    clear = row(host="0.0.0.0")
+    assert (clear.status, "without TLS" in clear.found) == (Status.WARNING, True)
+    tokens.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        row()
+
+
+def test_a_certificate(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    assert check_tls(certificate, key).status is Status.PROBLEM
+    issued = authority.issue_cert("localhost")
+    certificate.write_bytes(issued.cert_chain_pems[0].bytes())
+    issued.private_key_pem.write_to_path(str(key))
+    key.chmod(0o600)
+    assert check_tls(certificate, key) == Row("tls", Status.OK, str(certificate))
+    key.chmod(0o644)
+    assert check_tls(certificate, key).status is Status.WARNING
+    authority.issue_cert("localhost").private_key_pem.write_to_path(str(key))
+    other = check_tls(certificate, key)
+    assert (other.status, "cannot be used" in other.found) == (Status.PROBLEM, True)
+
+
 async def test_an_image_that_the_first_start_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernelbridge.images.build.image_exists", lambda _reference: False)
     row = await check_image("kernelbridge-workspace:latest", Path("/nowhere"))
@@ -232,7 +371,7 @@ async def test_without_an_engine_auto_looks_at_the_local_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
-    rows = await examine(Settings(data_dir=tmp_path, port=0))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none"))
     assert [row.check for row in rows] == [
         "engine",
         "user",
@@ -241,6 +380,9 @@ async def test_without_an_engine_auto_looks_at_the_local_runtime(
         "python",
         "data",
         "disk",
+        "quota",
+        "egress",
+        "files",
         "port",
         "login",
     ]
@@ -250,14 +392,14 @@ async def test_without_an_engine_auto_looks_at_the_local_runtime(
 
 async def test_without_an_engine_docker_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
-    rows = await examine(Settings(data_dir=tmp_path, port=0, runtime="docker"))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none", runtime="docker"))
     assert rows[0].status is Status.PROBLEM
     assert not serves(rows)
 
 
 async def test_an_environment_that_no_client_can_be_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
-    rows = await examine(Settings(data_dir=tmp_path, port=0))
+    rows = await examine(Settings(data_dir=tmp_path, port=0, egress="none"))
     assert rows[0].status is Status.WARNING
 
 
@@ -301,6 +443,7 @@ def test_the_command_speaks_json(tmp_path: Path, taken_port: int) -> None:
         "python": "ok",
         "data": "ok",
         "disk": "ok",
+        "quota": "ok",
         "port": "problem",
         "login": "ok",
     }

@@ -29,6 +29,10 @@ ANSWER_SECONDS = 30.0
 """How long it may take for anything else. It gives up ending processes after eleven."""
 DROPPED_SECONDS = 1.0
 """How long no other connection is asked for after one that was lost, because the server had too many open files."""
+_NO_TERMINALS = (
+    "the server gets no /dev/pts/ptmx from it, as always under gVisor (--oci-runtime): cells work there, but no "
+    "commands and terminals"
+)
 _MOST_KNOWN = 4096
 """Programs that an agent may report."""
 
@@ -339,7 +343,7 @@ class AgentClient:
 
     def _open_output(self, rows: int, cols: int) -> tuple[int, int]:
         if self._link.ptmx < 0:
-            raise SandboxError("A terminal cannot be opened in the sandbox", "it has no /dev/pts/ptmx")
+            raise SandboxError("A terminal cannot be opened in the sandbox", _NO_TERMINALS)
         return open_terminal(self._link.ptmx, rows, cols, uid=self._facts.uid, gid=self._facts.gid)
 
     async def _until_running(self) -> None:

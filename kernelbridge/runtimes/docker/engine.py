@@ -61,6 +61,8 @@ class EngineInfo:
     """Bytes of the host."""
     security: tuple[str, ...] = ()
     """Names of the engine's security options: seccomp, apparmor, rootless, userns …"""
+    oci_runtimes: tuple[str, ...] = ()
+    """Names of the OCI runtimes that are configured: runc, runsc, …"""
 
     def __str__(self) -> str:
         return f"Docker Engine {self.version} (API {self.api_version}, cgroup v{self.cgroup_version})"
@@ -251,6 +253,7 @@ def _engine_info(api: APIClient) -> EngineInfo:
         cpus=info.get("NCPU") or 0,
         memory=info.get("MemTotal") or 0,
         security=tuple(option.get("name", "") for option in options),
+        oci_runtimes=tuple(info.get("Runtimes") or ()),
     )
 
 

@@ -53,7 +53,7 @@ from kernelbridge.runtimes.docker.events import EngineEvent, EventFollower
 from kernelbridge.runtimes.docker.exit_status import end_of
 from kernelbridge.runtimes.docker.guest import FILE, deliver
 from kernelbridge.runtimes.docker.image import WorkspaceImage
-from kernelbridge.runtimes.docker.info import mounts_terminals, runtime_info, start_problem
+from kernelbridge.runtimes.docker.info import check_oci_runtime, mounts_terminals, runtime_info, start_problem
 from kernelbridge.runtimes.docker.removals import Removals
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
 from kernelbridge.runtimes.docker.sockets import limit_socket_buffers
@@ -94,9 +94,10 @@ class DockerRuntime:
         directories: HostDirectories,
         seccomp: str | None,
         own_uid: int | None,
+        oci_runtime: str | None,
     ) -> None:
         own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
-        self.info = runtime_info(about, own_uids=own_uid is not None)
+        self.info = runtime_info(about, own_uids=own_uid is not None, oci_runtime=oci_runtime)
         self._engine = engine
         self._instance = instance
         self._directories = directories
@@ -114,6 +115,7 @@ class DockerRuntime:
             Launch,
             instance=instance,
             seccomp=seccomp,
+            oci_runtime=oci_runtime,
             userns_remap="userns" in about.security,
             own_terminals=mounts_terminals(about),
         )
@@ -140,18 +142,22 @@ class DockerRuntime:
         profile_file: Path | None = None,
         call_timeout: float = CALL_TIMEOUT,
         own_uid: int | None = None,
+        oci_runtime: str | None = None,
     ) -> DockerRuntime:
-        """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an unreadable profile.
+        """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an option that cannot be used.
 
         Arguments: `image`, the default one; `instance`, a label for this server's containers, and only these are ever
         touched; `directories`, what containers see of this machine, with the same paths for the engine; `profile_file`,
         a seccomp profile in place of kernelbridge's own; `call_timeout`, seconds for one call to the engine; `own_uid`,
-        one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones.
+        one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones; `oci_runtime`, the
+        engine's name of the program that runs containers, or None for its default one.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
         try:
             about = await engine.open()
+            if oci_runtime is not None:
+                check_oci_runtime(oci_runtime, about)
         except APIError as exc:
             await engine.aclose()
             raise RuntimeUnavailable("The Docker engine does not answer", explain(exc)) from exc
@@ -166,6 +172,7 @@ class DockerRuntime:
             directories=directories,
             seccomp=profile if "seccomp" in about.security else None,
             own_uid=own_uid,
+            oci_runtime=oci_runtime,
         )
         try:
             async with asyncio.timeout(call_timeout):

@@ -108,6 +108,8 @@ class Launch:
     """A seccomp profile (JSON text) in place of the engine's default one."""
     userns_remap: bool = False
     """Whether the engine maps user ids by default: bind-mounted files would then belong to nobody inside."""
+    oci_runtime: str | None = None
+    """The engine's name of the OCI runtime; None for its default one."""
     own_terminals: bool = True
     """Whether the engine can mount a file system of terminals (devpts) for the sandbox."""
 
@@ -187,6 +189,8 @@ def _host_config(launch: Launch) -> dict[str, Any]:
     }
     if launch.userns_remap:
         config["UsernsMode"] = "host"
+    if launch.oci_runtime is not None:
+        config["Runtime"] = launch.oci_runtime
     return config
 
 

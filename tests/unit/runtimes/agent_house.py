@@ -84,13 +84,19 @@ async def until_alive(path: Path, count: int = 1) -> None:
 
 
 @asynccontextmanager
-async def agent_house(path: Path, *, start: float = 60, python: str = sys.executable) -> AsyncIterator[House]:
-    """Run an agent with an interpreter; `start` is for how many seconds it waits for the first client."""
+async def agent_house(
+    path: Path, *, start: float = 60, python: str = sys.executable, fault: bytes = b"", proxy: int | None = None
+) -> AsyncIterator[House]:
+    """Run an agent with an interpreter.
+
+    `start` is for how many seconds it waits for the first client. `fault` is code that runs before its program.
+    `proxy` is the port at which it listens for connections to the proxy.
+    """
     directory = AgentDirectory(path)
     directory.prepare()
     file = path / "agent.py"
-    file.write_bytes(agent_source())
-    command = agent_command(python, str(file), str(path / "agent"), rlimits={"nofile": 200}, start=start)
+    file.write_bytes(fault + agent_source())
+    command = agent_command(python, str(file), str(path / "agent"), rlimits={"nofile": 200}, start=start, proxy=proxy)
     house = House(path, await asyncio.create_subprocess_exec(*command, cwd="/"), directory)
     yield house
     for client in house.clients:

@@ -529,3 +529,34 @@ async def test_a_malformed_packet_ends_this_sandbox(house: House, packet: bytes)
         assert json.loads(stranger.recv(4096)) == {"op": "ready", "relay": False}
         stranger.send(packet)
         await house.ended()
+
+
+NO_DESCRIPTORS_OUT = b"""
+import socket
+sent = socket.socket.sendmsg
+def sendmsg(self, data, rights=()):
+    if rights:
+        raise OSError(22, "Invalid argument")
+    return sent(self, data)
+socket.socket.sendmsg = sendmsg
+"""
+"""gVisor passes descriptors into a sandbox, and none out of it."""
+
+
+async def test_programs_run_where_no_descriptors_can_be_sent_to_the_bridge(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    async with agent_house(tmp_path, fault=NO_DESCRIPTORS_OUT, proxy=port) as house:
+        client = await house.connect()
+        with pytest.raises(ConnectionRefusedError):  # and not a connection that nobody ever accepts
+            await asyncio.open_connection("127.0.0.1", port)
+        process = await house.start(client, "echo up; exit 3")
+        assert await read_all(process) == b"up\n"
+        assert (await process.wait()).code == 3
+        with pytest.raises(SandboxError, match="always under gVisor"):
+            client.open_terminal(24, 80)
+        client.leave()
+        again = await house.connect(again=True)
+        (known,) = await again.known()
+        with pytest.raises(SandboxError, match="cannot be found again"):
+            await again.attach(known)

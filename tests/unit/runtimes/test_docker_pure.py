@@ -1,4 +1,5 @@
 import asyncio
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 import pytest
 from docker.errors import APIError, DockerException
 
-from kernelbridge.errors import ImageError
+from kernelbridge.errors import ConfigError, ImageError
+from kernelbridge.runtimes import docker
 from kernelbridge.runtimes.contract import ExitStatus, Limits, SandboxSpec
 from kernelbridge.runtimes.docker.engine import EngineInfo, explain
 from kernelbridge.runtimes.docker.events import parse_event
 from kernelbridge.runtimes.docker.exit_status import OOM_ECHO, OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker.info import mounts_terminals
+from kernelbridge.runtimes.docker.info import check_oci_runtime, mounts_terminals
 from kernelbridge.runtimes.docker.spec import (
     DEFAULT_PATH,
     DEFAULT_USER,
@@ -79,6 +81,30 @@ def test_declared_volumes_are_limited_and_cannot_hold_programs() -> None:
 def test_a_seccomp_profile_replaces_the_default_one() -> None:
     assert launch().container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
     assert launch(seccomp="{}").container()["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true", "seccomp={}"]
+
+
+def test_the_engine_is_asked_for_little() -> None:
+    """Copying files into or out of containers, and `exec` in them, are where engines had most of their faults."""
+    room = Path(str(docker.__file__)).parent
+    asked = {name for path in room.glob("*.py") for name in re.findall(r"\bapi\.(\w+)\(", path.read_text())}
+    assert asked == {
+        *("close", "info", "events"),
+        *("containers", "create_container_from_config", "start", "inspect_container", "logs", "stats", "unpause"),
+        *("remove_container", "inspect_image", "volumes", "remove_volume"),
+    }
+
+
+def test_the_oci_runtime_is_the_engines_own_unless_one_is_named() -> None:
+    assert "Runtime" not in launch().container()["HostConfig"]
+    assert launch(oci_runtime="runsc").container()["HostConfig"]["Runtime"] == "runsc"
+
+
+def test_an_oci_runtime_that_the_engine_does_not_have_is_refused() -> None:
+    about = EngineInfo(available=True, oci_runtimes=("runc", "runsc"))
+    for name in ("runsc", "io.containerd.kata.v2"):
+        check_oci_runtime(name, about)
+    with pytest.raises(ConfigError, match="no runtime 'kata': it has runc, runsc; add kata to `runtimes` in /etc/doc"):
+        check_oci_runtime("kata", about)
 
 
 def test_every_limit_is_told_to_the_engine() -> None:

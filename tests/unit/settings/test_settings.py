@@ -166,6 +166,13 @@ def test_only_loopback_networks_are_loopback(address: object) -> None:
     assert is_loopback(text) == (text == "::1" or text.startswith(("127.", "::ffff:127.")))
 
 
+def test_another_oci_runtime_is_never_left_out_by_accident() -> None:
+    for runtime in ("auto", "local"):
+        refused = refusal({"oci_runtime": "runsc"}, {"KERNELBRIDGE_RUNTIME": runtime})
+        assert f"--oci-runtime is only valid with --runtime docker: with '{runtime}'" in refused
+    assert resolve({"oci_runtime": "runsc", "runtime": "docker"}, ENV).oci_runtime == "runsc"
+
+
 def test_isolation_is_not_turned_off_by_accident() -> None:
     assert "--no-isolation is only valid with --runtime local: the runtime is 'auto'" in refusal({"isolation": False})
     assert "KERNELBRIDGE_ISOLATION is only valid" in refusal({"runtime": "docker"}, {"KERNELBRIDGE_ISOLATION": "0"})
