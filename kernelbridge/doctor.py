@@ -43,7 +43,7 @@ from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.docker.info import check_oci_runtime
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
-from kernelbridge.runtimes.local.host import read_host
+from kernelbridge.runtimes.local.host import check_hidden, read_host
 from kernelbridge.settings.quantities import format_size, human_size
 from kernelbridge.settings.settings import Settings, is_loopback
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
@@ -100,7 +100,7 @@ async def examine(settings: Settings) -> list[Row]:
     else:
         isolated = settings.isolation
         rows.append(await _guarded("bubblewrap", asyncio.to_thread(check_bubblewrap, isolation=isolated)))
-        rows.append(await _guarded("python", asyncio.to_thread(check_python)))
+        rows.append(await _guarded("python", asyncio.to_thread(check_python, settings.own_files() if isolated else ())))
     rows.append(await _guarded("data", asyncio.to_thread(check_data_directory, settings.data_dir)))
     rows.append(await _guarded("disk", asyncio.to_thread(check_disk, settings.data_dir)))
     rows.append(await _guarded("quota", asyncio.to_thread(check_quota, settings)))
@@ -242,9 +242,12 @@ def check_bubblewrap(*, isolation: bool) -> Row:
     return Row("bubblewrap", Status.OK, f"bubblewrap {info.version}: {info.path}")
 
 
-def check_python() -> Row:
-    """Check whether this Python can run a kernel in a sandbox. Raises `ImageError` if it cannot be mounted there."""
-    read_host()
+def check_python(hidden: Iterable[Path]) -> Row:
+    """Check whether this Python can run a kernel in a sandbox, and shows it none of the `hidden` files.
+
+    Raises `ImageError` if not.
+    """
+    check_hidden(read_host(), hidden)
     command = [sys.executable, "-c", "import ipykernel.kernelapp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own
     if done.returncode:

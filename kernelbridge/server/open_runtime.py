@@ -48,6 +48,7 @@ async def open_runtime(
             instance=instance,
             directories=directories,
             own_uid=_own_uid(settings),
+            hidden=settings.own_files(),
         )
     except RuntimeUnavailable as exc:
         if no_engine:

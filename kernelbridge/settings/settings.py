@@ -551,6 +551,11 @@ class Settings:
         Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Lowest level that is logged."),
     ] = "info"
 
+    def own_files(self) -> list[Path]:
+        """Return the server's own files and directories, which no sandbox may see."""
+        named = (self.data_dir, self.token_file, self.jwt_key, self.tls_key or self.tls_cert, self.audit_log)
+        return [path for path in named if path is not None]
+
 
 def _options() -> Mapping[str, Option]:
     hints = get_type_hints(Settings, include_extras=True)

@@ -43,7 +43,7 @@ from kernelbridge.doctor import (
 )
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import read_network, read_rule
-from kernelbridge.errors import ConfigError, RuntimeUnavailable
+from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.identity.tokens import new_token, token_line
 from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.settings.settings import Settings
@@ -150,15 +150,20 @@ def test_a_host_without_an_address() -> None:
 
 
 def test_this_python_can_run_a_kernel() -> None:
-    row = check_python()
+    row = check_python([])
     assert row.status is Status.OK
     assert sys.executable in row.found
+
+
+def test_a_python_beside_which_the_server_keeps_its_files() -> None:
+    with pytest.raises(ImageError, match="Every sandbox would see"):
+        check_python([Path(sys.prefix) / "data"])
 
 
 def test_a_python_whose_ipykernel_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ipykernel.py").write_text("raise ImportError('half installed')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    row = check_python()
+    row = check_python([])
     assert row.status is Status.PROBLEM
     assert "half installed" in row.found
     assert "pip install" in row.fix

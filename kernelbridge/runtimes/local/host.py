@@ -81,6 +81,7 @@ class Host:
     """(target, path) of symlinks such as /bin."""
     python: tuple[Mount, ...]
     """The prefixes of the python; where the server is root, other users may have no access to their parents."""
+    # What else lies in these directories is visible to every sandbox: `check_hidden`.
     python_executable: str
     env: Mapping[str, str]
     """The environment of a sandbox."""
@@ -91,19 +92,32 @@ def read_host() -> Host:
     """Read this machine; raises `ImageError` if the python cannot be mounted into a sandbox."""
     root = os.geteuid() == 0
     system, links = _system()
-    python, extra = _python(covered=[mount.target for mount in system])
+    covered = [mount.target for mount in system]
+    python, extra = _python(covered)
     return Host(
         uid=USER_ID if root else os.geteuid(),
         gid=GROUP_ID if root else os.getegid(),
         root=root,
         machine=platform.machine(),
         system=tuple(system),
-        links=tuple(links),
+        links=(*links, *_links_to_python(sys.executable, [*covered, *python])),
         python=tuple(Mount(os.path.realpath(path), path) for path in python),
         python_executable=sys.executable,
         env=_environment(extra),
         proc=_proc_files(),
     )
+
+
+def check_hidden(host: Host, paths: Iterable[Path]) -> None:
+    """Raise `ImageError` if one of the server's own files or directories lies where every sandbox sees it."""
+    for path in paths:
+        for mount in (*host.system, *host.python):
+            if _inside(os.path.realpath(path), os.path.realpath(mount.source)):
+                raise ImageError(
+                    f"Every sandbox would see {path}",
+                    f"it lies in {mount.source}, which is mounted into sandboxes because the system or the server's "
+                    "python is there; keep it elsewhere, or install kernelbridge in a virtual environment of its own",
+                )
 
 
 def _proc_files() -> ProcFiles:
@@ -150,7 +164,7 @@ def _system() -> tuple[list[Mount], list[tuple[str, str]]]:
 
 def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the directories to mount, outermost only, and those that python does not find by itself."""
-    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *_link_prefixes(sys.executable)}
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     prefixes |= {os.path.realpath(prefix) for prefix in prefixes}
     packages = _package_directories()
     outermost: list[str] = []
@@ -163,15 +177,21 @@ def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
     return outermost, extra
 
 
-def _link_prefixes(executable: str) -> set[str]:
-    """Follow the executable's symlinks one by one, because each has to exist in the sandbox; return their prefixes."""
-    prefixes: set[str] = set()
+def _links_to_python(executable: str, covered: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (target, path) of the executable's symlinks that are in none of the directories that are mounted.
+
+    Each has to exist in the sandbox, but not what lies beside it: `~/.local/bin` has a link to python, and `~/.local`
+    has keys and other programs' data.
+    """
+    known = list(covered)
+    links: list[tuple[str, str]] = []
     path = Path(executable)
     while path.is_symlink():
-        path = Path(os.path.normpath(path.parent / path.readlink()))
-        if path.parent.name == "bin":
-            prefixes.add(str(path.parent.parent))
-    return prefixes
+        target = path.readlink()
+        if not any(_inside(str(path), directory) for directory in known):
+            links.append((str(target), str(path)))
+        path = Path(os.path.normpath(path.parent / target))
+    return links
 
 
 def _package_directories() -> set[str]:

@@ -77,8 +77,6 @@ def bwrap_arguments(
         arguments += ["--setenv", name, value]
     for mount in host.system:
         arguments += ["--ro-bind", mount.source, mount.target]
-    for target, path in host.links:
-        arguments += ["--symlink", target, path]
     arguments += [*_proc(host.proc), "--dev", "/dev"]
     if terminals is not None:
         arguments += ["--dev-bind", terminals, "/dev/pts"]
@@ -93,6 +91,8 @@ def bwrap_arguments(
         (files.agent, AGENT_PATH),
     ):
         arguments += ["--perms", "0444", "--file", str(fd), path]
+    for target, path in host.links:
+        arguments += ["--symlink", target, path]
     for mount in mounts:
         arguments += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
     arguments += ["--remount-ro", "/", "--chdir", WORKSPACE_PATH]

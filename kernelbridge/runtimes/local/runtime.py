@@ -23,7 +23,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from kernelbridge.runtimes.contract import (
 from kernelbridge.runtimes.facts import PROBE, Facts, PythonFacts, parse_probe
 from kernelbridge.runtimes.local.bubblewrap import BubblewrapInfo, find_bubblewrap
 from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroup, Cgroups
-from kernelbridge.runtimes.local.host import Host, read_host
+from kernelbridge.runtimes.local.host import Host, check_hidden, read_host
 from kernelbridge.runtimes.local.launcher import Launched, launch_bare, launch_isolated
 from kernelbridge.runtimes.local.notes import Note, Notes
 from kernelbridge.runtimes.local.pidfd import Identity, send_signal, wait_for_end
@@ -79,7 +79,7 @@ class LocalRuntime:
     known about it already; `own_uid`, None if `SandboxSpec.uid` is not used.
 
     Raises `RuntimeUnavailable` if bubblewrap cannot make sandboxes, and `ImageError` if the python cannot be mounted
-    into one.
+    into one, or not without the server's own files: `hidden`.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class LocalRuntime:
         isolation: bool = True,
         bubblewrap: BubblewrapInfo | None = None,
         own_uid: int | None = None,
+        hidden: Collection[Path] = (),
     ) -> None:
         self._isolation = isolation
         self._directories = directories
@@ -100,6 +101,7 @@ class LocalRuntime:
         if isolation:
             found = bubblewrap or find_bubblewrap(root=host.root)
             self._bwrap, version = found.require(), found.version
+            check_hidden(host, hidden)
         else:
             names = {"USER", "LOGNAME"}  # these are the sandbox's, not the server's
             env = {name: value for name, value in host.env.items() if name not in names}

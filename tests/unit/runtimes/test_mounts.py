@@ -1,9 +1,15 @@
 """What bubblewrap is told: order matters, and nothing may be left to chance."""
 
+import os
 import shlex
+import sys
+from pathlib import Path
 
+import pytest
+
+from kernelbridge.errors import ImageError
 from kernelbridge.runtimes.contract import Limits
-from kernelbridge.runtimes.local.host import Host, Mount, read_host
+from kernelbridge.runtimes.local.host import Host, Mount, check_hidden, read_host
 from kernelbridge.runtimes.local.mounts import (
     InheritedFiles,
     bwrap_arguments,
@@ -116,3 +122,30 @@ def test_this_machine_shows_no_home_directory() -> None:
         assert mount.target not in {"/", "/home", "/root", "/etc", "/var", "/run"}
         assert not mount.writable
     assert host.uid != 0
+
+
+def test_a_directory_with_a_link_to_python_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~/.local/bin/python3` may be a link to python, and the server's data is in `~/.local/share`."""
+    local = tmp_path / "local"
+    (local / "bin").mkdir(parents=True)
+    (local / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
+    python = tmp_path / "python"
+    python.symlink_to("local/bin/python3")
+    monkeypatch.setattr(sys, "executable", str(python))
+    host = read_host()
+    assert not any(str(local).startswith(mount.source) for mount in (*host.system, *host.python))
+    assert host.links[-2:] == (
+        ("local/bin/python3", str(python)),
+        (os.path.realpath(sys.base_prefix + "/bin/python3"), str(local / "bin" / "python3")),
+    )
+    check_hidden(host, [local])
+
+
+@pytest.mark.parametrize("prefix", [sys.prefix, sys.base_prefix, "/usr"])
+def test_the_servers_files_do_not_lie_in_what_is_mounted(prefix: str, tmp_path: Path) -> None:
+    host = read_host()
+    check_hidden(host, [tmp_path / "data"])
+    link = tmp_path / "data"
+    link.symlink_to(f"{prefix}/share/data")
+    with pytest.raises(ImageError, match=f"Every sandbox would see {link}"):
+        check_hidden(host, [tmp_path, link])
