@@ -33,7 +33,7 @@ LAYERS = (
     ("identity",),
     ("settings", "protocol"),
     ("egress",),
-    ("aio", "log", "metrics", "rates", "terminal_text", "trees"),
+    ("aio", "log", "metrics", "rates", "terminal_text", "trees", "watched_file"),
     ("guest",),
     ("errors", "__init__"),
 )
@@ -46,7 +46,9 @@ PURE = (
     "egress/environment.py",
     "egress/hosts.py",
     "egress/http_request.py",
+    "egress/inner_request.py",
     "egress/policy.py",
+    "egress/secrets.py",
     "disk/limits.py",
     "errors.py",
     "identity/credentials.py",
