@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from aiohappyeyeballs import start_connection
 
-from kernelbridge.egress.hosts import Address
+from kernelbridge.egress.hosts import Address, written
 from kernelbridge.egress.policy import Admitted, Resolve
 
 _THREADS = 128
@@ -22,6 +22,19 @@ _HAPPY_EYEBALLS_DELAY = 0.25
 BUFFER = 512 << 10
 """Bytes of a connection that the kernel may hold for each direction, in no session's limit. It takes twice as much for
 its own needs, and not more than net.core.rmem_max and wmem_max allow."""
+
+
+class UnreachableError(Exception):
+    """A host that is allowed, but cannot be reached; `status` is that of the answer in HTTP."""
+
+    def __init__(self, status: int, host: str, port: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.host, self.port, self.why = status, host, port, why
+
+    @property
+    def sentence(self) -> str:
+        """What the person reads who wanted it."""
+        return f"{written(self.host, self.port)} is allowed, but cannot be reached: {self.why}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ unless the operator has named that network, too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 from kernelbridge.egress.hosts import (
@@ -40,11 +41,20 @@ Reason = Literal[
     "own_port",
     "no_tls",
     "server_name",
+    "host_header",
+    "method",
+    "upgrade",
     "bytes",
 ]
 """Why something was refused: its form; the host, its port, or HTTP without TLS is not allowed; the host is written as
 an address; its name leads to an address that is not public, or to this machine; the port is the server's own; what
-came is not TLS, or for another host; the session has moved all the bytes that it may."""
+came is not TLS, or for another host; where the server ends TLS, a request is for another host, has a method or wants
+an upgrade that is not passed on; the session has moved all the bytes that it may."""
+
+_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
+    {"bad_request": 400, "host_header": 421, "method": 405, "upgrade": 501}
+)
+"""In HTTP; 403 for all others."""
 
 HTTPS, HTTP = 443, 80
 
@@ -102,7 +112,7 @@ class Denied(Exception):  # noqa: N818 - the field's own word for it
     @property
     def status(self) -> int:
         """The status of the answer in HTTP."""
-        return 400 if self.reason == "bad_request" else 403
+        return _STATUS.get(self.reason, 403)
 
 
 @dataclass(frozen=True, slots=True)

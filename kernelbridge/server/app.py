@@ -42,6 +42,7 @@ from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
+from kernelbridge.server.egress_secrets import Secrets, open_secrets, secret_hosts
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
@@ -54,6 +55,7 @@ from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings, is_loopback
+from kernelbridge.watched_file import refreshed
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.egress import Egress, log_access
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -361,8 +363,7 @@ async def running(
             stack.push_async_callback(retention.aclose)
         egress = None
         if runtime.info.relays:
-            resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
-            egress = await asyncio.to_thread(_egress, settings, resolver)
+            egress = await _open_egress(settings, data.root, resolve, stack)
             egress.on_access = functools.partial(_note_access, metrics, audit)
         registry = Registry(
             runtime=runtime,
@@ -484,7 +485,15 @@ def _return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
-def _egress(settings: Settings, resolver: Resolve) -> Egress:
+async def _open_egress(settings: Settings, data: Path, resolve: Resolve | None, stack: AsyncExitStack) -> Egress:
+    """Make the way out of the sandboxes; `data` is the data directory. Raises `ConfigError`."""
+    resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
+    secrets = await asyncio.to_thread(open_secrets, settings.egress_secret)
+    await stack.enter_async_context(refreshed(file for _, file in secrets))
+    return await asyncio.to_thread(_egress, settings, resolver, data, secrets)
+
+
+def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets) -> Egress:
     """Make the way out of the sandboxes; blocking. Raises `ConfigError`."""
     indexes = server_indexes()
     for host in indexes.with_password:
@@ -493,16 +502,26 @@ def _egress(settings: Settings, resolver: Resolve) -> Egress:
         log.warning("upstream_proxy_not_used", why="sandboxes reach hosts from this machine, not through HTTPS_PROXY")
     try:
         own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
-        certificates = None if own is None else certificate_bundle(own, ROOTS)
+        trusted = certificate_bundle(own or b"", ROOTS)
+        hosts = secret_hosts(data, secrets, trusted)
     except OSError as exc:
         raise ConfigError("The certificate authorities cannot be read", f"{exc.filename}: {exc.strerror}") from exc
+    certificates = None if own is None else trusted
+    if hosts is not None:  # besides all others: programs use such a file in place of their own
+        certificates = trusted + hosts.authority.certificate
     return Egress(
-        Policies(settings.egress, settings.egress_allow, indexes.rules, settings.egress_allow_net),
+        Policies(
+            settings.egress,
+            (*settings.egress_allow, *(rule.allows for rule, _ in secrets)),
+            indexes.rules,
+            settings.egress_allow_net,
+        ),
         Dialler(resolver, is_own_address),
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,
         total=settings.egress_bytes,
         places=Places(open_files.limit() // _FILES_OF_EGRESS),
+        secret_hosts=hosts,
     )
 
 

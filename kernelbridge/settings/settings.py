@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from kernelbridge.egress.hosts import Network
 from kernelbridge.egress.policy import LEVELS, Level, Rule
+from kernelbridge.egress.secrets import SecretRule
 from kernelbridge.errors import ConfigError
 from kernelbridge.settings import kinds
 from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
@@ -312,6 +313,16 @@ class Settings:
             kinds.network(),
             EGRESS,
             "Network whose addresses an allowed host may have although it is not public. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    egress_secret: Annotated[
+        tuple[SecretRule, ...],
+        Option(
+            kinds.egress_secret(),
+            EGRESS,
+            "Header field that the server adds to requests for a host, which it also allows. FILE has the value, for "
+            "the server's user only; no sandbox gets it. HOST is a name, or NAME:PORT. Repeatable.",
             default_text="none",
         ),
     ] = ()
@@ -666,6 +677,11 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources[unused[0]]} is of no use without isolation",
             "programs then have the network of this machine; leave it out, or leave isolation on",
+        )
+    fields_of_hosts = [(secret.host, secret.port, secret.header.lower()) for secret in settings.egress_secret]
+    if len(set(fields_of_hosts)) < len(fields_of_hosts):
+        raise ConfigError(
+            f"{sources['egress_secret']} names a header field of a host twice", "each can have only one value"
         )
     if settings.audit_code and settings.audit_log is None:
         raise ConfigError(

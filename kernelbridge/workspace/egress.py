@@ -15,6 +15,7 @@ import structlog
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler
 from kernelbridge.egress.environment import SandboxNetwork
+from kernelbridge.egress.exchange import SecretHosts
 from kernelbridge.egress.policy import Denied, Level, Policies
 from kernelbridge.egress.proxy import CONNECTIONS, Access, Places, SessionProxy
 from kernelbridge.runtimes.contract import Sandbox
@@ -56,6 +57,8 @@ class Egress:
     total: int | None = None
     """Bytes of one session, from its opening to its close; None without limit."""
     places: Places = field(default_factory=Places)
+    secret_hosts: SecretHosts | None = None
+    """The hosts whose requests get secrets."""
     on_access: Callable[[SessionKey, Access], None] = log_access
     """Called with everything that happens: the place for an audit and for counters. It must not raise or wait."""
 
@@ -98,6 +101,7 @@ class SessionEgress:
             policy=lambda: egress.policies.of_session(level()),
             on_access=functools.partial(egress.on_access, key),
             on_denied=self._denied,
+            secret_hosts=egress.secret_hosts,
         )
         self._reported: set[tuple[str, int, str]] = set()
         self._since = float("-inf")

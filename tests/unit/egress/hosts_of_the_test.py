@@ -12,6 +12,7 @@ import trustme
 
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, is_own_address
+from kernelbridge.egress.exchange import SecretHosts
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Denied, Policies, read_network, read_rule
 from kernelbridge.egress.proxy import Access, Places, SessionProxy
@@ -125,6 +126,7 @@ async def proxy_for(
     resolve: Callable[[str], Awaitable[Sequence[Address]]] | None = None,
     allowance: Allowance | None = None,
     places: Places | None = None,
+    secret_hosts: SecretHosts | None = None,
 ) -> AsyncIterator[Program]:
     """Run a proxy that allows some hosts, and the loopback."""
     made = policies or Policies("packages", tuple(map(read_rule, allowed)), networks=(read_network(LOOPBACK),))
@@ -137,6 +139,7 @@ async def proxy_for(
         policy=lambda: made.of_session(None),
         on_access=accesses.append,
         on_denied=denied.append,
+        secret_hosts=secret_hosts,
     )
     yield Program(proxy, accesses, denied)
     await proxy.aclose()

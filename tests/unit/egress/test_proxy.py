@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from kernelbridge.egress import dialling, tunnel
+from kernelbridge.egress import dialling, meter
 from kernelbridge.egress import proxy as module
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, SystemResolver, addresses_of, is_own_address
@@ -276,7 +276,7 @@ async def test_a_client_that_has_said_everything_gets_the_whole_answer() -> None
 async def test_a_tunnel_that_stands_still_is_closed_and_one_way_is_enough_to_keep_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tunnel.Tunnel.__init__, "__kwdefaults__", {"idle": 1.2, "half_closed": 1.2})
+    monkeypatch.setattr(meter.Meter.__init__, "__kwdefaults__", {"idle": 1.2, "half_closed": 1.2})
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
