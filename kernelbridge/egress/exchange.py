@@ -26,6 +26,7 @@ from kernelbridge.egress.tunnel import first_of
 
 HANDSHAKE_SECONDS = 10.0
 _LONGEST_ANSWER_HEAD = 64 << 10
+_LONGEST_REASON = 100
 _DRAIN_BYTES = 256 << 10
 
 
@@ -160,7 +161,7 @@ class Exchange:
         except h11.RemoteProtocolError as exc:
             if self._answered:
                 raise ConnectionAbortedError from exc
-            why = f"the request is not HTTP/1.1 ({exc})"
+            why = f"the request is not HTTP/1.1 ({str(exc)[:_LONGEST_REASON]})"  # it may quote what came
             raise self._policy.denied("bad_request", self._admitted.host, self._admitted.port, why) from exc
         return event
 

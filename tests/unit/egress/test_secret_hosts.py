@@ -321,6 +321,7 @@ REFUSED = {
         "upgrade",
     ),
     "a head without end": (b"GET / HTTP/1.1\r\nHost: %s\r\nX: " + b"y" * (17 << 10), 400, "bad_request"),
+    "a line that is no field": (b"GET / HTTP/1.1\r\nHost: %s\r\n" + b"z" * 9000 + b"\r\n\r\n", 400, "bad_request"),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
     "something else": (b"\x00\x01\x02\r\n\r\n", 400, "bad_request"),
 }
@@ -337,6 +338,7 @@ async def test_a_doubtful_request_is_refused_with_a_reason(case: str) -> None:
         [denied] = it.program.denied
         assert (denied.reason, denied.host, denied.port, denied.status) == (reason, HOST, it.port, status)
         assert denied.sentence.encode() in answer
+        assert len(denied.sentence) < 400
         await it.program.settled()
         assert [each.outcome for each in it.program.accesses] == ["opened", "denied", "closed"]
         assert all(SECRET not in head or case == "chunks that are none" for head in requests.seen)
