@@ -18,7 +18,7 @@ from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.client_hello import ACCESS_DENIED, NotTlsError, read_client_hello
 from kernelbridge.egress.connection import Connection
 from kernelbridge.egress.dialling import Dialler, UnreachableError
-from kernelbridge.egress.exchange import HANDSHAKE_SECONDS, Exchange, SecretHosts, drain
+from kernelbridge.egress.exchange import HANDSHAKE_READS, HANDSHAKE_SECONDS, Exchange, SecretHosts, drain
 from kernelbridge.egress.hosts import Address, split_authority, written
 from kernelbridge.egress.http_request import (
     ESTABLISHED,
@@ -271,7 +271,7 @@ class SessionProxy:
             trust=hosts.trust,
         )
         async with meter.watch():
-            await asyncio.sleep(meter.sent(len(first)))
+            await asyncio.sleep(meter.sent(len(first), reads=HANDSHAKE_READS))
             try:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     await program.handshake()
