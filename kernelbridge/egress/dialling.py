@@ -14,9 +14,8 @@ from aiohappyeyeballs import start_connection
 from kernelbridge.egress.hosts import Address, written
 from kernelbridge.egress.policy import Admitted, Resolve
 
-_THREADS = 128
-"""Names that are resolved at the same time: more than those of one user with the usual number of sessions, who may
-ask for names that are never answered."""
+THREADS = 128
+"""Names that are resolved at the same time; who asks for names that are never answered gets half of them."""
 _MOST_ADDRESSES = 16
 _HAPPY_EYEBALLS_DELAY = 0.25
 BUFFER = 512 << 10
@@ -81,7 +80,7 @@ class SystemResolver:
     """Resolves names as this machine does, in threads of its own; `close` it."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolve")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolve")
 
     async def __call__(self, host: str) -> Sequence[Address]:
         """Return the addresses of a name; raises `OSError`. When cancelled, the thread ends when the system answers."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 import ssl
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,7 @@ from kernelbridge.egress.http_request import (
 )
 from kernelbridge.egress.meter import Meter, MeteredStream, Moved, UsedUpError
 from kernelbridge.egress.policy import HTTP, Admitted, Denied, Policy, admit, check_server_name
+from kernelbridge.egress.shares import Shares
 from kernelbridge.egress.tls import CHUNK, Stream, TlsStream
 from kernelbridge.egress.tunnel import Tunnel
 
@@ -44,7 +45,7 @@ RESOLVING = 4
 HEAD_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 CLIENT_HELLO_SECONDS = 5.0
-FULL = "The sandboxes of this server have too many connections"
+FULL = "The sandboxes of this server, or of this user, have too many connections"
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 256 << 10
 
@@ -66,12 +67,14 @@ class Access:
     received: int = 0
 
 
-@dataclass(slots=True)
-class Places:
-    """What all sessions have together: so they leave the server files to open for its clients."""
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all sessions of a server have together."""
 
-    free: int = sys.maxsize
-    """Connections that there may be besides those of now."""
+    connections: Shares = field(default_factory=Shares)
+    """So they leave the server files to open for its clients."""
+    resolving: Shares = field(default_factory=Shares)
+    """Names that are resolved at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,9 @@ class SessionProxy:
         self,
         dialler: Dialler,
         allowance: Allowance,
-        places: Places,
+        common: Common,
         *,
+        user: Hashable,
         policy: Callable[[], Policy],
         on_access: Callable[[Access], None],
         on_denied: Callable[[Denied], None],
@@ -101,10 +105,12 @@ class SessionProxy:
     ) -> None:
         """Serve nothing yet.
 
-        `places` are shared with other sessions. `policy` is asked for each connection. `on_access` is called with all
-        that happens, and `on_denied` with each refusal; neither may raise. `secret_hosts` are those whose TLS it ends.
+        `common` is shared with other sessions, also with those of the same `user`. `policy` is asked for each
+        connection. `on_access` is called with all that happens, and `on_denied` with each refusal; neither may raise.
+        `secret_hosts` are those whose TLS it ends.
         """
-        self._dialler, self._allowance, self._places = dialler, allowance, places
+        self._dialler, self._allowance = dialler, allowance
+        self._common, self._user = common, user
         self._policy = policy
         self._secret_hosts = secret_hosts
         self._on_access, self._on_denied = on_access, on_denied
@@ -120,12 +126,11 @@ class SessionProxy:
     def serve(self, connection: socket.socket, released: Callable[[], object] = lambda: None) -> None:
         """Serve a connection that a program has made; owns it. `released` is called when another one may come."""
         inside = Connection(connection)
-        if not self._places.free:
+        if not self._common.connections.take(self._user):
             self._turn_away(connection)
             inside.close()
             self._loop.call_later(SHORTEST_TURN, released)
             return
-        self._places.free -= 1
         task = self._loop.create_task(self._serve(inside))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._served, inside, self._loop.time(), released))
@@ -144,7 +149,7 @@ class SessionProxy:
         self, inside: Connection, since: float, released: Callable[[], object], task: asyncio.Task[None]
     ) -> None:
         inside.close()
-        self._places.free += 1
+        self._common.connections.give_back(self._user)
         self._tasks.discard(task)
         if not task.cancelled():
             if (error := task.exception()) is not None:
@@ -226,10 +231,17 @@ class SessionProxy:
 
     async def _resolve(self, name: str) -> Sequence[Address]:
         await self._resolving.acquire()
+        if not self._common.resolving.take(self._user):
+            self._resolving.release()
+            raise OSError(errno.EAGAIN, "the user's sessions ask for too many names that are not answered")
         # Nothing ends the system's question early; until it has answered, this session has one question less.
         resolving = asyncio.ensure_future(self._dialler.resolve(name))
-        resolving.add_done_callback(lambda _: self._resolving.release())
+        resolving.add_done_callback(self._resolved)
         return await asyncio.shield(resolving)
+
+    def _resolved(self, _resolving: object) -> None:
+        self._resolving.release()
+        self._common.resolving.give_back(self._user)
 
     async def _dial(self, admitted: Admitted) -> Connection:
         try:

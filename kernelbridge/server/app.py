@@ -26,11 +26,12 @@ from aiohttp import web
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
-from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
+from kernelbridge.egress.dialling import THREADS, Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, server_indexes
 from kernelbridge.egress.policy import Policies, Resolve
-from kernelbridge.egress.proxy import Access, Places
+from kernelbridge.egress.proxy import Access, Common
+from kernelbridge.egress.shares import Shares
 from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
@@ -520,7 +521,7 @@ def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets)
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,
         total=settings.egress_bytes,
-        places=Places(open_files.limit() // _FILES_OF_EGRESS),
+        common=Common(Shares(open_files.limit() // _FILES_OF_EGRESS), Shares(THREADS)),
         secret_hosts=hosts,
     )
 

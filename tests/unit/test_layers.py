@@ -49,6 +49,7 @@ PURE = (
     "egress/inner_request.py",
     "egress/policy.py",
     "egress/secrets.py",
+    "egress/shares.py",
     "disk/limits.py",
     "errors.py",
     "identity/credentials.py",
