@@ -98,6 +98,14 @@ def read_network(text: str) -> Network:
     return ip_network(text)
 
 
+def read_upstream(text: str) -> tuple[str, int]:
+    """Read `http://HOST:PORT`, the address of a proxy; return the canonical host and the port. Raises `ValueError`."""
+    authority = text.removeprefix("http://")
+    if authority == text:
+        raise ValueError("it does not begin with http://")
+    return split_authority(authority.removesuffix("/"))
+
+
 PACKAGES: Final = (Rule("pypi.org"), Rule("files.pythonhosted.org"))
 """What pip needs by default."""
 
@@ -117,7 +125,7 @@ class Denied(Exception):  # noqa: N818 - the field's own word for it
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Where a connection may go: to one of these addresses at this port."""
+    """Where a connection may go: to one of these addresses at this port, or to the host if there are none."""
 
     host: str
     port: int
@@ -201,12 +209,13 @@ Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 
 
 async def admit(
-    policy: Policy, authority: str, *, plain: bool, resolve: Resolve, is_own: Callable[[Address], bool]
+    policy: Policy, authority: str, *, plain: bool, resolve: Resolve | None, is_own: Callable[[Address], bool]
 ) -> Admitted:
     """Decide about `host:port`, as a program wrote it, and return the addresses that may be dialled.
 
     `plain`: without TLS; then the port may be left out. `is_own` says whether an address is one of this machine. Raises
-    `Denied`, or what `resolve` raises; that is called once, and only for an allowed name.
+    `Denied`, or what `resolve` raises; that is called once, and only for an allowed name. If it is None, names are
+    resolved by somebody else: then there are no addresses, and none is checked.
     """
     try:
         host, port = split_authority(authority, HTTP if plain else None)
@@ -214,7 +223,10 @@ async def admit(
         raise Denied("bad_request", f"The host cannot be used: {exc}.") from exc
     named = policy.check_name(host, port, plain=plain)
     literal = literal_address(host)
-    addresses = tuple(await resolve(host)) if literal is None else (literal,)
+    if literal is not None:
+        addresses: tuple[Address, ...] = (literal,)
+    else:
+        addresses = () if resolve is None else tuple(await resolve(host))
     for address in addresses:
         policy.check_address(host, port, address, is_own, named=named)
     return Admitted(host, port, addresses)

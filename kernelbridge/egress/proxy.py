@@ -222,9 +222,10 @@ class SessionProxy:
         return data
 
     async def _admit(self, policy: Policy, authority: str, *, plain: bool) -> Admitted:
+        resolve = self._resolve if self._dialler.upstream is None else None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                return await admit(policy, authority, plain=plain, resolve=self._resolve, is_own=self._dialler.is_own)
+                return await admit(policy, authority, plain=plain, resolve=resolve, is_own=self._dialler.is_own)
         except OSError as exc:  # a TimeoutError is one, too
             host, port = split_authority(authority, HTTP if plain else None)
             raise UnreachableError(502, host, port, f"its name: {exc.strerror or 'no answer in time'}") from exc

@@ -499,8 +499,8 @@ def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets)
     indexes = server_indexes()
     for host in indexes.with_password:
         log.warning("index_password_left_out", host=host, why="what a sandbox knows, its user knows")
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
-        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts from this machine, not through HTTPS_PROXY")
+    if settings.egress_proxy is None and any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts through a proxy only with --egress-proxy")
     try:
         own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
         trusted = certificate_bundle(own or b"", ROOTS)
@@ -517,7 +517,7 @@ def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets)
             indexes.rules,
             settings.egress_allow_net,
         ),
-        Dialler(resolver, is_own_address),
+        Dialler(resolver, is_own_address, settings.egress_proxy),
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,
         total=settings.egress_bytes,

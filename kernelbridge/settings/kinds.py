@@ -15,7 +15,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kernelbridge.egress.policy import read_network, read_rule
+from kernelbridge.egress.hosts import written
+from kernelbridge.egress.policy import read_network, read_rule, read_upstream
 from kernelbridge.egress.secrets import read_secret_rule
 from kernelbridge.settings.quantities import format_duration, format_size, parse_duration, parse_size
 
@@ -279,6 +280,16 @@ def egress_secret() -> Kind:
         "api.example.org=Authorization:/etc/kernelbridge/api-key"
     )
     return Kind("HOST=HEADER:FILE", expected, read_secret_rule, str, many=True)
+
+
+def upstream_proxy() -> Kind:
+    """Return the kind of a proxy's address."""
+
+    def write(value: object) -> str:
+        return f"http://{written(*value)}" if isinstance(value, tuple) else str(value)
+
+    expected = "a proxy such as http://proxy.example.org:3128, without a user and a password"
+    return Kind("http://HOST:PORT", expected, read_upstream, write)
 
 
 def network() -> Kind:

@@ -316,6 +316,16 @@ class Settings:
             default_text="none",
         ),
     ] = ()
+    egress_proxy: Annotated[
+        tuple[str, int] | None,
+        Option(
+            kinds.upstream_proxy(),
+            EGRESS,
+            "Proxy through which the server reaches all hosts. It resolves their names, so where they lead is not "
+            "checked; not with --egress open.",
+            default_text="none",
+        ),
+    ] = None
     egress_secret: Annotated[
         tuple[SecretRule, ...],
         Option(
@@ -677,6 +687,12 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources[unused[0]]} is of no use without isolation",
             "programs then have the network of this machine; leave it out, or leave isolation on",
+        )
+    if settings.egress_proxy is not None and settings.egress == "open":
+        raise ConfigError(
+            f"{sources['egress_proxy']} is not possible with --egress open",
+            "everybody can make a name that leads into a private network, and behind a proxy nobody could check that; "
+            "name the hosts with --egress-allow",
         )
     fields_of_hosts = [(secret.host, secret.port, secret.header.lower()) for secret in settings.egress_secret]
     if len(set(fields_of_hosts)) < len(fields_of_hosts):

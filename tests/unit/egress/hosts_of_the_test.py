@@ -128,13 +128,14 @@ async def proxy_for(
     common: Common | None = None,
     user: str = "ada",
     secret_hosts: SecretHosts | None = None,
+    upstream: tuple[str, int] | None = None,
 ) -> AsyncIterator[Program]:
     """Run a proxy that allows some hosts, and the loopback."""
     made = policies or Policies("packages", tuple(map(read_rule, allowed)), networks=(read_network(LOOPBACK),))
     accesses: list[Access] = []
     denied: list[Denied] = []
     proxy = SessionProxy(
-        Dialler(resolve or NamesOfTheTest(), is_own_address),
+        Dialler(resolve or NamesOfTheTest(), is_own_address, upstream),
         allowance or Allowance(None, None),
         common or Common(),
         user=user,

@@ -380,6 +380,16 @@ def test_secrets_of_hosts() -> None:
         resolve({"runtime": "local", "isolation": False, "egress_secret": written}, {})
 
 
+def test_the_proxy_of_the_operator() -> None:
+    assert resolve({"egress_proxy": "http://Proxy.example.:3128/"}, {}).egress_proxy == ("proxy.example", 3128)
+    assert resolve({"egress_proxy": "http://[fd00::1]:3128"}, {}).egress_proxy == ("fd00::1", 3128)
+    for wrong in ("proxy.example:3128", "https://proxy.example:3128", "http://proxy.example", "http://u:p@proxy:1"):
+        with pytest.raises(ConfigError, match="expected a proxy such as"):
+            resolve({"egress_proxy": wrong}, {})
+    with pytest.raises(ConfigError, match="--egress-proxy is not possible with --egress open"):
+        resolve({"egress_proxy": "http://proxy.example:3128", "egress": "open"}, {})
+
+
 def test_hosts_are_not_chosen_where_nothing_holds_programs_back() -> None:
     bare = {"runtime": "local", "isolation": False}
     resolve(bare, {})
