@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -467,6 +468,32 @@ async def test_an_early_answer_ends_a_request_that_is_still_being_sent() -> None
         answer = await it.ask(it.get("Content-Length: 100000000", method="POST"), b"z" * 100_000)
         assert answer.startswith(b"HTTP/1.1 413")
         assert answer.endswith(b"no")
+
+
+async def test_a_program_that_is_answered_early_may_go_on_sending_for_a_while() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+
+    def send(ours: socket.socket, head: bytes, context: ssl.SSLContext) -> bytes:
+        ours.settimeout(PATIENCE)
+        with context.wrap_socket(ours, server_hostname=HOST) as tls:
+            tls.sendall(head + b"z" * 100_000)
+            answer = b""
+            while data := tls.recv(1000):
+                answer += data
+            for _ in range(5):  # the second one after a reset fails
+                tls.sendall(b"z" * 1000)
+                time.sleep(0.02)
+            return answer
+
+    async with house(serve) as it:
+        context = ssl.create_default_context(cadata=it.authority.certificate.decode())
+        head = it.get("Content-Length: 100000000", method="POST")
+        answer = await asyncio.to_thread(send, await it.program.tunnel(it.name), head, context)
+        assert answer.startswith(b"HTTP/1.1 413")
+        await it.program.settled()
 
 
 async def test_a_program_that_waits_before_it_sends_a_body() -> None:
