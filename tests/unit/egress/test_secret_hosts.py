@@ -409,6 +409,25 @@ async def test_answers_pass_as_they_come_and_without_limit() -> None:
         assert rest.endswith(b"0\r\n\r\n")
 
 
+async def test_answers_without_a_body() -> None:
+    heads = (b"200 OK\r\nContent-Length: 7", b"304 Not Modified\r\nContent-Length: 7", b"204 No Content")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for head in heads:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 " + head + b"\r\n\r\n")
+            await writer.drain()
+        await reader.read()
+
+    async with house(serve) as it:
+        stream = await it.stream()
+        for method, head in zip(("HEAD", "GET", "GET"), heads, strict=True):
+            stream.writer.write(it.get(method=method))
+            async with asyncio.timeout(PATIENCE):
+                assert await stream.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 " + head + b"\r\n\r\n"
+        stream.writer.close()
+
+
 async def test_an_answer_that_ends_with_its_connection() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
