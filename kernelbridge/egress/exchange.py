@@ -132,12 +132,8 @@ class Exchange:
     async def _pass_body(self) -> None:
         """Pass a request's body on; then wait whether the program ends."""
         while isinstance(event := await self._from_program(), h11.Data):
-            try:
-                await self._send_host(event)
-            except OSError:
-                return  # the host takes no more; it may have answered
-        with contextlib.suppress(OSError):
-            await self._send_host(h11.EndOfMessage())
+            await self._send_host(event)
+        await self._send_host(h11.EndOfMessage())
         data = await self._inside.receive(CHUNK)
         self._program.receive_data(data)
         if not data:

@@ -576,6 +576,18 @@ async def test_a_session_that_has_used_up_its_bytes() -> None:
         assert [denied.reason for denied in it.program.denied] == ["bytes"]
 
 
+async def test_the_rate_of_a_session_holds() -> None:
+    rate, size = 1 << 20, 2 << 20
+    loop = asyncio.get_running_loop()
+    async with house(Requests(), allowance=Allowance(rate, None)) as it:
+        stream = await it.stream()
+        began = loop.time()
+        _, body = await stream.answer(it.get(f"Content-Length: {size}", method="POST") + b"x" * size)
+        assert len(body) == size
+        assert loop.time() - began > 2.5  # both directions together, and one second may be used at once
+        stream.writer.close()
+
+
 async def test_a_connection_that_stands_still_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter.Meter.__init__, "__kwdefaults__", {"idle": 0.5, "half_closed": 0.5})
     monkeypatch.setattr(exchange, "HALF_CLOSED_SECONDS", 0.5)
