@@ -34,6 +34,7 @@ from kernelbridge.egress.hosts import Address, literal_address
 from kernelbridge.egress.indexes import server_indexes
 from kernelbridge.egress.policy import Denied, Policies, Policy, Rule
 from kernelbridge.egress.proxy import CONNECTIONS
+from kernelbridge.egress.secret_files import open_secrets
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.identity.sources import open_source
 from kernelbridge.identity.tokens import Tokens
@@ -114,6 +115,8 @@ async def examine(settings: Settings) -> list[Row]:
     rows.append(await _guarded("login", asyncio.to_thread(check_login, settings)))
     if settings.tls_cert is not None:
         rows.append(await _guarded("tls", asyncio.to_thread(check_tls, settings.tls_cert, settings.tls_key)))
+    if settings.egress_secret:
+        rows.append(await _guarded("secrets", asyncio.to_thread(check_secrets, settings)))
     return rows
 
 
@@ -454,6 +457,12 @@ def check_tls(certificate: Path, key: Path | None) -> Row:
     if secret.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         return Row("tls", Status.WARNING, f"every user of this machine may read {secret}", f"`chmod o= {secret}`")
     return Row("tls", Status.OK, str(certificate))
+
+
+def check_secrets(settings: Settings) -> Row:
+    """Check the files of secrets that requests for hosts get; raises `ConfigError`."""
+    open_secrets(settings.egress_secret)
+    return Row("secrets", Status.OK, ", ".join(sorted({rule.host for rule in settings.egress_secret})))
 
 
 def _port_fix(exc: OSError, port: int) -> str:

@@ -31,6 +31,7 @@ from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, server_indexes
 from kernelbridge.egress.policy import Policies, Resolve
 from kernelbridge.egress.proxy import Access, Common
+from kernelbridge.egress.secret_files import Secrets, open_secrets, secret_hosts
 from kernelbridge.egress.shares import Shares
 from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
@@ -43,7 +44,6 @@ from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
-from kernelbridge.server.egress_secrets import Secrets, open_secrets, secret_hosts
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients

@@ -19,10 +19,10 @@ import trustme
 from aiohttp import web
 
 from kernelbridge import watched_file
+from kernelbridge.egress import secret_files
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.indexes import ROOTS
 from kernelbridge.errors import ConfigError
-from kernelbridge.server import egress_secrets
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer, flags_of, on_both_runtimes
@@ -182,7 +182,7 @@ async def test_a_sandbox_trusts_all_that_it_should(client: Client, api: Api, hou
     bundle = (await client.run(code))["output"].strip()
     usual = next(path for path in ROOTS if path.is_file()).read_text().strip()
     own = api.authority.cert_pem.bytes().decode().strip()
-    kept = (house.server.data_dir / egress_secrets.AUTHORITY).read_text()
+    kept = (house.server.data_dir / secret_files.AUTHORITY).read_text()
     authority = kept[kept.index("-----BEGIN CERTIFICATE") :].strip()
     assert bundle == f"{usual}\n{own}\n{authority}"
     assert "PRIVATE KEY" in kept

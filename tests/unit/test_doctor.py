@@ -455,3 +455,20 @@ def test_the_command_checks_how_clients_log_in(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "problem  login" in done.stdout
     assert "No such file" in done.stdout
+
+
+def test_the_command_checks_the_secrets_of_hosts(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.touch(0o644)
+    secret.write_text("k-1")
+    here = ("--runtime", "local", "--data-dir", str(tmp_path), "--port", "0")
+    setting = f"api.example=Authorization:{secret}"
+    done = run(*here, "--egress-secret", setting)
+    assert done.returncode == 1
+    assert "problem  secrets" in done.stdout
+    assert "run chmod 600 on it" in " ".join(done.stdout.split())
+    secret.chmod(0o600)
+    done = run(*here, "--egress-secret", setting)
+    assert "secrets" in done.stdout
+    assert "problem  secrets" not in done.stdout
+    assert "k-1" not in done.stdout

@@ -6,9 +6,9 @@ import pytest
 import trustme
 
 from kernelbridge.egress.policy import Admitted
+from kernelbridge.egress.secret_files import AUTHORITY, open_secrets, secret_hosts
 from kernelbridge.egress.secrets import Secret, read_secret_rule
 from kernelbridge.errors import ConfigError
-from kernelbridge.server.egress_secrets import AUTHORITY, open_secrets, secret_hosts
 
 
 def write(path: Path, value: str) -> Path:
