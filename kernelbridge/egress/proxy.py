@@ -294,7 +294,7 @@ class SessionProxy:
                 self._on_access(Access("failed", way.admitted.host, way.admitted.port, why))
                 return
             await self._answering(program, exchange.run())
-        await drain(inside)
+            await drain(inside)
 
     def _meter(self, way: _Way) -> Meter:
         return Meter(self._allowance, way.moved)

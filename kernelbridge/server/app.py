@@ -511,12 +511,7 @@ def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets)
     if hosts is not None:  # besides all others: programs use such a file in place of their own
         certificates = trusted + hosts.authority.certificate
     return Egress(
-        Policies(
-            settings.egress,
-            (*settings.egress_allow, *(rule.allows for rule, _ in secrets)),
-            indexes.rules,
-            settings.egress_allow_net,
-        ),
+        Policies(settings.egress, settings.egress_hosts, indexes.rules, settings.egress_allow_net),
         Dialler(resolver, is_own_address, settings.egress_proxy),
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,

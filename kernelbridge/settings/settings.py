@@ -572,6 +572,11 @@ class Settings:
         Option(kinds.choice("debug", "info", "warning", "error"), PLACES, "Lowest level that is logged."),
     ] = "info"
 
+    @property
+    def egress_hosts(self) -> tuple[Rule, ...]:
+        """The hosts that the operator has named: allowed ones, and those that have secrets."""
+        return (*self.egress_allow, *(secret.allows for secret in self.egress_secret))
+
 
 def _options() -> Mapping[str, Option]:
     hints = get_type_hints(Settings, include_extras=True)
@@ -688,17 +693,7 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
             f"{sources[unused[0]]} is of no use without isolation",
             "programs then have the network of this machine; leave it out, or leave isolation on",
         )
-    if settings.egress_proxy is not None and settings.egress == "open":
-        raise ConfigError(
-            f"{sources['egress_proxy']} is not possible with --egress open",
-            "everybody can make a name that leads into a private network, and behind a proxy nobody could check that; "
-            "name the hosts with --egress-allow",
-        )
-    fields_of_hosts = [(secret.host, secret.port, secret.header.lower()) for secret in settings.egress_secret]
-    if len(set(fields_of_hosts)) < len(fields_of_hosts):
-        raise ConfigError(
-            f"{sources['egress_secret']} names a header field of a host twice", "each can have only one value"
-        )
+    _check_egress(settings, sources)
     if settings.audit_code and settings.audit_log is None:
         raise ConfigError(
             f"{sources['audit_code']} is only valid with --audit-log", "name the file of the audit log, or leave it out"
@@ -713,4 +708,18 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
     if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
         raise ConfigError(
             f"{sources['ca_bundle']}: {str(settings.ca_bundle)!r} cannot be read", "expected a PEM file that exists"
+        )
+
+
+def _check_egress(settings: Settings, sources: Mapping[str, str]) -> None:
+    if settings.egress_proxy is not None and settings.egress == "open":
+        raise ConfigError(
+            f"{sources['egress_proxy']} is not possible with --egress open",
+            "everybody can make a name that leads into a private network, and behind a proxy nobody could check that; "
+            "name the hosts with --egress-allow",
+        )
+    fields_of_hosts = [(secret.host, secret.port, secret.header.lower()) for secret in settings.egress_secret]
+    if len(set(fields_of_hosts)) < len(fields_of_hosts):
+        raise ConfigError(
+            f"{sources['egress_secret']} names a header field of a host twice", "each can have only one value"
         )
