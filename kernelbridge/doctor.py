@@ -30,10 +30,11 @@ import msgspec
 from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.disk.projects import Projects
 from kernelbridge.egress.dialling import addresses_of, is_own_address
-from kernelbridge.egress.hosts import Address, literal_address
+from kernelbridge.egress.hosts import Address, literal_address, written
 from kernelbridge.egress.indexes import server_indexes
 from kernelbridge.egress.policy import Denied, Policies, Policy, Rule
 from kernelbridge.egress.proxy import CONNECTIONS
+from kernelbridge.egress.secret_files import open_secrets
 from kernelbridge.errors import ConfigError, KernelBridgeError
 from kernelbridge.identity.sources import open_source
 from kernelbridge.identity.tokens import Tokens
@@ -339,13 +340,20 @@ def check_quota(settings: Settings) -> Row:
 
 
 async def check_egress(settings: Settings) -> Row:
-    """Check whether the hosts that programs may reach have addresses that they may reach. Asks DNS, and nobody else."""
+    """Check whether the hosts that programs may reach have addresses that they may reach. Asks DNS, and nobody else.
+
+    Raises `ConfigError` for a file of a secret that cannot be used.
+    """
+    await asyncio.to_thread(open_secrets, settings.egress_secret)
     indexes = await asyncio.to_thread(server_indexes)
-    policies = Policies(settings.egress, settings.egress_allow, indexes.rules, settings.egress_allow_net)
+    policies = Policies(settings.egress, settings.egress_hosts, indexes.rules, settings.egress_allow_net)
     policy = policies.of_session(None)
+    if settings.egress_proxy is not None:
+        return Row("egress", Status.OK, f"{policies}, through {written(*settings.egress_proxy)}")
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
         found = f"{policies}; but sandboxes reach hosts from this machine, not through HTTPS_PROXY"
-        return Row("egress", Status.WARNING, found, "let this machine reach them directly, or use --egress none")
+        fix = "name that proxy with --egress-proxy, let this machine reach them directly, or use --egress none"
+        return Row("egress", Status.WARNING, found, fix)
     named = [rule for rule in policy.rules if not rule.wildcard]
     problems = await asyncio.gather(*(asyncio.to_thread(_unreachable, policy, rule) for rule in named))
     found, fixes = str(policies), []

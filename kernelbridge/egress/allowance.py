@@ -21,12 +21,13 @@ class Allowance:
         """Whether nothing more may be moved."""
         return self._total is not None and self.moved >= self._total
 
-    def spend(self, count: int, now: float) -> float:
+    def spend(self, count: int, now: float, *, reads: int = 1) -> float:
         """Count a read of so many bytes at `now`, in seconds; return how many seconds to wait until the next.
 
-        What was not used in the last second may be used at once.
+        What was not used in the last second may be used at once. `reads`: what is done costs the server as much as so
+        many of them.
         """
         self.moved += count
-        seconds = max(1 / PIECES, 0.0 if self._rate is None else count / self._rate)
+        seconds = max(reads / PIECES, 0.0 if self._rate is None else count / self._rate)
         self._free_at = max(self._free_at, now - 1.0) + seconds
         return max(0.0, self._free_at - now)

@@ -41,7 +41,7 @@ class Connection:
             except BlockingIOError:
                 await self._until(self._loop.add_writer, self._loop.remove_writer)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Say that nothing more will be sent. Idempotent."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)

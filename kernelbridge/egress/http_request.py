@@ -7,6 +7,7 @@ length; the proxy takes one request a connection, so each is judged.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ _NOT_IN_PHRASE: Final = re.compile(r"[^\x20-\x7e]+")
 _NOT_IN_FIELD: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET: Final = re.compile(r"http://([^/?#]*)([/?][^#]*)?", re.ASCII | re.IGNORECASE)
 _LENGTH: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
-_HOP_BY_HOP: Final = frozenset({"connection", "host", "keep-alive", "te", "trailer", "upgrade"})
+HOP_BY_HOP: Final = frozenset({"connection", "host", "keep-alive", "te", "trailer", "upgrade"})
 """Fields that are for the proxy alone, or that it writes itself. So is all that begins with `proxy-`."""
 
 
@@ -105,13 +106,14 @@ def _forward(method: str, target: str, version: str, fields: list[tuple[str, str
         version,
         method,
         path if path.startswith("/") else f"/{path}",
-        tuple((name, value) for name, value in fields if not _own(name.lower(), hops)),
+        tuple((name, value) for name, value in fields if not stays(name.lower(), hops)),
         length,
     )
 
 
-def _own(name: str, hops: set[str]) -> bool:
-    return name in _HOP_BY_HOP or name.startswith("proxy-") or (name in hops and name != "content-length")
+def stays(name: str, hops: Collection[str]) -> bool:
+    """Return whether a field, in lower case, is not passed on; `hops` are the ones that `Connection` names."""
+    return name in HOP_BY_HOP or name.startswith("proxy-") or (name in hops and name not in _FRAMING)
 
 
 def _body_length(fields: list[tuple[str, str]]) -> int:

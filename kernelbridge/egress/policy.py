@@ -8,9 +8,10 @@ unless the operator has named that network, too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 from kernelbridge.egress.hosts import (
@@ -40,11 +41,20 @@ Reason = Literal[
     "own_port",
     "no_tls",
     "server_name",
+    "host_header",
+    "method",
+    "upgrade",
     "bytes",
 ]
 """Why something was refused: its form; the host, its port, or HTTP without TLS is not allowed; the host is written as
 an address; its name leads to an address that is not public, or to this machine; the port is the server's own; what
-came is not TLS, or for another host; the session has moved all the bytes that it may."""
+came is not TLS, or for another host; where the server ends TLS, a request is for another host, has a method or wants
+an upgrade that is not passed on; the session has moved all the bytes that it may."""
+
+_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
+    {"bad_request": 400, "host_header": 421, "method": 405, "upgrade": 501}
+)
+"""In HTTP; 403 for all others."""
 
 HTTPS, HTTP = 443, 80
 
@@ -88,6 +98,14 @@ def read_network(text: str) -> Network:
     return ip_network(text)
 
 
+def read_upstream(text: str) -> tuple[str, int]:
+    """Read `http://HOST:PORT`, the address of a proxy; return the canonical host and the port. Raises `ValueError`."""
+    authority = text.removeprefix("http://")
+    if authority == text:
+        raise ValueError("it does not begin with http://")
+    return split_authority(authority.removesuffix("/"))
+
+
 PACKAGES: Final = (Rule("pypi.org"), Rule("files.pythonhosted.org"))
 """What pip needs by default."""
 
@@ -102,12 +120,12 @@ class Denied(Exception):  # noqa: N818 - the field's own word for it
     @property
     def status(self) -> int:
         """The status of the answer in HTTP."""
-        return 400 if self.reason == "bad_request" else 403
+        return _STATUS.get(self.reason, 403)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Where a connection may go: to one of these addresses at this port."""
+    """Where a connection may go: to one of these addresses at this port, or to the host if there are none."""
 
     host: str
     port: int
@@ -191,12 +209,13 @@ Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 
 
 async def admit(
-    policy: Policy, authority: str, *, plain: bool, resolve: Resolve, is_own: Callable[[Address], bool]
+    policy: Policy, authority: str, *, plain: bool, resolve: Resolve | None, is_own: Callable[[Address], bool]
 ) -> Admitted:
     """Decide about `host:port`, as a program wrote it, and return the addresses that may be dialled.
 
     `plain`: without TLS; then the port may be left out. `is_own` says whether an address is one of this machine. Raises
-    `Denied`, or what `resolve` raises; that is called once, and only for an allowed name.
+    `Denied`, or what `resolve` raises; that is called once, and only for an allowed name. If it is None, names are
+    resolved by somebody else: then there are no addresses, and none is checked.
     """
     try:
         host, port = split_authority(authority, HTTP if plain else None)
@@ -204,7 +223,10 @@ async def admit(
         raise Denied("bad_request", f"The host cannot be used: {exc}.") from exc
     named = policy.check_name(host, port, plain=plain)
     literal = literal_address(host)
-    addresses = tuple(await resolve(host)) if literal is None else (literal,)
+    if literal is not None:
+        addresses: tuple[Address, ...] = (literal,)
+    else:
+        addresses = () if resolve is None else tuple(await resolve(host))
     for address in addresses:
         policy.check_address(host, port, address, is_own, named=named)
     return Admitted(host, port, addresses)

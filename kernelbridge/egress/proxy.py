@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
-import sys
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +17,8 @@ import structlog
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.client_hello import ACCESS_DENIED, NotTlsError, read_client_hello
 from kernelbridge.egress.connection import Connection
-from kernelbridge.egress.dialling import Dialler
+from kernelbridge.egress.dialling import Dialler, UnreachableError
+from kernelbridge.egress.exchange import HANDSHAKE_READS, HANDSHAKE_SECONDS, Exchange, SecretHosts, drain
 from kernelbridge.egress.hosts import Address, split_authority, written
 from kernelbridge.egress.http_request import (
     ESTABLISHED,
@@ -26,8 +28,11 @@ from kernelbridge.egress.http_request import (
     read_request,
     response,
 )
+from kernelbridge.egress.meter import Meter, MeteredStream, Moved, UsedUpError
 from kernelbridge.egress.policy import HTTP, Admitted, Denied, Policy, admit, check_server_name
-from kernelbridge.egress.tunnel import CHUNK, Moved, Tunnel, UsedUpError
+from kernelbridge.egress.shares import Shares
+from kernelbridge.egress.tls import CHUNK, Stream, TlsStream
+from kernelbridge.egress.tunnel import Tunnel
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +45,7 @@ RESOLVING = 4
 HEAD_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 CLIENT_HELLO_SECONDS = 5.0
-FULL = "The sandboxes of this server have too many connections"
+FULL = "The sandboxes of this server, or of this user, have too many connections"
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 256 << 10
 
@@ -62,20 +67,14 @@ class Access:
     received: int = 0
 
 
-class _FailedError(Exception):
-    """A host that is allowed, but cannot be reached."""
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all sessions of a server have together."""
 
-    def __init__(self, status: int, host: str, port: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.host, self.port, self.why = status, host, port, why
-
-
-@dataclass(slots=True)
-class Places:
-    """What all sessions have together: so they leave the server files to open for its clients."""
-
-    free: int = sys.maxsize
-    """Connections that there may be besides those of now."""
+    connections: Shares = field(default_factory=Shares)
+    """So they leave the server files to open for its clients."""
+    resolving: Shares = field(default_factory=Shares)
+    """Names that are resolved at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +95,24 @@ class SessionProxy:
         self,
         dialler: Dialler,
         allowance: Allowance,
-        places: Places,
+        common: Common,
         *,
+        user: Hashable,
         policy: Callable[[], Policy],
         on_access: Callable[[Access], None],
         on_denied: Callable[[Denied], None],
+        secret_hosts: SecretHosts | None = None,
     ) -> None:
         """Serve nothing yet.
 
-        `places` are shared with other sessions. `policy` is asked for each connection. `on_access` is called with all
-        that happens, and `on_denied` with each refusal; neither may raise.
+        `common` is shared with other sessions, also with those of the same `user`. `policy` is asked for each
+        connection. `on_access` is called with all that happens, and `on_denied` with each refusal; neither may raise.
+        `secret_hosts` are those whose TLS it ends.
         """
-        self._dialler, self._allowance, self._places = dialler, allowance, places
+        self._dialler, self._allowance = dialler, allowance
+        self._common, self._user = common, user
         self._policy = policy
+        self._secret_hosts = secret_hosts
         self._on_access, self._on_denied = on_access, on_denied
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,12 +126,11 @@ class SessionProxy:
     def serve(self, connection: socket.socket, released: Callable[[], object] = lambda: None) -> None:
         """Serve a connection that a program has made; owns it. `released` is called when another one may come."""
         inside = Connection(connection)
-        if not self._places.free:
+        if not self._common.connections.take(self._user):
             self._turn_away(connection)
             inside.close()
             self._loop.call_later(SHORTEST_TURN, released)
             return
-        self._places.free -= 1
         task = self._loop.create_task(self._serve(inside))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._served, inside, self._loop.time(), released))
@@ -146,7 +149,7 @@ class SessionProxy:
         self, inside: Connection, since: float, released: Callable[[], object], task: asyncio.Task[None]
     ) -> None:
         inside.close()
-        self._places.free += 1
+        self._common.connections.give_back(self._user)
         self._tasks.discard(task)
         if not task.cancelled():
             if (error := task.exception()) is not None:
@@ -159,21 +162,23 @@ class SessionProxy:
             connection.send(response(503, FULL, f"{FULL}; try again later."), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     async def _serve(self, inside: Connection) -> None:
+        # An OSError: the program or the host has gone away, or says nothing any more.
+        with contextlib.suppress(OSError):
+            await self._answering(inside, self._carry_out(inside))
+
+    async def _answering(self, program: Stream, work: Awaitable[None]) -> None:
+        """Do `work`, and tell the program if it was refused or failed."""
         try:
-            try:
-                await self._carry_out(inside)
-            except Denied as denied:
-                self._report(denied)
-                phrase = f"{denied.reason}: refused by the egress policy of this session"
-                await self._refuse(inside, response(denied.status, phrase, denied.sentence))
-            except BadRequestError as bad:
-                await self._refuse(inside, response(bad.status, bad.sentence, bad.sentence))
-            except _FailedError as failed:
-                self._on_access(Access("failed", failed.host, failed.port, failed.why))
-                sentence = f"{written(failed.host, failed.port)} is allowed, but cannot be reached: {failed.why}."
-                await self._refuse(inside, response(failed.status, sentence, sentence))
-        except OSError:
-            pass  # the program or the host has gone away, or says nothing any more
+            await work
+        except Denied as denied:
+            self._report(denied)
+            phrase = f"{denied.reason}: refused by the egress policy of this session"
+            await self._refuse(program, response(denied.status, phrase, denied.sentence))
+        except BadRequestError as bad:
+            await self._refuse(program, response(bad.status, bad.sentence, bad.sentence))
+        except UnreachableError as failed:
+            self._on_access(Access("failed", failed.host, failed.port, failed.why))
+            await self._refuse(program, response(failed.status, failed.sentence, failed.sentence))
 
     def _report(self, denied: Denied) -> None:
         self._on_access(Access("denied", denied.host, denied.port, denied.reason))
@@ -217,19 +222,27 @@ class SessionProxy:
         return data
 
     async def _admit(self, policy: Policy, authority: str, *, plain: bool) -> Admitted:
+        resolve = self._resolve if self._dialler.upstream is None else None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                return await admit(policy, authority, plain=plain, resolve=self._resolve, is_own=self._dialler.is_own)
+                return await admit(policy, authority, plain=plain, resolve=resolve, is_own=self._dialler.is_own)
         except OSError as exc:  # a TimeoutError is one, too
             host, port = split_authority(authority, HTTP if plain else None)
-            raise _FailedError(502, host, port, f"its name: {exc.strerror or 'no answer in time'}") from exc
+            raise UnreachableError(502, host, port, f"its name: {exc.strerror or 'no answer in time'}") from exc
 
     async def _resolve(self, name: str) -> Sequence[Address]:
         await self._resolving.acquire()
+        if not self._common.resolving.take(self._user):
+            self._resolving.release()
+            raise OSError(errno.EAGAIN, "the user's sessions ask for too many names that are not answered")
         # Nothing ends the system's question early; until it has answered, this session has one question less.
         resolving = asyncio.ensure_future(self._dialler.resolve(name))
-        resolving.add_done_callback(lambda _: self._resolving.release())
+        resolving.add_done_callback(self._resolved)
         return await asyncio.shield(resolving)
+
+    def _resolved(self, _resolving: object) -> None:
+        self._resolving.release()
+        self._common.resolving.give_back(self._user)
 
     async def _dial(self, admitted: Admitted) -> Connection:
         try:
@@ -237,9 +250,9 @@ class SessionProxy:
                 return Connection(await self._dialler.connect(admitted))
         except TimeoutError as exc:
             why = f"it did not answer within {CONNECT_SECONDS:g} s"
-            raise _FailedError(504, admitted.host, admitted.port, why) from exc
+            raise UnreachableError(504, admitted.host, admitted.port, why) from exc
         except OSError as exc:
-            raise _FailedError(502, admitted.host, admitted.port, exc.strerror or str(exc)) from exc
+            raise UnreachableError(502, admitted.host, admitted.port, exc.strerror or str(exc)) from exc
 
     async def _tunnel(self, way: _Way, rest: bytes) -> None:
         """Open a tunnel, and let nothing through it before the program has begun TLS with the host's own name."""
@@ -250,7 +263,41 @@ class SessionProxy:
             self._report(denied)
             await self._refuse(way.inside, ACCESS_DENIED)
             return
-        await Tunnel(way.inside, way.outside, self._allowance, way.moved).run(first)
+        hosts = self._secret_hosts
+        if hosts is not None and hosts.headers_of(way.admitted):
+            await self._end_tls(way, hosts, first)
+        else:
+            await Tunnel(way.inside, way.outside, self._meter(way)).run(first)
+
+    async def _end_tls(self, way: _Way, hosts: SecretHosts, first: bytes) -> None:
+        """Be the host for the program, and pass its requests on with the secrets of the host."""
+        meter = self._meter(way)
+        inside = MeteredStream(way.inside, meter, meter.sent)
+        program = TlsStream(inside, hosts.authority.context(way.admitted.host), received=first)
+        exchange = Exchange(
+            program,
+            MeteredStream(way.outside, meter, meter.received),
+            meter,
+            policy=way.policy,
+            admitted=way.admitted,
+            secrets=hosts.headers_of(way.admitted),
+            trust=hosts.trust,
+        )
+        async with meter.watch():
+            await asyncio.sleep(meter.sent(len(first), reads=HANDSHAKE_READS))
+            try:
+                async with asyncio.timeout(HANDSHAKE_SECONDS):
+                    await program.handshake()
+            except OSError as exc:  # most of all a program that does not trust the authority
+                said = exc.reason if isinstance(exc, ssl.SSLError) else "it ended the connection"
+                why = f"the program does not begin TLS: {said}"
+                self._on_access(Access("failed", way.admitted.host, way.admitted.port, why))
+                return
+            await self._answering(program, exchange.run())
+            await drain(inside)
+
+    def _meter(self, way: _Way) -> Meter:
+        return Meter(self._allowance, way.moved)
 
     async def _read_client_hello(self, way: _Way, data: bytes) -> bytes:
         """Return all that was read with the ClientHello."""
@@ -269,19 +316,19 @@ class SessionProxy:
         host, port = way.admitted.host, way.admitted.port
         head = request.head(written(host, port) if port != HTTP else written(host, port).removesuffix(f":{HTTP}"))
         body = rest[: request.length]
-        copying = Tunnel(way.inside, way.outside, self._allowance, way.moved)
+        copying = Tunnel(way.inside, way.outside, self._meter(way))
         await copying.run(head + body, body=request.length - len(body))
 
     def _used_up(self, policy: Policy, admitted: Admitted) -> Denied:
         why = "the session has moved all the bytes that it may (--egress-bytes)"
         return policy.denied("bytes", admitted.host, admitted.port, why)
 
-    async def _refuse(self, inside: Connection, answer: bytes) -> None:
+    async def _refuse(self, inside: Stream, answer: bytes) -> None:
         """Send a last answer, and read what is still coming: otherwise the program might not get the answer."""
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await inside.send(answer)
-                inside.end()
+                await inside.end()
                 left = _DRAIN_BYTES
                 while left > 0 and (data := await inside.receive(CHUNK)):
                     left -= len(data)

@@ -10,9 +10,9 @@ from kernelbridge.errors import ConfigError
 from kernelbridge.identity.json_web_tokens import SECRET, Issuer, Rules, parse_key, parse_key_set
 from kernelbridge.identity.principal import Identity, Verdict
 from kernelbridge.identity.tokens import Tokens, parse_tokens
-from kernelbridge.identity.watched_file import WatchedFile
 from kernelbridge.settings.settings import Settings
 from kernelbridge.settings.sources import flag_name
+from kernelbridge.watched_file import WatchedFile
 
 _ONLY_WITH: Mapping[str, str] = MappingProxyType(
     {

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.identity.watched_file import check_private
+from kernelbridge.watched_file import check_private
 
 
 def add_token(path: Path, line: str) -> None:

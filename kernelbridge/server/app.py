@@ -26,11 +26,13 @@ from aiohttp import web
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
-from kernelbridge.egress.dialling import Dialler, SystemResolver, is_own_address
+from kernelbridge.egress.dialling import THREADS, Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import ROOTS, certificate_bundle, server_indexes
 from kernelbridge.egress.policy import Policies, Resolve
-from kernelbridge.egress.proxy import Access, Places
+from kernelbridge.egress.proxy import Access, Common
+from kernelbridge.egress.secret_files import Secrets, open_secrets, secret_hosts
+from kernelbridge.egress.shares import Shares
 from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import open_source
@@ -54,6 +56,7 @@ from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings, is_loopback
+from kernelbridge.watched_file import refreshed
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
 from kernelbridge.workspace.egress import Egress, log_access
 from kernelbridge.workspace.files.data_directory import DataDirectory
@@ -361,8 +364,7 @@ async def running(
             stack.push_async_callback(retention.aclose)
         egress = None
         if runtime.info.relays:
-            resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
-            egress = await asyncio.to_thread(_egress, settings, resolver)
+            egress = await _open_egress(settings, data.root, resolve, stack)
             egress.on_access = functools.partial(_note_access, metrics, audit)
         registry = Registry(
             runtime=runtime,
@@ -484,25 +486,38 @@ def _return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
-def _egress(settings: Settings, resolver: Resolve) -> Egress:
+async def _open_egress(settings: Settings, data: Path, resolve: Resolve | None, stack: AsyncExitStack) -> Egress:
+    """Make the way out of the sandboxes; `data` is the data directory. Raises `ConfigError`."""
+    resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
+    secrets = await asyncio.to_thread(open_secrets, settings.egress_secret)
+    await stack.enter_async_context(refreshed(file for _, file in secrets))
+    return await asyncio.to_thread(_egress, settings, resolver, data, secrets)
+
+
+def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets) -> Egress:
     """Make the way out of the sandboxes; blocking. Raises `ConfigError`."""
     indexes = server_indexes()
     for host in indexes.with_password:
         log.warning("index_password_left_out", host=host, why="what a sandbox knows, its user knows")
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
-        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts from this machine, not through HTTPS_PROXY")
+    if settings.egress_proxy is None and any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts through a proxy only with --egress-proxy")
     try:
         own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
-        certificates = None if own is None else certificate_bundle(own, ROOTS)
+        trusted = certificate_bundle(own or b"", ROOTS)
+        hosts = secret_hosts(data, secrets, trusted)
     except OSError as exc:
         raise ConfigError("The certificate authorities cannot be read", f"{exc.filename}: {exc.strerror}") from exc
+    certificates = None if own is None else trusted
+    if hosts is not None:  # besides all others: programs use such a file in place of their own
+        certificates = trusted + hosts.authority.certificate
     return Egress(
-        Policies(settings.egress, settings.egress_allow, indexes.rules, settings.egress_allow_net),
-        Dialler(resolver, is_own_address),
+        Policies(settings.egress, settings.egress_hosts, indexes.rules, settings.egress_allow_net),
+        Dialler(resolver, is_own_address, settings.egress_proxy),
         SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
         rate=settings.egress_rate,
         total=settings.egress_bytes,
-        places=Places(open_files.limit() // _FILES_OF_EGRESS),
+        common=Common(Shares(open_files.limit() // _FILES_OF_EGRESS), Shares(THREADS)),
+        secret_hosts=hosts,
     )
 
 

@@ -26,7 +26,6 @@ from kernelbridge.identity.principal import Identity, Principal, Refused, Verdic
 from kernelbridge.identity.proxied import UNIX, Malformed, bucket_of, client_address, is_trusted, proxied_name
 from kernelbridge.identity.sources import Checker
 from kernelbridge.identity.throttle import Throttle
-from kernelbridge.identity.watched_file import WatchedFile
 from kernelbridge.metrics import Metrics
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.codec import read
@@ -38,6 +37,7 @@ from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven
 from kernelbridge.server.websocket.handlers.login import authenticated
 from kernelbridge.server.websocket.socket import Socket
 from kernelbridge.settings.settings import Settings
+from kernelbridge.watched_file import WatchedFile
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kernelbridge.egress.policy import read_network, read_rule
+from kernelbridge.egress.hosts import written
+from kernelbridge.egress.policy import read_network, read_rule, read_upstream
+from kernelbridge.egress.secrets import read_secret_rule
 from kernelbridge.settings.quantities import format_duration, format_size, parse_duration, parse_size
 
 _LARGEST_PORT = 65535
@@ -269,6 +271,25 @@ def egress_rule() -> Kind:
     """Return the kind of hosts that sandboxes may reach."""
     expected = "a host such as api.example.org, api.example.org:8443, *.example.org or http://apt.example.org"
     return Kind("HOST[:PORT]", expected, read_rule, str, many=True)
+
+
+def egress_secret() -> Kind:
+    """Return the kind of secrets that requests for a host get."""
+    expected = (
+        "HOST[:PORT]=HEADER:FILE with a name as the host, a header field that is not HTTP's own, and an absolute path: "
+        "api.example.org=Authorization:/etc/kernelbridge/api-key"
+    )
+    return Kind("HOST=HEADER:FILE", expected, read_secret_rule, str, many=True)
+
+
+def upstream_proxy() -> Kind:
+    """Return the kind of a proxy's address."""
+
+    def write(value: object) -> str:
+        return f"http://{written(*value)}" if isinstance(value, tuple) else str(value)
+
+    expected = "a proxy such as http://proxy.example.org:3128, without a user and a password"
+    return Kind("http://HOST:PORT", expected, read_upstream, write)
 
 
 def network() -> Kind:

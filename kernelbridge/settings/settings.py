@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from kernelbridge.egress.hosts import Network
 from kernelbridge.egress.policy import LEVELS, Level, Rule
+from kernelbridge.egress.secrets import SecretRule
 from kernelbridge.errors import ConfigError
 from kernelbridge.settings import kinds
 from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
@@ -315,6 +316,26 @@ class Settings:
             default_text="none",
         ),
     ] = ()
+    egress_proxy: Annotated[
+        tuple[str, int] | None,
+        Option(
+            kinds.upstream_proxy(),
+            EGRESS,
+            "Proxy through which the server reaches all hosts. It resolves their names, so where they lead is not "
+            "checked; not with --egress open.",
+            default_text="none",
+        ),
+    ] = None
+    egress_secret: Annotated[
+        tuple[SecretRule, ...],
+        Option(
+            kinds.egress_secret(),
+            EGRESS,
+            "Header field that the server adds to requests for a host, which it also allows. FILE has the value, for "
+            "the server's user only; no sandbox gets it. HOST is a name, or NAME:PORT. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
     egress_rate: Annotated[
         int | None,
         Option(
@@ -554,7 +575,12 @@ class Settings:
     def own_files(self) -> list[Path]:
         """Return the server's own files and directories, which no sandbox may see."""
         named = (self.data_dir, self.token_file, self.jwt_key, self.tls_key or self.tls_cert, self.audit_log)
-        return [path for path in named if path is not None]
+        return [*(path for path in named if path is not None), *(secret.path for secret in self.egress_secret)]
+
+    @property
+    def egress_hosts(self) -> tuple[Rule, ...]:
+        """The hosts that the operator has named: allowed ones, and those that have secrets."""
+        return (*self.egress_allow, *(secret.allows for secret in self.egress_secret))
 
 
 def _options() -> Mapping[str, Option]:
@@ -672,6 +698,7 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
             f"{sources[unused[0]]} is of no use without isolation",
             "programs then have the network of this machine; leave it out, or leave isolation on",
         )
+    _check_egress(settings, sources)
     if settings.audit_code and settings.audit_log is None:
         raise ConfigError(
             f"{sources['audit_code']} is only valid with --audit-log", "name the file of the audit log, or leave it out"
@@ -686,4 +713,18 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
     if settings.ca_bundle is not None and not (settings.ca_bundle.is_file() and os.access(settings.ca_bundle, os.R_OK)):
         raise ConfigError(
             f"{sources['ca_bundle']}: {str(settings.ca_bundle)!r} cannot be read", "expected a PEM file that exists"
+        )
+
+
+def _check_egress(settings: Settings, sources: Mapping[str, str]) -> None:
+    if settings.egress_proxy is not None and settings.egress == "open":
+        raise ConfigError(
+            f"{sources['egress_proxy']} is not possible with --egress open",
+            "everybody can make a name that leads into a private network, and behind a proxy nobody could check that; "
+            "name the hosts with --egress-allow",
+        )
+    fields_of_hosts = [(secret.host, secret.port, secret.header.lower()) for secret in settings.egress_secret]
+    if len(set(fields_of_hosts)) < len(fields_of_hosts):
+        raise ConfigError(
+            f"{sources['egress_secret']} names a header field of a host twice", "each can have only one value"
         )

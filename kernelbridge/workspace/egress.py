@@ -15,8 +15,9 @@ import structlog
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler
 from kernelbridge.egress.environment import SandboxNetwork
+from kernelbridge.egress.exchange import SecretHosts
 from kernelbridge.egress.policy import Denied, Level, Policies
-from kernelbridge.egress.proxy import CONNECTIONS, Access, Places, SessionProxy
+from kernelbridge.egress.proxy import CONNECTIONS, Access, Common, SessionProxy
 from kernelbridge.runtimes.contract import Sandbox
 from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.session_key import SessionKey
@@ -55,7 +56,9 @@ class Egress:
     """Bytes a second of one session; None without limit."""
     total: int | None = None
     """Bytes of one session, from its opening to its close; None without limit."""
-    places: Places = field(default_factory=Places)
+    common: Common = field(default_factory=Common)
+    secret_hosts: SecretHosts | None = None
+    """The hosts whose requests get secrets."""
     on_access: Callable[[SessionKey, Access], None] = log_access
     """Called with everything that happens: the place for an audit and for counters. It must not raise or wait."""
 
@@ -94,10 +97,12 @@ class SessionEgress:
         self._proxy = SessionProxy(
             egress.dialler,
             Allowance(egress.rate, egress.total),
-            egress.places,
+            egress.common,
+            user=key.principal,
             policy=lambda: egress.policies.of_session(level()),
             on_access=functools.partial(egress.on_access, key),
             on_denied=self._denied,
+            secret_hosts=egress.secret_hosts,
         )
         self._reported: set[tuple[str, int, str]] = set()
         self._since = float("-inf")

@@ -26,6 +26,8 @@ from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer, flags_of, on_both_runtimes
 from tests.integration.test_packages import wheel
+from tests.unit.egress.hosts_of_the_test import host
+from tests.unit.egress.test_upstream import OperatorsProxy
 
 RUNTIMES = ("local",)
 
@@ -264,6 +266,24 @@ async def test_the_server_itself_is_out_of_reach(house: House, start_server: Sta
         frame = await client.shell(f"curl -sS https://any.example:{port}/")
         assert "the server itself listens at this port" in frame["hint"]
         assert house.asked == []
+
+
+async def test_all_hosts_are_reached_through_the_operators_proxy(
+    house: House, start_server: StartServer, tmp_path: Path
+) -> None:
+    bundle, theirs = tmp_path / "own.pem", OperatorsProxy(house.port)
+    house.authority.cert_pem.write_to_path(str(bundle))
+    async with host(theirs) as upstream:
+        server = await start_server(
+            resolve_name=house.resolve,
+            egress_allow=f"{HOST}:{house.port}",
+            egress_proxy=f"http://127.0.0.1:{upstream}",
+            ca_bundle=str(bundle),
+        )
+        async with server.connect("tester") as client:
+            assert (await client.shell(f"curl -sS {house.url}/page"))["output"] == "reached\n"
+            assert "hint" in await client.shell(f"curl -sS {house.refused}/page")
+    assert (len(theirs.asked), house.asked) == (1, [])
 
 
 @asynccontextmanager

@@ -43,6 +43,7 @@ from kernelbridge.doctor import (
 )
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import read_network, read_rule
+from kernelbridge.egress.secrets import read_secret_rule
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.identity.tokens import new_token, token_line
 from kernelbridge.runtimes.docker.engine import EngineInfo
@@ -305,6 +306,20 @@ async def test_hosts_that_programs_may_reach(tmp_path: Path, monkeypatch: pytest
     assert "absent.test has no address: Name or service not known" in absent.found
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     assert "not through HTTPS_PROXY" in (await check_egress(Settings(data_dir=tmp_path))).found
+    through = await check_egress(Settings(data_dir=tmp_path, egress="none", egress_proxy=("proxy.test", 3128)))
+    assert through == Row("egress", Status.OK, "none: no host, through proxy.test:3128")
+
+
+async def test_secrets_of_hosts(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.touch(0o644)
+    secret.write_text("k-1")
+    rule = read_secret_rule(f"api.test:8443=Authorization:{secret}")
+    settings = Settings(data_dir=tmp_path, egress="none", egress_secret=(rule,), egress_proxy=("proxy.test", 3128))
+    with pytest.raises(ConfigError, match="run chmod 600 on it"):
+        await check_egress(settings)
+    secret.chmod(0o600)
+    assert "none: api.test:8443" in (await check_egress(settings)).found
 
 
 def test_an_audit_log(tmp_path: Path) -> None:

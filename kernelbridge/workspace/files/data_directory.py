@@ -6,6 +6,7 @@
     <data>/workspaces/<id>/session.json   which session it is: its principal and sessionId
     <data>/workspaces/<id>/closed.json    how the session was closed, until it is used again (`closed_notes.py`)
     <data>/run/                     what running sandboxes share with the server (`runtimes/agent/host_directories.py`)
+    <data>/egress-authority.pem     with `egress_secret`: a key that sandboxes trust (`egress/authority.py`)
     <data>/usage.json               with `retain`: when each session was used last
     <data>/state/<id>.…             what another server must know of an open session (`adoption/record.py`)
 

@@ -12,9 +12,10 @@ import trustme
 
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, is_own_address
+from kernelbridge.egress.exchange import SecretHosts
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Denied, Policies, read_network, read_rule
-from kernelbridge.egress.proxy import Access, Places, SessionProxy
+from kernelbridge.egress.proxy import Access, Common, SessionProxy
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -124,19 +125,24 @@ async def proxy_for(
     policies: Policies | None = None,
     resolve: Callable[[str], Awaitable[Sequence[Address]]] | None = None,
     allowance: Allowance | None = None,
-    places: Places | None = None,
+    common: Common | None = None,
+    user: str = "ada",
+    secret_hosts: SecretHosts | None = None,
+    upstream: tuple[str, int] | None = None,
 ) -> AsyncIterator[Program]:
     """Run a proxy that allows some hosts, and the loopback."""
     made = policies or Policies("packages", tuple(map(read_rule, allowed)), networks=(read_network(LOOPBACK),))
     accesses: list[Access] = []
     denied: list[Denied] = []
     proxy = SessionProxy(
-        Dialler(resolve or NamesOfTheTest(), is_own_address),
+        Dialler(resolve or NamesOfTheTest(), is_own_address, upstream),
         allowance or Allowance(None, None),
-        places or Places(),
+        common or Common(),
+        user=user,
         policy=lambda: made.of_session(None),
         on_access=accesses.append,
         on_denied=denied.append,
+        secret_hosts=secret_hosts,
     )
     yield Program(proxy, accesses, denied)
     await proxy.aclose()

@@ -33,3 +33,10 @@ def test_the_total_is_used_up() -> None:
     assert not allowance.used_up
     allowance.spend(1, 0.0)
     assert allowance.used_up
+
+
+def test_what_costs_more_than_a_read_counts_as_many() -> None:
+    allowance = Allowance(None, None)
+    waits = [allowance.spend(0, 100.0, reads=50) for _ in range(80)]
+    assert waits[39] == pytest.approx(0.0)
+    assert waits[79] == pytest.approx(1.0)

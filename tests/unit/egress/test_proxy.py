@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 import trustme
 
-from kernelbridge.egress import dialling, tunnel
+from kernelbridge.egress import dialling, meter
 from kernelbridge.egress import proxy as module
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.dialling import Dialler, SystemResolver, addresses_of, is_own_address
 from kernelbridge.egress.hosts import Address
 from kernelbridge.egress.policy import Admitted, Policies, read_network, read_rule
+from kernelbridge.egress.shares import Shares
 from tests.unit.egress.hosts_of_the_test import (
     LOOPBACK,
     PATIENCE,
     NamesOfTheTest,
+    Program,
     RebindingResolver,
     certified,
     host,
@@ -276,7 +278,7 @@ async def test_a_client_that_has_said_everything_gets_the_whole_answer() -> None
 async def test_a_tunnel_that_stands_still_is_closed_and_one_way_is_enough_to_keep_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tunnel.Tunnel.__init__, "__kwdefaults__", {"idle": 1.2, "half_closed": 1.2})
+    monkeypatch.setattr(meter.Meter.__init__, "__kwdefaults__", {"idle": 1.2, "half_closed": 1.2})
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -377,22 +379,71 @@ async def test_a_turn_lasts_a_while_so_connections_are_not_too_many(monkeypatch:
 
 async def test_all_sessions_together_leave_the_server_files_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHORTEST_TURN", 0.0)
-    places = module.Places(2)
-    async with proxy_for(places=places) as one, proxy_for(places=places) as other:
+    common = module.Common(Shares(2))
+    async with proxy_for(common=common) as one, proxy_for(common=common, user="bob") as other:
         first, second = one.connect(), other.connect()
-        theirs, ours = socket.socketpair()
-        released = asyncio.Event()
-        other.proxy.serve(theirs, released.set)
-        ours.settimeout(0)
-        async with asyncio.timeout(PATIENCE):
-            assert (await read_all(ours)).startswith(b"HTTP/1.1 503 The sandboxes of this server have too many")
-            await released.wait()
+        assert await turned_away(other)
         first.close()
         await one.settled()
-        assert b"403" in await other.ask(connect("other.example:443"))
         second.close()
-        ours.close()
-    assert places.free == 2
+        await other.settled()
+        assert b"403" in await other.ask(connect("other.example:443"))
+    assert common.connections.free == 2
+
+
+async def test_the_connections_of_one_user_leave_some_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST_TURN", 0.0)
+    common = module.Common(Shares(6))
+    async with (
+        proxy_for(common=common) as one,
+        proxy_for(common=common) as another,
+        proxy_for(common=common, user="bob") as bobs,
+    ):
+        held = [one.connect(), one.connect(), another.connect()]
+        assert await turned_away(one)
+        assert await turned_away(another)
+        assert b"403" in await bobs.ask(connect("other.example:443"))
+        for each in held:
+            each.close()
+
+
+async def turned_away(program: Program) -> bool:
+    """Try a connection that there is no place for."""
+    theirs, ours = socket.socketpair()
+    released = asyncio.Event()
+    program.proxy.serve(theirs, released.set)
+    ours.settimeout(0)
+    async with asyncio.timeout(PATIENCE):
+        answer = await read_all(ours)
+        await released.wait()
+    ours.close()
+    return answer.startswith(b"HTTP/1.1 503 The sandboxes of this server, or of this user, have too many")
+
+
+async def test_names_that_are_never_answered_leave_others_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+    common = module.Common(resolving=Shares(4))
+    answered = asyncio.Event()
+
+    async def never_answered(_name: str) -> Sequence[Address]:
+        await answered.wait()
+        return [ip_address("127.0.0.1")]
+
+    async with (
+        proxy_for("a.example", common=common, resolve=never_answered) as one,
+        proxy_for("a.example", common=common, resolve=never_answered) as another,
+        proxy_for("a.example", common=common, user="bob") as bobs,
+    ):
+        for program in (one, another):
+            assert b"its name: no answer in time" in await program.ask(connect("a.example:443"))
+        for program in (one, another):
+            assert b"ask for too many names" in await program.ask(connect("a.example:443"))
+        assert b"its name" not in await bobs.ask(connect("a.example:443"))
+        answered.set()
+        async with asyncio.timeout(PATIENCE):
+            while common.resolving.free < 4:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.01)
+        assert b"its name" not in await one.ask(connect("a.example:443"))
 
 
 # -- hosts that cannot be reached ------------------------------------------------------------

@@ -22,12 +22,12 @@ import pytest_asyncio
 
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
-from kernelbridge.identity.watched_file import WatchedFile
 from kernelbridge.server import authentication
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.watched_file import WatchedFile
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.server.conftest import PATIENCE, Client, RunningServer, Wire, masked, start_at, text
 from tests.unit.server.logins import Guarded, all_text, bearer, jwt_server, logged, new_address, token_server

@@ -364,6 +364,32 @@ def test_hosts_and_networks_of_sandboxes() -> None:
         resolve({"egress_allow_net": ("10.0.0.1/8",)}, {})
 
 
+def test_secrets_of_hosts() -> None:
+    written = ("a.example=Authorization:/k/1", "A.example:8443=authorization:/k/2", "a.example=X-Key:/k/3")
+    settings = resolve({"egress_secret": written}, {})
+    assert list(map(str, settings.egress_secret)) == [
+        "a.example:443=Authorization:/k/1",
+        "a.example:8443=authorization:/k/2",
+        "a.example:443=X-Key:/k/3",
+    ]
+    with pytest.raises(ConfigError, match=r"expected HOST\[:PORT\]=HEADER:FILE with a name as the host"):
+        resolve({"egress_secret": ("10.0.0.1=Authorization:/k",)}, {})
+    with pytest.raises(ConfigError, match="--egress-secret names a header field of a host twice"):
+        resolve({"egress_secret": (*written, "a.example=authorization:/k/4")}, {})
+    with pytest.raises(ConfigError, match="--egress-secret is of no use without isolation"):
+        resolve({"runtime": "local", "isolation": False, "egress_secret": written}, {})
+
+
+def test_the_proxy_of_the_operator() -> None:
+    assert resolve({"egress_proxy": "http://Proxy.example.:3128/"}, {}).egress_proxy == ("proxy.example", 3128)
+    assert resolve({"egress_proxy": "http://[fd00::1]:3128"}, {}).egress_proxy == ("fd00::1", 3128)
+    for wrong in ("proxy.example:3128", "https://proxy.example:3128", "http://proxy.example", "http://u:p@proxy:1"):
+        with pytest.raises(ConfigError, match="expected a proxy such as"):
+            resolve({"egress_proxy": wrong}, {})
+    with pytest.raises(ConfigError, match="--egress-proxy is not possible with --egress open"):
+        resolve({"egress_proxy": "http://proxy.example:3128", "egress": "open"}, {})
+
+
 def test_hosts_are_not_chosen_where_nothing_holds_programs_back() -> None:
     bare = {"runtime": "local", "isolation": False}
     resolve(bare, {})

@@ -1,10 +1,13 @@
-"""A file of the operator's that may change while the server runs: tokens, or keys."""
+"""A file of the operator's that may change while the server runs: tokens, keys, or a secret for a host."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +21,7 @@ T = TypeVar("T")
 
 LARGEST = 4 << 20
 """Bytes."""
+REFRESH_SECONDS = 2.0
 _OTHERS = 0o077
 _Signature = tuple[int, ...]
 
@@ -55,7 +59,7 @@ class WatchedFile(Generic[T]):
         self._current = signature
         if signature is None:
             self.value = self._empty
-            log.error("credentials_removed", path=str(self._path), detail="nobody can log in with them any more")
+            log.error("credentials_removed", path=str(self._path), detail="they are no longer in force")
             return
         try:
             self.value = self._read()
@@ -85,6 +89,26 @@ class WatchedFile(Generic[T]):
             return self._parse(data)
         except ValueError as exc:
             raise ConfigError(f"{self._setting}: {str(self._path)!r} cannot be used", str(exc)) from exc
+
+
+@contextlib.asynccontextmanager
+async def refreshed(files: Iterable[WatchedFile[T]]) -> AsyncIterator[None]:
+    """While the context is open, read those files again that have changed, in a thread of its own."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="watched-files")
+    refreshing = asyncio.get_running_loop().create_task(_refresh(list(files), thread))
+    try:
+        yield
+    finally:
+        refreshing.cancel()
+        await asyncio.wait([refreshing])
+        thread.shutdown(wait=False)
+
+
+async def _refresh(files: list[WatchedFile[T]], thread: ThreadPoolExecutor) -> None:
+    while files:
+        await asyncio.sleep(REFRESH_SECONDS)
+        for file in files:
+            await asyncio.get_running_loop().run_in_executor(thread, file.refresh)
 
 
 def read_private(path: Path) -> bytes:

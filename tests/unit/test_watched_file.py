@@ -7,7 +7,7 @@ import pytest
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.identity.token_file import add_token
-from kernelbridge.identity.watched_file import LARGEST, WatchedFile
+from kernelbridge.watched_file import LARGEST, WatchedFile
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> Path:
