@@ -86,6 +86,8 @@ class Host:
     env: Mapping[str, str]
     """The environment of a sandbox."""
     proc: ProcFiles = ProcFiles()
+    private: tuple[str, ...] = ()
+    """Files in the prefixes that look empty in a sandbox: pip's settings there may have the password of an index."""
 
 
 def read_host() -> Host:
@@ -105,6 +107,7 @@ def read_host() -> Host:
         python_executable=sys.executable,
         env=_environment(extra),
         proc=_proc_files(),
+        private=tuple(file for prefix in sorted(_prefixes()) if Path(file := f"{prefix}/pip.conf").is_file()),
     )
 
 
@@ -164,8 +167,7 @@ def _system() -> tuple[list[Mount], list[tuple[str, str]]]:
 
 def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the directories to mount, outermost only, and those that python does not find by itself."""
-    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    prefixes |= {os.path.realpath(prefix) for prefix in prefixes}
+    prefixes = _prefixes()
     packages = _package_directories()
     outermost: list[str] = []
     for path in sorted(prefixes | packages):
@@ -175,6 +177,11 @@ def _python(covered: Iterable[str]) -> tuple[list[str], list[str]]:
     found = {os.path.realpath(prefix) for prefix in prefixes}
     extra = [path for path in sorted(packages) if not any(_inside(os.path.realpath(path), known) for known in found)]
     return outermost, extra
+
+
+def _prefixes() -> set[str]:
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    return prefixes | {os.path.realpath(prefix) for prefix in prefixes}
 
 
 def _links_to_python(executable: str, covered: Iterable[str]) -> list[tuple[str, str]]:

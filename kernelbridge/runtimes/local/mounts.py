@@ -95,6 +95,8 @@ def bwrap_arguments(
         arguments += ["--symlink", target, path]
     for mount in mounts:
         arguments += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
+    for path in host.private:
+        arguments += ["--ro-bind", "/dev/null", path]
     arguments += ["--remount-ro", "/", "--chdir", WORKSPACE_PATH]
     return arguments
 

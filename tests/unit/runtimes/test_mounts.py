@@ -36,9 +36,9 @@ HOST = Host(
 FILES = InheritedFiles(agent=10, passwd=11, group=12, hosts=13, nsswitch=14, status=15, seccomp=16)
 
 
-def arguments() -> list[str]:
+def arguments(host: Host = HOST) -> list[str]:
     return bwrap_arguments(
-        HOST, sandbox_mounts(HOST, "/data/f", "/data/s"), FILES, Limits(), terminals="/mnt/terminals"
+        host, sandbox_mounts(host, "/data/f", "/data/s"), FILES, Limits(), terminals="/mnt/terminals"
     )
 
 
@@ -149,3 +149,15 @@ def test_the_servers_files_do_not_lie_in_what_is_mounted(prefix: str, tmp_path: 
     link.symlink_to(f"{prefix}/share/data")
     with pytest.raises(ImageError, match=f"Every sandbox would see {link}"):
         check_hidden(host, [tmp_path, link])
+
+
+def test_pips_settings_of_the_servers_python_look_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have the password of an index, and they lie where every sandbox sees them."""
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://bob:secret@index.example\n")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    host = read_host()
+    assert host.private == (f"{tmp_path}/pip.conf",)
+    found = arguments(host)
+    at = found.index(f"{tmp_path}/pip.conf")
+    assert found[at - 2 : at] == ["--ro-bind", "/dev/null"]
+    assert at > found.index(str(tmp_path))
