@@ -161,12 +161,14 @@ class Interrupts:
     async def interrupt_terminals(self):
         """Interrupt what runs on terminals of its own, and again what has lost the signal.
 
-        Some shells catch SIGINT, and forget it if it comes just before they become the program that they run.
+        Shells catch SIGINT, and forget it if it comes just before they, or their child, become another program.
         """
-        leaders = interrupt_terminals()
-        for seconds in RETRY_AFTER if leaders else ():
+        signalled = interrupt_terminals()
+        for seconds in RETRY_AFTER if signalled else ():
             await asyncio.sleep(seconds)
-            interrupt_terminals(lambda pid: pid in leaders and dies_of_sigint(pid))
+            for pid in filter(dies_of_sigint, signalled):
+                with contextlib.suppress(OSError):  # it has ended
+                    os.kill(pid, signal.SIGINT)
 
     def send_retry(self, cell, only_if_blocked=False):
         if self.cell == cell and self.phase is not IDLE:
@@ -427,35 +429,48 @@ def interrupt_others():
     """Send SIGINT to all other processes of the kernel's process group."""
     if getpgrp() != getpid():
         return
-    for name in names_in("/proc"):
-        try:
-            if name.isdigit() and int(name) != getpid() and getpgid(int(name)) == getpid():
-                os.kill(int(name), signal.SIGINT)
-        except OSError:  # it has ended
-            pass
+    for pid in processes_in({getpid()}):
+        with contextlib.suppress(OSError):  # it has ended
+            if pid != getpid():
+                os.kill(pid, signal.SIGINT)
 
 
 def dies_of_sigint(pid):
     """Whether a process neither catches nor ignores SIGINT: if it lives, it has not received one."""
-    with open("/proc/%d/status" % pid) as file:
-        masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigIgn", "SigCgt"))]
+    try:
+        with open("/proc/%d/status" % pid) as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigIgn", "SigCgt"))]
+    except OSError:  # it has ended
+        return False
     return not any(mask & 1 << signal.SIGINT - 1 for mask in masks)
 
 
-def interrupt_terminals(wanted=lambda pid: True):
+def interrupt_terminals():
     """Send SIGINT to programs that the kernel runs on their own terminals (`pty.spawn`), as Ctrl-C there does.
 
-    Return the leaders of their sessions.
+    Return the pids of these programs.
     """
-    found = set()
+    groups = set()
     for pid in child_pids():
         try:
             with open("/proc/%d/stat" % pid) as file:
                 _, group, session, terminal = [int(word) for word in file.read().rpartition(")")[2].split()[1:5]]
-            if terminal and session == pid and session != os.getsid(0) and wanted(pid):
+            if terminal and session == pid and session != os.getsid(0):
                 os.killpg(group, signal.SIGINT)
-                found.add(pid)
+                groups.add(group)
         except (OSError, ValueError):  # it has ended
+            pass
+    return processes_in(groups) if groups else []
+
+
+def processes_in(groups):
+    """Return the pids of the processes in some process groups."""
+    found = []
+    for name in filter(str.isdigit, names_in("/proc")):
+        try:
+            if getpgid(int(name)) in groups:
+                found.append(int(name))
+        except OSError:  # it has ended
             pass
     return found
 
