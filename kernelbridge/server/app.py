@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -44,6 +43,7 @@ from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
+from kernelbridge.server.certificate import Certificate
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
@@ -318,8 +318,8 @@ def _flag(request: web.Request, name: str) -> bool:
     return value == "true"
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    return None if settings.tls_cert is None else listening.tls(settings.tls_cert, settings.tls_key)
+def _certificate(settings: Settings) -> Certificate | None:
+    return None if settings.tls_cert is None else Certificate(settings.tls_cert, settings.tls_key)
 
 
 @asynccontextmanager
@@ -339,7 +339,7 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         source = await asyncio.to_thread(open_source, settings)
-        context = await asyncio.to_thread(_tls, settings)
+        certificate = await asyncio.to_thread(_certificate, settings)
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
         await asyncio.to_thread(data.limit_disk, DiskLimits(settings.disk, settings.disk_files))
@@ -420,7 +420,7 @@ async def running(
         await registry.adopt(PreviousClients(registry))
         await stack.enter_async_context(authentication.sweeping())
         stack.push_async_callback(server.finish)
-        await stack.enter_async_context(listening.accepting(runner, sockets, buffers, context))
+        await stack.enter_async_context(listening.accepting(runner, sockets, buffers, certificate))
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts

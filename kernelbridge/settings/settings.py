@@ -73,7 +73,8 @@ class Settings:
         Option(
             kinds.path("FILE", "a PEM file"),
             LISTENING,
-            "Certificate of this server, with the chain. Clients then connect with wss:// and https://.",
+            "Certificate of this server, with the chain. Clients then connect with wss:// and https://. A renewed one "
+            "is used within seconds.",
             default_text="no TLS",
         ),
     ] = None
