@@ -404,7 +404,7 @@ async def running(
             ending,
             readiness,
             authentication := Authentication(settings, source, audit, metrics),
-            Administration(registry),
+            Administration(registry, settings.admin),
             paces,
         )
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)

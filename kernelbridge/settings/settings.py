@@ -149,6 +149,17 @@ class Settings:
             default_text="none",
         ),
     ] = ()
+    admin: Annotated[
+        tuple[str, ...],
+        Option(
+            replace(
+                kinds.text("NAME", "the name of a user, of at most 256 printable characters", r".{1,256}"), many=True
+            ),
+            IDENTITY,
+            "User who may see and end the sessions of all users (token, proxy, jwt). Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
     jwt_algorithm: Annotated[
         str,
         Option(
