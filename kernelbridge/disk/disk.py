@@ -32,7 +32,7 @@ class Disk:
     @classmethod
     def open(cls, directory: Path, limits: DiskLimits, *, instance: str) -> Disk:
         """Return the limits of a server whose sessions are in `directory`; blocking."""
-        projects = Projects.find(directory, limits, instance=instance) if limits else None
+        projects = Projects.find(directory, instance=instance) if limits else None
         if projects is not None:
             for home in directory.iterdir():
                 projects.know(home.name, home / "files")
@@ -59,7 +59,7 @@ class Disk:
     def limit(self, name: str, root: Path) -> BlockingWork[None]:
         """Limit a session's directory, new or not. Raises `OSError`."""
         if self.projects is not None:
-            yield from self.projects.limit(name, root)
+            yield from self.projects.limit(name, root, self.session(name, root).limits)
 
     def release(self, name: str) -> None:
         """Forget a session whose files were deleted."""
@@ -74,6 +74,10 @@ class SessionDisk:
         self._disk = disk
         self._name = name
         self._root = root
+        self._size: int | None = None
+        """Bytes that the session may use, if it asked for less than others have."""
+        self._chosen_by: object = None
+        """Who asked for that."""
         self._found: Use | None = None
         """What was found last; None before."""
         self._added = Use(0, 0)
@@ -83,7 +87,21 @@ class SessionDisk:
     @property
     def limits(self) -> DiskLimits:
         """The session's limits."""
-        return self._disk.limits
+        limits = self._disk.limits
+        return limits if self._size is None else DiskLimits(self._size, limits.files)
+
+    def lower(self, size: int | None, by: object) -> None:
+        """Limit the session to `size` bytes until `restore`; None for what the server allows each session.
+
+        `by` is one life of the session, from its opening to its close; the latest decides. Where the file system
+        enforces limits, this one holds after the next `Disk.limit`.
+        """
+        self._size, self._chosen_by = size, by
+
+    def restore(self, by: object) -> None:
+        """End what this life of the session has asked for. Does nothing if there is a later one."""
+        if self._chosen_by is by:
+            self._size = self._chosen_by = None
 
     @property
     def enforced(self) -> bool:

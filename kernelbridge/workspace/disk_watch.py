@@ -128,7 +128,7 @@ class DiskWatch:
         self._interrupt = interrupt
         self._end = end
         self._metrics = metrics
-        self._policy = DiskPolicy(disk.limits, enforced=disk.enforced)
+        self._policy = DiskPolicy(enforced=disk.enforced)
         self._last: _Look | None = None
 
     @property
@@ -140,7 +140,7 @@ class DiskWatch:
         """Watch until the sandbox has ended. If cancelled, it does nothing more."""
         if not self._disk.limits:
             return
-        self._policy.sandbox_began()
+        self._policy.sandbox_began(self._disk.limits)
         ended = asyncio.ensure_future(sandbox.wait())
         wait = 0.0
         try:

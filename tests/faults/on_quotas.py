@@ -184,9 +184,9 @@ def test_files_that_are_older_than_the_quota_count_from_the_next_start(place: Pa
 
 def test_each_session_has_a_project_of_its_own_below_one_of_the_operator(place: Path) -> None:
     """And the directory of the whole server can be deleted all the same: nothing moves from one project to another."""
-    outer = Projects.find(place, DiskLimits(300 * MIB, 100_000), instance="the operator's")
+    outer = Projects.find(place, instance="the operator's")
     assert outer is not None
-    finish(outer.limit("operator", place))
+    finish(outer.limit("operator", place, DiskLimits(300 * MIB, 100_000)))
     with closing(DataDirectory.open(place)) as data:
         data.limit_disk(LIMITS)
         root, other = prepared(data), prepared(data, OTHER)
@@ -233,6 +233,21 @@ def test_a_server_with_another_limit_changes_that_of_sessions_that_exist(place: 
     with closing(DataDirectory.open(place)) as data:
         data.limit_disk(DiskLimits(16 * MIB, 100))
         root = prepared(data)
+        assert as_user(lambda: write(root / "big", 12 * MIB)) == 0
+
+
+def test_a_session_that_asked_for_less_has_less_until_it_is_opened_without(place: Path) -> None:
+    with closing(DataDirectory.open(place)) as data:
+        data.limit_disk(DiskLimits(16 * MIB, 100))
+        open_one = data.disk.session(KEY.workspace_id, data.files(KEY))
+        open_one.lower(4 * MIB, by=KEY)
+        root = prepared(data)
+        assert as_user(lambda: write(root / "big", 8 * MIB)) in FULL
+        open_one.restore(by=OTHER)
+        prepared(data)
+        assert as_user(lambda: write(root / "big", 8 * MIB)) in FULL
+        open_one.restore(by=KEY)
+        prepared(data)
         assert as_user(lambda: write(root / "big", 12 * MIB)) == 0
 
 

@@ -222,14 +222,15 @@ def stored_files(
     root = data.files(key)
 
     async def prepared() -> WorkspaceFiles:
-        facts = await runtime.prepare()
-        return await in_thread(executor, prepare, facts)
+        return await in_turns(executor, preparing(await runtime.prepare()))
 
-    def prepare(facts: Facts) -> WorkspaceFiles:
+    def preparing(facts: Facts) -> BlockingWork[WorkspaceFiles]:
         commits = data.prepare_files(key, facts.uid, facts.gid, own_uid=facts.any_uid).commits
         try:
             with explained("The session's files cannot be used"):
                 found = root.stat()  # it may have been made for another image's user
+                # Perhaps it still has the smaller limit with which it was open.
+                yield from data.disk.limit(key.workspace_id, root)
         except FileError as exc:
             raise commits.explain(exc) from exc
         return WorkspaceFiles(root, uid=found.st_uid, gid=found.st_gid, limits=limits, commits=commits)
