@@ -434,6 +434,14 @@ class Settings:
     max_sessions: Annotated[
         int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that all users together may have open.")
     ] = 100
+    max_stored_sessions_per_user: Annotated[
+        int,
+        Option(
+            kinds.integer("COUNT", 1),
+            SERVER,
+            "Sessions of one user that may have files, open or not; another one is refused until one is deleted.",
+        ),
+    ] = 10_000
     max_connections_per_user: Annotated[
         int,
         Option(

@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from pathlib import Path
@@ -77,6 +78,10 @@ class DataDirectory:
         self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
         self._uids: Uids | None = None
+        self._stored: dict[Principal, set[str]] = {}
+        """The ids of each principal's sessions that have files."""
+        self._noting = Lock()
+        """Not `_sharing`, for which a session's own lock may be waited for."""
         self.disk = Disk(DiskLimits())
         """What each session may use of the disk, and uses."""
 
@@ -105,7 +110,10 @@ class DataDirectory:
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(root, instance, lock_fd)
+        found = cls(root, instance, lock_fd)
+        for key in found.sessions():
+            found._note_stored(key)
+        return found
 
     def limit_disk(self, limits: DiskLimits) -> None:
         """From now on, limit what each session uses of the disk; blocking."""
@@ -193,14 +201,16 @@ class DataDirectory:
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
                 finish(self.disk.limit(home.name, new / "files"))
-                self._place(new, home, commits)
+                self._place(new, key, commits)
         if not (home / _LABEL).exists():
             with commits:  # not into a directory that is being deleted
                 _write_label(home, key)
+                self._note_stored(key)
         return files
 
-    def _place(self, new: Path, home: Path, commits: Commits) -> None:
+    def _place(self, new: Path, key: SessionKey, commits: Commits) -> None:
         """Rename the new directory, or the part of it that is missing, unless another thread was faster."""
+        home = self.files(key).parent
         with commits:
             try:
                 new.rename(home)
@@ -209,6 +219,7 @@ class DataDirectory:
                     raise
                 if not (home / "files").exists():
                     (new / "files").rename(home / "files")
+            self._note_stored(key)
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[Path]:
@@ -258,6 +269,7 @@ class DataDirectory:
                 home.rename(deleted)
                 # Under the lock, because the next session of this name gets a quota of its own.
                 self.disk.release(key.workspace_id)
+                self._forget_stored(key)
         except FileNotFoundError:
             return False
         except OSError as exc:
@@ -274,9 +286,20 @@ class DataDirectory:
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
 
-    def stored(self, principal: Principal) -> list[str]:
-        """Return the ids of a principal's sessions that have files; blocking."""
-        return [key.session_id for key in self.sessions() if key.principal == principal]
+    def stored(self, principal: Principal) -> AbstractSet[str]:
+        """Return the ids of a principal's sessions that have files. It changes as they do; copy it to walk it."""
+        return self._stored.get(principal, frozenset())
+
+    def _note_stored(self, key: SessionKey) -> None:
+        with self._noting:
+            self._stored.setdefault(key.principal, set()).add(key.session_id)
+
+    def _forget_stored(self, key: SessionKey) -> None:
+        with self._noting:
+            stored = self._stored.get(key.principal, set())
+            stored.discard(key.session_id)
+            if not stored:
+                self._stored.pop(key.principal, None)
 
     def sessions(self) -> list[SessionKey]:
         """Return all sessions that have files; blocking."""

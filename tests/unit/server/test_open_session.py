@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from kernelbridge.protocol.sessions import OpenSession
 from kernelbridge.server.websocket.handlers.request_context import Client
 from kernelbridge.server.websocket.handlers.sessions import open_session
 from kernelbridge.workspace.session_key import SessionKey
-from tests.unit.server.conftest import RunningServer
+from tests.unit.server.conftest import RunningServer, StartServer
 
 
 class UnresumableSessions:
@@ -84,3 +85,26 @@ async def test_a_session_that_asks_for_less_disk_has_less_while_it_is_open(serve
         await client.send(type="execute_code", sessionId="s", code="1", requestId="1")
         assert (await client.answer_to("1"))["success"]
         assert (await client.ask(type="session_info", sessionId="s"))["disk"]["limit"] == 2 << 30
+
+
+async def test_a_user_stores_so_many_sessions_and_then_deletes_one(start_server: StartServer) -> None:
+    server = await start_server(max_stored_sessions_per_user="2")
+
+    async def put(session: str) -> tuple[int, str]:
+        address = f"{server.origin}/api/sessions/{session}/files/f?user_id=hoarder"
+        async with server.http.put(address, data=b"x") as answer:
+            return answer.status, await answer.text()
+
+    async with server.connect("hoarder") as client, server.connect("another") as other:
+        assert (await put("by-http"))[0] == 201
+        assert (await client.ask(type="save_file", sessionId="saved", filename="f", content="x"))["success"]
+        for type_ in ("list_files", "open_session"):
+            refused = await client.ask(type=type_, sessionId="third")
+            assert refused["code"] == "limit_exceeded"
+            assert "close_session with deleteFiles" in json.dumps(refused)
+        status, text = await put("third")
+        assert (status, "close_session with deleteFiles" in text) == (429, True)
+        assert (await put("by-http"))[0] == 200, "those that exist can be used"
+        assert (await other.ask(type="save_file", sessionId="third", filename="f", content="x"))["success"]
+        assert (await client.ask(type="close_session", sessionId="by-http", deleteFiles=True))["filesDeleted"]
+        assert (await put("third"))[0] == 201

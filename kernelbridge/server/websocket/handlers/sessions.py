@@ -134,7 +134,7 @@ def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) 
 
 async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
     """List all sessions of the connection's user: those that are open, and those with files."""
-    stored = set(await client.registry.stored(client.principal))
+    stored = client.registry.stored(client.principal)
     live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.principal)}
     names = sorted(stored | live.keys())
     client.send(
