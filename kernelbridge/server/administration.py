@@ -22,7 +22,7 @@ from kernelbridge.identity.principal import Identity
 from kernelbridge.protocol.administration import JournalEvent, JournalEvents, SessionRow, SessionTable
 from kernelbridge.server.access import cross_site_refusal, refusal
 from kernelbridge.server.principal import ADMISSION, Anyone
-from kernelbridge.server.websocket.tcp import TcpConnection
+from kernelbridge.server.refusals import note_refusal
 from kernelbridge.settings.settings import is_loopback
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
@@ -154,10 +154,9 @@ class Administration:
         async def handle(request: web.Request) -> web.StreamResponse:
             if (problem := administrator_problem(request, self._administrators)) is not None:
                 reason = f"only an administrator may do that: {problem}"
-                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
-                self._registry.metrics.refused("forbidden")
-                what = f"{request.method} {request.path}"
-                self._registry.audit.refused(_by(request), what=what, code="forbidden", reason=reason)
+                metrics, audit = self._registry.metrics, self._registry.audit
+                who = _by(request).principal
+                note_refusal(request, metrics, audit, code="forbidden", reason=reason, principal=who)
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             return await handler(request)
 

@@ -49,6 +49,7 @@ from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.principal import ADMISSION, Unproven, login_of
 from kernelbridge.server.readiness import Readiness
+from kernelbridge.server.refusals import note_refusal
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
@@ -82,8 +83,6 @@ _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
-_LONGEST_PATH = 256
-"""Characters of the path of a refused request in the audit log."""
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -280,10 +279,7 @@ class Server:
         return app
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
-        TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
-        self.registry.metrics.refused(code)
-        what = f"{request.method} {request.path[:_LONGEST_PATH]}"
-        self.registry.audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
+        note_refusal(request, self.registry.metrics, self.registry.audit, code=code, reason=reason)
 
     def look(self, buffers: Buffers) -> Snapshot:
         """Return what there is now, for the metrics."""
