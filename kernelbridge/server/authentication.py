@@ -34,7 +34,7 @@ from kernelbridge.server.login_record import LoginRecord
 from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven, user_id
 from kernelbridge.server.refusals import note_refusal
 from kernelbridge.server.websocket.handlers.login import authenticated
-from kernelbridge.server.websocket.socket import Socket
+from kernelbridge.server.websocket.socket import LOGIN_END, Socket
 from kernelbridge.settings.settings import Settings
 from kernelbridge.watched_file import WatchedFile
 
@@ -202,6 +202,9 @@ class Authentication:
                 if not ended or task is None:
                     raise
                 task.uncancel()
+                if (transport := request.transport) is not None:
+                    # aiohttp would read much longer what the client still sends of its body.
+                    asyncio.get_running_loop().call_later(LOGIN_END, transport.abort)
                 return _unauthorized(ended[0].reason)
 
     # -- the verdict ---------------------------------------------------------------

@@ -427,7 +427,10 @@ def sleep(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 class Followed:
-    """What one principal has open: a connection that follows a session, with a terminal and transfers."""
+    """What one principal has open: a connection that follows a session, with a terminal and transfers.
+
+    And clients that make it hard to end them: one that reads nothing, and one that never stops sending.
+    """
 
     def __init__(self, guarded: Guarded, token: str, session: str) -> None:
         self.guarded = guarded
@@ -437,6 +440,8 @@ class Followed:
         self.client: Client
         self.upload: Wire
         self.download: Wire
+        self.deaf: Wire
+        self.sending: Wire
 
     async def open(self) -> None:
         self.client = await self.stack.enter_async_context(self.guarded.logged_in(self.token, query="stream=true"))
@@ -448,9 +453,23 @@ class Followed:
         place = f"/api/sessions/{self.session}/files"
         self.upload = await self.stack.enter_async_context(self.guarded.server.wire())
         self.upload.write(f"PUT {place}/new {head}Content-Length: 100\r\n\r\nhalf".encode())
+        self.sending = await self.stack.enter_async_context(self.guarded.server.wire())
+        self.sending.write(f"PUT {place}/endless {head}Content-Length: 1000000\r\n\r\n".encode())
         self.download = await self.stack.enter_async_context(self.guarded.server.wire(buffer=1 << 10))
         self.download.write(f"GET {place}/large {head}\r\n".encode())
         assert (await self.download.head()).startswith(b"HTTP/1.1 200 ")
+        self.deaf = await self.stack.enter_async_context(self.guarded.server.wire(buffer=1 << 10))
+        self.deaf.write(request("/ws", UPGRADE | KEY | bearer(self.token)))
+        assert (await self.deaf.head()).startswith(b"HTTP/1.1 101 ")
+        self.deaf.write(text(type="read_file", sessionId=self.session, filename="large"))
+
+    async def _send_until_closed(self) -> None:
+        answer = asyncio.ensure_future(self.sending.everything())
+        with contextlib.suppress(ConnectionError):
+            while not answer.done():
+                self.sending.write(b"x")
+                await asyncio.wait({answer}, timeout=0.02)
+        assert (await answer).startswith(b"HTTP/1.1 401 ")
 
     async def ended(self) -> dict[str, Any]:
         """Wait until nothing of it is open; returns the error that the connection got."""
@@ -458,8 +477,10 @@ class Followed:
             code, reason = await self.client.closed()
             assert (code, reason) == (1008, "not logged in")
             assert (await self.upload.head()).startswith(b"HTTP/1.1 401 ")
-        got = await self.download.everything()
-        assert len(got) < 8 << 20  # it was cut off, and what the operating system had is all that came
+            await self._send_until_closed()
+            for wire in (self.download, self.deaf):
+                got = await wire.everything()
+                assert len(got) < 8 << 20  # it was cut off, and what the operating system had is all that came
         error = self.client.frames[-1]
         assert (error["type"], error["code"]) == ("error", "unauthorized")
         return error
