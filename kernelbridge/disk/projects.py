@@ -94,7 +94,7 @@ class Projects:
                 with self._lock:
                     self.numbers[name] = project
 
-    def limit(self, name: str, root: Path, limits: DiskLimits) -> BlockingWork[None]:
+    def apply_limits(self, name: str, root: Path, limits: DiskLimits) -> BlockingWork[None]:
         """Limit a session's directory; put all that is in it into the session's project if it is not. Raises `OSError`.
 
         Each session has a project of its own, also if the directory above has one.

@@ -32,8 +32,8 @@ from weakref import WeakValueDictionary
 import structlog
 
 from kernelbridge.aio.threads import BlockingWork, finish
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
@@ -82,7 +82,7 @@ class DataDirectory:
         """The ids of each principal's sessions that have files."""
         self._noting = Lock()
         """Not `_sharing`, for which a session's own lock may be waited for."""
-        self.disk = Disk(DiskLimits())
+        self.disk = SessionDisks(DiskLimits())
         """What each session may use of the disk, and uses."""
 
     @classmethod
@@ -117,7 +117,7 @@ class DataDirectory:
 
     def limit_disk(self, limits: DiskLimits) -> None:
         """From now on, limit what each session uses of the disk; blocking."""
-        self.disk = Disk.open(self.root / "workspaces", limits, instance=self.instance)
+        self.disk = SessionDisks.open(self.root / "workspaces", limits, instance=self.instance)
         if self.disk.enforced:
             log.info("disk_quotas_enforced", size=limits.size, files=limits.files)
 
@@ -185,7 +185,7 @@ class DataDirectory:
         try:
             if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
                 yield from change_owner(stored.root, stored.uid, stored.gid)
-            yield from self.disk.limit(stored.root.parent.name, stored.root)
+            yield from self.disk.apply_limits(stored.root.parent.name, stored.root)
         except OSError as exc:
             raise stored.commits.explain(_failed("The session's files cannot be prepared", exc)) from exc
 
@@ -200,7 +200,7 @@ class DataDirectory:
                 (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
-                finish(self.disk.limit(home.name, new / "files"))
+                finish(self.disk.apply_limits(home.name, new / "files"))
                 self._place(new, key, commits)
         if not (home / _LABEL).exists():
             with commits:  # not into a directory that is being deleted
