@@ -1,4 +1,4 @@
-"""A file of the operator's that may change while the server runs: tokens, keys, or a secret for a host."""
+"""Files of the operator's that may change while the server runs: tokens, keys, secrets for hosts, certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 import structlog
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.file_changes import FileChanges
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +23,37 @@ LARGEST = 4 << 20
 """Bytes."""
 REFRESH_SECONDS = 2.0
 _OTHERS = 0o077
+
+
+_Signature = tuple[int, ...]
+
+
+class FileChanges:
+    """Looks whether files have changed. Every method blocks.
+
+    A change counts when it has lasted from one look to the next: an editor that writes a file in place leaves half of
+    it there for a moment, and a program that renews two files does so one after the other.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._current = self._seen = self._signatures()
+
+    @property
+    def missing(self) -> bool:
+        """Whether one of the files was absent when the last change was noticed."""
+        return None in self._current
+
+    def settled(self) -> bool:
+        """Look at the files; return whether a change has lasted. It is returned once."""
+        before, self._seen = self._seen, self._signatures()
+        if self._seen == self._current or self._seen != before:
+            return False
+        self._current = self._seen
+        return True
+
+    def _signatures(self) -> tuple[_Signature | None, ...]:
+        return tuple(_signature(path) for path in self._paths)
 
 
 class WatchedFile(Generic[T]):
@@ -123,3 +153,14 @@ def _read_bounded(path: Path, check: Callable[[int], None] = lambda _descriptor:
     if len(data) > LARGEST:
         raise OSError(0, f"it is larger than {LARGEST} bytes")
     return data
+
+
+def _signature(path: Path) -> _Signature | None:
+    """Return what changes when the file does; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return (exc.errno or 0,)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.file_changes import FileChanges
+from kernelbridge.watched_file import FileChanges
 
 log = structlog.get_logger(__name__)
 

@@ -34,7 +34,7 @@ LAYERS = (
     ("settings", "protocol"),
     ("egress",),
     ("aio", "log", "metrics", "rates", "terminal_text", "trees", "watched_file"),
-    ("file_changes", "guest"),
+    ("guest",),
     ("errors", "__init__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
