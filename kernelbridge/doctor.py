@@ -328,7 +328,7 @@ def check_quota(settings: Settings) -> Row:
         return Row("quota", Status.WARNING, found, "set --disk and --disk-files, unless all code is your own")
     there = _nearest(settings.data_dir)
     try:
-        projects = Projects.find(there, limits, instance="doctor")
+        projects = Projects.find(there, instance="doctor")
     except OSError as exc:
         return Row("quota", Status.WARNING, f"{there} cannot be examined: {exc.strerror}")
     size = "no limit" if not limits.size else human_size(limits.size)

@@ -202,14 +202,14 @@ class NotText(FileError):
 
 
 class DiskFull(FileError):
-    """The disk or its quota is full."""
+    """The disk of the server, or what its operator gave it of a disk, is full."""
 
     code = "disk_full"
     retryable = True
 
 
-class DiskLimit(DiskFull):
-    """The session has used up its share of the disk."""
+class DiskLimitReached(DiskFull):
+    """The session has no room left within its disk limit."""
 
     code = "disk_limit"
 

@@ -32,8 +32,8 @@ Result = Literal["ok", "failed", "refused"]
 """Of a cell or command: it succeeded; it failed or was ended; an `error` was its answer."""
 EgressOutcome = Literal["allowed", "denied", "failed"]
 EGRESS_OUTCOMES: tuple[EgressOutcome, ...] = ("allowed", "denied", "failed")
-Quota = Literal["blocks", "inodes"]
-QUOTAS: tuple[Quota, ...] = ("blocks", "inodes")
+DiskResource = Literal["size", "files"]
+DISK_RESOURCES: tuple[DiskResource, ...] = ("size", "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Metrics:
         self._output = counter("output_bytes", "Bytes of messages that were written to clients.")
         self._egress = counter("egress_connections", "Connections that programs in sandboxes asked for.", "outcome")
         self._egress_bytes = counter("egress_bytes", "Bytes that programs in sandboxes exchanged.", "direction")
-        self._quota = counter("quota_reached", "How often a session reached its limit of disk.", "resource")
+        self._disk_limits = counter("disk_limit_reached", "How often a session reached its disk limit.", "resource")
         self._authentications = counter("authentications", "Credentials that were checked.", "outcome")
         self._audit_lost = counter("audit_lines_lost", "Lines that are missing in the audit log.")
         self._lag = Histogram(
@@ -100,8 +100,8 @@ class Metrics:
             self._egress.labels(outcome)
         for direction in ("sent", "received"):
             self._egress_bytes.labels(direction)
-        for resource in QUOTAS:
-            self._quota.labels(resource)
+        for resource in DISK_RESOURCES:
+            self._disk_limits.labels(resource)
         for checked in ("accepted", "refused"):
             self._authentications.labels(checked)
 
@@ -159,9 +159,9 @@ class Metrics:
         self._egress_bytes.labels("sent").inc(sent)
         self._egress_bytes.labels("received").inc(received)
 
-    def quota_reached(self, resource: Quota) -> None:
-        """Count that a session reached its limit of disk."""
-        self._quota.labels(resource).inc()
+    def disk_limit_reached(self, resource: DiskResource) -> None:
+        """Count that a session reached its disk limit: that of its bytes, or of its files."""
+        self._disk_limits.labels(resource).inc()
 
     def authentication(self, *, accepted: bool) -> None:
         """Count a credential that was checked."""

@@ -1,4 +1,4 @@
-"""A file of the operator's that may change while the server runs: tokens, keys, or a secret for a host."""
+"""Files of the operator's that may change while the server runs: tokens, keys, secrets for hosts, certificates."""
 
 from __future__ import annotations
 
@@ -23,15 +23,45 @@ LARGEST = 4 << 20
 """Bytes."""
 REFRESH_SECONDS = 2.0
 _OTHERS = 0o077
+
+
 _Signature = tuple[int, ...]
+
+
+class FileChanges:
+    """Looks whether files have changed. Every method blocks.
+
+    A change counts when it has lasted from one look to the next: an editor that writes a file in place leaves half of
+    it there for a moment, and a program that renews two files does so one after the other.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._current = self._seen = self._signatures()
+
+    @property
+    def missing(self) -> bool:
+        """Whether one of the files was absent when the last change was noticed."""
+        return None in self._current
+
+    def settled(self) -> bool:
+        """Look at the files; return whether a change has lasted. It is returned once."""
+        before, self._seen = self._seen, self._signatures()
+        if self._seen == self._current or self._seen != before:
+            return False
+        self._current = self._seen
+        return True
+
+    def _signatures(self) -> tuple[_Signature | None, ...]:
+        return tuple(_signature(path) for path in self._paths)
 
 
 class WatchedFile(Generic[T]):
     """A file that is read again when it has changed. `refresh` blocks; `value` may be read from any thread.
 
-    A change takes effect when it has lasted from one `refresh` to the next: an editor that writes a file in place
-    leaves half of it there for a moment, and nobody may be logged out by that. A file that cannot be used any more (a
-    mistake in it, wrong permissions) changes nothing, and the log says so. One that was removed counts as empty.
+    When a change takes effect: see `FileChanges`; nobody may be logged out because an editor is writing. A file that
+    cannot be used any more (a mistake in it, wrong permissions) changes nothing, and the log says so. One that was
+    removed counts as empty.
     """
 
     def __init__(self, path: Path, parse: Callable[[bytes], T], *, empty: T, secret: bool, setting: str) -> None:
@@ -44,20 +74,14 @@ class WatchedFile(Generic[T]):
         self._empty = empty
         self._secret = secret
         self._setting = setting
-        self._current = self._seen = self._signature()
+        self._changes = FileChanges(path)
         self.value: T = self._read()
 
     def refresh(self) -> None:
         """Read the file again if it has changed; blocking. Never raises for what is wrong with it."""
-        signature = self._signature()
-        if signature == self._current:
-            self._seen = signature
+        if not self._changes.settled():
             return
-        if signature != self._seen:
-            self._seen = signature
-            return
-        self._current = signature
-        if signature is None:
+        if self._changes.missing:
             self.value = self._empty
             log.error("credentials_removed", path=str(self._path), detail="they are no longer in force")
             return
@@ -68,16 +92,6 @@ class WatchedFile(Generic[T]):
             log.error("credentials_not_reloaded", reason=str(exc), detail="the earlier ones stay in force")  # noqa: TRY400
         else:
             log.info("credentials_reloaded", path=str(self._path))
-
-    def _signature(self) -> _Signature | None:
-        """Return what changes when the file does; None if there is none."""
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            return (exc.errno or 0,)
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def _read(self) -> T:
         try:
@@ -139,3 +153,14 @@ def _read_bounded(path: Path, check: Callable[[int], None] = lambda _descriptor:
     if len(data) > LARGEST:
         raise OSError(0, f"it is larger than {LARGEST} bytes")
     return data
+
+
+def _signature(path: Path) -> _Signature | None:
+    """Return what changes when the file does; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return (exc.errno or 0,)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

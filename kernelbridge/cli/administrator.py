@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -22,10 +23,10 @@ UNIX = "unix:"
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """Sends requests to the server at `url`, `http://…`, `https://…` or `unix:PATH`, with a token if there is one."""
+    """Sends requests to the server at `url`, `http://…`, `https://…` or `unix:PATH`, with these headers."""
 
     url: str
-    token: str | None = None
+    headers: Mapping[str, str]
 
     def sessions(self) -> list[SessionRow]:
         """Return all open sessions. Raises `KernelBridgeError`, as the other methods do."""
@@ -65,11 +66,10 @@ class Administrator:
                 "expected http://localhost:8001, an https URL, or unix:/path/of/its/socket; check --url and"
                 " KERNELBRIDGE_URL",
             )
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         try:
             async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as http,
+                aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self.headers) as http,
                 http.request(method, f"{base}{path}", allow_redirects=False) as answer,
             ):
                 return answer.status, await answer.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,25 @@ def _of_server(command: Callable[..., int]) -> Callable[..., int]:
         envvar="KERNELBRIDGE_TOKEN",
         help="An administrator's token. Other users of the machine see options: prefer KERNELBRIDGE_TOKEN.",
     )
-    return url(token(command))
+    header = click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        metavar="NAME:VALUE",
+        callback=_headers,
+        help="A header to send, for a server behind a proxy that says who the user is. Repeatable.",
+    )
+    return url(token(header(command)))
+
+
+def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    found = dict[str, str]()
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not (colon and name.strip()):
+            raise click.BadParameter(f"expected NAME:VALUE, such as 'X-Forwarded-User: ada', found {value!r}")
+        found[name.strip()] = content.strip()
+    return found
 
 
 def _of_session(command: Callable[..., int]) -> Callable[..., int]:
@@ -53,9 +71,9 @@ def _of_session(command: Callable[..., int]) -> Callable[..., int]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the sessions as JSON.")
 @_of_server
-def ps(*, url: str, token: str | None, as_json: bool) -> int:
+def ps(*, url: str, token: str | None, headers: Mapping[str, str], as_json: bool) -> int:
     """List the open sessions of a running server, of all users."""
-    rows = sorted(_administrator(url, token).sessions(), key=lambda row: row.created)
+    rows = sorted(_administrator(url, token, headers).sessions(), key=lambda row: row.created)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
         return 0
@@ -67,12 +85,12 @@ def ps(*, url: str, token: str | None, as_json: bool) -> int:
 @click.command()
 @_of_session
 @_of_server
-def kill(*, session: str, user: str | None, url: str, token: str | None) -> int:
+def kill(*, session: str, user: str | None, url: str, token: str | None, headers: Mapping[str, str]) -> int:
     """Close SESSION: end what runs in it, and its sandbox. Its files stay.
 
     SESSION is a name or the beginning of an id of `kernelbridge ps`. Clients that return learn why.
     """
-    administrator = _administrator(url, token)
+    administrator = _administrator(url, token, headers)
     row = _named(administrator, session, user)
     ended = administrator.kill(row)
     click.echo(f"Closed {_whose(row)}." if ended else f"{_whose(row)} is being closed: its sandbox has not ended yet.")
@@ -84,12 +102,14 @@ def kill(*, session: str, user: str | None, url: str, token: str | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print each event whole, as a line of JSON.")
 @_of_session
 @_of_server
-def logs(*, session: str, user: str | None, url: str, token: str | None, last: int, as_json: bool) -> int:
+def logs(
+    *, session: str, user: str | None, url: str, token: str | None, headers: Mapping[str, str], last: int, as_json: bool
+) -> int:
     """Print the latest events of SESSION: what it has sent to its clients, and the server still keeps.
 
     SESSION is a name or the beginning of an id of `kernelbridge ps`.
     """
-    administrator = _administrator(url, token)
+    administrator = _administrator(url, token, headers)
     for event in administrator.events(_named(administrator, session, user), last).events:
         if as_json:
             click.echo(msgspec.json.encode(event))
@@ -98,10 +118,10 @@ def logs(*, session: str, user: str | None, url: str, token: str | None, last: i
     return 0
 
 
-def _administrator(url: str, token: str | None) -> Administrator:
+def _administrator(url: str, token: str | None, headers: Mapping[str, str]) -> Administrator:
     from kernelbridge.cli.administrator import Administrator  # noqa: PLC0415 - loads aiohttp: not for --help
 
-    return Administrator(url, token or None)
+    return Administrator(url, {**headers, **({"Authorization": f"Bearer {token}"} if token else {})})
 
 
 def _named(administrator: Administrator, session: str, user: str | None) -> SessionRow:

@@ -78,16 +78,17 @@ class DiskPolicy:
     system itself refuses to exceed the limit, and the session is only told.
     """
 
-    def __init__(self, limits: DiskLimits, *, enforced: bool) -> None:
-        self._limits = limits
+    def __init__(self, *, enforced: bool) -> None:
+        self._limits = DiskLimits()
         self._enforced = enforced
         self._level: Use | None = None
         """What a session above its limit may use for now; None for one that is not above it."""
         self._fresh = True
         self._interrupted = False
 
-    def sandbox_began(self) -> None:
-        """Note that another sandbox runs: what is on the disk was not written by its programs."""
+    def sandbox_began(self, limits: DiskLimits) -> None:
+        """Note that another sandbox runs, with these limits: what is on the disk was not written by its programs."""
+        self._limits = limits
         self._fresh, self._interrupted = True, False
 
     def next(self, use: Use) -> Reaction:

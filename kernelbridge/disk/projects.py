@@ -53,17 +53,16 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Projects:
     """The projects of one server's sessions. Blocking; thread-safe."""
 
-    def __init__(self, fd: int, limits: DiskLimits, first: int) -> None:
+    def __init__(self, fd: int, first: int) -> None:
         """Use `fd`, an open directory of the file system, and numbers from `first`."""
         self._fd = fd
-        self._limits = limits
         self._first = first
         self.numbers: dict[str, int] = {}
         """The project of each session that has one."""
         self._lock = Lock()
 
     @classmethod
-    def find(cls, directory: Path, limits: DiskLimits, *, instance: str) -> Projects | None:
+    def find(cls, directory: Path, *, instance: str) -> Projects | None:
         """Return the projects of a server, or None if there are none that it can use.
 
         Its file system or its kernel enforces no project quotas, or this process may not set them.
@@ -77,7 +76,7 @@ class Projects:
             _quotactl(fd, _STATE, 0, state)
             if struct.unpack_from("=H", state, 2)[0] & _ENFORCED and may_set_quotas():
                 block = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:2], "big") >> 2
-                return cls(fd, limits, first=(block + 1) * _PROJECTS)
+                return cls(fd, first=(block + 1) * _PROJECTS)
         except OSError:
             pass  # what it lacks does not matter: the watcher does the work
         os.close(fd)
@@ -95,7 +94,7 @@ class Projects:
                 with self._lock:
                     self.numbers[name] = project
 
-    def limit(self, name: str, root: Path) -> BlockingWork[None]:
+    def apply_limits(self, name: str, root: Path, limits: DiskLimits) -> BlockingWork[None]:
         """Limit a session's directory; put all that is in it into the session's project if it is not. Raises `OSError`.
 
         Each session has a project of its own, also if the directory above has one.
@@ -103,7 +102,7 @@ class Projects:
         with _opened(root) as fd:
             with self._lock:
                 project = self.numbers.get(name) or self._take(name)
-            self._set(project, self._limits)
+            self._set(project, limits)
             if self._project(fd) != project:
                 # The top is last: a walk that was interrupted is done again.
                 yield from _entering(fd, project)

@@ -46,6 +46,12 @@ def open_source(settings: Settings) -> WatchedFile[Checker] | None:
                 f"{flag_name(name)} means nothing with --auth {settings.auth}",
                 f"add --auth {mode}, or leave {flag_name(name)} out",
             )
+    if settings.admin and settings.auth == "none":
+        raise ConfigError(
+            "--admin means nothing with --auth none",
+            "anybody could take that name, and everybody on this machine is an administrator; add --auth, or leave "
+            "--admin out",
+        )
     if settings.auth == "proxy" and not settings.trusted_proxy:
         raise ConfigError(
             "--auth proxy needs --trusted-proxy",

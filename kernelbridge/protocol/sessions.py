@@ -40,6 +40,8 @@ class LimitsChoice(Struct, frozen=True, rename="camel", kw_only=True, forbid_unk
     cpus: float | None = None
     pids: Count | None = None
     """Processes and threads."""
+    disk: Count | None = None
+    """Bytes."""
 
 
 # -- client to server ---------------------------------------------------------
@@ -106,6 +108,8 @@ class LimitsInEffect(Struct, frozen=True, rename="camel"):
     """Bytes."""
     cpus: float
     pids: int
+    disk: int | UnsetType = UNSET
+    """Bytes; absent if there is no limit."""
 
 
 class DiskUse(Struct, frozen=True, rename="camel", kw_only=True):

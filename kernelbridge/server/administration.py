@@ -8,7 +8,7 @@ GET    /api/workspaces/{id}/events    the latest frames that it has sent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import msgspec
@@ -18,10 +18,11 @@ from aiohttp import hdrs, web
 from kernelbridge.audit.audit import By
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.identity.logins import Login
+from kernelbridge.identity.principal import Identity
 from kernelbridge.protocol.administration import JournalEvent, JournalEvents, SessionRow, SessionTable
 from kernelbridge.server.access import cross_site_refusal, refusal
 from kernelbridge.server.principal import ADMISSION, Anyone
-from kernelbridge.server.websocket.tcp import TcpConnection
+from kernelbridge.server.refusals import note_refusal
 from kernelbridge.settings.settings import is_loopback
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.workspace import Workspace
@@ -44,32 +45,42 @@ _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def administrator_problem(request: web.Request) -> str | None:
+def administrator_problem(request: web.Request, named: Collection[str]) -> str | None:
     """Return why a request is not an administrator's, or None.
 
-    With authentication, the credential says so. Without it, everybody on this machine is one, but nobody whom a proxy
-    or a web page brings here: the first looks as if it came from this machine.
+    With authentication, the credential says so, or the operator has `named` its user. Without it, everybody on this
+    machine is one, but nobody whom a proxy or a web page brings here: the first looks as if it came from this machine.
     """
+    has_origin = hdrs.ORIGIN in request.headers  # it was checked already
+    reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), has_origin=has_origin)
+    if reason is not None:
+        return reason
     admission = request.get(ADMISSION)
     if not isinstance(admission, Anyone):
-        return None if isinstance(admission, Login) and admission.identity.admin else "you are none"
+        is_one = isinstance(admission, Login) and _is_administrator(admission.identity, named)
+        return None if is_one else "you are none"
     if request.remote and not is_loopback(request.remote):
         return "the request comes from another machine"
     if any(name in request.headers for name in _FORWARDED):
         return "the request was passed on by a proxy"
-    if hdrs.ORIGIN in request.headers:
+    if has_origin:
         return "the request comes from a web page"
-    if (reason := cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), has_origin=False)) is not None:
-        return reason
     # The guard has also accepted the names of `--allow-origin`: a proxy passes them on.
     return refusal(request.headers.getall("Host", []), [], ())
+
+
+def _is_administrator(identity: Identity, named: Collection[str]) -> bool:
+    # A server takes the tokens of one issuer at most, so the name alone says who it is.
+    return identity.admin or identity.principal.subject in named
 
 
 class Administration:
     """The handlers of the routes."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, administrators: Collection[str] = ()) -> None:
+        """`administrators` are names of users; others may have a credential that says it."""
         self._registry = registry
+        self._administrators = frozenset(administrators)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -141,12 +152,11 @@ class Administration:
 
     def _for_administrators(self, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            if (problem := administrator_problem(request)) is not None:
+            if (problem := administrator_problem(request, self._administrators)) is not None:
                 reason = f"only an administrator may do that: {problem}"
-                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
-                self._registry.metrics.refused("forbidden")
-                what = f"{request.method} {request.path}"
-                self._registry.audit.refused(_by(request), what=what, code="forbidden", reason=reason)
+                metrics, audit = self._registry.metrics, self._registry.audit
+                who = _by(request).principal
+                note_refusal(request, metrics, audit, code="forbidden", reason=reason, principal=who)
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             return await handler(request)
 

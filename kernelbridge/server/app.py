@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -44,11 +43,13 @@ from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
+from kernelbridge.server.certificate import Certificate
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.principal import ADMISSION, Unproven, login_of
 from kernelbridge.server.readiness import Readiness
+from kernelbridge.server.refusals import note_refusal
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.connection import Connection
 from kernelbridge.server.websocket.heartbeat import Heartbeat, Patience
@@ -82,8 +83,6 @@ _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
-_LONGEST_PATH = 256
-"""Characters of the path of a refused request in the audit log."""
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -280,10 +279,7 @@ class Server:
         return app
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
-        TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
-        self.registry.metrics.refused(code)
-        what = f"{request.method} {request.path[:_LONGEST_PATH]}"
-        self.registry.audit.refused(By(None, address=request.remote), what=what, code=code, reason=reason)
+        note_refusal(request, self.registry.metrics, self.registry.audit, code=code, reason=reason)
 
     def look(self, buffers: Buffers) -> Snapshot:
         """Return what there is now, for the metrics."""
@@ -318,8 +314,8 @@ def _flag(request: web.Request, name: str) -> bool:
     return value == "true"
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    return None if settings.tls_cert is None else listening.tls(settings.tls_cert, settings.tls_key)
+def _certificate(settings: Settings) -> Certificate | None:
+    return None if settings.tls_cert is None else Certificate(settings.tls_cert, settings.tls_key)
 
 
 @asynccontextmanager
@@ -339,7 +335,7 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         source = await asyncio.to_thread(open_source, settings)
-        context = await asyncio.to_thread(_tls, settings)
+        certificate = await asyncio.to_thread(_certificate, settings)
         data = DataDirectory.open(settings.data_dir)
         stack.callback(data.close)
         await asyncio.to_thread(data.limit_disk, DiskLimits(settings.disk, settings.disk_files))
@@ -404,7 +400,7 @@ async def running(
             ending,
             readiness,
             authentication := Authentication(settings, source, audit, metrics),
-            Administration(registry),
+            Administration(registry, settings.admin),
             paces,
         )
         runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
@@ -420,7 +416,7 @@ async def running(
         await registry.adopt(PreviousClients(registry))
         await stack.enter_async_context(authentication.sweeping())
         stack.push_async_callback(server.finish)
-        await stack.enter_async_context(listening.accepting(runner, sockets, buffers, context))
+        await stack.enter_async_context(listening.accepting(runner, sockets, buffers, certificate))
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts

@@ -18,24 +18,23 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import WSMsgType, hdrs, web
 
-from kernelbridge.audit.audit import Audit
+from kernelbridge.audit.audit import Audit, CarriedBy
 from kernelbridge.errors import KernelBridgeError, Unauthorized
 from kernelbridge.identity.credentials import bearer_token, is_token, protocols, subprotocol_problem
 from kernelbridge.identity.logins import Login, Logins
 from kernelbridge.identity.principal import Identity, Principal, Refused, Verdict, name_refusal
 from kernelbridge.identity.proxied import UNIX, Malformed, bucket_of, client_address, is_trusted, proxied_name
 from kernelbridge.identity.sources import Checker
-from kernelbridge.identity.throttle import Throttle
 from kernelbridge.metrics import Metrics
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.messages import Authenticate
-from kernelbridge.server import audit as logged
-from kernelbridge.server.audit import CarriedBy
 from kernelbridge.server.files_api import origin_headers
+from kernelbridge.server.login_record import LoginRecord
 from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven, user_id
+from kernelbridge.server.refusals import note_refusal
 from kernelbridge.server.websocket.handlers.login import authenticated
-from kernelbridge.server.websocket.socket import Socket
+from kernelbridge.server.websocket.socket import LOGIN_END, Socket
 from kernelbridge.settings.settings import Settings
 from kernelbridge.watched_file import WatchedFile
 
@@ -72,7 +71,7 @@ class Authentication:
         self._header = settings.user_header
         self._trusted = settings.trusted_proxy
         self._source = source
-        self._throttle = Throttle()
+        self._record = LoginRecord(audit, metrics)
         self._logins = Logins(lambda identity: source is None or source.value.still(identity))
         self._waiting = _Waiting()
         self._audit = audit
@@ -121,9 +120,11 @@ class Authentication:
             await _turn_away(ws, "the first message must be `authenticate`, with a token")
             return None
         verdict = self._judge(wanted.token, address, "message")
-        reason = verdict.reason if isinstance(verdict, _Failure) else name_refusal(named, verdict.principal)
-        if isinstance(verdict, _Failure) or reason is not None:
-            await _turn_away(ws, reason or "")
+        if isinstance(verdict, _Failure):
+            await _turn_away(ws, verdict.reason)
+            return None
+        if (reason := self._name_refusal(request, named, verdict.principal)) is not None:
+            await _turn_away(ws, reason)
             return None
         ws.logged_in()
         with contextlib.suppress(ConnectionError):
@@ -136,8 +137,7 @@ class Authentication:
             return contextlib.nullcontext()
 
         def ended(reason: str) -> None:
-            self._audit.login_ended(login.identity.principal, reason)
-            logged.login_ended(login.identity.principal, reason)
+            self._record.ended(login.identity.principal, reason)
             end(Unauthorized("You are not logged in any more", f"{reason}; connect again with a valid one"))
 
         return self._logins.watched(login, ended)
@@ -178,9 +178,7 @@ class Authentication:
                     # What has expired ends also while the file system does not answer.
                     await asyncio.wait([refreshing], timeout=SWEEP)
                 self._logins.sweep(time.time())
-                if (count := self._throttle.take_suppressed()) > 0:
-                    self._audit.authentication_failures_uncounted(count)
-                    logged.authentication_failures_uncounted(count)
+                self._record.note_many_failures()
             except Exception:  # without it, nothing would expire any more
                 log.exception("sweep_failed")
 
@@ -204,6 +202,9 @@ class Authentication:
                 if not ended or task is None:
                     raise
                 task.uncancel()
+                if (transport := request.transport) is not None:
+                    # aiohttp would read much longer what the client still sends of its body.
+                    asyncio.get_running_loop().call_later(LOGIN_END, transport.abort)
                 return _unauthorized(ended[0].reason)
 
     # -- the verdict ---------------------------------------------------------------
@@ -244,18 +245,23 @@ class Authentication:
             verdict = Refused("this server takes requests from its proxy only; connect to the proxy")
         address = self._address(request)
         if isinstance(verdict, Principal):
-            self._metrics.authentication(accepted=True)
-            self._audit.authenticated(verdict, address=address, carried_by="proxy")
-            logged.authenticated(verdict, address=address, carried_by="proxy")
+            self._record.accepted(verdict, address=address, carried_by="proxy")
             return self._admitted(request, Identity(verdict), address)
         return self._admitted(request, self._fail(verdict, address, "proxy"), address)
 
     def _admitted(self, request: web.Request, verdict: Identity | _Failure, address: str) -> Login | web.Response:
         if isinstance(verdict, _Failure):
             return verdict.answer()
-        if (reason := name_refusal(user_id(request), verdict.principal)) is not None:
+        if (reason := self._name_refusal(request, user_id(request), verdict.principal)) is not None:
             return _answer(403, "forbidden", reason)
         return self._login(verdict, address)
+
+    def _name_refusal(self, request: web.Request, named: str | None, principal: Principal) -> str | None:
+        """Return why a request may not have the `user_id` that it names, and note it; None if it may."""
+        reason = name_refusal(named, principal)
+        if reason is not None:
+            note_refusal(request, self._metrics, self._audit, code="forbidden", reason=reason, principal=principal)
+        return reason
 
     def _login(self, identity: Identity, address: str) -> Login:
         if self._source is None:
@@ -280,17 +286,11 @@ class Authentication:
             verdict = Refused("the token belongs to another user than this connection; open a new one")
         if isinstance(verdict, Refused):
             return self._fail(verdict, address, carried_by)
-        self._metrics.authentication(accepted=True)
-        self._audit.authenticated(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
-        logged.authenticated(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
+        self._record.accepted(verdict.principal, address=address, carried_by=carried_by, renewed=of is not None)
         return verdict
 
     def _fail(self, refused: Refused | Malformed, address: str, carried_by: CarriedBy | None) -> _Failure:
-        self._metrics.authentication(accepted=False)
-        wait = self._throttle.failed(bucket_of(address), time.monotonic())
-        if not wait:
-            self._audit.authentication_failed(refused.reason, address=address, carried_by=carried_by)
-            logged.authentication_failed(refused.reason, address=address, carried_by=carried_by)
+        wait = self._record.failed(refused.reason, address=address, carried_by=carried_by)
         return _Failure(refused.reason, wait, malformed=isinstance(refused, Malformed))
 
     def _address(self, request: web.Request) -> str:

@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
-import ssl
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from errno import EADDRNOTAVAIL
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiohttp import web
 
+from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import ConfigError
 from kernelbridge.server import open_files
+from kernelbridge.server.certificate import Certificate
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.stranger_log import StrangerLog
 from kernelbridge.server.websocket.tcp import OPTIONS, Idle, TcpConnection, UnixConnection
+
+log = structlog.get_logger(__name__)
 
 _BACKLOG = 128
 """Connections that wait to be accepted."""
 
 IDLE = 1024
-"""Connections that may have no request, if that is not more than a quarter of the files that the server may open."""
-_HANDSHAKE = 10.0
+"""Connections that may have no request, if that is not more than a quarter of the files that the server may open. TLS
+handshakes are among them."""
+HANDSHAKE = 10.0
 """Seconds that a client may take for the handshake of TLS."""
+_ACCEPT_AGAIN = 1.0
+"""Seconds until connections are accepted again after it failed."""
 _SOCKET_MODE = 0o660
 
 
@@ -53,10 +61,11 @@ async def bind(host: str, port: int, setting: str = "--port") -> list[socket.soc
     return sockets
 
 
-def bind_unix(path: Path) -> socket.socket:
+def bind_unix(path: Path, setting: str = "--listen") -> socket.socket:
     """Return a socket bound to a path, which does not accept connections yet. The caller closes it, and removes it.
 
-    A socket that a server left there which does not run any more is replaced. Raises `ConfigError`.
+    A socket that a server left there which does not run any more is replaced. `setting` is where the path is set.
+    Raises `ConfigError`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -70,58 +79,105 @@ def bind_unix(path: Path) -> socket.socket:
         path.chmod(_SOCKET_MODE)
     except OSError as exc:
         sock.close()
-        raise _no_unix(path, exc) from exc
+        raise _no_unix(path, exc, setting) from exc
     return sock
-
-
-def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """Return the TLS context for a certificate; blocking. Raises `ConfigError`."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        # A password would be asked for on the terminal.
-        context.load_cert_chain(certificate, key, password=lambda: b"")
-    except (OSError, ValueError) as exc:
-        raise ConfigError(
-            f"--tls-cert: {str(certificate)!r} cannot be used",
-            f"{getattr(exc, 'reason', None) or getattr(exc, 'strerror', None) or exc}; expected a certificate in PEM "
-            "with its chain, and its private key without a password in the same file or in --tls-key",
-        ) from exc
-    return context
 
 
 @contextlib.asynccontextmanager
 async def accepting(
-    runner: web.AppRunner, sockets: Sequence[socket.socket], buffers: Buffers, context: ssl.SSLContext | None = None
+    runner: web.AppRunner,
+    sockets: Sequence[socket.socket],
+    buffers: Buffers,
+    certificate: Certificate | None = None,
+    *,
+    most_idle: int | None = None,
+    setting: str | None = None,
 ) -> AsyncIterator[None]:
-    """Accept connections on bound sockets while the context is open. Raises `ConfigError`."""
-    manager, loop = runner.server, asyncio.get_running_loop()
-    if manager is None:
+    """Accept connections on bound sockets while the context is open, with TLS if there is a certificate.
+
+    `most_idle` is how many may have no request; by default as many as the files that the server may open allow.
+    `setting` is where the address is set. Raises `ConfigError`.
+    """
+    if runner.server is None:
         raise AssertionError("the runner is not set up")
-    idle = Idle(min(IDLE, open_files.limit() // 4))
-    options: dict[str, Any] = {
-        "backlog": _BACKLOG,
-        "ssl": context,
-        "ssl_handshake_timeout": None if context is None else _HANDSHAKE,
-    }
-    strangers = StrangerLog()
-    with contextlib.ExitStack() as servers:
+    idle = Idle(min(IDLE, open_files.limit() // 4) if most_idle is None else most_idle)
+    made: dict[str, Any] = {"manager": runner.server, "buffers": buffers, "strangers": StrangerLog(), "idle": idle}
+    tcp = functools.partial(TcpConnection, **made, **OPTIONS)
+    unix = functools.partial(UnixConnection, **made, **OPTIONS)
+    async with contextlib.AsyncExitStack() as stack:
+        if certificate is not None:
+            await stack.enter_async_context(certificate.renewing())
         for sock in sockets:
+            is_unix = sock.family == socket.AF_UNIX
+            connection = unix if is_unix else tcp
+            if certificate is None:
+                serving = _serving(sock, connection)
+            else:
+                serving = _Handshakes(sock, connection, certificate).accepting()
             try:
-                if sock.family == socket.AF_UNIX:
-                    server = await loop.create_unix_server(
-                        lambda: UnixConnection(manager, buffers, strangers, idle, **OPTIONS), sock=sock, **options
-                    )
-                else:
-                    server = await loop.create_server(
-                        lambda: TcpConnection(manager, buffers, strangers, idle, **OPTIONS), sock=sock, **options
-                    )
+                await stack.enter_async_context(serving)
             except OSError as exc:
-                if sock.family == socket.AF_UNIX:
-                    raise _no_unix(sock.getsockname(), exc) from exc
+                if is_unix:
+                    raise _no_unix(sock.getsockname(), exc, setting or "--listen") from exc
                 host, port = sock.getsockname()[:2]
-                raise _refused(host, port, exc) from exc
-            servers.callback(server.close)
+                raise _refused(host, port, exc, setting or "--port") from exc
         yield
+
+
+@contextlib.asynccontextmanager
+async def _serving(sock: socket.socket, connection: Callable[[], TcpConnection]) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+    server = await create(connection, sock=sock, backlog=_BACKLOG)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+class _Handshakes:
+    """Accepts the connections of one socket, and does their TLS handshakes.
+
+    The event loop could do both, but it would have one certificate for ever, and would not count handshakes.
+    """
+
+    def __init__(self, sock: socket.socket, connection: Callable[[], TcpConnection], certificate: Certificate) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._certificate = certificate
+        self._tasks = TaskSet()
+
+    @contextlib.asynccontextmanager
+    async def accepting(self) -> AsyncIterator[None]:
+        """Accept while the context is open; then end the handshakes that are not complete. Raises `OSError`."""
+        self._sock.listen(_BACKLOG)
+        self._sock.setblocking(False)  # noqa: FBT003 - its only argument
+        self._tasks.create(self._accept())
+        try:
+            yield
+        finally:
+            await self._tasks.aclose()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(self._sock)
+            except ConnectionError:
+                continue  # it is gone already
+            except OSError as exc:  # most likely no file can be opened now
+                log.error("not_accepted", error=str(exc), again_in=_ACCEPT_AGAIN)  # noqa: TRY400
+                await asyncio.sleep(_ACCEPT_AGAIN)
+            else:
+                self._tasks.create(self._shake_hands(client))
+
+    async def _shake_hands(self, client: socket.socket) -> None:
+        connection, loop = self._connection(), asyncio.get_running_loop()
+        # An error means that the client is silent, speaks no TLS, or refuses the certificate.
+        with connection.shaking_hands(), contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(
+                lambda: connection, client, ssl=self._certificate.context, ssl_handshake_timeout=HANDSHAKE
+            )
 
 
 def _remove_left(path: Path) -> None:
@@ -161,11 +217,11 @@ def _bound(
     return sock
 
 
-def _no_unix(path: object, exc: OSError) -> ConfigError:
-    return ConfigError(f"Cannot listen on unix:{path}", f"{exc.strerror or exc}; choose another path with --listen")
+def _no_unix(path: object, exc: OSError, setting: str) -> ConfigError:
+    return ConfigError(f"Cannot listen on unix:{path}", f"{exc.strerror or exc}; choose another path with {setting}")
 
 
-def _refused(host: str, port: int, exc: OSError, setting: str = "--port") -> ConfigError:
+def _refused(host: str, port: int, exc: OSError, setting: str) -> ConfigError:
     remedy = f"stop what uses the port, or choose another with {setting}"
     if isinstance(exc, PermissionError):
         remedy = f"ports below 1024 need privileges; choose another with {setting}"

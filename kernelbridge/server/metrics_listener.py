@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +12,20 @@ from typing import NamedTuple
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from kernelbridge.errors import ConfigError
 from kernelbridge.metrics import Metrics
-from kernelbridge.server.listening import bind
+from kernelbridge.server.listening import accepting, bind, bind_unix
+from kernelbridge.server.websocket.buffers import Buffers
+from kernelbridge.server.websocket.tcp import TcpConnection
 
+CONNECTIONS = 32
+"""Connections that there may be; one more closes the one that has asked for nothing for longest."""
+BUFFERED = 4 << 20
+"""Bytes of requests that are held for all of them."""
 LOOK = 0.5
 """Seconds between two measurements of the event loop's lag."""
 SETTING = "--metrics-listen"
-_SOCKET_MODE = 0o660
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Scraped(NamedTuple):
@@ -37,37 +43,23 @@ async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) ->
         yield Scraped()
         return
     async with AsyncExitStack() as stack:
-        runner = web.AppRunner(_app(metrics), access_log=None, shutdown_timeout=1.0)
         if isinstance(address, Path):
-            await _set_up(runner, stack)
-            await _listen_at(runner, address)
+            sockets = [stack.enter_context(bind_unix(address, SETTING))]
             stack.callback(address.unlink, missing_ok=True)
             scraped = Scraped(f"unix:{address}")
         else:
             host, _ = address
             sockets = [stack.enter_context(sock) for sock in await bind(*address, SETTING)]
-            await _set_up(runner, stack)  # after the sockets, which are closed after it
-            for sock in sockets:
-                await web.SockSite(runner, sock).start()
             port = sockets[0].getsockname()[1]
             where = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
             scraped = Scraped(where, port)
+        runner = web.AppRunner(_app(metrics), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        bounded = accepting(runner, sockets, Buffers(BUFFERED), most_idle=CONNECTIONS, setting=SETTING)
+        await stack.enter_async_context(bounded)
         stack.callback(_LagMeter(metrics).stop)
         yield scraped
-
-
-async def _set_up(runner: web.AppRunner, stack: AsyncExitStack) -> None:
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-
-
-async def _listen_at(runner: web.AppRunner, path: Path) -> None:
-    try:
-        await web.UnixSite(runner, path).start()
-        await asyncio.to_thread(path.chmod, _SOCKET_MODE)
-    except OSError as exc:
-        reason = f"{exc.strerror or exc}; choose another path with {SETTING}"
-        raise ConfigError(f"Cannot listen on unix:{path}", reason) from exc
 
 
 def _app(metrics: Metrics) -> web.Application:
@@ -75,7 +67,13 @@ def _app(metrics: Metrics) -> web.Application:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
 
-    app = web.Application()
+    @web.middleware
+    async def handling(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # It is short: a connection counts as one without a request also while its client does not read the answer.
+        with TcpConnection.of(request).handling(request):
+            return await handler(request)
+
+    app = web.Application(middlewares=[handling])
     app.router.add_get("/metrics", scrape)
     return app
 

@@ -73,7 +73,8 @@ class Settings:
         Option(
             kinds.path("FILE", "a PEM file"),
             LISTENING,
-            "Certificate of this server, with the chain. Clients then connect with wss:// and https://.",
+            "Certificate of this server, with the chain. Clients then connect with wss:// and https://. A renewed one "
+            "is used within seconds.",
             default_text="no TLS",
         ),
     ] = None
@@ -145,6 +146,17 @@ class Settings:
             IDENTITY,
             "Address or network of a proxy that is believed: who the user is (proxy), and in X-Forwarded-For where a "
             "request comes from. Or unix, for the peers of --listen unix:PATH. Repeatable.",
+            default_text="none",
+        ),
+    ] = ()
+    admin: Annotated[
+        tuple[str, ...],
+        Option(
+            replace(
+                kinds.text("NAME", "the name of a user, of at most 256 printable characters", r".{1,256}"), many=True
+            ),
+            IDENTITY,
+            "User who may see and end the sessions of all users (token, proxy, jwt). Repeatable.",
             default_text="none",
         ),
     ] = ()
@@ -422,6 +434,14 @@ class Settings:
     max_sessions: Annotated[
         int, Option(kinds.integer("COUNT", 1), SERVER, "Sessions that all users together may have open.")
     ] = 100
+    max_stored_sessions_per_user: Annotated[
+        int,
+        Option(
+            kinds.integer("COUNT", 1),
+            SERVER,
+            "Sessions of one user that may have files, open or not; another one is refused until one is deleted.",
+        ),
+    ] = 10_000
     max_connections_per_user: Annotated[
         int,
         Option(

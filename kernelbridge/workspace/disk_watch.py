@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar
 import structlog
 
 from kernelbridge.aio.threads import in_thread, in_turns
-from kernelbridge.disk.disk import SessionDisk, room_of
 from kernelbridge.disk.limits import DiskLimits, DiskPolicy, Reaction, Use
+from kernelbridge.disk.session_disks import SessionDisk, room_of
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.metrics import Metrics
 from kernelbridge.runtimes.contract import Sandbox
@@ -128,7 +128,7 @@ class DiskWatch:
         self._interrupt = interrupt
         self._end = end
         self._metrics = metrics
-        self._policy = DiskPolicy(disk.limits, enforced=disk.enforced)
+        self._policy = DiskPolicy(enforced=disk.enforced)
         self._last: _Look | None = None
 
     @property
@@ -140,7 +140,7 @@ class DiskWatch:
         """Watch until the sandbox has ended. If cancelled, it does nothing more."""
         if not self._disk.limits:
             return
-        self._policy.sandbox_began()
+        self._policy.sandbox_began(self._disk.limits)
         ended = asyncio.ensure_future(sandbox.wait())
         wait = 0.0
         try:
@@ -177,7 +177,7 @@ class DiskWatch:
         if reaction is not Reaction.NONE:
             log.warning("disk_limit", path=str(self._root), size=use.size, files=use.files, reaction=reaction.value)
         if reaction in {Reaction.TELL, Reaction.INTERRUPT}:
-            self._metrics.quota_reached("inodes" if self._disk.limits.left(use).files <= 0 else "blocks")
+            self._metrics.disk_limit_reached("files" if self._disk.limits.left(use).files <= 0 else "size")
         figures = f"the session has reached its disk limit: {self._disk.limits.describe(use)}"
         if reaction is Reaction.TELL:
             self._tell(f"{figures}; delete files", stopped=False)

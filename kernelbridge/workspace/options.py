@@ -25,6 +25,8 @@ MIN_MEMORY = 64 << 20
 """Bytes; with less, no interpreter starts."""
 MIN_CPUS = 0.01
 MIN_PIDS = 32
+MIN_DISK = 1 << 20
+"""Bytes; what an interpreter writes when it starts is less."""
 
 MAX_ENV = 64
 """Environment variables of one session."""
@@ -43,6 +45,9 @@ _RESERVED = frozenset(
 """Variables that the server sets itself, or that change how the shell and the interpreter start."""
 _RESERVED_PREFIXES = ("LD_", "KERNELBRIDGE", "JPY_", "JUPYTER_", "BASH_FUNC_")
 
+
+_ANY_DISK = 1 << 53
+"""More bytes than any disk has."""
 
 SERVER_RETURNS = 60.0
 """Seconds, after a session's linger, until a sandbox without a server ends itself."""
@@ -65,6 +70,8 @@ class Bounds:
     """The largest value that clients may choose; at least `linger` is allowed."""
     egress: Level | None = None
     """Which hosts programs may reach; None where sandboxes have the network of the machine."""
+    disk: int = 0
+    """Bytes that the files may take; 0 for no limit."""
 
 
 def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
@@ -83,6 +90,7 @@ def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
         max_linger=settings.max_linger,
         image_setting=settings.image,
         egress=settings.egress if runtime.relays else None,
+        disk=settings.disk,
     )
 
 
@@ -96,6 +104,7 @@ class SessionOptions:
     memory: int | None = None
     cpus: float | None = None
     pids: int | None = None
+    disk: int | None = None
     linger: float | None = None
     keep_while_running: bool | None = None
     egress: Level | None = None
@@ -112,6 +121,8 @@ class Choice:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     egress: Level | None = None
     """None for the server's."""
+    disk: int | None = None
+    """Bytes that the files may take; None for the server's limit."""
 
     def differing(self, options: SessionOptions) -> str | None:
         """Return the name of the first field in which `options` differ, or None."""
@@ -122,6 +133,7 @@ class Choice:
             ("limits.memory", options.memory, self.limits.memory),
             ("limits.cpus", options.cpus, self.limits.cpus),
             ("limits.pids", options.pids, self.limits.pids),
+            ("limits.disk", options.disk, self.disk),
             ("egress", options.egress, self.egress),
         )
         return next((name for name, asked, has in pairs if asked is not None and asked != has), None)
@@ -133,6 +145,8 @@ def checked(options: SessionOptions, bounds: Bounds) -> SessionOptions:
     _within("limits.memory", options.memory, (MIN_MEMORY, most.memory), f"bytes ({format_size(most.memory)})")
     _within("limits.cpus", options.cpus, (MIN_CPUS, most.cpus), "processors")
     _within("limits.pids", options.pids, (MIN_PIDS, most.pids), "processes")
+    most_disk = bounds.disk or _ANY_DISK
+    _within("limits.disk", options.disk, (MIN_DISK, most_disk), f"bytes ({format_size(most_disk)})")
     most_linger = max(bounds.max_linger, bounds.linger)
     if options.linger is not None and options.linger > most_linger:
         raise _invalid("linger", f"expected at most {most_linger:g} seconds, the server's limit")
@@ -157,6 +171,7 @@ def choose(options: SessionOptions, bounds: Bounds) -> Choice:
         kernel=options.kernel or DEFAULT_KERNEL,
         env=MappingProxyType(dict(options.env or {})),
         egress=options.egress,
+        disk=options.disk,
     )
 
 
@@ -249,6 +264,14 @@ class Opening:
         return most if most is None or chosen is None else narrower(chosen, most)
 
     @property
+    def disk(self) -> int:
+        """Bytes that its files may take; 0 for no limit."""
+        most, chosen = self._bounds.disk, self.choice.disk
+        if chosen is None:
+            return most
+        return min(chosen, most) if most else chosen
+
+    @property
     def seconds_without_server(self) -> float:
         """After which the sandbox ends itself. Without a server, nobody knows whether something runs in it."""
         bounds = self._bounds
@@ -268,13 +291,16 @@ class Opening:
             self.keep_while_running = keep_while_running
 
     def apply(self, options: SessionOptions, *, starting: bool) -> bool:
-        """Apply checked options; return whether they change the image.
+        """Apply checked options; return whether the session's directory must be prepared again for them.
 
         Raises `SessionConflict` if the choice is fixed and the options differ from it.
         """
-        image = self.choice.image
-        if self.choice.egress is None and options.egress == self._bounds.egress != "none":  # as if it was left out
+        image, disk = self.choice.image, self.choice.disk
+        # What is the server's own is as if it was left out.
+        if self.choice.egress is None and options.egress == self._bounds.egress != "none":
             options = replace(options, egress=None)
+        if self.choice.disk is None and options.disk == self._bounds.disk:
+            options = replace(options, disk=None)
         if not (self.ran or starting):
             self.choice = choose(options, self._bounds)
         elif (name := self.choice.differing(options)) is not None:
@@ -284,7 +310,7 @@ class Opening:
                 " its files stay",
             )
         self.set_linger(options.linger, keep_while_running=options.keep_while_running)
-        return self.choice.image != image
+        return (self.choice.image, self.choice.disk) != (image, disk)
 
     def adopt(self, choice: Choice, facts: Facts | None) -> None:
         """Adopt an earlier server's choice, and the facts of its sandbox if that still runs.

@@ -115,7 +115,9 @@ class Registry:
         self.metrics = metrics or Metrics()
         self.audit = audit or Audit()
         self._bounds = bounds_of(settings, runtime.info)
-        self._limits = SessionLimits(settings.max_sessions_per_user, settings.max_sessions)
+        self._limits = SessionLimits(
+            settings.max_sessions_per_user, settings.max_sessions, settings.max_stored_sessions_per_user
+        )
         self._starts = StartQueue(settings.max_starts, self.metrics, rate=settings.start_rate)
         self._entries: dict[SessionKey, _Entry] = {}
         self._closing: dict[SessionKey, Workspace] = {}
@@ -148,13 +150,16 @@ class Registry:
                 raise SandboxError("The server is stopping", "connect again when it is back")
             # Sessions that are being closed still have their sandboxes.
             check_reopening(0 if key not in self._closing else self._closing[key].reopened)
-            self._limits.check(key, self._counted())
+            self._check_limits(key)
             entry = self._enter(key)
             self.audit.opened(By(key.principal, key.session_id, connection_id))
         entry.stay()
         entry.connections.add(connection_id)
         entry.workspace.pausing.touch()
         return entry.workspace
+
+    def _check_limits(self, key: SessionKey) -> None:
+        self._limits.check(key, self._counted(), self._data.stored(key.principal))
 
     def _counted(self) -> set[SessionKey]:
         """Return the sessions that count in the limits: those that are open or being closed, or made by HTTP now."""
@@ -296,9 +301,9 @@ class Registry:
         with explained("The disk that the session uses cannot be measured"):
             return await in_turns(self._executor, disk.measuring()), disk.limits
 
-    async def stored(self, principal: Principal) -> list[str]:
+    def stored(self, principal: Principal) -> set[str]:
         """Return the ids of a principal's sessions that have files."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.stored, principal)
+        return set(self._data.stored(principal))
 
     def close(
         self,
@@ -378,7 +383,7 @@ class Registry:
         With `writes`, which may make the session, it counts as open meanwhile: raises `LimitExceeded`.
         """
         if writes:
-            self._limits.check(key, self._counted())
+            self._check_limits(key)
             self._made[key] += 1
         self._held[key] += 1
         self._on_use(key)

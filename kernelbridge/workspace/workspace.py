@@ -94,7 +94,8 @@ class Workspace:
         self._tasks = TaskSet()
         self._files = Lazy(self._open_files)
         root = data.files(key)
-        disk = data.disk.session(key.workspace_id, root)
+        disk = self._disk = data.disk.session(key.workspace_id, root)
+        disk.lower(None, by=self.opening)  # a life of the session that is being closed may have asked for less
         self._spills = SpillFiles(self._files.made, executor, self._tasks, limit=settings.max_spill, disk=disk)
         self.files = SessionFiles(
             root,
@@ -226,6 +227,7 @@ class Workspace:
         """Apply checked options, before the interpreter is started with them. Raises `SessionConflict`."""
         if self.opening.apply(options, starting=self.state is not WorkspaceState.ABSENT):
             self._files.forget()  # another image may have another user
+            self._disk.lower(self.opening.choice.disk, by=self.opening)
         self._record.set_linger(self.opening.asked_linger, keep_while_running=self.opening.keep_while_running)
         self.sandbox.outlive()
 
@@ -258,6 +260,7 @@ class Workspace:
         state = previous.state
         self.opening.set_linger(state.linger, keep_while_running=state.keep_while_running)
         self.opening.adopt(state.choice, None if sandbox is None else sandbox.facts)
+        self._disk.lower(self.opening.disk or None, by=self.opening)
         self._record.adopt(state, previous.cell)
         if sandbox is None:
             self._status.sandbox_was_lost()
@@ -358,6 +361,7 @@ class Workspace:
                 self.files_deleted = await in_thread(self._executor, self._data.delete_files, self.key)
         finally:
             self._deleting = False
+            self._disk.restore(self.opening)
             self.sandbox.closed()
             self._log.info("workspace_closed", files_deleted=self.files_deleted)
 

@@ -347,6 +347,19 @@ async def test_another_sandbox_is_made_as_this_server_grants_it(house: House, wo
             api.remove_image(image)
 
 
+async def test_a_session_that_asked_for_less_disk_has_no_more_on_the_next_server(house: House) -> None:
+    server = await house.serve()
+    async with house.connect(server) as client:
+        await client.ask(type="open_session", sessionId="s", limits={"disk": 4 << 20})
+        await server.kill()
+    server = await house.serve()
+    async with house.connect(server) as client:
+        info = await client.ask(type="session_info", sessionId="s")
+        assert (info["limits"]["disk"], info["disk"]["limit"]) == (4 << 20, 4 << 20)
+        await client.send(type="save_file", sessionId="s", filename="f", content="x" * (5 << 20), requestId="f")
+        assert (await client.answer_to("f"))["code"] == "disk_limit"
+
+
 async def test_a_kernel_that_died_meanwhile_is_said_to_have(house: House) -> None:
     server = await house.serve()
     async with house.connect(server) as client:

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from kernelbridge.aio.threads import finish
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits
 from kernelbridge.disk.projects import Projects
-from kernelbridge.errors import DiskFull, DiskLimit, FileError
+from kernelbridge.disk.session_disks import SessionDisks
+from kernelbridge.errors import DiskFull, DiskLimitReached, FileError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
@@ -143,7 +143,7 @@ def test_a_save_of_the_server_is_refused_with_the_figures(data: DataDirectory) -
     disk = data.disk.session(KEY.workspace_id, root)
     finish(disk.admitting(2 * MIB, 1, "not saved"))
     write(root / "big", 7 * MIB)
-    with pytest.raises(DiskLimit, match=r"the session uses 7\.0 MiB of 8\.0 MiB of disk, and 2 of 100 files"):
+    with pytest.raises(DiskLimitReached, match=r"the session uses 7\.0 MiB of 8\.0 MiB of disk, and 2 of 100 files"):
         finish(disk.admitting(2 * MIB, 1, "not saved"))
     finish(disk.admitting(MIB // 2, 1, "not saved"))
 
@@ -153,7 +153,7 @@ def test_the_file_systems_own_refusal_gets_the_figures(data: DataDirectory) -> N
     as_user(lambda: write(root / "big", 20 * MIB))
     disk = data.disk.session(KEY.workspace_id, root)
     explained = finish(disk.explaining(DiskFull("not saved", "No space left on device")))
-    assert isinstance(explained, DiskLimit)
+    assert isinstance(explained, DiskLimitReached)
     assert "of 8.0 MiB" in str(explained)
     other = DiskFull("not saved", "No space left on device")
     assert finish(data.disk.session(OTHER.workspace_id, prepared(data, OTHER)).explaining(other)) is other
@@ -184,9 +184,9 @@ def test_files_that_are_older_than_the_quota_count_from_the_next_start(place: Pa
 
 def test_each_session_has_a_project_of_its_own_below_one_of_the_operator(place: Path) -> None:
     """And the directory of the whole server can be deleted all the same: nothing moves from one project to another."""
-    outer = Projects.find(place, DiskLimits(300 * MIB, 100_000), instance="the operator's")
+    outer = Projects.find(place, instance="the operator's")
     assert outer is not None
-    finish(outer.limit("operator", place))
+    finish(outer.apply_limits("operator", place, DiskLimits(300 * MIB, 100_000)))
     with closing(DataDirectory.open(place)) as data:
         data.limit_disk(LIMITS)
         root, other = prepared(data), prepared(data, OTHER)
@@ -236,10 +236,25 @@ def test_a_server_with_another_limit_changes_that_of_sessions_that_exist(place: 
         assert as_user(lambda: write(root / "big", 12 * MIB)) == 0
 
 
+def test_a_session_that_asked_for_less_has_less_until_it_is_opened_without(place: Path) -> None:
+    with closing(DataDirectory.open(place)) as data:
+        data.limit_disk(DiskLimits(16 * MIB, 100))
+        open_one = data.disk.session(KEY.workspace_id, data.files(KEY))
+        open_one.lower(4 * MIB, by=KEY)
+        root = prepared(data)
+        assert as_user(lambda: write(root / "big", 8 * MIB)) in FULL
+        open_one.restore(by=OTHER)
+        prepared(data)
+        assert as_user(lambda: write(root / "big", 8 * MIB)) in FULL
+        open_one.restore(by=KEY)
+        prepared(data)
+        assert as_user(lambda: write(root / "big", 12 * MIB)) == 0
+
+
 def test_a_file_keeps_its_mode_and_its_other_flags(data: DataDirectory) -> None:
     root = prepared(data)
     (root / "f").touch(mode=0o640)
-    finish(data.disk.limit(KEY.workspace_id, root))
+    finish(data.disk.apply_limits(KEY.workspace_id, root))
     assert stat.S_IMODE((root / "f").stat().st_mode) == 0o640
 
 
@@ -287,4 +302,4 @@ async def test_a_session_on_such_a_file_system(place: Path) -> None:
 
 
 def test_without_limits_there_are_no_quotas(place: Path) -> None:
-    assert not Disk.open(place, DiskLimits(), instance="i").enforced
+    assert not SessionDisks.open(place, DiskLimits(), instance="i").enforced

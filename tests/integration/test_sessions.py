@@ -35,7 +35,7 @@ async def test_a_session_opened_with_nothing_is_the_default_one(server: RunningS
     assert frame["runtime"] == server.runtime
     assert (frame["image"] is None) == (server.runtime == "local")
     assert (frame["kernel"], frame["language"], frame["fresh"]) == ("python3", "python", True)
-    assert frame["limits"] == {"memory": 1 << 30, "cpus": 1.0, "pids": 256}
+    assert frame["limits"] == {"memory": 1 << 30, "cpus": 1.0, "pids": 256, "disk": 2 << 30}
     assert len(running(server)) == 1
     await client.run("x = 1")
     again = await ready(client)
@@ -56,7 +56,7 @@ async def test_commands_sent_behind_it_wait_for_the_chosen_session(client: Clien
 
 async def test_limits_below_the_servers_are_in_effect(client: Client) -> None:
     frame = await ready(client, limits={"memory": 200 * MIB, "cpus": 0.5})
-    assert frame["limits"] == {"memory": 200 * MIB, "cpus": 0.5, "pids": 256}
+    assert frame["limits"] == {"memory": 200 * MIB, "cpus": 0.5, "pids": 256, "disk": 2 << 30}
     for session, enough in (("s", False), ("with-the-servers-own", True)):
         await client.send(type="execute_code", sessionId=session, code="x = bytearray(400 << 20)", requestId=session)
         assert (await client.answer_to(session))["success"] == enough

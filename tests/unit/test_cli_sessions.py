@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,15 @@ def test_the_variables_of_these_commands_are_no_wrong_settings_of_a_server() -> 
     done = run("doctor", "--runtime", "local", "--port", "70000", environ={"KERNELBRIDGE_URL": "http://x"})
     assert "KERNELBRIDGE_URL" not in done.stderr
     assert "--port" in done.stderr
+
+
+def test_an_administrator_goes_past_the_proxy(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    proxied = ("--auth", "proxy", "--listen", f"unix:{path}", "--trusted-proxy", "unix", "--admin", "ada")
+    with serving("--data-dir", str(tmp_path / "data"), *proxied) as server:
+        until(server, "Stop it")
+        named = ("--url", f"unix:{path}", "--header")
+        table = run("ps", *named, "X-Forwarded-User: ada")
+        assert (table.returncode, table.stdout.split()[0]) == (0, "USER"), table.stderr
+        assert "only an administrator" in run("ps", *named, "X-Forwarded-User: bob").stderr
+        assert "expected NAME:VALUE" in run("ps", *named, "ada").stderr

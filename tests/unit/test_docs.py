@@ -227,6 +227,17 @@ def test_every_room_is_on_the_map() -> None:
     assert sorted(dotted) == sorted(room for layer in LAYERS for room in layer)
 
 
+def test_every_module_that_keeps_users_apart_is_on_the_map() -> None:
+    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    found = []
+    for row in rows(page.split("\n## Modules")[1].split("\n## ")[0])[2:]:
+        first, *others = in_code(row[0])
+        found += [first, *(f"{first.partition('/')[0]}/{name}" for name in others)]
+    rooms = ("identity", "egress", "disk", "audit", "server")
+    modules = [f"{room}/{path.name}" for room in rooms for path in (PACKAGE / room).glob("*.py")]
+    assert sorted(found) == sorted(name for name in modules if not name.endswith("__init__.py"))
+
+
 EXPLANATION = sorted((DOCS / "explanation").rglob("*.md"))
 IN_PACKAGE = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
 

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from kernelbridge.errors import HOLDS_TOO_MUCH, TooMuchBuffered
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.proxied import UNIX
-from kernelbridge.server.websocket.buffers import UNKNOWN, Buffers
+from kernelbridge.server.websocket.buffers import UNKNOWN, Buffers, Holding
 from kernelbridge.server.websocket.inbox import Inbox
 from kernelbridge.server.websocket.stranger_log import StrangerLog
 
@@ -77,13 +77,16 @@ class TcpConnection(web.RequestHandler):
         self, manager: web.Server, buffers: Buffers, strangers: StrangerLog, idle: Idle, **options: Any
     ) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
+        self._buffers = buffers
         self._strangers = strangers
         self._idle = idle
         self._address: str = UNIX
-        self.holding = buffers.open(end=self._end, drop=self.drop)
+        self.holding: Holding
+        """Its account. It has none before `connection_made`, which is never called if the TLS handshake fails."""
         self.ender: Ender | None = None
         self._inbox: Inbox | None = None
         self._handling: web.Request | None = None
+        self._handshake: asyncio.Task[Any] | None = None
         self._heads = 0
         """Bytes of requests that are not being handled yet."""
         self._reading_paused_by_flow = False
@@ -95,6 +98,21 @@ class TcpConnection(web.RequestHandler):
         if not isinstance(request.protocol, TcpConnection):
             raise TypeError(request.protocol)
         return request.protocol
+
+    @contextlib.contextmanager
+    def shaking_hands(self) -> Iterator[None]:
+        """Count the connection among those without a request while the current task does its TLS handshake.
+
+        If it is dropped meanwhile, the task is cancelled.
+        """
+        self._handshake = asyncio.current_task()
+        self._idle.add(self)
+        try:
+            yield
+        finally:
+            self._handshake = None
+            if self.transport is None:
+                self._idle.remove(self)
 
     @contextlib.contextmanager
     def handling(self, request: web.Request) -> Iterator[None]:
@@ -126,6 +144,7 @@ class TcpConnection(web.RequestHandler):
         """Note where the connection is from; there is no request yet."""
         if isinstance(peer := transport.get_extra_info("peername"), tuple):
             self._address = peer[0]
+        self.holding = self._buffers.open(end=self._end, drop=self.drop)
         super().connection_made(transport)
         self._idle.add(self)
 
@@ -229,6 +248,8 @@ class TcpConnection(web.RequestHandler):
         """Close the connection at once; what was not sent is lost."""
         if self.transport is not None:
             self.transport.abort()
+        elif self._handshake is not None:
+            self._handshake.cancel()
 
 
 class UnixConnection(TcpConnection):

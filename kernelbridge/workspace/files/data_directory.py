@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from pathlib import Path
@@ -31,8 +32,8 @@ from weakref import WeakValueDictionary
 import structlog
 
 from kernelbridge.aio.threads import BlockingWork, finish
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.errors import ConfigError, DiskFull, FileError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
@@ -77,7 +78,11 @@ class DataDirectory:
         self._in_hand: set[Path] = set()
         self._commits: WeakValueDictionary[SessionKey, Commits] = WeakValueDictionary()
         self._uids: Uids | None = None
-        self.disk = Disk(DiskLimits())
+        self._stored: dict[Principal, set[str]] = {}
+        """The ids of each principal's sessions that have files."""
+        self._noting = Lock()
+        """Not `_sharing`, for which a session's own lock may be waited for."""
+        self.disk = SessionDisks(DiskLimits())
         """What each session may use of the disk, and uses."""
 
     @classmethod
@@ -105,11 +110,14 @@ class DataDirectory:
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(root, instance, lock_fd)
+        found = cls(root, instance, lock_fd)
+        for key in found.sessions():
+            found._note_stored(key)
+        return found
 
     def limit_disk(self, limits: DiskLimits) -> None:
         """From now on, limit what each session uses of the disk; blocking."""
-        self.disk = Disk.open(self.root / "workspaces", limits, instance=self.instance)
+        self.disk = SessionDisks.open(self.root / "workspaces", limits, instance=self.instance)
         if self.disk.enforced:
             log.info("disk_quotas_enforced", size=limits.size, files=limits.files)
 
@@ -177,7 +185,7 @@ class DataDirectory:
         try:
             if os.geteuid() == 0 and stored.root.stat().st_uid != stored.uid:
                 yield from change_owner(stored.root, stored.uid, stored.gid)
-            yield from self.disk.limit(stored.root.parent.name, stored.root)
+            yield from self.disk.apply_limits(stored.root.parent.name, stored.root)
         except OSError as exc:
             raise stored.commits.explain(_failed("The session's files cannot be prepared", exc)) from exc
 
@@ -192,15 +200,17 @@ class DataDirectory:
                 (new / "files").mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     os.chown(new / "files", uid, gid)
-                finish(self.disk.limit(home.name, new / "files"))
-                self._place(new, home, commits)
+                finish(self.disk.apply_limits(home.name, new / "files"))
+                self._place(new, key, commits)
         if not (home / _LABEL).exists():
             with commits:  # not into a directory that is being deleted
                 _write_label(home, key)
+                self._note_stored(key)
         return files
 
-    def _place(self, new: Path, home: Path, commits: Commits) -> None:
+    def _place(self, new: Path, key: SessionKey, commits: Commits) -> None:
         """Rename the new directory, or the part of it that is missing, unless another thread was faster."""
+        home = self.files(key).parent
         with commits:
             try:
                 new.rename(home)
@@ -209,6 +219,7 @@ class DataDirectory:
                     raise
                 if not (home / "files").exists():
                     (new / "files").rename(home / "files")
+            self._note_stored(key)
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[Path]:
@@ -258,6 +269,7 @@ class DataDirectory:
                 home.rename(deleted)
                 # Under the lock, because the next session of this name gets a quota of its own.
                 self.disk.release(key.workspace_id)
+                self._forget_stored(key)
         except FileNotFoundError:
             return False
         except OSError as exc:
@@ -274,9 +286,20 @@ class DataDirectory:
             except OSError as exc:
                 log.warning("files_left", path=str(path), error=str(exc))
 
-    def stored(self, principal: Principal) -> list[str]:
-        """Return the ids of a principal's sessions that have files; blocking."""
-        return [key.session_id for key in self.sessions() if key.principal == principal]
+    def stored(self, principal: Principal) -> AbstractSet[str]:
+        """Return the ids of a principal's sessions that have files. It changes as they do; copy it to walk it."""
+        return self._stored.get(principal, frozenset())
+
+    def _note_stored(self, key: SessionKey) -> None:
+        with self._noting:
+            self._stored.setdefault(key.principal, set()).add(key.session_id)
+
+    def _forget_stored(self, key: SessionKey) -> None:
+        with self._noting:
+            stored = self._stored.get(key.principal, set())
+            stored.discard(key.session_id)
+            if not stored:
+                self._stored.pop(key.principal, None)
 
     def sessions(self) -> list[SessionKey]:
         """Return all sessions that have files; blocking."""

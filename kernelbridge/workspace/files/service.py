@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge.aio.threads import BlockingWork, in_thread, in_turns
-from kernelbridge.disk.disk import SessionDisk
 from kernelbridge.disk.limits import Use
+from kernelbridge.disk.session_disks import SessionDisk
 from kernelbridge.errors import BadRequest, FileError, FileTooLarge, KernelBridgeError
 from kernelbridge.protocol.files import Encoding
 from kernelbridge.runtimes.contract import Runtime
@@ -191,7 +191,7 @@ class Upload:
     _disk: SessionDisk
 
     async def announce(self, size: int) -> None:
-        """Raise `FileTooLarge` or `DiskLimit` if a file of `size` bytes has no room; it is written afterwards."""
+        """Raise `FileTooLarge` or `DiskLimitReached` if a file of `size` bytes, to be written later, has no room."""
         self._check(size)
         await in_turns(self._executor, self._disk.checking(size, self._message))
 
@@ -222,14 +222,15 @@ def stored_files(
     root = data.files(key)
 
     async def prepared() -> WorkspaceFiles:
-        facts = await runtime.prepare()
-        return await in_thread(executor, prepare, facts)
+        return await in_turns(executor, preparing(await runtime.prepare()))
 
-    def prepare(facts: Facts) -> WorkspaceFiles:
+    def preparing(facts: Facts) -> BlockingWork[WorkspaceFiles]:
         commits = data.prepare_files(key, facts.uid, facts.gid, own_uid=facts.any_uid).commits
         try:
             with explained("The session's files cannot be used"):
                 found = root.stat()  # it may have been made for another image's user
+                # Perhaps it still has the smaller limit with which it was open.
+                yield from data.disk.apply_limits(key.workspace_id, root)
         except FileError as exc:
             raise commits.explain(exc) from exc
         return WorkspaceFiles(root, uid=found.st_uid, gid=found.st_gid, limits=limits, commits=commits)

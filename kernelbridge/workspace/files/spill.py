@@ -29,7 +29,7 @@ import structlog
 
 from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.aio.threads import finish, in_thread
-from kernelbridge.disk.disk import SessionDisk
+from kernelbridge.disk.session_disks import SessionDisk
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter.bounded import Spilled, size
 from kernelbridge.workspace.files import safe_open

@@ -17,15 +17,28 @@ REOPENED = 100
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How many sessions may be open at a time."""
+    """How many sessions may be open at a time, and have files."""
 
     per_user: int
     in_all: int
+    stored_per_user: int
 
-    def check(self, key: SessionKey, open_now: Collection[SessionKey]) -> None:
-        """Raise `LimitExceeded` if the session `key` cannot be opened in addition to those that are open."""
+    def check(self, key: SessionKey, open_now: Collection[SessionKey], stored: Collection[str]) -> None:
+        """Raise `LimitExceeded` if the session `key` cannot be opened in addition to those that are open.
+
+        `stored` has the ids of the sessions of the same principal that have files. A session that is open has files, or
+        may have some at any moment.
+        """
         if key in open_now:
             return
+        if key.session_id not in stored:
+            new = sum(1 for one in open_now if one.principal == key.principal and one.session_id not in stored)
+            if len(stored) + new >= self.stored_per_user:
+                raise LimitExceeded(
+                    "Too many sessions of this user have files",
+                    f"the limit is {self.stored_per_user}; list_sessions names them, and close_session with"
+                    " deleteFiles deletes one that is not needed",
+                )
         if sum(1 for other in open_now if other.principal == key.principal) >= self.per_user:
             raise LimitExceeded(
                 "Too many sessions are open for this user",

@@ -9,8 +9,8 @@ BELOW, ABOVE = Use(50 * MIB, 10), Use(110 * MIB, 10)
 
 def policy(*, enforced: bool = False, first: Use = BELOW) -> DiskPolicy:
     """A policy that has looked at a new sandbox once."""
-    policy = DiskPolicy(LIMITS, enforced=enforced)
-    policy.sandbox_began()
+    policy = DiskPolicy(enforced=enforced)
+    policy.sandbox_began(LIMITS)
     policy.next(first)
     return policy
 
@@ -57,9 +57,9 @@ def test_who_deletes_gains_no_room_above_the_limit() -> None:
 
 
 def test_a_sandbox_that_starts_above_the_limit_is_only_told() -> None:
-    watched = DiskPolicy(LIMITS, enforced=False)
+    watched = DiskPolicy(enforced=False)
     for _ in range(2):
-        watched.sandbox_began()
+        watched.sandbox_began(LIMITS)
         assert watched.next(ABOVE) is Reaction.TELL
         assert watched.next(ABOVE) is Reaction.NONE
     assert watched.next(grown()) is Reaction.INTERRUPT

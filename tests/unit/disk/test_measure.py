@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.aio.threads import finish
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.disk.measure import TOO_DEEP, deleted_but_open, measuring
+from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.trees import remove_tree
 
 MIB = 1 << 20
@@ -142,7 +142,7 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
 
 
 def test_a_session_measures_before_it_refuses(tmp_path: Path) -> None:
-    disk = Disk(DiskLimits(2 * MIB, 10)).session("s", tmp_path)
+    disk = SessionDisks(DiskLimits(2 * MIB, 10)).session("s", tmp_path)
     finish(disk.admitting(MIB, 1, "no"))  # nothing of it was written: what was counted is found not to be there
     finish(disk.admitting(MIB + MIB // 2, 1, "no"))
     assert finish(disk.measuring()) == Use(0, 0)

@@ -31,6 +31,7 @@ def settings(tmp_path: Path, **flags: Any) -> Any:
         ({"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_key": "/dev/null"}, "it is not a file"),
         # A server whose operator believes that it asks for tokens.
         ({"token_file": "/t"}, "--token-file means nothing with --auth none: add --auth token"),
+        ({"admin": ("ada",)}, "--admin means nothing with --auth none"),
         ({"auth": "token", "jwt_key": "/k"}, "--jwt-key means nothing with --auth token"),
     ],
 )

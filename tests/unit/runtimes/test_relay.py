@@ -193,3 +193,34 @@ async def test_a_connection_for_which_no_descriptor_is_free_costs_no_sandbox(
         async with asyncio.timeout(PATIENCE):
             os.close(await agent.taken.get())
         assert not agent.client.closed
+
+
+@pytest.mark.parametrize("asked_for", ["program", "terminal"])
+async def test_a_program_for_which_no_descriptor_is_free_costs_no_sandbox(asked_for: str) -> None:
+    """The request fails, and the next one succeeds."""
+    known = Known(1, 7, "sh", 5, tty=False, running=True, code=None, signal=None)
+    with ExitStack() as opened:
+        agent = opened.enter_context(contextlib.closing(ForgingAgent()))
+        await agent.client.until_ready()
+        passed, other_end = os.pipe() if asked_for == "program" else os.openpty()
+        opened.callback(os.close, passed)
+        opened.callback(os.close, other_end)
+
+        async def attach() -> asyncio.Future[Any]:
+            asking = agent.client.attach(known) if asked_for == "program" else agent.client.take_terminal("/dev/pts/1")
+            attaching = asyncio.ensure_future(asking)
+            asked = await agent.heard()
+            socket.send_fds(agent.end, [json.dumps({"op": "attached", "id": asked["id"]}).encode()], [passed])
+            return attaching
+
+        with no_free_descriptor():
+            refused = await attach()
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(SandboxError, match="too many open files"):
+                    await refused
+        assert not agent.client.closed
+        assert not agent.lost.done()
+        async with asyncio.timeout(PATIENCE):
+            assert await (await attach())
+        assert not agent.client.closed
+        agent.client.ended(ExitStatus(code=0))

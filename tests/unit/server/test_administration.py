@@ -13,7 +13,7 @@ from kernelbridge.identity.token_file import add_token
 from kernelbridge.identity.tokens import new_token, token_line
 from kernelbridge.server.websocket.heartbeat import Patience
 from tests.unit.server.conftest import RunningServer, eventually, start_at
-from tests.unit.server.logins import bearer, token_server
+from tests.unit.server.logins import bearer, jwt_server, token_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -171,3 +171,31 @@ async def test_with_authentication_only_an_administrators_token_is_taken(tmp_pat
     assert logins == {("ada", "header"), ("root", "header")}
     assert token not in audit.read_text(encoding="ascii")
     assert "authentication_failed" in {entry["event"] for entry in found}  # before the token was loaded
+
+
+async def asked(server: RunningServer, headers: dict[str, str]) -> int:
+    async with server.http.get(f"{server.origin}/api/sessions", headers=headers) as answer:
+        return answer.status
+
+
+async def test_the_operator_names_administrators_in_each_mode(tmp_path: Path) -> None:
+    async with token_server(tmp_path / "token", admin=("root",)) as guarded:
+        more = guarded.more("root")
+        await guarded.loaded(more)
+        assert await asked(guarded.server, bearer(more)) == 200
+        assert await asked(guarded.server, bearer(guarded.token)) == 403
+    async with jwt_server(tmp_path / "jwt", admin=("root", "other")) as guarded:
+        assert await asked(guarded.server, bearer(guarded.signed("root"))) == 200
+        for claims in ({}, {"admin": True}, {"roles": ["admin"]}):
+            assert await asked(guarded.server, bearer(guarded.signed("ada", **claims))) == 403
+        assert await asked(guarded.server, bearer(guarded.signed("Root"))) == 403
+    async with AsyncExitStack() as stack:
+        flags = {"auth": "proxy", "trusted_proxy": ("127.0.0.1",), "admin": ("root",)}
+        server = await start_at(stack, tmp_path / "proxy", Patience(), flags)
+        root = {"X-Forwarded-User": "root", "X-Forwarded-For": "203.0.113.7"}
+        assert await asked(server, root) == 200
+        assert await asked(server, {"X-Forwarded-User": "ada"}) == 403
+        assert await asked(server, {}) == 401
+        # Browsers send the proxy's cookies along with whatever a page of another site embeds.
+        assert await asked(server, {**root, "Sec-Fetch-Site": "cross-site"}) == 403
+        assert await asked(server, {**root, "Origin": server.origin, "Sec-Fetch-Site": "same-origin"}) == 200

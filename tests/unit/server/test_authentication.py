@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLOSED_WITHIN = 5.0
 """Seconds after which nothing of a login that has ended is open any more."""
+SWEEP = authentication.SWEEP
+"""How often a server looks; these tests look more often, but for one that takes its time."""
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 ENV = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
 KEY = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
@@ -52,6 +54,13 @@ async def shared_tokens(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 async def shared_jwts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
     async with jwt_server(tmp_path_factory.mktemp("jwt")) as guarded:
         yield guarded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frequent_sweeps() -> Iterator[None]:
+    authentication.SWEEP = 0.05
+    yield
+    authentication.SWEEP = SWEEP
 
 
 @pytest.fixture
@@ -245,6 +254,25 @@ async def test_another_name_in_the_query(guarded: Guarded) -> None:
     assert client.frames[-1]["code"] == "unauthorized"
 
 
+async def test_another_name_is_noted_once_for_each_refusal(tmp_path: Path) -> None:
+    audit = tmp_path / "audit.log"
+    async with token_server(tmp_path, audit_log=str(audit), metrics_listen="127.0.0.1:0") as guarded:
+        with logged() as lines:
+            assert await status(guarded, "/readyz?user_id=eve", headers=bearer(guarded.token)) == 403
+            async with guarded.connect("", "user_id=eve") as client:
+                await client.send(type="authenticate", token=guarded.token)
+                await client.closed()
+        async with guarded.server.http.get(guarded.server.metrics or "") as answer:
+            assert 'kernelbridge_refusals_total{code="forbidden"} 2.0' in await answer.text()
+    refused = [entry for entry in map(json.loads, audit.read_text().splitlines()) if entry["event"] == "refused"]
+    assert [(entry["user"], entry["what"], entry["code"]) for entry in refused] == [
+        ("ada", "GET /readyz", "forbidden"),
+        ("ada", "GET /ws", "forbidden"),
+    ]
+    assert all("user_id in the query" in entry["reason"] and "eve" not in entry["reason"] for entry in refused)
+    assert [line["path"] for line in lines if line["event"] == "request_refused"] == ["/readyz", "/ws"]
+
+
 @pytest.mark.parametrize("name", ["token", "access_token", "Authorization", "jwt"])
 async def test_a_token_in_the_query(guarded: Guarded, name: str) -> None:
     with logged() as lines:
@@ -392,8 +420,17 @@ async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
 # -- the end of a login ----------------------------------------------------------------
 
 
+def sleep(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the servers' clock be so much later than it is."""
+    later = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
+    monkeypatch.setattr(authentication, "time", later)
+
+
 class Followed:
-    """What one principal has open: a connection that follows a session, with a terminal and transfers."""
+    """What one principal has open: a connection that follows a session, with a terminal and transfers.
+
+    And clients that make it hard to end them: one that reads nothing, and one that never stops sending.
+    """
 
     def __init__(self, guarded: Guarded, token: str, session: str) -> None:
         self.guarded = guarded
@@ -403,6 +440,8 @@ class Followed:
         self.client: Client
         self.upload: Wire
         self.download: Wire
+        self.deaf: Wire
+        self.sending: Wire
 
     async def open(self) -> None:
         self.client = await self.stack.enter_async_context(self.guarded.logged_in(self.token, query="stream=true"))
@@ -414,9 +453,23 @@ class Followed:
         place = f"/api/sessions/{self.session}/files"
         self.upload = await self.stack.enter_async_context(self.guarded.server.wire())
         self.upload.write(f"PUT {place}/new {head}Content-Length: 100\r\n\r\nhalf".encode())
+        self.sending = await self.stack.enter_async_context(self.guarded.server.wire())
+        self.sending.write(f"PUT {place}/endless {head}Content-Length: 1000000\r\n\r\n".encode())
         self.download = await self.stack.enter_async_context(self.guarded.server.wire(buffer=1 << 10))
         self.download.write(f"GET {place}/large {head}\r\n".encode())
         assert (await self.download.head()).startswith(b"HTTP/1.1 200 ")
+        self.deaf = await self.stack.enter_async_context(self.guarded.server.wire(buffer=1 << 10))
+        self.deaf.write(request("/ws", UPGRADE | KEY | bearer(self.token)))
+        assert (await self.deaf.head()).startswith(b"HTTP/1.1 101 ")
+        self.deaf.write(text(type="read_file", sessionId=self.session, filename="large"))
+
+    async def _send_until_closed(self) -> None:
+        answer = asyncio.ensure_future(self.sending.everything())
+        with contextlib.suppress(ConnectionError):
+            while not answer.done():
+                self.sending.write(b"x")
+                await asyncio.wait({answer}, timeout=0.02)
+        assert (await answer).startswith(b"HTTP/1.1 401 ")
 
     async def ended(self) -> dict[str, Any]:
         """Wait until nothing of it is open; returns the error that the connection got."""
@@ -424,8 +477,10 @@ class Followed:
             code, reason = await self.client.closed()
             assert (code, reason) == (1008, "not logged in")
             assert (await self.upload.head()).startswith(b"HTTP/1.1 401 ")
-        got = await self.download.everything()
-        assert len(got) < 8 << 20  # it was cut off, and what the operating system had is all that came
+            await self._send_until_closed()
+            for wire in (self.download, self.deaf):
+                got = await wire.everything()
+                assert len(got) < 8 << 20  # it was cut off, and what the operating system had is all that came
         error = self.client.frames[-1]
         assert (error["type"], error["code"]) == ("error", "unauthorized")
         return error
@@ -459,8 +514,7 @@ async def test_an_expiry_ends_all_that_is_open(tokens: Guarded, jwts: Guarded, m
     async with first.stack, second.stack:
         await second.open()
         await first.open()
-        later = SimpleNamespace(time=lambda: time.time() + 1801, monotonic=time.monotonic)
-        monkeypatch.setattr(authentication, "time", later)
+        sleep(monkeypatch, 1801)
         assert "expired" in (await second.ended())["error"]
         async with asyncio.timeout(PATIENCE):
             assert "expired" in (await first.ended())["error"]
@@ -470,8 +524,9 @@ async def test_an_expiry_ends_all_that_is_open(tokens: Guarded, jwts: Guarded, m
 
 async def test_an_expiry_does_not_wait_for_the_file_of_keys(jwts: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = threading.Event()
-    async with jwts.logged_in(jwts.signed(seconds=3)) as client:
+    async with jwts.logged_in(jwts.signed(seconds=1800)) as client:
         monkeypatch.setattr(WatchedFile, "refresh", lambda _file: answers.wait())
+        sleep(monkeypatch, 1801)
         try:
             assert (await asyncio.wait_for(client.closed(), 2 * CLOSED_WITHIN))[0] == 1008
         finally:
@@ -492,16 +547,20 @@ async def test_a_revocation_does_not_wait_for_other_threads(tokens: Guarded) -> 
             await asyncio.gather(*busy)
 
 
-async def test_a_new_token_of_the_same_user_keeps_a_connection_open(jwts: Guarded) -> None:
-    async with jwts.logged_in(jwts.signed("short", seconds=5)) as client:
-        told = await client.ask(type="authenticate", token=jwts.signed("short", seconds=9), requestId="r")
+async def test_a_new_token_of_the_same_user_keeps_a_connection_open(
+    jwts: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = jwts.signed("short", seconds=1800), jwts.signed("short", seconds=3600)
+    async with jwts.logged_in(first) as client, jwts.logged_in(first) as without:
+        told = await client.ask(type="authenticate", token=second, requestId="r")
         assert (told["type"], told["userId"], told["requestId"]) == ("authenticated", "short", "r")
-        end = time.time() + 7  # the first token is over, and that has been looked at
-        while time.time() < end:
-            assert (await client.ask(type="ping"))["type"] == "pong"
-            await asyncio.sleep(0.1)
-        assert (await client.closed())[0] == 1008
-        assert time.time() < end + 2 + CLOSED_WITHIN
+        sleep(monkeypatch, 1801)
+        async with asyncio.timeout(CLOSED_WITHIN):
+            assert (await without.closed())[0] == 1008, "the first token is over, and that has been looked at"
+        assert (await client.ask(type="ping"))["type"] == "pong"
+        sleep(monkeypatch, 3601)
+        async with asyncio.timeout(CLOSED_WITHIN):
+            assert (await client.closed())[0] == 1008
 
 
 async def test_a_token_of_another_user_does_not(guarded: Guarded) -> None:
@@ -515,7 +574,9 @@ async def test_a_token_of_another_user_does_not(guarded: Guarded) -> None:
         assert client.frames[-1]["code"] == "unauthorized"
 
 
-async def test_a_key_that_is_gone_ends_its_logins(tmp_path: Path) -> None:
+async def test_a_key_that_is_gone_ends_its_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fast as any server, not one for tests."""
+    monkeypatch.setattr(authentication, "SWEEP", SWEEP)
     async with jwt_server(tmp_path / "rotated") as guarded, guarded.logged_in() as client:
         (tmp_path / "rotated" / "key").unlink()
         async with asyncio.timeout(CLOSED_WITHIN):
@@ -531,10 +592,10 @@ async def test_the_files_of_a_user_id_are_the_principals(tmp_path: Path) -> None
         server = await start_at(stack, tmp_path / "data", Patience(), {})
         for user in ("ada", "eve"):
             async with server.connect(user) as client:
-                await client.run(f"open('kept', 'w').write('{user}')")
+                await client.ask(type="save_file", sessionId="s", filename="kept", content=user)
     async with token_server(tmp_path) as guarded:
         async with guarded.logged_in() as client:
-            assert (await client.run("print(open('kept').read())"))["output"] == "ada\n"
+            assert (await client.ask(type="read_file", sessionId="s", filename="kept"))["content"] == "ada"
             assert [entry["sessionId"] for entry in (await client.ask(type="list_sessions"))["sessions"]] == ["s"]
         async with guarded.server.http.get(guarded.file("kept"), headers=bearer(guarded.token)) as answer:
             assert await answer.text() == "ada"
@@ -672,7 +733,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert (await client.run("print(1)"))["output"] == "1\n"
             # It lives on while its client only answers pings.
             quiet = asyncio.ensure_future(ws.receive())
-            assert not (await asyncio.wait({quiet}, timeout=2))[0]
+            assert not (await asyncio.wait({quiet}, timeout=1.5))[0]
             await ws.ping()
             await client.send(type="ping")
             assert '"pong"' in (await asyncio.wait_for(quiet, PATIENCE)).data
@@ -697,7 +758,9 @@ async def test_a_thousand_wrong_tokens(guarded: Guarded) -> None:
     with logged() as lines:
         found = []
         for number, token in enumerate(wrong):
-            found.append(await status(guarded, "/readyz", headers=bearer(token)))
+            async with guarded.server.wire() as wire:
+                wire.write(request("/readyz", bearer(token) | {"X-Forwarded-For": guarded.address}))
+                found.append(int((await wire.head()).split()[1]))
             if number % 100 == 99:
                 assert await status(guarded, "/readyz", headers=bearer(guarded.token)) == 200
                 async with guarded.logged_in():

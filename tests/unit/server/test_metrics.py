@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import functools
 import platform
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -12,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kernelbridge import __version__
 from kernelbridge.errors import ConfigError
 from kernelbridge.metrics import PHASES
+from kernelbridge.server import metrics_listener
 from kernelbridge.workspace.states import WorkspaceState
 from tests.unit.server.conftest import RunningServer, StartServer, eventually
 
@@ -152,6 +157,40 @@ async def test_a_unix_socket_is_made_and_removed(start_server: StartServer, tmp_
         http.get("http://localhost/metrics") as answer,
     ):
         assert ("kernelbridge_connections", ()) in parsed(await answer.text())
+
+
+async def test_connections_to_the_metrics_are_few(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they do: the oldest makes room for the next."""
+    monkeypatch.setattr(metrics_listener, "CONNECTIONS", 3)
+    server = await start_server(metrics_listen="127.0.0.1:0")
+    assert server.metrics is not None
+    address = urlsplit(server.metrics)
+    get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            opened = stack.enter_context(socket.create_connection((address.hostname, address.port)))
+            opened.settimeout(0)
+            return opened
+
+        silent, endless, reads_nothing = (connect() for _ in range(3))
+        endless.sendall(get)
+        reads_nothing.sendall((get + b"\r\n") * 500)
+
+        async def ended(opened: socket.socket) -> bool:
+            connect()
+            try:
+                opened.send(b"x")
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            await asyncio.sleep(0)
+            return False
+
+        for each in (silent, endless, reads_nothing):
+            assert await eventually(functools.partial(ended, each))
+    await scrape(server)
 
 
 async def test_an_address_in_use_is_named_with_its_setting(start_server: StartServer) -> None:

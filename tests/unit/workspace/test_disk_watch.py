@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from prometheus_client import generate_latest
 
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits, Use
+from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.metrics import Metrics
 from kernelbridge.runtimes.contract import Sandbox
@@ -79,7 +79,7 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: 
 
     with ThreadPoolExecutor(1) as executor:
         watch = DiskWatch(
-            Disk(LIMITS).session("s", tmp_path),
+            SessionDisks(LIMITS).session("s", tmp_path),
             tmp_path,
             DiskStops(),
             executor=executor,
@@ -96,4 +96,4 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: 
     assert (watch.size or 0) >= 200
     assert "of 100 files" in text
     assert text.endswith("False")
-    assert b'kernelbridge_quota_reached_total{resource="inodes"} 1.0' in generate_latest(metrics.registry)
+    assert b'kernelbridge_disk_limit_reached_total{resource="files"} 1.0' in generate_latest(metrics.registry)

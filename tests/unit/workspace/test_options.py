@@ -1,5 +1,6 @@
 """What a session may be opened with, and when that is fixed."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -12,7 +13,9 @@ from kernelbridge.workspace.lifecycle.status import StatusReporter, session_stat
 from kernelbridge.workspace.options import Bounds, Choice, Opening, SessionOptions, checked, choose
 from kernelbridge.workspace.states import KernelState, WorkspaceState
 
-BOUNDS = Bounds(Limits(memory=1 << 30, cpus=2.0, pids=256), image="default:latest", images=frozenset({"other:1"}))
+BOUNDS = Bounds(
+    Limits(memory=1 << 30, cpus=2.0, pids=256), image="default:latest", images=frozenset({"other:1"}), disk=2 << 30
+)
 NO_IMAGES = Bounds(Limits(), image=None, image_setting="default:latest")
 
 
@@ -61,6 +64,8 @@ def test_where_there_are_no_images_only_the_servers_own_may_be_named() -> None:
         (SessionOptions(cpus=float("nan")), "limits.cpus"),
         (SessionOptions(pids=257), "limits.pids"),
         (SessionOptions(pids=1), "limits.pids"),
+        (SessionOptions(disk=(2 << 30) + 1), "limits.disk"),
+        (SessionOptions(disk=1000), "limits.disk"),
         (SessionOptions(env={"HOME": "/"}), "env"),
         (SessionOptions(env={"LD_LIBRARY_PATH": "/"}), "env"),
         (SessionOptions(env={"KERNELBRIDGE_X": "1"}), "env"),
@@ -99,6 +104,24 @@ def test_a_choice_can_be_made_until_the_sandbox_starts_and_then_only_repeated() 
         with pytest.raises(SessionConflict):
             opening.apply(options, starting=False)
     assert opening.choice.kernel == "b"
+
+
+def test_a_session_may_have_less_disk_than_others_and_never_more() -> None:
+    opening = Opening(BOUNDS)
+    assert opening.disk == 2 << 30
+    assert not opening.apply(SessionOptions(disk=2 << 30), starting=False)
+    assert opening.apply(SessionOptions(disk=1 << 30), starting=False), "its directory has another limit"
+    assert opening.disk == 1 << 30
+    opening.started(facts())
+    with pytest.raises(SessionConflict, match="another disk"):
+        opening.apply(SessionOptions(disk=2 << 30), starting=False)
+    opening.adopt(Choice(Limits(), disk=4 << 30), None)
+    assert opening.disk == 2 << 30
+    opening.adopt(Choice(Limits(), disk=1 << 20), None)
+    assert opening.disk == 1 << 20
+    unlimited = Opening(replace(BOUNDS, disk=0))
+    unlimited.apply(checked(SessionOptions(disk=1 << 40), replace(BOUNDS, disk=0)), starting=False)
+    assert unlimited.disk == 1 << 40
 
 
 def test_another_servers_choice_is_reduced_to_this_ones_bounds() -> None:

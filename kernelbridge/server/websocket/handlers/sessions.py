@@ -32,7 +32,6 @@ from kernelbridge.protocol.sessions import (
     SessionReady,
     State,
 )
-from kernelbridge.runtimes.contract import Limits
 from kernelbridge.server.websocket.handlers import answers
 from kernelbridge.server.websocket.handlers.request_context import (
     Client,
@@ -41,7 +40,7 @@ from kernelbridge.server.websocket.handlers.request_context import (
     echoed,
     with_warnings,
 )
-from kernelbridge.workspace.options import SessionOptions
+from kernelbridge.workspace.options import Opening, SessionOptions
 from kernelbridge.workspace.registry import Closed
 from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.states import KernelState, WorkspaceState
@@ -75,7 +74,7 @@ def _opened(context: RequestContext, fresh: bool, error: KernelBridgeError | Non
             image=choice.image,
             kernel=choice.kernel,
             language=workspace.opening.language or "",
-            limits=_limits(choice.limits),
+            limits=_limits(workspace.opening),
             linger=workspace.opening.linger,
             keep_while_running=workspace.opening.keep_while_running,
             egress=workspace.opening.egress or UNSET,
@@ -118,7 +117,7 @@ def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) 
         image=choice.image,
         kernel=choice.kernel,
         language=workspace.opening.language or UNSET,
-        limits=_limits(choice.limits),
+        limits=_limits(workspace.opening),
         linger=workspace.opening.linger,
         keep_while_running=workspace.opening.keep_while_running,
         egress=workspace.opening.egress or UNSET,
@@ -135,7 +134,7 @@ def _described(reply: SessionInfoReply, workspace: Workspace, connections: int) 
 
 async def list_sessions(client: Client, message: ListSessions, warnings: list[str]) -> None:
     """List all sessions of the connection's user: those that are open, and those with files."""
-    stored = set(await client.registry.stored(client.principal))
+    stored = client.registry.stored(client.principal)
     live = {workspace.key.session_id: workspace for workspace in client.registry.live(client.principal)}
     names = sorted(stored | live.keys())
     client.send(
@@ -206,6 +205,7 @@ def _options(message: OpenSession) -> SessionOptions:
         memory=None if limits is None else limits.memory,
         cpus=None if limits is None else limits.cpus,
         pids=None if limits is None else limits.pids,
+        disk=None if limits is None else limits.disk,
         linger=message.linger,
         keep_while_running=message.keep_while_running,
         egress=message.egress,
@@ -216,8 +216,9 @@ def _disk(use: Use, limits: DiskLimits) -> DiskUse:
     return DiskUse(used=use.size, limit=limits.size or UNSET, files=use.files, max_files=limits.files or UNSET)
 
 
-def _limits(limits: Limits) -> LimitsInEffect:
-    return LimitsInEffect(memory=limits.memory, cpus=limits.cpus, pids=limits.pids)
+def _limits(opening: Opening) -> LimitsInEffect:
+    limits = opening.choice.limits
+    return LimitsInEffect(memory=limits.memory, cpus=limits.cpus, pids=limits.pids, disk=opening.disk or UNSET)
 
 
 _STATES: Mapping[WorkspaceState, State] = MappingProxyType(

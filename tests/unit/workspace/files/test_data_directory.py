@@ -93,9 +93,16 @@ def test_a_principals_stored_sessions_are_those_with_files_of_theirs(data: DataD
     (workspaces / "broken").mkdir()
     (workspaces / "broken" / "session.json").write_text("[")
     (workspaces / "empty").mkdir()
-    assert sorted(data.stored(Principal("u"))) == ["a", "b"]
-    assert data.stored(Principal()) == ["c"]
-    assert data.stored(Principal("nobody")) == []
+    for opened_again in (False, True):
+        if opened_again:
+            data.close()
+            data = DataDirectory.open(data.root)
+        assert data.stored(Principal("u")) == {"a", "b"}
+        assert data.stored(Principal()) == {"c"}
+        assert data.stored(Principal("nobody")) == set()
+    data.delete_files(SessionKey(Principal("u"), "a"))
+    assert data.stored(Principal("u")) == {"b"}
+    data.close()
 
 
 def test_how_a_session_was_closed_is_kept_beside_its_files(data: DataDirectory) -> None:
@@ -135,15 +142,15 @@ def test_files_that_are_deleted_while_they_are_prepared_are_made_again(
     place = DataDirectory._place
     deleted: list[bool] = []
 
-    def deleted_just_then(of: DataDirectory, new: Path, home: Path, commits: Commits) -> None:
-        place(of, new, home, commits)
+    def deleted_just_then(of: DataDirectory, new: Path, key: SessionKey, commits: Commits) -> None:
+        place(of, new, key, commits)
         if not deleted:
             deleted.append(data.delete_files(key))
 
     monkeypatch.setattr(DataDirectory, "_place", deleted_just_then)
     stored = data.prepare_files(key, *own())
     assert deleted == [True]
-    assert (stored.root.is_dir(), stored.commits.deleted, data.stored(Principal("u"))) == (True, False, ["a"])
+    assert (stored.root.is_dir(), stored.commits.deleted, data.stored(Principal("u"))) == (True, False, {"a"})
     # Who shares them shares their lock; and what takes its place too late does not do so in what comes after them.
     assert data.prepare_files(key, *own()).commits is stored.commits
     assert data.delete_files(key)
@@ -184,7 +191,7 @@ def test_a_part_that_was_removed_from_a_workspace_is_made_again(data: DataDirect
     assert data.prepare_files(key, *own()).root.is_dir()
     (home / "session.json").unlink()
     data.prepare_files(key, *own())
-    assert data.stored(Principal("u")) == ["a"]
+    assert data.stored(Principal("u")) == {"a"}
     assert [entry.name for entry in (data.root / "workspaces").iterdir()] == [key.workspace_id]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
@@ -250,7 +250,7 @@ def session_files(files: Files) -> Iterator[SessionFiles]:
             settled=settled,
             executor=executor,
             max_frame=FRAME,
-            disk=Disk(DiskLimits()).session("", files.root),
+            disk=SessionDisks(DiskLimits()).session("", files.root),
         )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.disk.disk import Disk, SessionDisk
 from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.disk.session_disks import SessionDisk, SessionDisks
 from kernelbridge.workspace.files import spill as spill_module
 from kernelbridge.workspace.files.spill import BACKLOG, KEPT, SpillFile, SpillFiles
 from kernelbridge.workspace.files.store import FileLimits
@@ -77,7 +77,7 @@ def spills(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFiles:
 
 
 def unlimited(root: Path) -> SessionDisk:
-    return Disk(DiskLimits()).session("", root)
+    return SessionDisks(DiskLimits()).session("", root)
 
 
 def new(root: Path, executor: Executor, limit: int = LIMIT) -> SpillFile:

@@ -1,4 +1,9 @@
-"""The disk limits of a server's sessions, and how much each session uses."""
+"""What each session may use of the disk, and uses.
+
+A *limit* is what a session may use (`DiskLimits`), its *use* is what it does (`Use`). A *quota* is the means by which a
+file system itself enforces a limit (`Projects`). Without quotas, the server measures, refuses its own writes here, and
+stops programs that write too much (`workspace/disk_watch.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,13 @@ from kernelbridge.aio.threads import BlockingWork
 from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.disk.measure import deleted_but_open, measuring
 from kernelbridge.disk.projects import Projects
-from kernelbridge.errors import DiskFull, DiskLimit, FileError
+from kernelbridge.errors import DiskFull, DiskLimitReached, FileError
 
 _TO_DO = "delete files (delete_file, or `rm` in a command) and send it again; session_info has the figures"
 
 
-class Disk:
-    """The limits of one server. Thread-safe."""
+class SessionDisks:
+    """Those of all sessions of one server. Thread-safe."""
 
     def __init__(self, limits: DiskLimits, projects: Projects | None = None) -> None:
         """With `projects`, the file system enforces the limits; without, sessions are measured."""
@@ -30,9 +35,9 @@ class Disk:
         self._lock = Lock()
 
     @classmethod
-    def open(cls, directory: Path, limits: DiskLimits, *, instance: str) -> Disk:
-        """Return the limits of a server whose sessions are in `directory`; blocking."""
-        projects = Projects.find(directory, limits, instance=instance) if limits else None
+    def open(cls, directory: Path, limits: DiskLimits, *, instance: str) -> SessionDisks:
+        """Return those of a server whose sessions are in `directory`; blocking."""
+        projects = Projects.find(directory, instance=instance) if limits else None
         if projects is not None:
             for home in directory.iterdir():
                 projects.know(home.name, home / "files")
@@ -56,10 +61,10 @@ class Disk:
                 session = self._sessions[name] = SessionDisk(self, name, root)
             return session
 
-    def limit(self, name: str, root: Path) -> BlockingWork[None]:
-        """Limit a session's directory, new or not. Raises `OSError`."""
+    def apply_limits(self, name: str, root: Path) -> BlockingWork[None]:
+        """Set a session's quota to its limits, where there are quotas. Its directory may be new. Raises `OSError`."""
         if self.projects is not None:
-            yield from self.projects.limit(name, root)
+            yield from self.projects.apply_limits(name, root, self.session(name, root).limits)
 
     def release(self, name: str) -> None:
         """Forget a session whose files were deleted."""
@@ -70,10 +75,14 @@ class Disk:
 class SessionDisk:
     """What one session uses. Blocking; thread-safe."""
 
-    def __init__(self, disk: Disk, name: str, root: Path) -> None:
+    def __init__(self, disk: SessionDisks, name: str, root: Path) -> None:
         self._disk = disk
         self._name = name
         self._root = root
+        self._size: int | None = None
+        """Bytes that the session may use, if it asked for less than others have."""
+        self._chosen_by: object = None
+        """Who asked for that."""
         self._found: Use | None = None
         """What was found last; None before."""
         self._added = Use(0, 0)
@@ -83,7 +92,21 @@ class SessionDisk:
     @property
     def limits(self) -> DiskLimits:
         """The session's limits."""
-        return self._disk.limits
+        limits = self._disk.limits
+        return limits if self._size is None else DiskLimits(self._size, limits.files)
+
+    def lower(self, size: int | None, by: object) -> None:
+        """Limit the session to `size` bytes until `restore`; None for what the server allows each session.
+
+        `by` is one life of the session, from its opening to its close; the latest decides. Where the file system
+        enforces limits, this one holds after the next `SessionDisks.apply_limits`.
+        """
+        self._size, self._chosen_by = size, by
+
+    def restore(self, by: object) -> None:
+        """End what this life of the session has asked for. Does nothing if there is a later one."""
+        if self._chosen_by is by:
+            self._size = self._chosen_by = None
 
     @property
     def enforced(self) -> bool:
@@ -113,7 +136,7 @@ class SessionDisk:
     def admitting(self, size: int, files: int, message: str) -> BlockingWork[None]:
         """Count `size` bytes and `files` new files and directories; measure first if they may be too much.
 
-        Raises `DiskLimit` with `message` if the session has no room for them.
+        Raises `DiskLimitReached` with `message` if the session has no room for them.
         """
         yield from self.checking(size, message, files)
         with self._lock:
@@ -139,13 +162,13 @@ class SessionDisk:
         all_in_all = Use(found.size + added.size + more.size, found.files + added.files + more.files)
         return not self.limits.exceeded(all_in_all)
 
-    def _refusal(self, message: str) -> DiskLimit:
+    def _refusal(self, message: str) -> DiskLimitReached:
         use = self._found or Use(0, 0)
-        return DiskLimit(message, f"the session has no room for it: {self.limits.describe(use)}; {_TO_DO}")
+        return DiskLimitReached(message, f"the session has no room for it: {self.limits.describe(use)}; {_TO_DO}")
 
     def explaining(self, failure: FileError) -> BlockingWork[FileError]:
         """Return the error to report for a failure: one with the figures if the cause is the session's own limit."""
-        if isinstance(failure, DiskFull) and not isinstance(failure, DiskLimit) and self.enforced:
+        if isinstance(failure, DiskFull) and not isinstance(failure, DiskLimitReached) and self.enforced:
             with contextlib.suppress(OSError):
                 # XFS and ext4 have different errors for it, and one of them is that of a full disk.
                 use = yield from self.measuring()
