@@ -35,7 +35,7 @@ MASKED = (
     (re.compile(r'"(durationMs|cpuMs)":[0-9.e-]+'), r'"\1":'),
 )
 """What differs between two answers to the same request."""
-OF_A_FILE = {"date", "etag", "last-modified"}
+VARYING = {"date", "etag", "last-modified", "retry-after"}
 """Headers that do."""
 
 
@@ -238,5 +238,5 @@ def masked(text: str, session: str) -> str:
 
 def masked_answer(answer: Answer, session: str) -> tuple[int, list[str], str]:
     """Return an answer without the name of the session that it is about, and without times and versions."""
-    headers = [f"{name}: {value}" for name, value in answer.headers.items() if name.lower() not in OF_A_FILE]
+    headers = [f"{name}: {value}" for name, value in answer.headers.items() if name.lower() not in VARYING]
     return answer.status, headers, masked(answer.body.decode(), session)

@@ -14,7 +14,9 @@ how many of each kind.
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import json
 import os
 import time
 from collections import Counter
@@ -38,7 +40,7 @@ from tests.faults.guarded_house import (
     name_of,
 )
 from tests.faults.house import PATIENCE, Frame, inhabited
-from tests.faults.marks import mark
+from tests.faults.marks import Border, mark
 from tests.faults.test_any_order import reported
 
 RUNTIMES = ("local",)
@@ -199,10 +201,12 @@ class Neighbours:
         for kind, values in drawn:
             if values["user"] == user:
                 began = time.monotonic()
-                async with asyncio.timeout(PATIENCE):
-                    await kind.work(self, **values)
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        await kind.work(self, **values)
+                finally:
+                    self.house.check()
                 spent[kind.name].append(time.monotonic() - began)
-                self.house.check()
 
     # -- connections -------------------------------------------------------------
 
@@ -238,9 +242,8 @@ class Neighbours:
             return
         token = self.house.tokens[user] if right else "kb_" + "A" * 43
         heard = []
-        for name in (self.guess(user, name_of(other(user))), mark(0, "nobody")):
-            self.guess(user, name)
-            line = await self.house.line(user, f"user_id={name}", headers={})
+        for name in (name_of(other(user)), name_of("nobody")):
+            line = await self.house.line(user, f"user_id={self.guess(user, name)}", headers={})
             await line.ws.send_json({"type": "authenticate", "token": token, "requestId": "a"})
             await line.closed()
             heard.append([masked(text, name) for text in line.heard])
@@ -251,15 +254,13 @@ class Neighbours:
     async def present_token(self, user: str, right: bool) -> None:
         """Ask with the own token under the other one's name, or with a token that nobody has."""
         token = None if right else "kb_" + "A" * 43
-        answers = [
-            await self.house.http(user, "GET", f"/api/sessions/s1/files/notes.txt?user_id={name}", token=token)
-            for name in (self.guess(user, name_of(other(user))), self.guess(user, mark(0, "nobody")))
-        ]
-        assert {answer.status for answer in answers} <= ({403} if right else {401, 429}), answers
-        if answers[0].status == answers[1].status:
-            theirs, nobodys = (masked_answer(answer, "no name") for answer in answers)
-            assert theirs[0] == nobodys[0]
-            assert theirs[2].replace(name_of(other(user)), "") == nobodys[2].replace(mark(0, "nobody"), "")
+        answers = []
+        for name in (name_of(other(user)), name_of("nobody")):
+            path = f"/api/sessions/s1/files/notes.txt?user_id={self.guess(user, name)}"
+            answers.append(masked_answer(await self.house.http(user, "GET", path, token=token), name))
+        statuses = {status for status, _, _ in answers}
+        assert statuses <= ({403} if right else {401, 429}), answers
+        assert answers[0] == answers[1] or len(statuses) > 1, answers  # 429 from some failure on
 
     # -- programs ----------------------------------------------------------------
 
@@ -456,7 +457,7 @@ class Neighbours:
 
     @step(session=which, line=indices, delete=either, really=sometimes)
     async def close_session(self, user: str, session: int, line: int, delete: bool, really: bool) -> None:
-        """Close a session with all that runs in it."""
+        """Close a session with all that runs in it, or one that was never open."""
         name = self.names(user)[session] if really else self.guess(user, NOWHERE)
         if really:
             self.variables.pop((user, name), None)
@@ -528,8 +529,7 @@ class Neighbours:
             {"type": "restart_kernel"},
         )
         message = heavy[what % len(heavy)] if really else light[what % len(light)]
-        message = {**message, "requestId": self.request_of(user)}
-        message["refused"] = not really
+        message = {**message, "requestId": self.request_of(user), "refused": True}
         # The output of a command comes in pieces, which are not the same each time.
         await self.same_as_nowhere(user, message, streams=streams and message["type"] != "terminal_command")
 
@@ -652,3 +652,29 @@ def test_two_users_exchange_no_byte(house: GuardedHouse) -> None:
     if STEPS >= MANY:
         assert all(spent.values())
         assert set(seen) >= SHOWN
+
+
+def test_what_is_somebody_elses_is_found() -> None:
+    """The search of the test above, where there is something to find."""
+    border = Border()
+    border.keep("bob", "0123456789abcdef")
+    border.keep_token("ada", "kb_secret")
+    own, shared = mark(1, "ada", "s1"), mark(2, "ada")
+    border.search("ada", "s1", f"{own} {shared} 0123456789abcdee", "frame")
+    encoded = base64.b64encode(mark(1, "bob").encode()).decode()
+    for session, text in (
+        ("s1", mark(1, "bob", "s1")),
+        ("s1", mark(1, "bob")),
+        ("s1", mark(1, "ada", "s2")),
+        (None, own),
+        ("s1", "the connection 0123456789abcdef"),
+        ("s1", "Bearer kb_secret"),
+    ):
+        with pytest.raises(AssertionError, match="somebody else"):
+            border.search("ada", session, text, "frame")
+    frame = {"type": "file_content", "sessionId": "s1", "encoding": "base64", "content": encoded}
+    with pytest.raises(AssertionError, match="somebody else"):
+        border.frame("ada", json.dumps(frame))
+    border.guess("ada", mark(1, "bob"))
+    border.frame("ada", json.dumps(frame))
+    assert border.seen == {"frame": 1}
