@@ -53,7 +53,7 @@ NOWHERE = mark(1, "nobody")
 """The name of a session that nobody has, as long as those."""
 NAMES = ("notes.txt", "d/notes.txt")
 TERMINALS = ("t1", "t2")
-STEPS = int(os.environ.get("KERNELBRIDGE_FAULT_STEPS", "150"))
+STEPS = int(os.environ.get("KERNELBRIDGE_FAULT_STEPS", "100"))
 AT_ONCE = 500
 """Steps of one run, after which both users begin anew."""
 MANY = 2000
