@@ -146,7 +146,7 @@ class Neighbours:
         self.numbers = itertools.count(10)
         self.lines: dict[str, list[Line]] = {user: [] for user in USERS}
         self.variables: dict[tuple[str, str], str] = {}
-        """The value of `x`; absent if it may or may not be lost."""
+        """The value of `x`; absent if it is lost."""
         self.files: dict[tuple[str, str], dict[str, str]] = {}
         self.versions: dict[tuple[str, str], list[str]] = {}
         """The ETags and hashes of files."""
@@ -221,8 +221,6 @@ class Neighbours:
         if self.lines[user]:
             line = self.lines[user].pop()
             await line.settled(None, "restart_kernel", "interrupt", "close_session")
-            for session in {session for session, kind, _ in line.waiting.values() if kind == "execute_code"}:
-                self.variables.pop((user, str(session)), None)
             await line.close(politely=politely)
 
     @step(session=which, line=indices, after=st.integers(0, 40))
@@ -452,8 +450,7 @@ class Neighbours:
 
     @step(session=which, line=indices)
     async def session_info(self, user: str, session: int, line: int) -> None:
-        found = await self.ask(user, self.names(user)[session], line, type="session_info")
-        assert found.get("connections", 0) <= len(self.lines[user]), found
+        await self.ask(user, self.names(user)[session], line, type="session_info")
 
     @step(session=which, line=indices, delete=either, really=sometimes)
     async def close_session(self, user: str, session: int, line: int, delete: bool, really: bool) -> None:
