@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from kernelbridge.workspace.options import SERVER_RETURNS
 from tests.adoption.house import House, Server, house
 from tests.benchmarks.lag import Probe
 from tests.conftest import DEFAULT_IMAGE
@@ -25,6 +26,10 @@ from tests.integration.conftest import Client
 
 ROUNDS = 5
 IMAGE = os.environ.get("KERNELBRIDGE_TEST_IMAGE", DEFAULT_IMAGE)
+LINGER = 3.0
+"""Seconds, of sessions whose server does not come back."""
+SLACK = 5.0
+"""Seconds after its time in which a sandbox must have ended."""
 DEATHS = {
     "os._exit": ("import os; os._exit(3)", "kernel_died"),
     "a segmentation fault": ("import ctypes; ctypes.string_at(0)", "kernel_died"),
@@ -40,7 +45,7 @@ runpy.run_module("tests.benchmarks.lag_server", run_name="__main__")
 
 def bench_faults(runtime: str) -> None:
     """Measure the faults of a runtime."""
-    for measure in (_kernel, _sandbox, _pause, _server):
+    for measure in (_kernel, _sandbox, _pause, _server, _abandoned):
         asyncio.run(measure(runtime))
     if runtime == "docker":
         with home_with_image(IMAGE) as home:
@@ -134,6 +139,28 @@ async def _server(runtime: str) -> None:
                 adopted.append(time.perf_counter() - start)
     row("the server is killed: another one listens", restarted)
     row("the server is killed: the next cell", adopted)
+
+
+async def _abandoned(runtime: str) -> None:
+    """Kill servers that nothing replaces, and wait for the ends of their sandboxes. Tests wait less than a minute."""
+    ends = await asyncio.gather(_end_alone(runtime, "0"), _end_alone(runtime, "200ms"))
+    for name, seconds in zip(("runs", "is paused"), ends, strict=True):
+        row(f"no server comes back: a sandbox that {name} ends", [seconds], LINGER + SERVER_RETURNS + SLACK)
+        assert seconds >= LINGER + SERVER_RETURNS, seconds
+
+
+async def _end_alone(runtime: str, idle_timeout: str) -> float:
+    async with house(runtime, IMAGE) as home:
+        server = await home.serve("--idle-timeout", idle_timeout, linger=f"{LINGER:g}s")
+        async with home.connect(server, streams=True) as client:
+            await client.send(type="execute_code", sessionId="s", code="x = 1")
+            await status(client, status="ready" if idle_timeout == "0" else "paused")
+            start = time.perf_counter()
+            await server.kill()
+        assert await asyncio.to_thread(home.sandboxes)
+        while await asyncio.to_thread(home.sandboxes):  # noqa: ASYNC110 - an end without a server tells nobody
+            await asyncio.sleep(0.2)
+        return time.perf_counter() - start
 
 
 @contextlib.asynccontextmanager
