@@ -50,6 +50,8 @@ FIRST_MESSAGE_SIZE = 16 << 10
 """Bytes of that message."""
 WAITING = 64
 """WebSockets that may be in that state at a time."""
+SILENT = 1.0
+"""Seconds after which such a WebSocket makes room for another one of its address. An honest client takes less."""
 SWEEP = 1.0
 """Seconds between two looks at what has expired, and at the files of tokens and keys. A change of a file takes effect
 at the second look."""
@@ -319,7 +321,8 @@ class _Waiting:
     """The WebSockets that have not logged in yet: at most `WAITING`, and no addresses keep another one out."""
 
     def __init__(self) -> None:
-        self._ends: dict[str, dict[object, End]] = {}
+        self._ends: dict[str, dict[object, tuple[float, End]]] = {}
+        """When each began to wait, in seconds of a clock, and what ends it: by address, the oldest first."""
 
     @contextlib.contextmanager
     def of(self, address: str, end: End) -> Iterator[bool]:
@@ -328,7 +331,7 @@ class _Waiting:
             yield False
             return
         token = object()
-        self._ends.setdefault(address, {})[token] = end
+        self._ends.setdefault(address, {})[token] = (time.monotonic(), end)
         try:
             yield True
         finally:
@@ -346,12 +349,14 @@ class _Waiting:
         greedy = max(self._ends, key=lambda one: len(self._ends[one]))
         # An address without a place always gets one: otherwise as many addresses as there are places keep it out.
         if address in self._ends and len(self._ends[greedy]) <= len(self._ends[address]) + 1:
-            return False
+            greedy = address  # others may come from the same one, such as a proxy's: what is silent makes room
+            if time.monotonic() - next(iter(self._ends[address].values()))[0] < SILENT:
+                return False
         self._end(greedy, next(iter(self._ends[greedy])), "too many connections wait for a login; connect again")
         return True
 
     def _end(self, address: str, token: object, reason: str) -> None:
-        end = self._ends[address][token]
+        _, end = self._ends[address][token]
         self._forget(address, token)
         end(Unauthorized("You are not logged in", reason))
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
@@ -40,6 +40,7 @@ from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
 from kernelbridge.server.principal import ADMISSION, login_of
+from kernelbridge.server.refusals import what_was_asked
 from kernelbridge.server.websocket.tcp import Counted, TcpConnection
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
@@ -120,8 +121,7 @@ class Transfers:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Send a file, or one range of it."""
         key, path = _target(request)
-        self._audit.file(_by(request, key), "download", path)
-        async with self._place(request, key), self._files(key).download(path) as download:
+        async with self._place(request, key, "download", path), self._files(key).download(path) as download:
             file = download.file
             headers = _headers(request, file, path)
             if (settled := _settled(request, file, headers)) is not None:
@@ -145,14 +145,14 @@ class Transfers:
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Receive a file. It replaces the old one when it is complete."""
         key, path = _target(request)
-        self._audit.file(_by(request, key), "save", path, size=request.content_length)
         for name in (hdrs.CONTENT_RANGE, hdrs.CONTENT_ENCODING):
             if name in request.headers:
                 raise BadRequest(
                     "The file cannot be accepted in this form",
                     f"send it whole and unencoded, without the header {name}",
                 )
-        async with self._place(request, key, writes=True), self._files(key).upload(path, _condition(request)) as upload:
+        place = self._place(request, key, "save", path)
+        async with place, self._files(key).upload(path, _condition(request)) as upload:
             announced = request.content_length
             await upload.announce(announced or 0)
             received = await _receive(request, upload, self._paces.connection(key.principal))
@@ -177,7 +177,9 @@ class Transfers:
         return web.Response(status=204, headers=headers)
 
     @contextlib.asynccontextmanager
-    async def _place(self, request: web.Request, key: SessionKey, *, writes: bool = False) -> AsyncIterator[None]:
+    async def _place(
+        self, request: web.Request, key: SessionKey, action: Literal["download", "save"], path: str
+    ) -> AsyncIterator[None]:
         if self._running[key.principal] >= _AT_ONCE:
             raise LimitExceeded(
                 "Too many transfers are running for this user", f"the limit is {_AT_ONCE}; wait until one has ended"
@@ -186,8 +188,10 @@ class Transfers:
         try:
             # Two chunks: one is read or sent while the other is written or waits.
             await asyncio.sleep(self._paces.user(key.principal).wait(requests=1))
+            # Not sooner: what is refused above, or waits, would fill the audit log as fast as a client can ask.
+            self._audit.file(_by(request, key), action, path, size=request.content_length)
             with Counted(request, key.principal, 2 * _CHUNK):
-                async with self._using(key, writes=writes):
+                async with self._using(key, writes=action == "save"):
                     yield
         finally:
             self._running[key.principal] -= 1
@@ -224,7 +228,7 @@ class Transfers:
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
         self._metrics.refused(code)
-        what = f"{request.method} {request.path}"
+        what = what_was_asked(request)
         admission = request.get(ADMISSION)
         user = admission.identity.principal if isinstance(admission, Login) else None  # a bare `user_id` is no proof
         self._audit.refused(By(user, address=request.remote), what=what, code=code, reason=reason)

@@ -1,6 +1,6 @@
 """What is known afterwards about logins: the log, the audit log and the metrics have each, in one call.
 
-Failures are bounded: who can connect can fail as often as he likes.
+Failures are bounded: who can connect can fail as often as he likes. So are logins: each HTTP request is one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,23 @@ class LoginRecord:
         self._audit = audit
         self._metrics = metrics
         self._throttle = Throttle()
+        self._second = 0
+        """The second in which logins are noted once."""
+        self._noted: set[tuple[Principal, str, CarriedBy, bool]] = set()
 
     def accepted(self, principal: Principal, *, address: str, carried_by: CarriedBy, renewed: bool = False) -> None:
-        """Note that a client logged in, or stayed logged in with another credential."""
+        """Note that a client logged in, or stayed logged in with another credential.
+
+        The same within one second is only counted: a client may send thousands of requests.
+        """
         self._metrics.authentication(accepted=True)
+        if (second := int(time.monotonic())) != self._second:
+            self._second = second
+            self._noted.clear()
+        login = (principal, address, carried_by, renewed)
+        if login in self._noted:
+            return
+        self._noted.add(login)
         self._audit.authenticated(principal, address=address, carried_by=carried_by, renewed=renewed)
         log.info(
             "authenticated",

@@ -13,9 +13,11 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from kernelbridge.metrics import Metrics
+from kernelbridge.server.access import refusal
 from kernelbridge.server.listening import accepting, bind, bind_unix
 from kernelbridge.server.websocket.buffers import Buffers
 from kernelbridge.server.websocket.tcp import TcpConnection
+from kernelbridge.settings.settings import is_loopback
 
 CONNECTIONS = 32
 """Connections that there may be; one more closes the one that has asked for nothing for longest."""
@@ -53,7 +55,8 @@ async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) ->
             port = sockets[0].getsockname()[1]
             where = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
             scraped = Scraped(where, port)
-        runner = web.AppRunner(_app(metrics), access_log=None, shutdown_timeout=1.0)
+        local = not isinstance(address, Path) and is_loopback(address[0])
+        runner = web.AppRunner(_app(metrics, local=local), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         bounded = accepting(runner, sockets, Buffers(BUFFERED), most_idle=CONNECTIONS, setting=SETTING)
@@ -62,13 +65,17 @@ async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) ->
         yield scraped
 
 
-def _app(metrics: Metrics) -> web.Application:
+def _app(metrics: Metrics, *, local: bool) -> web.Application:
     async def scrape(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
 
     @web.middleware
     async def handling(request: web.Request, handler: Handler) -> web.StreamResponse:
+        hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
+        # A page that a browser on this machine shows reaches loopback under any name that resolves to it.
+        if local and (reason := refusal(hosts, origins, ())) is not None:
+            return web.Response(status=403, text=reason + "\n")
         # It is short: a connection counts as one without a request also while its client does not read the answer.
         with TcpConnection.of(request).handling(request):
             return await handler(request)

@@ -19,5 +19,9 @@ def note_refusal(
     """Note that a request was refused. `principal` is None for strangers; `reason` repeats nothing that is secret."""
     TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
     metrics.refused(code)
-    what = f"{request.method} {request.path[:_LONGEST_PATH]}"
-    audit.refused(By(principal, address=request.remote), what=what, code=code, reason=reason)
+    audit.refused(By(principal, address=request.remote), what=what_was_asked(request), code=code, reason=reason)
+
+
+def what_was_asked(request: web.Request) -> str:
+    """Return the method and the path of a refused request, for the audit log."""
+    return f"{request.method} {request.path[:_LONGEST_PATH]}"

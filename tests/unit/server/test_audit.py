@@ -8,6 +8,8 @@ import json
 import re
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ import aiohttp
 import pytest
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.identity.tokens import new_token, token_line
+from kernelbridge.server import files_api
 from tests.unit.server.conftest import PATIENCE, Client, RunningServer, StartServer, eventually
 from tests.unit.test_cli_process import environment
 
@@ -94,6 +98,30 @@ async def test_transfers_by_http_and_what_the_server_ends_itself(start_server: S
     assert (refused["event"], refused["code"]) == ("refused", "not_found")
     assert refused["what"] == "GET /api/sessions/s/files/absent"
     assert named(found, "destroy")["reason"] == "no client returned within 0 s"
+
+
+async def test_what_is_asked_without_end_fills_no_log(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of transfers beyond the limit only some refusals are noted, and of logins one in a second."""
+    monkeypatch.setattr(files_api, "_AT_ONCE", 0)
+    path, tokens, token = tmp_path / "audit.log", tmp_path / "tokens", new_token()
+    tokens.write_text(token_line("ada", token) + "\n")
+    tokens.chmod(0o600)
+    server = await start_server(audit_log=str(path), auth="token", token_file=str(tokens))
+    bearer = {"Authorization": f"Bearer {token}"}
+    url, began = server.file("a" * 4000, user="ada"), time.monotonic()
+    for _ in range(1000):
+        async with server.http.get(url, headers=bearer) as answer:
+            assert answer.status == 429
+    async with server.http.ws_connect(server.url, headers=bearer):
+        found = await entries(path, until="connected")
+    seconds = int(time.monotonic() - began) + 2
+    noted = Counter(entry["event"] for entry in found)
+    assert set(noted) <= {"authenticated", "refused", "refusals", "connected"}
+    assert noted["authenticated"] <= seconds
+    assert noted["refused"] <= 100 * seconds
+    assert path.stat().st_size < 100_000 * seconds
 
 
 async def test_refused_requests_name_who_and_what_in_one_line(start_server: StartServer, tmp_path: Path) -> None:

@@ -354,8 +354,9 @@ def request(path: str, headers: dict[str, str]) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode()
 
 
-async def test_few_may_wait(tokens: Guarded) -> None:
+async def test_few_may_wait(tokens: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """One address has all places; those that come by another still get in, at its cost."""
+    monkeypatch.setattr(authentication, "SILENT", 60.0)
     async with AsyncExitStack() as stack:
         waiting = []
         for _ in range(authentication.WAITING):
@@ -381,7 +382,26 @@ async def test_few_may_wait(tokens: Guarded) -> None:
             assert (await client.ask(type="authenticate", token=tokens.token))["type"] == "authenticated"
 
 
-async def test_an_address_with_many_waiting_loses_the_oldest() -> None:
+async def test_who_is_silent_keeps_nobody_of_the_same_address_out(
+    tokens: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is not a trusted one is the address of everybody."""
+    monkeypatch.setattr(authentication, "SILENT", 0.0)
+    async with AsyncExitStack() as stack:
+        waiting = []
+        for _ in range(authentication.WAITING):
+            wire = await stack.enter_async_context(tokens.server.wire())
+            wire.write(request("/ws", UPGRADE | KEY))
+            assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
+            waiting.append(wire)
+        async with tokens.connect("") as client:
+            assert (await client.ask(type="authenticate", token=tokens.token))["type"] == "authenticated"
+        said, code, _ = await waiting[0].ending()
+        assert (code, said[0]["code"]) == (1008, "unauthorized")
+
+
+async def test_an_address_with_many_waiting_loses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authentication, "SILENT", 60.0)
     waiting, ended = authentication._Waiting(), list[int]()
 
     def place(address: str, number: int) -> contextlib.AbstractContextManager[bool]:

@@ -139,6 +139,14 @@ async def test_the_address_of_the_metrics_has_nothing_else(server: RunningServer
             assert answer.status == 404
 
 
+@pytest.mark.parametrize("header", [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}])
+async def test_a_web_page_gets_no_metrics(server: RunningServer, header: dict[str, str]) -> None:
+    assert server.metrics is not None
+    async with server.http.get(server.metrics, headers=header) as answer:
+        assert answer.status == 403
+        assert "kernelbridge_" not in await answer.text()
+
+
 async def test_prometheus_gets_the_format_that_it_asks_for(server: RunningServer) -> None:
     assert server.metrics is not None
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
