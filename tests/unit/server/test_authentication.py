@@ -394,8 +394,11 @@ async def test_who_is_silent_keeps_nobody_of_the_same_address_out(
             wire.write(request("/ws", UPGRADE | KEY))
             assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
             waiting.append(wire)
-        async with tokens.connect("") as client:
-            assert (await client.ask(type="authenticate", token=tokens.token))["type"] == "authenticated"
+        late = await stack.enter_async_context(tokens.server.wire())
+        late.write(request("/ws", UPGRADE | KEY))
+        assert (await late.head()).startswith(b"HTTP/1.1 101 ")
+        late.write(text(type="authenticate", token=tokens.token))
+        assert json.loads((await late.frame())[1])["type"] == "authenticated"
         said, code, _ = await waiting[0].ending()
         assert (code, said[0]["code"]) == (1008, "unauthorized")
 
