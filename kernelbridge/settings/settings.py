@@ -153,10 +153,12 @@ class Settings:
         tuple[str, ...],
         Option(
             replace(
-                kinds.text("NAME", "the name of a user, of at most 256 printable characters", r".{1,256}"), many=True
+                kinds.text("NAME", "the name of a user without commas, of at most 256 characters", r"[^,]{1,256}"),
+                many=True,
             ),
             IDENTITY,
-            "User who may see and end the sessions of all users (token, proxy, jwt). Repeatable.",
+            "User who may see and end the sessions of all users (token, proxy, jwt). In a variable, commas separate "
+            "names: a user whose name has one cannot be named. Repeatable.",
             default_text="none",
         ),
     ] = ()
