@@ -405,6 +405,9 @@ def _is_simple(raw: bytes) -> bool:
 
 
 def _decode_large(raw: bytes, kind: type) -> Generator[None, None, Any]:
+    if len(raw) <= MAX_REPAIRED:
+        raw = _unicode(raw)
+        yield
     try:
         if kind is Stream:
             stream = yield from _decode_raw(raw, _LargeStream)
@@ -481,7 +484,7 @@ def _large_display(raw: bytes) -> Generator[None, None, Display]:
         if number % _AT_ONCE == 0:
             yield
         # Text is decoded, because `output` shows it; anything else is sent to the client as it is.
-        data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
+        data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else msgspec.Raw(_unicode(part))
     return Display(
         data,
         msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
@@ -499,13 +502,13 @@ def _count(raw: bytes, *sought: bytes) -> Generator[None, None, int]:
     return found
 
 
-def _unicode(part: msgspec.Raw) -> msgspec.Raw:
-    """Return raw JSON as valid UTF-8, which the decoder does not check."""
+def _unicode(raw: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
+    """Return raw JSON as valid UTF-8, which the decoder does not check where it leaves JSON raw."""
     try:
-        str(part, "utf-8")
+        str(raw, "utf-8")
     except UnicodeDecodeError:
-        return msgspec.Raw(str(part, "utf-8", "replace").encode())
-    return part
+        return str(raw, "utf-8", "replace").encode()
+    return raw
 
 
 def _small(part: msgspec.Raw) -> msgspec.Raw:
