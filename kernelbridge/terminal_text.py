@@ -543,6 +543,7 @@ class Screen:
             case 2 | 3:
                 del rows[self._top :]
                 rows.extend([""] * (not rows))
+                self._col = min(self._col, COLUMNS)
 
     def _edit(self, row: list[str], number: int, final: str) -> None:
         col, count = self._col, min(max(1, number), COLUMNS)

@@ -24,7 +24,7 @@ from tests.fuzz import TARGETS
 
 LONGEST = 4096
 """Bytes of an input."""
-INPUT_SECONDS = 10
+INPUT_SECONDS = 30
 """How long one input may take."""
 MEMORY_MB = 2048
 MEMORY = Path("/dev/shm")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.terminal_text import (
     CELLS,
+    COLUMNS,
     HEIGHT,
     WIDTH,
     Screen,
@@ -169,6 +170,12 @@ def draw_in_pieces(pieces: Iterable[str]) -> str:
             pass
     screen.finish()
     return "".join(parts)
+
+
+@pytest.mark.parametrize("erase", ["\x1b[2J", "\x1b[3J", "\x1b[2K"])
+def test_a_cursor_far_to_the_right_comes_back_when_its_line_is_erased(erase: str) -> None:
+    # Otherwise each further `erase` and character would cost as much as the long line.
+    assert render("x" * 10_000 + erase + "y") == " " * COLUMNS + "y"
 
 
 def test_tabs_count_as_the_cells_that_they_extend_over() -> None:
