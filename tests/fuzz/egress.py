@@ -47,6 +47,7 @@ SEEDS = (
     b"POST HTTP://a.example?q HTTP/1.1\r\nContent-Length: 3\r\nTE: trailers\r\nCookie: \xe9\r\n\r\nabcd",
     b"PUT http://a.example HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"PUT http://a.example/ HTTP/1.1\r\nConnection: content-length\r\nContent-Length: 3\r\n\r\nabc",
     b"a.example.",
     b"127.0.0.1",
     b"127.1:443",

@@ -87,8 +87,8 @@ def check_screen(screen: Screen) -> None:
         return
     assert screen._plain == []
     assert 1 <= len(rows) < 2 * REACH + HEIGHT + 1
-    assert 0 <= screen._at < len(rows) + HEIGHT
-    assert 0 <= screen._top <= max(len(rows), screen._at)
+    assert 0 <= screen._top <= 2 * REACH
+    assert 0 <= screen._at < max(len(rows), screen._top + HEIGHT)
     length = len(rows[screen._at]) if screen._at < len(rows) else 0
     assert 0 <= screen._col <= max(COLUMNS + WIDTH, length + terminal_text._TAB)
     assert sum(map(len, rows)) <= screen._written <= terminal_text.CELLS

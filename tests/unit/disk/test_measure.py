@@ -124,6 +124,8 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
             os.dup(file)
             os.write(file, b"x" * MIB)
             (tmp_path / "f").unlink()
+            named = os.open(tmp_path / "named", os.O_RDWR | os.O_CREAT)
+            os.write(named, b"x" * MIB)
             if os.geteuid() == 0:
                 os.setuid(uid)
             os.write(written, b"1")
