@@ -27,7 +27,7 @@ class LeftoverQuotas:
             self.limits[project] = size, files
         else:
             use = self.left.get(project, Use(0, 0))
-            data[:] = module._QUOTA.pack(0, 0, use.size, 0, 0, use.files, 0, 0, 0)  # type: ignore[assignment]
+            data.raw = module._QUOTA.pack(0, 0, use.size, 0, 0, use.files, 0, 0, 0)
 
 
 @pytest.fixture(autouse=True)

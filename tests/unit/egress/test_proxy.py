@@ -261,6 +261,30 @@ async def test_a_second_request_on_a_connection_is_not_passed_on() -> None:
         assert b"other.example/" not in answer
 
 
+async def test_a_body_that_comes_in_pieces_ends_where_its_length_says() -> None:
+    arrived = asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\nhel")
+        arrived.set()
+        await reader.readexactly(2)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async with host(answer_late) as port, proxy_for(f"http://a.example:{port}") as it:
+        loop = asyncio.get_running_loop()
+        with it.connect() as ours:
+            async with asyncio.timeout(PATIENCE):
+                head = f"PUT http://a.example:{port}/ HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+                await loop.sock_sendall(ours, head.encode() + b"hel")
+                await arrived.wait()
+                await loop.sock_sendall(ours, b"lo" + get("http://other.example/"))
+                assert (await read_all(ours)).startswith(b"HTTP/1.1 204")
+        await it.settled()
+        passed_on = f"PUT / HTTP/1.1\r\nHost: a.example:{port}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+        assert it.accesses[-1].sent == len(passed_on)
+
+
 # -- both ways, until the end --------------------------------------------------------------
 
 
