@@ -13,6 +13,7 @@ from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.metrics import Metrics
 from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.workspace import disk_watch
 from kernelbridge.workspace.disk_watch import LONGEST, DiskStops, DiskWatch, _Look, due
 
 LIMITS = DiskLimits(1000, 100)
@@ -68,14 +69,16 @@ class EndlessSandbox:
         await asyncio.get_running_loop().create_future()
 
 
-async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: Path) -> None:
-    for number in range(200):
-        (tmp_path / str(number)).write_text("x")
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def test_a_session_above_its_limit_is_told_counted_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each sandbox: what is on the disk when one begins, its programs have not written."""
+    monkeypatch.setattr(disk_watch, "EVERY", 0.01)
+    told: asyncio.Queue[str] = asyncio.Queue()
     metrics = Metrics()
 
     def tell(detail: str, *, stopped: bool) -> None:
-        told.set_result(f"{detail} {stopped}")
+        told.put_nowait(f"{detail} {stopped}")
 
     with ThreadPoolExecutor(1) as executor:
         watch = DiskWatch(
@@ -89,11 +92,14 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: 
             end=asyncio.Event().wait,  # type: ignore[arg-type] # it waits until the test ends
             metrics=metrics,
         )
-        watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
-        text = await asyncio.wait_for(told, 60)
-        watching.cancel()
-        await asyncio.wait([watching])
-    assert (watch.size or 0) >= 200
-    assert "of 100 files" in text
-    assert text.endswith("False")
-    assert b'kernelbridge_disk_limit_reached_total{resource="files"} 1.0' in generate_latest(metrics.registry)
+        for sandbox in ("first", "second"):
+            for number in range(200):
+                (tmp_path / f"{sandbox} {number}").write_text("x")
+            watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
+            text = await asyncio.wait_for(told.get(), 60)
+            watching.cancel()
+            await asyncio.wait([watching])
+            assert "of 100 files" in text
+            assert text.endswith("False")
+    assert (watch.size or 0) >= 400
+    assert b'kernelbridge_disk_limit_reached_total{resource="files"} 2.0' in generate_latest(metrics.registry)
