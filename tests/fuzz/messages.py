@@ -41,6 +41,7 @@ SEEDS = (
     b'[{"type":"ping"}]',
     b'{"type":"ping"',
     b'{"type":"\xff"}',
+    b'{"type":"ping","requestId":"\xed\xa0\x80"}',
     b"\xef\xbb\xbf{}",
     b'{"type":"ping","requestId":"\\ud8',
 )
