@@ -32,6 +32,14 @@ def test_who_waits_as_told_never_gets_more_than_the_rate(steps: list[tuple[float
         assert taken <= 100 + 10 * now + 1e-6
 
 
+def test_what_the_connections_of_a_user_send_together_counts() -> None:
+    for what in ("requests", "size"):
+        paces = Paces(Rates(requests=10, size=10), clock=lambda: 0.0)
+        waits = [paces.connection("u").wait(**{what: 50}) for _ in range(3)]
+        assert waits == [0, 0, 5]
+        assert paces.connection("another").wait(**{what: 50}) == 0
+
+
 def test_a_connection_has_half_of_what_its_user_has_and_others_have_the_rest() -> None:
     paces = Paces(Rates(requests=10, size=1000), clock=lambda: 0.0)
     one, two, three = (paces.connection("u") for _ in range(3))

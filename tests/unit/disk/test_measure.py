@@ -35,6 +35,19 @@ def test_files_directories_and_links_count_and_the_top_does_not(tmp_path: Path) 
     assert descriptors() == before
 
 
+def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "a").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "f").write_bytes(b"x" * MIB)
+    seen = blocks(root / "a")
+    walk = measuring(root)
+    next(walk)  # it knows of the directory, and has not opened it
+    (root / "a").rmdir()
+    (root / "a").symlink_to(outside)
+    assert finish(walk) == Use(seen, 1)
+
+
 def test_a_file_with_two_names_counts_once_and_a_hole_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"x" * MIB)
     (tmp_path / "two").hardlink_to(tmp_path / "one")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.aio.threads import finish
 from kernelbridge.disk import projects as module
+from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.disk.projects import Projects
+from kernelbridge.errors import DiskLimit
 
 
 class LeftoverQuotas:
@@ -52,6 +55,28 @@ def test_a_limit_is_at_least_what_was_asked_for(projects: Projects, kernel: Left
     projects._set(projects._take("a"), DiskLimits(1500, 7))
     projects._set(projects._take("b"), DiskLimits(100, 7))
     assert kernel.limits == {101: (2, 7), 103: (1, 7)}
+
+
+def test_a_session_keeps_its_number(
+    projects: Projects, kernel: LeftoverQuotas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects.numbers["a"] = 150
+    monkeypatch.setattr(module, "_attributes", lambda _fd: (module._INHERIT, 0, 0, 150, 0))
+    finish(projects.limit("a", tmp_path))
+    assert (projects.numbers, kernel.limits) == ({"a": 150}, {150: (2, 7)})
+
+
+def test_a_session_is_asked_for_its_use_before_each_write(
+    projects: Projects, kernel: LeftoverQuotas, tmp_path: Path
+) -> None:
+    """Its programs write, too, and ext4 refuses nothing to root."""
+    limits = DiskLimits(10_000, 7)
+    disk = Disk(limits, projects).session("a", tmp_path)
+    project = projects._take("a")
+    finish(disk.admitting(100, 1, "not saved"))
+    kernel.left[project] = Use(10_000, 2)
+    with pytest.raises(DiskLimit, match="no room"):
+        finish(disk.admitting(100, 1, "not saved"))
 
 
 def test_a_number_is_given_back_without_a_limit(projects: Projects, kernel: LeftoverQuotas) -> None:

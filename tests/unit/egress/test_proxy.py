@@ -546,6 +546,7 @@ async def test_a_name_that_is_not_answered_keeps_its_place_of_the_session(monkey
 
 async def test_what_is_read_after_a_refusal_is_a_read_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_DRAIN_BYTES", 3)
+    monkeypatch.setattr(module, "_DRAIN_SECONDS", 10 * PATIENCE)
     allowance = Allowance(None, None)
     spent: list[int] = []
 

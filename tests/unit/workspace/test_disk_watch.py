@@ -77,8 +77,14 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(
     told: asyncio.Queue[str] = asyncio.Queue()
     metrics = Metrics()
 
+    sizes_in_sleep: list[int | None] = []
+
     def tell(detail: str, *, stopped: bool) -> None:
         told.put_nowait(f"{detail} {stopped}")
+
+    def sleeps() -> bool:
+        sizes_in_sleep.append(watch.size)
+        return len(sizes_in_sleep) < 4
 
     with ThreadPoolExecutor(1) as executor:
         watch = DiskWatch(
@@ -86,7 +92,7 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(
             tmp_path,
             DiskStops(),
             executor=executor,
-            asleep=lambda: False,
+            asleep=sleeps,
             tell=tell,
             interrupt=lambda: pytest.fail("nothing grows"),
             end=asyncio.Event().wait,  # type: ignore[arg-type] # it waits until the test ends
@@ -101,5 +107,56 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(
             await asyncio.wait([watching])
             assert "of 100 files" in text
             assert text.endswith("False")
+    assert sizes_in_sleep[:4] == [None] * 4  # nobody looks while it sleeps
     assert (watch.size or 0) >= 400
     assert b'kernelbridge_disk_limit_reached_total{resource="files"} 2.0' in generate_latest(metrics.registry)
+
+
+async def test_programs_that_grow_above_the_limit_are_interrupted_and_soon_after_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EVERY", "SOON"):
+        monkeypatch.setattr(disk_watch, name, 0.01)
+    monkeypatch.setattr(disk_watch, "LONGEST", 0.0)
+    steps: list[str] = []
+    interrupted, ended = asyncio.Event(), asyncio.Event()
+
+    def grow(name: str) -> None:
+        for number in range(200):
+            (tmp_path / f"{name} {number}").touch()
+
+    def interrupt() -> None:
+        steps.append("interrupt")
+        interrupted.set()
+
+    async def end() -> None:
+        steps.append("end")
+        ended.set()
+
+    stops = DiskStops()
+    mark = stops.mark()
+    with ThreadPoolExecutor(1) as executor:
+        watch = DiskWatch(
+            Disk(DiskLimits(0, 100)).session("s", tmp_path),
+            tmp_path,
+            stops,
+            executor=executor,
+            asleep=lambda: False,
+            tell=lambda _detail, *, stopped: steps.append(f"tell {stopped}"),
+            interrupt=interrupt,
+            end=end,
+            metrics=Metrics(),
+        )
+        watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
+        async with asyncio.timeout(60):
+            while watch.size is None:  # noqa: ASYNC110 - the first look says what was there before
+                await asyncio.sleep(0.01)
+            grow("first")
+            monkeypatch.setattr(disk_watch, "EVERY", 1000.0)
+            await interrupted.wait()
+            grow("second")
+            await ended.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert steps == ["tell True", "interrupt", "tell True", "end"]
+    assert stops.explained(Outcome(success=False, cause="interrupted"), mark).cause == "disk_limit"
