@@ -191,6 +191,12 @@ def test_text_that_is_not_unicode_is_repaired_whatever_its_size(size: int) -> No
     assert (failure.evalue, failure.traceback) == ("\ufffd", [expected])
 
 
+def test_text_that_is_not_unicode_is_repaired_in_small_steps() -> None:
+    """Each byte that is not UTF-8 costs a hundred times as much as one that is."""
+    work = wire.decoding(b'{"name":"stdout","text":"' + b"\xff" * (4 << 20) + b'"}', wire.Stream)
+    assert sum(1 for _ in work) >= (4 << 20) // wire._PART
+
+
 def _steps(monkeypatch: pytest.MonkeyPatch, raw: bytes, kind: type) -> tuple[object, list[int]]:
     """Decode; return the result, and how many texts each step decoded."""
     counted, text_of = [0], wire._text
