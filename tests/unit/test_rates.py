@@ -51,11 +51,12 @@ def test_a_connection_has_half_of_what_its_user_has_and_others_have_the_rest() -
 
 
 def test_a_new_connection_does_not_forget_what_its_user_has_sent() -> None:
-    paces = Paces(Rates(requests=10, size=0), clock=lambda: 0.0)
-    paces.connection("u").wait(requests=500)
-    for number in range(2000):
-        paces.connection(number)
-    assert paces.connection("u").wait(requests=1) > 30
+    for what in ("requests", "size"):
+        paces = Paces(Rates(requests=10, size=10), clock=lambda: 0.0)
+        paces.connection("u").wait(**{what: 500})
+        for number in range(2000):
+            paces.connection(number)
+        assert paces.connection("u").wait(**{what: 1}) > 30
 
 
 def test_users_who_rest_are_forgotten() -> None:

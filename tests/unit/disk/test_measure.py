@@ -156,6 +156,11 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
         assert deleted_but_open(uid, tmp_path.stat().st_dev) == Use(0, 0)
 
 
+def test_a_session_without_files_uses_nothing(tmp_path: Path) -> None:
+    disk = Disk(DiskLimits(2 * MIB, 10)).session("s", tmp_path / "none")
+    assert finish(disk.measuring()) == Use(0, 0)
+
+
 def test_a_session_measures_before_it_refuses(tmp_path: Path) -> None:
     disk = SessionDisks(DiskLimits(2 * MIB, 10)).session("s", tmp_path)
     finish(disk.admitting(MIB, 1, "no"))  # nothing of it was written: what was counted is found not to be there

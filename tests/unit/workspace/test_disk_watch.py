@@ -65,8 +65,41 @@ def test_a_stop_explains_what_it_has_ended_and_nothing_else() -> None:
 class EndlessSandbox:
     """It never ends."""
 
+    waits = 0
+
     async def wait(self) -> None:
-        await asyncio.get_running_loop().create_future()
+        self.waits += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.waits -= 1
+
+
+async def test_a_watch_that_is_given_up_waits_for_nothing(tmp_path: Path) -> None:
+    sandbox, looked = EndlessSandbox(), asyncio.Event()
+
+    def asleep() -> bool:
+        looked.set()
+        return True
+
+    watch = DiskWatch(
+        Disk(LIMITS).session("s", tmp_path),
+        tmp_path,
+        DiskStops(),
+        executor=ThreadPoolExecutor(1),
+        asleep=asleep,
+        tell=lambda _detail, *, stopped: pytest.fail(str(stopped)),
+        interrupt=lambda: None,
+        end=asyncio.Event().wait,  # type: ignore[arg-type] # it is not called
+        metrics=Metrics(),
+    )
+    watching = asyncio.ensure_future(watch.watch(cast("Sandbox", sandbox)))
+    await looked.wait()
+    assert sandbox.waits == 1
+    watching.cancel()
+    await asyncio.wait([watching])
+    await asyncio.sleep(0)
+    assert sandbox.waits == 0
 
 
 async def test_a_session_above_its_limit_is_told_counted_and_measured(
