@@ -10,7 +10,8 @@ import pytest
 
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.connection import Connection
-from kernelbridge.egress.tunnel import Moved, Tunnel
+from kernelbridge.egress.meter import Meter, Moved
+from kernelbridge.egress.tunnel import Tunnel
 from tests.unit.egress.hosts_of_the_test import PATIENCE, read_all
 
 
@@ -19,9 +20,9 @@ class NotedConnection(Connection):
 
     ended = False
 
-    def end(self) -> None:
+    async def end(self) -> None:
         self.ended = True
-        super().end()
+        await super().end()
 
 
 @dataclass
@@ -44,7 +45,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 async def test_when_one_side_has_ended_the_other_has_less_time(pair: Pair) -> None:
-    tunnel = Tunnel(pair.inside, pair.outside, Allowance(None, None), Moved(), idle=3600, half_closed=0.05)
+    tunnel = Tunnel(pair.inside, pair.outside, Meter(Allowance(None, None), Moved(), idle=3600, half_closed=0.05))
     copying = asyncio.ensure_future(tunnel.run(b"hello"))
     pair.host.shutdown(socket.SHUT_WR)
     await asyncio.wait({copying}, timeout=PATIENCE)
@@ -54,9 +55,8 @@ async def test_when_one_side_has_ended_the_other_has_less_time(pair: Pair) -> No
 
 async def test_after_a_request_the_host_is_not_told_that_nothing_more_comes(pair: Pair) -> None:
     """Some servers take the end of a connection for the wish to stop."""
-    copying = asyncio.ensure_future(
-        Tunnel(pair.inside, pair.outside, Allowance(None, None), Moved()).run(b"head", body=4)
-    )
+    tunnel = Tunnel(pair.inside, pair.outside, Meter(Allowance(None, None), Moved()))
+    copying = asyncio.ensure_future(tunnel.run(b"head", body=4))
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(PATIENCE):
         await loop.sock_sendall(pair.program, b"body and more")
