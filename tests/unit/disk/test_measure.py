@@ -157,7 +157,7 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
 
 
 def test_a_session_without_files_uses_nothing(tmp_path: Path) -> None:
-    disk = Disk(DiskLimits(2 * MIB, 10)).session("s", tmp_path / "none")
+    disk = SessionDisks(DiskLimits(2 * MIB, 10)).session("s", tmp_path / "none")
     assert finish(disk.measuring()) == Use(0, 0)
 
 

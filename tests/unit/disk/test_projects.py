@@ -10,10 +10,10 @@ import pytest
 
 from kernelbridge.aio.threads import finish
 from kernelbridge.disk import projects as module
-from kernelbridge.disk.disk import Disk
 from kernelbridge.disk.limits import DiskLimits, Use
 from kernelbridge.disk.projects import Projects
-from kernelbridge.errors import DiskLimit
+from kernelbridge.disk.session_disks import SessionDisks
+from kernelbridge.errors import DiskLimitReached
 
 
 class LeftoverQuotas:
@@ -42,7 +42,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> LeftoverQuotas:
 
 @pytest.fixture
 def projects(tmp_path: Path) -> Iterator[Projects]:
-    with closing(Projects(os.open(tmp_path, os.O_RDONLY), DiskLimits(1500, 7), first=100)) as projects:
+    with closing(Projects(os.open(tmp_path, os.O_RDONLY), first=100)) as projects:
         yield projects
 
 
@@ -62,7 +62,7 @@ def test_a_session_keeps_its_number(
 ) -> None:
     projects.numbers["a"] = 150
     monkeypatch.setattr(module, "_attributes", lambda _fd: (module._INHERIT, 0, 0, 150, 0))
-    finish(projects.limit("a", tmp_path))
+    finish(projects.apply_limits("a", tmp_path, DiskLimits(1500, 7)))
     assert (projects.numbers, kernel.limits) == ({"a": 150}, {150: (2, 7)})
 
 
@@ -71,11 +71,11 @@ def test_a_session_is_asked_for_its_use_before_each_write(
 ) -> None:
     """Its programs write, too, and ext4 refuses nothing to root."""
     limits = DiskLimits(10_000, 7)
-    disk = Disk(limits, projects).session("a", tmp_path)
+    disk = SessionDisks(limits, projects).session("a", tmp_path)
     project = projects._take("a")
     finish(disk.admitting(100, 1, "not saved"))
     kernel.left[project] = Use(10_000, 2)
-    with pytest.raises(DiskLimit, match="no room"):
+    with pytest.raises(DiskLimitReached, match="no room"):
         finish(disk.admitting(100, 1, "not saved"))
 
 

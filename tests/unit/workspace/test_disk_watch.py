@@ -83,7 +83,7 @@ async def test_a_watch_that_is_given_up_waits_for_nothing(tmp_path: Path) -> Non
         return True
 
     watch = DiskWatch(
-        Disk(LIMITS).session("s", tmp_path),
+        SessionDisks(LIMITS).session("s", tmp_path),
         tmp_path,
         DiskStops(),
         executor=ThreadPoolExecutor(1),
@@ -170,7 +170,7 @@ async def test_programs_that_grow_above_the_limit_are_interrupted_and_soon_after
     mark = stops.mark()
     with ThreadPoolExecutor(1) as executor:
         watch = DiskWatch(
-            Disk(DiskLimits(0, 100)).session("s", tmp_path),
+            SessionDisks(DiskLimits(0, 100)).session("s", tmp_path),
             tmp_path,
             stops,
             executor=executor,
