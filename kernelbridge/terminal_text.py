@@ -316,6 +316,7 @@ class Screen:
             cut = _final(text)
             self._plain = [text[cut:]]
             self._plain_length = len(text) - cut
+            self._leave_rows(text.count("\n", 0, cut))
             self._settle(text[:cut])
 
     def _turn_plain(self, text: str) -> bool:
@@ -342,11 +343,9 @@ class Screen:
             self._plain.clear()
             self._rows = [*text.split("\n")]
             self._at = len(self._rows) - 1
-            self._rows[-1] = last = _cells(text[text.rfind("\n") + 1 :])
-            self._col = len(last)
-            self._top, self._saved_cursor = 0, (0, 0)
             self._written = self._plain_length
             self._plain_length = 0
+            self._col = len(self._row())
             self._scroll()
         return self._rows
 
@@ -380,13 +379,13 @@ class Screen:
 
     def _write(self, text: str) -> None:
         row, col = self._row(), self._col
-        cells: str | list[str] = text
-        if not text.isascii() and _SIMPLE.fullmatch(text) is None:
-            cells = _cells(text, row, col)
         if col > len(row):
             self._written += col - len(row)
             row.extend([" "] * (col - len(row)))
-        elif col < len(row):
+        cells: str | list[str] = text
+        if not text.isascii() and _SIMPLE.fullmatch(text) is None:
+            cells = _cells(text, row, col)
+        if col < len(row):
             _separate(row, col)
             _separate(row, col + len(cells))
         self._col = col + len(cells)
@@ -467,7 +466,9 @@ class Screen:
         rows = self._until(self._at)
         row = rows[self._at]
         if isinstance(row, str):
-            rows[self._at] = row = _cells(row)
+            rows[self._at] = cells = _cells(row)
+            self._written += len(cells) - len(row)  # tabs and wide characters
+            return cells
         return row
 
     def _until(self, at: int) -> list[_Row]:
@@ -488,6 +489,10 @@ class Screen:
         self._settle("\n".join(map(_text, islice(rows, number))) + "\n")
         del rows[:number]
         self._at -= number
+        self._leave_rows(number)
+
+    def _leave_rows(self, number: int) -> None:
+        """Count from the row after those that have just become final."""
         self._top = max(0, self._top - number)
         self._saved_cursor = max(0, self._saved_cursor[0] - number), self._saved_cursor[1]
 
@@ -538,6 +543,7 @@ class Screen:
             case 2 | 3:
                 del rows[self._top :]
                 rows.extend([""] * (not rows))
+                self._col = min(self._col, COLUMNS)
 
     def _edit(self, row: list[str], number: int, final: str) -> None:
         col, count = self._col, min(max(1, number), COLUMNS)

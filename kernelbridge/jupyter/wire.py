@@ -14,6 +14,7 @@ else.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import json
@@ -406,6 +407,8 @@ def _is_simple(raw: bytes) -> bool:
 
 def _decode_large(raw: bytes, kind: type) -> Generator[None, None, Any]:
     try:
+        if len(raw) <= MAX_REPAIRED:
+            raw = yield from _unicode(raw)
         if kind is Stream:
             stream = yield from _decode_raw(raw, _LargeStream)
             return Stream(stream.name, (yield from _text(stream.text)) or "")
@@ -481,7 +484,10 @@ def _large_display(raw: bytes) -> Generator[None, None, Display]:
         if number % _AT_ONCE == 0:
             yield
         # Text is decoded, because `output` shows it; anything else is sent to the client as it is.
-        data[name] = (yield from _text(part)) if bytes(memoryview(part)[:1]) == b'"' else _unicode(part)
+        if bytes(memoryview(part)[:1]) == b'"':
+            data[name] = yield from _text(part)
+        else:
+            data[name] = msgspec.Raw((yield from _unicode(part)))
     return Display(
         data,
         msgspec.json.decode(_small(found.metadata), type=dict[str, Any] | None),
@@ -499,13 +505,15 @@ def _count(raw: bytes, *sought: bytes) -> Generator[None, None, int]:
     return found
 
 
-def _unicode(part: msgspec.Raw) -> msgspec.Raw:
-    """Return raw JSON as valid UTF-8, which the decoder does not check."""
-    try:
-        str(part, "utf-8")
-    except UnicodeDecodeError:
-        return msgspec.Raw(str(part, "utf-8", "replace").encode())
-    return part
+def _unicode(raw: bytes | msgspec.Raw) -> Generator[None, None, bytes]:
+    """Return JSON as valid UTF-8, which the decoder does not check where it leaves JSON raw."""
+    data = memoryview(raw)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    parts: list[bytes] = []
+    for start in range(0, len(data), _PART):
+        parts.append(decoder.decode(bytes(data[start : start + _PART]), start + _PART >= len(data)).encode())
+        yield
+    return b"".join(parts)
 
 
 def _small(part: msgspec.Raw) -> msgspec.Raw:

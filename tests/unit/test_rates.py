@@ -32,6 +32,14 @@ def test_who_waits_as_told_never_gets_more_than_the_rate(steps: list[tuple[float
         assert taken <= 100 + 10 * now + 1e-6
 
 
+def test_what_the_connections_of_a_user_send_together_counts() -> None:
+    for what in ("requests", "size"):
+        paces = Paces(Rates(requests=10, size=10), clock=lambda: 0.0)
+        waits = [paces.connection("u").wait(**{what: 50}) for _ in range(3)]
+        assert waits == [0, 0, 5]
+        assert paces.connection("another").wait(**{what: 50}) == 0
+
+
 def test_a_connection_has_half_of_what_its_user_has_and_others_have_the_rest() -> None:
     paces = Paces(Rates(requests=10, size=1000), clock=lambda: 0.0)
     one, two, three = (paces.connection("u") for _ in range(3))
@@ -43,11 +51,12 @@ def test_a_connection_has_half_of_what_its_user_has_and_others_have_the_rest() -
 
 
 def test_a_new_connection_does_not_forget_what_its_user_has_sent() -> None:
-    paces = Paces(Rates(requests=10, size=0), clock=lambda: 0.0)
-    paces.connection("u").wait(requests=500)
-    for number in range(2000):
-        paces.connection(number)
-    assert paces.connection("u").wait(requests=1) > 30
+    for what in ("requests", "size"):
+        paces = Paces(Rates(requests=10, size=10), clock=lambda: 0.0)
+        paces.connection("u").wait(**{what: 500})
+        for number in range(2000):
+            paces.connection(number)
+        assert paces.connection("u").wait(**{what: 1}) > 30
 
 
 def test_users_who_rest_are_forgotten() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 import pyte
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.terminal_text import (
     CELLS,
+    COLUMNS,
     HEIGHT,
     WIDTH,
     Screen,
@@ -61,6 +63,7 @@ def render(text: str) -> str:
         ("下载 50%\ra", "a 载 50%"),
         ("e\u0301 e\u0301\rx", "x e\u0301"),
         ("e\r\x1b[C\u0301x", "e\u0301x"),
+        ("\x1b[2C\u0301x\b\by", " yx"),
         ("a\tb\rx", "x\tb"),
         ("abcdefghij\r\tX", "abcdefghXj"),
         ("a\tb\r\x1b[3Cx", "a  x    b"),
@@ -143,6 +146,44 @@ def test_pieces_of_any_size_give_the_same_text(pieces: list[str], sizes: list[in
     screen.feed(rest)
     screen.finish()
     assert "".join(parts) == render(raw)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (("one\ntwo\x1b7", " three\nfour", "\x1b8!"), "one\ntwo!three\nfour"),
+        (("a\n" * 30 + "\x1b[H\x1b[J", "status 1", "\x1b[Hstatus 2"), "a\n" * 7 + "status 2"),
+        (("a\n" * 30 + "b\x1b7", "c\n" * 70_000, "\x1b8d\n\x1b[J"), None),
+    ],
+)
+def test_the_screen_stays_where_it_is_when_plain_text_arrives(pieces: tuple[str, ...], shown: str | None) -> None:
+    assert draw_in_pieces(pieces) == draw_in_pieces(["".join(pieces)])
+    assert shown in (None, draw_in_pieces(pieces))
+
+
+def draw_in_pieces(pieces: Iterable[str]) -> str:
+    parts: list[str] = []
+    screen = Screen(parts.append)
+    for piece in pieces:
+        screen.feed(piece)
+        for _ in screen.draw():
+            pass
+    screen.finish()
+    return "".join(parts)
+
+
+@pytest.mark.parametrize("erase", ["\x1b[2J", "\x1b[3J", "\x1b[2K"])
+def test_a_cursor_far_to_the_right_comes_back_when_its_line_is_erased(erase: str) -> None:
+    # Otherwise each further `erase` and character would cost as much as the long line.
+    assert render("x" * 10_000 + erase + "y") == " " * COLUMNS + "y"
+
+
+def test_tabs_count_as_the_cells_that_they_extend_over() -> None:
+    screen = Screen(lambda _: None)
+    screen.feed(("\t" * 1000 + "\n") * 60 + "\x1b[Ax\r" * 60)
+    for _ in screen.draw():
+        pass
+    assert sum(map(len, screen._rows or ())) <= CELLS
 
 
 _NUMBERS = st.sampled_from(["", "0", "1", "2", "3", "7"])

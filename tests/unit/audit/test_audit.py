@@ -7,6 +7,17 @@ from kernelbridge.audit.writer import Writer
 from kernelbridge.identity.principal import Principal
 
 
+async def test_after_the_end_nothing_is_audited(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = Audit(Writer(LogFile(path), with_code=False, on_lost=lambda _: None))
+    audit.connected(By(None))
+    await audit.aclose()
+    audit.connected(By(None))
+    await audit.aclose()
+    assert audit._writer is None
+    assert path.read_bytes().count(b"\n") == 1
+
+
 async def test_a_flood_of_refusals_is_counted_and_fills_no_disk(tmp_path: Path) -> None:
     path, now = tmp_path / "audit.log", [0.0]
     writer = Writer(LogFile(path), with_code=False, on_lost=lambda _: None)

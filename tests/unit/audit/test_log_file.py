@@ -60,6 +60,17 @@ def test_it_follows_its_name_when_the_file_is_rotated(tmp_path: Path) -> None:
     assert path.read_bytes() == b"4\n"
 
 
+def test_a_file_that_was_rotated_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    file = LogFile(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(3):
+        path.rename(tmp_path / f"audit.log.{number}")
+        assert file.write([b"line\n"]) == (1, None)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    file.close()
+
+
 def test_while_the_new_file_cannot_be_made_the_old_one_is_written(tmp_path: Path) -> None:
     place, moved = tmp_path / "logs", tmp_path / "moved"
     place.mkdir()

@@ -23,6 +23,13 @@ def test_a_session_below_its_limit_is_left_alone() -> None:
     assert [policy().next(use) for use in (BELOW, Use(100 * MIB, 1000), Use(0, 0))] == [Reaction.NONE] * 3
 
 
+def test_a_write_may_fail_a_little_before_the_limit_is_reached() -> None:
+    """A file system keeps some blocks for itself."""
+    near = 100 * MIB - (100 * MIB >> 8)
+    assert [LIMITS.reached(Use(size, 0)) for size in (near - 1, near)] == [False, True]
+    assert [LIMITS.reached(Use(0, files)) for files in (999, 1000)] == [False, True]
+
+
 def test_who_passes_the_limit_is_interrupted_by_bytes_or_by_files() -> None:
     assert policy().next(ABOVE) is Reaction.INTERRUPT
     assert policy().next(Use(0, 1001)) is Reaction.INTERRUPT

@@ -35,6 +35,19 @@ def test_files_directories_and_links_count_and_the_top_does_not(tmp_path: Path) 
     assert descriptors() == before
 
 
+def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "a").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "f").write_bytes(b"x" * MIB)
+    seen = blocks(root / "a")
+    walk = measuring(root)
+    next(walk)  # it knows of the directory, and has not opened it
+    (root / "a").rmdir()
+    (root / "a").symlink_to(outside)
+    assert finish(walk) == Use(seen, 1)
+
+
 def test_a_file_with_two_names_counts_once_and_a_hole_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"x" * MIB)
     (tmp_path / "two").hardlink_to(tmp_path / "one")
@@ -124,6 +137,8 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
             os.dup(file)
             os.write(file, b"x" * MIB)
             (tmp_path / "f").unlink()
+            named = os.open(tmp_path / "named", os.O_RDWR | os.O_CREAT)
+            os.write(named, b"x" * MIB)
             if os.geteuid() == 0:
                 os.setuid(uid)
             os.write(written, b"1")
@@ -139,6 +154,11 @@ def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path: Path) ->
     if os.geteuid() == 0:  # nobody else has this user
         assert found.size == MIB
         assert deleted_but_open(uid, tmp_path.stat().st_dev) == Use(0, 0)
+
+
+def test_a_session_without_files_uses_nothing(tmp_path: Path) -> None:
+    disk = SessionDisks(DiskLimits(2 * MIB, 10)).session("s", tmp_path / "none")
+    assert finish(disk.measuring()) == Use(0, 0)
 
 
 def test_a_session_measures_before_it_refuses(tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def test_it_may_come_in_pieces_and_in_several_records() -> None:
         assert found.server_name == "pypi.org"
 
 
+def test_a_hello_in_very_many_records_is_refused() -> None:
+    """Each piece that comes is looked at together with all before it."""
+    hello = in_records(client_hello("pypi.org"), 8)
+    assert read_client_hello(hello[:100]) is None
+    with pytest.raises(NotTlsError):
+        read_client_hello(hello)
+
+
 def test_an_encrypted_hello_is_judged_by_its_outer_name() -> None:
     found = read_client_hello(made((0xFE0D, b"anything"), server_name(b"outer.example")))
     assert found is not None

@@ -29,6 +29,17 @@ def test_a_request_that_is_passed_on() -> None:
     )
 
 
+def test_no_connection_header_takes_the_length_of_a_body_away() -> None:
+    """The server would read the body as another request, which nobody has judged."""
+    found = read_request(
+        b"POST http://a.example/ HTTP/1.1\r\nConnection: Content-Length, X\r\nContent-Length: 5\r\nX: 1\r\n\r\nhello"
+    )
+    assert found is not None
+    request, _ = found
+    assert isinstance(request, Forward)
+    assert request.fields == (("Content-Length", "5"),)
+
+
 GET = b"GET http://a.example/ HTTP/1.1\r\n"
 
 

@@ -65,6 +65,14 @@ def test_passwords_stay_on_the_server(machine: Path) -> None:
     assert found.index == "https://index.corp/simple"
     assert found.with_password == ("index.corp",)
     assert "s3cret" not in str(found)
+    variables = {
+        "PIP_EXTRA_INDEX_URL": "https://b:s3cret@more.corp/s",
+        "npm_config_registry": "https://c:s3cret@npm.corp",
+    }
+    found = read(machine, variables)
+    assert (found.extra, found.npm) == (("https://more.corp/s",), "https://npm.corp")
+    assert found.with_password == ("more.corp", "npm.corp")
+    assert "s3cret" not in str((found, found.environment, found.rules))
 
 
 @pytest.mark.parametrize(

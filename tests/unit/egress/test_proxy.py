@@ -261,6 +261,30 @@ async def test_a_second_request_on_a_connection_is_not_passed_on() -> None:
         assert b"other.example/" not in answer
 
 
+async def test_a_body_that_comes_in_pieces_ends_where_its_length_says() -> None:
+    arrived = asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\nhel")
+        arrived.set()
+        await reader.readexactly(2)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async with host(answer_late) as port, proxy_for(f"http://a.example:{port}") as it:
+        loop = asyncio.get_running_loop()
+        with it.connect() as ours:
+            async with asyncio.timeout(PATIENCE):
+                head = f"PUT http://a.example:{port}/ HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+                await loop.sock_sendall(ours, head.encode() + b"hel")
+                await arrived.wait()
+                await loop.sock_sendall(ours, b"lo" + get("http://other.example/"))
+                assert (await read_all(ours)).startswith(b"HTTP/1.1 204")
+        await it.settled()
+        passed_on = f"PUT / HTTP/1.1\r\nHost: a.example:{port}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+        assert it.accesses[-1].sent == len(passed_on)
+
+
 # -- both ways, until the end --------------------------------------------------------------
 
 
@@ -522,6 +546,7 @@ async def test_a_name_that_is_not_answered_keeps_its_place_of_the_session(monkey
 
 async def test_what_is_read_after_a_refusal_is_a_read_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_DRAIN_BYTES", 3)
+    monkeypatch.setattr(module, "_DRAIN_SECONDS", 10 * PATIENCE)
     allowance = Allowance(None, None)
     spent: list[int] = []
 

@@ -45,6 +45,7 @@ def test_the_query_may_repeat_the_name_and_no_other() -> None:
     assert name_refusal(None, Principal("ada")) is None
     assert name_refusal("ada", Principal("ada")) is None
     assert name_refusal("ada", Principal("ada", "https://a.example")) is None
+    assert all(name_refusal(name, Principal("ada")) for name in ("", "ad", "adam", "ADA", "da"))
     refused = name_refusal("eve", Principal("ada"))
     assert refused is not None
     assert "ada" not in refused

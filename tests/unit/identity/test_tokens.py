@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kernelbridge.identity.principal import NAME_LENGTH, Identity, Principal, Refused, is_name
 from kernelbridge.identity.tokens import (
     HASHED,
+    Tokens,
     WrongLineError,
     hash_of,
     new_token,
@@ -19,6 +20,12 @@ from kernelbridge.identity.tokens import (
 )
 
 A, B = "kb_" + "A" * 43, "kb_" + "B" * 43
+
+
+def test_a_token_is_known_by_its_whole_hash() -> None:
+    digest = hash_of(A)
+    for other in (digest[:-1] + "x", "x" + digest[1:]):
+        assert Tokens({other: Identity(Principal("ada"))}).judge(A, 0) == Refused("the token is not known")
 
 
 def test_a_new_token_has_32_random_bytes() -> None:

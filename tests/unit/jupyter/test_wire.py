@@ -182,6 +182,21 @@ def test_large_bundles_that_are_not_unicode_are_repaired() -> None:
     assert json.loads(msgspec.json.encode(display.data))["x"][0] == "a\ufffdb"
 
 
+@pytest.mark.parametrize("size", [10, wire.LARGE])
+def test_text_that_is_not_unicode_is_repaired_whatever_its_size(size: int) -> None:
+    text, expected = b'"' + b"x" * size + b'\xff"', "x" * size + "\ufffd"
+    assert wire.decode(b'{"name":"stdout","text":' + text + b"}", wire.Stream).text == expected
+    assert wire.decode(b'{"data":{"text/plain":' + text + b"}}", wire.Display).data == {"text/plain": expected}
+    failure = wire.decode(b'{"evalue":"\xff","traceback":[' + text + b"]}", wire.Failure)
+    assert (failure.evalue, failure.traceback) == ("\ufffd", [expected])
+
+
+def test_text_that_is_not_unicode_is_repaired_in_small_steps() -> None:
+    """Each byte that is not UTF-8 costs a hundred times as much as one that is."""
+    work = wire.decoding(b'{"name":"stdout","text":"' + b"\xff" * (4 << 20) + b'"}', wire.Stream)
+    assert sum(1 for _ in work) >= (4 << 20) // wire._PART
+
+
 def _steps(monkeypatch: pytest.MonkeyPatch, raw: bytes, kind: type) -> tuple[object, list[int]]:
     """Decode; return the result, and how many texts each step decoded."""
     counted, text_of = [0], wire._text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ import pytest_asyncio
 
 from kernelbridge.identity.token_file import add_token
 from kernelbridge.identity.tokens import new_token, token_line
+from kernelbridge.server import administration
 from kernelbridge.server.websocket.heartbeat import Patience
 from tests.unit.server.conftest import RunningServer, eventually, start_at
 from tests.unit.server.logins import bearer, jwt_server, token_server
@@ -67,6 +69,26 @@ async def test_the_list_has_everybodys_sessions_and_what_runs(server: RunningSer
         return not {"list-1", "list-2"} & {row["user"] for row in await sessions(server)}
 
     await eventually(gone)
+
+
+async def test_a_runtime_that_does_not_answer_delays_the_list_a_little(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up: list[object] = []
+
+    async def never_answered(workspace: object) -> int | None:
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            given_up.append(workspace)
+            raise
+
+    monkeypatch.setattr(administration, "_memory", never_answered)
+    monkeypatch.setattr(administration, "PATIENCE", 0.05)
+    async with server.connect("slow") as client:
+        await client.ask(type="list_files", sessionId="s")
+        assert (await of(server, "slow"))["memory"] is None
+        assert given_up
 
 
 async def test_a_session_is_killed_and_its_client_is_told(server: RunningServer) -> None:

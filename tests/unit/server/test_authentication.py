@@ -421,6 +421,20 @@ async def test_an_address_with_many_waiting_loses_the_oldest(monkeypatch: pytest
     assert not waiting._ends
 
 
+async def test_addresses_with_as_many_waiting_do_not_take_places_from_each_other() -> None:
+    waiting, ended = authentication._Waiting(), list[str]()
+
+    def place(address: str) -> contextlib.AbstractContextManager[bool]:
+        return waiting.of(address, lambda _error: ended.append(address))
+
+    with ExitStack() as places:
+        for number in range(authentication.WAITING):  # one has one more than the two others
+            assert places.enter_context(place(f"address {number % 3}"))
+        for number in range(3):
+            assert not places.enter_context(place(f"address {number}"))
+        assert ended == []
+
+
 async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
     """A place for each of many addresses: the one that has waited longest makes room."""
     async with AsyncExitStack() as stack:
@@ -504,6 +518,7 @@ class Followed:
             for wire in (self.download, self.deaf):
                 got = await wire.everything()
                 assert len(got) < 8 << 20  # it was cut off, and what the operating system had is all that came
+                assert wire is self.deaf or not got.strip(b"x")  # no answer in the middle of the file
         error = self.client.frames[-1]
         assert (error["type"], error["code"]) == ("error", "unauthorized")
         return error

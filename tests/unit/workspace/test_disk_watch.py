@@ -13,6 +13,7 @@ from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.metrics import Metrics
 from kernelbridge.runtimes.contract import Sandbox
+from kernelbridge.workspace import disk_watch
 from kernelbridge.workspace.disk_watch import LONGEST, DiskStops, DiskWatch, _Look, due
 
 LIMITS = DiskLimits(1000, 100)
@@ -64,18 +65,59 @@ def test_a_stop_explains_what_it_has_ended_and_nothing_else() -> None:
 class EndlessSandbox:
     """It never ends."""
 
+    waits = 0
+
     async def wait(self) -> None:
-        await asyncio.get_running_loop().create_future()
+        self.waits += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.waits -= 1
 
 
-async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: Path) -> None:
-    for number in range(200):
-        (tmp_path / str(number)).write_text("x")
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def test_a_watch_that_is_given_up_waits_for_nothing(tmp_path: Path) -> None:
+    sandbox, looked = EndlessSandbox(), asyncio.Event()
+
+    def asleep() -> bool:
+        looked.set()
+        return True
+
+    watch = DiskWatch(
+        SessionDisks(LIMITS).session("s", tmp_path),
+        tmp_path,
+        DiskStops(),
+        executor=ThreadPoolExecutor(1),
+        asleep=asleep,
+        tell=lambda _detail, *, stopped: pytest.fail(str(stopped)),
+        interrupt=lambda: None,
+        end=asyncio.Event().wait,  # type: ignore[arg-type] # it is not called
+        metrics=Metrics(),
+    )
+    watching = asyncio.ensure_future(watch.watch(cast("Sandbox", sandbox)))
+    await looked.wait()
+    assert sandbox.waits == 1
+    watching.cancel()
+    await asyncio.wait([watching])
+    await asyncio.sleep(0)
+    assert sandbox.waits == 0
+
+
+async def test_a_session_above_its_limit_is_told_counted_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each sandbox: what is on the disk when one begins, its programs have not written."""
+    monkeypatch.setattr(disk_watch, "EVERY", 0.01)
+    told: asyncio.Queue[str] = asyncio.Queue()
     metrics = Metrics()
 
+    sizes_in_sleep: list[int | None] = []
+
     def tell(detail: str, *, stopped: bool) -> None:
-        told.set_result(f"{detail} {stopped}")
+        told.put_nowait(f"{detail} {stopped}")
+
+    def sleeps() -> bool:
+        sizes_in_sleep.append(watch.size)
+        return len(sizes_in_sleep) < 4
 
     with ThreadPoolExecutor(1) as executor:
         watch = DiskWatch(
@@ -83,17 +125,71 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(tmp_path: 
             tmp_path,
             DiskStops(),
             executor=executor,
-            asleep=lambda: False,
+            asleep=sleeps,
             tell=tell,
             interrupt=lambda: pytest.fail("nothing grows"),
             end=asyncio.Event().wait,  # type: ignore[arg-type] # it waits until the test ends
             metrics=metrics,
         )
+        for sandbox in ("first", "second"):
+            for number in range(200):
+                (tmp_path / f"{sandbox} {number}").write_text("x")
+            watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
+            text = await asyncio.wait_for(told.get(), 60)
+            watching.cancel()
+            await asyncio.wait([watching])
+            assert "of 100 files" in text
+            assert text.endswith("False")
+    assert sizes_in_sleep[:4] == [None] * 4  # nobody looks while it sleeps
+    assert (watch.size or 0) >= 400
+    assert b'kernelbridge_disk_limit_reached_total{resource="files"} 2.0' in generate_latest(metrics.registry)
+
+
+async def test_programs_that_grow_above_the_limit_are_interrupted_and_soon_after_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EVERY", "SOON"):
+        monkeypatch.setattr(disk_watch, name, 0.01)
+    monkeypatch.setattr(disk_watch, "LONGEST", 0.0)
+    steps: list[str] = []
+    interrupted, ended = asyncio.Event(), asyncio.Event()
+
+    def grow(name: str) -> None:
+        for number in range(200):
+            (tmp_path / f"{name} {number}").touch()
+
+    def interrupt() -> None:
+        steps.append("interrupt")
+        interrupted.set()
+
+    async def end() -> None:
+        steps.append("end")
+        ended.set()
+
+    stops = DiskStops()
+    mark = stops.mark()
+    with ThreadPoolExecutor(1) as executor:
+        watch = DiskWatch(
+            SessionDisks(DiskLimits(0, 100)).session("s", tmp_path),
+            tmp_path,
+            stops,
+            executor=executor,
+            asleep=lambda: False,
+            tell=lambda _detail, *, stopped: steps.append(f"tell {stopped}"),
+            interrupt=interrupt,
+            end=end,
+            metrics=Metrics(),
+        )
         watching = asyncio.ensure_future(watch.watch(cast("Sandbox", EndlessSandbox())))
-        text = await asyncio.wait_for(told, 60)
+        async with asyncio.timeout(60):
+            while watch.size is None:  # noqa: ASYNC110 - the first look says what was there before
+                await asyncio.sleep(0.01)
+            grow("first")
+            monkeypatch.setattr(disk_watch, "EVERY", 1000.0)
+            await interrupted.wait()
+            grow("second")
+            await ended.wait()
         watching.cancel()
         await asyncio.wait([watching])
-    assert (watch.size or 0) >= 200
-    assert "of 100 files" in text
-    assert text.endswith("False")
-    assert b'kernelbridge_disk_limit_reached_total{resource="files"} 1.0' in generate_latest(metrics.registry)
+    assert steps == ["tell True", "interrupt", "tell True", "end"]
+    assert stops.explained(Outcome(success=False, cause="interrupted"), mark).cause == "disk_limit"

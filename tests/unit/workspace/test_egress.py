@@ -1,6 +1,7 @@
 """The way out of one session: what is reported about refusals, and how many connections there may be."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -102,6 +103,19 @@ async def test_each_connection_that_ends_makes_room_for_one(way: Way) -> None:
     async with asyncio.timeout(PATIENCE):
         await way.sandbox.more.wait()
     assert way.sandbox.asked == [CONNECTIONS, 1]
+
+
+async def test_another_sandbox_ends_the_connections_of_the_one_before(way: Way) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours:
+        ours.settimeout(0)
+        way.sandbox._accept(theirs.detach())
+        way.out.began(cast("Sandbox", RelayingSandbox()))
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionResetError):
+                assert await read_all(ours) == b""
 
 
 async def test_a_connection_that_comes_after_the_end_is_closed(way: Way) -> None:

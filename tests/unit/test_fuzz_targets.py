@@ -1,0 +1,17 @@
+"""The seeds of the fuzzing: what the targets promise holds for them, without a fuzzer."""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_seeds_of_a_target(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    target = importlib.import_module(f"tests.fuzz.{name}")
+    for seed in (*target.SEEDS, b""):
+        target.fuzz(seed)
