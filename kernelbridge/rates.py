@@ -34,6 +34,14 @@ class Bucket:
         self._level -= amount
         return max(0.0, -self._level / self._rate)
 
+    def try_take(self, amount: float, now: float) -> bool:
+        """Take `amount` if there is enough; return whether there was."""
+        self._fill(now)
+        if self._rate and self._level < amount:
+            return False
+        self._level -= amount
+        return True
+
     def full(self, now: float) -> bool:
         """Whether it has not been used for so long that it could be a new one."""
         self._fill(now)

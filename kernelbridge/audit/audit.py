@@ -18,13 +18,16 @@ from kernelbridge.audit.log_file import LogFile
 from kernelbridge.audit.writer import Writer
 from kernelbridge.errors import ConfigError
 from kernelbridge.identity.principal import Principal
+from kernelbridge.rates import Bucket
 
 CarriedBy = Literal["header", "subprotocol", "message", "proxy"]
 FileAction = Literal["save", "download", "delete", "rename", "make_directory"]
 
 
+REFUSALS = 10.0
+"""Refusals in a second, in the long run, that are noted one by one: of each user, and of all strangers together."""
 MOST_REFUSALS = 100
-"""Refusals in a second that are noted one by one: of each user, and of all strangers together."""
+"""Those that are noted after ten quiet seconds, however fast they come."""
 
 
 class By(NamedTuple):
@@ -48,8 +51,8 @@ class Audit:
         self._clock = clock
         self._second = float("-inf")
         """When the second began in which refusals are counted."""
-        self._noted: Counter[Principal | None] = Counter()
-        """How many refusals of each principal were noted in that second."""
+        self._budgets: dict[Principal | None, Bucket] = {}
+        """How many refusals of each principal are noted; strangers are `None`."""
         self._left_out: Counter[Principal | None] = Counter()
         self._denied: set[tuple[By, str]] = set()
         """What was denied to whom in that second."""
@@ -107,13 +110,12 @@ class Audit:
     def refused(self, by: By, *, what: str, code: str, reason: str) -> None:
         """Note that something was refused: `what` is the type of a request, or an HTTP method and path.
 
-        `reason` must not quote what may be content, as the longer texts of errors do. Of more than `MOST_REFUSALS` in a
-        second only their number is noted: whoever can connect could fill the disk with them. Nobody hides those of
-        others.
+        `reason` must not quote what may be content, as the longer texts of errors do. Of more than `REFUSALS` a second
+        only the number is noted: whoever can connect could fill the disk with them. Nobody hides those of others.
         """
-        self._begin_second()
-        if self._noted[by.principal] < MOST_REFUSALS:
-            self._noted[by.principal] += 1
+        now = self._begin_second()
+        budget = self._budgets.setdefault(by.principal, Bucket(REFUSALS, now))
+        if budget.try_take(1, now):
             self._note("refused", by, what=what, code=code, reason=reason)
         else:
             self._left_out[by.principal] += 1
@@ -128,16 +130,17 @@ class Audit:
         self._denied.add((by, what))
         self.refused(by, what=what, code="egress_denied", reason=reason)
 
-    def _begin_second(self) -> None:
+    def _begin_second(self) -> float:
         now = self._clock()
         if now - self._second >= 1:
             self._say_more_refusals()
             self._second = now
+            self._budgets = {who: budget for who, budget in self._budgets.items() if not budget.full(now)}
+        return now
 
     def _say_more_refusals(self) -> None:
         for principal, count in self._left_out.items():
             self._note("refusals", By(principal), count=count)
-        self._noted.clear()
         self._left_out.clear()
         self._denied.clear()
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-MOST_TEXT = 4096
-"""Characters of a field: as many as a path may have."""
+MOST_TEXT = 1024
+"""Bytes of a field in the line, in which a character that is not ASCII has six or twelve."""
 MOST_CODE = 64 << 10
-"""Characters of the code of a cell or command, with `--audit-code`."""
+"""The same of the code of a cell or command, with `--audit-code`."""
 COST = 1000
 """Bytes that an entry takes while it waits, besides its code."""
 
@@ -38,6 +39,10 @@ class Entry:
         return COST + (0 if self.code is None else len(self.code))
 
 
+_LONGEST_ESCAPE = 12
+_ESCAPED = re.compile(r"(?:[^\\]|\\[^u]|\\u[0-9a-f]{4})*")
+
+
 def line(entry: Entry, *, with_code: bool) -> bytes:
     """Return the line of an entry, with its line feed."""
     at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -52,7 +57,12 @@ def line(entry: Entry, *, with_code: bool) -> bytes:
 
 
 def _cut(value: object, most: int) -> object:
-    """Return a value whose text has at most `most` characters, and says how many more there were."""
-    if not isinstance(value, str) or len(value) <= most:
+    """Return a value whose text has at most `most` bytes in the line, and says how many characters more there were."""
+    if not isinstance(value, str) or len(value) * _LONGEST_ESCAPE <= most:
         return value
-    return f"{value[:most]}… ({len(value) - most} more)"
+    escaped = json.dumps(value)[1:-1]
+    if len(escaped) <= most:
+        return value
+    whole = _ESCAPED.match(escaped, 0, most)
+    kept: str = json.loads(f'"{whole[0] if whole else ""}"')
+    return f"{kept}… ({len(value) - len(kept)} more)"

@@ -596,7 +596,8 @@ class Settings:
 
     def own_files(self) -> list[Path]:
         """Return the server's own files and directories, which no sandbox may see."""
-        named = (self.data_dir, self.token_file, self.jwt_key, self.tls_key or self.tls_cert, self.audit_log)
+        keys = (self.token_file, self.jwt_key, self.jwt_jwks_file, self.tls_key or self.tls_cert)
+        named = (self.data_dir, *keys, self.audit_log)
         return [*(path for path in named if path is not None), *(secret.path for secret in self.egress_secret)]
 
     @property

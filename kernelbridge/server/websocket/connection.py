@@ -83,6 +83,7 @@ class Connection:
         )
         writer = asyncio.get_running_loop().create_task(self._write())
         self._ws.on_end = self._outbox.close
+        self._ws.pace = lambda size: self._pace.wait(requests=1, size=size)
         try:
             await self._read()
         finally:

@@ -6,12 +6,14 @@ import asyncio
 import codecs
 import contextlib
 import struct
+import time
 from collections.abc import Callable
 from typing import Literal
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WSMessageNoDecodeText
 
+from kernelbridge.aio.turns import TURN
 from kernelbridge.errors import HOLDS_TOO_MUCH, BadRequest, KernelBridgeError, LimitExceeded, TooMuchBuffered
 from kernelbridge.identity.credentials import MARKER
 from kernelbridge.protocol import dump
@@ -27,6 +29,8 @@ _LENGTH_FOLLOWS = 127
 """Of the header of a frame (RFC 6455): it is the last of its message; its length follows in eight bytes."""
 LOGIN_END = 1.5
 """Seconds that a client has for that when its login ends: with the time until that is noticed, at most five."""
+_CONTROLS_BEFORE_LOGIN = 16
+"""Pings and pongs that a client may send before it has logged in."""
 _DECODED_AT_ONCE = 64 << 10
 """Bytes of a message that are decoded at a time to check that it is UTF-8."""
 _WRITTEN_AT_ONCE = 1 << 20
@@ -52,6 +56,9 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         self._tcp = TcpConnection.of(request)
         self.closing = False
         """Whether this side has sent its close, or is about to."""
+        self.pace: Callable[[int], float] = lambda _size: 0.0
+        """Counts a control frame of `size` bytes; returns the seconds to wait before more is read."""
+        self._controls_left = None if before_login is None else _CONTROLS_BEFORE_LOGIN
         self._cutting_off: asyncio.Task[None] | None = None
         self._unwritten: memoryview | None = None
         """The rest of the frame that is being written in parts. Nothing else may be written before it."""
@@ -70,10 +77,19 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
     async def receive(self, timeout: float | None = None) -> WSMessageNoDecodeText:  # noqa: ASYNC109 - aiohttp's
         """Return the next message. Pings are answered meanwhile, but not after this side's close."""
+        end = time.monotonic() + TURN
         while (message := await super().receive(timeout)).type in {WSMsgType.PING, WSMsgType.PONG}:
-            if message.type is WSMsgType.PING and not self.closing:
-                await self.pong(message.data)
             self.inbox.control_handled(len(message.data))
+            if self._controls_left is not None and not self.closing:
+                self._controls_left -= 1
+                if self._controls_left < 0:
+                    await self._refuse(Violation(WSCloseCode.POLICY_VIOLATION, "too many pings before the login"))
+            if message.type is WSMsgType.PING and not self.closing:
+                with contextlib.suppress(ConnectionError):  # the next call tells it
+                    await self.pong(message.data)
+            if (wait := self.pace(len(message.data))) > 0 or time.monotonic() > end:
+                await asyncio.sleep(wait)  # thousands may wait already: others have their turn
+                end = time.monotonic() + TURN
         return message
 
     async def send_frame(self, message: bytes, opcode: WSMsgType, compress: int | None = None) -> None:
@@ -133,7 +149,8 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         return self._tcp.heard_ago()
 
     def logged_in(self) -> None:
-        """Accept messages of any allowed size from now on."""
+        """Accept messages of any allowed size, and any number of pings, from now on."""
+        self._controls_left = None
         self._max_message = self._largest
         self.inbox.allow(self._largest)
 

@@ -188,6 +188,8 @@ class TcpConnection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer malformed HTTP and log it in one line; a handler's bug is logged with its traceback."""
+        if isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            return web.Response(status=status)  # nobody reads it: the client is gone, and may do so in a loop
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         # Only what was wrong: what follows repeats bytes of the head, which may be a part of a credential.

@@ -47,6 +47,17 @@ def test_code_is_hashed_and_measured_and_not_shown() -> None:
 
 def test_fields_and_code_are_bounded() -> None:
     found = read(Entry(0.0, "cell", {"path": "p" * 5000}, "c" * 100_000), with_code=True)
-    assert found["path"] == "p" * MOST_TEXT + "… (904 more)"
+    assert found["path"] == "p" * MOST_TEXT + "… (3976 more)"
     assert found["code"] == "c" * MOST_CODE + "… (34464 more)"
     assert found["size"] == 100_000
+
+
+@pytest.mark.parametrize("text", ["é" * 5000, "🐍" * 5000, "\\" * 5000, "\n" * 5000, "\ud800" * 5000, 'x"' * 5000])
+def test_what_is_long_only_in_the_line_is_bounded_too(text: str) -> None:
+    entry = Entry(0.0, "download", {"path": text})
+    path = read(entry)["path"]
+    assert isinstance(path, str)
+    kept, _, rest = path.partition("… (")
+    assert rest == f"{len(text) - len(kept)} more)"
+    assert 0 <= MOST_TEXT - (len(json.dumps(kept)) - 2) < 12
+    assert len(line(entry, with_code=False)) < MOST_TEXT + 120

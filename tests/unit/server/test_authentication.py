@@ -5,6 +5,8 @@ import base64
 import contextlib
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,11 +24,13 @@ import pytest_asyncio
 
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
+from kernelbridge.rates import Pace
 from kernelbridge.server import authentication
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.websocket.heartbeat import Patience
+from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.watched_file import WatchedFile
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.server.conftest import PATIENCE, Client, RunningServer, Wire, masked, start_at, text
@@ -452,6 +456,61 @@ async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
         assert "too many connections wait" in said[0]["error"]
         waiting[1].write(text(type="authenticate", token=tokens.token))
         assert json.loads((await waiting[1].frame())[1])["type"] == "authenticated"
+
+
+async def test_pings_before_the_login_are_few(tokens: Guarded) -> None:
+    async with tokens.server.wire() as wire:
+        wire.write(request("/ws", UPGRADE | KEY))
+        assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
+        wire.write(b"\x89\x80\0\0\0\0" * 16)
+        for _ in range(16):
+            assert (await wire.frame())[0] == 10
+        wire.write(b"\x89\x80\0\0\0\0" * 2)
+        said, code, reason = await wire.ending()
+        assert (said, code, reason) == ([], 1008, "too many pings before the login")
+
+
+async def test_who_pings_and_is_gone_leaves_no_traceback(
+    tokens: Guarded, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = asyncio.Event()
+    losing = TcpConnection.connection_lost
+
+    def connection_lost(self: TcpConnection, exc: BaseException | None) -> None:
+        losing(self, exc)
+        lost.set()
+
+    monkeypatch.setattr(TcpConnection, "connection_lost", connection_lost)
+    for number in range(30):
+        lost.clear()
+        async with tokens.server.wire() as wire:
+            wire.write(request("/ws", UPGRADE | KEY), b"\x89\x80\0\0\0\0" * 10)
+            if number % 2:
+                await wire.head()
+            own = wire.writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.writer.transport.abort()
+        await asyncio.wait_for(lost.wait(), PATIENCE)
+    async with tokens.logged_in():
+        pass
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_pings_count_as_requests(tokens: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = 0
+    wait = Pace.wait
+
+    def counting(self: Pace, *, requests: int = 0, size: int = 0) -> float:
+        nonlocal counted
+        counted += requests
+        return wait(self, requests=requests, size=size)
+
+    async with tokens.logged_in() as client:
+        monkeypatch.setattr(Pace, "wait", counting)
+        await client.ws.ping(b"1")
+        await client.ask(type="ping")
+        # That of the connection and that of its user, for each of both.
+        assert counted == 4
 
 
 # -- the end of a login ----------------------------------------------------------------
