@@ -201,6 +201,14 @@ async def test_what_the_program_sends_in_its_place_is_replaced(own: str) -> None
         assert SECRET in requests.seen[0]
 
 
+async def test_a_twin_with_underscores_is_replaced_too() -> None:
+    requests = Requests()
+    async with house(requests, header="X-Api-Key") as it:
+        await it.ask(it.get("X_Api_Key: mine", "X-api_key: mine", CLOSE))
+        assert b"mine" not in requests.seen[0]
+        assert b"\r\nX-Api-Key: %s\r\n" % SECRET in requests.seen[0]
+
+
 async def test_fields_for_the_proxy_go_no_further_and_cannot_take_the_secret_away() -> None:
     requests = Requests()
     async with house(requests) as it:
@@ -299,6 +307,7 @@ REFUSED = {
     "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
     "two Hosts": (b"GET / HTTP/1.1\r\nHost: %s\r\nHost: other.example\r\n\r\n", 400, "bad_request"),
     "TRACE": (b"TRACE / HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
+    "TRACK": (b"TRACK / HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
     "CONNECT": (b"CONNECT other.example:443 HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
     "a whole URL": (b"GET https://other.example/ HTTP/1.1\r\nHost: %s\r\n\r\n", 400, "bad_request"),
     "two lengths": (
