@@ -1,8 +1,9 @@
 """A certificate authority that only sandboxes trust, for the few hosts whose TLS the server ends itself.
 
-Its name constraints are exactly these hosts: with its key, nobody can pretend to be another one. It is kept in the data
-directory, which no sandbox sees: a program that outlives the server has read the certificate once and would not trust a
-new one. Certificates have what strict clients expect (RFC 5280; Python 3.13 and later).
+Its name constraints are these hosts, which includes the names below them: with its key, nobody can pretend to be
+another one. It is kept in the data directory, which no sandbox sees: a program that outlives the server has read the
+certificate once and would not trust a new one. Certificates have what strict clients expect (RFC 5280; Python 3.13 and
+later).
 """
 
 from __future__ import annotations

@@ -53,7 +53,14 @@ class Connection:
         self._socket.close()
 
     async def _until(self, add: Callable[[int, Callable[[], None]], object], remove: Callable[[int], object]) -> None:
-        """Wait until the socket is readable, or writable."""
+        """Wait until the socket is readable, or writable.
+
+        Raises `ConnectionAbortedError` if it has an error queue, which only those have asked for who hold it, too: as
+        long as something is in there, the socket would seem ready.
+        """
+        with contextlib.suppress(BlockingIOError):
+            self._socket.recvmsg(1, 0, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            raise ConnectionAbortedError
         ready = asyncio.Event()
         fd = self._socket.fileno()
         add(fd, ready.set)

@@ -16,7 +16,7 @@ import h11
 
 from kernelbridge.egress.authority import Authority
 from kernelbridge.egress.dialling import UnreachableError
-from kernelbridge.egress.http_request import LONGEST
+from kernelbridge.egress.http_request import HEAD_SECONDS, LONGEST
 from kernelbridge.egress.inner_request import NoSecretError, answer, interim, with_secrets
 from kernelbridge.egress.meter import HALF_CLOSED_SECONDS, Meter
 from kernelbridge.egress.policy import Admitted, Policy
@@ -26,7 +26,7 @@ from kernelbridge.egress.tunnel import first_of
 
 HANDSHAKE_SECONDS = 10.0
 HANDSHAKE_READS = 50
-"""What it costs to begin TLS on both sides (2.5 ms), in reads: a session may do it 40 times a second."""
+"""What it costs to begin TLS on both sides (2.5 ms), in reads: a user's sessions may do it 40 times a second."""
 _LONGEST_ANSWER_HEAD = 64 << 10
 _LONGEST_REASON = 100
 _DRAIN_BYTES = 256 << 10
@@ -154,12 +154,17 @@ class Exchange:
 
     async def _from_program(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         try:
-            while (event := self._program.next_event()) is h11.NEED_DATA:
-                self._program.receive_data(await self._inside.receive(CHUNK))
-        except h11.RemoteProtocolError as exc:
+            async with asyncio.timeout(None) as limit:
+                while (event := self._program.next_event()) is h11.NEED_DATA:
+                    # A head, or what stands between chunks, is in memory until it is whole.
+                    if limit.when() is None and self._program.trailing_data[0]:
+                        limit.reschedule(asyncio.get_running_loop().time() + HEAD_SECONDS)
+                    self._program.receive_data(await self._inside.receive(CHUNK))
+        except (h11.RemoteProtocolError, TimeoutError) as exc:
             if self._answered:
                 raise ConnectionAbortedError from exc
-            why = f"the request is not HTTP/1.1 ({str(exc)[:_LONGEST_REASON]})"  # it may quote what came
+            said = str(exc)[:_LONGEST_REASON]  # it may quote what came
+            why = f"the request is not HTTP/1.1 ({said or f'its head is not whole after {HEAD_SECONDS:g} s'})"
             raise self._policy.denied("bad_request", self._admitted.host, self._admitted.port, why) from exc
         return event
 

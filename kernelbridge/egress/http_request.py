@@ -13,6 +13,8 @@ from typing import Final
 
 LONGEST: Final = 16 << 10
 """Bytes of a head."""
+HEAD_SECONDS: Final = 10.0
+"""How long it may take to send one."""
 _MOST_FIELDS: Final = 100
 
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]+) HTTP/1\.([01])")

@@ -17,7 +17,7 @@ from kernelbridge.egress.secrets import SecretHeader
 
 Fields = list[tuple[bytes, bytes]]
 
-_NOT_PASSED_ON: Final = frozenset({b"TRACE", b"CONNECT"})
+_NOT_PASSED_ON: Final = frozenset({b"TRACE", b"TRACK", b"CONNECT"})
 _BEFORE_KEEP_ALIVE: Final = (b"1.0", b"0.9")
 
 
@@ -30,15 +30,20 @@ def with_secrets(
 ) -> h11.Request:
     """Return the request as the host gets it. Raises `Denied`, or `NoSecretError`."""
     check(request, policy, admitted)
-    given = {header.name.lower() for header in secrets}
+    given = {_alike(header.name) for header in secrets}
     fields = [(b"Host", _host(admitted))]
-    fields += [(name, value) for name, value in _passed_on(request) if name.lower().decode() not in given]
+    fields += [(name, value) for name, value in _passed_on(request) if _alike(name.decode()) not in given]
     for header in secrets:
         secret = header.source.value
         if secret is None:
             raise NoSecretError
         fields.append((header.name.encode(), secret.value))
     return h11.Request(method=request.method, target=request.target, headers=fields, http_version=b"1.1")
+
+
+def _alike(name: str) -> str:
+    """Return what is the same for names that some hosts (CGI, WSGI) take for one."""
+    return name.lower().replace("_", "-")
 
 
 def check(request: h11.Request, policy: Policy, admitted: Admitted) -> None:

@@ -50,13 +50,10 @@ class Meter:
         self._deadline = asyncio.timeout(self._patience)
         return self._deadline
 
-    def sent(self, count: int, *, reads: int = 1) -> float:
-        """Count a read of bytes for the host; return the seconds to wait before the next. Raises `UsedUpError`.
-
-        `reads`: what follows costs the server as much as so many of them.
-        """
+    def sent(self, count: int) -> float:
+        """Count a read of bytes for the host; return the seconds to wait before the next. Raises `UsedUpError`."""
         self._moved.sent += count
-        return self._count(count, reads)
+        return self._count(count)
 
     def received(self, count: int) -> float:
         """Count a read of bytes from the host; return the seconds to wait before the next. Raises `UsedUpError`."""
@@ -74,11 +71,11 @@ class Meter:
         self._patience = self._half_closed
         self.touch(always=True)
 
-    def _count(self, count: int, reads: int = 1) -> float:
+    def _count(self, count: int) -> float:
         if self._allowance.used_up:
             raise UsedUpError
         self.touch()
-        return self._allowance.spend(count, self._loop.time(), reads=reads)
+        return self._allowance.spend(count, self._loop.time())
 
 
 class MeteredStream:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -22,6 +23,7 @@ from kernelbridge.egress.exchange import HANDSHAKE_READS, HANDSHAKE_SECONDS, Exc
 from kernelbridge.egress.hosts import Address, split_authority, written
 from kernelbridge.egress.http_request import (
     ESTABLISHED,
+    HEAD_SECONDS,
     BadRequestError,
     Connect,
     Forward,
@@ -42,7 +44,6 @@ SHORTEST_TURN = 0.5
 """Seconds for which even the shortest connection counts as one of them: so there are not too many a second."""
 RESOLVING = 4
 """Names that a session may have resolved at the same time."""
-HEAD_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 CLIENT_HELLO_SECONDS = 5.0
 FULL = "The sandboxes of this server, or of this user, have too many connections"
@@ -75,6 +76,8 @@ class Common:
     """So they leave the server files to open for its clients."""
     resolving: Shares = field(default_factory=Shares)
     """Names that are resolved at the same time."""
+    handshakes: WeakValueDictionary[Hashable, Allowance] = field(default_factory=WeakValueDictionary)
+    """How often programs of each user that has sessions may begin TLS with the server itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class SessionProxy:
         """
         self._dialler, self._allowance = dialler, allowance
         self._common, self._user = common, user
+        self._handshakes = common.handshakes.setdefault(user, Allowance(None, None))
         self._policy = policy
         self._secret_hosts = secret_hosts
         self._on_access, self._on_denied = on_access, on_denied
@@ -284,7 +288,8 @@ class SessionProxy:
             trust=hosts.trust,
         )
         async with meter.watch():
-            await asyncio.sleep(meter.sent(len(first), reads=HANDSHAKE_READS))
+            wait = self._handshakes.spend(0, self._loop.time(), reads=HANDSHAKE_READS)
+            await asyncio.sleep(max(wait, meter.sent(len(first))))
             try:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     await program.handshake()

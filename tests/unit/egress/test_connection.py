@@ -10,6 +10,10 @@ import pytest
 
 from kernelbridge.egress.connection import Connection
 
+SO_TIMESTAMPING = 37
+WHEN_IT_IS_SENT = 1 << 1 | 1 << 4
+"""Of what is sent, the system's own time comes back in the error queue."""
+
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -60,3 +64,17 @@ async def test_a_cancelled_receive_loses_nothing(ends: tuple[socket.socket, sock
     theirs.sendall(b"later")
     async with asyncio.timeout(5):
         assert await connection.receive(100) == b"later"
+
+
+async def test_an_error_queue_that_somebody_else_has_asked_for_ends_it(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = ends
+    receiving = asyncio.create_task(Connection(ours).receive(100))
+    await asyncio.sleep(0)
+    with ours.dup() as also_theirs:
+        also_theirs.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, WHEN_IT_IS_SENT)
+        also_theirs.send(b"x")
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionAbortedError):
+                await receiving

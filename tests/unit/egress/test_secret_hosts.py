@@ -13,11 +13,13 @@ import pytest
 import trustme
 
 from kernelbridge.egress import exchange, meter
+from kernelbridge.egress import proxy as module
 from kernelbridge.egress.allowance import Allowance
 from kernelbridge.egress.authority import Authority, client_context
 from kernelbridge.egress.client_hello import ACCESS_DENIED
 from kernelbridge.egress.exchange import SecretHosts
 from kernelbridge.egress.policy import Policies, read_network, read_rule
+from kernelbridge.egress.proxy import Common
 from kernelbridge.egress.secrets import Secret, SecretHeader
 from tests.unit.egress.hosts_of_the_test import (
     LOOPBACK,
@@ -141,10 +143,13 @@ CLOSE = "Connection: close"
 async def house(
     serve: Serve,
     *,
+    header: str = "Authorization",
     allowance: Allowance | None = None,
     names: tuple[str, ...] = (HOST, OTHER),
     trusted: trustme.CA | None = None,
     plain: int | None = None,
+    common: Common | None = None,
+    user: str = "ada",
 ) -> AsyncIterator[House]:
     """Run a proxy before a host; with `plain`, HTTP without TLS is allowed there, too, at that port."""
     outer, authority, secret = trustme.CA(), Authority.make([HOST]), SecretFile()
@@ -155,13 +160,15 @@ async def house(
         if plain is not None:
             rules = (*rules, read_rule(f"http://{HOST}:{plain}"))
         hosts = SecretHosts(
-            {(HOST, port): (SecretHeader("Authorization", secret),)},
+            {(HOST, port): (SecretHeader(header, secret),)},
             authority,
             client_context((trusted or outer).cert_pem.bytes()),
         )
         async with proxy_for(
             policies=Policies("packages", rules, networks=(read_network(LOOPBACK),)),
             allowance=allowance,
+            common=common,
+            user=user,
             secret_hosts=hosts,
         ) as program:
             yield House(program, port, authority, outer, secret)
@@ -192,6 +199,14 @@ async def test_what_the_program_sends_in_its_place_is_replaced(own: str) -> None
         await it.ask(it.get(own, CLOSE))
         assert requests.seen[0].lower().count(b"authorization:") == 1
         assert SECRET in requests.seen[0]
+
+
+async def test_a_twin_with_underscores_is_replaced_too() -> None:
+    requests = Requests()
+    async with house(requests, header="X-Api-Key") as it:
+        await it.ask(it.get("X_Api_Key: mine", "X-api_key: mine", CLOSE))
+        assert b"mine" not in requests.seen[0]
+        assert b"\r\nX-Api-Key: %s\r\n" % SECRET in requests.seen[0]
 
 
 async def test_fields_for_the_proxy_go_no_further_and_cannot_take_the_secret_away() -> None:
@@ -292,6 +307,7 @@ REFUSED = {
     "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
     "two Hosts": (b"GET / HTTP/1.1\r\nHost: %s\r\nHost: other.example\r\n\r\n", 400, "bad_request"),
     "TRACE": (b"TRACE / HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
+    "TRACK": (b"TRACK / HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
     "CONNECT": (b"CONNECT other.example:443 HTTP/1.1\r\nHost: %s\r\n\r\n", 405, "method"),
     "a whole URL": (b"GET https://other.example/ HTTP/1.1\r\nHost: %s\r\n\r\n", 400, "bad_request"),
     "two lengths": (
@@ -596,6 +612,69 @@ async def test_a_connection_that_stands_still_is_closed(monkeypatch: pytest.Monk
         await stream.answer(it.get())
         await it.program.settled()
         stream.writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /v1 HTTP/1.1\r\nX: ",
+        b"POST /v1 HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1;",
+    ],
+    ids=["a head", "what is between chunks"],
+)
+async def test_what_is_kept_until_it_is_whole_is_limited_in_time(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.2)
+    async with house(Requests()) as it:
+        stream = await it.stream()
+        await stream.answer(it.get())
+        stream.writer.write(begun.replace(b"%s", it.name.encode()))
+        async with asyncio.timeout(PATIENCE):
+            answer = await stream.rest()
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"its head is not whole after 0.2 s" in answer
+        await it.program.settled()
+        assert [denied.reason for denied in it.program.denied] == ["bad_request"]
+
+
+async def test_a_pause_between_requests_or_in_a_body_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, middle = 0.2, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2)
+            middle.set()
+            await reader.readexactly(2)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", limit)
+    async with house(serve) as it:
+        stream = await it.stream()
+        for _ in range(2):
+            await asyncio.sleep(1.5 * limit)
+            middle.clear()
+            stream.writer.write(it.get("Content-Length: 4", method="POST") + b"ab")
+            async with asyncio.timeout(PATIENCE):
+                await middle.wait()
+            await asyncio.sleep(1.5 * limit)
+            head, _ = await stream.answer(b"cd")
+            assert head.startswith(b"HTTP/1.1 200")
+        stream.writer.close()
+
+
+async def test_all_sessions_of_a_user_together_begin_tls_at_one_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANDSHAKE_READS", 3000)  # 1.5 s each, and one second may be used at once
+    common, loop = Common(), asyncio.get_running_loop()
+    async with (
+        house(Requests(), common=common) as one,
+        house(Requests(), common=common) as two,
+        house(Requests(), common=common, user="eve"),
+    ):
+        began = loop.time()
+        for stream in await asyncio.gather(one.stream(), two.stream()):
+            stream.writer.close()
+        assert loop.time() - began > 1.9
+        assert common.handshakes["eve"].spend(0, loop.time()) == 0
 
 
 async def test_a_program_that_does_not_trust_the_authority_is_noted() -> None:
