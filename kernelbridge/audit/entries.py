@@ -65,4 +65,6 @@ def _cut(value: object, most: int) -> object:
         return value
     whole = _ESCAPED.match(escaped, 0, most)
     kept: str = json.loads(f'"{whole[0] if whole else ""}"')
+    if "\ud800" <= kept[-1:] <= "\udbff":  # half a character
+        kept = kept[:-1]
     return f"{kept}… ({len(value) - len(kept)} more)"

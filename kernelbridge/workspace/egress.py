@@ -35,7 +35,7 @@ def log_access(key: SessionKey, access: Access) -> None:
     log.debug(
         "egress_connection",
         outcome=access.outcome,
-        user_id=key.principal,
+        user_id=key.principal.subject,
         session=key.session_id,
         host=access.host,
         port=access.port,
@@ -136,7 +136,7 @@ class SessionEgress:
             self._reported.add(what)
             log.info(
                 "egress_denied",
-                user_id=self._key.principal,
+                user_id=self._key.principal.subject,
                 session=self._key.session_id,
                 host=denied.host,
                 port=denied.port,

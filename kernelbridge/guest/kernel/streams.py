@@ -214,7 +214,8 @@ class Outbox:
         full = False
         while True:
             for fd, event in waiter.poll(ALIVE_INTERVAL if full else None):
-                if not event & select.POLLIN:
+                # The second: another thread has noticed the pump's end, and its bell may ring unheard for ever.
+                if not event & select.POLLIN or fd not in self.source.bells():
                     waiter.unregister(fd)
                     self.source.go_on_without_pump()
                     if fd in self.source.bells():  # the pipe itself has ended

@@ -52,12 +52,25 @@ def test_fields_and_code_are_bounded() -> None:
     assert found["size"] == 100_000
 
 
-@pytest.mark.parametrize("text", ["é" * 5000, "🐍" * 5000, "\\" * 5000, "\n" * 5000, "\ud800" * 5000, 'x"' * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "é" * 5000,
+        "🐍" * 5000,
+        "abcd" + "🐍" * 5000,
+        "abcdef" + "🐍" * 5000,
+        "\\" * 5000,
+        "\n" * 5000,
+        "\ud800" * 5000,
+        'x"' * 5000,
+    ],
+)
 def test_what_is_long_only_in_the_line_is_bounded_too(text: str) -> None:
     entry = Entry(0.0, "download", {"path": text})
     path = read(entry)["path"]
     assert isinstance(path, str)
     kept, _, rest = path.partition("… (")
     assert rest == f"{len(text) - len(kept)} more)"
-    assert 0 <= MOST_TEXT - (len(json.dumps(kept)) - 2) < 12
+    assert 0 <= MOST_TEXT - (len(json.dumps(kept)) - 2) <= 12
     assert len(line(entry, with_code=False)) < MOST_TEXT + 120
+    assert "\ud800" in text or kept.isprintable() or "\n" in text  # no half of a character

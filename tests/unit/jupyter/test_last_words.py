@@ -63,6 +63,42 @@ async def test_what_is_written_before_the_kernel_knows_that_its_pump_is_dead_kee
     assert (await notebook.run("print('a')\nos.system('echo b')\nprint('c')")).output == "a\nb\nc\n"
 
 
+async def test_the_thread_that_waits_for_output_rests_after_the_pumps_end(
+    any_spec: KernelSpec, new_notebook: NewNotebook
+) -> None:
+    """Another thread may notice the end while the pump's bell still rings."""
+    notebook = await new_notebook(any_spec)
+    code = """
+        import os, select, threading, time
+        outbox = get_ipython().kernel.kernelbridge_outbox
+        source = outbox.source
+        def until(ringing):
+            while bool(select.select([source.pump.bell], [], [], 0)[0]) is not ringing: time.sleep(0.001)
+        with outbox.source_lock:
+            heard = source.words[6]
+            os.system("echo a")
+            while source.words[6] == heard: time.sleep(0.001)
+            until(False)  # the thread has heard the bell, and waits for the lock
+            os.system("echo a")
+            until(True)
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try: ours = os.getsid(int(pid)) == os.getsid(0) and int(pid) != os.getpid()
+                except OSError: continue
+                if ours: os.kill(int(pid), 9)
+            os.system("echo b")
+            print("c")
+        watcher = next(thread for thread in threading.enumerate() if thread.name == "OutputWatcher")
+        def used():
+            with open(f"/proc/self/task/{watcher.native_id}/stat") as file:
+                return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+        before = used()
+        time.sleep(1)
+        print(used() - before < 20)
+    """
+    assert (await notebook.run(dedent(code))).output == "a\na\nb\nc\nTrue\n"
+    assert (await notebook.run("import os\nos.system('echo d')\nprint('e')")).output == "d\ne\n"
+
+
 @pytest.mark.parametrize("file", ["", "file=sys.stderr"])
 async def test_the_report_of_a_crash_is_in_the_result(
     any_spec: KernelSpec, new_notebook: NewNotebook, file: str
