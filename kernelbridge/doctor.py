@@ -36,7 +36,7 @@ from kernelbridge.egress.policy import Denied, Policies, Policy, Rule
 from kernelbridge.egress.proxy import CONNECTIONS
 from kernelbridge.egress.secret_files import open_secrets
 from kernelbridge.errors import ConfigError, KernelBridgeError
-from kernelbridge.identity.sources import open_source
+from kernelbridge.identity.sources import likely_mistake, open_source
 from kernelbridge.identity.tokens import Tokens
 from kernelbridge.images import build
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
@@ -46,7 +46,7 @@ from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local.host import check_hidden, read_host
 from kernelbridge.settings.quantities import format_size, human_size
-from kernelbridge.settings.settings import Settings, is_loopback
+from kernelbridge.settings.settings import Settings
 from kernelbridge.workspace.files.data_directory import EXHAUSTED
 
 SANDBOX_UID = 1000
@@ -354,7 +354,7 @@ async def check_egress(settings: Settings) -> Row:
         found = f"{policies}; but sandboxes reach hosts from this machine, not through HTTPS_PROXY"
         fix = "name that proxy with --egress-proxy, let this machine reach them directly, or use --egress none"
         return Row("egress", Status.WARNING, found, fix)
-    named = [rule for rule in policy.rules if not rule.wildcard]
+    named = [rule for rule in dict.fromkeys(policy.rules) if not rule.wildcard]
     problems = await asyncio.gather(*(asyncio.to_thread(_unreachable, policy, rule) for rule in named))
     found, fixes = str(policies), []
     for problem in filter(None, problems):
@@ -439,16 +439,9 @@ def check_login(settings: Settings) -> Row:
         return Row("login", Status.OK, "none: every program on this machine may connect, as any user")
     found = f"--auth {settings.auth}"
     if source is not None and isinstance(source.value, Tokens):
-        tokens = source.value.by_hash.values()
-        valid = sum(token.expires is None or token.expires > time.time() for token in tokens)
-        found = f"{found}: {valid} valid tokens in {settings.token_file}"
-        if not valid:
-            fix = f"`kernelbridge token new NAME --token-file {settings.token_file}`"
-            return Row("login", Status.WARNING, f"{found}, so nobody can log in", fix)
-    clear = settings.tls_cert is None and settings.listen is None and not is_loopback(settings.host)
-    if clear and settings.auth in {"token", "jwt"}:
-        found = f"{found}; without TLS, everybody on the way to {settings.host} can read the tokens"
-        return Row("login", Status.WARNING, found, "use --tls-cert, or listen on 127.0.0.1 behind a proxy with TLS")
+        found = f"{found}: {source.value.valid(time.time())} valid tokens in {settings.token_file}"
+    if (mistake := likely_mistake(settings, source)) is not None:
+        return Row("login", Status.WARNING, f"{found}; {mistake.found}", mistake.fix)
     return Row("login", Status.OK, found)
 
 

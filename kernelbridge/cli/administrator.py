@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -44,11 +45,13 @@ class Administrator:
     def _ask(self, method: str, path: str, kind: type[T]) -> T:
         status, body = asyncio.run(self._exchange(method, path))
         if status in {401, 403}:
-            raise KernelBridgeError(
-                "The server does not take this command",
-                f"{_reason(body)}; run it on the server's machine, or with the token of an administrator in"
-                " KERNELBRIDGE_TOKEN",
-            )
+            if status == HTTPStatus.UNAUTHORIZED:
+                remedy = (
+                    "put the token of an administrator into KERNELBRIDGE_TOKEN, or send what the proxy wants (--header)"
+                )
+            else:
+                remedy = "it is for administrators, and without authentication for the server's own machine"
+            raise KernelBridgeError("The server does not take this command", f"{_reason(body)}; {remedy}")
         try:
             if status in {200, 202}:
                 return msgspec.json.decode(body, type=kind)
@@ -75,6 +78,10 @@ class Administrator:
                 return answer.status, await answer.read()
         except TimeoutError as exc:
             raise self._no_server(f"it gave no answer within {TIMEOUT:g} s") from exc
+        except aiohttp.ClientConnectorCertificateError as exc:
+            raise self._no_server(
+                f"{exc}; SSL_CERT_FILE may name a file with the authority of its certificate"
+            ) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise self._no_server(str(exc)) from exc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -63,13 +64,18 @@ def write_started(console: Console, report: StartReport) -> None:
         write_row(console, "Login", _LOGINS[report.auth])
     if report.metrics is not None:
         write_row(console, "Metrics", report.metrics)
-    if report.runtime.warning is not None:
-        write_row(console, "Warning", report.runtime.warning, "bold yellow")
+    for warning in filter(None, (report.runtime.warning, report.login_warning)):
+        write_row(console, "Warning", warning, "bold yellow")
     console.print()
     login = ' -H "Authorization: Bearer TOKEN"' if report.auth in {"token", "jwt"} else ""
-    write_row(console, "Try it", f"npx wscat -c {report.url}{login}")
+    write_row(console, "Try it", f"npx wscat -c {_own(report.url)}{login}")
     write_row(console, "", EXAMPLE)
     write_row(console, "Stop it", "Ctrl-C")
+
+
+def _own(url: str) -> str:
+    """Return a URL that leads to a server on this machine, also if it listens on all addresses."""
+    return re.sub(r"//(0\.0\.0\.0|\[::\]):", "//localhost:", url)
 
 
 def write_error(console: Console, message: str, reason: str) -> None:

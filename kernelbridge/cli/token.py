@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import click
 
@@ -34,9 +34,12 @@ def new(settings: Settings, *, principal: str, admin: bool, expires: str | None)
     log.configure(settings.log_format, settings.log_level)
     if settings.token_file is None:
         raise ConfigError("There is no token file to add to", "name it with --token-file, which may be a new file")
+    end = None if expires is None else _time(expires)
+    if end is not None and end <= datetime.now(UTC):
+        raise click.UsageError(f"--expires: {expires} is over already")
     made = new_token()
     try:
-        line = token_line(principal, made, admin=admin, expires=None if expires is None else _time(expires))
+        line = token_line(principal, made, admin=admin, expires=end)
     except ValueError as exc:
         raise click.UsageError(f"The principal cannot have this name: {exc}") from exc
     add_token(settings.token_file, line)

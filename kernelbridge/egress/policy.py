@@ -56,6 +56,21 @@ _STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
 )
 """In HTTP; 403 for all others."""
 
+_OPERATOR = "Trying again, or elsewhere, does not help: only the operator of the server can allow more"
+_HELPS: Final[Mapping[Reason, str]] = MappingProxyType(
+    {
+        "host": f"{_OPERATOR} (--egress, --egress-allow).",
+        "port": f"{_OPERATOR} (--egress-allow).",
+        "plain_http": "Use https.",
+        "ip_literal": "Use the name of the host, if it is an allowed one.",
+        "private_address": f"{_OPERATOR} (--egress-allow-net).",
+        "own_address": f"{_OPERATOR} (--egress-allow-net).",
+        "own_port": "Trying again, or elsewhere, does not help.",
+        "bytes": f"{_OPERATOR} (--egress-bytes).",
+    }
+)
+"""What to do. What has a wrong form says that itself."""
+
 HTTPS, HTTP = 443, 80
 
 
@@ -195,13 +210,8 @@ class Policy:
 
     def denied(self, reason: Reason, host: str, port: int, why: str) -> Denied:
         """Return the refusal of a host for a reason."""
-        return Denied(
-            reason,
-            f"The egress policy of this session ({self.level}) refuses {written(host, port)}: {why}. Trying again, or"
-            " elsewhere, does not help: only the operator of the server can allow more.",
-            host,
-            port,
-        )
+        refused = f"The egress policy of this session ({self.level}) refuses {written(host, port)}: {why}."
+        return Denied(reason, f"{refused} {_HELPS.get(reason, '')}".rstrip(), host, port)
 
 
 Resolve = Callable[[str], Awaitable[Sequence[Address]]]

@@ -298,8 +298,14 @@ class SessionProxy:
                 why = f"the program does not begin TLS: {said}"
                 self._on_access(Access("failed", way.admitted.host, way.admitted.port, why))
                 return
-            await self._answering(program, exchange.run())
+            await self._answering(program, self._exchanging(exchange, way.outside))
             await drain(inside)
+
+    @staticmethod
+    async def _exchanging(exchange: Exchange, outside: Connection) -> None:
+        # A program that is refused may keep its side open; the host must not wait for it.
+        with contextlib.closing(outside):
+            await exchange.run()
 
     def _meter(self, way: _Way) -> Meter:
         return Meter(self._allowance, way.moved)

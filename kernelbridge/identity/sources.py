@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.identity.json_web_tokens import SECRET, Issuer, Rules, parse_key, parse_key_set
 from kernelbridge.identity.principal import Identity, Verdict
 from kernelbridge.identity.tokens import Tokens, parse_tokens
-from kernelbridge.settings.settings import Settings
+from kernelbridge.settings.settings import Settings, is_loopback
 from kernelbridge.settings.sources import flag_name
 from kernelbridge.watched_file import WatchedFile
 
@@ -61,6 +62,25 @@ def open_source(settings: Settings) -> WatchedFile[Checker] | None:
     if settings.auth == "token":
         return _token_file(settings)
     return _issuer(settings) if settings.auth == "jwt" else None
+
+
+class Mistake(NamedTuple):
+    """Something about logins that the operator hardly wants, and what to do."""
+
+    found: str
+    fix: str
+
+
+def likely_mistake(settings: Settings, source: WatchedFile[Checker] | None) -> Mistake | None:
+    """Return what is probably wrong with settings that are possible."""
+    if source is not None and isinstance(source.value, Tokens) and not source.value.valid(time.time()):
+        make = f"`kernelbridge token new NAME --token-file {settings.token_file}`"
+        return Mistake("no token is valid, so nobody can log in", make)
+    clear = settings.tls_cert is None and settings.listen is None and not is_loopback(settings.host)
+    if clear and settings.auth in {"token", "jwt"}:
+        found = f"without TLS, everybody on the way to {settings.host} can read the tokens"
+        return Mistake(found, "use --tls-cert, or listen on 127.0.0.1 behind a proxy with TLS")
+    return None
 
 
 def _token_file(settings: Settings) -> WatchedFile[Checker]:

@@ -56,6 +56,10 @@ class Tokens:
         """Return whether the token that an identity was proved with is in the file, and says the same."""
         return self.by_hash.get(identity.proof or "") == identity
 
+    def valid(self, now: float) -> int:
+        """Return how many have not expired."""
+        return sum(token.expires is None or token.expires > now for token in self.by_hash.values())
+
 
 def new_token() -> str:
     """Return a new token."""

@@ -34,7 +34,7 @@ from kernelbridge.egress.secret_files import Secrets, open_secrets, secret_hosts
 from kernelbridge.egress.shares import Shares
 from kernelbridge.errors import ConfigError, LimitExceeded
 from kernelbridge.identity.principal import Principal
-from kernelbridge.identity.sources import open_source
+from kernelbridge.identity.sources import Mistake, likely_mistake, open_source
 from kernelbridge.metrics import Metrics, Snapshot
 from kernelbridge.protocol import json_schema
 from kernelbridge.rates import Paces, Rates
@@ -106,6 +106,8 @@ class StartReport:
     """Where Prometheus finds the metrics, with the actual port; None if nowhere."""
     keeps: bool = False
     """Whether its sandboxes are left to the next server when it stops."""
+    login_warning: str | None = None
+    """What is probably wrong with how clients log in."""
 
 
 @dataclass(eq=False)
@@ -420,7 +422,10 @@ async def running(
         if retention is not None:
             retention.start(registry)
         ending.keep = settings.keep_sandboxes and runtime.info.adopts
-        yield replace(_report(settings, runtime, sockets[0], egress, keeps=ending.keep), metrics=scraped.where)
+        yield replace(
+            _report(settings, runtime, sockets[0], egress, likely_mistake(settings, source), keeps=ending.keep),
+            metrics=scraped.where,
+        )
 
 
 async def _bind(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
@@ -540,7 +545,13 @@ def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExec
 
 
 def _report(
-    settings: Settings, runtime: Runtime, sock: socket.socket, egress: Egress | None, *, keeps: bool
+    settings: Settings,
+    runtime: Runtime,
+    sock: socket.socket,
+    egress: Egress | None,
+    mistake: Mistake | None,
+    *,
+    keeps: bool,
 ) -> StartReport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     scheme = "ws" if settings.tls_cert is None else "wss"
@@ -553,4 +564,5 @@ def _report(
         image=settings.image if runtime.info.images else None,
         network=None if egress is None else str(egress.policies),
         keeps=keeps,
+        login_warning=None if mistake is None else f"{mistake.found}: {mistake.fix}",
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -90,6 +91,17 @@ def test_the_start_up_screen_of_a_runtime_without_images() -> None:
     screen.write_started(out, report)
     assert "Image" not in file.getvalue()
     assert "Warning     code has all your rights" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"), [("ws://0.0.0.0:1/ws", "ws://localhost:1/ws"), ("wss://[::]:1/ws", "wss://localhost:1/ws")]
+)
+def test_what_to_try_is_an_address_to_connect_to(url: str, shown: str) -> None:
+    out, file = console()
+    screen.write_started(out, replace(REPORT, url=url, login_warning="without TLS, everybody can read the tokens"))
+    assert f"Listening   {url}\n" in file.getvalue()
+    assert f"wscat -c {shown}\n" in file.getvalue()
+    assert "Warning     without TLS, everybody can read the tokens" in file.getvalue()
 
 
 def test_texts_are_wrapped_under_themselves_on_a_terminal_only() -> None:

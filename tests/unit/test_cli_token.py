@@ -45,6 +45,7 @@ def test_a_token_is_printed_and_its_hash_is_kept(tmp_path: Path) -> None:
         (("", "--token-file", "F"), "The principal cannot have this name"),
         (("a\nb", "--token-file", "F"), "The principal cannot have this name"),
         (("ada", "--token-file", "F", "--expires", "soon"), "'soon' is not a time such as"),
+        (("ada", "--token-file", "F", "--expires", "2020-01-01"), "2020-01-01 is over already"),
         (("ada", "--token-file", "/nowhere/tokens"), "cannot be written"),
     ],
 )

@@ -16,7 +16,7 @@ def runtime_info(about: EngineInfo, *, own_uids: bool, oci_runtime: str | None =
         name="docker",
         detail=str(about) if oci_runtime is None else f"{about}, containers run by {oci_runtime}",
         isolation=(
-            "a container for each workspace: no network but loopback, no capabilities, read-only root, "
+            "a container for each workspace: no network interface but loopback, no capabilities, read-only root, "
             f"{'a user of its own' if own_uids else 'a user'} without privileges, limits on memory, CPU and processes"
         ),
         warning=warning,

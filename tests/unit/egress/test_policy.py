@@ -11,6 +11,7 @@ from kernelbridge.egress.policy import (
     Denied,
     Level,
     Policies,
+    Reason,
     admit,
     check_server_name,
     read_network,
@@ -228,6 +229,17 @@ def test_a_refusal_names_the_policy_and_says_that_there_is_no_way_round() -> Non
     assert "(packages)" in str(denied)
     assert "example.org:443" in str(denied)
     assert "elsewhere, does not help" in str(denied)
+    assert "--egress-allow)" in str(denied)
+    assert "--egress-allow-net" in str(policies().of_session(None).denied("private_address", "a.example", 443, "so"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "helps"), [("plain_http", "Use https."), ("ip_literal", "Use the name"), ("bad_request", "so.")]
+)
+def test_what_the_program_can_do_itself_is_said(reason: Reason, helps: str) -> None:
+    denied = str(policies().of_session(None).denied(reason, "example.org", 80, "so"))
+    assert helps in denied
+    assert "does not help" not in denied
 
 
 def test_an_operator_sees_what_is_allowed() -> None:

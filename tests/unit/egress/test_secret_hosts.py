@@ -396,6 +396,34 @@ async def test_a_new_secret_counts_from_the_next_request_on() -> None:
         assert len(requests.seen) == 2
 
 
+async def test_a_host_need_not_wait_for_a_program_that_was_refused() -> None:
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        with contextlib.suppress(OSError):
+            await reader.read()
+        left.set()
+
+    async with house(serve) as it:
+        context = ssl.create_default_context(cadata=it.authority.certificate.decode())
+        ours = await it.program.tunnel(it.name)
+        ours.settimeout(PATIENCE)
+        program = await asyncio.to_thread(context.wrap_socket, ours, server_hostname=HOST)
+
+        def ask() -> bytes:
+            program.sendall(it.get())
+            return program.recv(1000)
+
+        assert (await asyncio.to_thread(ask)).startswith(b"HTTP/1.1 200")
+        it.file.value = None
+        assert (await asyncio.to_thread(ask)).startswith(b"HTTP/1.1 503")
+        async with asyncio.timeout(meter.HALF_CLOSED_SECONDS / 2):
+            await left.wait()  # the program has not closed its own side
+        program.close()
+
+
 async def test_answers_pass_as_they_come_and_without_limit() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
