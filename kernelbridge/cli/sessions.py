@@ -129,7 +129,8 @@ def _named(administrator: Administrator, session: str, user: str | None) -> Sess
     found = [row for row in rows if row.session == session] or [row for row in rows if row.id.startswith(session)]
     if not found:
         raise KernelBridgeError(
-            f"There is no open session {session!r}", "`kernelbridge ps` lists all; files of closed sessions are kept"
+            f"There is no open session {session!r}{'' if user is None else f' of {user!r}'}",
+            "`kernelbridge ps` lists all; files of closed sessions are kept",
         )
     if len(found) > 1:
         whose = ", ".join(f"{_plain(row.user or NOBODY)} ({row.id[:SHORT_ID]})" for row in found)
