@@ -122,7 +122,10 @@ async def _refresh(files: list[WatchedFile[T]], thread: ThreadPoolExecutor) -> N
     while files:
         await asyncio.sleep(REFRESH_SECONDS)
         for file in files:
-            await asyncio.get_running_loop().run_in_executor(thread, file.refresh)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, file.refresh)
+            except Exception:  # a bug: the next look may succeed, and without one no new secret would count
+                log.exception("refresh_failed")
 
 
 def read_private(path: Path) -> bytes:
@@ -134,12 +137,12 @@ def check_private(descriptor: int) -> None:
     """Raise `OSError` for what is no file, or one that others can read or change."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(0, "it is not a file")
+        raise OSError(0, "it is not a file; name a regular file")
     if found.st_mode & _OTHERS:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         raise PermissionError(0, f"other users may read or change it (mode {mode}); run chmod 600 on it")
     if found.st_uid not in {0, os.geteuid()}:
-        raise PermissionError(0, "it belongs to another user, who can change it")
+        raise PermissionError(0, "it belongs to another user, who can change it; run chown on it")
 
 
 def _read_bounded(path: Path, check: Callable[[int], None] = lambda _descriptor: None) -> bytes:
@@ -147,11 +150,11 @@ def _read_bounded(path: Path, check: Callable[[int], None] = lambda _descriptor:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "it is not a file")
+            raise OSError(0, "it is not a file; name a regular file")
         check(descriptor)
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise OSError(0, f"it is larger than {LARGEST} bytes")
+        raise OSError(0, f"it is larger than {LARGEST} bytes; name another file")
     return data
 
 

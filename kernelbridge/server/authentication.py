@@ -11,12 +11,13 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import WSMsgType, hdrs, web
+from aiohttp.typedefs import Handler
 
 from kernelbridge.audit.audit import Audit, CarriedBy
 from kernelbridge.errors import KernelBridgeError, Unauthorized
@@ -57,9 +58,6 @@ SWEEP = 1.0
 at the second look."""
 
 _NEEDED = "log in: send `Authorization: Bearer TOKEN`"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 End = Callable[[KernelBridgeError], None]
 """Ends what a login is for, and sends the client the error."""
@@ -181,6 +179,8 @@ class Authentication:
                     await asyncio.wait([refreshing], timeout=SWEEP)
                 self._logins.sweep(time.time())
                 self._record.note_many_failures()
+                if refreshing is not None and refreshing.done():
+                    refreshing.result()
             except Exception:  # without it, nothing would expire any more
                 log.exception("sweep_failed")
 

@@ -1,13 +1,15 @@
 """Files of tokens and keys: who may read them, and when a change counts."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
+from kernelbridge import watched_file
 from kernelbridge.errors import ConfigError
 from kernelbridge.identity.token_file import add_token
-from kernelbridge.watched_file import LARGEST, WatchedFile
+from kernelbridge.watched_file import LARGEST, WatchedFile, refreshed
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -107,6 +109,26 @@ def test_a_file_that_is_removed_counts_as_empty(tmp_path: Path) -> None:
     file.refresh()
     file.refresh()
     assert file.value == "two"
+
+
+async def test_a_file_is_looked_at_after_a_bug_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_file, "REFRESH_SECONDS", 0.01)
+    parsed: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def parse(data: bytes) -> str:
+        text = data.decode()
+        loop.call_soon_threadsafe(parsed.put_nowait, text)
+        if text == "a bug":
+            raise RuntimeError
+        return text
+
+    path = write(tmp_path / "secret", "one")
+    async with asyncio.timeout(10), refreshed([WatchedFile(path, parse, empty="", secret=True, setting="--x")]):
+        for text in ("a bug", "two"):
+            write(path, text)
+            while await parsed.get() != text:
+                pass
 
 
 def test_a_line_is_added(tmp_path: Path) -> None:

@@ -630,6 +630,24 @@ async def test_an_expiry_does_not_wait_for_the_file_of_keys(jwts: Guarded, monke
             answers.set()
 
 
+async def test_a_bug_in_the_reading_of_tokens_is_logged(tokens: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_twice, loop = asyncio.Event(), asyncio.get_running_loop()
+    reads = 0
+
+    def broken(_file: WatchedFile[Any]) -> None:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            loop.call_soon_threadsafe(read_twice.set)
+        raise RuntimeError
+
+    with logged() as lines:
+        monkeypatch.setattr(WatchedFile, "refresh", broken)
+        await asyncio.wait_for(read_twice.wait(), PATIENCE)
+    assert "sweep_failed" in {line["event"] for line in lines}
+    assert await status(tokens, "/readyz", headers=bearer(tokens.token)) == 200
+
+
 async def test_a_revocation_does_not_wait_for_other_threads(tokens: Guarded) -> None:
     ended, loop = threading.Event(), asyncio.get_running_loop()
     token = tokens.more("gone")
