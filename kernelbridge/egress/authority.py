@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -33,6 +33,14 @@ from kernelbridge.watched_file import read_private
 
 ALPN: Final = ("http/1.1",)
 """What the server speaks with programs and hosts where it ends TLS."""
+
+ROOTS: Final = (
+    Path("/etc/ssl/certs/ca-certificates.crt"),
+    Path("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"),
+    Path("/etc/ssl/ca-bundle.pem"),
+    Path("/etc/ssl/cert.pem"),
+)
+"""Where Linux distributions have their certificate authorities in one file; the first that exists is used."""
 
 _NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kernelbridge authority for its sandboxes")])
 _LEAF_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kernelbridge")])
@@ -133,6 +141,15 @@ def open_authority(path: Path, hosts: Collection[str]) -> Authority:
     finally:
         part.unlink(missing_ok=True)
     return made
+
+
+def certificate_bundle(own: bytes, roots: Iterable[Path]) -> bytes:
+    """Return the operator's certificates together with this machine's; blocking. Raises `OSError`.
+
+    Programs use such a file in place of their own roots. So it must have all of them, as far as they are known.
+    """
+    usual = next((path for path in roots if path.is_file()), None)
+    return (b"" if usual is None else usual.read_bytes().rstrip() + b"\n") + own
 
 
 def client_context(trusted: bytes) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ import h11
 
 from kernelbridge.egress.authority import Authority
 from kernelbridge.egress.dialling import UnreachableError
-from kernelbridge.egress.http_request import HEAD_SECONDS, LONGEST
+from kernelbridge.egress.http_request import HEAD_SECONDS, LONGEST_HEAD
 from kernelbridge.egress.inner_request import NoSecretError, answer, interim, with_secrets
 from kernelbridge.egress.meter import HALF_CLOSED_SECONDS, Meter
 from kernelbridge.egress.policy import Admitted, Policy
@@ -66,7 +66,7 @@ class Exchange:
         self._inside, self._meter = inside, meter
         self._policy, self._admitted, self._secrets = policy, admitted, secrets
         self._outside = TlsStream(outside, trust, server_name=admitted.host)
-        self._program = h11.Connection(h11.SERVER, LONGEST)
+        self._program = h11.Connection(h11.SERVER, LONGEST_HEAD)
         self._host = h11.Connection(h11.CLIENT, _LONGEST_ANSWER_HEAD)
 
     async def run(self) -> None:
@@ -163,8 +163,10 @@ class Exchange:
         except (h11.RemoteProtocolError, TimeoutError) as exc:
             if self._answered:
                 raise ConnectionAbortedError from exc
-            said = str(exc)[:_LONGEST_REASON]  # it may quote what came
-            why = f"the request is not HTTP/1.1 ({said or f'its head is not whole after {HEAD_SECONDS:g} s'})"
+            if isinstance(exc, TimeoutError):
+                why = f"the head of the request, or of a chunk in it, is not whole after {HEAD_SECONDS:g} s"
+            else:
+                why = f"the request is not HTTP/1.1 ({str(exc)[:_LONGEST_REASON]})"  # it may quote what came
             raise self._policy.denied("bad_request", self._admitted.host, self._admitted.port, why) from exc
         return event
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-LONGEST: Final = 16 << 10
+LONGEST_HEAD: Final = 16 << 10
 """Bytes of a head."""
 HEAD_SECONDS: Final = 10.0
 """How long it may take to send one."""
@@ -23,6 +23,7 @@ _NOT_IN_PHRASE: Final = re.compile(r"[^\x20-\x7e]+")
 _NOT_IN_FIELD: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET: Final = re.compile(r"http://([^/?#]*)([/?][^#]*)?", re.ASCII | re.IGNORECASE)
 _LENGTH: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+_FRAMING: Final = ("content-length", "transfer-encoding", "host")
 HOP_BY_HOP: Final = frozenset({"connection", "host", "keep-alive", "te", "trailer", "upgrade"})
 """Fields that are for the proxy alone, or that it writes itself. So is all that begins with `proxy-`."""
 
@@ -68,8 +69,8 @@ def read_request(data: bytes) -> tuple[Connect | Forward, bytes] | None:
     Raises `BadRequestError`.
     """
     head, end, rest = data.partition(b"\r\n\r\n")
-    if len(head) > LONGEST:
-        raise BadRequestError(431, f"The head of the request is longer than {LONGEST} bytes.")
+    if len(head) > LONGEST_HEAD:
+        raise BadRequestError(431, f"The head of the request is longer than {LONGEST_HEAD} bytes.")
     if data[:1] and not data[:1].isalpha():
         raise BadRequestError(400, "This is a proxy for HTTP; its own address begins with http://, not https://.")
     if not end:
@@ -128,9 +129,6 @@ def _body_length(fields: list[tuple[str, str]]) -> int:
     if len(lengths) > 1 or len(by_name["host"]) > 1 or (lengths and _LENGTH.fullmatch(lengths[0]) is None):
         raise BadRequestError(400, "The request has a Content-Length or a Host that is doubtful.")
     return int(lengths[0]) if lengths else 0
-
-
-_FRAMING: Final = ("content-length", "transfer-encoding", "host")
 
 
 def response(status: int, phrase: str, sentence: str) -> bytes:

@@ -6,20 +6,23 @@ import configparser
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from kernelbridge.egress.policy import PACKAGES, Rule, read_rule
 
 _SECTIONS: Final = ("global", "install")
-_PIP: Final = {
-    "index-url": "PIP_INDEX_URL",
-    "extra-index-url": "PIP_EXTRA_INDEX_URL",
-    "trusted-host": "PIP_TRUSTED_HOST",
-}
+_PIP: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "index-url": "PIP_INDEX_URL",
+        "extra-index-url": "PIP_EXTRA_INDEX_URL",
+        "trusted-host": "PIP_TRUSTED_HOST",
+    }
+)
 """Options of pip, and the variables that have precedence."""
 _NPM: Final = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
 
@@ -123,7 +126,8 @@ def _options(file: Path) -> Mapping[str, str]:
 
 def _usable(url: str) -> bool:
     try:
-        return urlsplit(url).scheme in {"http", "https"} and _rule(_without_user(url)) is not None
+        _rule(_without_user(url))  # raises for a host that cannot be allowed
+        return urlsplit(url).scheme in {"http", "https"}
     except ValueError:
         return False
 
@@ -136,21 +140,3 @@ def _rule(url: str) -> Rule:
 def _without_user(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def certificate_bundle(own: bytes, roots: Iterable[Path]) -> bytes:
-    """Return the operator's certificates together with this machine's; blocking. Raises `OSError`.
-
-    Programs use such a file in place of their own roots. So it must have all of them, as far as they are known.
-    """
-    usual = next((path for path in roots if path.is_file()), None)
-    return (b"" if usual is None else usual.read_bytes().rstrip() + b"\n") + own
-
-
-ROOTS: Final = (
-    Path("/etc/ssl/certs/ca-certificates.crt"),
-    Path("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"),
-    Path("/etc/ssl/ca-bundle.pem"),
-    Path("/etc/ssl/cert.pem"),
-)
-"""Where Linux distributions have their certificate authorities in one file; the first that exists is used."""

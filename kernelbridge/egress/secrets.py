@@ -16,7 +16,7 @@ LONGEST: Final = 8 << 10
 """Bytes of a secret: what servers accept in one header field."""
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
-_FRAMING: Final = frozenset({"content-length", "content-type", "expect", "transfer-encoding"})
+_NOT_FOR_SECRETS: Final = frozenset({"content-length", "content-type", "expect", "transfer-encoding"})
 _VALUE: Final = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -47,7 +47,7 @@ def read_secret_rule(text: str) -> SecretRule:
     if literal_address(host) is not None:
         raise BadHostError("TLS names no host that is an address")
     name = header.lower()
-    if _HEADER.fullmatch(header) is None or name in HOP_BY_HOP | _FRAMING or name.startswith("proxy-"):
+    if _HEADER.fullmatch(header) is None or name in HOP_BY_HOP | _NOT_FOR_SECRETS or name.startswith("proxy-"):
         raise ValueError("it is no header field that a secret can have")
     if not path.startswith("/") or "\0" in path:
         raise ValueError("the path is not absolute")

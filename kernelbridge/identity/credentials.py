@@ -14,7 +14,7 @@ MARKER = "kernelbridge"
 """The subprotocol that is chosen: a browser fails a connection of which the server chooses none."""
 CARRIER = "kernelbridge.bearer."
 """Begins the subprotocol that carries a token, in base64url. It is never chosen, so it is never echoed."""
-LONGEST = 8 << 10
+LONGEST_TOKEN = 8 << 10
 """Characters of a token. A longer one is refused before anything is decoded."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
@@ -68,8 +68,8 @@ def bearer_token(authorization: Sequence[str], offered: Sequence[str], query: It
 
 
 def _of_header(value: str) -> str:
-    if len(value) > LONGEST + len("Bearer "):
-        raise ValueError(f"the token is longer than {LONGEST} characters")
+    if len(value) > LONGEST_TOKEN + len("Bearer "):
+        raise ValueError(f"the token is longer than {LONGEST_TOKEN} characters")
     match = _BEARER.fullmatch(value)
     if match is None:
         raise ValueError("the header Authorization must be `Bearer` and a token")
@@ -79,7 +79,7 @@ def _of_header(value: str) -> str:
 def _of_subprotocol(name: str) -> str:
     text = name.removeprefix(CARRIER)
     bare = text.rstrip("=")
-    if len(text) <= 2 * LONGEST and _BASE64URL.fullmatch(text) is not None:
+    if len(text) <= 2 * LONGEST_TOKEN and _BASE64URL.fullmatch(text) is not None:
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             token = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4)).decode("ascii")
             if is_token(token):
@@ -89,4 +89,4 @@ def _of_subprotocol(name: str) -> str:
 
 def is_token(text: str) -> bool:
     """Return whether a text has the form of a token."""
-    return len(text) <= LONGEST and _TOKEN.fullmatch(text) is not None
+    return len(text) <= LONGEST_TOKEN and _TOKEN.fullmatch(text) is not None

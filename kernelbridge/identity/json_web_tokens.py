@@ -1,4 +1,6 @@
-"""JSON Web Tokens: one pinned algorithm, and the operator's keys; pure.
+"""JSON Web Tokens: one pinned algorithm, and the operator's keys.
+
+No I/O, but PyJWT looks at the clock for exp, nbf and iat.
 
 A token chooses nothing: not the algorithm, and not where its key comes from (`jku`, `x5u`, `jwk` and `x5c` are never
 looked at). It names one of the operator's keys by `kid` at most.
@@ -16,7 +18,7 @@ from typing import Any
 import jwt
 from jwt.algorithms import get_default_algorithms
 
-from kernelbridge.identity.credentials import LONGEST
+from kernelbridge.identity.credentials import LONGEST_TOKEN
 from kernelbridge.identity.principal import EXPECTED_NAME, Identity, Principal, Refused, Verdict, is_name
 
 SECRET = "HS256"  # noqa: S105  a name
@@ -143,8 +145,8 @@ def _reason(exc: Exception) -> str:
 
 def _verified(token: str, keys: Sequence[Key], rules: Rules) -> tuple[Key, dict[str, Any]]:
     """Return the key that signed a token, and the claims."""
-    if len(token) > LONGEST:
-        raise _WrongTokenError(f"the token is longer than {LONGEST} characters")
+    if len(token) > LONGEST_TOKEN:
+        raise _WrongTokenError(f"the token is longer than {LONGEST_TOKEN} characters")
     header = jwt.get_unverified_header(token)
     if "crit" in header:
         raise _WrongTokenError("the token needs an extension that this server does not know (crit)")
@@ -197,7 +199,7 @@ def _prepared(text: bytes, algorithm: str) -> Any:
         return _checked(get_default_algorithms()[algorithm].prepare_key(text), algorithm)
     except WrongKeyError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # whatever the library raises for a key that it cannot read
         raise WrongKeyError(f"expected a public key in PEM for {algorithm}") from exc
 
 
@@ -205,7 +207,7 @@ def _checked(material: Any, algorithm: str) -> Any:
     """Return the key, if it is strong enough and of the right kind."""
     try:
         weak = get_default_algorithms()[algorithm].check_key_length(material)
-    except Exception as exc:
+    except Exception as exc:  # of another kind: the library raises what it likes
         raise WrongKeyError(f"it is not a key for {algorithm}") from exc
     if weak:
         raise WrongKeyError(f"the key is too short for {algorithm}")

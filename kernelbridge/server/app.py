@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,15 @@ from types import MappingProxyType
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
+from kernelbridge.egress.authority import ROOTS, certificate_bundle
 from kernelbridge.egress.dialling import THREADS, Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
-from kernelbridge.egress.indexes import ROOTS, certificate_bundle, server_indexes
+from kernelbridge.egress.indexes import server_indexes
 from kernelbridge.egress.policy import Policies, Resolve
 from kernelbridge.egress.proxy import Access, Common
 from kernelbridge.egress.secret_files import Secrets, open_secrets, secret_hosts
@@ -84,8 +86,6 @@ _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
 
 _UPGRADE = MappingProxyType({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)

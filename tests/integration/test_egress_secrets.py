@@ -20,8 +20,8 @@ from aiohttp import web
 
 from kernelbridge import watched_file
 from kernelbridge.egress import secret_files
+from kernelbridge.egress.authority import ROOTS
 from kernelbridge.egress.hosts import Address
-from kernelbridge.egress.indexes import ROOTS
 from kernelbridge.errors import ConfigError
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve

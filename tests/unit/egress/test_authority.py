@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography import x509
 
-from kernelbridge.egress.authority import Authority, client_context, open_authority
+from kernelbridge.egress.authority import Authority, certificate_bundle, client_context, open_authority
 
 HOSTS = ("api.example", "other.example")
 STRICT = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -114,3 +114,10 @@ def test_a_host_is_verified_with_what_the_operator_trusts() -> None:
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     serial = x509.load_pem_x509_certificate(ca.cert_pem.bytes()).serial_number
     assert [int(str(each["serialNumber"]), 16) for each in context.get_ca_certs()] == [serial]
+
+
+def test_a_bundle_has_the_usual_authorities_too(tmp_path: Path) -> None:
+    usual = tmp_path / "usual.pem"
+    usual.write_bytes(b"USUAL\n\n")
+    assert certificate_bundle(b"OWN\n", [tmp_path / "absent", usual]) == b"USUAL\nOWN\n"
+    assert certificate_bundle(b"OWN\n", [tmp_path / "absent"]) == b"OWN\n"

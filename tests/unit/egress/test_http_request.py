@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.egress.http_request import LONGEST, BadRequestError, Connect, Forward, read_request, response
+from kernelbridge.egress.http_request import LONGEST_HEAD, BadRequestError, Connect, Forward, read_request, response
 
 
 def test_connect() -> None:
@@ -75,8 +75,8 @@ GET = b"GET http://a.example/ HTTP/1.1\r\n"
         (GET + b"Content-Length: 0x1\r\n\r\n", 400),
         (GET + b"Content-Length: \xb2\r\n\r\n", 400),
         (GET + b"Transfer-Encoding: chunked\r\n\r\n", 411),
-        (b"A" * (LONGEST + 1), 431),
-        (GET + b"A: " + b"x" * LONGEST + b"\r\n\r\n", 431),
+        (b"A" * (LONGEST_HEAD + 1), 431),
+        (GET + b"A: " + b"x" * LONGEST_HEAD + b"\r\n\r\n", 431),
     ],
 )
 def test_what_is_malformed_or_doubtful_is_refused(data: bytes, status: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.egress.indexes import Indexes, certificate_bundle, read_indexes
+from kernelbridge.egress.indexes import Indexes, read_indexes
 from kernelbridge.egress.policy import PACKAGES, read_rule
 
 
@@ -81,10 +81,3 @@ def test_passwords_stay_on_the_server(machine: Path) -> None:
 def test_what_cannot_be_read_is_left_out(machine: Path, content: str) -> None:
     (machine / "etc/pip.conf").write_text(content)
     assert read(machine) == Indexes()
-
-
-def test_a_bundle_has_the_usual_authorities_too(tmp_path: Path) -> None:
-    usual = tmp_path / "usual.pem"
-    usual.write_bytes(b"USUAL\n\n")
-    assert certificate_bundle(b"OWN\n", [tmp_path / "absent", usual]) == b"USUAL\nOWN\n"
-    assert certificate_bundle(b"OWN\n", [tmp_path / "absent"]) == b"OWN\n"

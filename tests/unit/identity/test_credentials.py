@@ -6,7 +6,7 @@ import pytest
 
 from kernelbridge.identity.credentials import (
     CARRIER,
-    LONGEST,
+    LONGEST_TOKEN,
     MARKER,
     bearer_token,
     is_token,
@@ -53,7 +53,7 @@ def test_no_token() -> None:
         (["Bearer caf\xe9"], [], []),
         (["Bearer \udce9"], [], []),  # as aiohttp reads bytes that are not UTF-8
         ([f"Bearer {TOKEN}\x00"], [], []),
-        ([f"Bearer {'x' * (LONGEST + 1)}"], [], []),
+        ([f"Bearer {'x' * (LONGEST_TOKEN + 1)}"], [], []),
         ([f"Bearer {TOKEN}"], [carrier("another")], []),
         ([], [carrier(TOKEN), carrier("another")], []),
         ([], [CARRIER], []),
@@ -62,7 +62,7 @@ def test_no_token() -> None:
         ([], [carrier("café")], []),
         ([], [carrier(b"\xff\xfe")], []),
         ([], [carrier("a b")], []),
-        ([], [CARRIER + "A" * (4 * LONGEST)], []),
+        ([], [CARRIER + "A" * (4 * LONGEST_TOKEN)], []),
         ([], [], ["token"]),
         ([f"Bearer {TOKEN}"], [], ["access_token"]),
         ([], [], ["Access-Token"]),
@@ -93,5 +93,5 @@ def test_offers_are_split() -> None:
 def test_the_form_of_a_token() -> None:
     assert is_token(TOKEN)
     assert is_token("a.b.c")
-    for wrong in ("", "a b", "é", "a\n", "x" * (LONGEST + 1)):
+    for wrong in ("", "a b", "é", "a\n", "x" * (LONGEST_TOKEN + 1)):
         assert not is_token(wrong)

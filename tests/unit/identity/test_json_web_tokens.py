@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.identity.credentials import LONGEST
+from kernelbridge.identity.credentials import LONGEST_TOKEN
 from kernelbridge.identity.json_web_tokens import (
     LEEWAY,
     Issuer,
@@ -182,9 +182,9 @@ def test_a_huge_token_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it was decoded")
 
     monkeypatch.setattr(jwt, "get_unverified_header", decode)
-    found = verdict(token(pad="x" * LONGEST))
+    found = verdict(token(pad="x" * LONGEST_TOKEN))
     assert isinstance(found, Refused)
-    assert f"longer than {LONGEST}" in found.reason
+    assert f"longer than {LONGEST_TOKEN}" in found.reason
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda data: data.decode("latin-1")))
