@@ -33,7 +33,7 @@ START_SECONDS = 120
 """How long a target may take beyond its time: to import, to run its seeds, to stop."""
 
 
-def fuzz(name: str, seconds: int) -> bool:
+def run(name: str, seconds: int) -> bool:
     """Run a target for some seconds. Return whether it found nothing."""
     home = Path(tempfile.mkdtemp(prefix=f"kernelbridge-fuzz-{name}-"))
     corpus, findings, tokens, log = (home / each for each in ("corpus", "findings", "tokens", "log"))
@@ -44,18 +44,20 @@ def fuzz(name: str, seconds: int) -> bool:
         (corpus / str(number)).write_bytes(seed)
     tokens.write_text("".join(f'"{_escaped(token)}"\n' for token in target.TOKENS))
     with log.open("wb") as output, tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
-        status = subprocess.run(
-            [
-                *(sys.executable, "-m", "tests.fuzz.under_atheris", name, str(corpus), f"-max_total_time={seconds}"),
-                *(f"-max_len={LONGEST}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}"),
-                *(f"-dict={tokens}", f"-artifact_prefix={findings}/", "-print_final_stats=1", "-verbosity=0"),
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": scratch},
-            timeout=seconds + START_SECONDS,
-            check=False,
-        ).returncode
+        command = [
+            *(sys.executable, "-m", "tests.fuzz.under_atheris", name, str(corpus), f"-max_total_time={seconds}"),
+            *(f"-max_len={LONGEST}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}"),
+            *(f"-dict={tokens}", f"-artifact_prefix={findings}/", "-print_final_stats=1", "-verbosity=0"),
+        ]
+        limit = seconds + START_SECONDS
+        env = {**os.environ, "TMPDIR": scratch}
+        status: int | str
+        try:
+            status = subprocess.run(
+                command, stdout=output, stderr=subprocess.STDOUT, env=env, timeout=limit, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = f"not ended after {limit} s; run the inputs in {corpus} one by one, with --input"
     said = log.read_text(errors="replace")
     executions = re.search(r"number_of_executed_units: ([0-9]+)", said)
     if status == 0 and executions is not None:
@@ -92,7 +94,7 @@ def main() -> int:
         parser.error(
             "atheris is not installed: pip install -e '.[fuzz]'. It has packages for CPython 3.11 to 3.14 on x86-64"
         )
-    failed = [name for name in arguments.targets or TARGETS if not fuzz(name, arguments.seconds)]
+    failed = [name for name in arguments.targets or TARGETS if not run(name, arguments.seconds)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0

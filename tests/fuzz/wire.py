@@ -20,7 +20,7 @@ KINDS: tuple[type[Any], ...] = (
 )
 BETWEEN = b"\n--\n"
 """Separates the frames of one message in an input."""
-SMALL = {"LARGE": 24, "_PART": 16, "_COUNTED": 8, "_LONGEST_EVALUE": 32, "LINES": 3, "NAMES": 3}
+SMALL: dict[str, Any] = {"LARGE": 24, "_PART": 16, "_COUNTED": 8, "_LONGEST_EVALUE": 32, "LINES": 3, "NAMES": 3}
 """Limits with which a small input is read as a large one."""
 _CODEC = Codec(b"a key", "session")
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def fuzz(data: bytes) -> None:
         _check_signed(frames)
     kind, content = KINDS[data[0] % len(KINDS)] if data else KINDS[0], data[1:]
     found = _decode(content, kind)
-    with mock.patch.dict(vars(wire), SMALL):
+    with mock.patch.multiple(wire, **SMALL):
         large = _decode(content, kind)
     if isinstance(found, wire.Stream) and isinstance(large, wire.Stream):
         assert large == found

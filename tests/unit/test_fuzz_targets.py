@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import TARGETS
+from tests.fuzz import TARGETS, egress
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -15,3 +15,8 @@ def test_the_seeds_of_a_target(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     target = importlib.import_module(f"tests.fuzz.{name}")
     for seed in (*target.SEEDS, b""):
         target.fuzz(seed)
+
+
+def test_openssl_reads_a_hello_too() -> None:
+    """Otherwise the comparison with what OpenSSL reads would compare nothing."""
+    assert egress.names_that_a_server_sees(egress.SEEDS[-1]) == ["A.Example"]
