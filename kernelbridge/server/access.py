@@ -81,7 +81,7 @@ def refusal(
     return None
 
 
-def cross_site_refusal(sites: Sequence[str], has_origin: bool) -> str | None:  # noqa: FBT001  a fact, not a choice
+def cross_site_refusal(sites: Sequence[str], *, has_origin: bool) -> str | None:
     """Return why a request with these values of Sec-Fetch-Site is refused, or None.
 
     Browsers send no Origin for what a page only embeds or links to, but Sec-Fetch-Site says that the page is of another

@@ -8,12 +8,13 @@ GET    /api/workspaces/{id}/events    the latest frames that it has sent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from kernelbridge.audit.audit import By
 from kernelbridge.errors import KernelBridgeError
@@ -21,7 +22,7 @@ from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity
 from kernelbridge.protocol.administration import JournalEvent, JournalEvents, SessionRow, SessionTable
 from kernelbridge.server.access import cross_site_refusal, refusal
-from kernelbridge.server.principal import ADMISSION, Anyone
+from kernelbridge.server.principal import ADMISSION, Anyone, proven
 from kernelbridge.server.refusals import note_refusal
 from kernelbridge.settings.settings import is_loopback
 from kernelbridge.workspace.registry import Registry
@@ -41,8 +42,7 @@ LARGEST: Final = 64 << 10
 """Bytes of a frame that is sent again; of a larger one only its type and size are."""
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """What proxies add."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_NOT_ONE: Final = "you are not one; ask the operator to name you with --admin, or to write admin in your token's line"
 
 
 def administrator_problem(request: web.Request, named: Collection[str]) -> str | None:
@@ -58,7 +58,7 @@ def administrator_problem(request: web.Request, named: Collection[str]) -> str |
     admission = request.get(ADMISSION)
     if not isinstance(admission, Anyone):
         is_one = isinstance(admission, Login) and _is_administrator(admission.identity, named)
-        return None if is_one else "you are none"
+        return None if is_one else _NOT_ONE
     if request.remote and not is_loopback(request.remote):
         return "the request comes from another machine"
     if any(name in request.headers for name in _FORWARDED):
@@ -155,8 +155,7 @@ class Administration:
             if (problem := administrator_problem(request, self._administrators)) is not None:
                 reason = f"only an administrator may do that: {problem}"
                 metrics, audit = self._registry.metrics, self._registry.audit
-                who = _by(request).principal
-                note_refusal(request, metrics, audit, code="forbidden", reason=reason, principal=who)
+                note_refusal(request, metrics, audit, code="forbidden", reason=reason, principal=proven(request))
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             return await handler(request)
 
@@ -184,9 +183,7 @@ def _type(frame: bytes) -> str:
 
 
 def _by(request: web.Request, session: str | None = None) -> By:
-    admission = request.get(ADMISSION)
-    principal = admission.identity.principal if isinstance(admission, Login) else None
-    return By(principal, session, address=request.remote)
+    return By(proven(request), session, address=request.remote)
 
 
 def _json(answer: msgspec.Struct) -> web.Response:

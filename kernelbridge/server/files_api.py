@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 from aiohttp import ETag, hdrs, web
+from aiohttp.typedefs import Handler
 
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.errors import (
@@ -34,13 +35,12 @@ from kernelbridge.errors import (
     RuntimeUnavailable,
     TooMuchBuffered,
 )
-from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
 from kernelbridge.server.access import cross_site_refusal
-from kernelbridge.server.principal import ADMISSION, login_of
-from kernelbridge.server.refusals import what_was_asked
+from kernelbridge.server.principal import login_of, proven
+from kernelbridge.server.refusals import note_refusal, what_was_asked
 from kernelbridge.server.websocket.tcp import Counted, TcpConnection
 from kernelbridge.workspace.files.reading import OpenFile
 from kernelbridge.workspace.files.service import Download, SessionFiles, Upload
@@ -83,10 +83,8 @@ _STATUS: Mapping[type[KernelBridgeError], int] = MappingProxyType(
     }
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-class Use(Protocol):
+class HoldFiles(Protocol):
     """Holds the files of a session (`Registry.using`)."""
 
     def __call__(self, key: SessionKey, *, writes: bool) -> AbstractAsyncContextManager[None]:
@@ -100,7 +98,7 @@ class Transfers:
     def __init__(
         self,
         files: Callable[[SessionKey], SessionFiles],
-        using: Use,
+        using: HoldFiles,
         audit: Audit,
         metrics: Metrics,
         paces: Paces,
@@ -186,10 +184,10 @@ class Transfers:
             )
         self._running[key.principal] += 1
         try:
-            # Two chunks: one is read or sent while the other is written or waits.
             await asyncio.sleep(self._paces.user(key.principal).wait(requests=1))
             # Not sooner: what is refused above, or waits, would fill the audit log as fast as a client can ask.
             self._audit.file(_by(request, key), action, path, size=request.content_length)
+            # Two chunks: one is read or sent while the other is written or waits.
             with Counted(request, key.principal, 2 * _CHUNK):
                 async with self._using(key, writes=action == "save"):
                     yield
@@ -202,10 +200,11 @@ class Transfers:
         """Answer failures with the codes of the `error` message."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            reason = cross_site_refusal(request.headers.getall("Sec-Fetch-Site", []), hdrs.ORIGIN in request.headers)
+            sites = request.headers.getall("Sec-Fetch-Site", [])
+            reason = cross_site_refusal(sites, has_origin=hdrs.ORIGIN in request.headers)
             if reason is not None:
-                TcpConnection.of(request).warn("request_refused", reason=reason, path=request.path)
-                self._refused(request, "forbidden", reason)
+                metrics, audit = self._metrics, self._audit
+                note_refusal(request, metrics, audit, code="forbidden", reason=reason, principal=proven(request))
                 return web.json_response({"error": "forbidden", "reason": reason}, status=403)
             try:
                 return await handler(request)
@@ -228,10 +227,8 @@ class Transfers:
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:
         self._metrics.refused(code)
-        what = what_was_asked(request)
-        admission = request.get(ADMISSION)
-        user = admission.identity.principal if isinstance(admission, Login) else None  # a bare `user_id` is no proof
-        self._audit.refused(By(user, address=request.remote), what=what, code=code, reason=reason)
+        by = By(proven(request), address=request.remote)
+        self._audit.refused(by, what=what_was_asked(request), code=code, reason=reason)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, download: Download, at: int, end: int) -> None:

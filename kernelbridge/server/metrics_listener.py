@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client.exposition import choose_encoder
 
 from kernelbridge.metrics import Metrics
@@ -26,8 +27,6 @@ BUFFERED = 4 << 20
 LOOK = 0.5
 """Seconds between two measurements of the event loop's lag."""
 SETTING = "--metrics-listen"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Scraped(NamedTuple):

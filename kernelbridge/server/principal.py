@@ -37,6 +37,12 @@ def login_of(request: web.Request) -> Login:
     raise web.HTTPUnauthorized(text="You are not logged in.\n")
 
 
+def proven(request: web.Request) -> Principal | None:
+    """Return the principal that a credential proves; None for a bare `user_id`, which is no proof."""
+    admission = request.get(ADMISSION)
+    return admission.identity.principal if isinstance(admission, Login) else None
+
+
 def user_id(request: web.Request) -> str | None:
     """Return the `user_id` of the query, or None without one. Raises `HTTPBadRequest`."""
     try:

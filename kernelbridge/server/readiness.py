@@ -70,7 +70,7 @@ class Readiness:
             return "disk", f"{self._data}: {exc.strerror}"
         free = found.f_bavail * found.f_frsize
         if found.f_flag & os.ST_RDONLY:
-            return "disk", f"{self._data} is on a file system mounted read-only"
+            return "disk", f"{self._data} is on a file system mounted read-only; mount it writable"
         if free < EXHAUSTED:
             return "disk", f"{human_size(free)} free at {self._data}; free some space"
         if found.f_files and not found.f_favail:
