@@ -3,7 +3,8 @@
     python3 -I -S agent.py '{"directory": D, "start": S, "limits": {"nofile": N, …}, "keep": [FD], "proxy": PORT|null}'
 
 It listens on D/socket (AF_UNIX, SOCK_SEQPACKET); a packet is one JSON object. One bridge at a time: a new connection
-replaces the old one. Where the agent is process 1 of a PID namespace, it accepts only peers outside of that.
+replaces the old one. Where the agent is process 1 of a PID namespace, it accepts only peers outside of that; under
+gVisor, which hides that, any peer.
 
     agent ── keeper ── program ── whatever it starts          Each program that the bridge starts has a keeper, which
       └───── keeper ── program ── …                           is a subreaper: daemons and orphans stay below it.
@@ -28,9 +29,10 @@ From the bridge:
     {"op": "take", "id": R, "name": N}                  ask for that descriptor
     {"op": "drop", "name": N}                           close it
     {"op": "pause", "id": R}                            SIGSTOP everything, until nothing runs
-    {"op": "resume", "id": R}                           SIGCONT what "pause" stopped
+    {"op": "resume", "id": R}                           SIGCONT everything but what was stopped before "pause"
     {"op": "room", "id": R, "pid": P}                   ask whether hardly any process can be started, and whether P
                                                         waits for that
+    {"op": "relay", "count": N}                         accept N more connections at the proxy's port, and pass them on
     {"op": "outlive", "seconds": S}                     how long to live without a bridge, from now on
     {"op": "end"}                                       end everything, and the agent
 
@@ -58,7 +60,8 @@ Without a bridge for `outlive` seconds (at first: S seconds) it ends everything 
 also on SIGTERM. What a program writes meanwhile stays in its pipe or terminal, and the program waits when that is full:
 nothing is lost.
 
-For Python 3.8 and later, standard library only. It must not import anything that a user could have replaced (-I -S).
+It is one file because it is mounted into sandboxes of any image: nothing is installed there. For Python 3.8 and later,
+standard library only. It must not import anything that a user could have replaced (-I -S).
 """
 
 import ctypes
@@ -140,9 +143,9 @@ class Agent:
         self.programs = {}  # by id
         self.held = {}  # descriptors of terminals, by their names
         self.reports = {}  # programs whose keepers live, by the descriptor of their channel
-        self.before = None  # during a pause: the pids of what was stopped before it
+        self.stopped_before = None  # during a pause: the pids of what was stopped before it
         self.stopped = set()  # pids that got SIGSTOP since then
-        self.stopped_at = 0.0  # when that was last seen to
+        self.stopped_at = 0.0  # when everything was last found stopped
         self.bridge = None
         self.outlive = config["start"]
         self.alone_since = time.monotonic()
@@ -173,7 +176,7 @@ class Agent:
                 waits.append(self.alone_since + self.outlive - time.monotonic())
                 if waits[0] <= 0:
                     return
-            if self.before is not None:
+            if self.stopped_before is not None:
                 waits.append(self.stopped_at + STILL_SECONDS - time.monotonic())
                 if waits[-1] <= 0:
                     self.stop_again()
@@ -396,8 +399,8 @@ class Agent:
 
     def on_pause(self, id):
         end = time.monotonic() + KILL_SECONDS
-        if self.before is None:
-            self.before = {pid for pid, state in self.states() if state in b"Tt"}
+        if self.stopped_before is None:
+            self.stopped_before = {pid for pid, state in self.states() if state in b"Tt"}
         if self.first:
             # One signal to all reaches also a process that is just being forked, which a list may miss.
             to_all(signal.SIGSTOP)
@@ -510,7 +513,7 @@ class Agent:
         # the processor. One signal to all reaches everything. But it has side effects, so it is the last resort: what
         # the user had stopped is continued with the rest, and a shell in a terminal believes that its program was
         # stopped. Without a PID namespace, it would reach other processes than ours.
-        if self.first and self.before is None:
+        if self.first and self.stopped_before is None:
             to_all(signal.SIGSTOP)
             try:
                 self.rounds(victims, KILL_SECONDS)
@@ -593,10 +596,10 @@ class Agent:
                 steps += 1
             return steps
 
-        if self.before is not None:
-            for pid in sorted(table.keys() - self.before, key=depth, reverse=True):
+        if self.stopped_before is not None:
+            for pid in sorted(table.keys() - self.stopped_before, key=depth, reverse=True):
                 send_signal(pid, signal.SIGCONT)
-        self.before = None
+        self.stopped_before = None
         self.stopped.clear()
 
     def turn(self, milliseconds):
