@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -27,13 +27,13 @@ SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 Phase = Literal["queue", "create", "boot", "kernel"]
 """Of the start of a session: it waits for its turn, a sandbox is created, that boots, and a kernel starts in it."""
-PHASES: tuple[Phase, ...] = ("queue", "create", "boot", "kernel")
+PHASES: tuple[Phase, ...] = get_args(Phase)
 Result = Literal["ok", "failed", "refused"]
 """Of a cell or command: it succeeded; it failed or was ended; an `error` was its answer."""
 EgressOutcome = Literal["allowed", "denied", "failed"]
-EGRESS_OUTCOMES: tuple[EgressOutcome, ...] = ("allowed", "denied", "failed")
+EGRESS_OUTCOMES: tuple[EgressOutcome, ...] = get_args(EgressOutcome)
 DiskResource = Literal["size", "files"]
-DISK_RESOURCES: tuple[DiskResource, ...] = ("size", "files")
+DISK_RESOURCES: tuple[DiskResource, ...] = get_args(DiskResource)
 
 
 @dataclass(frozen=True, slots=True)

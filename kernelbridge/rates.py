@@ -1,7 +1,8 @@
-"""How fast a user and a connection may send: token buckets. Pure: the caller says what time it is and does the waiting.
+"""Token buckets: how fast a user and a connection may send, and how many refusals are noted.
 
-A bucket gives what is asked for, and then says how long to wait. So a client that sends too much is slowed down and
-loses nothing, and its next message is read later.
+Pure: the caller says what time it is, and does the waiting.
+With `take`, a bucket gives what is asked for, and then says how long to wait. So a client that sends too much is slowed
+down and loses nothing, and its next message is read later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 _SECONDS = 10.0
-"""What a bucket holds, in seconds of its rate: nobody waits who sends more than that for a shorter time only."""
+"""The size of a bucket, in seconds of its rate: a short burst above the rate does not wait."""
 _SHARE = 0.5
 """The part of its user's rates that one connection may have."""
 _SWEEP = 1000

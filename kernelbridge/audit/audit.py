@@ -91,7 +91,7 @@ class Audit:
         """Note that a credential was refused. `reason` repeats nothing of it."""
         self._note("authentication_failed", By(None, address=address), carried_by=carried_by, reason=reason)
 
-    def authentication_failures_uncounted(self, count: int) -> None:
+    def more_authentication_failures(self, count: int) -> None:
         """Note how many failures were too many to be noted one by one."""
         self._note("authentication_failures", By(None), count=count)
 

@@ -102,7 +102,7 @@ class Writer:
             batch, ended = self._next()
             try:
                 self._write(batch)
-            except Exception:
+            except Exception:  # a bug: the next entries can be written all the same
                 log.exception("audit_log_not_written")
                 self._lost(len(batch), "a bug of the server")
             self._taken += len(batch)
@@ -130,7 +130,7 @@ class Writer:
         lines = [line(entry, with_code=self._with_code) for entry in batch]
         gap = [] if not self._unwritten else [line(_gap(self._unwritten, self._problem), with_code=False)]
         written, problem = self._lines.write([*gap, *lines])
-        if written >= len(gap) and gap and written:
+        if gap and written:
             self._unwritten = 0
         missing = len(lines) - max(0, written - len(gap))
         if problem is not None:

@@ -73,9 +73,9 @@ class Reaction(Enum):
 class DiskPolicy:
     """Decides, look by look, how a session is kept at its limit.
 
-    Whoever passes the limit is interrupted. Who still grows at the next look is ended. A session that does not grow may
-    stay above its limit and run what it likes: else nobody could look for what to delete. With `enforced`, the file
-    system itself refuses to exceed the limit, and the session is only told.
+    A session that passes the limit is interrupted. One that still grows at the next look is ended. One that does not
+    grow may stay above its limit and run what it likes: else nobody could look for what to delete. With `enforced`, the
+    file system itself refuses to exceed the limit, and the session is only told.
     """
 
     def __init__(self, *, enforced: bool) -> None:

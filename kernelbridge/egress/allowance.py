@@ -24,8 +24,7 @@ class Allowance:
     def spend(self, count: int, now: float, *, reads: int = 1) -> float:
         """Count a read of so many bytes at `now`, in seconds; return how many seconds to wait until the next.
 
-        What was not used in the last second may be used at once. `reads`: what is done costs the server as much as so
-        many of them.
+        What was not used in the last second may be used at once. `reads`: how many reads this counts as.
         """
         self.moved += count
         seconds = max(reads / PIECES, 0.0 if self._rate is None else count / self._rate)

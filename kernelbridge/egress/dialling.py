@@ -17,7 +17,7 @@ from kernelbridge.egress.hosts import Address, literal_address, written
 from kernelbridge.egress.policy import Admitted, Resolve
 
 THREADS = 128
-"""Names that are resolved at the same time; who asks for names that are never answered gets half of them."""
+"""Names that are resolved at the same time. One user gets at most half of them (`Shares`)."""
 _MOST_ADDRESSES = 16
 _HAPPY_EYEBALLS_DELAY = 0.25
 _ANSWER = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
@@ -36,7 +36,7 @@ class UnreachableError(Exception):
 
     @property
     def sentence(self) -> str:
-        """What the person reads who wanted it."""
+        """The sentence for the user."""
         return f"{written(self.host, self.port)} is allowed, but cannot be reached: {self.why}."
 
 

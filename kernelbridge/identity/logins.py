@@ -24,7 +24,10 @@ class Login:
         self._judge = judge
 
     def renew(self, token: str) -> Identity:
-        """Go on with another token of the same principal. Raises `Unauthorized`, or `BadRequest` without tokens."""
+        """Replace the credential by another token of the same principal.
+
+        Raises `Unauthorized`, or `BadRequest` if the server takes no tokens.
+        """
         if self._judge is None:
             raise BadRequest(
                 "There is nothing to log in to", "this server takes no tokens from clients (--auth none or proxy)"

@@ -1,4 +1,4 @@
-"""How many failed logins are answered and logged one by one; pure.
+"""How often an address may cause something that costs: an answer to a failed login, a line in the log; pure.
 
 A valid credential is accepted whatever the count is: clients behind one address do not lock each other out. So this
 does not limit guesses, of which 256 random bits allow any number. It bounds what failures cost: beyond it they get 429,
@@ -25,7 +25,7 @@ class Rate:
     per_second: float
 
     def wait(self, left: float) -> float:
-        """Return the seconds until there is one again."""
+        """Return the seconds until one more is within the rate."""
         return max(0.0, 1.0 - left) / self.per_second
 
 

@@ -1,6 +1,7 @@
 """What is known afterwards about logins: the log, the audit log and the metrics have each, in one call.
 
-Failures are bounded: who can connect can fail as often as he likes. So are logins: each HTTP request is one.
+Failures are bounded: whoever can connect can fail as often as they like. So are logins, because each HTTP request is
+one.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class LoginRecord:
     def note_many_failures(self) -> None:
         """Note how many failures since the last call were too many to be noted one by one."""
         if (count := self._throttle.take_suppressed()) > 0:
-            self._audit.authentication_failures_uncounted(count)
+            self._audit.more_authentication_failures(count)
             log.warning("authentication_failures", count=count, detail="they came too fast to be logged one by one")
 
     def ended(self, principal: Principal, reason: str) -> None:

@@ -34,7 +34,7 @@ LONGEST = 10.0
 """Seconds after which the files are looked at although the free space says that nothing happened: what one session
 writes may be as much as another one deletes."""
 _REST = 3
-"""How many times as long as a look takes there is none after it."""
+"""The pause after a look, as a multiple of the time that the look took."""
 _PART = 4
 """A look is due when the free space has fallen by this part of what the session has left."""
 _ENDED = frozenset({"interrupted", "kernel_died", "kernel_restarted", "sandbox_lost", "shell_exited"})

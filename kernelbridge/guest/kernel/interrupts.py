@@ -158,10 +158,10 @@ class Interrupts:
             if not only_if_blocked:
                 interrupt_others()  # the cell may have started processes meanwhile
 
-    async def interrupt_terminals(self):
+    async def interrupt_terminals_repeatedly(self):
         """Interrupt what runs on terminals of its own, and again what has lost the signal.
 
-        Shells catch SIGINT, and forget it if it comes just before they, or their child, become another program.
+        A shell catches SIGINT. If it comes just before the shell, or its child, executes another program, it is lost.
         """
         signalled = interrupt_terminals()
         for seconds in RETRY_AFTER if signalled else ():
@@ -338,7 +338,7 @@ def install_interrupts(kernel):
         try:
             if getsignal(signal.SIGINT) is default_int_handler and state.phase is not IDLE:
                 state.requested = cell
-            asyncio.get_running_loop().create_task(state.interrupt_terminals())
+            asyncio.get_running_loop().create_task(state.interrupt_terminals_repeatedly())
             if getsignal(signal.SIGINT) is signal.SIG_DFL and getpgrp() == getpid():
                 interrupt_others()  # without a handler, SIGINT would end the kernel
                 kernel.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
@@ -448,7 +448,7 @@ def dies_of_sigint(pid):
 def interrupt_terminals():
     """Send SIGINT to programs that the kernel runs on their own terminals (`pty.spawn`), as Ctrl-C there does.
 
-    Return the pids of these programs.
+    Return the pids of all processes that got it.
     """
     groups = set()
     for pid in child_pids():

@@ -80,8 +80,10 @@ class Host:
     links: tuple[tuple[str, str], ...]
     """(target, path) of symlinks such as /bin."""
     python: tuple[Mount, ...]
-    """The prefixes of the python; where the server is root, other users may have no access to their parents."""
-    # What else lies in these directories is visible to every sandbox: `check_hidden`.
+    """The prefixes of the python; where the server is root, other users may have no access to their parents.
+
+    What else lies in them is visible to every sandbox: see `check_hidden`.
+    """
     python_executable: str
     env: Mapping[str, str]
     """The environment of a sandbox."""
