@@ -149,7 +149,9 @@ def certificate_bundle(own: bytes, roots: Iterable[Path]) -> bytes:
     Programs use such a file in place of their own roots. So it must have all of them, as far as they are known.
     """
     usual = next((path for path in roots if path.is_file()), None)
-    return (b"" if usual is None else usual.read_bytes().rstrip() + b"\n") + own
+    parts = (b"" if usual is None else usual.read_bytes(), own)
+    # Each ends its last line: a certificate that began on it would make the whole file unreadable.
+    return b"".join(part.rstrip() + b"\n" for part in parts if part)
 
 
 def client_context(trusted: bytes) -> ssl.SSLContext:

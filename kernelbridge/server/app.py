@@ -26,7 +26,7 @@ from aiohttp.typedefs import Handler
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
-from kernelbridge.egress.authority import ROOTS, certificate_bundle
+from kernelbridge.egress.authority import ROOTS, certificate_bundle, client_context
 from kernelbridge.egress.dialling import THREADS, Dialler, SystemResolver, is_own_address
 from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
 from kernelbridge.egress.indexes import server_indexes
@@ -506,11 +506,14 @@ def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets)
         own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
         trusted = certificate_bundle(own or b"", ROOTS)
         hosts = secret_hosts(data, secrets, trusted)
+        certificates = None if own is None else trusted
+        if hosts is not None:  # besides all others: programs use such a file in place of their own
+            certificates = trusted + hosts.authority.certificate
+        if certificates is not None:  # one that cannot be read would keep programs from all
+            client_context(certificates)
     except OSError as exc:
-        raise ConfigError("The certificate authorities cannot be read", f"{exc.filename}: {exc.strerror}") from exc
-    certificates = None if own is None else trusted
-    if hosts is not None:  # besides all others: programs use such a file in place of their own
-        certificates = trusted + hosts.authority.certificate
+        file = exc.filename or settings.ca_bundle  # TLS does not name it
+        raise ConfigError("The certificate authorities cannot be read", f"{file}: {exc.strerror}") from exc
     return Egress(
         Policies(settings.egress, settings.egress_hosts, indexes.rules, settings.egress_allow_net),
         Dialler(resolver, is_own_address, settings.egress_proxy),

@@ -22,6 +22,7 @@ import trustme
 from aiohttp import web
 
 from kernelbridge.egress.hosts import Address
+from kernelbridge.errors import ConfigError
 from kernelbridge.server.app import running
 from kernelbridge.settings.settings import resolve
 from tests.integration.conftest import PATIENCE, Client, Frame, RunningServer, StartServer, flags_of, on_both_runtimes
@@ -284,6 +285,17 @@ async def test_all_hosts_are_reached_through_the_operators_proxy(
             assert (await client.shell(f"curl -sS {house.url}/page"))["output"] == "reached\n"
             assert "hint" in await client.shell(f"curl -sS {house.refused}/page")
     assert (len(theirs.asked), house.asked) == (1, [])
+
+
+@pytest.mark.usefixtures("runtime_name")
+async def test_a_certificate_that_would_spoil_all_others_ends_the_start(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """Programs read the file in place of the usual authorities, and one that cannot be read keeps them from all."""
+    bundle = tmp_path / "own.pem"
+    bundle.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    with pytest.raises(ConfigError, match=rf"certificate authorities cannot be read.*{bundle}: .*PEM"):
+        await start_server(ca_bundle=str(bundle))
 
 
 @asynccontextmanager

@@ -121,3 +121,15 @@ def test_a_bundle_has_the_usual_authorities_too(tmp_path: Path) -> None:
     usual.write_bytes(b"USUAL\n\n")
     assert certificate_bundle(b"OWN\n", [tmp_path / "absent", usual]) == b"USUAL\nOWN\n"
     assert certificate_bundle(b"OWN\n", [tmp_path / "absent"]) == b"OWN\n"
+    assert certificate_bundle(b"", [usual]) == b"USUAL\n"
+
+
+def test_a_file_whose_last_line_has_no_end_does_not_spoil_the_bundle(tmp_path: Path) -> None:
+    """Another authority is added to it: two on one line are none, and a program that reads it knows no host."""
+    usual, own, added = (trustme.CA().cert_pem.bytes() for _ in range(3))
+    (tmp_path / "usual.pem").write_bytes(usual.rstrip())
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(certificate_bundle(own.rstrip(), [tmp_path / "usual.pem"]) + added)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(bundle)
+    assert len(context.get_ca_certs()) == 3
