@@ -11,6 +11,10 @@ def test_proxies_are_named_as_every_program_reads_them() -> None:
     assert variables["NODE_USE_ENV_PROXY"] == "1"
 
 
+def test_pip_does_not_try_again_for_long_what_is_refused() -> None:
+    assert proxy_variables(3128)["PIP_RETRIES"] == "1"
+
+
 def test_certificates_are_a_file_of_the_sandbox() -> None:
     network = SandboxNetwork({"A": "b"}, b"PEM")
     assert network.files == {"certificates.pem": b"PEM"}

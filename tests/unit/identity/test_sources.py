@@ -1,14 +1,17 @@
 """Settings of authentication that do not fit together keep a server from starting."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernelbridge.errors import ConfigError
+from kernelbridge.identity.principal import Identity, Refused, Verdict
 from kernelbridge.identity.sources import open_source
 from kernelbridge.identity.tokens import new_token
 from kernelbridge.settings.settings import resolve
+from tests.unit.identity.test_json_web_tokens import AUDIENCE, ISSUER, PUBLIC, token
 
 
 def settings(tmp_path: Path, **flags: Any) -> Any:
@@ -52,6 +55,27 @@ def test_a_token_file_with_a_mistake(tmp_path: Path) -> None:
     tokens.write_bytes(b"\xff")
     with pytest.raises(ConfigError):
         open_source(settings(tmp_path, auth="token", token_file=str(tokens)))
+
+
+def test_keys_stay_in_force_while_there_are_no_new_ones(tmp_path: Path) -> None:
+    """Nothing is fetched: what fetches them may have failed in the middle."""
+    keys = tmp_path / "keys"
+    keys.write_bytes(PUBLIC)
+    flags = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_key": str(keys)}
+    source = open_source(settings(tmp_path, auth="jwt", **flags))
+    assert source is not None
+
+    def judged() -> Verdict:
+        source.refresh()
+        source.refresh()
+        return source.value.judge(token(), time.time())
+
+    assert isinstance(judged(), Identity)
+    for mistake in (b"", PUBLIC[:100], b"<html>502 Bad Gateway</html>"):
+        keys.write_bytes(mistake)
+        assert isinstance(judged(), Identity), mistake
+    keys.unlink()
+    assert isinstance(judged(), Refused)
 
 
 def test_nothing_to_check_tokens_with(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from kernelbridge.disk.session_disks import SessionDisks
 from kernelbridge.errors import (
     BadRequest,
     DirectoryNotEmpty,
+    DiskLimitReached,
     FileConflict,
     FileError,
     FileExists,
@@ -29,6 +31,7 @@ from kernelbridge.workspace.files.versions import Commits, Condition
 from tests.unit.workspace.files.at_once import Files
 
 FRAME = 1 << 20
+DISK = 8 * FRAME
 
 
 def sha(content: bytes) -> str:
@@ -250,8 +253,26 @@ def session_files(files: Files) -> Iterator[SessionFiles]:
             settled=settled,
             executor=executor,
             max_frame=FRAME,
-            disk=SessionDisks(DiskLimits()).session("", files.root),
+            disk=SessionDisks(DiskLimits(DISK)).session("", files.root),
         )
+
+
+async def test_above_the_disk_limit_files_are_read_listed_renamed_and_deleted_but_not_saved(
+    session_files: SessionFiles, root: Path
+) -> None:
+    (root / "big").write_bytes(b"x" * (DISK + 1))
+    save = partial(session_files.save, "small", "x", encoding="utf-8", mode="overwrite", if_match=None)
+    with pytest.raises(DiskLimitReached):
+        await save()
+    read = await session_files.read("big", encoding="utf-8", offset=0, length=3)
+    assert (read.content, read.size) == ("xxx", DISK + 1)
+    listed = await session_files.list("", recursive=True, hidden=False)
+    assert [entry.path for entry in listed.entries] == ["big"]
+    await session_files.rename("big", "large", overwrite=False)
+    async with session_files.download("large") as download:
+        assert await download.read(0, 3) == b"xxx"
+    await session_files.delete("large", recursive=False)
+    assert (await save()).created
 
 
 async def test_an_upload_is_there_when_it_is_committed(session_files: SessionFiles, root: Path) -> None:
