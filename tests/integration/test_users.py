@@ -38,6 +38,18 @@ SIGNALS = """if True:
     print(queueing.stdout.readline().decode())
 """
 
+PIPES = """if True:
+    import fcntl, os
+    pipes = []
+    while len(pipes) < 200:
+        pipes.append(os.pipe())
+        try:
+            fcntl.fcntl(pipes[-1][1], fcntl.F_SETPIPE_SZ, 1 << 20)
+        except PermissionError:
+            break
+    print(len(pipes) - 1)
+"""
+
 
 def files_of(server: RunningServer, session: str) -> Path:
     return server.data_dir / "workspaces" / SessionKey(Principal("u"), session).workspace_id / "files"
@@ -81,6 +93,9 @@ async def test_the_limits_of_a_user_are_those_of_a_session(server: RunningServer
         assert int((await client.run(SIGNALS, session="greedy"))["output"]) > 1000
         assert (int((await client.run(INOTIFY, session="other"))["output"]) > taken // 2) != ALONE
         assert (int((await client.run(SIGNALS, session="other"))["output"]) > 1000) != ALONE
+        enlarged = int((await client.run(PIPES, session="greedy"))["output"])
+        assert 10 < enlarged < 199
+        assert (int((await client.run(PIPES, session="other"))["output"]) > enlarged // 2) != ALONE
 
 
 async def test_files_of_an_earlier_version_are_handed_over(start_server: StartServer, tmp_path: Path) -> None:
