@@ -249,7 +249,7 @@ async def test_output(start_server: StartServer) -> None:
     async with server.connect("u") as client, beside(server):
         await client.run("x = 1")
         await client.shell("y=kept")
-        result = await client.shell("yes", timeout=3)
+        result = await client.shell("yes", timeout=8)
         assert (result["cause"], "truncated" in result) == ("timeout", True)
         cell = await client.run("while True: print('y' * 100)", timeout=3)
         assert (cell["cause"], "truncated" in cell) == ("timeout", True)
