@@ -36,10 +36,9 @@ class Entry:
     @property
     def cost(self) -> int:
         """Bytes that it takes while it waits, about."""
-        return COST + (0 if self.code is None else len(self.code))
+        return COST + sum(len(text) for text in (*self.fields.values(), self.code) if isinstance(text, str))
 
 
-_LONGEST_ESCAPE = 12
 _ESCAPED = re.compile(r"(?:[^\\]|\\[^u]|\\u[0-9a-f]{4})*")
 
 
@@ -58,9 +57,9 @@ def line(entry: Entry, *, with_code: bool) -> bytes:
 
 def _cut(value: object, most: int) -> object:
     """Return a value whose text has at most `most` bytes in the line, and says how many characters more there were."""
-    if not isinstance(value, str) or len(value) * _LONGEST_ESCAPE <= most:
+    if not isinstance(value, str):
         return value
-    escaped = json.dumps(value)[1:-1]
+    escaped = json.dumps(value[: most + 1])[1:-1]  # a character has at least one byte
     if len(escaped) <= most:
         return value
     whole = _ESCAPED.match(escaped, 0, most)

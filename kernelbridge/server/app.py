@@ -412,7 +412,9 @@ async def running(
         sockets = await _bind(settings, stack)
         buffers = Buffers(settings.max_buffered)
         metrics.watch(functools.partial(server.look, buffers))
-        scraped = await stack.enter_async_context(metrics_listener.listening(settings.metrics_listen, metrics))
+        scraped = await stack.enter_async_context(
+            metrics_listener.listening(settings.metrics_listen, metrics, settings.allow_origin)
+        )
         if egress is not None:
             egress.listens_at(_own_ports(sockets, scraped.port))
         await registry.adopt(PreviousClients(registry))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -38,8 +38,13 @@ class Scraped(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) -> AsyncIterator[Scraped]:
-    """Answer scrapes while the context is open, if there is an address; yields where. Raises `ConfigError`."""
+async def listening(
+    address: tuple[str, int] | Path | None, metrics: Metrics, allowed: Collection[str] = ()
+) -> AsyncIterator[Scraped]:
+    """Answer scrapes while the context is open, if there is an address; yields where. Raises `ConfigError`.
+
+    `allowed`: origins by whose names it may be asked although it listens on loopback.
+    """
     if address is None:
         yield Scraped()
         return
@@ -55,7 +60,7 @@ async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) ->
             where = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
             scraped = Scraped(where, port)
         local = not isinstance(address, Path) and is_loopback(address[0])
-        runner = web.AppRunner(_app(metrics, local=local), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(_app(metrics, allowed if local else None), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         bounded = accepting(runner, sockets, Buffers(BUFFERED), most_idle=CONNECTIONS, setting=SETTING)
@@ -64,7 +69,7 @@ async def listening(address: tuple[str, int] | Path | None, metrics: Metrics) ->
         yield scraped
 
 
-def _app(metrics: Metrics, *, local: bool) -> web.Application:
+def _app(metrics: Metrics, allowed: Collection[str] | None) -> web.Application:
     async def scrape(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
@@ -73,7 +78,7 @@ def _app(metrics: Metrics, *, local: bool) -> web.Application:
     async def handling(request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
         # A page that a browser on this machine shows reaches loopback under any name that resolves to it.
-        if local and (reason := refusal(hosts, origins, ())) is not None:
+        if allowed is not None and (reason := refusal(hosts, origins, allowed)) is not None:
             return web.Response(status=403, text=reason + "\n")
         # It is short: a connection counts as one without a request also while its client does not read the answer.
         with TcpConnection.of(request).handling(request):

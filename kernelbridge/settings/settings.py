@@ -596,8 +596,11 @@ class Settings:
 
     def own_files(self) -> list[Path]:
         """Return the server's own files and directories, which no sandbox may see."""
-        keys = (self.token_file, self.jwt_key, self.jwt_jwks_file, self.tls_key or self.tls_cert)
-        named = (self.data_dir, *keys, self.audit_log)
+        # The keys of other algorithms are public.
+        keys = (self.jwt_key, self.jwt_jwks_file) if self.jwt_algorithm.startswith("HS") else ()
+        # Whoever sees a socket can connect to it, also without a network.
+        sockets = (path for path in (self.listen, self.metrics_listen) if isinstance(path, Path))
+        named = (self.data_dir, self.token_file, self.tls_key or self.tls_cert, self.audit_log, *keys, *sockets)
         return [*(path for path in named if path is not None), *(secret.path for secret in self.egress_secret)]
 
     @property

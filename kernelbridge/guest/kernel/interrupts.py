@@ -436,10 +436,10 @@ def interrupt_others():
 
 
 def dies_of_sigint(pid):
-    """Whether a process neither catches nor ignores SIGINT: if it lives, it has not received one."""
+    """Whether a process neither catches, blocks nor ignores SIGINT: if it lives, it has not received one."""
     try:
         with open("/proc/%d/status" % pid) as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigIgn", "SigCgt"))]
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
     except OSError:  # it has ended
         return False
     return not any(mask & 1 << signal.SIGINT - 1 for mask in masks)

@@ -88,8 +88,6 @@ class Host:
     env: Mapping[str, str]
     """The environment of a sandbox."""
     proc: ProcFiles = ProcFiles()
-    private: tuple[str, ...] = ()
-    """Files in the prefixes that look empty in a sandbox: pip's settings there may have the password of an index."""
 
 
 def read_host() -> Host:
@@ -104,12 +102,11 @@ def read_host() -> Host:
         root=root,
         machine=platform.machine(),
         system=tuple(system),
-        links=(*links, *_links_to_python(sys.executable, [*covered, *python])),
+        links=(*links, *_link_to_python(sys.executable, [*covered, *python])),
         python=tuple(Mount(os.path.realpath(path), path) for path in python),
         python_executable=sys.executable,
         env=_environment(extra),
         proc=_proc_files(),
-        private=tuple(file for prefix in sorted(_prefixes()) if Path(file := f"{prefix}/pip.conf").is_file()),
     )
 
 
@@ -123,6 +120,20 @@ def check_hidden(host: Host, paths: Iterable[Path]) -> None:
                     f"it lies in {mount.source}, which is mounted into sandboxes because the system or the server's "
                     "python is there; keep it elsewhere, or install kernelbridge in a virtual environment of its own",
                 )
+
+
+def private_files(host: Host) -> list[str]:
+    """Return the files that a sandbox would see and that shall look empty in it: pip's settings beside the python.
+
+    They may have the password of an index. Look each time: they come and go while the server runs.
+    """
+    found: list[str] = []
+    for real in {os.path.realpath(f"{prefix}/pip.conf") for prefix in _prefixes()}:
+        for mount in (*host.system, *host.python):
+            source = os.path.realpath(mount.source)
+            if _inside(real, source) and Path(real).is_file():
+                found.append(mount.target + real[len(source) :])
+    return sorted(found)
 
 
 def _proc_files() -> ProcFiles:
@@ -186,21 +197,26 @@ def _prefixes() -> set[str]:
     return prefixes | {os.path.realpath(prefix) for prefix in prefixes}
 
 
-def _links_to_python(executable: str, covered: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (target, path) of the executable's symlinks that are in none of the directories that are mounted.
+def _link_to_python(executable: str, covered: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (target, path) of the link that an executable leads to, if that lies in no directory that is mounted.
 
-    Each has to exist in the sandbox, but not what lies beside it: `~/.local/bin` has a link to python, and `~/.local`
-    has keys and other programs' data.
+    The link has to exist in the sandbox, but not what lies beside it: `~/.local/bin` has a link to python, and
+    `~/.local` has keys and other programs' data. Raises `ImageError` if python itself is in no such directory.
     """
     known = list(covered)
-    links: list[tuple[str, str]] = []
-    path = Path(executable)
-    while path.is_symlink():
-        target = path.readlink()
-        if not any(_inside(str(path), directory) for directory in known):
-            links.append((str(target), str(path)))
-        path = Path(os.path.normpath(path.parent / target))
-    return links
+    real, path = os.path.realpath(executable), Path(executable)
+    if not any(_inside(real, directory) for directory in known):
+        raise ImageError(
+            f"The python {real} cannot be mounted into a sandbox",
+            f"{executable} leads to it, and it is not in its own prefix {sys.base_prefix}; install kernelbridge in a "
+            "virtual environment of another python",
+        )
+    while any(_inside(str(path), directory) for directory in known):
+        if not path.is_symlink():
+            return []
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+    # Straight to the file: directories on the way may be links, too.
+    return [(real, str(path))]
 
 
 def _package_directories() -> set[str]:

@@ -15,7 +15,7 @@ from kernelbridge.runtimes.agent.client import START_SECONDS, agent_command, age
 from kernelbridge.runtimes.agent.directory import NAME as AGENT
 from kernelbridge.runtimes.contract import PROXY_PORT, SHARED_PATH, Limits
 from kernelbridge.runtimes.local import mounts
-from kernelbridge.runtimes.local.host import Host
+from kernelbridge.runtimes.local.host import Host, private_files
 
 _SHELL = "/bin/sh"
 
@@ -70,7 +70,13 @@ def launch_isolated(
             seccomp=None if seccomp is None else inherited.file("seccomp", seccomp),
         )
         arguments = mounts.bwrap_arguments(
-            host, shown, prepared, limits, terminals=terminals, disable_userns=seccomp is None
+            host,
+            shown,
+            prepared,
+            limits,
+            terminals=terminals,
+            disable_userns=seccomp is None,
+            private=private_files(host),
         )
         args_fd = inherited.file("args", "".join(f"{word}\0" for word in arguments).encode())
         agent = agent_command(

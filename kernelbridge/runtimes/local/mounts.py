@@ -56,8 +56,9 @@ def bwrap_arguments(
     *,
     terminals: str | None = None,
     disable_userns: bool = False,
+    private: Sequence[str] = (),
 ) -> list[str]:
-    """Return bubblewrap's arguments for one sandbox.
+    """Return bubblewrap's arguments for one sandbox, in which the files in `private` look empty.
 
     `mounts` are the python's prefixes and the workspace's two directories. `terminals` is where a devpts with a limit
     is mounted for it; if None, bubblewrap mounts one without. `disable_userns` forbids user namespaces in it.
@@ -95,7 +96,7 @@ def bwrap_arguments(
         arguments += ["--symlink", target, path]
     for mount in mounts:
         arguments += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
-    for path in host.private:
+    for path in private:
         arguments += ["--ro-bind", "/dev/null", path]
     arguments += ["--remount-ro", "/", "--chdir", WORKSPACE_PATH]
     return arguments

@@ -84,6 +84,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
                 self._controls_left -= 1
                 if self._controls_left < 0:
                     await self._refuse(Violation(WSCloseCode.POLICY_VIOLATION, "too many pings before the login"))
+                    return message
             if message.type is WSMsgType.PING and not self.closing:
                 with contextlib.suppress(ConnectionError):  # the next call tells it
                     await self.pong(message.data)

@@ -1,9 +1,12 @@
 import hashlib
 import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from kernelbridge.audit.entries import MOST_CODE, MOST_TEXT, Entry, line
+from kernelbridge.audit.entries import COST, MOST_CODE, MOST_TEXT, Entry, line
 
 HOSTILE = "a\r\nb\x85c\u2028d\x1b[31me\x7f\x9bf\ud800\u202eg\0"
 
@@ -74,3 +77,21 @@ def test_what_is_long_only_in_the_line_is_bounded_too(text: str) -> None:
     assert 0 <= MOST_TEXT - (len(json.dumps(kept)) - 2) <= 12
     assert len(line(entry, with_code=False)) < MOST_TEXT + 120
     assert "\ud800" in text or kept.isprintable() or "\n" in text  # no half of a character
+
+
+def test_a_large_text_costs_what_it_holds_and_only_its_beginning_is_looked_at() -> None:
+    entry = Entry(0.0, "download", {"path": "x" * 10_000_000}, "y" * 1_000_000)
+    assert entry.cost == COST + 11_000_000
+    with tracing() as peak:
+        line(entry, with_code=False)
+    assert peak() < 2_000_000 + 1_000_000  # the code is hashed as UTF-8
+
+
+@contextmanager
+def tracing() -> Iterator[Callable[[], int]]:
+    """Count the bytes that are allocated at most at a time."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

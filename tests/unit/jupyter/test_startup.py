@@ -51,7 +51,7 @@ async def test_hooks_that_take_long_are_installed_once(
     monkeypatch.setattr(requests, "FIRST_REPEAT", 0.001)
     notebook = await new_notebook(any_spec)
     outcome = await notebook.run("print('a')\n1")
-    assert (outcome.error, outcome.output) == (None, "a\n1\n")
+    assert (outcome.error, outcome.output) == (None, "a\n1\n"), (outcome, notebook.late)
     content = hooks_request()
     before = await notebook.run("id(get_ipython().kernel.init_metadata)")
     for _ in range(2):

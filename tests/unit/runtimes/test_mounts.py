@@ -3,13 +3,14 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from kernelbridge.errors import ImageError
 from kernelbridge.runtimes.contract import Limits
-from kernelbridge.runtimes.local.host import Host, Mount, check_hidden, read_host
+from kernelbridge.runtimes.local.host import Host, Mount, check_hidden, private_files, read_host
 from kernelbridge.runtimes.local.mounts import (
     InheritedFiles,
     bwrap_arguments,
@@ -36,10 +37,9 @@ HOST = Host(
 FILES = InheritedFiles(agent=10, passwd=11, group=12, hosts=13, nsswitch=14, status=15, seccomp=16)
 
 
-def arguments(host: Host = HOST) -> list[str]:
-    return bwrap_arguments(
-        host, sandbox_mounts(host, "/data/f", "/data/s"), FILES, Limits(), terminals="/mnt/terminals"
-    )
+def arguments(host: Host = HOST, *, private: Sequence[str] = ()) -> list[str]:
+    mounts = sandbox_mounts(host, "/data/f", "/data/s")
+    return bwrap_arguments(host, mounts, FILES, Limits(), terminals="/mnt/terminals", private=private)
 
 
 def position(*words: str) -> int:
@@ -128,17 +128,27 @@ def test_a_directory_with_a_link_to_python_is_not_mounted(tmp_path: Path, monkey
     """`~/.local/bin/python3` may be a link to python, and the server's data is in `~/.local/share`."""
     local = tmp_path / "local"
     (local / "bin").mkdir(parents=True)
-    (local / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
-    python = tmp_path / "python"
-    python.symlink_to("local/bin/python3")
-    monkeypatch.setattr(sys, "executable", str(python))
+    # As some installers make it: a directory on the way is a link, too.
+    (local / "linked").symlink_to(os.path.realpath(sys.base_prefix))
+    name = Path(os.path.realpath(sys.executable)).name
+    (local / "bin" / "python3").symlink_to(local / "linked" / "bin" / name)
+    environment = tmp_path / "environment"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").symlink_to("../../local/bin/python3")
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
     host = read_host()
     assert not any(str(local).startswith(mount.source) for mount in (*host.system, *host.python))
-    assert host.links[-2:] == (
-        ("local/bin/python3", str(python)),
-        (os.path.realpath(sys.base_prefix + "/bin/python3"), str(local / "bin" / "python3")),
-    )
+    assert host.links[-1] == (os.path.realpath(sys.base_prefix) + f"/bin/{name}", str(local / "bin" / "python3"))
     check_hidden(host, [local])
+
+
+def test_a_python_that_is_not_in_its_prefix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "python3"
+    elsewhere.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(elsewhere))
+    with pytest.raises(ImageError, match="install kernelbridge in a virtual environment of another python"):
+        read_host()
 
 
 @pytest.mark.parametrize("prefix", [sys.prefix, sys.base_prefix, "/usr"])
@@ -153,11 +163,22 @@ def test_the_servers_files_do_not_lie_in_what_is_mounted(prefix: str, tmp_path: 
 
 def test_pips_settings_of_the_servers_python_look_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may have the password of an index, and they lie where every sandbox sees them."""
-    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://bob:secret@index.example\n")
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    settings, outside = tmp_path / "prefix" / "pip.conf", tmp_path / "pip.conf"
+    settings.parent.mkdir()
+    outside.touch()
+    monkeypatch.setattr(sys, "prefix", str(settings.parent))
     host = read_host()
-    assert host.private == (f"{tmp_path}/pip.conf",)
-    found = arguments(host)
-    at = found.index(f"{tmp_path}/pip.conf")
+    assert private_files(host) == []
+    settings.touch()
+    assert private_files(host) == [str(settings)]
+    found = arguments(host, private=private_files(host))
+    at = found.index(str(settings))
     assert found[at - 2 : at] == ["--ro-bind", "/dev/null"]
-    assert at > found.index(str(tmp_path))
+    assert at > found.index(str(settings.parent))
+    settings.unlink()
+    settings.symlink_to(outside)  # no sandbox has that file
+    assert private_files(host) == []
+    settings.unlink()
+    (settings.parent / "shared.conf").touch()
+    settings.symlink_to("shared.conf")
+    assert private_files(host) == [str(settings.parent / "shared.conf")]

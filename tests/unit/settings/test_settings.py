@@ -3,11 +3,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernelbridge.egress.secrets import read_secret_rule
 from kernelbridge.errors import ConfigError
 from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
 from kernelbridge.settings.kinds import canonical_origin
@@ -421,3 +423,20 @@ def test_trusted_proxies() -> None:
 
 def test_a_key_without_its_certificate() -> None:
     assert "--tls-key needs --tls-cert" in refusal({"tls_key": "/key"})
+
+
+def test_what_no_sandbox_may_see(tmp_path: Path) -> None:
+    def own(**more: Any) -> set[str]:
+        settings = Settings(data_dir=tmp_path / "data", **more)
+        return {path.name for path in settings.own_files()} - {"data"}
+
+    key = {"jwt_key": tmp_path / "key", "jwt_jwks_file": tmp_path / "keys"}
+    assert own() == set()
+    assert own(token_file=tmp_path / "tokens", audit_log=tmp_path / "log") == {"tokens", "log"}
+    assert own(tls_cert=tmp_path / "cert") == {"cert"}
+    assert own(tls_cert=tmp_path / "cert", tls_key=tmp_path / "key") == {"key"}
+    assert own(**key) == set()  # they are public
+    assert own(jwt_algorithm="HS256", **key) == {"key", "keys"}
+    assert own(listen=tmp_path / "socket", metrics_listen=tmp_path / "metrics") == {"socket", "metrics"}
+    assert own(metrics_listen=("127.0.0.1", 9000)) == set()
+    assert own(egress_secret=(read_secret_rule(f"api.example=X-Key:{tmp_path}/secret"),)) == {"secret"}
