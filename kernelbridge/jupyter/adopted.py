@@ -90,9 +90,7 @@ class AdoptedKernel(Kernel):
         kernel.has_hooks, kernel._ready = identity.has_hooks, True
         kernel.help.subshells = identity.subshells
         kernel._routing_id = identity.routing_id.encode()
-        channels = kernel._connect()
-        if identity.has_hooks:
-            channels.limit_output_queue()
+        kernel._connect(publisher_waits=identity.has_hooks)
         return kernel
 
     async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - its error has a text of its own

@@ -47,7 +47,8 @@ class Channels:
     `received` is called with the channel and the frames of each message, `lost` with a channel whose connection the
     kernel closed, `stuck` with a channel that the kernel has stopped reading. `routing_id` names this client to the
     kernel. It must be a new one, or that of an earlier client, whose replies then arrive here. Sizes are in bytes,
-    times in seconds.
+    times in seconds. With `publisher_waits`, few messages of output wait here: for a kernel whose publisher then waits
+    instead of dropping some.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Channels:
         stuck: Callable[[str], None],
         max_message: int = MAX_MESSAGE,
         send_timeout: float = SEND_TIMEOUT,
+        publisher_waits: bool = False,
     ) -> None:
         self._lost = lost
         self._channels: dict[str, _Channel] = {}
@@ -71,7 +73,8 @@ class Channels:
                 socket = context.socket(kind)
                 socket.linger = 0
                 socket.sndhwm = _UNSENT
-                socket.rcvhwm = _QUEUE
+                # Never changed afterwards: with a lower limit than messages that have come, ZeroMQ stops for ever.
+                socket.rcvhwm = _OUTPUT_QUEUE if kind == zmq.SUB and publisher_waits else _QUEUE
                 socket.maxmsgsize = max_message
                 if kind == zmq.SUB:
                     socket.subscribe(b"")
@@ -87,10 +90,6 @@ class Channels:
     def send(self, channel: str, frames: list[bytes]) -> None:
         """Send a message without blocking, now or when the kernel reads. Raises `KernelError` if the socket failed."""
         self._channels[channel].send(frames)
-
-    def limit_output_queue(self) -> None:
-        """Let few messages of output wait here: for a kernel whose publisher then waits instead of dropping some."""
-        self._channels["iopub"].limit_queue(_OUTPUT_QUEUE)
 
     async def drained(self, timeout: float) -> None:  # noqa: ASYNC109 - giving up is the normal case, not an error
         """Wait, after the kernel's end, until everything that it sent has been received.
@@ -160,9 +159,6 @@ class _Channel:
         # There is no signal for what arrived before the readers were added.
         self._schedule()
         self._loop.call_soon(self._watch)
-
-    def limit_queue(self, messages: int) -> None:
-        self._socket.rcvhwm = messages
 
     def send(self, frames: list[bytes]) -> None:
         self._unsent.append(frames)

@@ -335,18 +335,19 @@ class Kernel:
             await asyncio.wait({self.died})
             return
         self._sockets.open()
-        channels = self._connect()
+        hooks = hooks and self.spec.language == "python"
+        self._connect(publisher_waits=hooks)
         info = await wait_heard(self._requests, self._iopub_seen)
         if info is None:
             await asyncio.wait({self.died})
             return
         self.help.subshells = "kernel subshells" in (info.supported_features or ())
-        if hooks and self.spec.language == "python":
-            self.has_hooks = await install_hooks(self._requests, channels)
+        if hooks:
+            self.has_hooks = await install_hooks(self._requests)
         self._process_output.take()
         self._ready = True
 
-    def _connect(self) -> Channels:
+    def _connect(self, *, publisher_waits: bool) -> None:
         self._channels = Channels(
             {channel: self._sockets.endpoint(channel) for channel in PORTS},
             routing_id=self._routing_id,
@@ -354,8 +355,8 @@ class Kernel:
             lost=self._lost,
             stuck=lambda channel: self._end_faulty(f"it stopped reading its {channel} channel"),
             max_message=self._max_message,
+            publisher_waits=publisher_waits,
         )
-        return self._channels
 
     # -- what the kernel sends ------------------------------------------------------
 

@@ -11,7 +11,6 @@ import structlog
 
 from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter import wire
-from kernelbridge.jupyter.channels import Channels
 from kernelbridge.jupyter.connection import KernelSockets
 from kernelbridge.jupyter.failures import wants_processes
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request
@@ -139,7 +138,7 @@ async def wait_heard(
     return None
 
 
-async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
+async def install_hooks(requests: RequestTable) -> bool:
     """Run the hooks (`guest/kernel/hooks.py`) in a Python kernel. Return whether they are in it. Raises `BadFrame`.
 
     If they fail, the kernel is used without them.
@@ -149,7 +148,4 @@ async def install_hooks(requests: RequestTable, channels: Channels) -> bool:
     failure = None if reply is None else hooks_failure(reply)
     if failure is not None:
         log.warning("kernel_hooks_failed", error=failure)
-    elif reply is not None:
-        channels.limit_output_queue()  # from now on its publisher waits instead of dropping messages
-        return True
-    return False
+    return reply is not None and failure is None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from kernelbridge.errors import KernelError
-from kernelbridge.jupyter import requests
+from kernelbridge.jupyter import requests, wire
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, program_request
-from kernelbridge.jupyter.requests import LIMIT
+from kernelbridge.jupyter.requests import LIMIT, RequestTable
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
@@ -42,6 +43,24 @@ async def test_the_hooks_are_sent_again_if_they_are_dropped(new_notebook: NewNot
     notebook = await new_notebook(faulty("drops its first execution", "python"), start_timeout=20.0)
     assert notebook.kernel.has_hooks
     assert (await notebook.run("x")).output == "before the fault\n"
+
+
+async def test_a_kernel_that_was_asked_often_before_it_was_ready_shows_its_output(
+    new_notebook: NewNotebook, monkeypatch: pytest.MonkeyPatch, any_spec: KernelSpec
+) -> None:
+    """A slow start repeats its requests, and each answer is beside two messages of the output's channel."""
+    ask = RequestTable.ask_until_answered
+
+    async def ask_often(
+        table: RequestTable, channel: str, msg_type: str, content: Mapping[str, Any]
+    ) -> wire.Message | None:
+        for _ in range(20):
+            assert await table.ask(channel, "kernel_info_request", {}) is not None
+        return await ask(table, channel, msg_type, content)
+
+    monkeypatch.setattr(RequestTable, "ask_until_answered", ask_often)
+    notebook = await new_notebook(any_spec)
+    assert (await notebook.run("for n in range(100): print(n, flush=True)")).output.endswith("\n98\n99\n")
 
 
 async def test_hooks_that_take_long_are_installed_once(
