@@ -140,9 +140,13 @@ class PrivateEngine:
                 *("--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), *self._options),
                 stderr=output,
             )
-        async with asyncio.timeout(PATIENCE):
-            while b"API listen on" not in await asyncio.to_thread(log.read_bytes):
-                assert process.returncode is None, log.read_text()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while b"API listen on" not in await asyncio.to_thread(log.read_bytes):
+                    assert process.returncode is None, log.read_text()
+        except BaseException:
+            await self.stop()
+            raise
 
     @property
     def address(self) -> str:
@@ -154,7 +158,10 @@ class PrivateEngine:
         return partial(docker.DockerClient, base_url=self.address)
 
     def freeze(self) -> None:
+        """Stop it, and wait until all of its threads have stopped: until then it goes on answering."""
+        assert self._process is not None
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -1,6 +1,7 @@
 """An engine that is there and does not answer: what it costs, and whom."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -158,16 +159,15 @@ async def test_a_frozen_engine_blocks_nobody(tmp_path_factory: pytest.TempPathFa
             client_factory=engine.factory,
             call_timeout=5.0,
         )
-        engine.freeze()
-        preparing = asyncio.create_task(runtime.prepare())
-        await a_hundred_turns()
-        assert not preparing.done()
-        with pytest.raises(RuntimeUnavailable, match="longer than 5 s"):
-            await preparing
-        info = await probe_engine(engine.factory, timeout=0.5)
-        assert "longer than 0.5 s" in info.reason
-        async with asyncio.timeout(PATIENCE):
-            await runtime.aclose()
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(runtime):
+            engine.freeze()
+            preparing = asyncio.create_task(runtime.prepare())
+            await a_hundred_turns()
+            assert not preparing.done()
+            with pytest.raises(RuntimeUnavailable, match="longer than 5 s"):
+                await preparing
+            info = await probe_engine(engine.factory, timeout=0.5)
+            assert "longer than 0.5 s" in info.reason
     finally:
         await engine.stop()
 

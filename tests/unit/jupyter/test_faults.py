@@ -21,6 +21,7 @@ from kernelbridge.jupyter.launch import program_request
 from kernelbridge.jupyter.startup import ProcessOutput, wait_started
 from kernelbridge.runtimes.contract import END_SECONDS, ExitStatus
 from kernelbridge.runtimes.facts import KernelSpec
+from tests.contract.driving import state
 from tests.unit.jupyter.conftest import PATIENCE, HostProcess, HostSandbox, Notebook
 
 NewNotebook = Callable[..., Awaitable[Notebook]]
@@ -203,15 +204,23 @@ async def test_exit_ends_the_kernel_after_the_reply(new_notebook: NewNotebook, c
     assert await died(notebook) == ExitStatus(code=0)
 
 
+async def frozen(pid: int) -> None:
+    """Stop a process, and wait until all of its threads have stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(PATIENCE):
+        while any(state(int(thread.name)) != "T" for thread in Path(f"/proc/{pid}/task").iterdir()):  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0)
+
+
 async def test_a_frozen_kernel_blocks_nothing(new_notebook: NewNotebook) -> None:
     notebook = await new_notebook()
     pid = notebook.sandbox.processes[0].pid
-    os.kill(pid, signal.SIGSTOP)
+    await frozen(pid)
     sent = [notebook.send(f"len({'x' * 10_000!r}) + {number}") for number in range(300)]
     os.kill(pid, signal.SIGCONT)
     outcomes = await asyncio.wait_for(asyncio.gather(*sent), PATIENCE)
     assert [outcome.output for outcome in outcomes] == [f"{10_000 + number}\n" for number in range(300)]
-    os.kill(pid, signal.SIGSTOP)
+    await frozen(pid)
     done = notebook.send("1")
     await notebook.kernel.kill()
     assert (await asyncio.wait_for(done, PATIENCE)).cause == "kernel_died"

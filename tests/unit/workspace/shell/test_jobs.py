@@ -96,7 +96,10 @@ async def test_the_status_of_a_job_that_ended_while_the_shell_was_idle(shell: Sh
 
 @every
 async def test_jobs_are_listed_while_they_run(shell: Shell, place: Place) -> None:
-    pid = await start(shell, "read x <../go")
+    os.mkfifo(place.home / "begun")
+    pid = await start(shell, ": >../begun; read x <../go")
+    # A job of dash ignores SIGTERM, as the interactive shell that it is a copy of does, until it has begun.
+    await say(shell, ": <../begun")
     assert "Running" in await say(shell, "jobs")
     assert str(pid) in await say(shell, "jobs -l")
     assert (await say(shell, "kill $!; wait $!; echo $?")).removeprefix("Terminated\n") == "143\n"
