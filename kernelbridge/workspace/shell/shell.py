@@ -29,6 +29,8 @@ _STARVED_TIMEOUT = 2.0
 """Seconds instead, after bash could start no process: it may then wait for its latest job, with each next command."""
 _END_TIMEOUT = 5.0
 """Seconds between the end of a shell's process and the end of its output, or the other way round."""
+_CLOSE_TIMEOUT = 1.0
+"""Seconds instead when the shell is closed: a program that survived its end may hold the terminal."""
 _SCREEN_PATIENCE = 2.0
 """Seconds that a command which paints a screen may stay there, or be silent: then it waits for keys."""
 _STALL_PATIENCE = 1.6
@@ -203,6 +205,9 @@ class Shell:
         self._usable = False
         try:
             await self._process.aclose()
+            if self._exchange is not None:
+                # Its outcome has what it wrote last, and says that it ran: a terminal tells that some time later.
+                await self._terminals.drain(_CLOSE_TIMEOUT)
         finally:
             self._follower.cancel()
             await asyncio.wait({self._follower})

@@ -250,6 +250,35 @@ async def test_closing_ends_a_running_command_and_every_job(shell: Shell, place:
     await shell.aclose()
 
 
+async def test_closing_before_the_last_output_was_read(
+    shell: Shell, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client was told that the command had not run, and to send it again."""
+    screen, process, closed = shell._terminals._screen, shell._process, asyncio.Event()
+    screen.over.cancel()
+    close = process.aclose
+
+    async def close_first() -> None:
+        await close()
+        closed.set()
+
+    async def read_late() -> None:
+        await closed.wait()
+        for _ in range(20):  # turns of the loop, in which the shell could drop its terminal
+            await asyncio.sleep(0)
+        await screen._read()
+
+    monkeypatch.setattr(process, "aclose", close_first)
+
+    screen.over = asyncio.create_task(read_late())
+    os.mkfifo(place.home / "go")
+    running = asyncio.create_task(shell.run("echo last; echo begun >go; sleep 2000", timeout=None))
+    assert await asyncio.to_thread((place.home / "go").read_bytes) == b"begun\n"
+    await shell.aclose()
+    outcome = await running
+    assert (outcome.output, outcome.cause, outcome.state_preserved) == ("last\n", "shell_exited", False)
+
+
 async def test_a_cancelled_command_makes_the_shell_unusable(shell: Shell, place: Place) -> None:
     os.mkfifo(place.home / "go")
     running = asyncio.create_task(shell.run("echo begun >go; sleep 1000", timeout=None))
