@@ -214,6 +214,7 @@ async def test_a_keeper_holds_nothing_and_ignores_what_ends_programs(house: Hous
 SUCCESSOR = """if 1:
     import ctypes, os, struct, sys
     main = os.getpid()
+    print(os.getppid(), flush=True)
     if os.fork():
         os._exit(3)
     os.setsid()  # the number is in use as long as a group or session has it
@@ -234,7 +235,7 @@ SUCCESSOR = """if 1:
 async def test_a_descendant_with_the_number_of_its_program_does_not_end_for_it(house: House) -> None:
     client = await house.connect()
     process = await client.spawn([sys.executable, "-c", SUCCESSOR], env=FACTS.env, cwd="/")
-    keeper = int(of(process.pid, "PPid"))
+    keeper = int(await read_until(process, b"\n"))
     assert (await process.wait()).code == 3
     await until(lambda: not Path(f"/proc/{keeper}").exists())
     [known] = await client.known()
