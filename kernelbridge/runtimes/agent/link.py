@@ -6,21 +6,17 @@ the sandbox is lost with it.
 
 from __future__ import annotations
 
-import array
 import asyncio
-import contextlib
 import os
 import socket
-import stat
-import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from kernelbridge.aio import passed_descriptors
 from kernelbridge.runtimes.agent.messages import PACKET, Answer, Ready, Request, decode
 
-_NO_LINGER = struct.pack("ii", 0, 0)
 _QUEUE = 1024
 """Requests that the agent has not read yet; with more, it counts as broken."""
 _BATCH = 64
@@ -79,7 +75,7 @@ class AgentLink:
         self.closed = True
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
-        self._socket.close()
+        passed_descriptors.close(self._socket)
         for _, fds in self._queue:
             _close_all(fds)
         self._queue.clear()
@@ -109,18 +105,14 @@ class AgentLink:
             if self.closed:
                 return
             try:
-                # The kernel closes all descriptors but the first.
-                data, ancillary, flags, _ = self._socket.recvmsg(PACKET, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+                data, fds, flags = passed_descriptors.receive(self._socket, PACKET)
             except BlockingIOError:
                 return
             except OSError as exc:
                 self._lose(f"the sandbox's agent is gone ({exc.strerror})")
                 return
-            fds = array.array("i")
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-            self._receive(data, flags, list(fds))
+            passed_descriptors.drop(fds[1:])  # no agent sends more
+            self._receive(data, flags, fds[:1])
 
     def _receive(self, data: bytes, flags: int, fds: list[int]) -> None:
         try:
@@ -143,24 +135,11 @@ class AgentLink:
         except OSError as exc:  # its descriptor is of a kind that nobody thought of
             self._lose(f"the sandbox's agent broke its protocol ({exc.strerror})")
         finally:
-            for fd in fds:
-                _stop_lingering(fd)
-            _close_all(fds)
+            passed_descriptors.drop(fds)
 
     def _lose(self, reason: str) -> None:
         self.close()
         self._on_lost(reason)
-
-
-def _stop_lingering(fd: int) -> None:
-    """Make sure that closing a descriptor from a sandbox does not wait until a socket has sent its data (SO_LINGER)."""
-    if stat.S_ISSOCK(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):  # only a path
-            connection = socket.socket(fileno=fd)
-            try:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            finally:
-                connection.detach()
 
 
 def _close_all(fds: Sequence[int]) -> None:

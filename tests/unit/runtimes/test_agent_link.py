@@ -12,6 +12,7 @@ import pytest
 from kernelbridge.runtimes.agent.link import AgentLink
 from kernelbridge.runtimes.agent.messages import Answer, Attached, Kill, Started
 from tests.contract.driving import PATIENCE, descriptors
+from tests.unit.lingering import lingering
 
 
 @dataclass
@@ -160,6 +161,28 @@ async def test_a_descriptor_that_was_asked_for_is_passed_on(agent: ForgingAgent)
     assert os.read(reading, 100) == b"", "it has also kept a copy"
     os.close(reading)
     assert not link.closed
+
+
+@pytest.mark.parametrize("received", [True, False])
+async def test_a_descriptor_whose_close_waits_blocks_nobody(
+    agent: ForgingAgent,
+    received: bool,  # noqa: FBT001 - pytest's
+) -> None:
+    """Whether it comes behind the one that was asked for, or not before the link is closed."""
+    link = await become_ready(agent)
+    full, kept = lingering()
+    reading, writing = os.pipe()
+    agent.send('{"op":"attached","id":1}', writing, full.fileno())
+    for copy in (full.detach(), reading, writing):
+        os.close(copy)
+    if received:
+        agent.send('{"op":"started","id":2,"pid":6}')
+        async with asyncio.timeout(PATIENCE):
+            await agent.two_answers.wait()
+        os.close(agent.taken.pop())
+    link.close()
+    for each in kept:
+        each.close()
 
 
 async def test_an_agent_that_takes_nothing_blocks_nobody(agent: ForgingAgent) -> None:
