@@ -90,7 +90,7 @@ class AdoptedKernel(Kernel):
         kernel.has_hooks, kernel._ready = identity.has_hooks, True
         kernel.help.subshells = identity.subshells
         kernel._routing_id = identity.routing_id.encode()
-        kernel._connect(publisher_waits=identity.has_hooks)
+        kernel._connect()
         return kernel
 
     async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - its error has a text of its own

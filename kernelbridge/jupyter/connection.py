@@ -83,7 +83,7 @@ class KernelSockets:
         return self._directory.bound(_NAMES.values())
 
     def open(self) -> None:
-        """Find the addresses of the sockets, all of which the kernel has made. Raises `KernelError`."""
+        """Find the paths of the sockets, all of which the kernel has made. Raises `KernelError`."""
         try:
             found = self._directory.endpoints(_NAMES.values())
         except SandboxError as exc:
@@ -91,7 +91,7 @@ class KernelSockets:
         self._endpoints = {channel: found[name] for channel, name in _NAMES.items()}
 
     def endpoint(self, channel: str) -> str:
-        """Return the ZeroMQ address of a channel. It is valid until `aclose` or `release`."""
+        """Return the path of the socket of a channel. It is valid until `aclose` or `release`."""
         return self._endpoints[channel]
 
     async def aclose(self) -> None:

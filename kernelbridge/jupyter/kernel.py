@@ -220,10 +220,7 @@ class Kernel:
         execution = self._table.add(msg_id, done, listener, allow_stdin=cell.allow_stdin)
         if note is not None:
             note(msg_id)
-        try:
-            channels.send("shell", frames)
-        except KernelError as exc:
-            self._end_faulty(exc.reason)
+        channels.send("shell", frames)
         return execution
 
     def subscribe(self, consumer: Consumer) -> Callable[[], None]:
@@ -336,7 +333,7 @@ class Kernel:
             return
         self._sockets.open()
         hooks = hooks and self.spec.language == "python"
-        self._connect(publisher_waits=hooks)
+        self._connect()
         info = await wait_heard(self._requests, self._iopub_seen)
         if info is None:
             await asyncio.wait({self.died})
@@ -347,7 +344,7 @@ class Kernel:
         self._process_output.take()
         self._ready = True
 
-    def _connect(self, *, publisher_waits: bool) -> None:
+    def _connect(self) -> None:
         self._channels = Channels(
             {channel: self._sockets.endpoint(channel) for channel in PORTS},
             routing_id=self._routing_id,
@@ -355,7 +352,6 @@ class Kernel:
             lost=self._lost,
             stuck=lambda channel: self._end_faulty(f"it stopped reading its {channel} channel"),
             max_message=self._max_message,
-            publisher_waits=publisher_waits,
         )
 
     # -- what the kernel sends ------------------------------------------------------
@@ -379,15 +375,17 @@ class Kernel:
         else:
             self._process_output.add(text.encode("utf-8", "replace"))
 
-    def _lost(self, channel: str) -> None:
-        if not self._exited.done() and not self._closing:
+    def _lost(self, channel: str, fault: str | None) -> None:
+        if fault is not None:
+            self._end_faulty(f"it {fault}")
+        elif not self._exited.done() and not self._closing:
             self._spawn(self._end_disconnected(channel))
 
     async def _end_disconnected(self, channel: str) -> None:
-        """End a kernel that has closed a channel and does not exit: it is broken, or its message was too large."""
+        """End a kernel that has closed a channel and does not exit."""
         await asyncio.wait({self._exited}, timeout=_DISCONNECT_GRACE)
         if not self._exited.done():
-            self._end_faulty(f"it closed its {channel} channel, or sent a message that is too large")
+            self._end_faulty(f"it closed its {channel} channel")
 
     def _end_faulty(self, fault: str) -> None:
         """End a kernel that broke the protocol; `fault` says how: it follows "because"."""

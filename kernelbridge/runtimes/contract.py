@@ -272,9 +272,9 @@ class SocketDirectory(Protocol):
         ...
 
     def endpoints(self, names: Collection[str]) -> Mapping[str, str]:
-        """Return ZeroMQ's address of each of these sockets, valid until `aclose` or `release`. Returns at once.
+        """Return a path to connect to for each of these sockets, valid until `aclose` or `release`. Returns at once.
 
-        From now on, whatever programs do, the addresses lead to these sockets and nowhere else. Raises `SandboxError`
+        From now on, whatever programs do, the paths lead to these sockets and nowhere else. Raises `SandboxError`
         if something else is in the place of one.
         """
         ...

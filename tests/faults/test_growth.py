@@ -51,6 +51,10 @@ async def warm(client: Client) -> None:
     [
         # One frame above what is taken.
         "frames = [bytes(64 << 20)]",
+        # 2 GiB in frames each of which is taken.
+        "frames = [b'topic', *[bytes(32 << 20)] * 64]",
+        # Frames of which there is no end.
+        "frames = [b'topic', *[b''] * 200_000]",
         # JSON that is nested deeper than any parser likes, in a frame of the largest size, signed as the kernel's own.
         """
         header = kernel.session.msg_header("stream")

@@ -5,4 +5,4 @@ bytes; with `SEEDS`, inputs to begin with; and with `TOKENS`, from which others 
 `tests/unit/test_fuzz_targets.py` runs the seeds without a fuzzer.
 """
 
-TARGETS = ("messages", "wire", "screen", "egress", "paths")
+TARGETS = ("messages", "channels", "wire", "screen", "egress", "paths")

@@ -71,6 +71,7 @@ PURE = (
     "jupyter/output.py",
     "jupyter/recall.py",
     "jupyter/wire.py",
+    "jupyter/zmtp.py",
     "protocol/",
     "rates.py",
     "runtimes/accounts.py",

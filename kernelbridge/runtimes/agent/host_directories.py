@@ -165,8 +165,8 @@ class HostSockets:
 
     It belongs to the server, and the sandbox's user may write in it only until the program has bound its sockets. Then
     each socket is opened with `O_PATH | O_NOFOLLOW`, checked, and connected through `/proc/self/fd`: whatever the
-    sandbox puts in its place afterwards, ZeroMQ connects to the checked socket. This also protects where the sandbox's
-    user is the server's own and may write in the directory anyway.
+    sandbox puts in its place afterwards, the server connects to the checked socket. This also protects where the
+    sandbox's user is the server's own and may write in the directory anyway.
     """
 
     def __init__(self, host: Path, path: str) -> None:
@@ -204,9 +204,9 @@ class HostSockets:
         return True
 
     def endpoints(self, names: Collection[str]) -> dict[str, str]:
-        """Close the directory to the sandbox's user, and return the ZeroMQ addresses. Raises `SandboxError`."""
+        """Close the directory to the sandbox's user, and return the paths to connect to. Raises `SandboxError`."""
         os.fchmod(self._fd, _CLOSED)
-        return {name: f"ipc:///proc/self/fd/{self._open_socket(name)}" for name in names}
+        return {name: f"/proc/self/fd/{self._open_socket(name)}" for name in names}
 
     async def aclose(self) -> None:
         """Close the descriptors and remove the directory, unless its path leads to a later one. Idempotent."""

@@ -310,20 +310,6 @@ async def test_an_error_of_megabytes_costs_no_interpreter(change: NewChange, run
     assert (await case.notebook.run("print(x)")).output == "1\n"
 
 
-async def test_output_of_an_adopted_kernel_waits_in_the_kernel(change: NewChange) -> None:
-    case = await change()
-
-    def room() -> object:
-        channels = case.notebook.kernel._channels
-        assert channels is not None
-        return channels._channels["iopub"]._socket.rcvhwm
-
-    bound = room()
-    await case.leave()
-    await case.adopt().settle(PATIENCE)
-    assert room() == bound
-
-
 async def test_a_kernel_that_publishes_nothing_is_asked_at_intervals() -> None:
     class Mute:
         asked = 0

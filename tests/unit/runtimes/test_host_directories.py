@@ -165,7 +165,7 @@ async def test_it_is_open_while_the_program_binds_and_closed_after(sockets: Host
     assert path.stat().st_uid == os.getuid()
     # The path through the descriptor works, however long the directory's own is.
     client = socket.socket(socket.AF_UNIX)
-    client.connect(found["s-1"].removeprefix("ipc://"))
+    client.connect(found["s-1"])
     for opened in (client, *servers):
         opened.close()
     await sockets.aclose()
@@ -204,7 +204,7 @@ async def test_a_socket_swapped_later_changes_nothing(sockets: HostSockets, shar
     (path / "s-1").unlink()
     impostor = bind(path, "s-1")
     client = socket.socket(socket.AF_UNIX)
-    client.connect(found["s-1"].removeprefix("ipc://"))
+    client.connect(found["s-1"])
     servers[0].settimeout(10)
     servers[0].accept()[0].close()
     for opened in (client, *servers, *impostor):
