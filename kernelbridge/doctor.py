@@ -110,11 +110,21 @@ async def examine(settings: Settings) -> list[Row]:
         rows.append(judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], settings.max_sessions))
     if settings.audit_log is not None:
         rows.append(await _guarded("audit", asyncio.to_thread(check_audit, settings.audit_log)))
-    if settings.listen is None:
-        rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
+    rows += await _check_listeners(settings)
     rows.append(await _guarded("login", asyncio.to_thread(check_login, settings)))
     if settings.tls_cert is not None:
         rows.append(await _guarded("tls", asyncio.to_thread(check_tls, settings.tls_cert, settings.tls_key)))
+    return rows
+
+
+async def _check_listeners(settings: Settings) -> list[Row]:
+    rows = []
+    if settings.listen is None:
+        rows.append(await _guarded("port", asyncio.to_thread(check_port, settings.host, settings.port)))
+    if isinstance(settings.metrics_listen, tuple):
+        host, port = settings.metrics_listen
+        check = asyncio.to_thread(check_port, host, port, name="metrics", options="--metrics-listen")
+        rows.append(await _guarded("metrics", check))
     return rows
 
 
@@ -412,15 +422,15 @@ def check_audit(path: Path) -> Row:
     return Row("audit", Status.OK, str(path))
 
 
-def check_port(host: str, port: int) -> Row:
-    """Check whether the server could listen on its address."""
+def check_port(host: str, port: int, *, name: str = "port", options: str = "--port") -> Row:
+    """Check whether the server could listen on its address, or on the one that `options` sets."""
     where = f"{host}:{port}"
     if port == 0:
-        return Row("port", Status.OK, f"{host}, any free port")
+        return Row(name, Status.OK, f"{host}, any free port")
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as exc:
-        return Row("port", Status.PROBLEM, f"{host} has no address: {exc.strerror}", "use --host 127.0.0.1")
+        return Row(name, Status.PROBLEM, f"{host} has no address: {exc.strerror}", "use 127.0.0.1")
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as attempt:
@@ -428,8 +438,8 @@ def check_port(host: str, port: int) -> Row:
                 attempt.bind(address)
                 attempt.listen(1)
         except OSError as exc:
-            return Row("port", Status.PROBLEM, f"{where}: {exc.strerror}", _port_fix(exc, port))
-    return Row("port", Status.OK, f"{where} is free")
+            return Row(name, Status.PROBLEM, f"{where}: {exc.strerror}", _port_fix(exc, port, options))
+    return Row(name, Status.OK, f"{where} is free")
 
 
 def check_login(settings: Settings) -> Row:
@@ -460,9 +470,9 @@ def check_tls(certificate: Path, key: Path | None) -> Row:
     return Row("tls", Status.OK, str(certificate))
 
 
-def _port_fix(exc: OSError, port: int) -> str:
+def _port_fix(exc: OSError, port: int, options: str) -> str:
     if exc.errno == errno.EADDRINUSE:
-        return f"stop what uses it (`ss -ltnp 'sport = :{port}'` shows it), or choose another with --port"
+        return f"stop what uses it (`ss -ltnp 'sport = :{port}'` shows it), or choose another with {options}"
     if exc.errno == errno.EACCES:
-        return "ports below 1024 need root: choose another with --port"
-    return "choose another with --host and --port"
+        return f"ports below 1024 need root: choose another with {options}"
+    return f"choose another with {options if options != '--port' else '--host and --port'}"

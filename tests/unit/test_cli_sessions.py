@@ -28,10 +28,14 @@ def connect(url: str, user: str) -> closing[WebSocketClient]:
     return closing(WebSocketClient(f"{url.replace('http', 'ws')}/ws?user_id={user}"))
 
 
+CODE = "print('hello\\x1b[31m'); display({'text/plain': '\\x9b31m'}, raw=True)"
+"""What a terminal obeys."""
+
+
 def test_a_session_is_seen_read_and_ended(url: str) -> None:
     with connect(url, "ada") as client, connect(url, "bob") as other:
         for each in (client, other):
-            each.ask(type="execute_code", sessionId="demo", code="print('hello\\x1b[31m')")
+            each.ask(type="execute_code", sessionId="demo", code=CODE)
         table = run("ps", "--url", url)
         assert table.returncode == 0, table.stderr
         heading, *rows = table.stdout.splitlines()
@@ -50,7 +54,8 @@ def test_a_session_is_seen_read_and_ended(url: str) -> None:
         assert "execution_result" in lines
         assert "\x1b" not in lines
         whole = run("logs", found[0]["id"][:12], "--json", "--last", "1", "--url", url).stdout
-        assert json.loads(whole)["frame"]["success"] is True
+        assert json.loads(whole)["frame"]["results"][0]["data"] == {"text/plain": "\x9b31m"}
+        assert whole.rstrip("\n").isprintable()
 
         killed = run("kill", "demo", "--user", "bob", "--url", url)
         assert (killed.returncode, killed.stdout) == (0, "Closed session demo of bob.\n")

@@ -140,6 +140,15 @@ def test_a_port_in_use(taken_port: int) -> None:
     assert "--port" in row.fix
 
 
+async def test_a_taken_address_for_metrics(tmp_path: Path, taken_port: int) -> None:
+    settings = Settings(
+        data_dir=tmp_path, port=0, egress="none", runtime="local", metrics_listen=("127.0.0.1", taken_port)
+    )
+    [row] = [row for row in await examine(settings) if row.check == "metrics"]
+    assert row.status is Status.PROBLEM
+    assert "--metrics-listen" in row.fix
+
+
 def test_a_free_port() -> None:
     port = free_port()
     assert check_port("127.0.0.1", port) == Row("port", Status.OK, f"127.0.0.1:{port} is free")
