@@ -1,14 +1,14 @@
 """Benchmarks: what the server costs beside the smallest possible client of the same kernel.
 
     python -m tests.benchmarks [cell] [prints] [stream] [cold] [terminal] [keys] [save] [transfer]
-                              [resume] [lag] [memory] [starts] [faults] [--runtime docker|local] [--only TEXT]
-                              [--runs N]
+                              [resume] [lag] [memory] [starts] [faults] [bombs] [--runtime docker|local]
+                              [--only TEXT] [--runs N]
 
 Starts a server of its own on a free port with a temporary data directory, prints a table, never fails on a
 figure. "raw" is `raw.RawClient`: a stock ipykernel, started with no extra option in the same container,
 over the same kind of sockets. `--only` and `--runs` are for `lag`, whose runtime is local if none is given.
 `starts` needs no server: it starts `--count` kernels of each generation on this host, beside `--load` processes that
-compute. `faults` starts its own servers, which it kills, on one runtime or on both.
+compute. `faults` and `bombs` start their own servers, on one runtime or on both; `faults` kills them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 
 from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.session_key import SessionKey
+from tests.benchmarks.bombs import bench_bombs
 from tests.benchmarks.client import WebSocketClient
 from tests.benchmarks.faults import bench_faults
 from tests.benchmarks.keys import bench_keys
@@ -233,6 +234,8 @@ BENCHMARKS: dict[str, Callable[[Server], None]] = {
     "lag": lambda server: bench_lag(server.url, server.pid, server.probe, server.runs, server.only),
     "memory": lambda server: bench_memory(server.url, server.pid),
 }
+ALONE: dict[str, Callable[[str], None]] = {"faults": bench_faults, "bombs": bench_bombs}
+"""With servers of their own."""
 FLAGS = {"resume": RESUME_FLAGS, "memory": ("--log-level", "error")}
 """Of the server, where a benchmark needs some."""
 
@@ -240,22 +243,22 @@ FLAGS = {"resume": RESUME_FLAGS, "memory": ("--log-level", "error")}
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "starts", "faults", []], help="which; all by default")
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "starts", *ALONE, []], help="which; all by default")
     parser.add_argument("--runtime", choices=["docker", "local"], help="docker, but local for lag")
     parser.add_argument("--only", default="", help="of lag: the cases with this in their name")
     parser.add_argument("--runs", type=int, default=RUNS, help="of lag: how often each case runs")
     parser.add_argument("--count", type=int, default=20, help="of starts: how many of each kernel")
     parser.add_argument("--load", type=int, default=0, help="of starts: processes that compute meanwhile")
     arguments = parser.parse_args()
-    for name in arguments.names or [*BENCHMARKS, "starts", "faults"]:
+    for name in arguments.names or [*BENCHMARKS, "starts", *ALONE]:
         if name == "starts":
             print(f"starts (on this host, load {arguments.load})")
             bench_starts(arguments.count, arguments.load)
             continue
-        if name == "faults":
+        if name in ALONE:
             for runtime in [arguments.runtime] if arguments.runtime else ["docker", "local"]:
-                print(f"faults ({runtime})")
-                bench_faults(runtime)
+                print(f"{name} ({runtime})")
+                ALONE[name](runtime)
             continue
         runtime = arguments.runtime or ("local" if name == "lag" else "docker")
         print(f"{name} ({runtime})")
