@@ -20,6 +20,7 @@ MAX_FRAMES = 1000
 _MAX_COMMAND = 1 << 12  # bytes
 
 _MORE, _LONG, _COMMAND = 1, 2, 4  # flags of a frame
+_SHORT = 0xFF  # bytes of a frame whose size is one byte
 _SHORT_HEAD, _LONG_HEAD = 2, 9  # bytes: the flags and the size
 _SIGNATURE_END = 9  # index of the last byte of the signature
 _MAJOR = 10  # index of the protocol's version
@@ -60,7 +61,7 @@ def encode(frames: Sequence[bytes]) -> bytes:
 
 
 def _head(flags: int, size: int) -> bytes:
-    return bytes((flags, size)) if size <= 0xFF else bytes((flags | _LONG,)) + size.to_bytes(8, "big")  # noqa: PLR2004 - what one byte holds
+    return bytes((flags, size)) if size <= _SHORT else bytes((flags | _LONG,)) + size.to_bytes(8, "big")
 
 
 def _property(name: bytes, value: bytes) -> bytes:

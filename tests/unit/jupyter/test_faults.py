@@ -208,7 +208,8 @@ async def frozen(pid: int) -> None:
     """Stop a process, and wait until all of its threads have stopped."""
     os.kill(pid, signal.SIGSTOP)
     async with asyncio.timeout(PATIENCE):
-        while any(state(int(thread.name)) != "T" for thread in Path(f"/proc/{pid}/task").iterdir()):  # noqa: ASYNC110 - no event tells it
+        threads = Path(f"/proc/{pid}/task")
+        while {state(int(thread.name)) for thread in threads.iterdir()} != {"T"}:  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0)
 
 
