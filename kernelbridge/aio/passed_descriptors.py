@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 
 _MOST = 253  # SCM_MAX_FD: more cannot be passed in one message
-_ROOM = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
+_ROOM = socket.CMSG_SPACE(_MOST * array.array("i").itemsize) + socket.CMSG_SPACE(struct.calcsize("3i"))
 _SO_PASSRIGHTS = 83  # since Linux 6.16
 _NO_LINGER = struct.pack("ii", 0, 0)
 _PIECE = 1 << 16
@@ -36,13 +36,15 @@ def receive(connection: socket.socket, size: int) -> tuple[bytes, list[int], int
     Raises `OSError` like `recvmsg`. The caller closes the descriptors with `drop`, or checks them.
     """
     data, ancillary, flags, _ = connection.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC)
-    if not ancillary:
-        return data, [], flags
+    return data, _passed(ancillary) if ancillary else [], flags
+
+
+def _passed(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     fds = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, list(fds), flags
+    return list(fds)
 
 
 def drop(fds: Sequence[int]) -> None:
@@ -73,12 +75,15 @@ def _is_unix_socket(fd: int) -> bool:
 
 def close(connection: socket.socket) -> None:
     """Close a non-blocking UNIX socket, with what was passed over it and not received yet."""
+    in_packets = connection.type != socket.SOCK_STREAM
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RD)  # nothing more can come
+        if in_packets:  # each comes with its sender then, which tells an empty one from the end
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         while True:
-            data, fds, _ = receive(connection, _PIECE)
-            drop(fds)
-            if not data:
+            data, ancillary, _, _ = connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            drop(_passed(ancillary))
+            if not data and not (in_packets and ancillary):
                 break
     connection.close()
 
