@@ -63,6 +63,8 @@ class Reaction(Enum):
     """What to do about the use of a session that runs."""
 
     NONE = "none"
+    LOOK_AGAIN = "look again"
+    """At once: what has written too much may have ended, and what runs now may have written nothing."""
     TELL = "tell"
     INTERRUPT = "interrupt"
     """Interrupt the running cell, and end what commands have started."""
@@ -73,9 +75,9 @@ class Reaction(Enum):
 class DiskPolicy:
     """Decides, look by look, how a session is kept at its limit.
 
-    A session that passes the limit is interrupted. One that still grows at the next look is ended. One that does not
-    grow may stay above its limit and run what it likes: else nobody could look for what to delete. With `enforced`, the
-    file system itself refuses to exceed the limit, and the session is only told.
+    A session that passes the limit and still grows is interrupted. One that grows after that is ended. One that does
+    not grow is told. It may stay above its limit and run what it likes: else nobody could look for what to delete. With
+    `enforced`, the file system itself refuses to exceed the limit, and the session is only told.
     """
 
     def __init__(self, *, enforced: bool) -> None:
@@ -84,6 +86,8 @@ class DiskPolicy:
         self._level: Use | None = None
         """What a session above its limit may use for now; None for one that is not above it."""
         self._fresh = True
+        self._told = True
+        """Whether the session was told that it is above its limit."""
         self._interrupted = False
 
     def sandbox_began(self, limits: DiskLimits) -> None:
@@ -101,16 +105,15 @@ class DiskPolicy:
         level = self._level
         if level is None or fresh:
             self._level = use
-            return Reaction.TELL if fresh or self._enforced else self._interrupt()
+            self._told = fresh or self._enforced
+            return Reaction.TELL if self._told else Reaction.LOOK_AGAIN
+        told, self._told = self._told, True
         if self._enforced or not _grown(level, use):
             self._level = Use(min(level.size, use.size), min(level.files, use.files))
-            return Reaction.NONE
+            return Reaction.NONE if told else Reaction.TELL
         self._level = use
-        return Reaction.END if warned else self._interrupt()
-
-    def _interrupt(self) -> Reaction:
-        self._interrupted = True
-        return Reaction.INTERRUPT
+        self._interrupted = not warned
+        return Reaction.END if warned else Reaction.INTERRUPT
 
 
 def _grown(level: Use, use: Use) -> bool:

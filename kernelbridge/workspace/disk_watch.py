@@ -30,6 +30,8 @@ EVERY = 2.0
 """Seconds between two looks."""
 SOON = 1.0
 """Seconds until the look after an interrupt."""
+AT_ONCE = 0.2
+"""Seconds until the look at a session that has just passed its limit: long enough to see whether it grows."""
 LONGEST = 10.0
 """Seconds after which the files are looked at although the free space says that nothing happened: what one session
 writes may be as much as another one deletes."""
@@ -148,16 +150,18 @@ class DiskWatch:
                 await asyncio.wait({ended}, timeout=wait)
                 if ended.done():
                     return
-                wait = EVERY
                 if self._asleep():
+                    wait = EVERY
                     continue
                 try:
                     use = await self._look()
                 except OSError as exc:  # the next look may succeed
                     log.warning("disk_not_measured", path=str(self._root), error=str(exc))
+                    wait = EVERY
                     continue
-                if use is not None and await self._react(use) is Reaction.INTERRUPT:
-                    wait = SOON
+                if use is not None:
+                    reaction = await self._react(use)
+                    wait = {Reaction.LOOK_AGAIN: AT_ONCE, Reaction.INTERRUPT: SOON}.get(reaction, EVERY)
         finally:
             ended.cancel()
 
@@ -174,7 +178,7 @@ class DiskWatch:
 
     async def _react(self, use: Use) -> Reaction:
         reaction = self._policy.next(use)
-        if reaction is not Reaction.NONE:
+        if reaction not in {Reaction.NONE, Reaction.LOOK_AGAIN}:
             log.warning("disk_limit", path=str(self._root), size=use.size, files=use.files, reaction=reaction.value)
         if reaction in {Reaction.TELL, Reaction.INTERRUPT}:
             self._metrics.disk_limit_reached("files" if self._disk.limits.left(use).files <= 0 else "size")

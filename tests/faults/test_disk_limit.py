@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 
@@ -178,6 +179,25 @@ async def test_a_session_that_starts_above_its_limit_is_told_and_not_stopped(ser
         result = await client.run("import os, time; time.sleep(4); os.unlink('big'); print('free')", session="old")
         assert (result["output"], result["success"]) == ("free\n", True)
         assert "disk limit" in result["lateOutput"]
+
+
+async def test_who_only_runs_after_the_limit_was_passed_is_not_interrupted(
+    client: Client, server: RunningServer
+) -> None:
+    """What has passed it may have ended before the server looked."""
+    written = root(server, session="elsewhere")
+    written.mkdir(parents=True)
+    (written / "big").write_bytes(b"x" * 40 * MIB)
+    async with server.connect("u") as watcher:
+        await watcher.ask(type="open_session", sessionId="s")
+        await begin(client, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\nprint(x)")
+        (written / "big").rename(root(server) / "big")
+        shutil.rmtree(written.parent)
+        assert "of 32.0 MiB of disk" in (await status_with(watcher, "disk_limit"))["detail"]
+        assert (await watcher.shell("touch go"))["exitCode"] == 0
+    result = await client.answer_to("cell")
+    assert (result["output"], result["success"]) == ("1\n", True)
+    assert "of 32.0 MiB of disk" in result["lateOutput"]
 
 
 async def test_an_interrupt_of_the_users_own_has_its_own_cause(client: Client) -> None:

@@ -30,36 +30,58 @@ def test_a_write_may_fail_a_little_before_the_limit_is_reached() -> None:
     assert [LIMITS.reached(Use(0, files)) for files in (999, 1000)] == [False, True]
 
 
-def test_who_passes_the_limit_is_interrupted_by_bytes_or_by_files() -> None:
-    assert policy().next(ABOVE) is Reaction.INTERRUPT
-    assert policy().next(Use(0, 1001)) is Reaction.INTERRUPT
+def test_who_passes_the_limit_and_still_grows_is_interrupted_by_bytes_or_by_files() -> None:
+    watched = policy()
+    assert watched.next(ABOVE) is Reaction.LOOK_AGAIN
+    assert watched.next(grown()) is Reaction.INTERRUPT
+    watched = policy()
+    assert watched.next(Use(0, 1001)) is Reaction.LOOK_AGAIN
+    assert watched.next(Use(0, 1001 + 2 * SLACK_FILES)) is Reaction.INTERRUPT
+
+
+def test_who_does_not_grow_any_more_is_told_once_and_not_interrupted() -> None:
+    """The program that passed the limit has ended before the look; what runs now has written nothing."""
+    watched = policy()
+    assert [watched.next(ABOVE) for _ in range(4)] == [
+        Reaction.LOOK_AGAIN,
+        Reaction.TELL,
+        Reaction.NONE,
+        Reaction.NONE,
+    ]
+    assert [watched.next(use) for use in (BELOW, ABOVE, ABOVE)] == [
+        Reaction.NONE,
+        Reaction.LOOK_AGAIN,
+        Reaction.TELL,
+    ]
 
 
 def test_who_still_grows_after_the_interrupt_is_ended() -> None:
     watched = policy()
-    assert watched.next(ABOVE) is Reaction.INTERRUPT
-    assert watched.next(grown()) is Reaction.END
+    watched.next(ABOVE)
+    assert watched.next(grown()) is Reaction.INTERRUPT
+    assert watched.next(grown(4 * SLACK)) is Reaction.END
 
 
 def test_who_stops_may_stay_above_the_limit_and_is_interrupted_again_when_it_grows() -> None:
     watched = policy()
-    assert watched.next(ABOVE) is Reaction.INTERRUPT
-    assert watched.next(ABOVE) is Reaction.NONE
+    watched.next(ABOVE)
     assert watched.next(grown()) is Reaction.INTERRUPT
-    assert watched.next(grown(2 * SLACK)) is Reaction.NONE
+    assert watched.next(grown()) is Reaction.NONE
+    assert watched.next(grown(4 * SLACK)) is Reaction.INTERRUPT
+    assert watched.next(grown(4 * SLACK)) is Reaction.NONE
 
 
 def test_a_little_growth_is_allowed_once_and_not_at_each_look() -> None:
     watched = policy()
     watched.next(ABOVE)
-    assert watched.next(grown(SLACK, SLACK_FILES)) is Reaction.NONE
+    assert watched.next(grown(SLACK, SLACK_FILES)) is Reaction.TELL
     assert watched.next(grown(SLACK + 1)) is Reaction.INTERRUPT
 
 
 def test_who_deletes_gains_no_room_above_the_limit() -> None:
     watched = policy()
     watched.next(grown(10 * MIB))
-    assert watched.next(ABOVE) is Reaction.NONE
+    assert watched.next(ABOVE) is Reaction.TELL
     assert watched.next(grown()) is Reaction.INTERRUPT
 
 

@@ -148,7 +148,7 @@ async def test_a_session_above_its_limit_is_told_counted_and_measured(
 async def test_programs_that_grow_above_the_limit_are_interrupted_and_soon_after_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("EVERY", "SOON"):
+    for name in ("EVERY", "SOON", "AT_ONCE"):
         monkeypatch.setattr(disk_watch, name, 0.01)
     monkeypatch.setattr(disk_watch, "LONGEST", 0.0)
     steps: list[str] = []
@@ -184,10 +184,13 @@ async def test_programs_that_grow_above_the_limit_are_interrupted_and_soon_after
         async with asyncio.timeout(60):
             while watch.size is None:  # noqa: ASYNC110 - the first look says what was there before
                 await asyncio.sleep(0.01)
-            grow("first")
+            for number in range(10**9):  # it grows until it is interrupted
+                grow(str(number))
+                if interrupted.is_set():
+                    break
+                await asyncio.sleep(0.01)
             monkeypatch.setattr(disk_watch, "EVERY", 1000.0)
-            await interrupted.wait()
-            grow("second")
+            grow("more")
             await ended.wait()
         watching.cancel()
         await asyncio.wait([watching])
