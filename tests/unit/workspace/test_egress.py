@@ -126,16 +126,27 @@ async def test_a_connection_that_comes_after_the_end_is_closed(way: Way) -> None
     os.close(read)
 
 
-def test_the_hint_is_the_latest_refusal_of_the_run() -> None:
+def test_the_hint_names_the_refusals_of_the_run() -> None:
     denials = Denials()
+    denials.add("before")
     before = denials.mark()
     assert denials.hint(before, None) is None
-    denials.add("one")
-    denials.add("two")
-    assert denials.hint(before, None) == "two"
-    assert denials.hint(before, NETWORK_HINT) == "two"
+    for sentence in ("one", "two", "one"):
+        denials.add(sentence)
+    assert denials.hint(before, None) == "two\none"
+    assert denials.hint(before, NETWORK_HINT) == "two\none"
     assert denials.hint(before, TERMINAL_HINT) == TERMINAL_HINT
     assert denials.hint(denials.mark(), NETWORK_HINT) == NETWORK_HINT
+
+
+def test_of_many_refusals_the_hint_names_the_first_and_the_latest() -> None:
+    denials = Denials()
+    for number in range(9):
+        denials.add(f"host {number}")
+    assert denials.hint(0, None) == "host 0\n(6 other refusals)\nhost 7\nhost 8"
+    for number in range(1000):
+        denials.add(f"{number}")
+    assert denials.hint(0, None) == "900\n(97 other refusals)\n998\n999"
 
 
 def test_the_usual_ports_of_the_web_stay_open_when_the_server_has_one() -> None:
