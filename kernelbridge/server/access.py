@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, Protocol
 
@@ -151,3 +151,12 @@ def _ip_of(authority: str) -> IPv4Address | IPv6Address | None:
         return ip_address(host.strip("[]"))
     except ValueError:
         return None
+
+
+def origin_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what lets a page read the answer to a request with these headers; its origin has been checked."""
+    answer = {"Vary": "Origin"}
+    if "Origin" in headers:
+        answer["Access-Control-Allow-Origin"] = headers["Origin"]
+        answer["Access-Control-Expose-Headers"] = "Accept-Ranges, Content-Range, ETag"
+    return answer

@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import os
 import signal
 import socket
 import time
@@ -26,27 +25,21 @@ from aiohttp.typedefs import Handler
 from kernelbridge import __version__
 from kernelbridge.audit.audit import Audit, By
 from kernelbridge.disk.limits import DiskLimits
-from kernelbridge.egress.authority import ROOTS, certificate_bundle, client_context
-from kernelbridge.egress.dialling import THREADS, Dialler, SystemResolver, is_own_address
-from kernelbridge.egress.environment import SandboxNetwork, proxy_variables
-from kernelbridge.egress.indexes import server_indexes
-from kernelbridge.egress.policy import Policies, Resolve
-from kernelbridge.egress.proxy import Access, Common
-from kernelbridge.egress.secret_files import Secrets, open_secrets, secret_hosts
-from kernelbridge.egress.shares import Shares
-from kernelbridge.errors import ConfigError, LimitExceeded
+from kernelbridge.egress.policy import Resolve
+from kernelbridge.errors import LimitExceeded
 from kernelbridge.identity.principal import Principal
 from kernelbridge.identity.sources import Mistake, likely_mistake, open_source
 from kernelbridge.metrics import Metrics, Snapshot
 from kernelbridge.protocol import json_schema
 from kernelbridge.rates import Paces, Rates
-from kernelbridge.runtimes.contract import PROXY_PORT, Runtime, RuntimeInfo
+from kernelbridge.runtimes.contract import Runtime, RuntimeInfo
 from kernelbridge.server import listening, metrics_listener, open_files
 from kernelbridge.server.access import handshake_problem, refusal
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.authentication import FIRST_MESSAGE_SIZE, WEBSOCKET, Authentication, is_websocket
 from kernelbridge.server.certificate import Certificate
 from kernelbridge.server.files_api import Transfers
+from kernelbridge.server.open_egress import opened_egress
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.principal import ADMISSION, Unproven, login_of
@@ -59,15 +52,13 @@ from kernelbridge.server.websocket.socket import Socket, refuse_connection
 from kernelbridge.server.websocket.tcp import TcpConnection
 from kernelbridge.settings.quantities import format_duration
 from kernelbridge.settings.settings import Settings, is_loopback
-from kernelbridge.watched_file import refreshed
 from kernelbridge.workspace.adoption.record import count_previous_sandboxes
-from kernelbridge.workspace.egress import Egress, log_access
+from kernelbridge.workspace.egress import Egress
 from kernelbridge.workspace.files.data_directory import DataDirectory
 from kernelbridge.workspace.files.service import stored_files
 from kernelbridge.workspace.files.store import FileLimits
 from kernelbridge.workspace.registry import Registry
 from kernelbridge.workspace.retention import Retention, forget_usage
-from kernelbridge.workspace.session_key import SessionKey
 from kernelbridge.workspace.states import WorkspaceState
 
 log = structlog.get_logger(__name__)
@@ -79,8 +70,6 @@ FLUSH = 30.0
 FILE_THREADS = 4
 """Threads for blocking work on workspace files."""
 
-_FILES_OF_EGRESS = 6
-"""Connections of sandboxes need two files each: all together may have a third of what the server may open."""
 _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 """Blocks of at least this many bytes are mapped: they are returned when they are freed, and grow without a copy."""
@@ -362,8 +351,7 @@ async def running(
             stack.push_async_callback(retention.aclose)
         egress = None
         if runtime.info.relays:
-            egress = await _open_egress(settings, data.root, resolve, stack)
-            egress.on_access = functools.partial(_note_access, metrics, audit)
+            egress = await stack.enter_async_context(opened_egress(settings, data.root, metrics, audit, resolve))
         registry = Registry(
             runtime=runtime,
             data=data,
@@ -487,59 +475,6 @@ def _return_large_blocks() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
-
-
-async def _open_egress(settings: Settings, data: Path, resolve: Resolve | None, stack: AsyncExitStack) -> Egress:
-    """Make the way out of the sandboxes; `data` is the data directory. Raises `ConfigError`."""
-    resolver = resolve or stack.enter_context(contextlib.closing(SystemResolver()))
-    secrets = await asyncio.to_thread(open_secrets, settings.egress_secret)
-    await stack.enter_async_context(refreshed(file for _, file in secrets))
-    return await asyncio.to_thread(_egress, settings, resolver, data, secrets)
-
-
-def _egress(settings: Settings, resolver: Resolve, data: Path, secrets: Secrets) -> Egress:
-    """Make the way out of the sandboxes; blocking. Raises `ConfigError`."""
-    indexes = server_indexes()
-    for host in indexes.with_password:
-        log.warning("index_password_left_out", host=host, why="what a sandbox knows, its user knows")
-    if settings.egress_proxy is None and any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
-        log.warning("upstream_proxy_not_used", why="sandboxes reach hosts through a proxy only with --egress-proxy")
-    try:
-        own = None if settings.ca_bundle is None else settings.ca_bundle.read_bytes()
-        trusted = certificate_bundle(own or b"", ROOTS)
-        hosts = secret_hosts(data, secrets, trusted)
-        certificates = None if own is None else trusted
-        if hosts is not None:  # besides all others: programs use such a file in place of their own
-            certificates = trusted + hosts.authority.certificate
-        if certificates is not None:  # one that cannot be read would keep programs from all
-            client_context(certificates)
-    except OSError as exc:
-        file = exc.filename or settings.ca_bundle  # TLS does not name it
-        raise ConfigError("The certificate authorities cannot be read", f"{file}: {exc.strerror}") from exc
-    return Egress(
-        Policies(settings.egress, settings.egress_hosts, indexes.rules, settings.egress_allow_net),
-        Dialler(resolver, is_own_address, settings.egress_proxy),
-        SandboxNetwork({**proxy_variables(PROXY_PORT), **indexes.environment}, certificates),
-        rate=settings.egress_rate,
-        total=settings.egress_bytes,
-        common=Common(Shares(open_files.limit() // _FILES_OF_EGRESS), Shares(THREADS)),
-        secret_hosts=hosts,
-    )
-
-
-def _note_access(metrics: Metrics, audit: Audit, key: SessionKey, access: Access) -> None:
-    """Log, count and audit what happened to a connection of a sandbox."""
-    log_access(key, access)
-    match access.outcome:
-        case "opened":
-            metrics.egress_connection("allowed")
-        case "closed":
-            metrics.egress_bytes(sent=access.sent, received=access.received)
-        case "denied" | "failed":
-            metrics.egress_connection(access.outcome)
-    if access.outcome == "denied":
-        by = By(key.principal, key.session_id)
-        audit.egress_denied(by, host=access.host, port=access.port, reason=access.reason)
 
 
 def _retention(settings: Settings, data: DataDirectory, executor: ThreadPoolExecutor) -> Retention | None:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,10 +30,11 @@ from kernelbridge.metrics import Metrics
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.messages import Authenticate
-from kernelbridge.server.files_api import origin_headers
+from kernelbridge.server.access import origin_headers
 from kernelbridge.server.login_record import LoginRecord
 from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven, user_id
 from kernelbridge.server.refusals import note_refusal
+from kernelbridge.server.waiting_logins import End, WaitingLogins
 from kernelbridge.server.websocket.handlers.login import authenticated
 from kernelbridge.server.websocket.socket import LOGIN_END, Socket
 from kernelbridge.settings.settings import Settings
@@ -49,18 +50,11 @@ FIRST_MESSAGE = 5.0
 """Seconds that a WebSocket has to log in, if the request that opened it had no credential."""
 FIRST_MESSAGE_SIZE = 16 << 10
 """Bytes of that message."""
-WAITING = 64
-"""WebSockets that may be in that state at a time."""
-SILENT = 1.0
-"""Seconds after which such a WebSocket makes room for another one of its address. An honest client takes less."""
 SWEEP = 1.0
 """Seconds between two looks at what has expired, and at the files of tokens and keys. A change of a file takes effect
 at the second look."""
 
 _NEEDED = "log in: send `Authorization: Bearer TOKEN`"
-
-End = Callable[[KernelBridgeError], None]
-"""Ends what a login is for, and sends the client the error."""
 
 
 class Authentication:
@@ -73,7 +67,7 @@ class Authentication:
         self._source = source
         self._record = LoginRecord(audit, metrics)
         self._logins = Logins(lambda identity: source is None or source.value.still(identity))
-        self._waiting = _Waiting()
+        self._waiting = WaitingLogins()
         self._audit = audit
         self._metrics = metrics
 
@@ -81,7 +75,7 @@ class Authentication:
         """Handle a request, or refuse it."""
         admission = self._admit(request)
         if isinstance(admission, web.Response):
-            admission.headers.update(origin_headers(request))
+            admission.headers.update(origin_headers(request.headers))
             return admission
         if admission is not None:
             request[ADMISSION] = admission
@@ -315,56 +309,6 @@ class _Failure:
         response = _answer(429, "too_many_failures", "too many logins failed; valid credentials are still accepted")
         response.headers[hdrs.RETRY_AFTER] = str(math.ceil(self.wait))
         return response
-
-
-class _Waiting:
-    """The WebSockets that have not logged in yet: at most `WAITING`, and no addresses keep another one out."""
-
-    def __init__(self) -> None:
-        self._ends: dict[str, dict[object, tuple[float, End]]] = {}
-        """When each began to wait, in seconds of a clock, and what ends it: by address, the oldest first."""
-
-    @contextlib.contextmanager
-    def of(self, address: str, end: End) -> Iterator[bool]:
-        """Hold a place while the context is open; yields False if there is none. `end` is called if it is lost."""
-        if not self._make_room(address):
-            yield False
-            return
-        token = object()
-        self._ends.setdefault(address, {})[token] = (time.monotonic(), end)
-        try:
-            yield True
-        finally:
-            self._forget(address, token)
-
-    def end_all(self, reason: str) -> None:
-        """End all of them."""
-        for address, ends in list(self._ends.items()):
-            for token in list(ends):
-                self._end(address, token, reason)
-
-    def _make_room(self, address: str) -> bool:
-        if sum(map(len, self._ends.values())) < WAITING:
-            return True
-        greedy = max(self._ends, key=lambda one: len(self._ends[one]))
-        # An address without a place always gets one: otherwise as many addresses as there are places keep it out.
-        if address in self._ends and len(self._ends[greedy]) <= len(self._ends[address]) + 1:
-            greedy = address  # others may come from the same one, such as a proxy's: what is silent makes room
-            if time.monotonic() - next(iter(self._ends[address].values()))[0] < SILENT:
-                return False
-        self._end(greedy, next(iter(self._ends[greedy])), "too many connections wait for a login; connect again")
-        return True
-
-    def _end(self, address: str, token: object, reason: str) -> None:
-        _, end = self._ends[address][token]
-        self._forget(address, token)
-        end(Unauthorized("You are not logged in", reason))
-
-    def _forget(self, address: str, token: object) -> None:
-        ends = self._ends.get(address, {})
-        ends.pop(token, None)
-        if not ends:
-            self._ends.pop(address, None)
 
 
 def is_websocket(request: web.Request) -> bool:

@@ -38,7 +38,7 @@ from kernelbridge.errors import (
 from kernelbridge.identity.principal import Principal
 from kernelbridge.metrics import Metrics
 from kernelbridge.rates import Pace, Paces
-from kernelbridge.server.access import cross_site_refusal
+from kernelbridge.server.access import cross_site_refusal, origin_headers
 from kernelbridge.server.principal import login_of, proven
 from kernelbridge.server.refusals import note_refusal, what_was_asked
 from kernelbridge.server.websocket.tcp import Counted, TcpConnection
@@ -161,7 +161,7 @@ class Transfers:
         return web.json_response(
             {"filename": path, "size": saved.size, "sha256": saved.sha256},
             status=201 if saved.created else 200,
-            headers={hdrs.ETAG: f'"{saved.version}"', **origin_headers(request)},
+            headers={hdrs.ETAG: f'"{saved.version}"', **origin_headers(request.headers)},
         )
 
     async def options(self, request: web.Request) -> web.StreamResponse:
@@ -170,7 +170,7 @@ class Transfers:
             hdrs.ALLOW: "GET, HEAD, PUT, OPTIONS",
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, PUT",
             hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range",
-            **origin_headers(request),
+            **origin_headers(request.headers),
         }
         return web.Response(status=204, headers=headers)
 
@@ -354,7 +354,7 @@ def _headers(request: web.Request, file: OpenFile, path: str) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cross-Origin-Resource-Policy": "same-origin",
-        **origin_headers(request),
+        **origin_headers(request.headers),
     }
 
 
@@ -363,15 +363,6 @@ def _http_date(seconds: float) -> str:
         return formatdate(seconds, usegmt=True)
     except (OverflowError, ValueError, OSError):
         return formatdate(0, usegmt=True)  # outside the calendar
-
-
-def origin_headers(request: web.Request) -> dict[str, str]:
-    """Return the headers that let a page read the answer. Its origin has been checked already."""
-    headers: dict[str, str] = {hdrs.VARY: hdrs.ORIGIN}
-    if hdrs.ORIGIN in request.headers:
-        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
-        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Accept-Ranges, Content-Range, ETag"
-    return headers
 
 
 def _failure(request: web.Request, error: KernelBridgeError, status: int) -> web.Response:
@@ -383,7 +374,7 @@ def _failure(request: web.Request, error: KernelBridgeError, status: int) -> web
             "retryable": error.retryable,
         },
         status=status,
-        headers=origin_headers(request),
+        headers=origin_headers(request.headers),
     )
     if request.can_read_body:
         response.force_close()  # the rest of the body is not needed

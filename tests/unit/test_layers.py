@@ -81,6 +81,7 @@ PURE = (
     "runtimes/processors.py",
     "runtimes/seccomp.py",
     "server/access.py",
+    "server/waiting_logins.py",
     "server/websocket/frames.py",
     "settings/kinds.py",
     "settings/quantities.py",

@@ -15,7 +15,7 @@ from tests.unit.lingering import lingering
 def test_none_of_them_makes_the_close_wait(kind: socket.SocketKind, before: bytes) -> None:
     """Also one that comes after an empty packet, which looks like the end."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    mine.setblocking(False)
+    mine.settimeout(0)
     full, kept = lingering()
     theirs.send(before)
     for _ in range(20):

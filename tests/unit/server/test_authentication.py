@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ import pytest_asyncio
 from kernelbridge.identity.credentials import CARRIER, MARKER
 from kernelbridge.identity.principal import Principal
 from kernelbridge.rates import Pace
-from kernelbridge.server import authentication
+from kernelbridge.server import authentication, waiting_logins
 from kernelbridge.server.administration import Administration
 from kernelbridge.server.app import Server
 from kernelbridge.server.files_api import Transfers
@@ -360,10 +360,10 @@ def request(path: str, headers: dict[str, str]) -> bytes:
 
 async def test_few_may_wait(tokens: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """One address has all places; those that come by another still get in, at its cost."""
-    monkeypatch.setattr(authentication, "SILENT", 60.0)
+    monkeypatch.setattr(waiting_logins, "SILENT", 60.0)
     async with AsyncExitStack() as stack:
         waiting = []
-        for _ in range(authentication.WAITING):
+        for _ in range(waiting_logins.WAITING):
             wire = await stack.enter_async_context(tokens.server.wire())
             wire.write(request("/ws", UPGRADE | KEY))
             assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
@@ -390,10 +390,10 @@ async def test_who_is_silent_keeps_nobody_of_the_same_address_out(
     tokens: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that is not a trusted one is the address of everybody."""
-    monkeypatch.setattr(authentication, "SILENT", 0.0)
+    monkeypatch.setattr(waiting_logins, "SILENT", 0.0)
     async with AsyncExitStack() as stack:
         waiting = []
-        for _ in range(authentication.WAITING):
+        for _ in range(waiting_logins.WAITING):
             wire = await stack.enter_async_context(tokens.server.wire())
             wire.write(request("/ws", UPGRADE | KEY))
             assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
@@ -407,43 +407,11 @@ async def test_who_is_silent_keeps_nobody_of_the_same_address_out(
         assert (code, said[0]["code"]) == (1008, "unauthorized")
 
 
-async def test_an_address_with_many_waiting_loses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authentication, "SILENT", 60.0)
-    waiting, ended = authentication._Waiting(), list[int]()
-
-    def place(address: str, number: int) -> contextlib.AbstractContextManager[bool]:
-        return waiting.of(address, lambda _error: ended.append(number))
-
-    with ExitStack() as places:
-        for number in range(authentication.WAITING):
-            assert places.enter_context(place("greedy", number))
-        assert not places.enter_context(place("greedy", -1))
-        for number in range(authentication.WAITING // 2):
-            assert places.enter_context(place("other", 1000 + number))
-        assert not places.enter_context(place("other", -1))
-        assert ended == list(range(authentication.WAITING // 2))
-    assert not waiting._ends
-
-
-async def test_addresses_with_as_many_waiting_do_not_take_places_from_each_other() -> None:
-    waiting, ended = authentication._Waiting(), list[str]()
-
-    def place(address: str) -> contextlib.AbstractContextManager[bool]:
-        return waiting.of(address, lambda _error: ended.append(address))
-
-    with ExitStack() as places:
-        for number in range(authentication.WAITING):  # one has one more than the two others
-            assert places.enter_context(place(f"address {number % 3}"))
-        for number in range(3):
-            assert not places.enter_context(place(f"address {number}"))
-        assert ended == []
-
-
 async def test_many_addresses_keep_no_other_out(tokens: Guarded) -> None:
     """A place for each of many addresses: the one that has waited longest makes room."""
     async with AsyncExitStack() as stack:
         waiting = []
-        for number in range(authentication.WAITING):
+        for number in range(waiting_logins.WAITING):
             wire = await stack.enter_async_context(tokens.server.wire())
             wire.write(request("/ws", UPGRADE | KEY | {"X-Forwarded-For": f"198.51.100.{number}"}))
             assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
