@@ -4,12 +4,15 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from docker.transport.unixconn import UnixHTTPConnection
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -33,9 +36,20 @@ TOGETHER = {"tests/faults/test_engine.py": "private engine", "tests/adoption/tes
 """Modules that are not to run at the same time, or that share what is costly to make."""
 
 
+def _connect(connection: UnixHTTPConnection) -> None:
+    """Connect as the SDK does, which drops a socket that it could not connect instead of closing it.
+
+    Its warning would come at any time later, and fail any test.
+    """
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(connection.timeout)
+    connection.sock.connect(connection.unix_socket)
+
+
 def pytest_configure() -> None:
     """Give programs that tests start the usual Ctrl-C: a run in the background of a shell has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    mock.patch.object(UnixHTTPConnection, "connect", _connect).start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

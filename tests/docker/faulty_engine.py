@@ -13,15 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import docker
-import pytest
 
 PATIENCE = 120
 READ_SIZE = 64 << 10
-
-# Where the engine's socket is missing, the SDK drops the one that it could not connect instead of closing it.
-sdk_leaves_sockets = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 
 
 def engine_socket() -> str:

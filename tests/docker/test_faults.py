@@ -18,7 +18,7 @@ from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL, WORKSPACE_LABEL, c
 from tests.contract.docker_fixture import containers, docker_runtime
 from tests.contract.driving import descriptors, read_all, read_until, run
 from tests.docker.conftest import MakeSpec
-from tests.docker.faulty_engine import PATIENCE, CuttableWire, sdk_leaves_sockets
+from tests.docker.faulty_engine import PATIENCE, CuttableWire
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
 LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
@@ -193,7 +193,6 @@ async def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(
 # -- an engine that goes away ---------------------------------------------------
 
 
-@sdk_leaves_sockets
 async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
     wire: CuttableWire, wired: DockerRuntime, new_spec: MakeSpec, directories: HostDirectories
 ) -> None:
@@ -217,7 +216,6 @@ async def test_an_engine_that_is_away_costs_open_sandboxes_nothing(
     await wire.join()
 
 
-@sdk_leaves_sockets
 async def test_a_container_that_ends_while_the_engine_is_away_is_known_to_have_ended(
     wire: CuttableWire, wired: DockerRuntime, client: docker.DockerClient, new_spec: MakeSpec
 ) -> None:

@@ -22,7 +22,7 @@ from kernelbridge.runtimes.docker.spec import INSTANCE_LABEL
 from tests.contract.docker_fixture import docker_runtime
 from tests.contract.driving import on_host, run
 from tests.docker.conftest import MakeSpec
-from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine, sdk_leaves_sockets
+from tests.docker.faulty_engine import PATIENCE, CuttableWire, PrivateEngine
 
 KILLED = ExitStatus(signal=signal.SIGKILL)
 LOST = ExitStatus(signal=signal.SIGKILL, lost=True)
@@ -133,7 +133,6 @@ async def test_an_engine_that_hangs_while_an_image_is_tried_is_not_the_images_fa
     await wired.prepare()
 
 
-@sdk_leaves_sockets
 async def test_no_engine_is_told_why(tmp_path: Path, workspace_image: str) -> None:
     nowhere = CuttableWire(tmp_path / "nowhere")
     info = await probe_engine(nowhere.factory)

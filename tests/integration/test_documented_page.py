@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.faulty_engine import CuttableWire, sdk_leaves_sockets
+from tests.docker.faulty_engine import CuttableWire
 from tests.integration.conftest import Client, RunningServer, StartServer
 from tests.unit.protocol.test_codec import MALFORMED
 
@@ -100,7 +100,6 @@ async def test_execution_error_example(client: Client) -> None:
     }
 
 
-@sdk_leaves_sockets
 @pytest.mark.parametrize("runtime_name", ["docker"])
 async def test_system_error_example(engine_wire: CuttableWire, start_server: StartServer) -> None:
     server = await start_server()

@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.contract.driving import on_host, state
-from tests.docker.faulty_engine import CuttableWire, sdk_leaves_sockets
+from tests.docker.faulty_engine import CuttableWire
 from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 
 IDLE = "150ms"
@@ -324,7 +324,6 @@ async def test_a_container_removed_while_it_is_paused(share_server: StartServer,
     engine.close()
 
 
-@sdk_leaves_sockets
 @pytest.mark.parametrize("runtime_name", ["docker"])
 async def test_a_paused_session_is_resumed_while_the_engine_hangs(
     engine_wire: CuttableWire, start_server: StartServer
