@@ -13,12 +13,12 @@ import _signal
 import mmap
 import os
 import select
-import time
 
 PAGE = 4096
 RING = 64 << 20  # bytes of the ring; its memory is used only while the kernel does not read
 SOFT = 4 << 20  # unread bytes from which a writer waits for the kernel
-STUCK = 1.0  # seconds without a sign of life of the kernel, after which writers do not wait for it
+TURN = 5  # milliseconds between two looks at the kernel
+STUCK = 600  # looks without a new sign of life of the kernel, after which writers do not wait for it
 CHUNK = 1 << 16  # bytes that are read at once
 RELEASE = 1 << 18  # bytes of the ring that are returned to the system at once
 LAST_OUTPUT = 1 << 16  # bytes that are written for a dead kernel
@@ -133,15 +133,16 @@ class Worker:
         self.stuck = None
         poll = select.poll()
         poll.register(self.life, select.POLLIN)
-        until = time.monotonic() + STUCK
+        looks = 0  # not seconds: those in which both were paused, or waited for a processor, would count
         while words[WRITTEN] - words[TAKEN] > SOFT:
             self.ring_bell()
-            if poll.poll(5):
+            if poll.poll(TURN):
                 return False
             now = words[TAKEN], words[ALIVE]
+            looks += 1
             if now != signs:
-                signs, until = now, time.monotonic() + STUCK
-            elif time.monotonic() > until:
+                signs, looks = now, 0
+            elif looks > STUCK:
                 self.stuck = signs
                 break
         self.release()
