@@ -96,6 +96,8 @@ class Resume(Request, frozen=True, tag="resume"):
     after: Count = 0
     """The last `seq` that the client received; when absent, all events that are kept are sent."""
     request_id: RequestId | None = None
+    request_ids: Annotated[list[RequestId], Meta(max_length=10_000)] | None = None
+    """The requests whose answers the client still waits for."""
 
 
 # -- server to client ---------------------------------------------------------
@@ -233,6 +235,8 @@ class Resumed(Reply, frozen=True, tag="resumed", kw_only=True):
     beginning."""
     created: str
     """When the session was opened."""
+    unknown_requests: list[str] | UnsetType = UNSET
+    """Those of `requestIds` that run or wait no more, and whose answers are not kept. They may have run."""
 
 
 class WhatRan(Struct, frozen=True, rename="camel", kw_only=True):

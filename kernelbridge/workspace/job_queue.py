@@ -59,6 +59,11 @@ class QueuedJob(Protocol):
         ...
 
     @property
+    def request_id(self) -> str | None:
+        """The `requestId` of its request, if it has one."""
+        ...
+
+    @property
     def done(self) -> Callable[[Any], None]:
         """Called once, with its outcome or the error that kept it from running."""
         ...
@@ -82,6 +87,11 @@ class JobQueue(Generic[J]):
     def first(self) -> J | None:
         """The job that has waited longest, or None."""
         return self._jobs[0] if self._jobs else None
+
+    @property
+    def request_ids(self) -> set[str]:
+        """The ids of the requests that wait, of those that have one."""
+        return {job.request_id for job in self._jobs if job.request_id}
 
     def put(self, job: J) -> None:
         """Add a job; raises `LimitExceeded`."""

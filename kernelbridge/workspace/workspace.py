@@ -144,6 +144,7 @@ class Workspace:
         self.pausing = self.sandbox.pausing
         self._launcher = Launcher(self.sandbox, self._record, settings, self._spills)
         feed.on_reserved = self._record.write
+        feed.in_hand = lambda: self.executions.in_hand | self.commands.in_hand
         self.executions = ExecutionLane(
             self._launcher.kernel,
             destroy_sandbox=self.sandbox.give_up,

@@ -11,6 +11,7 @@ from tests.integration.conftest import Client, Frame, RunningServer, StartServer
 RUNTIMES = ("local",)
 """Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
 
+TURNS = itertools.count()
 COUNTING = "import time\nfor n in range(%d):\n    print(n, flush=True); time.sleep(0.02)"
 
 
@@ -38,7 +39,9 @@ async def lasting(share_server: StartServer) -> RunningServer:
 
 async def idle(client: Client) -> None:
     """Wait until no cell runs: the next one has its turn."""
-    assert (await client.run("pass", requestId="turn"))["success"]
+    number = next(TURNS)
+    await client.send(type="execute_code", sessionId="s", code="pass", requestId=f"turn {number}")
+    assert (await client.answer_to(f"turn {number}"))["success"]
 
 
 async def until_resumed(client: Client) -> int:
@@ -63,6 +66,55 @@ async def test_a_refusal_is_told_to_whoever_resumes(start_server: StartServer) -
         assert told.pop("seq") > 0
         assert told == refused
         assert (refused["type"], refused["code"]) == ("error", "limit_exceeded")
+
+
+async def resumed_with(client: Client, after: int, ids: list[str]) -> Frame:
+    """Resume the session, and give the answer, which frames of the session may come before."""
+    number = next(TURNS)
+    await client.send(type="resume", sessionId="s", after=after, requestIds=ids, requestId=f"resume {number}")
+    return await client.answer_to(f"resume {number}")
+
+
+async def test_who_resumes_learns_which_requests_get_no_answer_any_more(start_server: StartServer) -> None:
+    server = await start_server(journal_size="1k", linger="60s")  # for two answers
+    async with server.connect("u") as client:
+        assert (await client.shell("mkfifo gate shell_gate", requestId="received"))["exitCode"] == 0
+        for _ in range(3):
+            await idle(client)
+        for gate, request in (("gate", "execute_code"), ("shell_gate", "terminal_command")):
+            for request_id in (f"{request} runs", f"{request} waits"):
+                code = {"code": f"open({gate!r}).read()"} if request == "execute_code" else {"command": f"cat {gate}"}
+                await client.send(type=request, sessionId="s", requestId=request_id, **code)
+        await client.send(type="ping", requestId="all arrived")
+        await client.answer_to("all arrived")
+    ids = [f"{request} {what}" for request in ("execute_code", "terminal_command") for what in ("runs", "waits")]
+    async with server.connect("u") as back:
+        asked = [*ids, "received", "never sent"]
+        resumed = await resumed_with(back, 0, asked)
+        assert resumed["unknownRequests"] == ["received", "never sent"]
+        assert "unknownRequests" not in await resumed_with(back, 0, ids)
+        await back.send(type="restart_kernel", sessionId="s", requestId="restart")
+        assert (await back.answer_to("execute_code runs"))["cause"] == "kernel_restarted"
+        assert (await back.answer_to("execute_code waits"))["cause"] == "kernel_restarted"
+        await back.answer_to("restart")
+        await back.send(type="interrupt", sessionId="s", target="terminal", queued=True, requestId="interrupt")
+        await back.answer_to("terminal_command runs")
+        await back.answer_to("interrupt")
+        for _ in range(3):
+            await idle(back)
+        resumed = await resumed_with(back, 0, ids)
+        assert resumed["unknownRequests"] == ids, "they were answered, and other answers came since"
+
+
+async def test_an_answer_that_is_kept_is_not_unknown(lasting: RunningServer) -> None:
+    async with lasting.connect("u") as client:
+        await client.run("1", requestId="a")
+    async with lasting.connect("u") as back:
+        resumed = await resumed_with(back, 0, ["a"])
+        assert "unknownRequests" not in resumed
+        seq = (await back.answer_to("a"))["seq"]
+        resumed = await resumed_with(back, seq, ["a"])
+        assert resumed["unknownRequests"] == ["a"], "it will not follow again"
 
 
 async def test_a_run_whose_client_left_is_told_to_whoever_resumes(lasting: RunningServer) -> None:

@@ -113,6 +113,12 @@ class ExecutionLane:
         return len(self._waiting)
 
     @property
+    def in_hand(self) -> set[str]:
+        """The ids of the requests whose cells run or wait."""
+        own = None if self.running is None else self.running.job.request_id
+        return self._waiting.request_ids | ({own} if own else set())
+
+    @property
     def busy(self) -> bool:
         """Whether anything runs, waits or is ended, or the interpreter starts or ends."""
         asked = self._waiting or self._warming or self._questions.waiting

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -72,6 +73,8 @@ class _Follower:
     """The number of the last frame that was queued for it."""
     reported_lost: int
     """The largest number that was reported to it as lost."""
+    awaits: Sequence[str]
+    """The requests whose answers it waits for, of those that it sent over a connection that was lost."""
     behind: bool = True
     """Whether it gets frames from the journal, as it reads: it is new, or did not accept a frame."""
 
@@ -87,6 +90,8 @@ class Feed:
         self.created = created
         self.on_reserved: Callable[[], object] = lambda: None
         """Called when half of the numbers are used that `reserve` reserved."""
+        self.in_hand: Callable[[], AbstractSet[str]] = frozenset
+        """Returns the ids of the requests that run or wait."""
         self._journal = Journal(size=journal_size, kept_size=kept_size, lost=last_seq)
         self._tasks = tasks
         self._numbers = count(last_seq + 1)
@@ -128,14 +133,15 @@ class Feed:
 
     # -- sending ------------------------------------------------------------------
 
-    def answer(self, requester: Listener, frame: bytes, seq: int | None) -> None:
+    def answer(self, requester: Listener, frame: bytes, seq: int | None, request_id: str | None = None) -> None:
         """Send an answer to the requester and to all followers; without any of them, keep it.
 
-        `seq` is the number in the frame, or None if the frame has no number.
+        `seq` and `request_id` are those in the frame, or None if the frame has none.
         """
         numbered = seq is not None
         # Kept until it has been queued for all connections that should get it.
-        entry = self._journal.add(self.next_seq() if seq is None else seq, frame, numbered=numbered, kept=True)
+        seq = self.next_seq() if seq is None else seq
+        entry = self._journal.add(seq, frame, numbered=numbered, kept=True, request_id=request_id)
         unsent = partial(self._journal.keep, entry)
         queued = bool(self._followers) or requester.open
         for follower in list(self._followers.values()):
@@ -225,15 +231,21 @@ class Feed:
             self._audience.pop(listener.id, None)
 
     def follow(
-        self, listener: Listener, after: int, request_id: str | UnsetType, warnings: list[str] | UnsetType = UNSET
+        self,
+        listener: Listener,
+        after: int,
+        request_id: str | UnsetType,
+        warnings: list[str] | UnsetType = UNSET,
+        awaits: Sequence[str] = (),
     ) -> None:
         """Send `resumed`, then the kept frames after the number `after`, then every frame as it comes.
 
-        A notice (`set_notice`) is sent before all of them.
+        `resumed` names those of the requests in `awaits` that no answer will follow for. A notice (`set_notice`) is
+        sent before all of them.
         """
         self._send_notice(listener)
         anew = after > self._taken
-        follower = _Follower(listener, cursor=0 if anew else after, reported_lost=0)
+        follower = _Follower(listener, cursor=0 if anew else after, reported_lost=0, awaits=awaits)
         self._followers[listener.id] = follower
         self.join(listener)
         listener.put_frame(dump(self._resumed(follower, request_id, warnings, anew=anew)))
@@ -252,6 +264,7 @@ class Feed:
         if self._journal.lost > after:
             lost = SeqRange(after + 1, self._journal.lost)
             follower.reported_lost = self._journal.lost
+        expected = self.in_hand() | self._journal.answered(follower.cursor) if follower.awaits else frozenset()
         return Resumed(
             session_id=self.session_id,
             request_id=request_id,
@@ -260,6 +273,7 @@ class Feed:
             lost=lost,
             anew=anew or UNSET,
             created=self.created,
+            unknown_requests=[each for each in follower.awaits if each not in expected] or UNSET,
             warnings=warnings,
         )
 

@@ -28,6 +28,8 @@ class Entry:
     """Whether `seq` is in the frame: documented answers have none."""
     kept: bool = False
     """Whether no connection has received it: it stays longer than the latest entries."""
+    request_id: str | None = None
+    """Of an answer: the `requestId` that is in it."""
     aside: bool = False
     """Whether it is no longer among the latest entries, and kept."""
     gone: bool = False
@@ -67,9 +69,11 @@ class Journal:
         """How many answers no connection has received."""
         return sum(entry.kept for entry in self._latest) + len(self._kept)
 
-    def add(self, seq: int, frame: bytes, *, numbered: bool, kept: bool = False) -> Entry:
+    def add(
+        self, seq: int, frame: bytes, *, numbered: bool, kept: bool = False, request_id: str | None = None
+    ) -> Entry:
         """Add a frame. One that is larger than the journal displaces no other, and stays only if `kept`."""
-        entry = Entry(seq, frame, numbered, kept)
+        entry = Entry(seq, frame, numbered, kept, request_id)
         self.last = seq
         cost = len(frame) + ENTRY_COST
         if cost > self._size:
@@ -107,6 +111,10 @@ class Journal:
             newer.append(entry)
         # A kept entry that is larger than the journal can be newer than some of the latest.
         return sorted((*found, *reversed(newer)), key=_number)[:most]
+
+    def answered(self, seq: int) -> set[str]:
+        """Return the ids of the requests whose answers are kept and have a larger number."""
+        return {entry.request_id for entry in (*self._kept, *self._latest) if entry.seq > seq and entry.request_id}
 
     def latest(self, most: int) -> list[Entry]:
         """Return the `most` entries with the largest numbers, in order."""

@@ -116,6 +116,12 @@ class CommandLane:
         return len(self._waiting)
 
     @property
+    def in_hand(self) -> set[str]:
+        """The ids of the requests whose commands run or wait."""
+        own = None if self._running is None else self._running.request_id
+        return self._waiting.request_ids | ({own} if own else set())
+
+    @property
     def busy(self) -> bool:
         """Whether a command runs, waits or is interrupted, or a shell is started. Background jobs do not count."""
         under_way = self._draining or self._interrupts or self._starting.locked()

@@ -108,7 +108,8 @@ class RequestContext:
             return
         frame = encode(message)
         seq = getattr(message, "seq", UNSET)
-        self.workspace.feed.answer(self.client, frame, None if seq is UNSET else seq)
+        request_id = None if self.request_id is UNSET else self.request_id
+        self.workspace.feed.answer(self.client, frame, None if seq is UNSET else seq, request_id)
 
     def fail(self, error: KernelBridgeError) -> None:
         """Answer with an `error`."""

@@ -193,7 +193,8 @@ async def resume(client: Client, message: Resume, warnings: list[str]) -> None:
         )
     workspace = client.registry.attach(key, client.id)
     workspace.pausing.wake()
-    workspace.feed.follow(client, message.after, echoed(message.request_id), warnings or UNSET)
+    awaits = message.request_ids or ()
+    workspace.feed.follow(client, message.after, echoed(message.request_id), warnings or UNSET, awaits)
 
 
 def _options(message: OpenSession) -> SessionOptions:
