@@ -71,6 +71,8 @@ class Interrupt(Request, frozen=True, tag="interrupt"):
     """Whether requests that wait behind it are ended too."""
     jobs: bool = False
     """For the terminal: whether background jobs of its commands are ended too."""
+    run_id: RequestId | None = None
+    """The `requestId` of the only run that is meant; if it waits, it is ended and does not run."""
     request_id: RequestId | None = None
 
 
@@ -224,7 +226,7 @@ class Interrupted(Event, frozen=True, tag="interrupted", kw_only=True):
     state_preserved: bool | UnsetType = UNSET
     """With `done`: whether the interpreter, or the shell, still has its state."""
     ended: int | UnsetType = UNSET
-    """With `done`: how many waiting requests were ended, when `queued` asked for that."""
+    """With `done`: how many waiting requests were ended, when `queued` or `runId` asked for that."""
     warnings: Warnings | UnsetType = UNSET
 
 

@@ -104,6 +104,15 @@ class JobQueue(Generic[J]):
         self._budget.release(job.text)
         return job
 
+    def withdraw(self, request_id: str, outcome: Any) -> int:
+        """Answer the jobs of one request without running them; return how many."""
+        jobs = [job for job in self._jobs if job.request_id == request_id]
+        for job in jobs:
+            self._jobs.remove(job)
+            self._budget.release(job.text)
+            answer(job.done, outcome)
+        return len(jobs)
+
     def end(self, outcome: Any, limit: int | None = None) -> int:
         """Answer the waiting jobs, or the first `limit` of them, without running them; return how many."""
         count = len(self._jobs) if limit is None else min(limit, len(self._jobs))

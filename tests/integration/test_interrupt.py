@@ -100,6 +100,28 @@ async def test_waiting_cells_are_ended_if_that_is_wanted(client: Client) -> None
     assert (await client.run("print(ran)"))["output"] == "[]\n"
 
 
+@pytest.mark.parametrize("target", ["execution", "terminal"])
+async def test_an_interrupt_for_one_run_touches_no_other(client: Client, target: str) -> None:
+    await client.shell("mkfifo gate")
+    kind, text, wait, quick = (
+        ("execute_code", "code", "open('gate').read()", "1")
+        if target == "execution"
+        else ("terminal_command", "command", "cat gate", "true")
+    )
+    for request_id, what in (("runs", wait), ("waits", quick), ("meant", quick), ("last", quick)):
+        await client.send(type=kind, sessionId="s", requestId=request_id, **{text: what})
+    [step] = await interrupt(client, target=target, runId="meant")
+    assert (step["step"], step["ended"]) == ("none", 1)
+    assert (await client.answer_to("meant"))["cause"] == "interrupted"
+    [step] = await interrupt(client, target=target, runId="meant")
+    assert (step["step"], step["ended"]) == ("none", 0), "it has ended: what runs now is not meant"
+    [step] = await interrupt(client, target=target, runId="runs")
+    assert step["done"]
+    assert (await client.answer_to("runs"))["cause"] == "interrupted"
+    for request_id in ("waits", "last"):
+        assert "cause" not in await client.answer_to(request_id)
+
+
 async def test_several_interrupts_at_once_are_all_answered(client: Client) -> None:
     await client.run("import time")
     await started(client, "time.sleep(1000)")

@@ -173,11 +173,17 @@ class CommandLane:
         if self._shell is not None:
             self._shell.crowded()
 
-    def interrupt(self, report: Report, *, queued: bool, jobs: bool) -> None:
+    def interrupt(self, report: Report, *, queued: bool, jobs: bool, only: str | None = None) -> None:
         """End the running command, and with `queued` those that wait; `report` is called for each step.
 
+        With `only`, the command of that request is ended, whether it runs or waits, and no other.
         With `jobs`, everything that earlier commands have left running is ended after that.
         """
+        first = self._running or self._waiting.first
+        if only is not None and (first is None or first.request_id != only):
+            withdrawn = self._waiting.withdraw(only, _INTERRUPTED)
+            report(InterruptProgress("none", done=True, state_preserved=True, ended=withdrawn))
+            return
         ended = self._waiting.end(_INTERRUPTED) if queued else None
         command = self._running or self._waiting.first  # none runs yet, but this one is about to
         if command is None and not jobs:

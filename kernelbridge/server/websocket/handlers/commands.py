@@ -55,7 +55,7 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
     def report(progress: InterruptProgress) -> None:
         context.answer(interrupted(context, progress, "terminal"))
 
-    context.workspace.commands.interrupt(report, queued=message.queued, jobs=message.jobs)
+    context.workspace.commands.interrupt(report, queued=message.queued, jobs=message.jobs, only=message.run_id)
 
 
 def interrupted(

@@ -65,7 +65,9 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
     if message.target == "terminal":
         await commands.interrupt(context, message)
     else:
-        context.workspace.executions.interrupt(lambda progress: report(context, progress), queued=message.queued)
+        context.workspace.executions.interrupt(
+            lambda progress: report(context, progress), queued=message.queued, only=message.run_id
+        )
 
 
 def report(context: RequestContext, progress: InterruptProgress | KernelBridgeError) -> None:
