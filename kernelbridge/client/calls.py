@@ -1,0 +1,71 @@
+"""One request while its caller waits: its events, in order, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from kernelbridge.client.core import Frame, Request
+from kernelbridge.client.errors import ClientError
+
+EVENTS = 64 << 20
+"""Characters of output that may wait for a caller that does not take events as fast as they come."""
+
+
+class Call:
+    """Filled as frames arrive; read by one task."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self._events: deque[Frame] = deque()
+        self._size = 0
+        self._left_out = 0
+        self._answer: Frame | ClientError | None = None
+        self._news = asyncio.Event()
+
+    def put(self, frame: Frame) -> None:
+        """Take an event. Output beyond what may wait is left out, and counted in the next event."""
+        size = len(frame.get("text", ""))
+        if size and self._size + size > EVENTS:
+            self._left_out += len(frame["text"].encode())
+            return
+        if self._left_out and size:
+            frame["leftOut"] = frame.get("leftOut", 0) + self._left_out
+            self._left_out = 0
+        self._size += size
+        self._events.append(frame)
+        self._news.set()
+
+    def settle(self, answer: Frame | ClientError) -> None:
+        """Take the answer, or the error that stands for it."""
+        self._answer = answer
+        self._news.set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is an answer."""
+        return self._answer is not None
+
+    async def next(self) -> Frame | None:
+        """Return the next event, or None when the answer has come. Raises the error that stands for the answer.
+
+        Cancelling is safe: no event is lost.
+        """
+        while True:
+            if self._events:
+                frame = self._events.popleft()
+                self._size -= len(frame.get("text", ""))
+                return frame
+            if isinstance(self._answer, ClientError):
+                raise self._answer
+            if self._answer is not None:
+                return None
+            self._news.clear()
+            await self._news.wait()
+
+    async def answer(self) -> Frame:
+        """Return the answer; events before it are dropped. Raises the error that stands for it."""
+        while await self.next() is not None:
+            pass
+        assert isinstance(self._answer, dict)  # noqa: S101 - `next` raises an error
+        return self._answer

@@ -1,0 +1,251 @@
+"""One client's connection to its server: opened, watched, and opened again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import aiohttp
+
+from kernelbridge.client.core import Core, Effect, Frame
+from kernelbridge.client.errors import ClientError, ConnectionLost, LoginRefused, RequestRefused
+
+HANDSHAKE = 10.0
+"""Seconds in which a connection must be there, from the first packet to `connected`."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two attempts to connect again, at most."""
+
+Token = str | Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the server is, and who asks."""
+
+    url: str
+    token: Token | None = field(default=None, repr=False)
+    user_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ssl: ssl.SSLContext | bool = True
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+            raise ValueError(f"{self.url!r} is not the address of a server: expected ws://HOST:PORT or wss://HOST")
+        if parts.query or parts.username:
+            raise ValueError("the address must have no query and no user: use token= and user_id=")
+
+    @property
+    def _base(self) -> str:
+        """The address of the server for HTTP, with the path under which a proxy has it."""
+        scheme, rest = self.url.split("://", 1)
+        return f"http{'s' if scheme in {'wss', 'https'} else ''}://{rest.rstrip('/').removesuffix('/ws')}"
+
+    def _query(self, **more: str) -> str:
+        query = urlencode({**more, **({} if self.user_id is None else {"user_id": self.user_id})})
+        return f"?{query}" if query else ""
+
+    @property
+    def socket(self) -> str:
+        """The address of the WebSocket. With `stream`, every answer has its number."""
+        return f"ws{self._base.removeprefix('http')}/ws{self._query(stream='true')}"
+
+    def file(self, session_id: str, path: str) -> str:
+        """Return the address of a file."""
+        return f"{self._base}/api/sessions/{quote(session_id, safe='')}/files/{quote(path)}{self._query()}"
+
+    def login(self) -> dict[str, str]:
+        """Return the headers of a request. Calls `token` if it is a function."""
+        token = self.token() if callable(self.token) else self.token
+        return {**self.headers, **({} if token is None else {"Authorization": f"Bearer {token}"})}
+
+
+class Link:
+    """Keeps a connection, and moves frames between it and the core."""
+
+    def __init__(
+        self,
+        target: Target,
+        core: Core,
+        deliver: Callable[[Iterable[Effect]], None],
+        *,
+        heartbeat: float,
+        reconnect: float | None,
+    ) -> None:
+        """`deliver` gets what frames and broken connections mean. Call it all in one event loop.
+
+        `heartbeat`: seconds of silence after which the server is asked for a sign of life; it has half as long to give
+        one. `reconnect`: seconds in which a broken connection is tried again; None: for ever.
+        """
+        self._target = target
+        self._core = core
+        self._deliver = deliver
+        self._heartbeat = heartbeat
+        self._reconnect = reconnect
+        self.loop = asyncio.get_running_loop()
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE))
+        self._connecting = asyncio.Lock()
+        self._serving: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Connect, unless there is a connection, or one is being tried again.
+
+        Raises `ConnectionLost`, `LoginRefused` or `RequestRefused`. The link is of no use any more then.
+        """
+        async with self._connecting:
+            if self._serving is None or self._serving.done():
+                try:
+                    ws = await self._dial()
+                except BaseException:
+                    await self.http.close()
+                    raise
+                self._serving = self.loop.create_task(self._serve(ws))
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be connected, or used for HTTP."""
+        return not self.http.closed
+
+    def flush(self) -> None:
+        """Write what the core has to send."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """End the connection. Idempotent."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        await self.http.close()
+
+    async def _serve(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        """Serve one connection after another, until none can be made."""
+        why = "the client's event loop ended"
+        try:
+            while True:
+                self._core.link_up()
+                self._wake.set()
+                why = await self._pump(ws)
+                self._deliver(self._core.link_down(why))
+                ws = await self._dial_again(why)
+        except ClientError as exc:
+            self._deliver(self._core.give_up(exc, f"{why}; {exc.reason or exc.message}"))
+        except asyncio.CancelledError:
+            self._deliver(self._core.link_down(why))
+            self._deliver(self._core.give_up(ConnectionLost("The request was not sent", why), why))
+            await self.http.close()
+            raise
+
+    async def _pump(self, ws: aiohttp.ClientWebSocketResponse) -> str:
+        """Read and write until the connection ends; return why it did."""
+        writer = self.loop.create_task(self._write(ws))
+        try:
+            while (message := await ws.receive()).type is aiohttp.WSMsgType.TEXT:
+                self._deliver(self._core.receive(json.loads(message.data)))
+                if self._core.ready:
+                    self._wake.set()
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+            with contextlib.suppress(Exception):
+                await ws.close()
+        if message.type is aiohttp.WSMsgType.ERROR:
+            return f"the connection broke ({message.data or type(message.data).__name__})"
+        reason = f": {message.extra}" if message.extra else ""
+        return f"the connection ended (close code {ws.close_code}{reason})"
+
+    async def _write(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        with contextlib.suppress(ConnectionError, aiohttp.ClientError):  # the reader gets it too
+            while True:
+                self._wake.clear()
+                while (frame := self._core.take()) is not None:
+                    await ws.send_str(encode(frame))
+                await self._wake.wait()
+
+    async def _dial_again(self, why: str) -> aiohttp.ClientWebSocketResponse:
+        """Connect again, with growing pauses. Raises `ConnectionLost` when it is in vain, and `LoginRefused`."""
+        pause, error = 0.05, ConnectionLost(f"The connection to {self._target.url} is lost", why)
+        try:
+            async with asyncio.timeout(self._reconnect):
+                while True:
+                    await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  so that clients do not come all at once
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                    try:
+                        return await self._dial()
+                    except ConnectionLost as exc:
+                        error = exc
+                    except RequestRefused as exc:
+                        if not exc.retryable:
+                            raise
+                        error = ConnectionLost(exc.message, exc.reason)
+        except TimeoutError:
+            raise error from None
+
+    async def _dial(self) -> aiohttp.ClientWebSocketResponse:
+        """Open one connection, up to `connected`."""
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                ws = await self.http.ws_connect(
+                    self._target.socket,
+                    headers=self._target.login(),
+                    heartbeat=self._heartbeat,
+                    max_msg_size=0,  # a result may be of any size
+                    ssl=self._target.ssl,
+                )
+                first = await ws.receive()
+        except aiohttp.WSServerHandshakeError as exc:
+            raise self._no_handshake(exc) from exc
+        except (OSError, aiohttp.ClientError, TimeoutError) as exc:
+            reason = f"no answer within {HANDSHAKE:g} s" if isinstance(exc, TimeoutError) else str(exc)
+            raise self._unreachable(reason) from exc
+        frame: Frame = json.loads(first.data) if first.type is aiohttp.WSMsgType.TEXT else {"type": "nothing"}
+        if frame["type"] == "connected":
+            return ws
+        await ws.close()
+        if frame["type"] != "error":
+            raise self._unreachable(f"the server ended the connection (close code {ws.close_code})")
+        if frame.get("code") == "unauthorized":
+            raise LoginRefused(frame["message"], frame["error"])
+        raise RequestRefused(
+            *(frame["message"], frame["error"]),
+            code=frame.get("code", "internal_error"),
+            retryable=frame.get("retryable", False),
+            request="connect",
+        )
+
+    def _unreachable(self, reason: str) -> ConnectionLost:
+        return ConnectionLost(f"Cannot connect to {self._target.url}", f"{reason}; does a server run there?")
+
+    def _no_handshake(self, exc: aiohttp.WSServerHandshakeError) -> ClientError:
+        if exc.status in {401, 403, 429}:
+            return refused_login(exc.status)
+        if exc.status >= 500:  # noqa: PLR2004 - a proxy whose server is away
+            return self._unreachable(f"HTTP status {exc.status}")
+        return RequestRefused(
+            *(f"{self._target.url} is no kernelbridge server", f"HTTP status {exc.status}; look at the address"),
+            code="bad_request",
+            retryable=False,
+            request="connect",
+        )
+
+
+def refused_login(status: int) -> LoginRefused:
+    """Return the error for an HTTP status."""
+    reasons = {
+        401: "its token is absent, wrong, expired or revoked: give a valid token=",
+        403: "user_id is not the name that the token is for, or the server does not accept this host name",
+    }
+    reason = reasons.get(status, "too many logins from this address have failed: wait, and correct the token")
+    return LoginRefused("The server refuses this client", f"{reason} (HTTP status {status})", status=status)
+
+
+def encode(frame: Mapping[str, Any]) -> str:
+    """Write a frame."""
+    return json.dumps(frame, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,156 @@
+"""An interactive terminal of a session: typed into and read like a program's, across lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from kernelbridge.client.calls import Call
+from kernelbridge.client.core import Frame, Kind
+from kernelbridge.client.errors import Closed, ConnectionLost, RequestRefused, SessionLost, WaitTimeout
+
+
+class Requests(Protocol):
+    """What a terminal needs of its session."""
+
+    session_id: str
+
+    async def request(self, frame: Frame, kind: Kind) -> Frame:
+        """Send a request, and return its answer."""
+        ...
+
+    def notify(self, call: Call, frame: Frame) -> bool:
+        """Send a message that has no answer, and return whether there is a connection."""
+        ...
+
+    def abandon(self, call: Call) -> None:
+        """Wait for a call no more."""
+        ...
+
+
+class AsyncTerminal:
+    """A terminal that is open. Use it in `async with`, which closes it.
+
+    When the connection breaks, the terminal is attached again. What it wrote meanwhile follows, up to the last MiB.
+    """
+
+    def __init__(self, requests: Requests, call: Call, terminal_id: str) -> None:
+        self._requests = requests
+        self._call = call
+        self.terminal_id = terminal_id
+        self.exit_code: int | None = None
+        """The exit code of its shell, when it has ended and the code is known."""
+        self._received = 0
+        """Bytes of output since the terminal began, as far as this client knows them."""
+        self._attached = False
+        self._closed = False
+
+    async def opened(self) -> Self:
+        """Wait until it is open."""
+        while not self._attached:
+            frame = await self._call.next()
+            if frame is None:
+                raise Closed(f"Terminal '{self.terminal_id}' has ended", "it was closed before it was open")
+            self._take(frame)
+        return self
+
+    async def read(self, *, wait: float | None = None) -> str:
+        """Return the next output, or an empty string when the terminal has ended.
+
+        Args:
+            wait: Seconds to wait for output; None: without limit.
+
+        Raises: `WaitTimeout` if nothing came; `SessionLost` if the shell is gone. Cancelling loses no output.
+        """
+        try:
+            async with asyncio.timeout(wait):
+                while (frame := await self._call.next()) is not None:
+                    if text := self._take(frame):
+                        return text
+        except TimeoutError:
+            raise WaitTimeout("The terminal wrote nothing", f"not within {wait:g} s; read again") from None
+        self.exit_code = (await self._call.answer()).get("exitCode")
+        self._closed = True
+        return ""
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while text := await self.read():
+            yield text
+
+    async def write(self, data: str) -> None:
+        r"""Type into it: Enter is `\r`, Ctrl-C is `\x03`.
+
+        Raises: `ConnectionLost` if there is no connection at the moment: nothing was typed. What is typed in the
+        moment in which a connection breaks may be lost, because nothing confirms it but the echo.
+        """
+        self._notify({"type": "terminal_input", "data": data})
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Set its size, also for when it is attached again."""
+        self._call.request.frame.update(rows=rows, cols=cols)
+        self._notify({"type": "terminal_resize", "rows": rows, "cols": cols})
+
+    async def close(self) -> None:
+        """End it, and everything that runs in it. Idempotent."""
+        if self._closed or self._call.settled:
+            return
+        self._closed = True
+        try:
+            frame = {"type": "close_terminal", "terminalId": self.terminal_id}
+            await self._requests.request(frame, Kind.CHANGE)
+        except RequestRefused as exc:
+            if exc.code != "unknown_terminal":  # it has ended already
+                raise
+        finally:
+            self._requests.abandon(self._call)
+            if not self._call.settled:
+                self._call.settle({"type": "terminal_closed", "terminalId": self.terminal_id, "cause": "closed"})
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _notify(self, frame: Frame) -> None:
+        if self._closed or self._call.settled:
+            raise Closed(f"Terminal '{self.terminal_id}' has ended", "open another one")
+        if not self._requests.notify(self._call, {**frame, "terminalId": self.terminal_id}):
+            raise ConnectionLost(f"Terminal '{self.terminal_id}' has no connection now", "nothing was typed; try again")
+
+    def _take(self, frame: Frame) -> str:
+        """Return the output in a frame that this client does not have yet."""
+        if frame["type"] == "error":
+            raise RequestRefused(
+                *(frame["message"], frame["error"]),
+                code=frame.get("code", "internal_error"),
+                retryable=frame.get("retryable", False),
+                request="terminal_input",
+            )
+        if frame["type"] == "terminal_opened":
+            if self._attached and not frame["reattached"]:
+                raise SessionLost(
+                    f"Terminal '{self.terminal_id}' was lost",
+                    "its shell ended while there was no connection; a new one has taken its place",
+                    session_id=self._requests.session_id,
+                )
+            self._attached = True
+            self._replayed = 0
+            return ""
+        if frame["type"] != "terminal_data":
+            return ""
+        data = str(frame["data"])
+        if not frame.get("replay"):
+            self._received += len(data.encode())
+            return data
+        # The replay begins `leftOut` bytes after the terminal did. Skip what came before the connection broke.
+        self._replayed += frame.get("leftOut", 0)
+        encoded = data.encode()
+        new = encoded[max(0, self._received - self._replayed) :]
+        self._replayed += len(encoded)
+        self._received = max(self._received, self._replayed)
+        return new.decode(errors="replace")

@@ -1,0 +1,62 @@
+"""What the asynchronous client alone does: cancelling, and many tasks."""
+
+import asyncio
+import threading
+
+import pytest
+
+from kernelbridge import AsyncClient, AsyncSession, Closed
+from tests.client.servers import ServerProcess, until
+from tests.client.test_lost_links import GATED, begin, queued
+
+
+async def test_cancelling_interrupts_the_cell_and_withdraws_one_that_waits(direct: AsyncSession) -> None:
+    run, _ = await begin(direct)
+    waits = asyncio.create_task(direct.run("open('withdrawn', 'w')"))
+    stays = asyncio.create_task(direct.run("'stays'"))
+    await until(lambda: queued(direct, 2))
+    waits.cancel()
+    await asyncio.wait([waits])
+    run.cancel()
+    await asyncio.wait([run])
+    assert run.cancelled()
+    assert waits.cancelled()
+    assert (await stays).text == "'stays'\n"
+    assert [entry.path for entry in await direct.files.list()] == ["runs"]
+
+
+async def test_cancelling_before_anything_was_sent_sends_nothing(server: ServerProcess, user: str) -> None:
+    async with AsyncClient(server.url, user_id=user) as client:
+        session = client.session()
+        run = asyncio.create_task(session.run("open('ran', 'w')"))
+        await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.wait([run])
+        assert await session.files.list() == []
+        await session.close(delete_files=True)
+
+
+async def test_a_stream_that_is_closed_interrupts_its_cell(direct: AsyncSession) -> None:
+    events = direct.stream(GATED)
+    await anext(events)
+    await events.aclose()
+    assert (await direct.run("'next'")).text == "'next'\n"
+    assert (await direct.sh("cat runs")).text == "x"
+
+
+async def test_a_client_is_not_used_from_two_loops_at_once(server: ServerProcess, user: str) -> None:
+    async with AsyncClient(server.url, user_id=user) as client:
+        errors = []
+
+        def other() -> None:
+            try:
+                asyncio.run(client.sessions())
+            except RuntimeError as exc:
+                errors.append(str(exc))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        assert "make a client for each" in errors[0]
+    with pytest.raises(Closed):
+        await client.sessions()

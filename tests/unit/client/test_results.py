@@ -1,0 +1,80 @@
+"""Results say what happened, and show themselves without letting a sandbox into the notebook."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from kernelbridge.client.results import (
+    Bundle,
+    CodeError,
+    CommandFailed,
+    CommandResult,
+    Result,
+    RunEnded,
+    RunError,
+    RunTimeout,
+)
+
+PNG = base64.b64encode(b"\x89PNG").decode()
+SCRIPT = "<script>steal()</script>"
+
+
+def result(**more: Any) -> Result:
+    return Result({"success": True, "output": "", "error": None, **more})
+
+
+@pytest.mark.parametrize(
+    ("failed", "kind"),
+    [
+        (result(success=False, error="ValueError: x"), CodeError),
+        (result(success=False, error="ExecutionTimeout: …", cause="timeout"), RunTimeout),
+        (result(success=False, error="KernelDied: …", cause="kernel_died"), RunEnded),
+        (CommandResult({"output": "", "exitCode": 3}), CommandFailed),
+        (CommandResult({"output": "", "exitCode": 130, "cause": "timeout"}), RunTimeout),
+        (CommandResult({"output": "", "cause": "session_closed"}), RunEnded),
+    ],
+)
+def test_check_tells_failures_apart(failed: Result | CommandResult, kind: type[RunError]) -> None:
+    with pytest.raises(RunError) as caught:
+        failed.check()
+    assert type(caught.value) is kind
+    assert caught.value.result is failed
+
+
+def test_check_returns_what_succeeded() -> None:
+    assert result().check() == result()
+    assert CommandResult({"output": "", "exitCode": 0}).check().success
+
+
+def test_pictures_are_bytes_and_svg_is_text() -> None:
+    png, svg, jpeg = ({"image/png": PNG}, {"image/svg+xml": ["<svg>", "</svg>"]}, {"image/jpeg": PNG + "\n"})
+    shown = result(results=[{"type": "display_data", "data": data, "metadata": {}} for data in (png, svg, jpeg)])
+    assert [image.mime for image in shown.images] == ["image/png", "image/svg+xml", "image/jpeg"]
+    assert (shown.images[0].png, shown.images[1].svg, shown.images[2].jpeg) == (b"\x89PNG", "<svg></svg>", b"\x89PNG")
+    assert shown.data == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"text/html": f'"{SCRIPT}'},
+        {"text/plain": SCRIPT},
+        {"image/svg+xml": f"<svg>{SCRIPT}</svg>"},
+        {"image/png": f'"><script>steal()</script>{PNG}'},
+        {"application/javascript": "steal()"},
+    ],
+)
+def test_nothing_of_a_sandbox_runs_in_the_notebook(data: dict[str, str]) -> None:
+    bundle = Bundle(data)
+    everything = result(output=SCRIPT, results=[{"type": "execute_result", "data": data, "metadata": {}}])
+    for shown in (bundle._repr_html_(), everything._repr_html_(), CommandResult({"output": SCRIPT})._repr_html_()):
+        assert "<script" not in shown
+        assert "<iframe" not in shown or "<iframe sandbox srcdoc=" in shown
+        assert "<svg" not in shown
+
+
+def test_a_result_shows_its_text_its_error_and_its_displays() -> None:
+    shown = result(output="a < b\n", error="ValueError: x", traceback="Traceback …")._repr_html_()
+    assert shown == "<pre>a &lt; b\nTraceback …</pre>"
+    assert result()._repr_html_() == ""
