@@ -40,7 +40,7 @@ lock() {
 }
 
 lock images/workspace/requirements.in images/workspace/requirements.txt "$@"
-lock pyproject.toml images/server/requirements.txt "$@"
+lock pyproject.toml images/server/requirements.txt --extra server "$@"
 # What builds kernelbridge's own wheel.
 python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
   | lock - images/server/build-requirements.txt "$@"

@@ -70,6 +70,8 @@ def verdict(exc: BaseException) -> tuple[int, str, str]:
             return exc.exit_code, exc.format_message(), ""
         case click.Abort() | KeyboardInterrupt():
             return FAILED, "Stopped before it was finished", ""
+        case ModuleNotFoundError() if not str(exc.name).startswith("kernelbridge"):
+            return FAILED, f"The server needs {exc.name}", "install it: pip install 'kernelbridge[server]'"
         case KernelBridgeError():
             return MISUSED if isinstance(exc, ConfigError) else FAILED, exc.message, exc.reason
     reason = "this is a bug of kernelbridge: run it again with --log-level debug, and report what it prints"

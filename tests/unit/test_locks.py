@@ -20,7 +20,10 @@ WANTED: dict[str, list[str]] = {
         for line in (IMAGES / "workspace" / "requirements.in").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ],
-    "server/requirements.txt": PROJECT["project"]["dependencies"],
+    "server/requirements.txt": [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["server"],
+    ],
     "server/build-requirements.txt": PROJECT["build-system"]["requires"],
 }
 """The requirements from which each lock file was made."""

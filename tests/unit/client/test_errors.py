@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
@@ -51,6 +52,9 @@ def fail() -> None:
 
 
 def test_an_error_comes_out_of_a_pool_of_processes() -> None:
-    with ProcessPoolExecutor(1) as pool, pytest.raises(results.CodeError, match="ValueError: x") as caught:
+    with (
+        ProcessPoolExecutor(1, get_context("spawn")) as pool,
+        pytest.raises(results.CodeError, match="ValueError: x") as caught,
+    ):
         pool.submit(fail).result()
     assert caught.value.result == RESULT
