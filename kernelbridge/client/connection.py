@@ -133,12 +133,12 @@ class Link:
                 self._core.link_up()
                 self._wake.set()
                 why = await self._pump(ws)
-                self._deliver(self._core.link_down(why))
+                self._core.link_down()
                 ws = await self._dial_again(why)
         except ClientError as exc:
             self._deliver(self._core.give_up(exc, f"{why}; {exc.reason or exc.message}"))
         except asyncio.CancelledError:
-            self._deliver(self._core.link_down(why))
+            self._core.link_down()
             self._deliver(self._core.give_up(ConnectionLost("The request was not sent", why), why))
             await self.http.close()
             raise

@@ -2,7 +2,8 @@
 
     submit ──▶ held ──▶ out ── take ──▶ (socket) ──▶ receive ──▶ Settled, Happened
                 ▲        │
-                └────────┴── link_down: what was not taken is held; what was taken is asked for, never sent again
+                └────────┴── link_down: what was not taken is held; what was taken is asked for, and never sent again
+                             unless it changes nothing
 
 A session is opened before its first request. After a lost connection it is resumed: the server sends what it kept, and
 names the requests for which no answer follows. Those, and all requests of a session that was closed meanwhile, end
@@ -18,7 +19,7 @@ from enum import Enum
 from itertools import count
 from typing import Any
 
-from kernelbridge.client.errors import ClientError, ConnectionLost, OutcomeUnknown, RequestRefused, SessionLost
+from kernelbridge.client.errors import ClientError, OutcomeUnknown, RequestRefused, SessionLost
 
 Frame = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Kind(Enum):
     CHANGE = "change"
     """It changes something. Its answer may be kept."""
     QUESTION = "question"
-    """It changes nothing, so it can be asked again."""
+    """It changes nothing, so it is asked again."""
     TERMINAL = "terminal"
     """An interactive terminal: attached again by the same request."""
 
@@ -214,25 +215,19 @@ class Core:
         item.sent = True
         return item.frame
 
-    def link_down(self, why: str) -> list[Effect]:
-        """Hold what was not sent, and return what a broken connection ends."""
+    def link_down(self) -> None:
+        """Hold what was not sent, and what may be sent again: the connection is broken."""
         self._up = False
+        again = [each for each in self._requests.values() if each.sent and each.kind in {Kind.QUESTION, Kind.TERMINAL}]
         unsent = [item for item in self._out if isinstance(item, Request)]
         self._out.clear()
-        effects: list[Effect] = []
-        for request in list(self._requests.values()):
-            if request.sent and request.kind is Kind.QUESTION:
-                effects += self._settle(request, ConnectionLost(f"{_what(request)} got no answer: {why}", "ask again"))
-            elif request.sent and request.kind is Kind.TERMINAL:
-                request.sent = False
-                unsent.append(request)
-        for request in reversed(unsent):
+        for request in reversed([*again, *unsent]):
+            request.sent = False
             session = self._session_of(request)
             (self._held if session is None else session.held).appendleft(request)
         for session in self._sessions.values():
-            open_before = session.phase in {_Phase.OPEN, _Phase.RESUMING}
-            session.phase = _Phase.ASLEEP if open_before or session.phase is _Phase.ASLEEP else _Phase.CLOSED
-        return effects
+            open_before = session.phase in {_Phase.OPEN, _Phase.RESUMING, _Phase.ASLEEP}
+            session.phase = _Phase.ASLEEP if open_before else _Phase.CLOSED
 
     def give_up(self, error: ClientError, why: str) -> list[Effect]:
         """End all requests: those that were not sent with `error`, those that were as unknown."""

@@ -2,7 +2,7 @@
 
     KernelBridgeError
     └── ClientError
-        ├── ConnectionLost      no connection, and nothing happened: send it again
+        ├── ConnectionLost      no connection, and the request had no effect
         │   └── OutcomeUnknown  no connection, and it may have happened
         ├── LoginRefused        no token, or not this one
         ├── SessionLost         the session was closed meanwhile: its variables are gone

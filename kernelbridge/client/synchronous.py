@@ -203,14 +203,32 @@ class Session:
             )
         )
 
-    def stream(self, code: str, *, timeout: float | None = None, filename: str = "main.py") -> Iterator[Event | Result]:
+    def stream(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        filename: str = "main.py",
+        on_input: OnInput | None = None,
+    ) -> Iterator[Event | Result]:
         """Run code as a cell, and yield its events as they come; the last one is its `Result`.
 
         Leaving the loop early interrupts the cell.
         """
-        events = self._asynchronous().stream(code, timeout=timeout, filename=filename)
+        relays: list[Relay] = []
+
+        async def answer(prompt: str, secret: bool) -> Any:  # noqa: FBT001 - the callback's signature
+            return await relays[-1](on_input)(prompt, secret) if on_input is not None else None
+
+        asked = None if on_input is None else answer
+        events = self._asynchronous().stream(code, timeout=timeout, filename=filename, on_input=asked)
+
+        async def step(relay: Relay) -> Event | Result | None:
+            relays[:] = [relay]  # questions are answered in the thread that takes this event
+            return await anext(events, None)
+
         try:
-            while (event := self.do(lambda _: anext(events, None))) is not None:
+            while (event := self._client._call(step)) is not None:  # noqa: SLF001
                 yield event
         finally:
             self.do(lambda _: events.aclose())

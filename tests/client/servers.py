@@ -32,6 +32,7 @@ async def until_error(call: Callable[[], Awaitable[object]]) -> None:
     async with asyncio.timeout(PATIENCE):
         while True:
             await call()
+            await asyncio.sleep(0)
 
 
 class ServerProcess:

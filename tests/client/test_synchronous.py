@@ -87,6 +87,19 @@ def test_events_come_while_the_cell_runs_and_the_last_is_the_result(shared: Sess
     assert events[-1].text == "0\n1\n2\n'd'\n5\n"
 
 
+def test_a_stream_may_ask(shared: Session) -> None:
+    threads = []
+
+    def answer(prompt: str, _secret: bool) -> str:  # noqa: FBT001 - the callback's signature
+        threads.append(threading.get_ident())
+        return prompt.upper()
+
+    *_, result = shared.stream("print(input('a'), input('b'))", on_input=answer)
+    assert isinstance(result, Result)
+    assert result.text == "A B\n"
+    assert threads == [threading.get_ident()] * 2
+
+
 def test_leaving_a_stream_early_interrupts_its_cell(shared: Session) -> None:
     for event in shared.stream("import time\nprint('begun', flush=True)\ntime.sleep(600)"):
         if isinstance(event, Output):

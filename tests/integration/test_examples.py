@@ -54,7 +54,7 @@ async def test_the_programs_of_the_readme(start_server: StartServer, tmp_path: P
     """As they stand there, but for the port; an error that comes instead of an answer is told."""
     server = await start_server()  # of its own: the program says which user it is
     readme = (PAGES.parent / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    client, program = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     program = program.replace("ws://localhost:8001/ws", server.url)
 
     async def run(text: str) -> tuple[int | None, str, str]:
@@ -66,6 +66,9 @@ async def test_the_programs_of_the_readme(start_server: StartServer, tmp_path: P
         out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
+    code, shown, told = await run(client.replace("ws://localhost:8001", server.url))
+    assert (code, told) == (0, "")
+    assert shown.startswith("42\n\ntotal ")
     code, shown, told = await run(program)
     assert (code, told) == (0, "")
     assert "\n42\n" in shown

@@ -16,7 +16,11 @@ from tests.integration.driving import PATIENCE
 from tests.integration.lessons import Command, SavedFile, prints, steps
 
 DOCS = Path(kernelbridge.__file__).parent.parent / "docs"
-PAGES = (*sorted((DOCS / "tutorial").glob("*.md")), DOCS / "how-to" / "llm-tool.md")
+PAGES = (
+    *sorted((DOCS / "tutorial").glob("*.md")),
+    DOCS / "how-to" / "llm-tool.md",
+    DOCS / "how-to" / "python-client.md",
+)
 SERVE = "kernelbridge serve"
 ADDRESS = "localhost:8001"
 
