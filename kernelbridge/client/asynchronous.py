@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
+import functools
 import secrets
 import ssl as tls
 import warnings
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from kernelbridge.client.calls import Call
+from kernelbridge.client.calls import Call, awaited
 from kernelbridge.client.connection import Link, Target, Token, encode
 from kernelbridge.client.core import Core, Effect, Frame, Happened, Kind, Request, Settled
 from kernelbridge.client.errors import Closed, RequestRefused, WaitTimeout
@@ -105,8 +105,8 @@ class AsyncClient:
         frame: Frame = {key: value for key, value in options.items() if value is not None}
         frame.update(linger=LINGER if linger is None else linger, keepWhileRunning=keep_while_running)
         session_id = name or f"tmp-{secrets.token_hex(8)}"
-        self._core.use(session_id, frame, own_linger=linger is None)
-        return AsyncSession(self, session_id, temporary=name is None)
+        use = functools.partial(self._core.use, session_id, frame, own_linger=linger is None)
+        return AsyncSession(self, session_id, use, temporary=name is None)
 
     async def sessions(self) -> list[dict[str, Any]]:
         """List the user's sessions that are open or have files, as `list_sessions_reply` has them."""
@@ -178,9 +178,9 @@ class AsyncClient:
         """Wait for a call no more, and let it run."""
         self._calls.pop(call.request, None)
 
-    def forget(self, session_id: str) -> None:
+    def leave_session(self, session_id: str) -> None:
         """Do not come back to a session after a lost connection."""
-        self._core.forget(session_id)
+        self._core.leave(session_id)
 
     async def http(self) -> aiohttp.ClientSession:
         """Return the session for HTTP."""
@@ -237,9 +237,13 @@ class AsyncSession:
     reference says when.
     """
 
-    def __init__(self, client: AsyncClient, session_id: str, *, temporary: bool = False) -> None:
+    def __init__(
+        self, client: AsyncClient, session_id: str, use: Callable[[], None], *, temporary: bool = False
+    ) -> None:
+        """`use` lets the session be opened with the options of this object, when it is opened next."""
         self._client = client
         self.session_id = session_id
+        self._use = use
         self._temporary = temporary
         self.target = client.target
         self.files = AsyncFiles(self)
@@ -394,12 +398,13 @@ class AsyncSession:
                 with contextlib.suppress(Closed):  # the client was closed first
                     await self.close(delete_files=True)
         finally:
-            self._client.forget(self.session_id)
+            self._client.leave_session(self.session_id)
 
     # -- for files and terminals ------------------------------------------------------
 
     async def request(self, frame: Frame, kind: Kind) -> Frame:
         """Send a request of this session, and return its answer."""
+        self._use()
         return await self._client.ask({**frame, "sessionId": self.session_id}, kind)
 
     def notify(self, call: Call, frame: Frame) -> bool:
@@ -415,6 +420,7 @@ class AsyncSession:
         return await self._client.http()
 
     async def _start(self, frame: Frame, kind: Kind) -> Call:
+        self._use()
         return await self._client.start({**frame, "sessionId": self.session_id}, kind)
 
     async def _run(
@@ -433,7 +439,7 @@ class AsyncSession:
                     if happened["type"] == "input_request" and on_input is not None:
                         await self._answer_question(call, happened, on_input)
                     elif on_output is not None and isinstance(event := event_of(happened), Output):
-                        await _awaited(on_output(event))
+                        await awaited(on_output(event))
                 return await call.answer()
         except TimeoutError:
             if not waiting.expired():
@@ -450,11 +456,7 @@ class AsyncSession:
                 self._client.abandon(call)
 
     async def _answer_question(self, call: Call, happened: Frame, on_input: OnInput) -> None:
-        self._client.reply(call, str(await _awaited(on_input(happened["prompt"], happened["password"]))))
-
-
-async def _awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+        self._client.reply(call, str(await awaited(on_input(happened["prompt"], happened["password"]))))
 
 
 def _timed(frame: Frame, timeout: float | None) -> Frame:

@@ -1,9 +1,11 @@
-"""One request while its caller waits: its events, in order, and its answer."""
+"""One request while its caller waits: its events, in order, and its answer; and callbacks of either kind."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
+from typing import Any
 
 from kernelbridge.client.core import Frame, Request
 from kernelbridge.client.errors import ClientError
@@ -69,3 +71,8 @@ class Call:
             pass
         assert isinstance(self._answer, dict)  # noqa: S101 - `next` raises an error
         return self._answer
+
+
+async def awaited(value: Any) -> Any:
+    """Return what a callback returned, which may be a coroutine function."""
+    return await value if inspect.isawaitable(value) else value

@@ -120,7 +120,7 @@ class Link:
 
     async def close(self) -> None:
         """End the connection. Idempotent."""
-        if self._serving is not None:
+        if self._serving is not None and not self._serving.done():
             self._serving.cancel()
             await asyncio.wait([self._serving])
         await self.http.close()
@@ -137,6 +137,8 @@ class Link:
                 ws = await self._dial_again(why)
         except ClientError as exc:
             self._deliver(self._core.give_up(exc, f"{why}; {exc.reason or exc.message}"))
+        except Exception as exc:  # noqa: BLE001 - whoever waits must learn of it: a frame that is none, a token's function
+            self._deliver(self._core.give_up(ConnectionLost("The connection is lost", repr(exc)), repr(exc)))
         except asyncio.CancelledError:
             self._core.link_down()
             self._deliver(self._core.give_up(ConnectionLost("The request was not sent", why), why))

@@ -104,6 +104,8 @@ class _Session:
     """To be raised by the next request that relies on the session's state."""
     notice: str = ""
     """What the server said about the end of the session."""
+    left: bool = False
+    """Whether its user has left it: it is not resumed for the sake of its state."""
 
 
 class Core:
@@ -133,11 +135,12 @@ class Core:
     def use(self, session_id: str, options: Frame, *, own_linger: bool) -> None:
         """Open a session with these options, when it is opened next."""
         session = self._sessions.setdefault(session_id, _Session(session_id))
-        session.options, session.own_linger = options, own_linger
+        session.options, session.own_linger, session.left = options, own_linger, False
 
-    def forget(self, session_id: str) -> None:
-        """Do not resume a session any more."""
-        self._sessions.pop(session_id, None)
+    def leave(self, session_id: str) -> None:
+        """Do not resume a session any more when a connection breaks, unless something is under way in it."""
+        if session_id in self._sessions:
+            self._sessions[session_id].left = True
 
     def submit(self, frame: Frame, kind: Kind) -> Request:
         """Take a request. Raises `SessionLost` if it relies on what its session has lost; nothing is sent then."""
@@ -225,7 +228,9 @@ class Core:
             request.sent = False
             session = self._session_of(request)
             (self._held if session is None else session.held).appendleft(request)
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
+            if session.left and not any(self._all_of(session.id)):
+                del self._sessions[session.id]
             open_before = session.phase in {_Phase.OPEN, _Phase.RESUMING, _Phase.ASLEEP}
             session.phase = _Phase.ASLEEP if open_before else _Phase.CLOSED
 

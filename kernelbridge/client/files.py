@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol
 
 import aiohttp
 
+from kernelbridge.client.calls import awaited
 from kernelbridge.client.connection import Target, refused_login
 from kernelbridge.client.core import Frame, Kind
 from kernelbridge.client.errors import ClientError, ConnectionLost, OutcomeUnknown, RequestRefused
@@ -25,7 +26,7 @@ ATTEMPTS = 5
 """How often a download is continued without a single new byte."""
 
 Progress = Callable[[int, int], object]
-"""Called with the bytes that were moved so far, and the bytes of the whole file."""
+"""Called with the bytes that were moved so far, and the bytes of the whole file; may be a coroutine function."""
 Content = bytes | str | IO[bytes]
 
 
@@ -186,7 +187,7 @@ class AsyncFiles:
                         await asyncio.to_thread(goal.write, chunk)
                         done += len(chunk)
                         if progress is not None:
-                            progress(done, size)
+                            await awaited(progress(done, size))
                 if done == size:
                     return
                 error: Exception = ConnectionLost("The download is incomplete", f"{done} of {size} bytes came")
@@ -206,9 +207,10 @@ class AsyncFiles:
             headers={**target.login(), **headers},
             ssl=target.ssl,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STANDSTILL),
+            allow_redirects=False,  # the token is for this server
             **more,
         ) as response:
-            if response.status >= 400:  # noqa: PLR2004
+            if response.status >= 300:  # noqa: PLR2004
                 raise await _refusal(response, method)
             yield response
 
@@ -255,7 +257,7 @@ async def _chunks(content: IO[bytes], size: int, progress: Progress | None) -> A
         yield chunk
         done += len(chunk)
         if progress is not None:
-            progress(done, size)
+            await awaited(progress(done, size))
 
 
 async def _refusal(response: aiohttp.ClientResponse, method: str) -> ClientError:

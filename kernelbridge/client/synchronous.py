@@ -173,8 +173,8 @@ class Session:
         store_history: bool = True,
     ) -> Result:
         """Run code as a cell, and return its result; see `AsyncSession.run`."""
-        return self._client._call(  # noqa: SLF001 - one unit
-            lambda relay: self._asynchronous().run(
+        return self.call(
+            lambda session, relay: session.run(
                 code,
                 timeout=timeout,
                 wait=wait,
@@ -197,8 +197,8 @@ class Session:
         check: bool = False,
     ) -> CommandResult:
         """Run a command in the session's shell, and return its result; see `AsyncSession.sh`."""
-        return self._client._call(  # noqa: SLF001
-            lambda relay: self._asynchronous().sh(
+        return self.call(
+            lambda session, relay: session.sh(
                 command, timeout=timeout, wait=wait, on_output=on_output and relay(on_output), check=check
             )
         )
@@ -270,7 +270,11 @@ class Session:
 
     def do(self, call: Callable[[AsyncSession], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine of the asynchronous session, and return its result."""
-        return self._client._call(lambda _: call(self._asynchronous()))  # noqa: SLF001
+        return self.call(lambda session, _: call(session))
+
+    def call(self, call: Callable[[AsyncSession, Relay], Coroutine[Any, Any, T]]) -> T:
+        """Do the same for one that has callbacks, which run in this thread."""
+        return self._client._call(lambda relay: call(self._asynchronous(), relay))  # noqa: SLF001
 
     def _asynchronous(self) -> AsyncSession:
         """Return the session of this process."""
@@ -298,40 +302,43 @@ class Files:
         create: bool = False,
         progress: Progress | None = None,
     ) -> Saved:
-        """Save a file as a whole; see `AsyncFiles.write`. `progress` is called in another thread."""
-        options = {"if_match": if_match, "create": create, "progress": progress}
-        return self._do(lambda files: files.write(path, content, **options))  # type: ignore[arg-type]
+        """Save a file as a whole; see `AsyncFiles.write`."""
+        return self._do(
+            lambda files, relay: files.write(
+                path, content, if_match=if_match, create=create, progress=progress and relay(progress)
+            )
+        )
 
     def read(self, path: str, *, progress: Progress | None = None) -> bytes:
         """Return the content of a file."""
-        return self._do(lambda files: files.read(path, progress=progress))
+        return self._do(lambda files, relay: files.read(path, progress=progress and relay(progress)))
 
     def upload(self, local: str | os.PathLike[str], path: str, *, progress: Progress | None = None) -> Saved:
         """Save a local file of any size under `path`."""
-        return self._do(lambda files: files.upload(local, path, progress=progress))
+        return self._do(lambda files, relay: files.upload(local, path, progress=progress and relay(progress)))
 
     def download(self, path: str, local: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
         """Save a file of any size under the local name `local`, as a whole or not at all."""
-        self._do(lambda files: files.download(path, local, progress=progress))
+        self._do(lambda files, relay: files.download(path, local, progress=progress and relay(progress)))
 
     def list(self, path: str = "", *, recursive: bool = False, hidden: bool = False) -> list[FileInfo]:
         """List a directory, with `recursive` also what is below."""
-        return self._do(lambda files: files.list(path, recursive=recursive, hidden=hidden))
+        return self._do(lambda files, _: files.list(path, recursive=recursive, hidden=hidden))
 
     def delete(self, path: str, *, recursive: bool = False) -> None:
         """Delete a file, a link or an empty directory; with `recursive` a directory with everything in it."""
-        self._do(lambda files: files.delete(path, recursive=recursive))
+        self._do(lambda files, _: files.delete(path, recursive=recursive))
 
     def rename(self, path: str, new: str, *, overwrite: bool = False) -> None:
         """Rename a file or directory."""
-        self._do(lambda files: files.rename(path, new, overwrite=overwrite))
+        self._do(lambda files, _: files.rename(path, new, overwrite=overwrite))
 
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents."""
-        self._do(lambda files: files.make_directory(path))
+        self._do(lambda files, _: files.make_directory(path))
 
-    def _do(self, call: Callable[[AsyncFiles], Coroutine[Any, Any, T]]) -> T:
-        return self._session.do(lambda session: call(session.files))
+    def _do(self, call: Callable[[AsyncFiles, Relay], Coroutine[Any, Any, T]]) -> T:
+        return self._session.call(lambda session, relay: call(session.files, relay))
 
 
 class File:

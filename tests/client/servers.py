@@ -114,6 +114,8 @@ class Wire:
         """Cut the connection instead of passing on bytes of the server that have this in them."""
         self.refuses_then = False
         """Whether it takes no more connections after that."""
+        self.garbles = False
+        """Whether messages of the server become something else, of the same length."""
         self.cuts: queue.Queue[str] = queue.Queue()
         """An entry for each connection that was cut by `cut_before`."""
         self.heard = bytearray()
@@ -159,7 +161,7 @@ class Wire:
                 self._cut()
                 self.cuts.put("cut")
                 return
-            writer.write(data)
+            writer.write(data.replace(b'{"type"', b'["type"') if self.garbles else data)
             await writer.drain()
         raise ConnectionResetError
 

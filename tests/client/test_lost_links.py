@@ -270,6 +270,42 @@ async def test_a_download_that_fails_leaves_nothing(direct: AsyncSession, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_connection_is_tried_again_as_often_as_it_takes(
+    wire: Wire, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelbridge.client.connection.LONGEST_PAUSE", 0.05)
+    async with AsyncClient(wire.url, user_id=user, reconnect=None) as client:
+        wire.refuses = True
+        await asyncio.to_thread(wire.cut)
+        asked = asyncio.create_task(client.sessions())
+        tried = wire.connections
+
+        async def often() -> bool:
+            return wire.connections > tried + 20
+
+        await until(often)
+        assert not asked.done()
+        wire.refuses = False
+        assert await asyncio.wait_for(asked, PATIENCE) == []
+
+
+async def test_a_peer_that_sends_no_frames_is_a_typed_error(wire: Wire, user: str) -> None:
+    async with AsyncClient(wire.url, user_id=user) as client:
+        wire.garbles = True
+        with pytest.raises(ConnectionLost):
+            await asyncio.wait_for(client.sessions(), PATIENCE)
+
+
+async def test_a_session_that_was_left_can_be_used_again(wire: Wire, broken: AsyncSession) -> None:
+    async with broken:
+        await broken.run("x = 7")
+    await asyncio.to_thread(wire.cut)
+    run, _ = await begin(broken, "print('begun', flush=True); import time; time.sleep(0.3); print(x)")
+    await asyncio.to_thread(wire.cut)
+    assert await asyncio.wait_for(run, PATIENCE) == "begun\n7\n"
+    await broken.close(delete_files=True)
+
+
 async def test_no_server_is_an_error_at_once(wire: Wire) -> None:
     wire.refuses = True
     with pytest.raises(ConnectionLost, match=r"Cannot connect to ws://.* does a server run there\?"):

@@ -233,6 +233,19 @@ def test_ctrl_c_interrupts_the_cell_and_the_next_call_works(shared: Session) -> 
         shared.run("import time\nprint('begun', flush=True)\ntime.sleep(600)", on_output=press)
     assert shared.run("'next'").text == "'next'\n"
 
+    def press_later() -> None:
+        while "begun" not in [entry.path for entry in shared.files.list()]:
+            pass
+        press(Output("", ""))
+
+    presser = threading.Thread(target=press_later)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        shared.run("open('begun', 'w').close(); time.sleep(600)")
+    presser.join(PATIENCE)
+    shared.files.delete("begun")
+    assert shared.run("'next'").text == "'next'\n"
+
 
 def test_closing_ends_the_wait_of_other_threads(server: ServerProcess, user: str) -> None:
     client = Client(server.url, user_id=user)
