@@ -19,6 +19,8 @@ from kernelbridge.client.errors import ClientError, ConnectionLost, LoginRefused
 
 HANDSHAKE = 10.0
 """Seconds in which a connection must be there, from the first packet to `connected`."""
+CLOSING = 2.0
+"""Seconds in which the server may answer the end of a connection."""
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts to connect again, at most."""
 
@@ -133,14 +135,14 @@ class Link:
                 self._core.link_up()
                 self._wake.set()
                 why = await self._pump(ws)
-                self._core.link_down()
+                self._deliver(self._core.link_down(why))
                 ws = await self._dial_again(why)
         except ClientError as exc:
             self._deliver(self._core.give_up(exc, f"{why}; {exc.reason or exc.message}"))
         except Exception as exc:  # noqa: BLE001 - whoever waits must learn of it: a frame that is none, a token's function
             self._deliver(self._core.give_up(ConnectionLost("The connection is lost", repr(exc)), repr(exc)))
         except asyncio.CancelledError:
-            self._core.link_down()
+            self._deliver(self._core.link_down(why))
             self._deliver(self._core.give_up(ConnectionLost("The request was not sent", why), why))
             await self.http.close()
             raise
@@ -199,6 +201,7 @@ class Link:
                     headers=self._target.login(),
                     heartbeat=self._heartbeat,
                     max_msg_size=0,  # a result may be of any size
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSING),
                     ssl=self._target.ssl,
                 )
                 first = await ws.receive()

@@ -13,7 +13,7 @@ with `OutcomeUnknown`. The caller moves the frames; nothing here waits, reads a 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
@@ -218,8 +218,8 @@ class Core:
         item.sent = True
         return item.frame
 
-    def link_down(self) -> None:
-        """Hold what was not sent, and what may be sent again: the connection is broken."""
+    def link_down(self, why: str) -> list[Effect]:
+        """Hold what was not sent and what may be sent again. Return the end of what no session can be asked for."""
         self._up = False
         again = [each for each in self._requests.values() if each.sent and each.kind in {Kind.QUESTION, Kind.TERMINAL}]
         unsent = [item for item in self._out if isinstance(item, Request)]
@@ -229,10 +229,13 @@ class Core:
             session = self._session_of(request)
             (self._held if session is None else session.held).appendleft(request)
         for session in list(self._sessions.values()):
-            if session.left and not any(self._all_of(session.id)):
-                del self._sessions[session.id]
             open_before = session.phase in {_Phase.OPEN, _Phase.RESUMING, _Phase.ASLEEP}
             session.phase = _Phase.ASLEEP if open_before else _Phase.CLOSED
+            if session.left and not any(self._of(session)):
+                del self._sessions[session.id]
+        asleep = {session.id for session in self._sessions.values() if session.phase is _Phase.ASLEEP}
+        lost = [each for each in self._requests.values() if each.sent and each.frame.get("sessionId") not in asleep]
+        return [effect for request in lost for effect in self._settle(request, _unknown(request, why))]
 
     def give_up(self, error: ClientError, why: str) -> list[Effect]:
         """End all requests: those that were not sent with `error`, those that were as unknown."""
@@ -310,7 +313,7 @@ class Core:
         why = f"the connection broke, and session '{session.id}' has no answer to it any more"
         return [
             effect
-            for request in list(self._of(session))
+            for request in self._of(session)
             if request.id in lost
             for effect in self._settle(request, _unknown(request, why))
         ]
@@ -319,8 +322,7 @@ class Core:
         if frame["status"] != "closed":
             return
         session.notice = frame["detail"]
-        closing = any(request.frame["type"] == "close_session" for request in self._all_of(session.id))
-        if "closedAt" not in frame and session.phase is _Phase.OPEN and not closing:
+        if "closedAt" not in frame and session.phase is _Phase.OPEN:
             session.phase, session.created, session.seq = _Phase.CLOSED, None, 0
             session.loss = _loss(session.id, session.notice)
 
@@ -328,7 +330,7 @@ class Core:
         """End what a session had that was closed meanwhile, and open it again if it is needed."""
         loss = _loss(session.id, why)
         effects: list[Effect] = []
-        for request in list(self._of(session)):
+        for request in self._of(session):
             if request.sent:
                 effects += self._settle(request, _unknown(request, f"session '{session.id}' is gone: {why}"))
             elif request.kind in {Kind.RUN, Kind.TERMINAL}:
@@ -359,11 +361,8 @@ class Core:
             return None
         return self._sessions.get(request.frame.get("sessionId", ""))
 
-    def _all_of(self, session_id: str) -> Iterable[Request]:
-        return (request for request in self._requests.values() if request.frame.get("sessionId") == session_id)
-
     def _of(self, session: _Session) -> Iterator[Request]:
-        return (request for request in list(self._all_of(session.id)) if request.frame["type"] not in UNBOUND)
+        return (request for request in list(self._requests.values()) if request.frame.get("sessionId") == session.id)
 
     def _asks(self, session: _Session | None) -> Request | None:
         """Return the run that a question without a `requestId` is from: the oldest that may ask."""

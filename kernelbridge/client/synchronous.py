@@ -231,7 +231,8 @@ class Session:
             while (event := self._client._call(step)) is not None:  # noqa: SLF001
                 yield event
         finally:
-            self.do(lambda _: events.aclose())
+            with contextlib.suppress(Closed):
+                self.do(lambda _: events.aclose())
 
     def interrupt(self, *, terminal: bool = False, queued: bool = False) -> str:
         """Interrupt what runs; see `AsyncSession.interrupt`."""
@@ -417,6 +418,7 @@ def _warn(client: Client) -> None:
 def _close_all() -> None:
     """Close the clients that are left at the end of the interpreter."""
     for client in list(_open_clients):
-        _warn(client)
-        with contextlib.suppress(Exception):
-            client.close()
+        if client._pid == os.getpid():  # noqa: SLF001 - and not one of the parent's
+            _warn(client)
+            with contextlib.suppress(Exception):
+                client.close()

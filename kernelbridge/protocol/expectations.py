@@ -108,6 +108,8 @@ def _words(kind: inspect.Type, name: str) -> str:  # noqa: C901, PLR0911  one ca
             return f"a number{_range(kind)}"
         case inspect.LiteralType(values=values):
             return " or ".join(map(repr, values))
+        case inspect.ListType(item_type=item, max_length=int(most)):
+            return f"a list of at most {most} items, each {_accepted(item, name)}"
         case inspect.DictType():
             return "an object whose values are text"
         case inspect.StructType():

@@ -249,6 +249,7 @@ async def test_a_download_goes_on_where_the_link_broke(
 
     await broken.files.download("large", tmp_path / "copy", progress=cut)
     assert cuts == 0
+    assert wire.heard.count(b"Range: bytes=") == 3
     assert (tmp_path / "copy").read_bytes() == content
     assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
 

@@ -106,7 +106,7 @@ def test_what_was_sent_is_asked_for_and_what_was_not_is_sent(open_core: Core) ->
     taken(open_core)
     unsent = open_core.submit(CELL, Kind.RUN)
     open_core.receive({"type": "execution_started", "sessionId": "s", "requestId": sent.id, "seq": 7})
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     later = open_core.submit(CELL, Kind.RUN)
     open_core.link_up()
     [resume] = taken(open_core)
@@ -122,7 +122,7 @@ def test_what_the_server_does_not_know_is_unknown(open_core: Core, with_request_
         open_core.submit(frame, kind) for frame, kind in ((CELL, Kind.RUN), (SAVE, Kind.CHANGE), (CELL, Kind.RUN))
     )
     taken(open_core)
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     open_core.link_up()
     [resume] = taken(open_core)
     answer = resumed(resume, unknownRequests=[run.id, save.id])
@@ -140,7 +140,7 @@ def test_what_the_server_does_not_know_is_unknown(open_core: Core, with_request_
 def test_a_question_is_asked_again_because_it_changes_nothing(open_core: Core) -> None:
     asked, run = open_core.submit(LIST, Kind.QUESTION), open_core.submit(CELL, Kind.RUN)
     assert open_core.take() == asked.frame
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     open_core.link_up()
     [resume] = taken(open_core)
     assert resume["requestIds"] == []
@@ -159,7 +159,7 @@ def test_a_question_is_asked_again_because_it_changes_nothing(open_core: Core) -
 def test_a_session_that_is_gone_ends_what_it_had_and_is_opened_again(open_core: Core, answer: Any) -> None:
     sent = open_core.submit(CELL, Kind.RUN)
     taken(open_core)
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     unsent, files = open_core.submit(CELL, Kind.RUN), open_core.submit(LIST, Kind.QUESTION)
     open_core.link_up()
     [resume] = taken(open_core)
@@ -173,7 +173,7 @@ def test_a_session_that_is_gone_ends_what_it_had_and_is_opened_again(open_core: 
 
 
 def test_the_loss_of_an_idle_session_is_told_once_to_the_first_that_relies_on_it(open_core: Core) -> None:
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     open_core.link_up()
     [resume] = taken(open_core)
     assert open_core.receive(error(resume, "unknown_session")) == []
@@ -191,6 +191,45 @@ def test_a_session_that_this_client_closes_is_not_lost(open_core: Core) -> None:
     open_core.receive({"type": "close_session_reply", "sessionId": "s", "requestId": close.id})
     open_core.submit(CELL, Kind.RUN)
     assert kinds(taken(open_core)) == ["open_session"]
+
+
+def test_an_end_of_a_session_that_got_no_answer_is_unknown(open_core: Core) -> None:
+    close = open_core.submit({"type": "close_session", "sessionId": "s"}, Kind.CHANGE)
+    taken(open_core)
+    open_core.link_down("cut")
+    open_core.link_up()
+    [resume] = taken(open_core)
+    assert resume["requestIds"] == [close.id]
+    found = outcomes(open_core.receive(error(resume, "unknown_session")))
+    assert isinstance(found[close.id], OutcomeUnknown)
+
+
+def test_what_no_session_can_be_asked_for_is_unknown_at_once(open_core: Core) -> None:
+    run = open_core.submit(CELL, Kind.RUN)
+    other = open_core.submit({"type": "close_session", "sessionId": "another"}, Kind.CHANGE)
+    taken(open_core)
+    open_core.receive({"type": "session_status", "sessionId": "s", "status": "closed", "detail": "", "seq": 9})
+    found = outcomes(open_core.link_down("cut"))
+    assert found.keys() == {run.id, other.id}
+    assert core_is_idle(open_core)
+
+
+def core_is_idle(core: Core) -> bool:
+    core.link_up()
+    return core.idle and taken(core) == []
+
+
+def test_a_session_that_was_left_is_not_resumed_unless_something_runs_in_it(open_core: Core) -> None:
+    open_core.leave("s")
+    run = open_core.submit(CELL, Kind.RUN)
+    taken(open_core)
+    open_core.link_down("cut")
+    open_core.link_up()
+    [resume] = taken(open_core)
+    open_core.receive(resumed(resume))
+    open_core.receive(result(run))
+    open_core.link_down("cut")
+    assert core_is_idle(open_core)
 
 
 def test_a_refused_opening_ends_what_waits_for_it_and_is_tried_again(core: Core) -> None:
@@ -220,7 +259,7 @@ def test_a_terminal_is_attached_again(open_core: Core) -> None:
     open_core.receive({"type": "terminal_opened", "sessionId": "s", "requestId": terminal.id})
     assert open_core.notify(terminal, {"type": "terminal_input"})
     taken(open_core)
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     assert not open_core.notify(terminal, {"type": "terminal_input"})
     open_core.link_up()
     [resume] = taken(open_core)
@@ -235,7 +274,7 @@ def test_a_question_of_a_cell_is_asked_once_and_its_answer_sent_again(open_core:
     assert open_core.receive(asked) == [Happened(run, asked)]
     open_core.answer_question(run, "Ann")
     [reply] = taken(open_core)
-    open_core.link_down()
+    assert open_core.link_down("cut") == []
     open_core.link_up()
     [resume] = taken(open_core)
     open_core.receive(resumed(resume))
@@ -261,7 +300,7 @@ def test_giving_up_says_of_each_request_what_is_known(core: Core) -> None:
     core.submit(CELL, Kind.RUN)
     core.receive(ready(taken(core)[0]))
     taken(core)
-    core.link_down()
+    core.link_down("cut")
     unsent = core.submit(CELL, Kind.RUN)
     found = outcomes(core.give_up(ConnectionLost("gone", "cut"), "cut"))
     assert [type(each) for each in found.values()] == [OutcomeUnknown, ConnectionLost]
@@ -352,7 +391,7 @@ class Play:
             self.up = False
             self.to_client.clear()
             self.core.take()  # it is written into the broken connection
-            self.core.link_down()
+            self.note(self.core.link_down("cut"))
 
     def connect(self) -> None:
         if not self.up:

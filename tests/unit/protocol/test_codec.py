@@ -117,6 +117,11 @@ def test_a_name_of_the_wrong_form_is_told_the_right_one(kind: str, field: str, e
         parse(json.dumps({**given, field: "/\n"}))
 
 
+def test_a_list_is_told_its_items() -> None:
+    with pytest.raises(BadRequest, match="a list of at most 10000 items, each text of at most 256 characters, or null"):
+        parse('{"type": "resume", "sessionId": "a", "requestIds": 5}')
+
+
 @pytest.mark.parametrize(
     ("kind", "field", "least", "most", "beyond"),
     [
@@ -141,6 +146,8 @@ def test_a_name_of_the_wrong_form_is_told_the_right_one(kind: str, field: str, e
         ("open_session", "limits", {"memory": 0}, {"memory": 2**53 - 1}, [{"memory": -1}, {"memory": 2**53}]),
         ("open_session", "limits", {"pids": 0}, {"pids": 2**53 - 1}, [{"pids": -1}, {"pids": 2**53}]),
         ("resume", "after", 0, 2**53 - 1, [-1, 2**53]),
+        ("resume", "requestIds", [], ["r" * 256] * 10_000, ["r", [5], ["r" * 257], ["r"] * 10_001]),
+        ("interrupt", "runId", "", "r" * 256, ["r" * 257]),
     ],
 )
 def test_bounds_are_where_they_are_declared(kind: str, field: str, least: Any, most: Any, beyond: list[Any]) -> None:
