@@ -15,7 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 from kernelbridge.client.calls import Call, awaited
-from kernelbridge.client.connection import Link, Target, Token, encode
+from kernelbridge.client.connection import Link, Target, Token, size
 from kernelbridge.client.core import Core, Effect, Frame, Happened, Kind, Request, Settled
 from kernelbridge.client.errors import Closed, RequestRefused, WaitTimeout
 from kernelbridge.client.events import Event, Output, event_of
@@ -104,6 +104,7 @@ class AsyncClient:
         options = {"image": image, "kernel": kernel, "env": env, "limits": limits, "egress": egress}
         frame: Frame = {key: value for key, value in options.items() if value is not None}
         frame.update(linger=LINGER if linger is None else linger, keepWhileRunning=keep_while_running)
+        size(frame)  # what cannot be sent is refused here, and not when the session is opened
         session_id = name or f"tmp-{secrets.token_hex(8)}"
         use = functools.partial(self._core.use, session_id, frame, own_linger=linger is None)
         return AsyncSession(self, session_id, use, temporary=name is None)
@@ -165,6 +166,7 @@ class AsyncClient:
 
     def reply(self, call: Call, value: str) -> None:
         """Answer the question of a run."""
+        self._check({"type": "input_reply", "value": value})
         self._core.answer_question(call.request, value)
         self._flush()
 
@@ -203,11 +205,10 @@ class AsyncClient:
         """Refuse what the server could not read, or would end the connection for."""
         if self._closed:
             raise _closed()
-        size = len(encode(frame).encode()) + 100  # the ids
-        if size > self._max_message:
+        if (found := size(frame) + 100) > self._max_message:  # with the ids
             raise RequestRefused(
                 f"The {frame['type']} is too large",
-                f"it has {size:,} bytes, and the server takes {self._max_message:,} (max_message=). Save large data as"
+                f"it has {found:,} bytes, and the server takes {self._max_message:,} (max_message=). Save large data as"
                 " a file, which may be of any size",
                 code="frame_too_large",
                 retryable=False,

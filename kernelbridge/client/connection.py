@@ -166,12 +166,14 @@ class Link:
         return f"the connection ended (close code {ws.close_code}{reason})"
 
     async def _write(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        with contextlib.suppress(ConnectionError, aiohttp.ClientError):  # the reader gets it too
+        try:
             while True:
                 self._wake.clear()
                 while (frame := self._core.take()) is not None:
                     await ws.send_str(encode(frame))
                 await self._wake.wait()
+        except Exception:  # noqa: BLE001 - the reader ends with the connection, and says so
+            await ws.close()
 
     async def _dial_again(self, why: str) -> aiohttp.ClientWebSocketResponse:
         """Connect again, with growing pauses. Raises `ConnectionLost` when it is in vain, and `LoginRefused`."""
@@ -204,18 +206,25 @@ class Link:
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSING),
                     ssl=self._target.ssl,
                 )
-                first = await ws.receive()
+                try:
+                    first = await ws.receive()
+                except BaseException:
+                    await ws.close()
+                    raise
         except aiohttp.WSServerHandshakeError as exc:
             raise self._no_handshake(exc) from exc
         except (OSError, aiohttp.ClientError, TimeoutError) as exc:
             reason = f"no answer within {HANDSHAKE:g} s" if isinstance(exc, TimeoutError) else str(exc)
             raise self._unreachable(reason) from exc
-        frame: Frame = json.loads(first.data) if first.type is aiohttp.WSMsgType.TEXT else {"type": "nothing"}
+        frame: Frame = {"type": "nothing"}
+        if first.type is aiohttp.WSMsgType.TEXT:
+            with contextlib.suppress(ValueError, TypeError):
+                frame = {**frame, **json.loads(first.data)}
         if frame["type"] == "connected":
             return ws
         await ws.close()
         if frame["type"] != "error":
-            raise self._unreachable(f"the server ended the connection (close code {ws.close_code})")
+            raise self._unreachable(f"it does not say `connected` (close code {ws.close_code})")
         if frame.get("code") == "unauthorized":
             raise LoginRefused(frame["message"], frame["error"])
         raise RequestRefused(
@@ -252,5 +261,10 @@ def refused_login(status: int) -> LoginRefused:
 
 
 def encode(frame: Mapping[str, Any]) -> str:
-    """Write a frame."""
+    """Write a frame. Raises `TypeError` or `ValueError` for what JSON has not, such as NaN."""
     return json.dumps(frame, ensure_ascii=False, allow_nan=False)
+
+
+def size(frame: Mapping[str, Any]) -> int:
+    """Return the bytes of a frame. Raises also `UnicodeEncodeError`, for halves of surrogate pairs."""
+    return len(encode(frame).encode())

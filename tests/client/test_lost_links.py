@@ -150,18 +150,25 @@ async def test_what_a_session_had_that_was_closed_meanwhile_is_unknown(
         await session.close(delete_files=True)
 
 
+@pytest.mark.parametrize("linger", [0, 60])
 async def test_the_first_run_after_an_idle_session_was_lost_is_not_sent(
-    wire: Wire, user: str, server: ServerProcess
+    wire: Wire, user: str, server: ServerProcess, linger: int
 ) -> None:
     async with (
         AsyncClient(wire.url, user_id=user, reconnect=PATIENCE) as client,
         AsyncClient(server.url, user_id=user) as other,
     ):
-        session = client.session("s", env={"GREETING": "hello"})
+        session = client.session("s", env={"GREETING": "hello"}, linger=linger)
         await session.run("open('runs', 'a').write('x')")
         wire.refuses = True
         await asyncio.to_thread(wire.cut)
-        await other.session("s").close()
+        if linger:
+            await other.session("s").close()
+
+        async def is_closed() -> bool:
+            return bool((await other.session("s").info())["state"] == "absent")
+
+        await until(is_closed)
         wire.refuses = False
         assert [entry.path for entry in await session.files.list()] == ["runs"], "files are kept, so they may be read"
         with pytest.raises(SessionLost, match="variables and shell are gone"):

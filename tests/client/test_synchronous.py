@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +24,7 @@ from kernelbridge import (
     WaitTimeout,
 )
 from kernelbridge.client.loop_thread import loop_thread
-from tests.client.servers import PATIENCE, ServerProcess
+from tests.client.servers import PATIENCE, ServerProcess, Wire
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,10 @@ def test_large_results_arrive_and_large_requests_are_refused_with_figures(shared
     assert caught.value.code == "frame_too_large"
     with pytest.raises(UnicodeEncodeError):
         shared.run("'\ud800'")
+    with pytest.raises(UnicodeEncodeError):
+        shared.run("input()", on_input=lambda _prompt, _secret: "\ud800")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        shared.run("1", timeout=float("nan"))
     assert shared.run("'still there'").success
 
 
@@ -172,6 +177,12 @@ def test_a_session_that_is_refused_is_not_opened_with_other_options(client: Clie
         with pytest.raises(RequestRefused, match="PATH"):
             session.run("1")
     assert session.info()["state"] == "absent"
+
+
+def test_options_that_cannot_be_sent_are_refused_at_once(client: Client) -> None:
+    for env in ({"A": "\ud800"}, {"A": float("nan")}):
+        with pytest.raises(ValueError, match=r"surrogates|JSON"):
+            client.session("s", env=env).run("1")  # type: ignore[arg-type]
 
 
 def test_a_session_without_a_name_is_gone_after_with(client: Client) -> None:
@@ -299,6 +310,32 @@ with Client(sys.argv[1], user_id="forks") as client, client.session("s") as sess
 """,
     )
     assert (ran.returncode, ran.stdout) == (0, "42\n\n"), ran.stderr
+
+
+def test_a_process_that_stood_still_keeps_its_connection(wire: Wire, user: str) -> None:
+    """A suspended laptop: it was silent for longer than it would let the server be."""
+    text = """
+import sys
+from kernelbridge import Client
+with Client(sys.argv[1], user_id=sys.argv[2], heartbeat=0.5) as client:
+    print(client.sessions(), flush=True)
+    for line in sys.stdin:
+        print(client.sessions(), flush=True)
+"""
+    process = subprocess.Popen(
+        (sys.executable, "-c", text, wire.url, user), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "[]\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)  # the fault itself
+        process.send_signal(signal.SIGCONT)
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.stdout.readline() == "[]\n"
+    assert wire.connections == 1
 
 
 def test_a_client_that_is_never_closed_warns_once_and_does_not_hang(server: ServerProcess) -> None:
