@@ -58,7 +58,7 @@ async def test_a_server_that_stops_ends_what_runs_and_says_so(server: ServerProc
 
 
 async def test_a_frozen_server_is_left_and_found_again(server: ServerProcess, user: str) -> None:
-    async with AsyncClient(server.url, user_id=user, heartbeat=0.2, reconnect=PATIENCE) as client:
+    async with AsyncClient(server.url, user_id=user, heartbeat=1.0, reconnect=PATIENCE) as client:
         session = client.session()
         run, _ = await begin(session)
         server.freeze()

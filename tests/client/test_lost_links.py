@@ -188,8 +188,8 @@ async def test_a_session_that_another_client_closes_is_lost(broken: AsyncSession
 async def test_a_silent_peer_is_a_typed_error_in_bounded_time(
     wire: Wire, user: str, direct: AsyncSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernelbridge.client.connection.HANDSHAKE", 0.5)
-    async with AsyncClient(wire.url, user_id=user, heartbeat=0.2, reconnect=0.3) as client:
+    monkeypatch.setattr("kernelbridge.client.connection.HANDSHAKE", 1.0)
+    async with AsyncClient(wire.url, user_id=user, heartbeat=1.0, reconnect=1.0) as client:
         run, _ = await begin(client.session("s"))
         wire.stall()
         with pytest.raises(OutcomeUnknown, match="may have run"):
@@ -202,8 +202,8 @@ async def test_a_silent_peer_is_a_typed_error_in_bounded_time(
 
 async def test_a_long_silent_cell_is_no_reason_to_drop(wire: Wire, user: str, direct: AsyncSession) -> None:
     await direct.run("pass")
-    async with AsyncClient(wire.url, user_id=user, heartbeat=0.2) as client:
-        assert (await client.session("s").run("import time; time.sleep(1.5); 'slept'")).text == "'slept'\n"
+    async with AsyncClient(wire.url, user_id=user, heartbeat=1.5) as client:
+        assert (await client.session("s").run("import time; time.sleep(2.5); 'slept'")).text == "'slept'\n"
     assert wire.connections == 1
 
 

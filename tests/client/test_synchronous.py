@@ -317,7 +317,7 @@ def test_a_process_that_stood_still_keeps_its_connection(wire: Wire, user: str) 
     text = """
 import sys
 from kernelbridge import Client
-with Client(sys.argv[1], user_id=sys.argv[2], heartbeat=0.5) as client:
+with Client(sys.argv[1], user_id=sys.argv[2], heartbeat=1.0) as client:
     print(client.sessions(), flush=True)
     for line in sys.stdin:
         print(client.sessions(), flush=True)
@@ -330,7 +330,7 @@ with Client(sys.argv[1], user_id=sys.argv[2], heartbeat=0.5) as client:
         assert process.stdout is not None
         assert process.stdout.readline() == "[]\n"
         process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)  # the fault itself
+        time.sleep(2)  # the fault itself
         process.send_signal(signal.SIGCONT)
         process.stdin.write("\n")
         process.stdin.close()
