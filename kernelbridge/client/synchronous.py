@@ -151,7 +151,7 @@ class Session:
     def __init__(self, client: Client, make: Callable[[AsyncClient], AsyncSession]) -> None:
         self._client = client
         self._make = make
-        self._made: tuple[int, AsyncSession] | None = None
+        self._made = client._pid, make(client._client)  # noqa: SLF001 - now, so that all threads have the same one
         self.files = Files(self)
 
     @property
@@ -280,7 +280,8 @@ class Session:
     def _asynchronous(self) -> AsyncSession:
         """Return the session of this process."""
         client = self._client._asynchronous()  # noqa: SLF001
-        if self._made is None or self._made[0] != os.getpid():
+        if self._made[0] != os.getpid():
+            keep(self._made)
             self._made = os.getpid(), self._make(client)
         return self._made[1]
 
