@@ -14,6 +14,7 @@ from kernelbridge import __version__
 from kernelbridge.cli import screen
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
+from kernelbridge.cli.run import run
 from kernelbridge.cli.serve import serve
 from kernelbridge.cli.sessions import kill, logs, ps
 from kernelbridge.cli.token import token
@@ -28,11 +29,13 @@ MISUSED = 2
 def commands() -> None:
     """Run Python code in isolated sessions, over a WebSocket.
 
-    Start with `kernelbridge serve`. If something is missing, `kernelbridge doctor` says what to do.
+    Start with `kernelbridge run -c 'print(6 * 7)'`, or with `kernelbridge serve`. If something is missing,
+    `kernelbridge doctor` says what to do.
     """
 
 
 commands.add_command(serve)
+commands.add_command(run)
 commands.add_command(doctor)
 commands.add_command(images)
 commands.add_command(token)

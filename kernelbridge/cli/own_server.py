@@ -1,0 +1,105 @@
+"""Where a command finds a server: the one that it is told of, the one on this machine, or one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelbridge import log
+from kernelbridge.settings.settings import Settings, resolve
+
+USUAL = "ws://localhost:8001"
+_LOOK = 2.0
+"""Seconds that the usual server may take to say that it is there."""
+_USER = "me"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A server, and how to log in there."""
+
+    url: str
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a server of the command's own should be like."""
+
+    image: str | None = None
+    """The image of its sandboxes, in Docker; without it they are isolated with bubblewrap."""
+    isolation: bool = True
+    keeps_files: bool = False
+    """Whether the files of sessions go into the usual data directory; otherwise they are deleted."""
+
+
+@asynccontextmanager
+async def found_server(
+    url: str | None, token: str | None, own: Own, say: Callable[[str], None]
+) -> AsyncIterator[Found]:
+    """Yield the server at `url`; without that, the usual one if it runs, or one that runs while the context is open.
+
+    `say` gets lines for the user. Raises `KernelBridgeError` if a server of its own cannot start.
+    """
+    if url is not None or (own.isolation and await _runs(USUAL)):
+        yield Found(url or USUAL, token)
+        return
+    with tempfile.TemporaryDirectory(prefix="kernelbridge-") as directory:
+        async with _own_server(own, Path(directory), say) as found:
+            yield found
+
+
+async def _runs(url: str) -> bool:
+    """Whether a server of ours listens there."""
+    import aiohttp  # noqa: PLC0415 - not for --help
+
+    timeout = aiohttp.ClientTimeout(_LOOK)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"http{url[2:]}/healthz") as answer:
+            return "version" in await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return False
+
+
+@asynccontextmanager
+async def _own_server(own: Own, directory: Path, say: Callable[[str], None]) -> AsyncIterator[Found]:
+    from kernelbridge.identity.token_file import add_token  # noqa: PLC0415 - with a server elsewhere, none is loaded
+    from kernelbridge.identity.tokens import new_token, token_line  # noqa: PLC0415
+    from kernelbridge.server.app import running  # noqa: PLC0415
+
+    token = new_token()
+    tokens = directory / "tokens"
+    await asyncio.to_thread(add_token, tokens, token_line(_USER, token))
+    settings = _settings(own, directory, tokens)
+    log.configure("console", "error")
+    say(f"No server at {USUAL}: starting one for this command ({_described(settings)}).")
+    async with running(settings, on_progress=say) as report:
+        yield Found(report.url, token)
+
+
+def _settings(own: Own, directory: Path, tokens: Path) -> Settings:
+    """Return the settings of such a server. The user's own, from the environment, are for a server that stays."""
+    flags: dict[str, object] = {
+        "host": "127.0.0.1",
+        "port": "0",
+        "auth": "token",
+        "token_file": str(tokens),
+        "runtime": "docker" if own.image else "local",
+        "isolation": None if own.isolation else False,
+        "linger": "0",
+    }
+    if own.image:
+        flags["image"] = own.image
+    if not own.keeps_files:
+        flags["data_dir"] = str(directory / "data")
+    return resolve(flags)
+
+
+def _described(settings: Settings) -> str:
+    if settings.runtime == "docker":
+        return f"containers of {settings.image}"
+    return "isolated with bubblewrap" if settings.isolation else "WITHOUT isolation: the code has all your rights"
