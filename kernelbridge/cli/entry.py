@@ -17,6 +17,7 @@ from kernelbridge.cli.images import images
 from kernelbridge.cli.run import run
 from kernelbridge.cli.serve import serve
 from kernelbridge.cli.sessions import kill, logs, ps
+from kernelbridge.cli.shell import shell
 from kernelbridge.cli.token import token
 from kernelbridge.errors import ConfigError, KernelBridgeError
 
@@ -36,6 +37,7 @@ def commands() -> None:
 
 commands.add_command(serve)
 commands.add_command(run)
+commands.add_command(shell)
 commands.add_command(doctor)
 commands.add_command(images)
 commands.add_command(token)

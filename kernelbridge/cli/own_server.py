@@ -24,6 +24,8 @@ class Found:
 
     url: str
     token: str | None = None
+    is_own: bool = False
+    """Whether it was started for the command, and ends with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ async def _own_server(own: Own, directory: Path, say: Callable[[str], None]) -> 
     log.configure("console", "error")
     say(f"No server at {USUAL}: starting one for this command ({_described(settings)}).")
     async with running(settings, on_progress=say) as report:
-        yield Found(report.url, token)
+        yield Found(report.url, token, is_own=True)
 
 
 def _settings(own: Own, directory: Path, tokens: Path) -> Settings:

@@ -42,6 +42,8 @@ class AsyncTerminal:
         self.terminal_id = terminal_id
         self.exit_code: int | None = None
         """The exit code of its shell, when it has ended and the code is known."""
+        self.replayed = False
+        """Whether the latest output was written before this client attached: its questions are answered already."""
         self._received = 0
         """Bytes of output since the terminal began, as far as this client knows them."""
         self._attached = False
@@ -143,8 +145,8 @@ class AsyncTerminal:
             return ""
         if frame["type"] != "terminal_data":
             return ""
-        data = str(frame["data"])
-        if not frame.get("replay"):
+        data, self.replayed = str(frame["data"]), bool(frame.get("replay"))
+        if not self.replayed:
             self._received += len(data.encode())
             return data
         # The replay begins `leftOut` bytes after the terminal did. Skip what came before the connection broke.

@@ -1,0 +1,53 @@
+"""Leaving a terminal that goes on, with `~d` at the beginning of a line; and what must not reach the emulator; pure."""
+
+from __future__ import annotations
+
+import re
+
+_QUESTIONS = re.compile(
+    r"\x1b\[[?>=]?[\d;]*[cn]"  # what it is, how it is, where the cursor is
+    r"|\x1b\[>[\d;]*q"  # its version
+    r"|\x1b\[\?[\d;]*\$p"  # a mode
+    r"|\x1b\[\?u"  # its keyboard protocol
+    r"|\x1b\[1[4-9]t|\x1b\[2[01]t"  # its size and title
+    r"|\x1b\](?:4;\d+|1\d|52;[^;\x07\x1b]*);\?(?:\x07|\x1b\\)"  # a colour, the clipboard
+    r"|\x1bP[$+]q[^\x1b]*\x1b\\"  # a setting
+)
+
+LEFT = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[m"
+"""Undoes what programs in a terminal may have set: the other screen, the mouse, paste, keys, cursor, colours."""
+
+
+class Keys:
+    """Finds `~d` among the keys of a person.
+
+    As with ssh, only a `~` at the beginning of a line waits for the next key: typed and then erased, it would reach
+    programs that do not edit lines. No other key is held back.
+    """
+
+    def __init__(self) -> None:
+        self._begins = True
+        """Whether the next key is the first of a line."""
+        self._tilde = False
+        """Whether a `~` waits."""
+
+    def take(self, text: str) -> tuple[str, bool]:
+        """Return what is to be typed, and whether the person leaves; keys after that are dropped."""
+        typed = ""
+        for key in text:
+            if self._tilde:
+                self._tilde, self._begins = False, False
+                if key == "d":
+                    return typed, True
+                typed += "~" if key != "~" else ""  # ~~ types one
+            elif self._begins and key == "~":
+                self._tilde = True
+                continue
+            typed += key
+            self._begins = key in "\r\n\x03\x15"  # Ctrl-C and Ctrl-U begin a line anew
+        return typed, False
+
+
+def without_questions(text: str) -> str:
+    """Remove the questions of programs to the terminal: they were answered when they were asked."""
+    return _QUESTIONS.sub("", text)

@@ -1,0 +1,190 @@
+"""`kernelbridge shell`: an interactive terminal of a session, which can be left and taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import os
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from kernelbridge.cli import screen
+from kernelbridge.cli.detaching import LEFT, Keys, without_questions
+from kernelbridge.cli.own_server import Own, found_server
+from kernelbridge.errors import KernelBridgeError
+
+if TYPE_CHECKING:
+    from kernelbridge.client.terminal import AsyncTerminal
+
+OUR_FAILURE = 125
+_BY_SIGNAL = 128
+_KEPT = 3600.0
+"""Seconds that a session waits for somebody who has left its terminal."""
+_READ = 1 << 16
+
+
+@click.command()
+@click.argument("session", required=False)
+@click.option("--terminal", default="shell", show_default=True, help="Which terminal of the session.")
+@click.option("--image", help="The image of the session's sandbox, if the command opens it.")
+@click.option("--url", envvar="KERNELBRIDGE_URL", help="The server.  [variable: KERNELBRIDGE_URL]")
+@click.option("--user", metavar="NAME", help="The user, for a server without authentication.")
+@click.option(
+    "--token",
+    envvar="KERNELBRIDGE_TOKEN",
+    help="The token to log in with. Other users of the machine see options: prefer KERNELBRIDGE_TOKEN.",
+)
+def shell(
+    *, session: str | None, terminal: str, image: str | None, url: str | None, user: str | None, token: str | None
+) -> int:
+    """Open a terminal of SESSION, or attach to the one that is open; without SESSION, of a new one.
+
+    `exit` ends it. `~d` at the beginning of a line leaves it: what runs goes on for an hour, and the same command takes
+    it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
+    """
+    say = screen.errors().print
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
+        screen.write_error(screen.errors(), "There is no terminal", reason)
+        return OUR_FAILURE
+
+    async def work() -> int:
+        async with found_server(url, token, Own(image, keeps_files=session is not None), say) as found:
+            from kernelbridge import AsyncClient  # noqa: PLC0415 - not for --help
+
+            async with AsyncClient(found.url, token=found.token, user_id=user) as client:
+                opened = client.session(session, image=image, linger=_KEPT)
+                size = os.get_terminal_size()
+                attached = await opened.terminal(rows=size.lines, cols=size.columns, name=terminal)
+                with _raw(sys.stdin.fileno()):
+                    left = await _Attached(attached).until_left()
+                if not left:
+                    if session is None:
+                        await opened.close(delete_files=True)
+                    return attached.exit_code or 0
+                again = f"kernelbridge shell {opened.session_id}" + (f" --terminal {terminal}" * (terminal != "shell"))
+                say(f"The terminal goes on for an hour. Take it up again with: {again}")
+                if found.is_own:
+                    say("It ends now nevertheless: the server was started for this command.")
+                return 0
+
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(work())
+    except KernelBridgeError as exc:
+        screen.write_error(screen.errors(), exc.message, exc.reason)
+        return OUR_FAILURE
+    except _Ended as exc:
+        return _BY_SIGNAL + exc.signum
+
+
+class _Ended(Exception):  # noqa: N818 - a signal is no error
+    """A signal ended the command."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _Attached:
+    """Passes keys, output and sizes on between this terminal and the session's."""
+
+    def __init__(self, terminal: AsyncTerminal) -> None:
+        self._terminal = terminal
+        self._loop = asyncio.get_running_loop()
+        self._left: asyncio.Future[bool] = self._loop.create_future()
+        """True when the person leaves; False when the shell ends."""
+        self._keys = Keys()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def until_left(self) -> bool:
+        """Pass on until the shell ends or the person leaves; return whether they left. Raises `_Ended`."""
+        keys = sys.stdin.fileno()
+        self._loop.add_reader(keys, self._read, keys)
+        self._loop.add_signal_handler(signal.SIGWINCH, self._do, self._resize)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(signum, self._end, _Ended(signum))
+        self._do(self._show)
+        try:
+            return await self._left
+        finally:
+            self._loop.remove_reader(keys)
+            for task in self._tasks:
+                task.cancel()
+
+    def _do(self, what: object, *arguments: str) -> None:
+        task = self._loop.create_task(what(*arguments))  # type: ignore[operator]
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._end(exc)
+
+    def _end(self, why: BaseException) -> None:
+        if not self._left.done():
+            self._left.set_exception(why)
+
+    def _read(self, keys: int) -> None:
+        data = os.read(keys, _READ)
+        text, leaves = self._keys.take(self._decoder.decode(data))
+        if text:
+            self._do(self._type, text)
+        if not data:
+            self._end(_Ended(signal.SIGHUP))
+        elif leaves:
+            self._do(self._leave)
+
+    async def _type(self, text: str) -> None:
+        from kernelbridge.client.errors import Closed, ConnectionLost  # noqa: PLC0415
+
+        try:
+            await self._terminal.write(text)
+        except ConnectionLost:
+            await _write("\a")  # typed into nothing: the connection is being made again
+        except Closed:
+            pass  # its last output is being shown
+
+    async def _leave(self) -> None:
+        if not self._left.done():
+            self._left.set_result(True)
+
+    async def _resize(self) -> None:
+        size = os.get_terminal_size()
+        await self._terminal.resize(size.lines, size.columns)
+
+    async def _show(self) -> None:
+        while text := await self._terminal.read():
+            await _write(without_questions(text) if self._terminal.replayed else text)
+        if not self._left.done():
+            self._left.set_result(False)
+
+
+async def _write(text: str) -> None:
+    await asyncio.to_thread(_write_all, text.encode())
+
+
+def _write_all(data: bytes) -> None:
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]
+
+
+@contextlib.contextmanager
+def _raw(keys: int) -> Iterator[None]:
+    """Hand every key on while the context is open, and leave the terminal as it was."""
+    before = termios.tcgetattr(keys)
+    tty.setraw(keys)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keys, termios.TCSAFLUSH, before)
+        _write_all(LEFT.encode())

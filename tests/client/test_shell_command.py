@@ -1,0 +1,170 @@
+"""`kernelbridge shell` at a terminal of the test's own: sizes, keys, leaving, coming back, what it leaves behind."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+
+from kernelbridge import Client
+from tests.client.servers import PATIENCE, ServerProcess
+from tests.client.test_run_command import environment
+
+FLAGS = {"max_linger": "1h"}
+
+
+class Person:
+    """Somebody at a terminal, who runs `kernelbridge shell` there."""
+
+    def __init__(self, server: ServerProcess, *words: str, rows: int = 30, cols: int = 100) -> None:
+        command = [sys.executable, "-m", "kernelbridge", "shell", *words]
+        self.terminal, its = pty.openpty()
+        self.set_size(rows, cols)
+        self.before = termios.tcgetattr(self.terminal)
+        environ = environment(KERNELBRIDGE_URL=server.url, TERM="xterm")
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.login_tty(its)
+            os.execve(sys.executable, command, environ)
+        os.close(its)
+        self.shown = ""
+
+    def set_size(self, rows: int, cols: int) -> None:
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def type(self, keys: str) -> None:
+        os.write(self.terminal, keys.encode())
+
+    def see(self, text: str) -> None:
+        """Wait until something is shown; what was shown up to its end is not looked at again."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.shown:
+            assert select.select([self.terminal], [], [], deadline - time.monotonic())[0], self.shown[-2000:]
+            try:
+                self.shown += os.read(self.terminal, 1 << 16).decode(errors="replace")
+            except OSError:
+                raise AssertionError(self.shown[-2000:]) from None  # the command has ended
+        self.shown = self.shown.partition(text)[2]
+
+    def leave(self) -> int:
+        """Wait for the end of the command, and give its exit code."""
+        while True:
+            try:
+                data = os.read(self.terminal, 1 << 16)
+            except OSError:  # the command has ended
+                break
+            self.shown += data.decode(errors="replace")
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(self.terminal)
+
+
+@pytest.fixture
+def _sessions_end(server: ServerProcess, user: str) -> Iterator[None]:
+    with Client(server.url, user_id=user) as client:
+        yield
+        for session in client.sessions():
+            client.session(session["sessionId"]).close(delete_files=True)
+
+
+def modes(terminal: int) -> list[Any]:
+    return termios.tcgetattr(terminal)[:4]
+
+
+def test_the_size_is_set_when_it_opens_and_follows(server: ServerProcess, user: str) -> None:
+    with Person(server, "--user", user, rows=33, cols=111) as person:
+        person.see("$ ")
+        person.type("stty size\r")
+        person.see("33 111")
+        person.type("until [ \"$(stty size)\" = '44 99' ]; do sleep 0.05; done; echo followed\r")
+        person.set_size(44, 99)
+        person.see("\nfollowed")
+        person.type("exit 7\r")
+        assert person.leave() == 7
+
+
+@pytest.mark.usefixtures("_sessions_end")
+def test_who_leaves_finds_what_runs_again(server: ServerProcess, user: str) -> None:
+    with Person(server, "--user", user, "work") as person:
+        person.see("$ ")
+        person.type("x=41; (read line; echo got $line)\r")
+        person.type("~d")
+        person.see("kernelbridge shell work")
+        assert person.leave() == 0
+    with Person(server, "--user", user, "work") as person:
+        person.see("read line")  # what was shown before
+        person.type("typed\r")
+        person.see("got typed")
+        person.type("echo $((x + 1))\rexit\r")
+        person.see("42")
+        assert person.leave() == 0
+
+
+def test_no_key_is_held_back(server: ServerProcess, user: str) -> None:
+    with Person(server, "--user", user) as person:
+        person.see("$ ")
+        person.type("stty raw -echo; echo ready; dd bs=1 count=5 2>/dev/null | od -An -tx1; stty sane\r")
+        person.see("ready")
+        person.see("ready")
+        person.type("\x10\x03\x1b\x10~")  # none of them begins a detach sequence that would wait for more
+        person.see("10 03 1b 10 7e")
+        person.type("exit\r")
+        assert person.leave() == 0
+
+
+@pytest.mark.usefixtures("_sessions_end")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_as_it_was(server: ServerProcess, user: str, signum: signal.Signals) -> None:
+    with Person(server, "--user", user, "work") as person:
+        before = modes(person.terminal)
+        person.see("$ ")
+        assert modes(person.terminal) != before
+        os.kill(person.pid, signum)
+        assert person.leave() == 128 + signum
+
+
+def test_a_terminal_that_was_never_raw_is_not_touched(user: str, server: ServerProcess) -> None:
+    with Person(server, "--user", user, "--url", "ws://localhost:1") as person:
+        before = modes(person.terminal)
+        person.see("Cannot connect to ws://localhost:1")
+        assert modes(person.terminal) == before
+        assert person.leave() == 125
+
+
+def test_without_a_terminal_it_says_what_to_use() -> None:
+    command = [sys.executable, "-m", "kernelbridge", "shell"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 125
+    assert "kernelbridge run" in done.stderr
+
+
+@pytest.mark.usefixtures("_sessions_end")
+def test_replayed_questions_are_not_answered_again(server: ServerProcess, user: str) -> None:
+    with Person(server, "--user", user, "work") as person:
+        person.see("$ ")
+        person.type(r"printf 'a\033[cb\n'" + "\r")
+        person.see("a\x1b[cb")  # asked once: an emulator answers
+        person.type("\r~d")
+        person.leave()
+    with Person(server, "--user", user, "work") as person:
+        person.see("ab")
+        person.type("exit\r")
+        assert person.leave() == 0

@@ -1,0 +1,58 @@
+"""Leaving a terminal, and questions in what is replayed."""
+
+import pytest
+
+from kernelbridge.cli.detaching import Keys, without_questions
+
+
+@pytest.mark.parametrize(
+    ("pieces", "typed", "leaves"),
+    [
+        (["~d"], "", True),
+        (["~", "d"], "", True),
+        (["ls\r~d more"], "ls\r", True),
+        (["a~d"], "a~d", False),
+        (["~~d"], "~d", False),
+        (["~x\r", "~", "d"], "~x\r", True),
+        (["~\rd"], "~\rd", False),
+        (["~\r~d"], "~\r", True),
+        (["\x10\x11"], "\x10\x11", False),
+        (["half\x03~d"], "half\x03", True),
+    ],
+)
+def test_what_is_typed_and_who_leaves(pieces: list[str], typed: str, leaves: bool) -> None:  # noqa: FBT001
+    keys, found, left = Keys(), "", False
+    for piece in pieces:
+        text, left = keys.take(piece)
+        found += text
+    assert (found, left) == (typed, leaves)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "\x1b[c",
+        "\x1b[>0c",
+        "\x1b[=c",
+        "\x1b[6n",
+        "\x1b[?6n",
+        "\x1b[>q",
+        "\x1b[?2026$p",
+        "\x1b[?u",
+        "\x1b[14t",
+        "\x1b[21t",
+        "\x1b]11;?\x07",
+        "\x1b]10;?\x1b\\",
+        "\x1b]4;1;?\x07",
+        "\x1b]52;c;?\x07",
+        "\x1bP$qm\x1b\\",
+        "\x1bP+q544e\x1b\\",
+    ],
+)
+def test_a_question_is_removed(question: str) -> None:
+    assert without_questions(f"a{question}b") == "ab"
+
+
+@pytest.mark.parametrize("text", ["\x1b[1;31mred\x1b[m", "\x1b[2J\x1b[3;4H", "\x1b]0;title\x07", "\x1b[?25l", "c n q"])
+def test_what_is_no_question_stays(text: str) -> None:
+    assert without_questions(text) == text
