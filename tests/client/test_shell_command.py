@@ -96,7 +96,7 @@ def test_the_size_is_set_when_it_opens_and_follows(server: ServerProcess, user: 
         person.see("33 111")
         person.type("until [ \"$(stty size)\" = '44 99' ]; do sleep 0.05; done; echo followed\r")
         person.set_size(44, 99)
-        person.see("\nfollowed")
+        person.see("\rfollowed")
         person.type("exit 7\r")
         assert person.leave() == 7
 
