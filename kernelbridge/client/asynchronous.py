@@ -457,7 +457,16 @@ class AsyncSession:
                 self._client.abandon(call)
 
     async def _answer_question(self, call: Call, happened: Frame, on_input: OnInput) -> None:
-        self._client.reply(call, str(await awaited(on_input(happened["prompt"], happened["password"]))))
+        """Ask, and reply; who is still being asked when the run ends is not waited for."""
+        answering = asyncio.ensure_future(awaited(on_input(happened["prompt"], happened["password"])))
+        ended = asyncio.ensure_future(call.ended())
+        try:
+            await asyncio.wait({answering, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                self._client.reply(call, str(answering.result()))
+        finally:
+            for task in (answering, ended):
+                task.cancel()
 
 
 def _timed(frame: Frame, timeout: float | None) -> Frame:

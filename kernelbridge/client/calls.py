@@ -24,6 +24,7 @@ class Call:
         self._left_out = 0
         self._answer: Frame | ClientError | None = None
         self._news = asyncio.Event()
+        self._settled = asyncio.Event()
 
     def put(self, frame: Frame) -> None:
         """Take an event. Output beyond what may wait is left out, and counted in the next event."""
@@ -41,12 +42,17 @@ class Call:
     def settle(self, answer: Frame | ClientError) -> None:
         """Take the answer, or the error that stands for it."""
         self._answer = answer
+        self._settled.set()
         self._news.set()
 
     @property
     def settled(self) -> bool:
         """Whether there is an answer."""
         return self._answer is not None
+
+    async def ended(self) -> None:
+        """Wait until there is an answer."""
+        await self._settled.wait()
 
     async def next(self) -> Frame | None:
         """Return the next event, or None when the answer has come. Raises the error that stands for the answer.

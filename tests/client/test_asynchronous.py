@@ -60,3 +60,17 @@ async def test_a_client_is_not_used_from_two_loops_at_once(server: ServerProcess
         assert "make a client for each" in errors[0]
     with pytest.raises(Closed):
         await client.sessions()
+
+
+async def test_nobody_is_waited_for_who_is_asked_when_the_run_ends(direct: AsyncSession) -> None:
+    asked = asyncio.Event()
+
+    async def never(_prompt: str, _secret: bool) -> str:  # noqa: FBT001 - it is called so
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+        return ""
+
+    running = asyncio.create_task(direct.run("input()", on_input=never))
+    await asked.wait()
+    await direct.interrupt()
+    assert (await running).cause == "interrupted"

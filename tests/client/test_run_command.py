@@ -108,27 +108,24 @@ def test_code_that_runs_too_long_is_ended(run: Run) -> None:
     assert (done.returncode, "(timeout)" in done.stderr) == (124, True)
 
 
-def test_a_ctrl_c_is_delivered_once_each_time(to_server: dict[str, str], user: str) -> None:
-    code = """
-import time
-for number in range(2):
-    try:
-        print("waits", flush=True)
-        time.sleep(1000)
-    except KeyboardInterrupt:
-        print("interrupted", number, flush=True)
-print("waits", flush=True)
-time.sleep(1000)
+@pytest.mark.parametrize(
+    ("then", "output", "code"), [("raise", "", 130), ("print('saved')", "saved\n", 0), ("sys.exit(3)", "", 3)]
+)
+def test_a_ctrl_c_is_passed_on(to_server: dict[str, str], user: str, then: str, output: str, code: int) -> None:
+    program = f"""
+import sys, time
+try:
+    print("waits", flush=True)
+    time.sleep(1000)
+except KeyboardInterrupt:
+    {then}
 """
-    with running(to_server, "--user", user, "-c", code) as process:
+    with running(to_server, "--user", user, "-c", program) as process:
         assert process.stdout is not None
-        found = []
-        for line in process.stdout:
-            found.append(line)
-            if line == "waits\n":
-                process.send_signal(signal.SIGINT)
-        assert found == ["waits\n", "interrupted 0\n", "waits\n", "interrupted 1\n", "waits\n"]
-        assert process.wait() == 130
+        assert process.stdout.readline() == "waits\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == output
+        assert process.wait(PATIENCE) == code
 
 
 def test_sigterm_ends_the_run_and_the_session(to_server: dict[str, str], user: str, server: ServerProcess) -> None:
