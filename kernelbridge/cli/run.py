@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from kernelbridge.cli import pictures, screen
+from kernelbridge.cli.as_client import BY_SIGNAL, KEPT, OUR_FAILURE, EndedBySignal, as_client
 from kernelbridge.cli.own_server import Own, found_server
 from kernelbridge.client.events import Display, Output
 from kernelbridge.client.results import Result
@@ -29,13 +30,8 @@ if TYPE_CHECKING:
     from kernelbridge import AsyncClient, AsyncSession
     from kernelbridge.client.events import Event
 
-OUR_FAILURE = 125
-"""Exit code when the code could not be run, as with `docker run`."""
 TIMED_OUT = 124
 """Exit code when the code ran longer than its time limit, as with `timeout`."""
-_BY_SIGNAL = 128
-_KEPT = 3600.0
-"""Seconds that a kept session stays open; the default of the server's limit."""
 _END_OF_FILE = "\x04"
 """What a kernel takes as the end of its input."""
 
@@ -52,7 +48,7 @@ _EXAMPLES = """\b
 Examples:
     kernelbridge run -c 'print(6 * 7)'
     kernelbridge run --session work --keep analysis.py data.csv
-    echo 'print(input())' | kernelbridge run -
+    generate | kernelbridge run -
 """
 
 
@@ -63,16 +59,9 @@ Examples:
 @click.option("--session", metavar="NAME", help="The session to run it in.  [default: a new one, which is deleted]")
 @click.option("--keep", is_flag=True, help="Leave the session open for an hour, with its variables.")
 @click.option("--timeout", metavar="DURATION", help="End the code after so long: 30s, 5m.  [default: the server's]")
-@click.option("--image", help="The image of the session's sandbox, if the command opens it.")
 @click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON when the code has ended.")
-@click.option("--url", envvar="KERNELBRIDGE_URL", help="The server.  [variable: KERNELBRIDGE_URL]")
-@click.option("--user", metavar="NAME", help="The user, for a server without authentication.")
-@click.option(
-    "--token",
-    envvar="KERNELBRIDGE_TOKEN",
-    help="The token to log in with. Other users of the machine see options: prefer KERNELBRIDGE_TOKEN.",
-)
+@as_client
 def run(
     *,
     file: str | None,
@@ -118,20 +107,12 @@ def run(
     except KernelBridgeError as exc:
         screen.write_error(screen.errors(), exc.message, exc.reason)
         return OUR_FAILURE
-    except _Ended as exc:
-        return _BY_SIGNAL + exc.signum
+    except EndedBySignal as exc:
+        return exc.exit_code
     except BrokenPipeError:
         # Python would write the rest at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BY_SIGNAL + signal.SIGPIPE
-
-
-class _Ended(BaseException):
-    """A signal came before the code ran."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+        return BY_SIGNAL + signal.SIGPIPE
 
 
 async def _ended_by_signals(work: Any) -> int:
@@ -149,13 +130,13 @@ async def _ended_by_signals(work: Any) -> int:
         return int(await task)
     except asyncio.CancelledError:
         if came:
-            raise _Ended(came[0]) from None
+            raise EndedBySignal(came[0]) from None
         raise
 
 
 async def _session(client: AsyncClient, name: str | None, *, image: str | None, keep: bool) -> AsyncSession:
     """Return the session; one that is open already stays open as long as it was to."""
-    linger, keep_while_running = _KEPT if keep else 0.0, keep
+    linger, keep_while_running = KEPT if keep else 0.0, keep
     if name is not None and not keep:
         info = await client.session(name).info()
         linger, keep_while_running = info.get("linger", 0.0), info.get("keepWhileRunning", False)
@@ -262,10 +243,10 @@ def exit_code(result: Result) -> int:
     if result.cause == "timeout":
         return TIMED_OUT
     if result.cause == "interrupted" or (result.error or "").startswith("KeyboardInterrupt"):
-        return _BY_SIGNAL + signal.SIGINT
+        return BY_SIGNAL + signal.SIGINT
     name = "SIGKILL" if result.cause == "out_of_memory" else result.frame.get("signal")
     if name is not None:
-        return _BY_SIGNAL + int(getattr(signal, name, signal.SIGKILL))
+        return BY_SIGNAL + int(getattr(signal, name, signal.SIGKILL))
     return int(result.frame.get("exitCode", not result.success)) & 0xFF
 
 

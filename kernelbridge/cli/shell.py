@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kernelbridge.cli import screen
+from kernelbridge.cli.as_client import KEPT, OUR_FAILURE, EndedBySignal, as_client
 from kernelbridge.cli.detaching import LEFT, Keys, without_questions
 from kernelbridge.cli.own_server import Own, found_server
 from kernelbridge.errors import KernelBridgeError
@@ -23,24 +24,13 @@ from kernelbridge.errors import KernelBridgeError
 if TYPE_CHECKING:
     from kernelbridge.client.terminal import AsyncTerminal
 
-OUR_FAILURE = 125
-_BY_SIGNAL = 128
-_KEPT = 3600.0
-"""Seconds that a session waits for somebody who has left its terminal."""
 _READ = 1 << 16
 
 
 @click.command()
 @click.argument("session", required=False)
 @click.option("--terminal", default="shell", show_default=True, help="Which terminal of the session.")
-@click.option("--image", help="The image of the session's sandbox, if the command opens it.")
-@click.option("--url", envvar="KERNELBRIDGE_URL", help="The server.  [variable: KERNELBRIDGE_URL]")
-@click.option("--user", metavar="NAME", help="The user, for a server without authentication.")
-@click.option(
-    "--token",
-    envvar="KERNELBRIDGE_TOKEN",
-    help="The token to log in with. Other users of the machine see options: prefer KERNELBRIDGE_TOKEN.",
-)
+@as_client
 def shell(
     *, session: str | None, terminal: str, image: str | None, url: str | None, user: str | None, token: str | None
 ) -> int:
@@ -60,7 +50,7 @@ def shell(
             from kernelbridge import AsyncClient  # noqa: PLC0415 - not for --help
 
             async with AsyncClient(found.url, token=found.token, user_id=user) as client:
-                opened = client.session(session, image=image, linger=_KEPT)
+                opened = client.session(session, image=image, linger=KEPT)
                 size = os.get_terminal_size()
                 attached = await opened.terminal(rows=size.lines, cols=size.columns, name=terminal)
                 with _raw(sys.stdin.fileno()):
@@ -81,16 +71,8 @@ def shell(
     except KernelBridgeError as exc:
         screen.write_error(screen.errors(), exc.message, exc.reason)
         return OUR_FAILURE
-    except _Ended as exc:
-        return _BY_SIGNAL + exc.signum
-
-
-class _Ended(Exception):  # noqa: N818 - a signal is no error
-    """A signal ended the command."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    except EndedBySignal as exc:
+        return exc.exit_code
 
 
 class _Attached:
@@ -106,12 +88,12 @@ class _Attached:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def until_left(self) -> bool:
-        """Pass on until the shell ends or the person leaves; return whether they left. Raises `_Ended`."""
+        """Pass on until the shell ends or the person leaves; return whether they left. Raises `EndedBySignal`."""
         keys = sys.stdin.fileno()
         self._loop.add_reader(keys, self._read, keys)
         self._loop.add_signal_handler(signal.SIGWINCH, self._do, self._resize)
         for signum in (signal.SIGTERM, signal.SIGHUP):
-            self._loop.add_signal_handler(signum, self._end, _Ended(signum))
+            self._loop.add_signal_handler(signum, self._end, EndedBySignal(signum))
         self._do(self._show)
         try:
             return await self._left
@@ -140,7 +122,7 @@ class _Attached:
         if text:
             self._do(self._type, text)
         if not data:
-            self._end(_Ended(signal.SIGHUP))
+            self._end(EndedBySignal(signal.SIGHUP))
         elif leaves:
             self._do(self._leave)
 
