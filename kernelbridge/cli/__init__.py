@@ -1,4 +1,4 @@
-"""The command line: `kernelbridge serve`, `run`, `doctor`, `images`, `token`, `ps`, `kill`, `logs`.
+"""The command line: `kernelbridge run`, `shell`, `cp`, `serve`, `doctor`, `images`, `token`, `ps`, `kill`, `logs`.
 
 Commands import what they run only when they run it, so `--help` and wrong flags are answered at once. Where only the
 client is installed, there is nothing to run: one sentence says what to install.

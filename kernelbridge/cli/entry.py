@@ -12,6 +12,7 @@ import click
 
 from kernelbridge import __version__
 from kernelbridge.cli import screen
+from kernelbridge.cli.cp import cp
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
 from kernelbridge.cli.run import run
@@ -38,6 +39,7 @@ def commands() -> None:
 commands.add_command(serve)
 commands.add_command(run)
 commands.add_command(shell)
+commands.add_command(cp)
 commands.add_command(doctor)
 commands.add_command(images)
 commands.add_command(token)

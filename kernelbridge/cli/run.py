@@ -11,23 +11,21 @@ import signal
 import sys
 import termios
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from kernelbridge.cli import pictures, screen
-from kernelbridge.cli.as_client import BY_SIGNAL, KEPT, OUR_FAILURE, EndedBySignal, as_client
-from kernelbridge.cli.own_server import Own, found_server
+from kernelbridge.cli.as_client import BY_SIGNAL, Server, as_client, carry_out, connected
 from kernelbridge.client.events import Display, Output
 from kernelbridge.client.results import Result
-from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings import quantities
 
 if TYPE_CHECKING:
-    from kernelbridge import AsyncClient, AsyncSession
+    from kernelbridge import AsyncSession
     from kernelbridge.client.events import Event
 
 TIMED_OUT = 124
@@ -70,12 +68,9 @@ def run(
     session: str | None,
     keep: bool,
     timeout: str | None,
-    image: str | None,
     no_isolation: bool,
     as_json: bool,
-    url: str | None,
-    user: str | None,
-    token: str | None,
+    server: Server,
 ) -> int:
     """Run FILE, - for standard input, or CODE in a session, and show what it shows.
 
@@ -87,71 +82,28 @@ def run(
     name, text = ("main.py", code) if code is not None else _read(file)
     argv = [*(["-c"] if code is not None else [file or name]), *arguments]
     seconds = None if timeout is None else _seconds(timeout)
-    if url is not None and no_isolation:
+    if server.url is not None and no_isolation:
         raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
-    say = screen.errors().print
 
     async def work() -> int:
-        own = Own(image, isolation=not no_isolation, keeps_files=session is not None)
-        async with found_server(url, token, own, say) as found:
-            from kernelbridge import AsyncClient  # noqa: PLC0415 - not for --help
+        async with connected(server, isolation=not no_isolation, keeps_files=session is not None) as there:
+            opened = await there.session(session, server.image, keep=keep)
+            async with _left(opened, keep=keep):
+                return await _Run(opened, as_json=as_json).of(text, name, argv, seconds)
 
-            async with AsyncClient(found.url, token=found.token, user_id=user) as client:
-                opened = await _session(client, session, image=image, keep=keep)
-                async with _left(opened, keep=keep, say=say):
-                    return await _Run(opened, as_json=as_json).of(text, name, argv, seconds)
-
-    try:
-        with _terminal_restored(), asyncio.Runner() as runner:
-            return runner.run(_ended_by_signals(work()))
-    except KernelBridgeError as exc:
-        screen.write_error(screen.errors(), exc.message, exc.reason)
-        return OUR_FAILURE
-    except EndedBySignal as exc:
-        return exc.exit_code
-    except BrokenPipeError:
-        # Python would write the rest at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BY_SIGNAL + signal.SIGPIPE
-
-
-async def _ended_by_signals(work: Any) -> int:
-    """Run `work`; SIGTERM, and SIGINT until the code has its own use of it, end it."""
-    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
-    came: list[int] = []
-
-    def end(signum: int) -> None:
-        came.append(signum)
-        task.cancel()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, end, signum)
-    try:
-        return int(await task)
-    except asyncio.CancelledError:
-        if came:
-            raise EndedBySignal(came[0]) from None
-        raise
-
-
-async def _session(client: AsyncClient, name: str | None, *, image: str | None, keep: bool) -> AsyncSession:
-    """Return the session; one that is open already stays open as long as it was to."""
-    linger, keep_while_running = KEPT if keep else 0.0, keep
-    if name is not None and not keep:
-        info = await client.session(name).info()
-        linger, keep_while_running = info.get("linger", 0.0), info.get("keepWhileRunning", False)
-    return client.session(name, image=image, linger=linger, keep_while_running=keep_while_running)
+    with _terminal_restored():
+        return carry_out(work())
 
 
 @asynccontextmanager
-async def _left(session: AsyncSession, *, keep: bool, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def _left(session: AsyncSession, *, keep: bool) -> AsyncIterator[None]:
     """Leave the session at the end; one without a name is deleted, unless it is to be kept."""
     if not keep:
         async with session:
             yield
         return
     yield
-    say(f"The session {session.session_id} stays open for an hour.")
+    screen.errors().print(f"The session {session.session_id} stays open for an hour.")
 
 
 class _Run:

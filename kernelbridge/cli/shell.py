@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import KEPT, OUR_FAILURE, EndedBySignal, as_client
+from kernelbridge.cli.as_client import OUR_FAILURE, EndedBySignal, Server, as_client, carry_out, connected
 from kernelbridge.cli.detaching import LEFT, Keys, without_questions
-from kernelbridge.cli.own_server import Own, found_server
-from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
     from kernelbridge.client.terminal import AsyncTerminal
@@ -31,48 +29,35 @@ _READ = 1 << 16
 @click.argument("session", required=False)
 @click.option("--terminal", default="shell", show_default=True, help="Which terminal of the session.")
 @as_client
-def shell(
-    *, session: str | None, terminal: str, image: str | None, url: str | None, user: str | None, token: str | None
-) -> int:
+def shell(*, session: str | None, terminal: str, server: Server) -> int:
     """Open a terminal of SESSION, or attach to the one that is open; without SESSION, of a new one.
 
     `exit` ends it. `~d` at the beginning of a line leaves it: what runs goes on for an hour, and the same command takes
     it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
     """
-    say = screen.errors().print
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
         screen.write_error(screen.errors(), "There is no terminal", reason)
         return OUR_FAILURE
 
     async def work() -> int:
-        async with found_server(url, token, Own(image, keeps_files=session is not None), say) as found:
-            from kernelbridge import AsyncClient  # noqa: PLC0415 - not for --help
+        async with connected(server, keeps_files=session is not None) as there:
+            opened = await there.session(session, server.image, keep=True)
+            size = os.get_terminal_size()
+            attached = await opened.terminal(rows=size.lines, cols=size.columns, name=terminal)
+            with _raw(sys.stdin.fileno()):
+                left = await _Attached(attached).until_left()
+            if not left:
+                if session is None:
+                    await opened.close(delete_files=True)
+                return attached.exit_code or 0
+            again = f"kernelbridge shell {opened.session_id}" + (f" --terminal {terminal}" * (terminal != "shell"))
+            screen.errors().print(f"The terminal goes on for an hour. Take it up again with: {again}")
+            if there.to_own_server:
+                screen.errors().print("It ends now nevertheless: the server was started for this command.")
+            return 0
 
-            async with AsyncClient(found.url, token=found.token, user_id=user) as client:
-                opened = client.session(session, image=image, linger=KEPT)
-                size = os.get_terminal_size()
-                attached = await opened.terminal(rows=size.lines, cols=size.columns, name=terminal)
-                with _raw(sys.stdin.fileno()):
-                    left = await _Attached(attached).until_left()
-                if not left:
-                    if session is None:
-                        await opened.close(delete_files=True)
-                    return attached.exit_code or 0
-                again = f"kernelbridge shell {opened.session_id}" + (f" --terminal {terminal}" * (terminal != "shell"))
-                say(f"The terminal goes on for an hour. Take it up again with: {again}")
-                if found.is_own:
-                    say("It ends now nevertheless: the server was started for this command.")
-                return 0
-
-    try:
-        with asyncio.Runner() as runner:
-            return runner.run(work())
-    except KernelBridgeError as exc:
-        screen.write_error(screen.errors(), exc.message, exc.reason)
-        return OUR_FAILURE
-    except EndedBySignal as exc:
-        return exc.exit_code
+    return carry_out(work())
 
 
 class _Attached:
