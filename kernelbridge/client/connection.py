@@ -60,7 +60,17 @@ class Target:
         return f"ws{self._base.removeprefix('http')}/ws{self._query(stream='true')}"
 
     def file(self, session_id: str, path: str) -> str:
-        """Return the address of a file."""
+        """Return the address of a file.
+
+        Raises `RequestRefused` for a path or a session that cannot be in an address: `.` and `..` never reach the
+        server, because HTTP clients resolve them, and the address would be that of another session's file.
+        """
+        while path.startswith("./"):
+            path = path[2:].lstrip("/")
+        if reason := _misleads(session_id, path):
+            raise RequestRefused(
+                "The file name cannot be used", reason, code="invalid_field", retryable=False, request="file"
+            )
         return f"{self._base}/api/sessions/{quote(session_id, safe='')}/files/{quote(path)}{self._query()}"
 
     def login(self) -> dict[str, str]:
@@ -248,6 +258,19 @@ class Link:
             retryable=False,
             request="connect",
         )
+
+
+def _misleads(session_id: str, path: str) -> str:
+    """Return why an address of this file would be that of something else, or an empty string."""
+    if session_id in {"", ".", ".."}:
+        return f"the address of a file cannot have the session '{session_id}': rename the session"
+    if not path:
+        return "it is empty"
+    if path.startswith("/"):
+        return "it is absolute; give a path relative to the workspace, without the leading '/'"
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        return "it contains '.' or '..'; give a path that stays inside the workspace"
+    return ""
 
 
 def refused_login(status: int) -> LoginRefused:

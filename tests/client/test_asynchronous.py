@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kernelbridge import AsyncClient, AsyncSession, Closed
+from kernelbridge import AsyncClient, AsyncSession, Closed, RequestRefused
 from tests.client.servers import ServerProcess, until
 from tests.client.test_lost_links import GATED, begin, queued
 
@@ -74,3 +74,14 @@ async def test_nobody_is_waited_for_who_is_asked_when_the_run_ends(direct: Async
     await asked.wait()
     await direct.interrupt()
     assert (await running).cause == "interrupted"
+
+
+async def test_a_path_never_leads_to_a_file_of_another_session(direct: AsyncSession) -> None:
+    await direct.files.write("secret", "mine")
+    other = direct._client.session("other")
+    with pytest.raises(RequestRefused) as caught:
+        await other.files.read("../../s/files/secret")
+    with pytest.raises(RequestRefused) as of_the_server:
+        await other.files.delete("../../s/files/secret")
+    assert caught.value.code == of_the_server.value.code
+    await other.close(delete_files=True)
