@@ -342,15 +342,16 @@ class AsyncSession:
         finally:
             self._client.abandon(call)
 
-    async def interrupt(self, *, terminal: bool = False, queued: bool = False) -> str:
+    async def interrupt(self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False) -> str:
         """Interrupt the cell that runs, whoever sent it, and return the last step that was needed.
 
         Args:
+            run_id: Interrupt this run only, and nothing if it has ended: the `run_id` of its `Started`.
             terminal: Interrupt the running command of `sh` instead.
             queued: Also end the cells or commands that wait.
         """
-        target = "terminal" if terminal else "execution"
-        answer = await self.request({"type": "interrupt", "target": target, "queued": queued}, Kind.CHANGE)
+        frame = {"type": "interrupt", "target": "terminal" if terminal else "execution", "queued": queued}
+        answer = await self.request(frame if run_id is None else {**frame, "runId": run_id}, Kind.CHANGE)
         return str(answer["step"])
 
     async def restart(self) -> None:

@@ -14,6 +14,8 @@ class Started:
     """The cell has begun."""
 
     execution_count: int | None
+    run_id: str = ""
+    """Its `requestId`: `interrupt(run_id=…)` reaches this cell and no other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def event_of(frame: Mapping[str, Any]) -> Event | None:
     """Return the event in a frame, or None for a frame that is none of a run's output."""
     match frame["type"]:
         case "execution_started":
-            return Started(frame.get("executionCount"))
+            return Started(frame.get("executionCount"), frame.get("requestId", ""))
         case "execution_output":
             return Output(frame["text"], frame["stream"], frame.get("leftOut", 0))
         case "terminal_chunk":

@@ -234,9 +234,9 @@ class Session:
             with contextlib.suppress(Closed):
                 self.do(lambda _: events.aclose())
 
-    def interrupt(self, *, terminal: bool = False, queued: bool = False) -> str:
-        """Interrupt what runs; see `AsyncSession.interrupt`."""
-        return self.do(lambda session: session.interrupt(terminal=terminal, queued=queued))
+    def interrupt(self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False) -> str:
+        """Interrupt what runs, or one run; see `AsyncSession.interrupt`."""
+        return self.do(lambda session: session.interrupt(run_id=run_id, terminal=terminal, queued=queued))
 
     def restart(self) -> None:
         """Start a new interpreter."""

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kernelbridge import AsyncClient, AsyncSession, Closed, RequestRefused
+from kernelbridge import AsyncClient, AsyncSession, Closed, RequestRefused, Result, Started
 from tests.client.servers import ServerProcess, until
 from tests.client.test_lost_links import GATED, begin, queued
 
@@ -42,6 +42,23 @@ async def test_a_stream_that_is_closed_interrupts_its_cell(direct: AsyncSession)
     await events.aclose()
     assert (await direct.run("'next'")).text == "'next'\n"
     assert (await direct.sh("cat runs")).text == "x"
+
+
+async def test_an_interrupt_reaches_the_run_that_it_names_and_no_other(direct: AsyncSession) -> None:
+    events = direct.stream("1")
+    ended = await anext(events)
+    assert isinstance(ended, Started)
+    async for _ in events:
+        pass
+    stream = direct.stream(GATED)
+    runs = await anext(stream)
+    assert isinstance(runs, Started)
+    assert runs.run_id != ended.run_id
+    assert await direct.interrupt(run_id=ended.run_id) == "none"
+    assert await direct.interrupt(run_id=runs.run_id) != "none"
+    last = [event async for event in stream][-1]
+    assert isinstance(last, Result)
+    assert last.cause == "interrupted"
 
 
 async def test_a_client_is_not_used_from_two_loops_at_once(server: ServerProcess, user: str) -> None:
