@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -473,8 +474,8 @@ class Passer:
         if self.refused:  # then it is closed here
             full.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
         full.close()
-        if nested:
-            passed.close()
+        if nested:  # in a thread: if the other side was quicker, this is the last one, which waits
+            threading.Thread(target=passed.close, daemon=True).start()
 
     def close(self) -> None:
         for each in (self._listener, *self._kept):
