@@ -73,10 +73,18 @@ class _Follower:
     """The number of the last frame that was queued for it."""
     reported_lost: int
     """The largest number that was reported to it as lost."""
-    awaits: Sequence[str]
-    """The requests whose answers it waits for, of those that it sent over a connection that was lost."""
+    awaits: dict[str, None]
+    """The requests whose answers it waits for, of those that it sent over a connection that was lost; in order.
+
+    `resumed` drops those that no answer will follow for, so no more stay than the queues and the journal hold."""
     behind: bool = True
     """Whether it gets frames from the journal, as it reads: it is new, or did not accept a frame."""
+
+    def received(self, entry: Entry) -> None:
+        """Count a frame that was queued for it."""
+        self.cursor = entry.seq
+        if entry.request_id is not None:
+            self.awaits.pop(entry.request_id, None)
 
 
 class Feed:
@@ -245,7 +253,7 @@ class Feed:
         """
         self._send_notice(listener)
         anew = after > self._taken
-        follower = _Follower(listener, cursor=0 if anew else after, reported_lost=0, awaits=awaits)
+        follower = _Follower(listener, cursor=0 if anew else after, reported_lost=0, awaits=dict.fromkeys(awaits))
         self._followers[listener.id] = follower
         self.join(listener)
         listener.put_frame(dump(self._resumed(follower, request_id, warnings, anew=anew)))
@@ -264,7 +272,11 @@ class Feed:
         if self._journal.lost > after:
             lost = SeqRange(after + 1, self._journal.lost)
             follower.reported_lost = self._journal.lost
-        expected = self.in_hand() | self._journal.answered(follower.cursor) if follower.awaits else frozenset()
+        unknown: list[str] = []
+        if follower.awaits:
+            expected = self.in_hand() | self._journal.answered(follower.cursor)
+            unknown = [each for each in follower.awaits if each not in expected]
+            follower.awaits = {each: None for each in follower.awaits if each in expected}
         return Resumed(
             session_id=self.session_id,
             request_id=request_id,
@@ -273,13 +285,13 @@ class Feed:
             lost=lost,
             anew=anew or UNSET,
             created=self.created,
-            unknown_requests=[each for each in follower.awaits if each not in expected] or UNSET,
+            unknown_requests=unknown or UNSET,
             warnings=warnings,
         )
 
     def _send(self, follower: _Follower, entry: Entry, unsent: Callable[[], None] | None = None) -> bool:
         if not follower.behind and follower.listener.offer_frame(entry.with_seq(), unsent):
-            follower.cursor = entry.seq
+            follower.received(entry)
             return True
         if not follower.behind:
             follower.behind = True
@@ -304,7 +316,7 @@ class Feed:
                 unsent = partial(self._journal.keep, entry) if entry.kept else None
                 if not listener.offer_frame(entry.with_seq(), unsent):
                     break
-                follower.cursor = entry.seq
+                follower.received(entry)
                 if all(other.cursor >= entry.seq for other in self._followers.values()):
                     self._journal.delivered(entry)
             await asyncio.sleep(0)  # let other tasks run

@@ -199,6 +199,29 @@ async def test_a_follower_that_stalls_too_long_learns_what_is_lost(tasks: TaskSe
     assert missing <= said
 
 
+async def test_a_follower_learns_once_which_requests_are_lost_and_of_none_that_it_was_answered(tasks: TaskSet) -> None:
+    feed = make(tasks, size=4000)
+    feed.in_hand = lambda: {"runs"}
+    asker, follower = StallingListener("asker"), StallingListener("follower", capacity=3)
+    feed.answer(asker, b'{"text": "answered"}', None, "answered")
+    feed.follow(follower, 0, UNSET, awaits=["never sent", "answered", "runs"])
+    resumed, _ = await follower.take(2)
+    assert resumed["unknownRequests"] == ["never sent"]
+    for n in range(500):
+        event(feed, asker, str(n))
+    event(feed, asker, "last")
+    frames = [*(await follower.take(1))]
+    while texts(frames)[-1] != "last":
+        frames += await follower.take(1)
+    later = [frame for frame in frames if frame.get("type") == "resumed"]
+    assert later
+    assert not any("unknownRequests" in frame for frame in later)
+    assert list(feed._followers["follower"].awaits) == ["runs"], "what it holds is bounded"
+    feed.in_hand = frozenset
+    assert feed._resumed(feed._followers["follower"]).unknown_requests == ["runs"]
+    assert not feed._followers["follower"].awaits
+
+
 async def test_a_follower_gets_an_answer_once(feed: Feed) -> None:
     follower = StallingListener("follower", streams=True)
     feed.follow(follower, 0, UNSET)
