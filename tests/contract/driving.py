@@ -131,9 +131,9 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-def children() -> list[str]:
-    """The processes that this process is the parent of, as `ps` would show them."""
-    found = []
+def children() -> dict[int, str]:
+    """The processes that this process is the parent of, with the names that `ps` would show."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -142,8 +142,8 @@ def children() -> list[str]:
                 continue
             name, _, fields = stat.partition("(")[2].rpartition(")")
             if int(fields.split()[1]) == os.getpid():
-                found.append(name)
-    return sorted(found)
+                found[int(entry.name)] = name
+    return found
 
 
 IN_SANDBOX_PROCESSES = """

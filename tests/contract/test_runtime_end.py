@@ -84,11 +84,11 @@ async def test_killing_everything_from_inside_is_told(make_sandbox: MakeSandbox)
 async def test_a_failed_create_leaves_nothing(runtime: Runtime, make_spec: MakeSpec) -> None:
     good = make_spec()
     bad = replace(good, workspace_id="absent")
-    before, times = len(descriptors()), 20
+    before, others, times = len(descriptors()), children(), 20  # of earlier tests, perhaps
     for _ in range(times):
         with pytest.raises(SandboxError, match="absent"):
             await runtime.create(bad)
-    assert children() == []
+    assert children().keys() <= others.keys()
     assert len(descriptors()) < before + times  # connections to an engine may be opened and kept, but not one each time
     await (await runtime.create(good)).destroy()
 
