@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import click
 
 from kernelbridge.cli import screen
 from kernelbridge.cli.own_server import Own, found_server
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import ConfigError, KernelBridgeError
 
 if TYPE_CHECKING:
     from kernelbridge import AsyncClient, AsyncSession
@@ -26,6 +27,10 @@ BY_SIGNAL = 128
 """Added to the number of a signal that ended what runs."""
 KEPT = 3600.0
 """Seconds that a session stays open that is to be kept: the default of the server's limit."""
+
+
+_FAREWELL = 5.0
+"""Seconds in which a session is ended when the command leaves it."""
 
 
 class Server(NamedTuple):
@@ -55,6 +60,14 @@ def as_client(command: Callable[..., int]) -> Callable[..., int]:
     return image(url(user(token(call))))
 
 
+class Opened:
+    """A session that a command uses. Set `keep` to False, and it is ended when the command leaves it."""
+
+    def __init__(self, session: AsyncSession, *, keep: bool) -> None:
+        self.session = session
+        self.keep = keep
+
+
 class Connected(NamedTuple):
     """A client with its connection."""
 
@@ -62,24 +75,52 @@ class Connected(NamedTuple):
     to_own_server: bool
     """Whether the server was started for the command, and ends with it."""
 
-    async def session(self, name: str | None, image: str | None, *, keep: bool) -> AsyncSession:
-        """Return a session. Without `keep`, one that is open already stays open as long as it was to."""
-        linger, keep_while_running = KEPT if keep else 0.0, keep
-        if name is not None and not keep:
-            info = await self.client.session(name).info()
-            linger, keep_while_running = info.get("linger", 0.0), info.get("keepWhileRunning", False)
-        return self.client.session(name, image=image, linger=linger, keep_while_running=keep_while_running)
+    @asynccontextmanager
+    async def session(self, name: str | None, image: str | None, *, keep: bool) -> AsyncIterator[Opened]:
+        """Open a session. If it is not kept, it ends with the context: one without a name with its files.
+
+        One that is open already stays open, as long as it was to.
+        """
+        info = {} if name is None else await self.client.session(name).info()
+        was_open = "linger" in info
+        linger = info.get("linger")
+        if keep:
+            linger = max(KEPT, linger or 0.0)
+        session = self.client.session(
+            name, image=image, linger=linger, keep_while_running=keep or info.get("keepWhileRunning", True)
+        )
+        opened = Opened(session, keep=keep)
+        try:
+            yield opened
+        finally:
+            if not opened.keep and not was_open:
+                await _end(session, delete_files=name is None)
+
+
+async def _end(session: AsyncSession, *, delete_files: bool) -> None:
+    """End a session, if the server answers in time: who has pressed Ctrl-C waits."""
+    with contextlib.suppress(TimeoutError, KernelBridgeError):
+        async with asyncio.timeout(_FAREWELL):
+            await session.close(delete_files=delete_files)
 
 
 @asynccontextmanager
 async def connected(server: Server, *, isolation: bool = True, keeps_files: bool) -> AsyncIterator[Connected]:
     """Connect to the server, or to one of the command's own, which has `isolation` and may keep files."""
     own = Own(server.image, isolation=isolation, keeps_files=keeps_files)
-    async with found_server(server.url, server.token, own, screen.errors().print) as found:
-        from kernelbridge import AsyncClient  # noqa: PLC0415 - not for --help
+    async with found_server(server.url, server.token, own, screen.say) as found:
+        from kernelbridge import AsyncClient, LoginRefused  # noqa: PLC0415 - not for --help
 
-        async with AsyncClient(found.url, token=found.token, user_id=server.user) as client:
-            yield Connected(client, found.is_own)
+        try:
+            made = AsyncClient(found.url, token=found.token, user_id=server.user)
+        except ValueError as exc:
+            raise ConfigError("There is no server at this address", f"{exc} (--url, KERNELBRIDGE_URL)") from exc
+        try:
+            async with made as client:
+                yield Connected(client, found.is_own)
+        except LoginRefused as exc:
+            reason = f"{exc.reason}; put the token into KERNELBRIDGE_TOKEN, and the address into KERNELBRIDGE_URL"
+            raise KernelBridgeError(exc.message, reason) from exc
 
 
 class EndedBySignal(BaseException):
@@ -90,14 +131,24 @@ class EndedBySignal(BaseException):
         self.exit_code = BY_SIGNAL + signum
 
 
-def carry_out(work: Coroutine[Any, Any, int]) -> int:
+class Signals:
+    """What SIGINT does while a command runs."""
+
+    def __init__(self) -> None:
+        self.on_interrupt: Callable[[], bool] = lambda: False
+        """Called for SIGINT; returns whether that was its use. Otherwise the command ends."""
+
+
+def carry_out(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
     """Run what a command does; return its exit code, or the one of its failure, which is shown.
 
-    SIGINT and SIGTERM cancel it, unless it handles them itself.
+    SIGTERM and SIGHUP cancel it, and so does SIGINT where `Signals` has no use for it.
     """
     try:
         with asyncio.Runner() as runner:
             return runner.run(_ended_by_signals(work))
+    except ConfigError:
+        raise
     except KernelBridgeError as exc:
         screen.write_error(screen.errors(), exc.message, exc.reason)
         return OUR_FAILURE
@@ -109,15 +160,17 @@ def carry_out(work: Coroutine[Any, Any, int]) -> int:
         return BY_SIGNAL + signal.SIGPIPE
 
 
-async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:
-    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+async def _ended_by_signals(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
+    signals = Signals()
+    task, loop = asyncio.ensure_future(work(signals)), asyncio.get_running_loop()
     came: list[int] = []
 
     def end(signum: int) -> None:
-        came.append(signum)
-        task.cancel()
+        if signum != signal.SIGINT or not signals.on_interrupt():
+            came.append(signum)
+            task.cancel()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(signum, end, signum)
     try:
         return await task

@@ -63,18 +63,21 @@ def cp(*, source: str, target: str, recursive: bool, server: Server) -> int:
     if (origin.session is None) == (goal.session is None):
         raise click.UsageError("One of the two must be SESSION:PATH, and the other a local path")
 
-    async def copy() -> int:
-        async with connected(server, keeps_files=True) as there:
-            session = await there.session(origin.session or goal.session, server.image, keep=False)
+    async def copy(_signals: object) -> int:
+        name = origin.session or goal.session
+        async with (
+            connected(server, keeps_files=True) as there,
+            there.session(name, server.image, keep=False) as opened,
+        ):
             with _progress() as progress:
-                copying = _Copying(session, progress, recursive=recursive)
+                copying = _Copying(opened.session, progress, recursive=recursive)
                 if origin.session is None:
                     await copying.send(Path(origin.path), goal.path)
                 else:
                     await copying.fetch(origin.path, Path(goal.path))
         return 0
 
-    return carry_out(copy())
+    return carry_out(copy)
 
 
 class _Copying:
@@ -101,7 +104,7 @@ class _Copying:
                     await self._files.make_directory(str(below / name))
             for name in sorted(files):
                 if Path(directory, name).is_symlink() or not Path(directory, name).is_file():
-                    screen.errors().print(f"left out: {Path(directory, name)} is no file")
+                    screen.say(f"left out: {Path(directory, name)} is no file")
                 else:
                     await self._send_file(Path(directory, name), str(below / name))
 
@@ -141,7 +144,7 @@ class _Copying:
                 await asyncio.to_thread(_make_directory, root, below.parent)
                 await self._fetch_file(each.path, root / below)
             else:
-                screen.errors().print(f"left out: {each.path} is no file")
+                screen.say(f"left out: {each.path} is no file")
 
     async def _kind(self, path: str) -> str | None:
         """Return what a path of the workspace is; None if there is nothing."""
@@ -149,7 +152,8 @@ class _Copying:
         if plain == PurePosixPath():
             return "directory"
         try:
-            found = await self._listed(str(plain.parent), recursive=False)
+            parent = "" if plain.parent == PurePosixPath() else str(plain.parent)
+            found = await self._files.list(parent, hidden=True)
         except RequestRefused as exc:
             if exc.code != "not_found":
                 raise
@@ -178,7 +182,7 @@ class _Copying:
     @contextmanager
     def _bar(self, name: str) -> Iterator[Moved]:
         """Show a bar while the context is open."""
-        bar = self._progress.add_task(name, total=None)
+        bar = self._progress.add_task(screen.plain(name), total=None)
         try:
             yield lambda done, size: self._progress.update(bar, completed=done, total=size)
         finally:
@@ -187,7 +191,7 @@ class _Copying:
 
 def _progress() -> Progress:
     """Return bars on standard error, which only a terminal shows."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = screen.errors()
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 

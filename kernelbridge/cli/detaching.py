@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 
 _QUESTIONS = re.compile(
-    r"\x1b\[[?>=]?[\d;]*[cn]"  # what it is, how it is, where the cursor is
+    r"\x05"  # who it is
+    r"|(?:\x1b\[|\x9b)[?>=]?[\d;]*[cnx]"  # what it is, how it is, where the cursor is
     r"|\x1b\[>[\d;]*q"  # its version
     r"|\x1b\[\?[\d;]*\$p"  # a mode
     r"|\x1b\[\?u"  # its keyboard protocol
     r"|\x1b\[1[4-9]t|\x1b\[2[01]t"  # its size and title
-    r"|\x1b\](?:4;\d+|1\d|52;[^;\x07\x1b]*);\?(?:\x07|\x1b\\)"  # a colour, the clipboard
+    r"|\x1b\](?:4;\d+|1\d);\?(?:\x07|\x1b\\)"  # a colour
+    r"|\x1b\]52;[^\x07\x1b]*(?:\x07|\x1b\\)"  # the clipboard, to be read or written
     r"|\x1bP[$+]q[^\x1b]*\x1b\\"  # a setting
+    r"|\x1b_G[^\x1b;]*a=q[^\x1b]*\x1b\\"  # whether it shows pictures
 )
 
-LEFT = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[m"
-"""Undoes what programs in a terminal may have set: the other screen, the mouse, paste, keys, cursor, colours."""
+LEFT = (
+    "\x1b7\x1b[?1049l\x1b[<u\x1b[>4m"
+    + "".join(f"\x1b[?{mode}l" for mode in (1000, 1002, 1003, 1004, 1005, 1006, 1015, 2004, 1))
+    + "\x1b7\x1b[r\x1b8\x1b[?7h\x1b(B\x0f\x1b>\x1b[?25h\x1b[m"
+)
+"""Undoes what programs in a terminal may have set: the other screen, keys, mouse, paste, margins, cursor, colours."""
 
 
 class Keys:
@@ -49,5 +56,5 @@ class Keys:
 
 
 def without_questions(text: str) -> str:
-    """Remove the questions of programs to the terminal: they were answered when they were asked."""
+    """Remove what the terminal would answer, and what writes into its clipboard."""
     return _QUESTIONS.sub("", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelbridge import log
-from kernelbridge.settings.settings import Settings, resolve
+from kernelbridge.settings.settings import EGRESS, OPTIONS, WORKSPACE, Settings, resolve
+from kernelbridge.settings.sources import variable_name
 
 USUAL = "ws://localhost:8001"
 _LOOK = 2.0
@@ -47,8 +49,13 @@ async def found_server(
 
     `say` gets lines for the user. Raises `KernelBridgeError` if a server of its own cannot start.
     """
-    if url is not None or (own.isolation and await _runs(USUAL)):
-        yield Found(url or USUAL, token)
+    if url is not None:
+        yield Found(url, token)
+        return
+    if own.isolation and await _runs(USUAL):
+        # Without the token: any user of the machine can listen there, and it may be an administrator's.
+        say(f"Using the server at {USUAL}.")
+        yield Found(USUAL)
         return
     with tempfile.TemporaryDirectory(prefix="kernelbridge-") as directory:
         async with _own_server(own, Path(directory), say) as found:
@@ -62,9 +69,10 @@ async def _runs(url: str) -> bool:
     timeout = aiohttp.ClientTimeout(_LOOK)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"http{url[2:]}/healthz") as answer:
-            return "version" in await answer.json()
+            found = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return False
+    return isinstance(found, dict) and "version" in found
 
 
 @asynccontextmanager
@@ -84,7 +92,7 @@ async def _own_server(own: Own, directory: Path, say: Callable[[str], None]) -> 
 
 
 def _settings(own: Own, directory: Path, tokens: Path) -> Settings:
-    """Return the settings of such a server. The user's own, from the environment, are for a server that stays."""
+    """Return the settings of such a server: limits and the network are as the environment says, and nothing else."""
     flags: dict[str, object] = {
         "host": "127.0.0.1",
         "port": "0",
@@ -92,13 +100,19 @@ def _settings(own: Own, directory: Path, tokens: Path) -> Settings:
         "token_file": str(tokens),
         "runtime": "docker" if own.image else "local",
         "isolation": None if own.isolation else False,
-        "linger": "0",
+        "image": own.image,
+        "data_dir": None if own.keeps_files else str(directory / "data"),
     }
-    if own.image:
-        flags["image"] = own.image
-    if not own.keeps_files:
-        flags["data_dir"] = str(directory / "data")
-    return resolve(flags)
+    own_variables = {variable_name(name) for name, option in OPTIONS.items() if option.group in {EGRESS, WORKSPACE}}
+    own_variables |= {variable_name(name) for name in ("data_dir", "ca_bundle")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("KERNELBRIDGE_") or name in own_variables
+    }
+    if not own.isolation:  # then they are of no use, and refused
+        environ = {name: value for name, value in environ.items() if not name.startswith("KERNELBRIDGE_EGRESS")}
+    return resolve(flags, environ)
 
 
 def _described(settings: Settings) -> str:

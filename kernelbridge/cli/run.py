@@ -11,17 +11,18 @@ import signal
 import sys
 import termios
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from kernelbridge.cli import pictures, screen
-from kernelbridge.cli.as_client import BY_SIGNAL, Server, as_client, carry_out, connected
-from kernelbridge.client.events import Display, Output
+from kernelbridge.cli.as_client import BY_SIGNAL, Server, Signals, as_client, carry_out, connected
+from kernelbridge.cli.detaching import without_questions
+from kernelbridge.client.events import Display, Output, Started
 from kernelbridge.client.results import Result
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings import quantities
 
 if TYPE_CHECKING:
@@ -82,60 +83,75 @@ def run(
     name, text = ("main.py", code) if code is not None else _read(file)
     argv = [*(["-c"] if code is not None else [file or name]), *arguments]
     seconds = None if timeout is None else _seconds(timeout)
+    say = screen.say
     if server.url is not None and no_isolation:
         raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
 
-    async def work() -> int:
-        async with connected(server, isolation=not no_isolation, keeps_files=session is not None) as there:
-            opened = await there.session(session, server.image, keep=keep)
-            async with _left(opened, keep=keep):
-                return await _Run(opened, as_json=as_json).of(text, name, argv, seconds)
+    async def work(signals: Signals) -> int:
+        async with (
+            connected(server, isolation=not no_isolation, keeps_files=session is not None) as there,
+            there.session(session, server.image, keep=keep) as opened,
+        ):
+            running = _Run(opened.session, signals, as_json=as_json)
+            result = await running.of(text, name, argv, seconds)
+            if keep and there.to_own_server:
+                say("The session ends now nevertheless: the server was started for this command.")
+            elif keep:
+                say(f"The session {opened.session.session_id} stays open for an hour.")
+            return result
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     with _terminal_restored():
-        return carry_out(work())
-
-
-@asynccontextmanager
-async def _left(session: AsyncSession, *, keep: bool) -> AsyncIterator[None]:
-    """Leave the session at the end; one without a name is deleted, unless it is to be kept."""
-    if not keep:
-        async with session:
-            yield
-        return
-    yield
-    screen.errors().print(f"The session {session.session_id} stays open for an hour.")
+        return carry_out(work)
 
 
 class _Run:
     """One run: shows what comes, answers what is asked, and passes interrupts on."""
 
-    def __init__(self, session: AsyncSession, *, as_json: bool) -> None:
+    def __init__(self, session: AsyncSession, signals: Signals, *, as_json: bool) -> None:
         self._session = session
+        self._signals = signals
         self._as_json = as_json
         self._pictures = pictures.protocol(os.environ, is_terminal=sys.stdout.isatty() and not as_json)
-        self._interrupts: set[asyncio.Task[object]] = set()
+        self._run_id = ""
+        """That of the cell, when it has begun."""
+        self._interrupting: asyncio.Task[object] | None = None
 
     async def of(self, code: str, filename: str, argv: Sequence[str], limit: float | None) -> int:
         """Run code, for at most `limit` seconds; return the exit code."""
         await self._session.run(f"import sys; sys.argv = {list(argv)!r}", silent=True, store_history=False, check=True)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
+        self._signals.on_interrupt = self._interrupt
         stream = self._session.stream(code, timeout=limit, filename=filename, on_input=self._answer)
         result: Result | None = None
-        async with contextlib.aclosing(stream) as events:
-            async for event in events:
-                if isinstance(event, Result):
-                    result = event
-                elif not self._as_json:
-                    await asyncio.to_thread(self._show, event)
+        try:
+            async with contextlib.aclosing(stream) as events:
+                async for event in events:
+                    if isinstance(event, Result):
+                        result = event
+                    elif isinstance(event, Started):
+                        self._run_id = event.run_id
+                    elif not self._as_json:
+                        await asyncio.to_thread(self._show, event)
+        finally:
+            self._signals.on_interrupt = lambda: False
+            if self._interrupting is not None:
+                self._interrupting.cancel()
         if result is None:
             raise AssertionError(code)
         return self._finished(result)
 
-    def _interrupt(self) -> None:
-        """Pass one Ctrl-C on."""
-        task = asyncio.ensure_future(self._session.interrupt())
-        self._interrupts.add(task)
-        task.add_done_callback(self._interrupts.discard)
+    def _interrupt(self) -> bool:
+        """Pass a Ctrl-C on to the cell, once. A second one, and one before the cell has begun, ends the command."""
+        if not self._run_id or self._interrupting is not None:
+            return False
+        self._interrupting = asyncio.ensure_future(self._pass_on())
+        return True
+
+    async def _pass_on(self) -> None:
+        with contextlib.suppress(KernelBridgeError):  # the run ends with the same error
+            await self._session.interrupt(run_id=self._run_id)
+        self._interrupting = None
 
     def _show(self, event: Event) -> None:
         match event:
@@ -242,6 +258,8 @@ def _line(prompt: str, *, secret: bool) -> str:
 
 
 def _write(stream: TextIO, text: str) -> None:
+    if stream.isatty():  # it would answer, into the shell that comes after this command
+        text = without_questions(text)
     stream.write(text)
     stream.flush()
 
@@ -258,4 +276,4 @@ def _terminal_restored() -> Iterator[None]:
         yield
     finally:
         if termios.tcgetattr(sys.stdin.fileno()) != before:
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, before)
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSAFLUSH, before)

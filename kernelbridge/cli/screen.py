@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kernelbridge.server.app import StartReport
 
 LABEL_WIDTH = 12
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOGINS: Mapping[str, str] = MappingProxyType(
     {
         "token": "with a token of the token file",
@@ -35,6 +36,16 @@ def output() -> Console:
 def errors() -> Console:
     """Return the console on standard error."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+
+def plain(text: str) -> str:
+    """Replace what a terminal would obey: names and messages may come from a sandbox, or from a server."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
+def say(text: str) -> None:
+    """Write a line on standard error."""
+    errors().print(plain(text))
 
 
 def write_row(console: Console, label: str, text: str, style: str = "", *, width: int = LABEL_WIDTH) -> None:
@@ -80,6 +91,6 @@ def _own(url: str) -> str:
 
 def write_error(console: Console, message: str, reason: str) -> None:
     """Write what failed and, below, why and what to do."""
-    console.print(Text("error: ", style="bold red") + Text(message))
+    console.print(Text("error: ", style="bold red") + Text(plain(message)))
     for line in reason.splitlines():
-        write_row(console, "", line, width=len("error: ") - 2)
+        write_row(console, "", plain(line), width=len("error: ") - 2)

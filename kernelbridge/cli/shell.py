@@ -6,9 +6,11 @@ import asyncio
 import codecs
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import termios
+import threading
 import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ import click
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import OUR_FAILURE, EndedBySignal, Server, as_client, carry_out, connected
 from kernelbridge.cli.detaching import LEFT, Keys, without_questions
+from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
     from kernelbridge.client.terminal import AsyncTerminal
@@ -35,29 +38,41 @@ def shell(*, session: str | None, terminal: str, server: Server) -> int:
     `exit` ends it. `~d` at the beginning of a line leaves it: what runs goes on for an hour, and the same command takes
     it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
     """
+    say = screen.say
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
         screen.write_error(screen.errors(), "There is no terminal", reason)
         return OUR_FAILURE
 
-    async def work() -> int:
-        async with connected(server, keeps_files=session is not None) as there:
-            opened = await there.session(session, server.image, keep=True)
+    async def work(_signals: object) -> int:
+        async with (
+            connected(server, keeps_files=session is not None) as there,
+            there.session(session, server.image, keep=True) as opened,
+        ):
+            opened.keep = session is not None  # until its name is told
             size = os.get_terminal_size()
-            attached = await opened.terminal(rows=size.lines, cols=size.columns, name=terminal)
+            attached = await opened.session.terminal(rows=size.lines, cols=size.columns, name=terminal)
             with _raw(sys.stdin.fileno()):
                 left = await _Attached(attached).until_left()
-            if not left:
-                if session is None:
-                    await opened.close(delete_files=True)
-                return attached.exit_code or 0
-            again = f"kernelbridge shell {opened.session_id}" + (f" --terminal {terminal}" * (terminal != "shell"))
-            screen.errors().print(f"The terminal goes on for an hour. Take it up again with: {again}")
-            if there.to_own_server:
-                screen.errors().print("It ends now nevertheless: the server was started for this command.")
-            return 0
+            opened.keep = left
+            if left:
+                words = ["kernelbridge", "shell", opened.session.session_id]
+                for option, value, usual in (
+                    ("--terminal", terminal, "shell"),
+                    ("--url", server.url, None),
+                    ("--user", server.user, None),
+                ):
+                    words += [] if value in {usual, None} else [option, str(value)]
+                say(f"The terminal goes on for an hour. Take it up again with: {shlex.join(words)}")
+                if there.to_own_server:
+                    say("It ends now nevertheless: the server was started for this command.")
+                return 0
+            if attached.exit_code is None:
+                opened.keep = session is not None
+                raise KernelBridgeError("The terminal has ended", f"its shell did not exit by itself: {attached.cause}")
+            return attached.exit_code
 
-    return carry_out(work())
+    return carry_out(work)
 
 
 class _Attached:
@@ -71,21 +86,23 @@ class _Attached:
         self._keys = Keys()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = threading.Lock()
 
     async def until_left(self) -> bool:
-        """Pass on until the shell ends or the person leaves; return whether they left. Raises `EndedBySignal`."""
+        """Pass on until the shell ends or the person leaves; return whether they left."""
         keys = sys.stdin.fileno()
         self._loop.add_reader(keys, self._read, keys)
         self._loop.add_signal_handler(signal.SIGWINCH, self._do, self._resize)
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            self._loop.add_signal_handler(signum, self._end, EndedBySignal(signum))
         self._do(self._show)
         try:
             return await self._left
         finally:
             self._loop.remove_reader(keys)
+            self._loop.remove_signal_handler(signal.SIGWINCH)
             for task in self._tasks:
                 task.cancel()
+            with self._writing:  # a thread may be writing what was shown last
+                pass
 
     def _do(self, what: object, *arguments: str) -> None:
         task = self._loop.create_task(what(*arguments))  # type: ignore[operator]
@@ -107,7 +124,7 @@ class _Attached:
         if text:
             self._do(self._type, text)
         if not data:
-            self._end(EndedBySignal(signal.SIGHUP))
+            self._end(EndedBySignal(signal.SIGHUP))  # nobody is there any more
         elif leaves:
             self._do(self._leave)
 
@@ -117,7 +134,7 @@ class _Attached:
         try:
             await self._terminal.write(text)
         except ConnectionLost:
-            await _write("\a")  # typed into nothing: the connection is being made again
+            await self._write("\a")  # typed into nothing: the connection is being made again
         except Closed:
             pass  # its last output is being shown
 
@@ -131,13 +148,16 @@ class _Attached:
 
     async def _show(self) -> None:
         while text := await self._terminal.read():
-            await _write(without_questions(text) if self._terminal.replayed else text)
+            await self._write(without_questions(text) if self._terminal.replayed else text)
         if not self._left.done():
             self._left.set_result(False)
 
+    async def _write(self, text: str) -> None:
+        def write() -> None:
+            with self._writing:
+                _write_all(text.encode())
 
-async def _write(text: str) -> None:
-    await asyncio.to_thread(_write_all, text.encode())
+        await asyncio.to_thread(write)
 
 
 def _write_all(data: bytes) -> None:
@@ -153,5 +173,6 @@ def _raw(keys: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(keys, termios.TCSAFLUSH, before)
-        _write_all(LEFT.encode())
+        with contextlib.suppress(OSError, termios.error):  # its window may be closed
+            termios.tcsetattr(keys, termios.TCSAFLUSH, before)
+            _write_all(LEFT.encode())

@@ -90,6 +90,13 @@ def test_links_and_names_of_the_sandbox_lead_nowhere(session: Session, tmp_path:
     assert not (tmp_path / "stolen").exists()
 
 
+def test_names_of_the_sandbox_say_nothing_to_the_terminal(session: Session, tmp_path: Path) -> None:
+    session.sh(r"mkdir -p d/data[; ln -s x $'d/\e]52;c;eA==\a'; touch d/data[/x]")
+    code, said = cp("-r", "work:d", tmp_path / "got")
+    assert (code, "\x1b" in said, "\x07" in said) == (0, False, False)
+    assert "]52;c;eA==" in said
+
+
 def test_a_link_in_the_destination_is_not_followed(session: Session, tmp_path: Path) -> None:
     session.files.write("d/sub/f", b"x")
     (tmp_path / "elsewhere").mkdir()

@@ -1,5 +1,6 @@
 """`kernelbridge run`, as a shell uses it: streams, exit codes, signals, pipes, and a server of its own."""
 
+import contextlib
 import json
 import os
 import pty
@@ -128,6 +129,63 @@ except KeyboardInterrupt:
         assert process.wait(PATIENCE) == code
 
 
+def test_a_second_ctrl_c_leaves_at_once(to_server: dict[str, str], user: str, server: ServerProcess) -> None:
+    """Also while the code does not react, or nothing does."""
+    program = """
+import time
+while True:
+    try:
+        print("waits", flush=True)
+        time.sleep(1000)
+    except KeyboardInterrupt: pass
+"""
+    with running(to_server, "--user", user, "-c", program) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline() == "waits\n"
+            process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+    with Client(server.url, user_id=user) as client:
+        assert client.sessions() == []
+
+
+def test_a_ctrl_c_before_the_code_has_begun_withdraws_it(
+    to_server: dict[str, str], user: str, server: ServerProcess
+) -> None:
+    with Client(server.url, user_id=user) as client, client.session("work") as session:
+        others = session.stream("print(1, flush=True); open('gate').read(); print('on')")
+        session.sh("mkfifo gate")
+        assert any(str(event) == "1\n" for event in others)
+        with running(to_server, "--user", user, "--session", "work", "-c", "open('ran', 'w')") as process:
+            while session.info()["queuedCells"] == 0:
+                os.sched_yield()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+        session.sh("echo >gate")
+        assert [str(event) for event in others][-1] == "1\non\n"
+        assert [entry.path for entry in session.files.list()] == ["gate"]
+        session.close(delete_files=True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_server_that_is_away_keeps_nobody(tmp_path: Path, signum: signal.Signals) -> None:
+    server = ServerProcess(tmp_path / "data")
+    try:
+        environ = environment(KERNELBRIDGE_URL=server.url)
+        with running(environ, "-c", "import time; print(1, flush=True); time.sleep(1000)") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            server.freeze()
+            while process.poll() is None:  # somebody who is not patient: two at once would be one
+                process.send_signal(signum)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1 if signum is signal.SIGINT else PATIENCE)
+            assert process.returncode == 128 + signum
+    finally:
+        server.thaw()
+        server.end()
+
+
 def test_sigterm_ends_the_run_and_the_session(to_server: dict[str, str], user: str, server: ServerProcess) -> None:
     with running(to_server, "--user", user, "-c", "import time; print(1, flush=True); time.sleep(1000)") as process:
         assert process.stdout is not None
@@ -180,6 +238,7 @@ def test_json_has_the_whole_result(run: Run) -> None:
         (["--timeout", "soon", "-c", "1"], 2, "'soon' is not a duration"),
         (["--no-isolation", "-c", "1"], 2, "leave --url out"),
         (["--url", "ws://localhost:1", "-c", "1"], 125, "does a server run there?"),
+        (["--url", "localhost:8001", "-c", "1"], 2, "expected ws://HOST:PORT"),
         (["--image", "none:such", "-c", "1"], 125, "image"),
     ],
 )
@@ -209,7 +268,8 @@ def test_a_terminal_is_left_as_it_was(to_server: dict[str, str], user: str) -> N
 
 def test_without_a_server_it_starts_one_of_its_own(tmp_path: Path) -> None:
     """And leaves nothing of it."""
-    environ = environment(TMPDIR=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "data"))
+    odd = {"KERNELBRIDGE_LISTEN": f"unix:{tmp_path}/s", "KERNELBRIDGE_METRICS_LISTEN": "localhost:1"}
+    environ = environment(TMPDIR=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "data"), **odd)
     command = [*COMMAND[:-1], "run", "-c", "import os; print(6 * 7)"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
         output, errors = process.communicate(timeout=PATIENCE)

@@ -47,6 +47,11 @@ def test_what_is_typed_and_who_leaves(pieces: list[str], typed: str, leaves: boo
         "\x1b]52;c;?\x07",
         "\x1bP$qm\x1b\\",
         "\x1bP+q544e\x1b\\",
+        "\x1b]52;c;aGFja2Vk\x07",
+        "\x1b_Gi=31,a=q;AAAA\x1b\\",
+        "\x05",
+        "\x9b6n",
+        "\x1b[x",
     ],
 )
 def test_a_question_is_removed(question: str) -> None:

@@ -41,6 +41,8 @@ LAYERS = (
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 PURE = (
+    "cli/detaching.py",
+    "cli/pictures.py",
     "client/core.py",
     "client/errors.py",
     "client/events.py",
