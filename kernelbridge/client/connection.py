@@ -150,6 +150,7 @@ class Link:
         except ClientError as exc:
             self._deliver(self._core.give_up(exc, f"{why}; {exc.reason or exc.message}"))
         except Exception as exc:  # noqa: BLE001 - whoever waits must learn of it: a frame that is none, a token's function
+            self._deliver(self._core.link_down(repr(exc)))
             self._deliver(self._core.give_up(ConnectionLost("The connection is lost", repr(exc)), repr(exc)))
         except asyncio.CancelledError:
             self._deliver(self._core.link_down(why))

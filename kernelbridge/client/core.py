@@ -97,8 +97,12 @@ class _Session:
     phase: _Phase = _Phase.CLOSED
     asked: str | None = None
     """The `requestId` of the latest `open_session` or `resume`."""
+    asked_for: frozenset[str] = frozenset()
+    """The requests that the latest `resume` asked for."""
     created: str | None = None
     seq: int = 0
+    repeated: int = 0
+    """The number of the latest event that will come a second time: a `resume` that asked for it was on its way."""
     held: deque[Request] = field(default_factory=deque)
     loss: SessionLost | None = None
     """To be raised by the next request that relies on the session's state."""
@@ -139,8 +143,9 @@ class Core:
 
     def leave(self, session_id: str) -> None:
         """Do not resume a session any more when a connection breaks, unless something is under way in it."""
-        if session_id in self._sessions:
-            self._sessions[session_id].left = True
+        if (session := self._sessions.get(session_id)) is not None:
+            session.left = True
+            self._forget(session)
 
     def submit(self, frame: Frame, kind: Kind) -> Request:
         """Take a request. Raises `SessionLost` if it relies on what its session has lost; nothing is sent then."""
@@ -200,9 +205,7 @@ class Core:
         self._up = True
         for session in self._sessions.values():
             if session.phase is _Phase.ASLEEP:
-                session.phase = _Phase.RESUMING
-                waits = [request.id for request in self._of(session) if request.sent]
-                self._ask(session, {"type": "resume", "after": session.seq, "requestIds": waits})
+                self._resume(session, [request.id for request in self._of(session) if request.sent])
             elif session.held:
                 self._open(session)
         self._out.extend(self._held)
@@ -225,23 +228,27 @@ class Core:
         unsent = [item for item in self._out if isinstance(item, Request)]
         self._out.clear()
         for request in reversed([*again, *unsent]):
-            request.sent = False
+            request.sent = request.attached = False
             session = self._session_of(request)
             (self._held if session is None else session.held).appendleft(request)
         for session in list(self._sessions.values()):
             open_before = session.phase in {_Phase.OPEN, _Phase.RESUMING, _Phase.ASLEEP}
-            session.phase = _Phase.ASLEEP if open_before else _Phase.CLOSED
-            if session.left and not any(self._of(session)):
-                del self._sessions[session.id]
+            left = session.left and not any(self._of(session))
+            session.phase = _Phase.ASLEEP if open_before and not left else _Phase.CLOSED
+            self._forget(session)
         asleep = {session.id for session in self._sessions.values() if session.phase is _Phase.ASLEEP}
         lost = [each for each in self._requests.values() if each.sent and each.frame.get("sessionId") not in asleep]
         return [effect for request in lost for effect in self._settle(request, _unknown(request, why))]
 
     def give_up(self, error: ClientError, why: str) -> list[Effect]:
-        """End all requests: those that were not sent with `error`, those that were as unknown."""
+        """End all requests: those that were not sent with `error`, those that were as unknown. Nothing is left to send.
+
+        Call `link_down` before.
+        """
         effects: list[Effect] = []
         for request in list(self._requests.values()):
             effects += self._settle(request, _unknown(request, why) if _may_have_run(request) else error)
+        self._out.clear()
         self._held.clear()
         for session in self._sessions.values():
             session.held.clear()
@@ -258,27 +265,43 @@ class Core:
                 return self._opened_or_resumed(session, frame)
             match frame["type"]:
                 case "resumed":
+                    self._ask_again(session, frame)
                     return self._unknown(session, frame)
                 case "session_status":
                     self._status(session, frame)
                 case "close_session_reply":
-                    session.phase, session.created, session.seq, session.loss = _Phase.CLOSED, None, 0, None
+                    session.phase, session.created, session.loss = _Phase.CLOSED, None, None
+                    session.seq = session.repeated = 0
         request = self._requests.get(frame.get("requestId", ""))
         if frame["type"] == "input_request":
-            request = self._new_question(request or self._asks(session), frame)
-        if request is None:
+            request = request or self._asks(session)
+        if request is None or (session is not None and self._is_repeated(session, request, frame)):
+            return []
+        return self._about(request, frame)
+
+    def _about(self, request: Request, frame: Frame) -> list[Effect]:
+        if frame["type"] == "input_request":
+            if request.question == frame["inputId"]:
+                return []  # it is known already, and sent again after a resume
+            request.question, request.reply = frame["inputId"], None
+        if _is_detached(request, frame):
+            self._attach_again(request)
             return []
         if _is_final(request, frame):
             return self._settle(request, _outcome(request, frame))
         request.attached = request.attached or frame["type"] == "terminal_opened"
         return [Happened(request, frame)]
 
-    def _new_question(self, request: Request | None, frame: Frame) -> Request | None:
-        """Return the run that asks, or None if the question is known already: it is sent again after a resume."""
-        if request is None or request.question == frame["inputId"]:
-            return None
-        request.question, request.reply = frame["inputId"], None
-        return request
+    def _is_repeated(self, session: _Session, request: Request, frame: Frame) -> bool:
+        """Whether an event of a run has come already, over the same connection (`_ask_again`)."""
+        seq = frame.get("seq")
+        if seq is None or request.kind is not Kind.RUN or _is_final(request, frame):
+            return False
+        if seq <= session.repeated:
+            return True
+        if session.phase is _Phase.RESUMING:
+            session.repeated = seq
+        return False
 
     def _opened_or_resumed(self, session: _Session, frame: Frame) -> list[Effect]:
         if session.phase is _Phase.RESUMING:
@@ -309,37 +332,72 @@ class Core:
         return []
 
     def _unknown(self, session: _Session, resumed: Frame) -> list[Effect]:
-        lost = resumed.get("unknownRequests", [])
+        lost = frozenset(resumed.get("unknownRequests", []))
         why = f"the connection broke, and session '{session.id}' has no answer to it any more"
-        return [
-            effect
+        effects: list[Effect] = []
+        for request in self._of(session):
+            if request.id not in lost:
+                continue
+            if request.kind is Kind.QUESTION:
+                self._send_again(session, request)
+            else:
+                effects += self._settle(request, _unknown(request, why))
+        return effects
+
+    def _ask_again(self, session: _Session, resumed: Frame) -> None:
+        """Ask for what was sent since the connection was resumed: its answers may be among what the server has lost.
+
+        A terminal has no answer that can be lost; nor have requests that are answered past the journal.
+        """
+        if "lost" not in resumed or session.phase is not _Phase.OPEN:
+            return  # or an earlier `resume` is not answered yet: its answer will say it
+        waits = [
+            request.id
             for request in self._of(session)
-            if request.id in lost
-            for effect in self._settle(request, _unknown(request, why))
+            if request.sent and request.kind is not Kind.TERMINAL and request.frame["type"] not in UNBOUND
         ]
+        if waits:
+            self._resume(session, waits)
+
+    def _attach_again(self, request: Request) -> None:
+        """Open a terminal again that the server has detached from this connection: it goes on."""
+        session = self._session_of(request)
+        if session is not None and request.sent:
+            self._send_again(session, request)
+
+    def _send_again(self, session: _Session, request: Request) -> None:
+        request.sent = request.attached = False
+        if session.phase is _Phase.OPEN:
+            self._out.append(request)
+        else:
+            session.held.append(request)
 
     def _status(self, session: _Session, frame: Frame) -> None:
         if frame["status"] != "closed":
             return
         session.notice = frame["detail"]
         if "closedAt" not in frame and session.phase is _Phase.OPEN:
-            session.phase, session.created, session.seq = _Phase.CLOSED, None, 0
+            session.phase, session.created, session.seq, session.repeated = _Phase.CLOSED, None, 0, 0
             session.loss = _loss(session.id, session.notice)
+            self._forget(session)
 
     def _lost(self, session: _Session, why: str) -> list[Effect]:
         """End what a session had that was closed meanwhile, and open it again if it is needed."""
         loss = _loss(session.id, why)
         effects: list[Effect] = []
         for request in self._of(session):
-            if request.sent:
+            if request.id in session.asked_for:
                 effects += self._settle(request, _unknown(request, f"session '{session.id}' is gone: {why}"))
+            elif request.sent:
+                continue  # right behind `resume`: its answer follows
             elif request.kind in {Kind.RUN, Kind.TERMINAL}:
                 session.held.remove(request)
                 effects += self._settle(request, loss)
         session.loss = None if effects else loss
-        session.phase, session.created, session.seq = _Phase.CLOSED, None, 0
+        session.phase, session.created, session.seq, session.repeated = _Phase.CLOSED, None, 0, 0
         if session.held:
             self._open(session)
+        self._forget(session)
         return effects
 
     # -- helpers ------------------------------------------------------------------
@@ -348,13 +406,24 @@ class Core:
         session.phase = _Phase.OPENING
         self._ask(session, {"type": "open_session", **session.options})
 
+    def _resume(self, session: _Session, waits: list[str]) -> None:
+        session.phase, session.asked_for = _Phase.RESUMING, frozenset(waits)
+        self._ask(session, {"type": "resume", "after": session.seq, "requestIds": waits})
+
     def _ask(self, session: _Session, frame: Frame) -> None:
         session.asked = next(self._ids)
         self._out.append({**frame, "sessionId": session.id, "requestId": session.asked})
 
     def _settle(self, request: Request, outcome: Frame | ClientError) -> list[Effect]:
         del self._requests[request.id]
+        if (session := self._sessions.get(request.frame.get("sessionId", ""))) is not None:
+            self._forget(session)
         return [Settled(request, outcome)]
+
+    def _forget(self, session: _Session) -> None:
+        """Forget a session that was left, is closed and has no requests: a client may have thousands in its life."""
+        if session.left and session.phase is _Phase.CLOSED and not any(self._of(session)):
+            self._sessions.pop(session.id, None)
 
     def _session_of(self, request: Request) -> _Session | None:
         if request.frame["type"] in UNBOUND:
@@ -370,6 +439,11 @@ class Core:
             return None
         asking = (request for request in self._of(session) if request.sent and request.frame.get("allowStdin"))
         return next(asking, None)
+
+
+def _is_detached(request: Request, frame: Frame) -> bool:
+    """Whether the server shows a terminal to this connection no more, because it read too slowly."""
+    return request.kind is Kind.TERMINAL and frame["type"] == "terminal_closed" and frame.get("cause") == "too_slow"
 
 
 def _is_final(request: Request, frame: Frame) -> bool:

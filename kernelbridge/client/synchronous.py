@@ -384,6 +384,11 @@ class Terminal:
         """The exit code of its shell, when it has ended and the code is known."""
         return self._terminal.exit_code
 
+    @property
+    def cause(self) -> str | None:
+        """Why it ended, when `read` has returned its end: `exited`, `closed`, `session_closed` and others."""
+        return self._terminal.cause
+
     def read(self, *, wait: float | None = None) -> str:
         """Return the next output, or an empty string when the terminal has ended. Raises `WaitTimeout`."""
         return self._session.do(lambda _: self._terminal.read(wait=wait))

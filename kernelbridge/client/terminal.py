@@ -33,7 +33,8 @@ class Requests(Protocol):
 class AsyncTerminal:
     """A terminal that is open. Use it in `async with`, which closes it.
 
-    When the connection breaks, the terminal is attached again. What it wrote meanwhile follows, up to the last MiB.
+    When the connection breaks, the terminal is attached again. What it wrote meanwhile follows, up to the last MiB. So
+    it is when the server detaches this client, because it read nothing for ten seconds.
     """
 
     def __init__(self, requests: Requests, call: Call, terminal_id: str) -> None:
@@ -42,6 +43,8 @@ class AsyncTerminal:
         self.terminal_id = terminal_id
         self.exit_code: int | None = None
         """The exit code of its shell, when it has ended and the code is known."""
+        self.cause: str | None = None
+        """Why it ended, when `read` has returned its end: `exited`, `closed`, `session_closed`, `out_of_memory`, …"""
         self.replayed = False
         """Whether the latest output was written before this client attached: its questions are answered already."""
         self._received = 0
@@ -73,7 +76,8 @@ class AsyncTerminal:
                         return text
         except TimeoutError:
             raise WaitTimeout("The terminal wrote nothing", f"not within {wait:g} s; read again") from None
-        self.exit_code = (await self._call.answer()).get("exitCode")
+        end = await self._call.answer()
+        self.exit_code, self.cause = end.get("exitCode"), end.get("cause")
         self._closed = True
         return ""
 
@@ -108,6 +112,7 @@ class AsyncTerminal:
         finally:
             self._requests.abandon(self._call)
             if not self._call.settled:
+                self.cause = "closed"
                 self._call.settle({"type": "terminal_closed", "terminalId": self.terminal_id, "cause": "closed"})
 
     async def __aenter__(self) -> Self:

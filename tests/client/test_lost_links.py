@@ -224,6 +224,29 @@ async def test_a_terminal_goes_on_without_a_gap_and_without_repeating(wire: Wire
     assert [text.count(f"line-{number}\r\n") for number in (1, 2, 3)] == [1, 1, 1]
 
 
+async def test_a_terminal_that_the_server_detached_for_reading_slowly_goes_on(wire: Wire, broken: AsyncSession) -> None:
+    async with await broken.terminal() as terminal:
+        await terminal.write("PS1=; stty -echo; echo ready; read x; seq 3000000; read x; exit 3\r")
+        text = ""
+        while "ready\r\n" not in text:
+            text += await terminal.read(wait=PATIENCE)
+        await terminal.write("\r")
+        await asyncio.sleep(0.5)
+        wire.stall()
+        await asyncio.sleep(11)  # the server's own patience has ended
+        wire.flow()
+        text = ""
+        while "3000000\r\n" not in text:
+            text += await terminal.read(wait=PATIENCE)
+        await terminal.write("\r")
+        async for _ in terminal:
+            pass
+        assert (terminal.exit_code, terminal.cause) == (3, "exited")
+    assert wire.connections == 1
+    numbers = [int(line) for line in text.split("\r\n")[1:] if line.isdecimal()]
+    assert len(numbers) - len(set(numbers)) <= 1, "nothing is repeated, but a line that was cut where the replay begins"
+
+
 async def test_an_answer_to_a_question_survives_the_link(wire: Wire, broken: AsyncSession) -> None:
     asked: list[tuple[str, bool]] = []
 

@@ -205,7 +205,7 @@ def test_a_terminal(shared: Session) -> None:
         terminal.resize(31, 91)
         terminal.write("stty size; exit 3\r")
         assert "31 91\r\n" in "".join(terminal)
-        assert terminal.exit_code == 3
+        assert (terminal.exit_code, terminal.cause) == (3, "exited")
     with pytest.raises(Closed):
         terminal.write("x")
 

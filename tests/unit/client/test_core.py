@@ -137,6 +137,45 @@ def test_what_the_server_does_not_know_is_unknown(open_core: Core, with_request_
     assert outcomes(open_core.receive(result(other))) == {other.id: result(other)}
 
 
+LOST = {"from": 2, "to": 9}
+
+
+def test_what_was_sent_since_is_asked_for_when_answers_fall_out_of_the_journal(open_core: Core) -> None:
+    open_core.link_down("cut")
+    open_core.link_up()
+    [resume] = taken(open_core)
+    open_core.receive(resumed(resume))
+    run, listing, gone = (
+        open_core.submit(frame, kind) for frame, kind in ((CELL, Kind.RUN), (LIST, Kind.QUESTION), (CELL, Kind.RUN))
+    )
+    terminal = open_core.submit(TERMINAL, Kind.TERMINAL)
+    taken(open_core)
+    later = {"type": "resumed", "sessionId": "s", "created": "then", "lost": LOST}
+    assert open_core.receive({"type": "execution_output", "sessionId": "s", "requestId": run.id, "seq": 3})
+    open_core.receive(later)
+    open_core.receive(later)
+    [again] = taken(open_core)
+    assert (again["type"], again["after"]) == ("resume", 3)
+    assert again["requestIds"] == [run.id, listing.id, gone.id]
+    event = {"type": "execution_output", "sessionId": "s", "requestId": run.id, "seq": 10}
+    assert open_core.receive(event) == [Happened(run, event)]
+    found = outcomes(open_core.receive(resumed(again, unknownRequests=[listing.id, gone.id])))
+    assert found.keys() == {gone.id}
+    assert isinstance(found[gone.id], OutcomeUnknown)
+    assert taken(open_core) == [listing.frame], "it changes nothing, so it is asked again"
+    assert open_core.receive(event) == [], "it has come already"
+    assert open_core.receive({**event, "seq": 11}) == [Happened(run, {**event, "seq": 11})]
+    assert outcomes(open_core.receive(result(run, seq=12))) == {run.id: result(run, seq=12)}
+    assert not open_core.idle
+    closed = {"type": "terminal_closed", "sessionId": "s", "requestId": terminal.id, "cause": "exited"}
+    assert outcomes(open_core.receive(closed)) == {terminal.id: closed}
+
+
+def test_nothing_is_asked_again_when_nothing_waits(open_core: Core) -> None:
+    open_core.receive({"type": "resumed", "sessionId": "s", "created": "then", "lost": LOST})
+    assert taken(open_core) == []
+
+
 def test_a_question_is_asked_again_because_it_changes_nothing(open_core: Core) -> None:
     asked, run = open_core.submit(LIST, Kind.QUESTION), open_core.submit(CELL, Kind.RUN)
     assert open_core.take() == asked.frame
@@ -204,6 +243,20 @@ def test_an_end_of_a_session_that_got_no_answer_is_unknown(open_core: Core) -> N
     assert isinstance(found[close.id], OutcomeUnknown)
 
 
+@pytest.mark.parametrize("kind", ["close_session", "session_info"])
+def test_what_is_sent_behind_a_resume_is_not_settled_by_its_refusal(open_core: Core, kind: str) -> None:
+    run = open_core.submit(CELL, Kind.RUN)
+    taken(open_core)
+    open_core.link_down("cut")
+    held = open_core.submit({"type": kind, "sessionId": "s"}, Kind.CHANGE)
+    open_core.link_up()
+    [resume, sent] = taken(open_core)
+    assert (resume["requestIds"], sent) == ([run.id], held.frame)
+    assert outcomes(open_core.receive(error(resume, "unknown_session"))).keys() == {run.id}
+    answer = {"type": f"{kind}_reply", "sessionId": "s", "requestId": held.id}
+    assert outcomes(open_core.receive(answer)) == {held.id: answer}
+
+
 def test_what_no_session_can_be_asked_for_is_unknown_at_once(open_core: Core) -> None:
     run = open_core.submit(CELL, Kind.RUN)
     other = open_core.submit({"type": "close_session", "sessionId": "another"}, Kind.CHANGE)
@@ -267,6 +320,17 @@ def test_a_terminal_is_attached_again(open_core: Core) -> None:
     assert taken(open_core) == [terminal.frame]
 
 
+def test_a_terminal_that_is_detached_for_reading_slowly_is_attached_again(open_core: Core) -> None:
+    terminal = open_core.submit(TERMINAL, Kind.TERMINAL)
+    taken(open_core)
+    ids = {"sessionId": "s", "requestId": terminal.id}
+    open_core.receive({"type": "terminal_opened", **ids})
+    assert open_core.receive({"type": "terminal_closed", **ids, "cause": "too_slow"}) == []
+    assert taken(open_core) == [terminal.frame]
+    refused = error(terminal.frame, "terminal_failed")
+    assert isinstance(outcomes(open_core.receive(refused))[terminal.id], RequestRefused)
+
+
 def test_a_question_of_a_cell_is_asked_once_and_its_answer_sent_again(open_core: Core) -> None:
     run = open_core.submit({**CELL, "allowStdin": True}, Kind.RUN)
     taken(open_core)
@@ -310,6 +374,36 @@ def test_giving_up_says_of_each_request_what_is_known(core: Core) -> None:
     assert kinds(taken(core)) == ["resume"]
 
 
+def test_giving_up_while_connected_leaves_nothing_to_send(core: Core) -> None:
+    core.link_up()
+    run = core.submit(CELL, Kind.RUN)
+    sessions = core.submit({"type": "list_sessions"}, Kind.CHANGE)
+    found = outcomes([*core.link_down("no frame"), *core.give_up(ConnectionLost("gone", "cut"), "cut")])
+    assert found.keys() == {run.id, sessions.id}
+    assert not core.ready
+    core.link_up()
+    assert taken(core) == []
+    core.submit(CELL, Kind.RUN)
+    assert kinds(taken(core)) == ["open_session"], "it does not wait for an answer to the first one"
+
+
+def test_sessions_that_were_left_and_closed_are_forgotten(core: Core) -> None:
+    core.link_up()
+    for number in range(3):
+        name = f"tmp-{number}"
+        core.use(name, {}, own_linger=True)
+        core.submit({**CELL, "sessionId": name}, Kind.RUN)
+        [opening] = taken(core)
+        core.receive(ready(opening))
+        [cell] = taken(core)
+        core.receive({"type": "execution_result", "sessionId": name, "requestId": cell["requestId"]})
+        close = core.submit({"type": "close_session", "sessionId": name}, Kind.CHANGE)
+        taken(core)
+        core.receive({"type": "close_session_reply", "sessionId": name, "requestId": close.id})
+        core.leave(name)
+    assert core._sessions.keys() == {"s"}
+
+
 class SmallServer:
     """A server that may lose anything but what it says."""
 
@@ -319,6 +413,7 @@ class SmallServer:
         self.seen: list[str] = []
         self.waiting: list[str] = []
         self.kept: list[tuple[int, str]] = []
+        self.followed = False
 
     def result(self, request_id: str, seq: int) -> Frame:
         return {"type": "execution_result", "sessionId": "s", "requestId": request_id, "seq": seq, "success": True}
@@ -329,6 +424,7 @@ class SmallServer:
             self.life = self.life or 1
             return [{"type": "session_ready", **ids, "created": str(self.life), "lastSeq": self.seq}]
         if frame["type"] == "resume":
+            self.followed = True
             kept = [(seq, each) for seq, each in self.kept if seq > frame["after"]]
             unknown = set(frame["requestIds"]) - set(self.waiting) - {each for _, each in kept}
             answer = {"type": "resumed", **ids, "created": str(self.life), "unknownRequests": sorted(unknown)}
@@ -388,7 +484,7 @@ class Play:
 
     def cut(self) -> None:
         if self.up:
-            self.up = False
+            self.up = self.server.followed = False
             self.to_client.clear()
             self.core.take()  # it is written into the broken connection
             self.note(self.core.link_down("cut"))
@@ -401,13 +497,20 @@ class Play:
     def forget(self) -> None:
         self.server.forget()
 
+    def overflow(self) -> None:
+        """The journal drops what it has, also what a follower has not read."""
+        if self.up and self.server.followed:
+            self.server.forget()
+            self.to_client = [frame for frame in self.to_client if frame["type"] != "execution_result"]
+            self.to_client.append({"type": "resumed", "sessionId": "s", "created": str(self.server.life), "lost": LOST})
+
     def close(self) -> None:
         if not self.up:
             self.server.close()
 
 
 STEPS = st.sampled_from(
-    [Play.run, Play.send, Play.deliver, Play.finish, Play.cut, Play.connect, Play.forget, Play.close]
+    [Play.run, Play.send, Play.deliver, Play.finish, Play.cut, Play.connect, Play.forget, Play.overflow, Play.close]
 )
 
 
