@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import aiohttp
 
 from kernelbridge.client.core import Core, Effect, Frame
-from kernelbridge.client.errors import ClientError, ConnectionLost, LoginRefused, RequestRefused
+from kernelbridge.client.errors import ClientError, Closed, ConnectionLost, LoginRefused, RequestRefused
 
 HANDSHAKE = 10.0
 """Seconds in which a connection must be there, from the first packet to `connected`."""
@@ -103,35 +103,65 @@ class Link:
         self._reconnect = reconnect
         self.loop = asyncio.get_running_loop()
         self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE))
-        self._connecting = asyncio.Lock()
+        self._dialing: asyncio.Task[None] | None = None
+        self._callers = 0
+        """How many tasks wait for the first connection."""
+        self._ended = False
         self._serving: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     async def connect(self) -> None:
         """Connect, unless there is a connection, or one is being tried again.
 
+        All tasks that call it meanwhile share one attempt and its error. Cancelling one of them does not disturb the
+        others; the attempt ends with the last of them.
+
         Raises `ConnectionLost`, `LoginRefused` or `RequestRefused`. The link is of no use any more then.
         """
-        async with self._connecting:
-            if self._serving is None or self._serving.done():
-                try:
-                    ws = await self._dial()
-                except BaseException:
-                    await self.http.close()
-                    raise
-                self._serving = self.loop.create_task(self._serve(ws))
+        if self._serving is not None and not self._serving.done():
+            return
+        if self._dialing is None:
+            self._dialing = self.loop.create_task(self._dial_first())
+        dialing = self._dialing
+        self._callers += 1
+        try:
+            await asyncio.shield(dialing)
+        except asyncio.CancelledError:
+            if dialing.cancelled() and not _is_cancelled():
+                raise Closed("The client is closed", "it was not connected yet; make another client") from None
+            raise
+        finally:
+            self._callers -= 1
+            if not self._callers and not dialing.done():
+                await self._end_dialing()
+
+    async def _dial_first(self) -> None:
+        try:
+            ws = await self._dial()
+        except BaseException:
+            await self.http.close()
+            raise
+        self._dialing = None
+        self._serving = self.loop.create_task(self._serve(ws))
+
+    async def _end_dialing(self) -> None:
+        self._ended = True  # from now on: whoever connects next needs another link
+        if self._dialing is not None and not self._dialing.done():
+            self._dialing.cancel()
+            await asyncio.wait([self._dialing])
 
     @property
     def usable(self) -> bool:
         """Whether it may be connected, or used for HTTP."""
-        return not self.http.closed
+        return not self._ended and not self.http.closed
 
     def flush(self) -> None:
         """Write what the core has to send."""
         self._wake.set()
 
     async def close(self) -> None:
-        """End the connection. Idempotent."""
+        """End the connection. Tasks that wait for it get `Closed`. Idempotent."""
+        await self._end_dialing()
         if self._serving is not None and not self._serving.done():
             self._serving.cancel()
             await asyncio.wait([self._serving])
@@ -207,6 +237,7 @@ class Link:
 
     async def _dial(self) -> aiohttp.ClientWebSocketResponse:
         """Open one connection, up to `connected`."""
+        refused: ClientError | None = None
         try:
             async with asyncio.timeout(HANDSHAKE):
                 ws = await self.http.ws_connect(
@@ -223,10 +254,12 @@ class Link:
                     await ws.close()
                     raise
         except aiohttp.WSServerHandshakeError as exc:
-            raise self._no_handshake(exc) from exc
+            refused = self._no_handshake(exc)
         except (OSError, aiohttp.ClientError, TimeoutError) as exc:
             reason = f"no answer within {HANDSHAKE:g} s" if isinstance(exc, TimeoutError) else str(exc)
             raise self._unreachable(reason) from exc
+        if refused is not None:
+            raise refused  # not in the handler: its exception has the token in its repr, and would be the context
         frame: Frame = {"type": "nothing"}
         if first.type is aiohttp.WSMsgType.TEXT:
             with contextlib.suppress(ValueError, TypeError):
@@ -282,6 +315,12 @@ def refused_login(status: int) -> LoginRefused:
     }
     reason = reasons.get(status, "too many logins from this address have failed: wait, and correct the token")
     return LoginRefused("The server refuses this client", f"{reason} (HTTP status {status})", status=status)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def encode(frame: Mapping[str, Any]) -> str:

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
 from yarl import URL
 
+from kernelbridge import AsyncClient, Closed, LoginRefused
 from kernelbridge.client.connection import Link, Target
 from kernelbridge.client.core import Core, Effect, Kind, Settled
 from kernelbridge.client.errors import ConnectionLost, RequestRefused
@@ -94,3 +95,98 @@ async def test_nothing_that_failed_with_a_frame_that_is_none_is_sent_later(monke
     core.submit({"type": "execute_code", "sessionId": "s"}, Kind.RUN)
     core.link_up()
     assert [core.take()["type"], core.take()] == ["open_session", None]  # type: ignore[index]
+
+
+async def nobody_listens() -> str:
+    """Return the address of a port on which nothing listens."""
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return f"ws://127.0.0.1:{port}"
+
+
+async def test_all_tasks_learn_that_there_is_no_server() -> None:
+    client = AsyncClient(await nobody_listens())
+    runs = (client.session(f"s{number}").run("1") for number in range(3))
+    errors = await asyncio.gather(*runs, return_exceptions=True)
+    assert [type(error) for error in errors] == [ConnectionLost] * 3
+    with pytest.raises(ConnectionLost):
+        await client.sessions()
+    await client.close()
+
+
+class Silent:
+    """A server that accepts connections and answers nothing."""
+
+    def __init__(self) -> None:
+        self.accepted = asyncio.Event()
+        self.writers: list[asyncio.StreamWriter] = []
+        self.refuses = False
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def accept(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        self.accepted.set()
+        if self.refuses:
+            writer.transport.abort()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.hang_up()
+        self.server.close()
+
+    def hang_up(self) -> None:
+        self.refuses = True  # also the second attempt of the HTTP client
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def answer(self, text: bytes) -> None:
+        self.writers[-1].write(text)
+        await self.writers[-1].drain()
+
+
+async def test_a_task_that_is_cancelled_as_it_connects_does_not_disturb_the_others() -> None:
+    async with Silent() as server:
+        client = AsyncClient(server.url)
+        first, *others = (asyncio.create_task(client.sessions()) for _ in range(3))
+        await server.accepted.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        server.hang_up()
+        errors = await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), PATIENCE)
+        assert [type(error) for error in errors] == [ConnectionLost] * 2
+        await client.close()
+
+
+async def test_the_next_task_connects_anew_when_all_were_cancelled() -> None:
+    async with Silent() as server:
+        client = AsyncClient(server.url)
+        first = asyncio.create_task(client.sessions())
+        await server.accepted.wait()
+        server.accepted.clear()
+        first.cancel()
+        await asyncio.wait([first])
+        again = asyncio.create_task(client.sessions())
+        await asyncio.wait_for(server.accepted.wait(), PATIENCE)
+        await client.close()
+        with pytest.raises(Closed):
+            await asyncio.wait_for(again, PATIENCE)
+
+
+async def test_an_error_of_the_login_does_not_hold_the_token() -> None:
+    async with Silent() as server:
+        client = AsyncClient(server.url, token="secret-token")
+        connecting = asyncio.create_task(client.connect())
+        await server.accepted.wait()
+        await server.answer(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        with pytest.raises(LoginRefused) as caught:
+            await asyncio.wait_for(connecting, PATIENCE)
+        found: BaseException | None = caught.value
+        while found is not None:
+            assert "secret-token" not in repr(found)
+            found = found.__cause__ or found.__context__
