@@ -42,12 +42,6 @@ class Place(NamedTuple):
         return cls(session, path) if colon and session and "/" not in session else cls(None, text)
 
 
-class CopyError(KernelBridgeError):
-    """A copy is not what it was copied from, or cannot be made."""
-
-    code = "not_copied"
-
-
 @click.command()
 @click.argument("source")
 @click.argument("target")
@@ -120,9 +114,9 @@ class _Copying:
             with self._bar(target) as moved:
                 saved = await self._files.upload(source, target, progress=moved)
         except OSError as exc:
-            raise CopyError(f"{source} cannot be read", exc.strerror or str(exc)) from exc
+            raise KernelBridgeError(f"{source} cannot be read", exc.strerror or str(exc)) from exc
         if saved.sha256 != digest:
-            raise CopyError(f"{target} is not what {source} was", "the file changed while it was sent; copy it again")
+            raise KernelBridgeError(f"{target} is not what {source} was", "the file changed meanwhile; copy it again")
 
     # -- from the session -----------------------------------------------------------
 
@@ -137,7 +131,7 @@ class _Copying:
         for each in await self._listed(source, recursive=True):
             below = PurePosixPath(each.path).relative_to(PurePosixPath(source))
             if below.is_absolute() or ".." in below.parts:
-                raise CopyError(f"The server lists {each.path!r}", "no file of a workspace has such a name")
+                raise KernelBridgeError(f"The server lists {each.path!r}", "no file of a workspace has such a name")
             if each.kind == "directory":
                 await asyncio.to_thread(_make_directory, root, below)
             elif each.kind == "file":
@@ -165,19 +159,19 @@ class _Copying:
             with self._bar(source) as moved:
                 await self._files.download(source, target, progress=moved)
         except OSError as exc:
-            raise CopyError(f"{target} cannot be written", exc.strerror or str(exc)) from exc
+            raise KernelBridgeError(f"{target} cannot be written", exc.strerror or str(exc)) from exc
 
     async def _listed(self, path: str, *, recursive: bool) -> list[FileInfo]:
         found = await self._files.list("" if path == "." else path, recursive=recursive, hidden=True)
         if len(found) >= MOST_ENTRIES:
-            raise CopyError(
+            raise KernelBridgeError(
                 f"{path or 'The workspace'} has too many files", "pack them into one: tar -cf FILE DIRECTORY"
             )
         return found
 
     def _check_recursive(self, source: object) -> None:
         if not self._recursive:
-            raise CopyError(f"{source} is a directory", "use -r to copy it with everything in it")
+            raise KernelBridgeError(f"{source} is a directory", "use -r to copy it with everything in it")
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Moved]:
@@ -208,7 +202,7 @@ def _make_directory(root: Path, below: PurePosixPath) -> None:
     for part in below.parts:
         path /= part
         if path.is_symlink():
-            raise CopyError(
+            raise KernelBridgeError(
                 f"{path} is a link", "files would be written to where it leads; remove it, or copy elsewhere"
             )
         path.mkdir(exist_ok=True)
