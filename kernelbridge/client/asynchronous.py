@@ -164,10 +164,10 @@ class AsyncClient:
         self._flush()
         return sent
 
-    def reply(self, call: Call, value: str) -> None:
-        """Answer the question of a run."""
+    def reply(self, call: Call, input_id: str, value: str) -> None:
+        """Answer a question of a run."""
         self._check({"type": "input_reply", "value": value})
-        self._core.answer_question(call.request, value)
+        self._core.answer_question(call.request, input_id, value)
         self._flush()
 
     def abandon(self, call: Call) -> None:
@@ -332,14 +332,17 @@ class AsyncSession:
             "allowStdin": on_input is not None,
         }
         call = await self._start(_timed(frame, timeout), Kind.RUN)
+        asking = _Asking(self._client, call, on_input)
         try:
             while (happened := await call.next()) is not None:
-                if happened["type"] == "input_request" and on_input is not None:
-                    await self._answer_question(call, happened, on_input)
+                if happened["type"] == "input_request":
+                    asking.begin(happened)
                 elif (event := event_of(happened)) is not None:
                     yield event
+            asking.end()
             yield Result(await call.answer())
         finally:
+            asking.end()
             self._client.abandon(call)
 
     async def interrupt(self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False) -> str:
@@ -433,13 +436,14 @@ class AsyncSession:
         on_output: OnOutput | None,
         on_input: OnInput | None,
     ) -> Frame:
-        call = None
+        call = asking = None
         try:
             async with asyncio.timeout(wait) as waiting:
                 call = await self._start(_timed(frame, timeout), Kind.RUN)
+                asking = _Asking(self._client, call, on_input)
                 while (happened := await call.next()) is not None:
-                    if happened["type"] == "input_request" and on_input is not None:
-                        await self._answer_question(call, happened, on_input)
+                    if happened["type"] == "input_request":
+                        asking.begin(happened)
                     elif on_output is not None and isinstance(event := event_of(happened), Output):
                         await awaited(on_output(event))
                 return await call.answer()
@@ -454,20 +458,43 @@ class AsyncSession:
                 f"it was waited for {wait:g} s. The run goes on: interrupt() ends it, and timeout= limits a run",
             ) from None
         finally:
+            if asking is not None:
+                asking.end()
             if call is not None:
                 self._client.abandon(call)
 
-    async def _answer_question(self, call: Call, happened: Frame, on_input: OnInput) -> None:
-        """Ask, and reply; who is still being asked when the run ends is not waited for."""
-        answering = asyncio.ensure_future(awaited(on_input(happened["prompt"], happened["password"])))
-        ended = asyncio.ensure_future(call.ended())
+
+class _Asking:
+    """Asks the user what a run asks, beside the loop that shows what the run does: a run need not wait for its answer.
+
+    Only the latest question is being asked. An error of `on_input` ends the loop.
+    """
+
+    def __init__(self, client: AsyncClient, call: Call, on_input: OnInput | None) -> None:
+        self._client = client
+        self._call = call
+        self._on_input = on_input
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, question: Frame) -> None:
+        """Ask an `input_request`, instead of the one before."""
+        self.end()
+        if self._on_input is not None:
+            self._task = asyncio.get_running_loop().create_task(self._ask(question, self._on_input))
+
+    def end(self) -> None:
+        """Ask no more. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+    async def _ask(self, question: Frame, on_input: OnInput) -> None:
         try:
-            await asyncio.wait({answering, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                self._client.reply(call, str(answering.result()))
-        finally:
-            for task in (answering, ended):
-                task.cancel()
+            line = str(await awaited(on_input(question["prompt"], question["password"])))
+            self._client.reply(self._call, question["inputId"], line)
+        except BaseException as exc:  # noqa: BLE001 - the loop raises it, unless `end` came before
+            if self._task is asyncio.current_task():
+                self._call.fail(exc)
 
 
 def _timed(frame: Frame, timeout: float | None) -> Frame:

@@ -23,8 +23,8 @@ class Call:
         self._size = 0
         self._left_out = 0
         self._answer: Frame | ClientError | None = None
+        self._failure: BaseException | None = None
         self._news = asyncio.Event()
-        self._settled = asyncio.Event()
 
     def put(self, frame: Frame) -> None:
         """Take an event. Output beyond what may wait is left out, and counted in the next event."""
@@ -42,7 +42,11 @@ class Call:
     def settle(self, answer: Frame | ClientError) -> None:
         """Take the answer, or the error that stands for it."""
         self._answer = answer
-        self._settled.set()
+        self._news.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Let `next` raise an error of the caller, before all events. The call is not settled by it."""
+        self._failure = error
         self._news.set()
 
     @property
@@ -50,16 +54,14 @@ class Call:
         """Whether there is an answer."""
         return self._answer is not None
 
-    async def ended(self) -> None:
-        """Wait until there is an answer."""
-        await self._settled.wait()
-
     async def next(self) -> Frame | None:
         """Return the next event, or None when the answer has come. Raises the error that stands for the answer.
 
         Cancelling is safe: no event is lost.
         """
         while True:
+            if self._failure is not None:
+                raise self._failure
             if self._events:
                 frame = self._events.popleft()
                 self._size -= len(frame.get("text", ""))

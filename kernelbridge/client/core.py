@@ -173,12 +173,17 @@ class Core:
             self._out.append({**frame, "requestId": request.id})
         return connected
 
-    def answer_question(self, request: Request, value: str) -> None:
-        """Answer the latest question of a run. The answer names its question, so it may be sent again."""
+    def answer_question(self, request: Request, input_id: str, value: str) -> None:
+        """Answer a question of a run, unless it has asked another one since, or has ended.
+
+        The answer names its question, so it may be sent again.
+        """
+        if request.question != input_id or request.id not in self._requests:
+            return
         request.reply = {
             "type": "input_reply",
             "sessionId": request.frame["sessionId"],
-            "inputId": request.question,
+            "inputId": input_id,
             "value": value,
         }
         session = self._sessions[request.frame["sessionId"]]

@@ -50,6 +50,8 @@ class _Caller(Generic[T]):
             value: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
             def work() -> None:
+                if not value.set_running_or_notify_cancel():
+                    return  # nobody waits for it any more
                 try:
                     value.set_result(function(*args))
                 except Exception as exc:  # noqa: BLE001 - the coroutine raises it
@@ -119,7 +121,8 @@ class LoopThread:
         self._loop.call_soon_threadsafe(lambda: self._loop.create_task(run()))
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Reentrant: `__del__` of a client may need the loop while it is being made."""
 _current: LoopThread | None = None
 _inherited: list[Any] = []
 """What a forked child has of its parent, and must never touch or clean up: it shares sockets with it."""
@@ -130,7 +133,7 @@ def loop_thread() -> LoopThread:
     global _current, _lock  # noqa: PLW0603 - one for each process
     if _current is not None and _current.pid != os.getpid():
         keep(_current)
-        _current, _lock = None, threading.Lock()  # another thread of the parent may have held it
+        _current, _lock = None, threading.RLock()  # another thread of the parent may have held it
     with _lock:
         if _current is None:
             _current = LoopThread()

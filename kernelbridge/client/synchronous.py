@@ -6,6 +6,7 @@ Callbacks run in the thread that called.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -216,8 +217,10 @@ class Session:
         Leaving the loop early interrupts the cell.
         """
         relays: list[Relay] = []
+        waits = asyncio.Event()  # set while a thread waits for an event: only then it can answer
 
         async def answer(prompt: str, secret: bool) -> Any:  # noqa: FBT001 - the callback's signature
+            await waits.wait()
             return await relays[-1](on_input)(prompt, secret) if on_input is not None else None
 
         asked = None if on_input is None else answer
@@ -225,7 +228,11 @@ class Session:
 
         async def step(relay: Relay) -> Event | Result | None:
             relays[:] = [relay]  # questions are answered in the thread that takes this event
-            return await anext(events, None)
+            waits.set()
+            try:
+                return await anext(events, None)
+            finally:
+                waits.clear()
 
         try:
             while (event := self._client._call(step)) is not None:  # noqa: SLF001

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from kernelbridge import AsyncClient, AsyncSession, Closed, RequestRefused, Result, Started
-from tests.client.servers import ServerProcess, until
+from tests.client.servers import PATIENCE, ServerProcess, until
 from tests.client.test_lost_links import GATED, begin, queued
 
 
@@ -102,3 +102,16 @@ async def test_a_path_never_leads_to_a_file_of_another_session(direct: AsyncSess
         await other.files.delete("../../s/files/secret")
     assert caught.value.code == of_the_server.value.code
     await other.close(delete_files=True)
+
+
+async def test_an_error_of_the_one_who_is_asked_ends_the_run(direct: AsyncSession) -> None:
+    async def fails(_prompt: str, _secret: bool) -> str:  # noqa: FBT001 - it is called so
+        await asyncio.sleep(0)
+        raise ValueError("no answer")
+
+    with pytest.raises(ValueError, match="no answer"):
+        await asyncio.wait_for(direct.run("input()", on_input=fails), PATIENCE)
+    with pytest.raises(ValueError, match="no answer"):
+        async for _ in direct.stream("input()", on_input=fails):
+            pass
+    assert (await asyncio.wait_for(direct.run("'next'"), PATIENCE)).text == "'next'\n"

@@ -336,7 +336,9 @@ def test_a_question_of_a_cell_is_asked_once_and_its_answer_sent_again(open_core:
     taken(open_core)
     asked = {"type": "input_request", "sessionId": "s", "requestId": run.id, "inputId": "i", "seq": 3}
     assert open_core.receive(asked) == [Happened(run, asked)]
-    open_core.answer_question(run, "Ann")
+    open_core.answer_question(run, "another", "a late line")
+    assert taken(open_core) == []
+    open_core.answer_question(run, "i", "Ann")
     [reply] = taken(open_core)
     assert open_core.link_down("cut") == []
     open_core.link_up()
