@@ -59,7 +59,10 @@ class Bundle:
         return _text(self.data["text/html"]) if "text/html" in self.data else None
 
     def _bytes(self, mime: str) -> bytes | None:
-        return base64.b64decode(_text(self.data[mime])) if mime in self.data else None
+        try:
+            return base64.b64decode(_text(self.data[mime])) if mime in self.data else None
+        except ValueError:  # the code in the sandbox may show anything
+            return None
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""

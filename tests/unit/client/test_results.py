@@ -55,6 +55,12 @@ def test_pictures_are_bytes_and_svg_is_text() -> None:
     assert shown.data == {}
 
 
+@pytest.mark.parametrize("data", ["x", "ä", ["a", "b", "c", "d", "e"]])
+def test_a_picture_that_is_none_is_none(data: Any) -> None:
+    bundle = Bundle({"image/png": data, "image/jpeg": data})
+    assert (bundle.png, bundle.jpeg) == (None, None)
+
+
 @pytest.mark.parametrize(
     "data",
     [
