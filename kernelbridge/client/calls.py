@@ -27,12 +27,18 @@ class Call:
         self._news = asyncio.Event()
 
     def put(self, frame: Frame) -> None:
-        """Take an event. Output beyond what may wait is left out, and counted in the next event."""
-        size = len(frame.get("text", ""))
-        if size and self._size + size > EVENTS:
-            self._left_out += len(frame["text"].encode())
+        """Take an event. Output beyond what may wait is left out, and counted in the next event.
+
+        The reader of the connection cannot wait instead: other calls of the same caller need their answers. What a
+        terminal replays is never left out, because it is bounded, and counts from the terminal's beginning.
+        """
+        text = _output(frame)
+        size = len(text)
+        counted = size and not frame.get("replay")
+        if counted and self._size + size > EVENTS:
+            self._left_out += len(text.encode())
             return
-        if self._left_out and size:
+        if self._left_out and counted:
             frame["leftOut"] = frame.get("leftOut", 0) + self._left_out
             self._left_out = 0
         self._size += size
@@ -64,7 +70,7 @@ class Call:
                 raise self._failure
             if self._events:
                 frame = self._events.popleft()
-                self._size -= len(frame.get("text", ""))
+                self._size -= len(_output(frame))
                 return frame
             if isinstance(self._answer, ClientError):
                 raise self._answer
@@ -79,6 +85,12 @@ class Call:
             pass
         assert isinstance(self._answer, dict)  # noqa: S101 - `next` raises an error
         return self._answer
+
+
+def _output(frame: Frame) -> str:
+    """Return the text in an event of a run or of a terminal."""
+    text = frame.get("data") if frame["type"] == "terminal_data" else frame.get("text")
+    return text if isinstance(text, str) else ""
 
 
 async def awaited(value: Any) -> Any:

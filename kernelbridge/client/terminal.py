@@ -47,6 +47,8 @@ class AsyncTerminal:
         """Why it ended, when `read` has returned its end: `exited`, `closed`, `session_closed`, `out_of_memory`, …"""
         self.replayed = False
         """Whether the latest output was written before this client attached: its questions are answered already."""
+        self.left_out = 0
+        """Bytes of output that are missing so far, because they came faster than they were read."""
         self._received = 0
         """Bytes of output since the terminal began, as far as this client knows them."""
         self._attached = False
@@ -152,7 +154,9 @@ class AsyncTerminal:
             return ""
         data, self.replayed = str(frame["data"]), bool(frame.get("replay"))
         if not self.replayed:
-            self._received += len(data.encode())
+            missing = frame.get("leftOut", 0)
+            self.left_out += missing
+            self._received += missing + len(data.encode())
             return data
         # The replay begins `leftOut` bytes after the terminal did. Skip what came before the connection broke.
         self._replayed += frame.get("leftOut", 0)
