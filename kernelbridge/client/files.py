@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,13 @@ class Saved:
     path: str
     size: int
     sha256: str
+
+
+class Listing(list[FileInfo]):
+    """The entries of a directory, sorted by path."""
+
+    truncated: bool = False
+    """Whether there are more than the server lists (10,000): it has those that are nearest to the directory."""
 
 
 class Requests(Protocol):
@@ -113,10 +121,10 @@ class AsyncFiles:
             headers["If-None-Match"] = "*"
         try:
             async with self._http("PUT", path, headers, data=_chunks(content, size, progress)) as response:
-                saved = await response.json()
+                saved = await response.json(content_type=None)  # its error about types has the token in its repr
         except aiohttp.ClientConnectorError as exc:
             raise ConnectionLost(f"The file '{path}' was not saved", f"{exc}; write it again") from exc
-        except (aiohttp.ClientError, TimeoutError) as exc:
+        except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as exc:
             raise OutcomeUnknown(
                 f"The outcome of saving '{path}' is unknown",
                 f"the connection broke ({str(exc) or type(exc).__name__}). The file is the old one or the new one, as a"
@@ -145,14 +153,22 @@ class AsyncFiles:
                 await self._download(path, content, progress)
             await asyncio.to_thread(_put_into_place, part, goal)
         except BaseException:
-            os.unlink(part)  # noqa: PTH108 - as quick as a rename
+            with contextlib.suppress(FileNotFoundError):  # it is in its place: that was cancelled too late
+                os.unlink(part)  # noqa: PTH108 - as quick as a rename
             raise
 
-    async def list(self, path: str = "", *, recursive: bool = False, hidden: bool = False) -> list[FileInfo]:
-        """List a directory, with `recursive` also what is below. The server lists at most 10,000 entries."""
+    async def list(self, path: str = "", *, recursive: bool = False, hidden: bool = False) -> Listing:
+        """List a directory, with `recursive` also what is below.
+
+        The server lists at most 10,000 entries: look at `truncated` of the list.
+        """
         frame = {"type": "list_files", "path": path, "recursive": recursive, "hidden": hidden}
         answer = await self._requests.request(frame, Kind.QUESTION)
-        return [FileInfo(each["path"], each["kind"], each.get("size"), each["modified"]) for each in answer["files"]]
+        found = Listing(
+            FileInfo(each["path"], each["kind"], each.get("size"), each["modified"]) for each in answer["files"]
+        )
+        found.truncated = bool(answer.get("truncated"))
+        return found
 
     async def delete(self, path: str, *, recursive: bool = False) -> None:
         """Delete a file, a link or an empty directory; with `recursive` a directory with everything in it."""
@@ -173,7 +189,9 @@ class AsyncFiles:
         """Write a file to `goal`, and continue where it stopped when the connection breaks."""
         done, version, failures = 0, "", 0
         while True:
-            headers = {"Range": f"bytes={done}-", "If-Range": version} if done else {}
+            headers = {"Accept-Encoding": "identity"}  # a proxy that compresses it hides its length
+            if done:
+                headers |= {"Range": f"bytes={done}-", "If-Range": version}
             before = done
             try:
                 async with self._http("GET", path, headers) as response:
@@ -182,7 +200,11 @@ class AsyncFiles:
                         await asyncio.to_thread(goal.seek, 0)
                         await asyncio.to_thread(goal.truncate)
                     version = response.headers.get("ETag", "")
-                    size = done + int(response.headers["Content-Length"])
+                    if response.content_length is None or "Content-Encoding" in response.headers:
+                        raise ConnectionLost(
+                            f"The file '{path}' cannot be read", "a proxy changed the answer: its length is not known"
+                        )
+                    size = done + response.content_length
                     async for chunk in response.content.iter_chunked(CHUNK):
                         await asyncio.to_thread(goal.write, chunk)
                         done += len(chunk)
@@ -267,7 +289,14 @@ async def _refusal(response: aiohttp.ClientResponse, method: str) -> ClientError
     except (ValueError, KeyError, TypeError, aiohttp.ClientError):
         if response.status in {401, 403, 429}:
             return refused_login(response.status)
-        return ConnectionLost("The server did not answer", f"HTTP status {response.status}")
+        reason = f"HTTP status {response.status}"
+        if method == "PUT" and response.status >= 500:  # noqa: PLR2004 - a proxy that lost the server after the request
+            return OutcomeUnknown(
+                "The outcome of saving the file is unknown",
+                f"{reason}. It is the old one or the new one, as a whole: write it again if nobody else writes it",
+                request={"method": method},
+            )
+        return ConnectionLost("The server did not answer", reason)
     return RequestRefused(
         body["message"], body.get("error", ""), code=code, retryable=body.get("retryable", False), request=method
     )

@@ -21,7 +21,7 @@ from kernelbridge.client.asynchronous import AsyncClient, AsyncSession, OnInput,
 from kernelbridge.client.connection import Token
 from kernelbridge.client.errors import Closed
 from kernelbridge.client.events import Event
-from kernelbridge.client.files import AsyncFiles, Content, FileInfo, Progress, Saved
+from kernelbridge.client.files import AsyncFiles, Content, Listing, Progress, Saved
 from kernelbridge.client.loop_thread import Relay, keep, loop_thread
 from kernelbridge.client.results import CommandResult, Result
 from kernelbridge.client.terminal import AsyncTerminal
@@ -330,8 +330,8 @@ class Files:
         """Save a file of any size under the local name `local`, as a whole or not at all."""
         self._do(lambda files, relay: files.download(path, local, progress=progress and relay(progress)))
 
-    def list(self, path: str = "", *, recursive: bool = False, hidden: bool = False) -> list[FileInfo]:
-        """List a directory, with `recursive` also what is below."""
+    def list(self, path: str = "", *, recursive: bool = False, hidden: bool = False) -> Listing:
+        """List a directory, with `recursive` also what is below; see `AsyncFiles.list`."""
         return self._do(lambda files, _: files.list(path, recursive=recursive, hidden=hidden))
 
     def delete(self, path: str, *, recursive: bool = False) -> None:
@@ -390,6 +390,11 @@ class Terminal:
     def exit_code(self) -> int | None:
         """The exit code of its shell, when it has ended and the code is known."""
         return self._terminal.exit_code
+
+    @property
+    def left_out(self) -> int:
+        """Bytes of output that are missing so far, because they came faster than they were read."""
+        return self._terminal.left_out
 
     @property
     def cause(self) -> str | None:
