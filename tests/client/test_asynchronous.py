@@ -115,3 +115,31 @@ async def test_an_error_of_the_one_who_is_asked_ends_the_run(direct: AsyncSessio
         async for _ in direct.stream("input()", on_input=fails):
             pass
     assert (await asyncio.wait_for(direct.run("'next'"), PATIENCE)).text == "'next'\n"
+
+
+GOES_ON = """\
+import signal
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try:
+    input('first')
+except KeyboardInterrupt:
+    print('goes on', flush=True)
+"""
+"""A program that waits for its answer for a moment only."""
+
+
+async def test_a_program_that_does_not_wait_for_its_answer_is_followed(direct: AsyncSession) -> None:
+    outputs: list[str] = []
+
+    async def answer(_prompt: str, _secret: bool) -> str:  # noqa: FBT001 - it is called so
+        async with asyncio.timeout(PATIENCE):
+            while not outputs:  # noqa: ASYNC110 - the callback for output cannot be awaited
+                await asyncio.sleep(0.01)
+        return "too late"
+
+    running = direct.run(GOES_ON, on_input=answer, on_output=lambda output: outputs.append(output.text))
+    assert (await asyncio.wait_for(running, 2 * PATIENCE)).text.endswith("goes on\n")
+    assert "".join(outputs).endswith("goes on\n")
