@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kernelbridge import AsyncClient, AsyncSession, Closed, RequestRefused, Result, Started
+from kernelbridge import AsyncClient, AsyncSession, Closed, Output, RequestRefused, Result, Started
 from tests.client.servers import PATIENCE, ServerProcess, until
 from tests.client.test_lost_links import GATED, begin, queued
 
@@ -118,7 +118,7 @@ async def test_an_error_of_the_one_who_is_asked_ends_the_run(direct: AsyncSessio
 
 
 GOES_ON = """\
-import signal
+import os, signal, time
 def stop(*_):
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, stop)
@@ -127,19 +127,19 @@ try:
     input('first')
 except KeyboardInterrupt:
     print('goes on', flush=True)
+while not os.path.exists('go'): time.sleep(0.01)
 """
-"""A program that waits for its answer for a moment only."""
+"""A program that waits for its answer for a moment only, and then for a file `go`."""
 
 
 async def test_a_program_that_does_not_wait_for_its_answer_is_followed(direct: AsyncSession) -> None:
-    outputs: list[str] = []
+    async def never(_prompt: str, _secret: bool) -> str:  # noqa: FBT001 - it is called so
+        await asyncio.get_running_loop().create_future()
+        return ""
 
-    async def answer(_prompt: str, _secret: bool) -> str:  # noqa: FBT001 - it is called so
-        async with asyncio.timeout(PATIENCE):
-            while not outputs:  # noqa: ASYNC110 - the callback for output cannot be awaited
-                await asyncio.sleep(0.01)
-        return "too late"
+    async def go(output: Output) -> None:
+        if "goes on" in output.text:
+            await direct.files.write("go", "")
 
-    running = direct.run(GOES_ON, on_input=answer, on_output=lambda output: outputs.append(output.text))
-    assert (await asyncio.wait_for(running, 2 * PATIENCE)).text.endswith("goes on\n")
-    assert "".join(outputs).endswith("goes on\n")
+    result = await asyncio.wait_for(direct.run(GOES_ON, on_input=never, on_output=go), PATIENCE)
+    assert result.text.endswith("goes on\n")
