@@ -35,6 +35,7 @@ TARGETS = {"stdout": 1, "stderr": 2}
 # The words of the memory that is shared with the pump; see `pump.py`.
 WRITTEN, TAKEN, SENT, BUSY, OUT, ERR, ALIVE, LOST = range(8)
 PAGE = 4096
+CHUNK = 1 << 16  # bytes that the pump reads at once
 LEFT_OUT = "\n[kernelbridge: %d bytes of what C code or subprocesses wrote are left out here]\n"
 
 
@@ -326,11 +327,10 @@ class PumpedPipes:
         while True:
             waiting = self.ready(0) or words[BUSY]
             if waiting and targets is None:
-                targets = [in_pipe(fd) for fd in self.pump.pipes]
-                targets = [words[OUT] + targets[0], words[ERR] + targets[1]]
+                targets = self.targets()
                 until = monotonic() + PUMP_TIMEOUT
-            # Checked before the ring is read: what the pump is busy with now may be in it a moment later.
-            arrived = targets and words[OUT] >= targets[0] and words[ERR] >= targets[1] and not words[BUSY]
+            # Checked before the ring is read: the pump counts what is in the ring already.
+            arrived = targets and words[OUT] >= targets[0] and words[ERR] >= targets[1]
             self.take_ring()
             if not waiting or arrived or monotonic() > until:
                 return
@@ -338,6 +338,17 @@ class PumpedPipes:
                 self.go_on_without_pump()
                 return self.outbox.source.take()
             sched_yield()
+
+    def targets(self):
+        """Return what the pump will have counted, of each pipe, when it has read what is in the pipe now.
+
+        Read in this order, they may be too high, and then `take` goes on until the pipes are empty. They are never too
+        low: what the pump has read from a pipe and not counted yet, in chunks, is there while it is busy.
+        """
+        words = self.words
+        unread = [in_pipe(fd) for fd in self.pump.pipes]
+        uncounted = CHUNK if words[BUSY] else 0
+        return [words[OUT] + unread[0] + uncounted, words[ERR] + unread[1] + uncounted]
 
     def take_ring(self):
         words, ring = self.words, self.ring
