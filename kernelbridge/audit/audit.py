@@ -130,6 +130,10 @@ class Audit:
         self._denied.add((by, what))
         self.refused(by, what=what, code="egress_denied", reason=reason)
 
+    def sweep(self) -> None:
+        """Note what was only counted in a second that is over. Called each second, also when nothing happens."""
+        self._begin_second()
+
     def _begin_second(self) -> float:
         now = self._clock()
         if now - self._second >= 1:

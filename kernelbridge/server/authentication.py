@@ -172,7 +172,7 @@ class Authentication:
                     # What has expired ends also while the file system does not answer.
                     await asyncio.wait([refreshing], timeout=SWEEP)
                 self._logins.sweep(time.time())
-                self._record.note_many_failures()
+                self._record.sweep()
                 if refreshing is not None and refreshing.done():
                     refreshing.result()
             except Exception:  # without it, nothing would expire any more

@@ -66,8 +66,9 @@ class LoginRecord:
             log.warning("authentication_failed", reason=reason, address=address, carried_by=carried_by)
         return wait
 
-    def note_many_failures(self) -> None:
-        """Note how many failures since the last call were too many to be noted one by one."""
+    def sweep(self) -> None:
+        """Note how many failures, and other refusals, were too many to be noted one by one. Called each second."""
+        self._audit.sweep()
         if (count := self._throttle.take_suppressed()) > 0:
             self._audit.more_authentication_failures(count)
             log.warning("authentication_failures", count=count, detail="they came too fast to be logged one by one")

@@ -40,6 +40,26 @@ async def test_a_flood_of_refusals_is_counted_and_fills_no_disk(tmp_path: Path) 
     assert len(found) == MOST_REFUSALS + 1 + 20 + 1
 
 
+async def test_the_number_of_a_flood_is_written_when_its_second_is_over(tmp_path: Path) -> None:
+    path, now = tmp_path / "audit.log", [0.0]
+    audit = Audit(Writer(LogFile(path), with_code=False, on_lost=lambda _: None), clock=lambda: now[0])
+    for _ in range(MOST_REFUSALS + 2):
+        audit.refused(By(None), what="GET /", code="forbidden", reason="no")
+    audit.sweep()  # the second is not over
+    audit.authenticated(Principal("ada"), address="127.0.0.1", carried_by="header")
+    now[0] = 1.0
+    audit.sweep()
+    audit.sweep()
+    audit.connected(By(None))
+    await audit.aclose()
+    found = [json.loads(line) for line in path.read_bytes().splitlines()][MOST_REFUSALS:]
+    assert [(entry["event"], entry.get("count")) for entry in found] == [
+        ("authenticated", None),
+        ("refusals", 2),
+        ("connected", None),
+    ]
+
+
 async def test_nobody_hides_the_refusals_of_others(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     audit = Audit(Writer(LogFile(path), with_code=False, on_lost=lambda _: None), clock=lambda: 0.0)

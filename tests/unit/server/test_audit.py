@@ -114,6 +114,11 @@ async def test_what_is_asked_without_end_fills_no_log(
     for _ in range(1000):
         async with server.http.get(url, headers=bearer) as answer:
             assert answer.status == 429
+
+    async def all_are_counted() -> bool:
+        return sum(entry.get("count", 1) for entry in read(path) if entry["event"] in {"refused", "refusals"}) == 1000
+
+    await eventually(all_are_counted)
     async with server.http.ws_connect(server.url, headers=bearer):
         found = await entries(path, until="connected")
     seconds = int(time.monotonic() - began) + 2
