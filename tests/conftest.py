@@ -28,7 +28,18 @@ settings.load_profile("quick")
 
 DEFAULT_IMAGE = "kernelbridge-workspace:latest"
 
-LONGEST_FIRST = ("faults", "adoption", "integration", "docker", "contract", "images", "client", "local", "unit")
+LONGEST_FIRST = (
+    "faults",
+    "adoption",
+    "integration",
+    "docker",
+    "contract",
+    "images",
+    "client",
+    "examples",
+    "local",
+    "unit",
+)
 """Directories in the order in which they are run: what takes longest must not be alone at the end."""
 PARTS = re.compile(r"\b(docker|local|ipykernel-\d)\b")
 """Parameters that make parts of a module that may run at the same time: the runtime, the generation of kernels."""
