@@ -39,7 +39,9 @@ lock() {
   done
 }
 
-lock images/workspace/requirements.in images/workspace/requirements.txt "$@"
+lock images/workspace/slim.in images/workspace/slim.txt "$@"
+# After it: the larger image adds to the smaller one, with the same versions.
+lock images/workspace/workspace.in images/workspace/workspace.txt "$@"
 lock pyproject.toml images/server/requirements.txt --extra server "$@"
 # What builds kernelbridge's own wheel.
 python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \

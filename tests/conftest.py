@@ -1,4 +1,4 @@
-"""What all tests share: the workspace image, built once if the engine does not have it, and how workers divide them."""
+"""What all tests share: a small image, built once if the engine does not have it, and how workers divide them."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ from docker.transport.unixconn import UnixHTTPConnection
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from kernelbridge.images.build import ensure_image
+from kernelbridge.images.build import KNOWN, ensure_image
 
 # The same examples in each run, and as many as take a second; `--hypothesis-profile thorough` looks for new ones.
 # How long an example takes says something of the machine only.
@@ -26,7 +26,7 @@ settings.register_profile(
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=10_000, derandomize=False)
 settings.load_profile("quick")
 
-DEFAULT_IMAGE = "kernelbridge-workspace:latest"
+SMALL_IMAGE = KNOWN["slim"].reference
 
 LONGEST_FIRST = (
     "faults",
@@ -100,7 +100,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
 @pytest.fixture(scope="session")
 def workspace_image() -> str:
     """Name of a workspace image that the engine has."""
-    image = os.environ.get("KERNELBRIDGE_TEST_IMAGE", DEFAULT_IMAGE)
+    image = os.environ.get("KERNELBRIDGE_TEST_IMAGE", SMALL_IMAGE)
     with (Path(tempfile.gettempdir()) / "kernelbridge-test-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several workers may need it at once, and one builds it
         ensure_image(image, progress=lambda line: print(line, file=sys.stderr))

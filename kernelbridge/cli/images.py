@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from kernelbridge import log
 from kernelbridge.cli import screen
@@ -13,6 +14,7 @@ from kernelbridge.settings.settings import Settings
 COMMON = ("config", "log_level")
 BUILDING = ("images_base", "images_network", "images_mirror", "ca_bundle")
 SPELLING = {"images_base": "--base", "images_network": "--network", "images_mirror": "--mirror"}
+NAME_WIDTH = 15
 
 
 @click.group()
@@ -24,7 +26,7 @@ def images() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @with_settings((*BUILDING, *COMMON), spelling=SPELLING)
 def build(settings: Settings, *, names: tuple[str, ...]) -> int:
-    """Build the workspace image, or those named.
+    """Build the default image of workspaces, or those named.
 
     Existing images are built again. `kernelbridge images list` shows all names.
     """
@@ -49,14 +51,30 @@ def build(settings: Settings, *, names: tuple[str, ...]) -> int:
 
 
 @images.command("list", cls=GroupedCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @with_settings(COMMON)
-def list_images(settings: Settings) -> int:
+def list_images(settings: Settings, *, as_json: bool) -> int:
     """List all images, and which of them exist."""
     from kernelbridge.images import build as building  # noqa: PLC0415 - loads the Docker SDK: not for --help
 
     log.configure(settings.log_format, settings.log_level)
+    known = building.KNOWN.values()
+    found = building.find_images(image.reference for image in known)
+    if as_json:
+        listed = []
+        for image in known:
+            built = found.get(image.reference)
+            facts = {"name": image.name, "reference": image.reference, "summary": image.summary}
+            listed.append({**facts, "id": built and built.id, "size": built and built.size})
+        _print_json({"images": listed})
+        return 0
     console = screen.output()
-    for image in building.KNOWN.values():
-        state = "built" if building.image_exists(image.reference) else "absent"
-        screen.write_row(console, image.name, f"{state:8}{image.reference:32}{image.summary}")
+    for image in known:
+        built = found.get(image.reference)
+        state = human_size(built.size) if built else "absent"
+        screen.write_row(console, image.name, f"{state:10}{image.reference:36}{image.summary}", width=NAME_WIDTH)
     return 0
+
+
+def _print_json(found: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))

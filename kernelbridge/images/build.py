@@ -1,8 +1,10 @@
 """Builds kernelbridge's own images.
 
-    base        Debian's packages only; the base of the others where no registry can be reached
-    workspace   the default image of a workspace: python, ipykernel, numpy, pandas, matplotlib, requests, git, curl
-    server      kernelbridge itself, for docker-compose.yml
+    base            Debian's packages only; the base of the others where no registry can be reached
+    slim            a small image of workspaces: python, ipykernel, numpy, pandas, matplotlib, requests, git, curl
+    workspace       the default image: with scipy, scikit-learn, seaborn, plotly, pyarrow and others besides
+    datascience-r   that with R and its kernel
+    server          kernelbridge itself, for docker-compose.yml
 
 All functions block (the Docker SDK is synchronous), and may be called from any thread.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +55,13 @@ class KnownImage:
     """What it is, in one line for people."""
     context: Callable[[Path | None], Context] | None
     """Makes its build context, with a CA bundle if given; None for the base, which has no Dockerfile."""
+    target: str | None = None
+    """The stage of its Dockerfile to build; None for the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """The result of a build."""
+    """An image that the engine has."""
 
     name: str
     reference: str
@@ -71,8 +75,13 @@ KNOWN: Final[Mapping[str, KnownImage]] = MappingProxyType(
         image.name: image
         for image in (
             KnownImage("base", DEBIAN_BASE, "Debian's own packages, made with debootstrap", None),
-            KnownImage(
-                "workspace", "kernelbridge-workspace:latest", "the default image of workspaces", workspace_context
+            *(
+                KnownImage(name, f"kernelbridge-{name}:latest", summary, workspace_context, target=name)
+                for name, summary in (
+                    ("slim", "a small image of workspaces"),
+                    ("workspace", "the default image of workspaces"),
+                    ("datascience-r", "the default image with R"),
+                )
             ),
             KnownImage("server", "kernelbridge-server:latest", "kernelbridge itself, for compose", server_context),
         )
@@ -117,11 +126,28 @@ def build(
                 if resolved is None:
                     resolved = resolve_base(engine, base, progress=progress, mirror=mirror)
                 build_context(engine, image, contexts[image.name], base=resolved, network=network, progress=progress)
-            facts = inspect(engine, image.reference)
-            if facts is None:
+            found = _found(engine, image.name, image.reference)
+            if found is None:
                 raise ImageError(f"{image.reference} was built but is not on the engine", "it was removed since")
-            built.append(BuiltImage(image.name, image.reference, str(facts["Id"]), int(facts["Size"])))
+            built.append(found)
     return built
+
+
+def _found(engine: APIClient, name: str, reference: str) -> BuiltImage | None:
+    facts = inspect(engine, reference)
+    return None if facts is None else BuiltImage(name, reference, str(facts["Id"]), int(facts["Size"]))
+
+
+def find_images(references: Iterable[str]) -> dict[str, BuiltImage]:
+    """Return those of the images that the engine has. Raises `RuntimeUnavailable` if it does not answer."""
+    with _engine() as engine, _soon(engine):
+        found = {}
+        for reference in references:
+            known = known_image(reference)
+            image = _found(engine, reference if known is None else known.name, reference)
+            if image is not None:
+                found[reference] = image
+        return found
 
 
 def ensure_image(
@@ -181,8 +207,7 @@ def _unavailable(reference: str, reason: str) -> ImageError:
 
 def image_exists(reference: str) -> bool:
     """Return whether the engine has an image. Raises `RuntimeUnavailable` if it does not answer."""
-    with _engine() as engine, _soon(engine):
-        return inspect(engine, reference) is not None
+    return reference in find_images([reference])
 
 
 def build_context(
@@ -204,6 +229,7 @@ def build_context(
             dockerfile=context.dockerfile,
             tag=image.reference,
             buildargs={"BASE": base},
+            target=image.target or "",
             network_mode=network,
             rm=True,
             forcerm=True,

@@ -43,7 +43,7 @@ def images_directory() -> Path:
 
 
 def workspace_context(ca_bundle: Path | None = None, *, directory: Path | None = None) -> Context:
-    """Return the context of the workspace image, or of any `directory` with a Dockerfile. Raises `ImageError`."""
+    """Return the context of the images of workspaces, or of any `directory` with a Dockerfile. Raises `ImageError`."""
     directory = directory or images_directory() / "workspace"
     return Context(_archive(directory, [directory], _read_bundle(ca_bundle)), "Dockerfile")
 

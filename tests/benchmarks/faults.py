@@ -20,12 +20,12 @@ from unittest import mock
 from kernelbridge.workspace.options import SERVER_RETURNS
 from tests.adoption.house import House, Server, house
 from tests.benchmarks.lag import Probe
-from tests.conftest import DEFAULT_IMAGE
+from tests.conftest import SMALL_IMAGE
 from tests.docker.faulty_engine import PrivateEngine, home_with_image
 from tests.integration.conftest import Client
 
 ROUNDS = 5
-IMAGE = os.environ.get("KERNELBRIDGE_TEST_IMAGE", DEFAULT_IMAGE)
+IMAGE = os.environ.get("KERNELBRIDGE_TEST_IMAGE", SMALL_IMAGE)
 LINGER = 3.0
 """Seconds, of sessions whose server does not come back."""
 SLACK = 5.0

@@ -10,6 +10,7 @@ import pytest
 
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from tests.conftest import SMALL_IMAGE
 
 PATIENCE = 120
 """Seconds after which something that should have happened is taken as never happening."""
@@ -100,7 +101,7 @@ def signal_on_host(pid: int, number: int) -> None:
         engine = docker.from_env()
         try:
             engine.containers.run(
-                "kernelbridge-workspace:latest",
+                SMALL_IMAGE,
                 ["kill", f"-{int(number)}", str(pid)],
                 user="0",
                 pid_mode="host",

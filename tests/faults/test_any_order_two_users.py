@@ -29,7 +29,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import DEFAULT_IMAGE
+from tests.conftest import SMALL_IMAGE
 from tests.faults.guarded_house import (
     Answer,
     GuardedHouse,
@@ -616,7 +616,7 @@ def steps() -> st.SearchStrategy[tuple[Kind, dict[str, Any]]]:
 
 @pytest.fixture
 def house(runtime_name: str, tmp_path: Path) -> Iterator[GuardedHouse]:
-    with inhabited(GuardedHouse(USERS, runtime_name, DEFAULT_IMAGE, tmp_path / "data", linger="10m")) as made:
+    with inhabited(GuardedHouse(USERS, runtime_name, SMALL_IMAGE, tmp_path / "data", linger="10m")) as made:
         yield made
 
 

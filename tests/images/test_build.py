@@ -1,6 +1,8 @@
-"""Real builds of small Dockerfiles on the workspace image."""
+"""Real builds of small Dockerfiles on an image of workspaces."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from docker import APIClient
 
 from kernelbridge.errors import ImageError, RuntimeUnavailable
 from kernelbridge.images import build as module
-from kernelbridge.images.build import KnownImage, build, build_context, ensure_image, image_exists
+from kernelbridge.images.build import KNOWN, KnownImage, build, build_context, ensure_image, image_exists
 from kernelbridge.images.context import workspace_context
 from tests.unit.test_cli_process import run
 
@@ -51,6 +53,18 @@ def test_a_failing_step_is_named_with_its_last_lines(
     assert not image_exists(reference)
 
 
+def test_of_a_dockerfile_only_the_wanted_stage_is_built(
+    engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        "ARG BASE\nFROM ${BASE} AS small\nENV STAGE=small\nFROM small AS large\nENV STAGE=large\nRUN exit 7\n"
+    )
+    image = replace(known(new_tag()), target="small")
+    build_context(engine, image, workspace_context(directory=tmp_path), base=workspace_image)
+    built = engine.inspect_image(image.reference)  # type: ignore[no-untyped-call]
+    assert "STAGE=small" in built["Config"]["Env"]
+
+
 def test_a_broken_dockerfile_is_refused_in_the_engine_s_words(
     engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -80,7 +94,8 @@ def test_the_bundle_is_optional_in_a_dockerfile(
 
 def test_unknown_names_are_refused_with_those_there_are() -> None:
     with pytest.raises(
-        ImageError, match="There is no image called 'worksapce': the images are: base, workspace, server"
+        ImageError,
+        match="There is no image called 'worksapce': the images are: base, slim, workspace, datascience-r, server",
     ):
         build(["workspace", "worksapce"])
 
@@ -115,4 +130,15 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tm
 def test_the_list_of_images() -> None:
     done = run("images", "list")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "workspace", "server"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(KNOWN)
+
+
+def test_the_list_for_programs(workspace_image: str) -> None:
+    done = run("images", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = {image["name"]: image for image in json.loads(done.stdout)["images"]}
+    assert list(listed) == list(KNOWN)
+    assert listed["slim"]["reference"] == workspace_image
+    assert listed["slim"]["id"].startswith("sha256:")
+    assert listed["slim"]["size"] > 100 << 20
+    assert all(image["summary"] for image in listed.values())

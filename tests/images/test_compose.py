@@ -35,6 +35,7 @@ class Project:
     name: str
     port: int
     data: Path
+    image: str
 
     def compose(self, *arguments: str) -> str:
         program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
@@ -45,6 +46,7 @@ class Project:
                 "KERNELBRIDGE_PORT": str(self.port),
                 "KERNELBRIDGE_DATA_DIR": str(self.data),
                 "SERVER_IMAGE": SERVER,
+                "KERNELBRIDGE_IMAGE": self.image,
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -71,7 +73,7 @@ def project(client: DockerClient, workspace_image: str) -> Iterator[Project]:
         port = free.getsockname()[1]
     # Not pytest's own directory: the paths of UNIX sockets are short.
     home = Path(tempfile.mkdtemp(prefix="kb-compose-", dir="/tmp"))
-    project = Project(home.name, port, home / "data")
+    project = Project(home.name, port, home / "data", workspace_image)
     try:
         yield project
     finally:

@@ -36,7 +36,7 @@ def test_a_bundle_lies_beside_the_dockerfile_only_when_given(bundle: Path) -> No
     assert CA_BUNDLE not in members(workspace_context().archive)
     archive = workspace_context(bundle).archive
     assert read(archive, CA_BUNDLE) == CERTIFICATE + "\n"
-    assert "requirements.txt" in members(archive)
+    assert "slim.txt" in members(archive)
 
 
 def test_a_bundle_left_in_the_directory_is_not_sent(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The default workspace image as a sandbox would start it."""
+"""The small image of workspaces, on which the others are built, as a sandbox would start it."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_packages_are_those_of_the_lock_and_compiled(look: dict[str, object]) ->
     assert isinstance(python, list)
     assert isinstance(versions, dict)
     installed = {canonicalize_name(name): version for name, version in versions.items()}
-    pins = on_linux(locked("workspace/requirements.txt"), *python)
+    pins = on_linux(locked("workspace/slim.txt"), *python)
     wanted = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     assert {name: installed[name] for name in installed.keys() & wanted.keys()} == wanted
     assert installed.keys() - wanted.keys() <= {"pip", "setuptools", "wheel"}

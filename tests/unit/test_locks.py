@@ -14,12 +14,16 @@ CHECKOUT = Path(__file__).parents[2]
 IMAGES = CHECKOUT / "images"
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 
+
+def inputs(name: str) -> list[str]:
+    """Return the requirements of an input file, without its options."""
+    lines = (IMAGES / "workspace" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "--"))]
+
+
 WANTED: dict[str, list[str]] = {
-    "workspace/requirements.txt": [
-        line
-        for line in (IMAGES / "workspace" / "requirements.in").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ],
+    "workspace/slim.txt": inputs("slim.in"),
+    "workspace/workspace.txt": [*inputs("slim.in"), *inputs("workspace.in")],
     "server/requirements.txt": [
         *PROJECT["project"]["dependencies"],
         *PROJECT["project"]["optional-dependencies"]["server"],
@@ -81,3 +85,10 @@ def test_a_lock_has_what_is_wanted(lock: str, python: str, machine: str) -> None
         assert pin is not None, advice
         assert wanted.specifier.contains(str(pin.specifier).removeprefix("=="), prereleases=True), advice
         assert wanted.extras <= pin.extras, advice
+
+
+def test_the_default_image_adds_to_the_small_one() -> None:
+    """With another version, the layer on top would have a package a second time."""
+    small, large = locked("workspace/slim.txt"), locked("workspace/workspace.txt")
+    assert small.items() <= large.items()
+    assert len(large) > len(small)
