@@ -43,6 +43,7 @@ from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo, probe_engine
 from kernelbridge.runtimes.docker.info import check_oci_runtime
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
+from kernelbridge.runtimes.facts import Facts
 from kernelbridge.runtimes.local.bubblewrap import find_bubblewrap
 from kernelbridge.runtimes.local.host import check_hidden, read_host
 from kernelbridge.settings.quantities import format_size, human_size
@@ -219,18 +220,7 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
 async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = None) -> Row:
     """Check whether the image is usable, as `serve` does. Raises `KernelBridgeError`."""
     if await asyncio.to_thread(build.image_exists, reference):
-        # No server has this name, so no other containers are touched.
-        instance = f"doctor-{secrets.token_hex(4)}"
-        runtime = await DockerRuntime.open(
-            image=reference,
-            instance=instance,
-            directories=HostDirectories(data_dir),
-            oci_runtime=oci_runtime,
-        )
-        try:
-            facts = await runtime.prepare()
-        finally:
-            await runtime.aclose()
+        facts = await image_facts(reference, data_dir, oci_runtime)
         version = ".".join(map(str, facts.python.version))
         return Row("image", Status.OK, f"{reference}: python {version} with a kernel, user {facts.uid}:{facts.gid}")
     known = build.known_image(reference)
@@ -240,6 +230,22 @@ async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = 
     await asyncio.to_thread(build.check_registry, reference)
     found = f"{reference} is absent: it will be pulled at the first start"
     return Row("image", Status.WARNING, found, f"`docker pull {reference}`, to check now whether it is usable")
+
+
+async def image_facts(reference: str, data_dir: Path, oci_runtime: str | None = None) -> Facts:
+    """Return what an image offers to sandboxes. Raises `ImageError` if it cannot be used."""
+    # No server has this name, so no other containers are touched.
+    instance = f"doctor-{secrets.token_hex(4)}"
+    runtime = await DockerRuntime.open(
+        image=reference,
+        instance=instance,
+        directories=HostDirectories(data_dir),
+        oci_runtime=oci_runtime,
+    )
+    try:
+        return await runtime.prepare()
+    finally:
+        await runtime.aclose()
 
 
 def check_bubblewrap(*, isolation: bool) -> Row:

@@ -38,17 +38,19 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"ok": serves(rows), "checks": rows}), indent=2))
     else:
-        _write(screen.output(), rows)
+        console = screen.output()
+        write_checks(console, rows)
+        bad = sum(row.status == "problem" for row in rows)
+        console.print(f"{bad} to fix before `kernelbridge serve` works." if bad else "`kernelbridge serve` works here.")
     return 0 if serves(rows) else 1
 
 
-def _write(console: Console, rows: list[Row]) -> None:
+def write_checks(console: Console, rows: list[Row]) -> None:
+    """Write a line for each check, and below it what to do; then an empty line."""
+    width = STATUS_WIDTH + max(CHECK_WIDTH, *(len(row.check) + 2 for row in rows))
     for row in rows:
         label = row.status.ljust(STATUS_WIDTH) + row.check
-        width = STATUS_WIDTH + CHECK_WIDTH
         screen.write_row(console, label, row.found, STYLES[row.status], width=width)
         if row.fix:
             screen.write_row(console, "", f"→ {row.fix}", width=width)
     console.print()
-    bad = sum(row.status == "problem" for row in rows)
-    console.print(f"{bad} to fix before `kernelbridge serve` works." if bad else "`kernelbridge serve` works here.")

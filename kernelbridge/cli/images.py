@@ -1,12 +1,15 @@
-"""`kernelbridge images build` and `kernelbridge images list`."""
+"""`kernelbridge images build`, `kernelbridge images list` and `kernelbridge images doctor`."""
 
 from __future__ import annotations
+
+import asyncio
 
 import click
 import msgspec
 
 from kernelbridge import log
 from kernelbridge.cli import screen
+from kernelbridge.cli.doctor import write_checks
 from kernelbridge.cli.options import GroupedCommand, with_settings
 from kernelbridge.settings.quantities import human_size
 from kernelbridge.settings.settings import Settings
@@ -19,7 +22,7 @@ NAME_WIDTH = 15
 
 @click.group()
 def images() -> None:
-    """Build and list kernelbridge's own images."""
+    """Build and list kernelbridge's own images, and try any other."""
 
 
 @images.command("build", cls=GroupedCommand)
@@ -74,6 +77,29 @@ def list_images(settings: Settings, *, as_json: bool) -> int:
         state = human_size(built.size) if built else "absent"
         screen.write_row(console, image.name, f"{state:10}{image.reference:36}{image.summary}", width=NAME_WIDTH)
     return 0
+
+
+@images.command("doctor")
+@click.argument("image")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(*, image: str, as_json: bool) -> int:
+    """Try what sessions of IMAGE can do: any Jupyter image.
+
+    Starts a server with it, and in sessions each of its kernels, plots, commands, a terminal and pip. Prints what does
+    not work and what to do. Exits with 0 if sessions can be made from it, else with 1.
+    """
+    from kernelbridge.cli.image_doctor import examine  # noqa: PLC0415 - loads the server: not for --help
+    from kernelbridge.doctor import serves  # noqa: PLC0415
+
+    rows = asyncio.run(examine(image, screen.say))
+    if as_json:
+        _print_json({"image": image, "ok": serves(rows), "checks": rows})
+    else:
+        console = screen.output()
+        write_checks(console, rows)
+        tried = "Tried in containers, as sessions of a server with your KERNELBRIDGE_ limits and network get them."
+        console.print(f"{tried}\n{image} {'works' if serves(rows) else 'does not work'}.")
+    return 0 if serves(rows) else 1
 
 
 def _print_json(found: object) -> None:

@@ -57,8 +57,16 @@ async def found_server(
         say(f"Using the server at {USUAL}.")
         yield Found(USUAL)
         return
+    say(f"No server at {USUAL}: starting one for this command ({_described(own)}).")
+    async with own_server(own, say) as found:
+        yield found
+
+
+@asynccontextmanager
+async def own_server(own: Own, say: Callable[[str], None]) -> AsyncIterator[Found]:
+    """Yield a server that runs while the context is open. Raises `KernelBridgeError` if it cannot start."""
     with tempfile.TemporaryDirectory(prefix="kernelbridge-") as directory:
-        async with _own_server(own, Path(directory), say) as found:
+        async with _server_in(Path(directory), own, say) as found:
             yield found
 
 
@@ -76,7 +84,7 @@ async def _runs(url: str) -> bool:
 
 
 @asynccontextmanager
-async def _own_server(own: Own, directory: Path, say: Callable[[str], None]) -> AsyncIterator[Found]:
+async def _server_in(directory: Path, own: Own, say: Callable[[str], None]) -> AsyncIterator[Found]:
     from kernelbridge.identity.token_file import add_token  # noqa: PLC0415 - with a server elsewhere, none is loaded
     from kernelbridge.identity.tokens import new_token, token_line  # noqa: PLC0415
     from kernelbridge.server.app import running  # noqa: PLC0415
@@ -86,7 +94,6 @@ async def _own_server(own: Own, directory: Path, say: Callable[[str], None]) -> 
     await asyncio.to_thread(add_token, tokens, token_line(_USER, token))
     settings = _settings(own, directory, tokens)
     log.configure("console", "error")
-    say(f"No server at {USUAL}: starting one for this command ({_described(settings)}).")
     async with running(settings, on_progress=say) as report:
         yield Found(report.url, token, is_own=True)
 
@@ -115,7 +122,7 @@ def _settings(own: Own, directory: Path, tokens: Path) -> Settings:
     return resolve(flags, environ)
 
 
-def _described(settings: Settings) -> str:
-    if settings.runtime == "docker":
-        return f"containers of {settings.image}"
-    return "isolated with bubblewrap" if settings.isolation else "WITHOUT isolation: the code has all your rights"
+def _described(own: Own) -> str:
+    if own.image:
+        return f"containers of {own.image}"
+    return "isolated with bubblewrap" if own.isolation else "WITHOUT isolation: the code has all your rights"
