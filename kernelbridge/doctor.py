@@ -92,7 +92,7 @@ async def examine(settings: Settings) -> list[Row]:
         if oci is not None:
             rows.append(row := judge_oci_runtime(oci, engine))
             oci = None if row.status is Status.PROBLEM else oci
-        rows.append(await _guarded("image", check_image(settings.image, settings.data_dir, oci)))
+        rows.append(await _guarded("image", check_image(settings.image, settings.data_dir, oci, settings.gpus)))
         rows.append(judge_limits(settings.memory, settings.cpus, engine))
     if docker or settings.isolation:
         rows.append(judge_user(os.geteuid(), settings.uid_range))
@@ -217,10 +217,10 @@ def judge_terminals(ptys: int, sessions: int, settings: Path = Path("/proc/sys/k
     return Row("terminals", Status.OK, found)
 
 
-async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = None) -> Row:
+async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = None, gpus: str | None = None) -> Row:
     """Check whether the image is usable, as `serve` does. Raises `KernelBridgeError`."""
     if await asyncio.to_thread(build.image_exists, reference):
-        facts = await image_facts(reference, data_dir, oci_runtime)
+        facts = await image_facts(reference, data_dir, oci_runtime, gpus)
         version = ".".join(map(str, facts.python.version))
         return Row("image", Status.OK, f"{reference}: python {version} with a kernel, user {facts.uid}:{facts.gid}")
     known = build.known_image(reference)
@@ -232,7 +232,7 @@ async def check_image(reference: str, data_dir: Path, oci_runtime: str | None = 
     return Row("image", Status.WARNING, found, f"`docker pull {reference}`, to check now whether it is usable")
 
 
-async def image_facts(reference: str, data_dir: Path, oci_runtime: str | None = None) -> Facts:
+async def image_facts(reference: str, data_dir: Path, oci_runtime: str | None = None, gpus: str | None = None) -> Facts:
     """Return what an image offers to sandboxes. Raises `ImageError` if it cannot be used."""
     # No server has this name, so no other containers are touched.
     instance = f"doctor-{secrets.token_hex(4)}"
@@ -241,6 +241,7 @@ async def image_facts(reference: str, data_dir: Path, oci_runtime: str | None = 
         instance=instance,
         directories=HostDirectories(data_dir),
         oci_runtime=oci_runtime,
+        gpus=gpus,
     )
     try:
         return await runtime.prepare()

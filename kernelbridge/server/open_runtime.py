@@ -86,6 +86,7 @@ async def _docker(
         profile_file=settings.seccomp_profile,
         own_uid=_own_uid(settings),
         oci_runtime=settings.oci_runtime,
+        gpus=settings.gpus,
     )
 
 

@@ -248,6 +248,20 @@ class Settings:
             default_text="the engine's default one",
         ),
     ] = None
+    gpus: Annotated[
+        str | None,
+        Option(
+            kinds.text(
+                "GPUS",
+                "all, a number, or device= with indexes or ids of GPUs, such as device=0,1",
+                r"all|[1-9][0-9]{0,3}|device=[A-Za-z0-9][A-Za-z0-9.-]*(,[A-Za-z0-9][A-Za-z0-9.-]*)*",
+            ),
+            SANDBOXES,
+            "GPUs that each workspace gets (only with --runtime docker), as the engine's own --gpus takes them: all, a "
+            "number, or device=ID,ID.",
+            default_text="none",
+        ),
+    ] = None
     allow_image: Annotated[
         tuple[str, ...],
         Option(
@@ -714,11 +728,12 @@ def _check(settings: Settings, sources: Mapping[str, str]) -> None:
             f"{sources['isolation']} is only valid with --runtime local",
             f"the runtime is {settings.runtime!r}; add --runtime local, or leave isolation on",
         )
-    if settings.oci_runtime is not None and settings.runtime != "docker":
-        raise ConfigError(
-            f"{sources['oci_runtime']} is only valid with --runtime docker",
-            f"with {settings.runtime!r}, workspaces could run without it; add --runtime docker, or leave it out",
-        )
+    for name in ("oci_runtime", "gpus"):
+        if getattr(settings, name) is not None and settings.runtime != "docker":
+            raise ConfigError(
+                f"{sources[name]} is only valid with --runtime docker",
+                f"with {settings.runtime!r}, workspaces could run without it; add --runtime docker, or leave it out",
+            )
     if not settings.isolation and (unused := [name for name in sources if OPTIONS[name].group == EGRESS]):
         raise ConfigError(
             f"{sources[unused[0]]} is of no use without isolation",

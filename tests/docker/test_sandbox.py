@@ -5,7 +5,7 @@ import docker
 import pytest
 
 from kernelbridge import __version__
-from kernelbridge.errors import ConfigError
+from kernelbridge.errors import ConfigError, ImageError
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.docker.sandbox import DockerSandbox
@@ -68,6 +68,13 @@ async def test_another_oci_runtime_runs_it(
         assert (await run(sandbox, "echo", "up")).output == "up\n"
     with pytest.raises(ConfigError, match="the Docker engine has no runtime 'absent'"):
         await DockerRuntime.open(image=workspace_image, instance="x", directories=directories, oci_runtime="absent")
+
+
+async def test_gpus_are_asked_of_the_engine(workspace_image: str, directories: HostDirectories) -> None:
+    """For one that no machine has: the refusal is the engine's, whether it knows GPUs or not."""
+    async with docker_runtime(workspace_image, directories=directories, gpus="device=absent") as runtime:
+        with pytest.raises(ImageError, match=r"cannot be used.*(device driver|absent)"):
+            await runtime.prepare()
 
 
 async def test_limits_hold_inside(runtime: DockerRuntime, new_spec: MakeSpec) -> None:

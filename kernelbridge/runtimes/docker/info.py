@@ -57,4 +57,9 @@ def start_problem(reason: str) -> str:
             f"{reason}; the data directory must have the same absolute path for the engine as for kernelbridge, "
             "also when kernelbridge runs in a container"
         )
+    if "could not select device driver" in lower and "gpu" in lower:
+        return (
+            f"{reason}; the engine offers no GPUs: install the NVIDIA Container Toolkit, restart the engine, and try "
+            "`docker run --rm --gpus all IMAGE nvidia-smi`; or leave --gpus out"
+        )
     return reason

@@ -95,6 +95,7 @@ class DockerRuntime:
         seccomp: str | None,
         own_uid: int | None,
         oci_runtime: str | None,
+        gpus: str | None,
     ) -> None:
         own_uid = None if os.geteuid() or "rootless" in about.security else own_uid
         self.info = runtime_info(about, own_uids=own_uid is not None, oci_runtime=oci_runtime)
@@ -116,6 +117,7 @@ class DockerRuntime:
             instance=instance,
             seccomp=seccomp,
             oci_runtime=oci_runtime,
+            gpus=gpus,
             userns_remap="userns" in about.security,
             own_terminals=mounts_terminals(about),
         )
@@ -143,6 +145,7 @@ class DockerRuntime:
         call_timeout: float = CALL_TIMEOUT,
         own_uid: int | None = None,
         oci_runtime: str | None = None,
+        gpus: str | None = None,
     ) -> DockerRuntime:
         """Connect to the engine; raises `RuntimeUnavailable`, or `ConfigError` for an option that cannot be used.
 
@@ -150,7 +153,8 @@ class DockerRuntime:
         touched; `directories`, what containers see of this machine, with the same paths for the engine; `profile_file`,
         a seccomp profile in place of kernelbridge's own; `call_timeout`, seconds for one call to the engine; `own_uid`,
         one of the user ids that `SandboxSpec.uid` may name, or None if sandboxes have no own ones; `oci_runtime`, the
-        engine's name of the program that runs containers, or None for its default one.
+        engine's name of the program that runs containers, or None for its default one; `gpus`, those of each container:
+        `all`, a number, or `device=ID,…`.
         """
         profile = docker_profile() if profile_file is None else _read_profile(profile_file)
         engine = Engine(client_factory, timeout=call_timeout)
@@ -173,6 +177,7 @@ class DockerRuntime:
             seccomp=profile if "seccomp" in about.security else None,
             own_uid=own_uid,
             oci_runtime=oci_runtime,
+            gpus=gpus,
         )
         try:
             async with asyncio.timeout(call_timeout):

@@ -110,6 +110,8 @@ class Launch:
     """Whether the engine maps user ids by default: bind-mounted files would then belong to nobody inside."""
     oci_runtime: str | None = None
     """The engine's name of the OCI runtime; None for its default one."""
+    gpus: str | None = None
+    """The container's GPUs: `all`, a number, or `device=` with ids between commas; None for none."""
     own_terminals: bool = True
     """Whether the engine can mount a file system of terminals (devpts) for the sandbox."""
 
@@ -191,7 +193,18 @@ def _host_config(launch: Launch) -> dict[str, Any]:
         config["UsernsMode"] = "host"
     if launch.oci_runtime is not None:
         config["Runtime"] = launch.oci_runtime
+    if launch.gpus is not None:
+        config["DeviceRequests"] = [_gpu_request(launch.gpus)]
     return config
+
+
+def _gpu_request(gpus: str) -> dict[str, Any]:
+    """Return what `docker run --gpus` asks the engine for. Its driver is the one that offers GPUs."""
+    kind, _, ids = gpus.partition("=")
+    request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]]}
+    if kind == "device":
+        return {**request, "DeviceIDs": ids.split(",")}
+    return {**request, "Count": -1 if kind == "all" else int(kind)}
 
 
 def _tmpfs(launch: Launch) -> dict[str, str]:

@@ -14,7 +14,7 @@ from kernelbridge.runtimes.contract import ExitStatus, Limits, SandboxSpec
 from kernelbridge.runtimes.docker.engine import EngineInfo, explain
 from kernelbridge.runtimes.docker.events import parse_event
 from kernelbridge.runtimes.docker.exit_status import OOM_ECHO, OomCount, OomWatch, exit_status
-from kernelbridge.runtimes.docker.info import check_oci_runtime, mounts_terminals
+from kernelbridge.runtimes.docker.info import check_oci_runtime, mounts_terminals, start_problem
 from kernelbridge.runtimes.docker.spec import (
     DEFAULT_PATH,
     DEFAULT_USER,
@@ -105,6 +105,31 @@ def test_an_oci_runtime_that_the_engine_does_not_have_is_refused() -> None:
         check_oci_runtime(name, about)
     with pytest.raises(ConfigError, match="no runtime 'kata': it has runc, runsc; add kata to `runtimes` in /etc/doc"):
         check_oci_runtime("kata", about)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked"),
+    [
+        ("all", {"Count": -1}),
+        ("2", {"Count": 2}),
+        ("device=0", {"DeviceIDs": ["0"]}),
+        ("device=GPU-8d1e,1", {"DeviceIDs": ["GPU-8d1e", "1"]}),
+    ],
+)
+def test_gpus_are_asked_for_as_the_engine_s_own_option_does(gpus: str, asked: dict[str, Any]) -> None:
+    (request,) = launch(gpus=gpus).container()["HostConfig"]["DeviceRequests"]
+    assert request == {"Driver": "", "Capabilities": [["gpu"]], **asked}
+
+
+def test_no_gpus_are_asked_for_unless_they_are_set() -> None:
+    assert "DeviceRequests" not in launch().container()["HostConfig"]
+
+
+def test_an_engine_without_gpus_is_told_with_what_to_install() -> None:
+    reason = start_problem('could not select device driver "" with capabilities: [[gpu]]')
+    assert "NVIDIA Container Toolkit" in reason
+    assert "leave --gpus out" in reason
+    assert start_problem("another reason") == "another reason"
 
 
 def test_every_limit_is_told_to_the_engine() -> None:

@@ -168,6 +168,17 @@ def test_only_loopback_networks_are_loopback(address: object) -> None:
     assert is_loopback(text) == (text == "::1" or text.startswith(("127.", "::ffff:127.")))
 
 
+@pytest.mark.parametrize("gpus", ["all", "1", "16", "device=0", "device=GPU-8d1e-4f,1"])
+def test_gpus(gpus: str) -> None:
+    assert resolve({"gpus": gpus, "runtime": "docker"}, ENV).gpus == gpus
+    assert "--gpus is only valid with --runtime docker" in refusal({"gpus": gpus})
+
+
+@pytest.mark.parametrize("gpus", ["", "none", "0", "-1", "device=", "device=0,", "device=0 1", "all,capabilities=x"])
+def test_what_is_no_gpu_is_refused(gpus: str) -> None:
+    assert "device=0,1" in refusal({"gpus": gpus, "runtime": "docker"})
+
+
 def test_another_oci_runtime_is_never_left_out_by_accident() -> None:
     for runtime in ("auto", "local"):
         refused = refusal({"oci_runtime": "runsc"}, {"KERNELBRIDGE_RUNTIME": runtime})
