@@ -25,7 +25,6 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Plot a CSV
 <label>CSV file <input type="file" name="file" accept=".csv" required></label> <button>Plot</button></form>
 """
 CODE = """
-%matplotlib inline
 import pandas as pd, matplotlib.pyplot as plt
 data = pd.read_csv("data.csv")
 data.select_dtypes("number").plot(subplots=True, figsize=(8, 5))

@@ -20,56 +20,76 @@ SECONDS = 600.0
 Cell = dict[str, Any]
 
 
-def run_cell(session: Session, cell: Cell) -> bool:
+class Outputs:
+    """The outputs of one cell, as they come; `shown` has those of all cells that may be replaced, by display id."""
+
+    def __init__(self, shown: dict[str, Cell]) -> None:
+        self.list: list[Cell] = []
+        self._shown = shown
+        self._clears = False
+
+    def take(self, event: Event) -> None:
+        """Do with one event what a notebook does with it."""
+        match event:
+            case Cleared(wait):
+                self._clears = wait  # until the next output, so that a progress bar does not flicker
+                if not wait:
+                    self.list.clear()
+            case Display(bundle, display_id, updates=True):
+                if display_id in self._shown:
+                    self._shown[display_id].update(data=dict(bundle.data), metadata=dict(bundle.metadata))
+            case Display(bundle, display_id):
+                kind = "execute_result" if bundle.is_result else "display_data"
+                self._add({"output_type": kind, "data": dict(bundle.data), "metadata": dict(bundle.metadata)})
+                if display_id:
+                    self._shown[display_id] = self.list[-1]
+            case Output(text, stream):
+                if self._clears or not self.list or self.list[-1].get("name") != stream:
+                    self._add({"output_type": "stream", "name": stream, "text": ""})
+                self.list[-1]["text"] += text
+
+    def _add(self, output: Cell) -> None:
+        if self._clears:
+            self.list.clear()
+        self._clears = False
+        self.list.append(output)
+
+
+def run_cell(session: Session, cell: Cell, shown: dict[str, Cell]) -> bool:
     """Run one cell, put its outputs into it, and return whether it succeeded."""
-    outputs: list[Cell] = []
-    shown: dict[str, Cell] = {}
+    outputs = Outputs(shown)
     for event in session.stream("".join(cell["source"]), timeout=SECONDS):
         if isinstance(event, Result):
             result = event
         else:
-            add(outputs, shown, event)
-    cell["execution_count"] = result.execution_count
-    for output in outputs:
+            outputs.take(event)
+    cell.update(outputs=outputs.list, execution_count=result.execution_count)
+    for output in outputs.list:
         if output["output_type"] == "execute_result":
             output["execution_count"] = result.execution_count
     if not result.success:
         name, _, value = (result.error or "").partition(": ")
         traceback = (result.traceback or result.error or "").splitlines()
-        outputs.append({"output_type": "error", "ename": name, "evalue": value, "traceback": traceback})
-    cell["outputs"] = outputs
+        outputs.list.append({"output_type": "error", "ename": name, "evalue": value, "traceback": traceback})
     return result.success
 
 
-def add(outputs: list[Cell], shown: dict[str, Cell], event: Event) -> None:
-    """Add one event to the outputs of a cell; `shown` has those that may be replaced, by their display id."""
-    match event:
-        case Output(text, stream):
-            if not (outputs and outputs[-1].get("name") == stream):
-                outputs.append({"output_type": "stream", "name": stream, "text": ""})
-            outputs[-1]["text"] += text
-        case Display(bundle, display_id, updates=True):
-            if display_id in shown:
-                shown[display_id].update(data=dict(bundle.data), metadata=dict(bundle.metadata))
-        case Display(bundle, display_id):
-            kind = "execute_result" if bundle.is_result else "display_data"
-            outputs.append({"output_type": kind, "data": dict(bundle.data), "metadata": dict(bundle.metadata)})
-            if display_id:
-                shown[display_id] = outputs[-1]
-        case Cleared():
-            outputs.clear()
-
-
 def main(source: str, target: str) -> int:
-    """Run the notebook `source`, and write it to `target`."""
+    """Run the notebook `source`, and write it to `target`, also if the server is lost on the way."""
     notebook = json.loads(Path(source).read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         cell.update(outputs=[], execution_count=None)
-    with Client(SERVER, token=os.environ.get("KERNELBRIDGE_TOKEN")) as client, client.session() as session:
-        session.run("%matplotlib inline", silent=True)
-        failed = next((cell for cell in cells if not run_cell(session, cell)), None)
-    Path(target).write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    kernel = notebook["metadata"].get("kernelspec", {}).get("name")
+    shown: dict[str, Cell] = {}
+    try:
+        with (
+            Client(SERVER, token=os.environ.get("KERNELBRIDGE_TOKEN")) as client,
+            client.session(kernel=kernel) as session,
+        ):
+            failed = next((cell for cell in cells if not run_cell(session, cell, shown)), None)
+    finally:
+        Path(target).write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if failed is None:
         return 0
     print("A cell failed:", failed["outputs"][-1]["ename"], failed["outputs"][-1]["evalue"], file=sys.stderr)

@@ -46,11 +46,14 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
 
 
 def write_checks(console: Console, rows: list[Row]) -> None:
-    """Write a line for each check, and below it what to do; then an empty line."""
+    """Write a line for each check, and below it what to do; then an empty line.
+
+    What they found may come from an image: nothing of it reaches the terminal as a command.
+    """
     width = STATUS_WIDTH + max(CHECK_WIDTH, *(len(row.check) + 2 for row in rows))
     for row in rows:
         label = row.status.ljust(STATUS_WIDTH) + row.check
-        screen.write_row(console, label, row.found, STYLES[row.status], width=width)
+        screen.write_row(console, screen.plain(label), screen.plain(row.found), STYLES[row.status], width=width)
         if row.fix:
-            screen.write_row(console, "", f"→ {row.fix}", width=width)
+            screen.write_row(console, "", screen.plain(f"→ {row.fix}"), width=width)
     console.print()

@@ -71,18 +71,21 @@ def written(path: Path, *sources: str) -> None:
     path.write_text(json.dumps(notebook))
 
 
+CLEARED = (
+    "from IPython.display import clear_output\nhandle = display(1, display_id=True)\nprint('a')",
+    "for i in range(3):\n    clear_output(wait=True)\n    print(i)\nclear_output(wait=True)",
+    "print('gone')\nclear_output()\nhandle.update(2)",
+)
 PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
 
 
 def test_a_notebook_gets_the_outputs_of_its_cells(run: Run, tmp_path: Path) -> None:
-    written(
-        tmp_path / "in.ipynb", "x = 6\nprint('a')\nprint('b')", PLOT, "x * 7", "handle = display(1, display_id=True)"
-    )
+    written(tmp_path / "in.ipynb", "x = 6\nprint('a')\nprint('b')", PLOT, "x * 7", *CLEARED)
     done = run("run_notebook.py", "in.ipynb", "out.ipynb")
     assert (done.returncode, done.stdout) == (0, "")
     notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
-    text, printed, plotted, value, shown = notebook.cells
+    text, printed, plotted, value, shown, last, cleared = notebook.cells
     assert text == {"cell_type": "markdown", "metadata": {"kept": True}, "source": "# Title\ntext"}
     assert notebook.metadata == {"also": "kept"}
     assert printed.outputs == [{"output_type": "stream", "name": "stdout", "text": "a\nb\n"}]
@@ -90,7 +93,10 @@ def test_a_notebook_gets_the_outputs_of_its_cells(run: Run, tmp_path: Path) -> N
     assert base64.b64decode(picture.data["image/png"]).startswith(PNG)
     assert (value.execution_count, value.outputs[0].execution_count) == (3, 3)
     assert value.outputs[0].data["text/plain"] == "42"
-    assert shown.outputs[0].output_type == "display_data"
+    assert [output.output_type for output in shown.outputs] == ["display_data", "stream"]
+    assert shown.outputs[0].data["text/plain"] == "2", "replaced by a later cell"
+    assert [output.text for output in last.outputs] == ["2\n"]
+    assert cleared.outputs == []
 
 
 def test_a_notebook_stops_at_the_cell_that_fails(run: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kernelbridge.errors import ImageError
 from kernelbridge.images.base import PUBLIC_BASE
+from kernelbridge.images.build import KNOWN
 from kernelbridge.images.context import CA_BUNDLE, images_directory, server_context, workspace_context
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----"
@@ -93,6 +94,14 @@ def test_a_bundle_that_is_missing_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["workspace/Dockerfile", "server/Dockerfile"])
 def test_the_dockerfiles_stand_on_the_public_base_by_default(path: str) -> None:
     assert f"ARG BASE={PUBLIC_BASE}\n" in (images_directory() / path).read_text(encoding="utf-8")
+
+
+def test_every_image_of_workspaces_is_a_stage() -> None:
+    """Only the small one is built for tests."""
+    text = (images_directory() / "workspace" / "Dockerfile").read_text(encoding="utf-8")
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE)
+    assert stages == [("${BASE}", "slim"), ("slim", "workspace"), ("workspace", "datascience-r")]
+    assert [image.target for image in KNOWN.values() if image.target] == [stage for _, stage in stages]
 
 
 @pytest.mark.parametrize("path", ["workspace/Dockerfile", "server/Dockerfile"])

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
+from kernelbridge.cli import screen
+from kernelbridge.cli.doctor import write_checks
 from kernelbridge.doctor import (
     Row,
     Status,
@@ -484,3 +486,11 @@ def test_the_command_checks_how_clients_log_in(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "problem  login" in done.stdout
     assert "No such file" in done.stdout
+
+
+def test_what_an_image_says_of_itself_is_no_command_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b]52;c;eA==\x07"
+    write_checks(screen.output(), [Row(f"kernel {name}", Status.WARNING, name, f"fix {name}")])
+    shown = capsys.readouterr().out
+    assert shown.count("]52;c;eA==") == 3
+    assert not {"\x1b", "\x07"} & set(shown)
