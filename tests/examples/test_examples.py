@@ -142,10 +142,10 @@ SUBMISSIONS = {
     "right": ("a, b = int(input()), int(input('b? '))\nprint(a + b)", "passed"),
     "wrong": ("print(7)", "test 2: wrong output"),
     "endless": ("while True: pass", "test 1: time limit"),
-    "hungry": ("x = bytearray(1 << 30)\nprint(len(x))", "test 1: memory limit"),
+    "hungry": ("x = bytearray(600 << 20)\nprint(len(x))", "test 1: memory limit"),
     "loud": ("while True: print('x' * 100)", "test 1: too much output"),
     "failing": ("int(input()), int(input()), input()", "test 1: failed: EOFError"),
-    "keeping": ("try: print(total)\nexcept NameError: total = 7; print(total)", "test 2: wrong output"),
+    "keeping": ("print(seen if 'seen' in globals() else int(input()) + int(input()))\nseen = 5", "passed"),
 }
 
 
