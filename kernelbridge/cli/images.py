@@ -97,8 +97,11 @@ def doctor(*, image: str, as_json: bool) -> int:
     else:
         console = screen.output()
         write_checks(console, rows)
-        tried = "Tried in containers, as sessions of a server with your KERNELBRIDGE_ limits and network get them."
-        console.print(f"{tried}\n{image} {'works' if serves(rows) else 'does not work'}.")
+        if len(rows) > 1:
+            console.print(
+                "Tried in sessions of a server with the limits and the network of your KERNELBRIDGE_ variables."
+            )
+        console.print(f"{screen.plain(image)} {'works' if serves(rows) else 'does not work'}.")
     return 0 if serves(rows) else 1
 
 

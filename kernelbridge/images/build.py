@@ -268,6 +268,8 @@ def _engine() -> Iterator[APIClient]:
     try:
         engine.timeout = _SILENCE_TIMEOUT
         yield engine
+    except APIError as exc:  # also a RequestException, but an answer
+        raise ImageError("The Docker engine refused a request", one_line(str(exc.explanation or exc))) from exc
     except RequestException as exc:
         raise RuntimeUnavailable(
             "The Docker engine stopped answering",

@@ -83,7 +83,11 @@ def test_an_image_without_python_is_a_problem(make: Make) -> None:
     assert done.stdout.endswith("does not work.\n")
 
 
-def test_an_image_that_is_nowhere_is_a_problem() -> None:
-    done = run("images", "doctor", "registry.invalid/none:1")
-    assert done.returncode == 1
-    assert "cannot be pulled" in done.stdout
+@pytest.mark.parametrize(
+    ("name", "found"), [("registry.invalid/none:1", "cannot be pulled"), ("No Name", "invalid reference format")]
+)
+async def test_an_image_that_cannot_be_had_is_a_problem(name: str, found: str) -> None:
+    (row,) = await image_doctor.examine(name, lambda _: None)
+    assert row.status is Status.PROBLEM
+    assert found in row.found + row.fix
+    assert "stopped answering" not in row.found
