@@ -1,7 +1,7 @@
 """What the site has besides the pages: the README, the changelog and the examples, Markdown copies, and llms.txt.
 
-The pages are written for people who read them as files. So they link to files outside `docs/`, and indent lists as
-CommonMark does; both is changed here, for the HTML only.
+The pages are written for people who read them as files. So they link to files outside `docs/`, which have other places
+on the site, and indent lists as CommonMark does and Python-Markdown does not. Both is changed here.
 """
 
 from __future__ import annotations
