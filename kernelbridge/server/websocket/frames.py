@@ -146,7 +146,7 @@ class Frames:
             self._message += header
         self._payload += frame.length
         self._left, self._fin = frame.length, frame.fin
-        self._fragmented = not frame.fin or self._fragmented
+        self._fragmented = not frame.fin
 
     def _continue(self, data: bytes, at: int) -> int:
         """Add to the unfinished frame; return where it ends, or the end of the data."""

@@ -43,7 +43,6 @@ class Outbox:
         self._wake = asyncio.Event()
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._empty = asyncio.Event()
-        self._empty.set()
         self.overflowed = False
         self._closed = False
 

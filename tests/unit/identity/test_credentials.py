@@ -93,5 +93,6 @@ def test_offers_are_split() -> None:
 def test_the_form_of_a_token() -> None:
     assert is_token(TOKEN)
     assert is_token("a.b.c")
+    assert is_token("YWI=")  # as `openssl rand -base64` ends
     for wrong in ("", "a b", "é", "a\n", "x" * (LONGEST_TOKEN + 1)):
         assert not is_token(wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import msgspec
@@ -59,6 +59,20 @@ class Case:
 async def test_short_text_is_handled_at_once() -> None:
     case = Case()
     assert case.send("iopub", "stream", {"name": "stdout", "text": "x" * 80 + "\n"}) is None
+    assert not case.intake.unread
+
+
+async def test_a_message_that_cannot_be_handled_leaves_nothing_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the cell would wait for its output for ever."""
+
+    def broken(_channel: str, _message: wire.Message) -> Generator[None, None, None]:
+        yield
+        raise ZeroDivisionError
+
+    case = Case()
+    monkeypatch.setattr(case.intake, "_handle", broken)
+    with pytest.raises(ZeroDivisionError):
+        case.send("iopub", "stream", {"name": "stdout", "text": "x"})
     assert not case.intake.unread
 
 

@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
-from kernelbridge.errors import KernelError
+from kernelbridge.errors import KernelError, SandboxError
 from kernelbridge.jupyter import requests, wire
 from kernelbridge.jupyter.launch import hooks_failure, hooks_request, program_request
 from kernelbridge.jupyter.requests import LIMIT, RequestTable
+from kernelbridge.jupyter.startup import explained
+from kernelbridge.runtimes.contract import NO_ROOM, Sandbox
 from kernelbridge.runtimes.facts import KernelSpec
 from tests.unit.jupyter.conftest import PATIENCE, Notebook
 
@@ -122,3 +124,33 @@ async def test_interrupts_that_a_kernel_ignores_do_not_fill_its_table(new_notebo
             ask.cancel()
             await asyncio.wait({ask})
             assert len(notebook.kernel._requests) == 0
+
+
+class CrowdedSandbox:
+    """Has as many processes as it may have, or almost none, or is gone."""
+
+    def __init__(self, crowded: bool | None) -> None:  # noqa: FBT001 - what is asked
+        self.answer = crowded
+
+    async def crowded(self) -> bool | None:
+        if self.answer is None:
+            raise SandboxError("The sandbox is gone")
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("crowded", "reason", "told"),
+    [
+        (True, "it printed nothing", f"{NO_ROOM}; it printed nothing"),
+        (True, f"it ended: {NO_ROOM}; fork", f"it ended: {NO_ROOM}; fork"),
+        (False, "it printed nothing", "it printed nothing"),
+        (None, "it printed nothing", "it printed nothing"),
+    ],
+)
+async def test_a_kernel_that_found_no_room_for_its_threads_says_so_once(
+    crowded: bool | None,  # noqa: FBT001 - a parameter of the table
+    reason: str,
+    told: str,
+) -> None:
+    sandbox = cast("Sandbox", CrowdedSandbox(crowded))
+    assert (await explained(KernelError("The kernel did not start", reason), sandbox)).reason == told

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.errors import BadRequest
 from kernelbridge.protocol import ClientMessage, codec, dump, json_schema, unknown
+from kernelbridge.protocol.base import timestamp
 from kernelbridge.protocol.cells import ExecuteCode, ExecutionResult
 from kernelbridge.protocol.codec import read, reading
 from kernelbridge.protocol.files import SaveFile
@@ -21,6 +22,11 @@ from kernelbridge.protocol.terminals import TerminalCommand
 
 def parse(frame: str) -> ClientMessage:
     return read(frame)[0]
+
+
+def test_times_are_in_utc_with_milliseconds() -> None:
+    assert timestamp(0.25) == "1970-01-01T00:00:00.250Z"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", timestamp())
 
 
 DOCUMENTED = [

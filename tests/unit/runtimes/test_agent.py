@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -149,6 +150,23 @@ def test_the_order_of_pids_where_they_begin_anew() -> None:
     assert began_since(last + 1, 7, (7, last))
     assert not began_since(last, 7, (7, last))
     assert not began_since(last, 7, (7, 301))
+
+
+def test_only_two_empty_lists_in_a_row_say_that_all_have_ended() -> None:
+    """What was forked while the first one was made is in the second."""
+    lists = iter([([], True), ([], False), ([], True), ([], False), ([], False), ([], False)])
+    agent = cast("guest.Agent", SimpleNamespace(turn=lambda _seconds: None))
+    assert guest.Agent.rounds(agent, lambda: next(lists), 60)
+    assert len(list(lists)) == 1
+
+
+async def test_a_program_that_cannot_be_started_is_refused_once_and_forgotten(house: House) -> None:
+    client = await house.connect()
+    with pytest.raises(SandboxError):
+        await client.spawn(["sh"], env={}, cwd="/absent")
+    assert await read_all(await house.start(client, "echo up")) == b"up\n"
+    assert not client.closed
+    assert len(await client.known()) == 1
 
 
 async def test_a_program_on_a_terminal_that_the_bridge_holds_has_no_controlling_one(house: House) -> None:

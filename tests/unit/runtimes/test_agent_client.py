@@ -119,6 +119,26 @@ async def test_ends_of_programs_that_are_not_attached_are_bounded(
     assert impostor.lost == ["the sandbox's agent broke its protocol"]
 
 
+async def test_what_has_survived_a_kill_can_be_killed_again(client: AgentClient, impostor: Impostor) -> None:
+    known = Known(1, 7, "sh", 5, tty=False, running=True, code=None, signal=None)
+    attaching = asyncio.ensure_future(client.attach(known))
+    reading, writing = os.pipe()
+    impostor.send(reading, op="attached", id=(await impostor.receive())["id"])
+    os.close(reading)
+    os.close(writing)
+    program = await attaching
+    killing = asyncio.ensure_future(program.kill())
+    assert await impostor.receive() == {"op": "kill", "id": 7}
+    impostor.send(op="killed", id=7, all=False)
+    with pytest.raises(SandboxError, match="cannot be ended"):
+        await killing
+    killing = asyncio.ensure_future(program.kill())
+    assert await impostor.receive() == {"op": "kill", "id": 7}
+    impostor.send(op="killed", id=7, all=True)
+    await killing
+    await program.aclose()
+
+
 # -- reading ---------------------------------------------------------------------------
 
 

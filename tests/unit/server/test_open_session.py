@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from kernelbridge.errors import SandboxError
+from kernelbridge.errors import KernelBridgeError, SandboxError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.protocol.sessions import OpenSession
-from kernelbridge.server.websocket.handlers.request_context import Client
-from kernelbridge.server.websocket.handlers.sessions import open_session
+from kernelbridge.server.websocket.handlers.request_context import Client, RequestContext
+from kernelbridge.server.websocket.handlers.sessions import _opened, open_session
 from kernelbridge.workspace.session_key import SessionKey
 from tests.unit.server.conftest import RunningServer, StartServer
 
@@ -43,6 +43,13 @@ async def test_who_opens_a_paused_session_uses_it_from_then_on() -> None:
     with pytest.raises(SandboxError):
         await open_session(client, OpenSession(session_id="s"), [])
     assert registry.there_meanwhile == {"c"}
+
+
+def test_a_session_whose_kernel_does_not_start_is_answered_once() -> None:
+    told: list[KernelBridgeError] = []
+    error = SandboxError("No sandbox", "none left")
+    _opened(cast("RequestContext", SimpleNamespace(fail=told.append)), fresh=True, error=error)
+    assert told == [error]
 
 
 MIB = 1 << 20

@@ -115,6 +115,16 @@ async def test_who_gives_up_asking_does_not_take_the_answer_from_others(
     assert await second == {}
 
 
+async def test_a_check_that_hangs_does_not_hold_up_the_end_of_the_server(
+    frozen: tuple[FrozenRuntime, Readiness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    _, readiness = frozen
+    assert "runtime" in await readiness.missing()
+    async with asyncio.timeout(20):
+        await readiness.aclose()
+
+
 def described(**changes: int) -> os.statvfs_result:
     """Describe a file system with 1 GiB and a thousand inodes free."""
     fields = {"bavail": 1 << 18, "files": 5000, "favail": 1000, "flag": 0, **changes}

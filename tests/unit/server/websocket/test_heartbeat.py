@@ -1,6 +1,10 @@
+import asyncio
 import itertools
+from typing import cast
 
-from kernelbridge.server.websocket.heartbeat import Patience
+import pytest
+
+from kernelbridge.server.websocket.heartbeat import _INFO, Heartbeat, Patience
 
 
 def asked_for(patience: Patience, silent: float) -> float | None:
@@ -35,3 +39,51 @@ def test_a_client_that_was_asked_late_has_its_full_time_to_answer() -> None:
     assert patience.remaining(silent=3600, asked=0.0) == 60
     assert patience.remaining(silent=3650, asked=50.0) == 10
     assert patience.remaining(silent=89, asked=59.0) == 1
+
+
+class FrozenClient:
+    """The transport to a client that sends nothing, while its operating system acknowledges what arrives."""
+
+    def __init__(self, *, heard: int) -> None:
+        self.heard, self.acked_ago, self.acked = heard, heard, 1
+        """The first two in milliseconds."""
+        self.unwritten = 0
+
+    def get_extra_info(self, _name: str) -> "FrozenClient":
+        return self
+
+    def getsockopt(self, *_which: int) -> bytes:
+        return _INFO.pack(self.heard, self.acked_ago, self.acked)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
+
+async def no_ping() -> None:
+    raise AssertionError
+
+
+@pytest.fixture
+async def frozen() -> tuple[FrozenClient, Heartbeat]:
+    client = FrozenClient(heard=95_000)
+    heartbeat = Heartbeat(cast("asyncio.Transport", client), Patience(), ping=no_ping)
+    heartbeat._read_at -= 1000
+    return client, heartbeat
+
+
+async def test_a_system_that_acknowledges_a_ping_does_not_speak_for_its_client(
+    frozen: tuple[FrozenClient, Heartbeat],
+) -> None:
+    client, heartbeat = frozen
+    for _ in range(3):
+        client.acked, client.acked_ago = client.acked + 2, 10
+        assert heartbeat._silence() == 95
+
+
+async def test_a_client_that_takes_what_it_had_no_room_for_is_there(frozen: tuple[FrozenClient, Heartbeat]) -> None:
+    client, heartbeat = frozen
+    client.unwritten = 1
+    assert heartbeat._silence() == 95
+    assert heartbeat._silence() == 95  # it has taken nothing yet
+    client.acked, client.acked_ago = client.acked + 1, 10
+    assert heartbeat._silence() < 1

@@ -25,6 +25,7 @@ from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
+from kernelbridge.workspace.states import KernelEvent
 from tests.unit.jupyter.conftest import PATIENCE, PYTHON, HostProcess, HostSandbox
 from tests.unit.jupyter.test_faults import faulty
 from tests.unit.workspace.adoption.test_record import new as unrecorded
@@ -66,6 +67,7 @@ class Place:
         self.gate = asyncio.Event()
         self.gate.set()
         self.destroyed = asyncio.Event()
+        self.events: list[KernelEvent] = []
         self.tasks = TaskSet()
         self.lane = ExecutionLane(
             self._start,
@@ -77,6 +79,7 @@ class Place:
             disk_stops=DiskStops(),
             record=unrecorded(root),
             graces=GRACES,
+            observer=self.events.append,
         )
 
     async def _start(self, incarnation: int, late: Callable[[str], None]) -> Kernel:
@@ -272,6 +275,8 @@ async def test_a_dead_kernel_that_cannot_be_cleaned_up_after_is_followed_by_anot
     with capture_logs() as logs:
         assert (await place.run("import os; os._exit(7)")).cause == "kernel_died"
         assert (await place.run("print(1)")).output == "1\n"
+    starts = [KernelEvent.NEED, KernelEvent.STARTED]
+    assert place.events == [*starts, KernelEvent.DIED, *starts]
     told = [entry["event"] for entry in logs]
     assert (told.count("kernel_not_closed"), told.count("background_task_failed")) == (1, 0)
 

@@ -146,6 +146,7 @@ async def test_an_owner_has_one_watch(watcher: Watcher, tmp_path: Path) -> None:
 async def test_a_watch_that_ends_by_itself_says_why_and_can_begin_again(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = inotify_descriptors()
     told = Told()
     ended: list[str] = []
 
@@ -167,6 +168,9 @@ async def test_a_watch_that_ends_by_itself_says_why_and_can_begin_again(
         assert ended == ["end"]
         with pytest.raises(LimitExceeded):
             await begun(watcher, told)
+    async with asyncio.timeout(20):
+        while inotify_descriptors() > before:
+            await asyncio.to_thread(lambda: None)
     await begun(watcher, told)
 
 

@@ -109,6 +109,7 @@ async def test_an_idle_sandbox_is_paused_and_the_next_message_resumes_it(place: 
     await answered(message)
     assert place.sandbox.running
     assert place.events[:4] == ["IDLE", "PAUSED", "NEED", "RESUMED"]  # it may be idle again already
+    assert not place.pausing._waiters  # a session may be paused for months, ten times a day
     await place.paused()  # and so on
 
 
