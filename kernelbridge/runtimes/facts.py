@@ -67,7 +67,7 @@ class Facts(msgspec.Struct, frozen=True):
     any_uid: bool = False
     """Whether a sandbox may have another user id than `uid`."""
 
-    def kernelspec(self, name: str = "python3") -> KernelSpec:
+    def kernelspec(self, name: str) -> KernelSpec:
         """Return the named kernelspec; raises `ImageError` that lists the existing ones."""
         spec = self.kernelspecs.get(name)
         if spec is None:

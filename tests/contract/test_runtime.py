@@ -47,7 +47,7 @@ async def test_home_is_the_workspace(sandbox: Sandbox) -> None:
 async def test_the_facts_have_a_kernel(runtime: Runtime) -> None:
     facts = await runtime.prepare()
     assert facts is await runtime.prepare()
-    assert facts.kernelspec().language == "python"
+    assert facts.kernelspec("python3").language == "python"
     assert facts.python.version >= (3, 8)
 
 

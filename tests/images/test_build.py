@@ -112,6 +112,25 @@ def test_an_image_that_is_nowhere_is_told() -> None:
         ensure_image("registry.invalid/none:1")
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_absent_image_of_somebody_else_is_pulled(monkeypatch: pytest.MonkeyPatch, *, removed: bool) -> None:
+    engine: list[str] = []
+
+    def pull(_engine: object, reference: str, _progress: object) -> None:
+        engine.append(reference)
+
+    monkeypatch.setattr(module, "pull", pull)
+    monkeypatch.setattr(
+        module, "inspect", lambda _engine, name: {"Id": "7"} if name in engine and not removed else None
+    )
+    if removed:
+        with pytest.raises(ImageError, match="removed meanwhile"):
+            ensure_image("alpine:1")
+    else:
+        assert ensure_image("alpine:1") == "7"
+    assert engine == ["alpine:1"]
+
+
 def test_an_absent_known_image_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "inspect", lambda _engine, _reference: None)
     with pytest.raises(ImageError, match=r"The base image registry\.invalid/none:1 cannot be pulled"):

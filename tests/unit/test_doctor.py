@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import resource
 import socket
 import struct
@@ -344,6 +345,16 @@ def test_an_audit_log(tmp_path: Path) -> None:
     assert check_audit(tmp_path).found == f"{tmp_path} is a directory"
     absent = check_audit(tmp_path / "absent" / "audit.jsonl")
     assert (absent.status, absent.found) == (Status.PROBLEM, f"{tmp_path}/absent does not exist")
+
+
+def test_an_audit_log_that_can_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "audit.jsonl"
+    log.touch(0o600)
+    # As for a user who is not root, or on a disk that is mounted read-only.
+    monkeypatch.setattr("kernelbridge.doctor.os.access", lambda _path, mode: mode == os.R_OK)
+    row = check_audit(log)
+    assert (row.status, row.found) == (Status.PROBLEM, f"{log} cannot be written by this user")
+    assert "--audit-log" in row.fix
 
 
 def test_logins_that_cannot_work_or_can_be_overheard(tmp_path: Path) -> None:

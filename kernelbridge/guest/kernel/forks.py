@@ -31,7 +31,7 @@ class Forks:
         if outbox.forked:  # a child of a child
             return
         outbox.forget_all()
-        kernel.session.check_pid, kernel.session.pid = True, -1  # a session with another pid sends nothing
+        kernel.session.pid = -1  # a session with another pid sends nothing
         endings.send = lambda kernel, final, value, shown: print_child_error(value, shown.lines)
         threading.excepthook = print_thread_error
         loop = kernel.io_loop and getattr(kernel.io_loop, "asyncio_loop", None)
@@ -139,6 +139,5 @@ def install_forks(kernel):
 
     forks.run_nodes = run_nodes_and_end_children.__code__
     kernel.shell.run_ast_nodes = run_nodes_and_end_children
-    kernel.session.check_pid = False  # user code may replace `os.getpid`
     register_at_fork(before=lambda: outbox.flush_c(), after_in_child=forks.enter_child)
     kernel.kernelbridge_forks = forks

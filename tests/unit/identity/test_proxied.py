@@ -93,3 +93,9 @@ def test_a_network_of_ipv6_is_one_client() -> None:
     assert bucket_of("192.0.2.1") == "192.0.2.1" != bucket_of("192.0.2.2")
     assert bucket_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert bucket_of(UNIX) == UNIX
+
+
+def test_no_more_than_32_addresses_are_looked_at() -> None:
+    hops = [f"10.0.0.{number}" for number in range(40)]
+    assert client_address("10.1.0.0", ["1.2.3.4", *hops[:31]], TRUSTED) == "1.2.3.4"
+    assert client_address("10.1.0.0", ["1.2.3.4", *hops], TRUSTED) == "10.0.0.8"

@@ -101,6 +101,13 @@ async def test_a_kernel_runs_on_after_its_server_has_left(change: NewChange) -> 
     assert kernel.identity == case.identity
 
 
+async def test_a_kernel_in_which_nothing_has_run_is_taken_over(change: NewChange) -> None:
+    case = await change()
+    await case.leave()
+    await case.adopt().settle(PATIENCE)
+    assert (await asyncio.wait_for(case.notebook.run("print(1)"), PATIENCE)).output == "1\n"
+
+
 async def test_each_line_of_a_cell_that_never_stops_writing_comes_once(change: NewChange) -> None:
     case = await change()
     go = case.root / "go"

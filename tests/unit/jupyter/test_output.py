@@ -5,13 +5,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.jupyter import bounded as bounded_module
+from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import BoundedText, Spilled, size
-from kernelbridge.jupyter.output import Output, Rendered, ResultType, plain_text
+from kernelbridge.jupyter.output import Output, Rendered, ResultType, handling_output, plain_text
 from kernelbridge.terminal_text import drawn
 
 BIG = 1 << 20
@@ -155,6 +157,23 @@ def test_bundles_over_the_limit_are_left_out_and_counted() -> None:
     assert [result["data"]["text/plain"] for result in rendered.results] == ["a" * 100]
     assert rendered.truncated is not None
     assert rendered.truncated["results"] > 1_000
+
+
+def test_messages_count_with_all_their_bytes() -> None:
+    output = Output(1_000)
+
+    def sent(kind: str, text: str, **more: str) -> None:
+        content = {"data": {"text/plain": text} | more, "metadata": {}, "transient": {"display_id": "d"}}
+        for _ in handling_output(output, wire.Message(kind, "m", "p", b"{}", msgspec.json.encode(content))):
+            pass
+
+    sent("display_data", "a")
+    sent("display_data", "b", image="x" * 2_000)
+    sent("update_display_data", "c", image="y" * 3_000)
+    rendered = output.render()
+    assert [result["data"] for result in rendered.results] == [{"text/plain": "a"}]
+    assert rendered.truncated is not None
+    assert rendered.truncated["results"] > 5_000
 
 
 def test_displays_are_dropped_whole_and_stay_dropped() -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kernelbridge.errors import BadRequest
 from kernelbridge.protocol import ClientMessage, codec, dump, json_schema, unknown
@@ -22,6 +23,55 @@ from kernelbridge.protocol.terminals import TerminalCommand
 
 def parse(frame: str) -> ClientMessage:
     return read(frame)[0]
+
+
+def test_what_a_request_means_without_its_optional_fields() -> None:
+    found = {
+        (kind.__struct_config__.tag, field.encode_name): field.default
+        for kind in get_args(ClientMessage)
+        for field in structs.fields(kind)
+        if field.default not in {None, msgspec.UNSET, msgspec.NODEFAULT}
+    }
+    assert found == {
+        ("execute_code", "silent"): False,
+        ("execute_code", "storeHistory"): True,
+        ("execute_code", "allowStdin"): False,
+        ("interrupt", "target"): "execution",
+        ("interrupt", "queued"): False,
+        ("interrupt", "jobs"): False,
+        ("inspect", "detail"): 0,
+        ("open_terminal", "rows"): 24,
+        ("open_terminal", "cols"): 80,
+        ("read_file", "offset"): 0,
+        ("list_files", "path"): "",
+        ("list_files", "recursive"): False,
+        ("list_files", "hidden"): False,
+        ("delete_file", "recursive"): False,
+        ("rename_file", "overwrite"): False,
+        ("close_session", "deleteFiles"): False,
+        ("resume", "after"): 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "execute_code", "sessionId": "s\n", "code": ""},
+        {"type": "execute_code", "sessionId": "s", "code": "", "filename": "f\n"},
+        {"type": "open_terminal", "sessionId": "s", "terminalId": "t\n"},
+        {"type": "open_session", "sessionId": "s", "image": "i\n"},
+        {"type": "open_session", "sessionId": "s", "kernel": "k\n"},
+        {"type": "save_file", "sessionId": "s", "filename": "f", "content": "", "ifMatch": "0" * 64 + "\n"},
+    ],
+)
+def test_no_name_ends_with_a_line_end(frame: dict[str, str]) -> None:
+    """As `$` would allow."""
+    *_, field = (name for name, value in frame.items() if value.endswith("\n"))
+    with pytest.raises(BadRequest) as refused:
+        parse(json.dumps(frame))
+    assert refused.value.field == field
+    frame[field] = frame[field].rstrip("\n")
+    parse(json.dumps(frame))
 
 
 def test_times_are_in_utc_with_milliseconds() -> None:

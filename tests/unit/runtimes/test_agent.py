@@ -154,9 +154,12 @@ def test_the_order_of_pids_where_they_begin_anew() -> None:
 
 def test_only_two_empty_lists_in_a_row_say_that_all_have_ended() -> None:
     """What was forked while the first one was made is in the second."""
-    lists = iter([([], True), ([], False), ([], True), ([], False), ([], False), ([], False)])
+    lists: Iterator[tuple[list[int], bool]] = iter(
+        [([], True), ([], False), ([], True), ([], False), ([], False), ([], False)]
+    )
     agent = cast("guest.Agent", SimpleNamespace(turn=lambda _seconds: None))
-    assert guest.Agent.rounds(agent, lambda: next(lists), 60)
+    rounds = cast("Callable[..., bool]", guest.Agent.rounds)
+    assert rounds(agent, lambda: next(lists), 60)
     assert len(list(lists)) == 1
 
 

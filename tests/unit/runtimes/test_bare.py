@@ -50,6 +50,12 @@ async def test_a_program_runs_to_its_end(sandbox: Sandbox, program: str, output:
     assert (ran.output, ran.status) == (output.format(home=sandbox.workspace_path), status)
 
 
+async def test_what_a_killed_server_left_of_its_look_at_python_does_not_matter(runtime: LocalRuntime) -> None:
+    (runtime._state_dir / "local-probe" / "left").mkdir(parents=True)
+    await runtime.prepare()
+    assert not (runtime._state_dir / "local-probe").exists()
+
+
 async def test_a_terminal_can_be_typed_into_and_resized(sandbox: Sandbox) -> None:
     process = await sandbox.exec(
         ["sh", "-c", "stty size; read word; stty size; echo got $word"], tty=True, rows=7, cols=9

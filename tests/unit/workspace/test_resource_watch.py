@@ -1,8 +1,11 @@
 """Memory that runs out, where the kernel has counted it before the runtime reports it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
+
+import pytest
 
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.runtimes.contract import Sandbox
@@ -110,3 +113,12 @@ async def test_a_shell_that_was_killed_had_no_memory_however_late_its_exit_is_re
     assert (await session.watch.over_command(late, again)).cause == "shell_exited"
     left = replace(late, exit_code=3, oom_kills=1)
     assert (await session.watch.over_command(left, again)).cause == "shell_exited"
+
+
+async def test_a_command_that_was_killed_waits_for_the_report_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session()
+    outcome = CommandOutcome(output="", exit_code=137, cwd="/", duration_ms=100)
+    asyncio.get_running_loop().call_soon(session.sandbox.report)
+    assert (await session.watch.over_command(outcome, session.watch.mark())).cause == "out_of_memory"
+    monkeypatch.setattr(resource_watch, "GRACE", 0.01)
+    assert (await session.watch.over_command(outcome, session.watch.mark())).cause is None

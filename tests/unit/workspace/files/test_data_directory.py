@@ -238,6 +238,22 @@ def test_many_may_prepare_one_session_at_the_same_time(data: DataDirectory) -> N
         assert sorted(path.name for path in data.files(key).parent.iterdir()) == ["files", "session.json"]
 
 
+def test_who_prepares_a_session_second_keeps_the_files_of_the_first(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox may have them already."""
+    key = SessionKey(Principal("u"), "a")
+    write_label, first = data_directory._write_label, list[int]()
+
+    def overtaken(home: Path, key: SessionKey) -> None:
+        monkeypatch.undo()
+        first.append(data.prepare_files(key, *own()).root.stat().st_ino)
+        write_label(home, key)
+
+    monkeypatch.setattr(data_directory, "_write_label", overtaken)
+    assert [data.prepare_files(key, *own()).root.stat().st_ino] == first
+
+
 def test_a_file_of_the_servers_own_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "label").mkdir()  # what no file replaces
     with pytest.raises(OSError, match="label"):

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
 from kernelbridge.workspace.terminals.terminal import BACKLOG, Ending, Size, Terminal
 
@@ -83,3 +85,34 @@ async def test_the_last_output_of_a_shell_that_has_ended_waits_for_nobody() -> N
         assert await viewer.ended == Ending("exited", 3)
         await running
     assert "".join(viewer.shown) == "x" * (BACKLOG + 1) + "last words"
+
+
+class DyingSandbox:
+    """Ends beside its terminal, or does not."""
+
+    def __init__(self, status: ExitStatus | None) -> None:
+        self.status = status
+
+    async def wait(self) -> ExitStatus:
+        if self.status is None:
+            await asyncio.Event().wait()
+        return self.status or ExitStatus()
+
+
+@pytest.mark.parametrize(
+    ("shell", "sandbox", "ending"),
+    [
+        (ExitStatus(code=3), ExitStatus(), Ending("exited", 3)),
+        (ExitStatus(signal=15), ExitStatus(), Ending("exited", 143)),
+        (ExitStatus(signal=9, oom=True), ExitStatus(), Ending("out_of_memory", 137)),
+        (ExitStatus(signal=9), ExitStatus(), Ending("sandbox_lost")),
+        (ExitStatus(signal=9), ExitStatus(oom=True), Ending("out_of_memory")),
+        (ExitStatus(signal=9), None, Ending("exited", 137)),
+    ],
+)
+async def test_why_a_terminal_has_ended(
+    monkeypatch: pytest.MonkeyPatch, shell: ExitStatus, sandbox: ExitStatus | None, ending: Ending
+) -> None:
+    monkeypatch.setattr("kernelbridge.workspace.terminals.terminal._LOSS_TIMEOUT", PATIENCE if sandbox else 0.01)
+    terminal = Terminal("t", Size(24, 80), on_ending=lambda: None)
+    assert await terminal._ending(cast("Sandbox", DyingSandbox(sandbox)), shell) == ending
