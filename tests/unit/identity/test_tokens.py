@@ -1,7 +1,7 @@
 """The token file: what its lines mean, and whose a token is."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -92,6 +92,11 @@ def test_a_line_that_is_written_is_read_again(name: str, admin: bool, ends: bool
     assert token not in line
     expires = end.timestamp() if ends else None
     assert parse_tokens(line).judge(token, 0) == Identity(Principal(name), admin, expires, hash_of(token))
+
+
+def test_the_end_of_a_token_is_written_in_utc() -> None:
+    end = datetime(2031, 5, 6, 1, 8, 9, tzinfo=timezone(timedelta(hours=2)))
+    assert token_line("ada", A, expires=end).split()[-1] == "2031-05-05T23:08:09Z"
 
 
 def test_times() -> None:

@@ -185,3 +185,18 @@ async def test_old_sources_do_not_grow_without_bound(notebook: Notebook) -> None
         print(3 << 23 <= sum(kept) <= 4 << 23)
     """
     assert (await notebook.run(dedent(code))).output == "True\n"
+
+
+async def test_modules_of_the_user_are_for_the_users_code_only(notebook: Notebook) -> None:
+    """The kernel imports some of these names itself, while it completes."""
+    names = ("jedi", "parso", "types", "token", "trio")
+    for name in names:
+        (Path(notebook.sandbox.workspace_path) / f"{name}.py").write_text("ours = __name__")
+    try:
+        found = await notebook.kernel.help.complete("import colle", 12)
+        assert "collections" in found.matches
+        code = "import sys, jedi, token, trio\nprint(hasattr(jedi, 'ours'), trio.ours)\ndel sys.modules['trio'], trio"
+        assert (await notebook.run(code)).output == "False trio\n"
+    finally:
+        for name in names:
+            (Path(notebook.sandbox.workspace_path) / f"{name}.py").unlink()

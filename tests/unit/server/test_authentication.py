@@ -193,6 +193,12 @@ async def test_a_first_message(guarded: Guarded) -> None:
             assert large["success"], large
 
 
+async def test_a_malformed_name_is_refused_before_the_first_message(guarded: Guarded) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+        async with guarded.connect("", "user_id=a&user_id=b"):
+            pass
+
+
 async def test_requests_behind_the_first_message_are_answered(guarded: Guarded) -> None:
     async with guarded.connect("") as client:
         await client.send(type="authenticate", token=guarded.token)

@@ -101,6 +101,8 @@ class FaultyRuntime:
         self.failing_destroys = 0
         self.created = 0
         self.destroyed = 0
+        self.looked: list[str] = []
+        """For what earlier servers left."""
 
     async def prepare(self, _image: str | None = None) -> Facts:
         return FACTS
@@ -113,9 +115,11 @@ class FaultyRuntime:
         return BrokenSandbox(self)
 
     async def adopt(self, _previous: Mapping[str, PreviousSandbox]) -> Mapping[str, Any]:
+        self.looked.append("adopt")
         return {}
 
     async def reclaim(self) -> int:
+        self.looked.append("reclaim")
         return 0
 
     async def aclose(self, *, keep: bool = False) -> None:
@@ -352,6 +356,7 @@ async def test_a_session_that_an_earlier_server_had_begun_to_close_continues(
         executor=registry._executor,
     )
     await following.adopt(PreviousClients(following))
+    assert runtime.looked == ["adopt", "reclaim"]  # `reclaim` destroys what is not adopted
     assert following.find(KEY) is not None
     assert following._notes.get(KEY) is None
     await following.aclose()

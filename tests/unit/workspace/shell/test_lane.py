@@ -11,13 +11,14 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, SandboxError, TerminalError
 from kernelbridge.identity.principal import Principal
 from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.adoption.session_state import RunningCommand
 from kernelbridge.workspace.command_outcome import CommandOutcome
 from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.disk_watch import DiskStops
 from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.resource_watch import MemoryWatch
 from kernelbridge.workspace.session_key import SessionKey
-from kernelbridge.workspace.shell.lane import CommandLane
+from kernelbridge.workspace.shell.lane import CommandLane, PreviousCommand
 from kernelbridge.workspace.shell.shell import Shell
 from tests.unit.workspace.adoption.test_record import AtOnce
 from tests.unit.workspace.conftest import Place
@@ -76,6 +77,13 @@ async def lane(place: Place) -> AsyncIterator[CommandLane]:
     yield lane
     await lane.aclose()
     await tasks.aclose()
+
+
+async def until_idle(lane: CommandLane) -> None:
+    """Wait a little longer than for the last answer."""
+    async with asyncio.timeout(20):
+        while lane.busy:  # noqa: ASYNC110  it tells nobody
+            await asyncio.sleep(0)
 
 
 async def last_of(told: asyncio.Queue[InterruptProgress]) -> InterruptProgress:
@@ -190,6 +198,7 @@ async def test_an_interrupt_is_a_use_until_it_is_answered_as_it_is_at_the_end(
     tasks = TaskSet()
     lane = lane_of(place, tasks)
     await run(lane, "true")
+    await until_idle(lane)
     monkeypatch.setattr(place.opened[-1], "end_jobs", jobs.end)
     told: asyncio.Queue[InterruptProgress] = asyncio.Queue()
     lane.interrupt(told.put_nowait, queued=False, jobs=True)
@@ -264,4 +273,31 @@ async def test_a_shell_that_starts_while_its_session_closes_is_closed_too(place:
     assert isinstance(outcome, CommandOutcome)
     assert outcome.cause == "session_closed"
     assert [shell.alive for shell in place.opened] == [False]
+    await tasks.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "leaving", "cause"),
+    [
+        (SandboxError("The sandbox does not answer"), False, "sandbox_lost"),
+        (TerminalError("The shell is gone"), False, "shell_exited"),
+        (SandboxError("The sandbox does not answer"), True, None),  # the next server will reach it, and answer
+    ],
+)
+async def test_a_command_of_an_earlier_server_that_cannot_be_reached(
+    place: Place, error: KernelBridgeError, cause: str | None, *, leaving: bool
+) -> None:
+    async def adopt() -> Shell:
+        raise error
+
+    tasks = TaskSet()
+    lane = lane_of(place, tasks)
+    told: list[Answer] = []
+    noted = RunningCommand(request_id="r", streams=False, since=0.0, began=0.0, timeout=None, nonce="n", moment=None)
+    lane.adopt(adopt, PreviousCommand(noted, b"", told.append, None), had_shell=True)
+    async with asyncio.timeout(20):
+        await lane.finish(leaving=leaving).wait()
+    assert [outcome.cause for outcome in told if isinstance(outcome, CommandOutcome)] == ([cause] if cause else [])
+    assert len(told) == (not leaving)
+    await lane.aclose()
     await tasks.aclose()
