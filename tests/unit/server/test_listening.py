@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import datetime as dt
+import errno
 import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -18,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
 
 from kernelbridge.errors import ConfigError
 from kernelbridge.server import certificate as certificate_module
@@ -303,3 +306,29 @@ def test_a_unix_socket_is_not_everybodys_for_a_moment(tmp_path: Path, monkeypatc
     with listening.bind_unix(tmp_path / "socket") as sock:
         assert sock.family == socket.AF_UNIX
     assert modes == [0o600]
+
+
+class FullTable(socket.socket):
+    """The socket of a server that may open no more files."""
+
+    attempts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.attempts += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_a_server_that_may_open_no_more_files_waits_before_it_accepts_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "_ACCEPT_AGAIN", 3600)
+    with FullTable() as sock, capture_logs() as logs:
+        sock.bind(("127.0.0.1", 0))
+        handshakes = listening._Handshakes(sock, cast("Any", None), cast("Certificate", None))
+        async with handshakes.accepting():
+            while not logs:  # noqa: ASYNC110 - it is the next of some turns
+                await asyncio.sleep(0)
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert [entry["event"] for entry in logs] == ["not_accepted"]
+        assert sock.attempts == 1

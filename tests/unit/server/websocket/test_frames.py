@@ -62,6 +62,19 @@ def test_whole_messages_come_out_in_order_whatever_pieces_they_come_in(
     assert (size, count) == (sum(len(each) for payloads, *_ in messages for each in payloads), len(messages))
 
 
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536])
+def test_lengths_at_which_the_header_changes(length: int) -> None:
+    frames, data = Frames(1 << 20), masked(TEXT, bytes(length))
+    for pieces in ([data], [data[:1], data[1:3], data[3:9], data[9:]]):
+        rest, size, count = b"", 0, 0
+        for piece in pieces:
+            rest += piece
+            for taken in fed(frames, rest):
+                assert taken.violation is None
+                size, count, rest = size + taken.size, count + taken.messages, rest[taken.used :]
+        assert (size, count, rest) == (length, 1, b"")
+
+
 def test_a_ping_between_fragments_is_handed_on_before_the_message() -> None:
     frames = Frames(LIMIT)
     assert fed(frames, masked(TEXT, b"be", fin=False) + masked(PING))[0].whole == [masked(PING)]

@@ -1,8 +1,11 @@
 """Reading and listing: what is exact about them, without a server."""
 
+import fcntl
 import hashlib
 import os
+import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,23 @@ def sha(content: bytes) -> str:
 
 def text(root: Path, offset: int = 0, length: int | None = None) -> Content:
     return read(root, "f", encoding="utf-8", offset=offset, length=length, max_frame=FRAME)
+
+
+@pytest.fixture
+def leased(root: Path) -> Iterator[None]:
+    """A program has a lease on the file `f`, and does not hear that it should give it back."""
+    (root / "f").write_text("text")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with (root / "f").open("r+") as held:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.usefixtures("leased")
+def test_a_file_on_which_a_program_has_a_lease_is_not_waited_for(root: Path) -> None:
+    with pytest.raises(FileError, match="holds a lease on it"):
+        text(root)
 
 
 # -- reading --------------------------------------------------------------------

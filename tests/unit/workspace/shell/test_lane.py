@@ -301,3 +301,10 @@ async def test_a_command_of_an_earlier_server_that_cannot_be_reached(
     assert len(told) == (not leaving)
     await lane.aclose()
     await tasks.aclose()
+
+
+async def test_two_that_need_a_shell_start_one(place: Place, lane: CommandLane) -> None:
+    """A command, and an interrupt of the one before, which has cost the shell."""
+    (first, fresh), (second, again) = await asyncio.gather(lane._living_shell(), lane._living_shell())
+    assert first is second
+    assert (fresh, again, len(place.opened)) == (True, False, 1)

@@ -1,15 +1,17 @@
-"""Adopting a shell of an earlier server, some of whose terminals are gone."""
+"""The begin and the end of a shell whose sandbox has a fault."""
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from kernelbridge.errors import SandboxError
-from kernelbridge.runtimes.contract import Process, Sandbox, Terminal
+from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox, Terminal
 from kernelbridge.workspace.adoption.session_state import ShellState
-from kernelbridge.workspace.shell.shell import ShellSettings
+from kernelbridge.workspace.shell.shell import Shell, ShellSettings
 from kernelbridge.workspace.shell.start import adopt_shell
 
 
@@ -54,3 +56,24 @@ async def test_a_shell_without_its_terminals_is_ended_and_nothing_of_it_kept(gon
     with pytest.raises(SandboxError, match=gone):
         await adopt_shell(cast("Sandbox", sandbox), cast("ShellSettings", None), STATE)
     assert sandbox.left == [*sandbox.taken, "7"]
+
+
+class Undying:
+    """A program whose end is never reported, until it is killed."""
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    async def wait(self) -> ExitStatus:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def kill(self) -> None:
+        self.killed = True
+
+
+async def test_a_shell_that_has_left_its_terminals_and_runs_on_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelbridge.workspace.shell.shell._END_TIMEOUT", 0.01)
+    process = Undying()
+    shell = cast("Shell", SimpleNamespace(_process=process))
+    assert (await Shell._status(shell), process.killed) == (ExitStatus(), True)
