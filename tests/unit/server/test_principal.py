@@ -6,8 +6,9 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from kernelbridge.identity.logins import Login
 from kernelbridge.identity.principal import Identity, Principal
-from kernelbridge.server.principal import ADMISSION, Anyone, Login, Unproven, login_of, proven
+from kernelbridge.server.principal import ADMISSION, Anyone, Unproven, login_of, proven
 
 ADA = Principal("ada")
 
