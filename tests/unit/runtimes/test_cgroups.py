@@ -37,6 +37,16 @@ def test_version_1_belongs_to_root(tmp_path: Path) -> None:
     assert set(Cgroups.find("i", proc=proc, euid=0).controllers) == set(CONTROLLERS)
 
 
+def test_the_last_server_leaves_no_group(tmp_path: Path) -> None:
+    proc = plain_tree(tmp_path, {"m": "memory", "p": "pids"}, "")
+    first, second = (Cgroups.find(instance, proc=proc, euid=0) for instance in "ab")
+    first.close()
+    assert [path.name for path in (tmp_path / "p/kernelbridge").iterdir()] == ["b"]
+    second.close()
+    for mount in "mp":
+        assert not (tmp_path / mount / "kernelbridge").exists()
+
+
 def test_version_1_settings_that_the_kernel_must_take(tmp_path: Path) -> None:
     proc = plain_tree(tmp_path, {"p": "pids"}, "")
     cgroups = Cgroups.find("i", proc=proc, euid=0)

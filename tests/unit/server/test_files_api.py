@@ -123,6 +123,7 @@ async def test_conditions(server: RunningServer) -> None:
         server, "f", "PUT", data=b"three", headers={"If-Match": f'"{hashlib.sha256(b"two").hexdigest()}"'}
     )
     assert by_hash.status == 200
+    assert (await fetch(server, "f", "PUT", data=b"three", headers={"If-Match": "*"})).status == 200
     assert (await fetch(server, "new", "PUT", data=b"x", headers={"If-Match": "*"})).status == 412
     assert (await fetch(server, "f", "PUT", data=b"x", headers={"If-Match": "nonsense"})).status == 412
     part = await fetch(server, "f", headers={"Range": "bytes=1-2", "If-Range": tag})

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -51,6 +52,21 @@ class AtOnce(Executor):
         return done
 
 
+class LastFirst(Executor):
+    """Starts with what was asked for last, as threads may."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], Any]] = []
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.asked.append(partial(work, *args, **kwargs))
+        return Future()
+
+    def work(self) -> None:
+        while self.asked:
+            self.asked.pop()()
+
+
 def running(msg_id: str, timeout: float | None = None, began: float = 0.0) -> RunningCell:
     return RunningCell(
         msg_id,
@@ -72,6 +88,18 @@ def new(directory: Path, key: SessionKey = KEY, seq: Callable[[], int] = lambda:
 def only(directory: Path) -> PreviousSession:
     (left,) = previous_sessions(directory)
     return left
+
+
+def test_what_was_to_be_written_does_not_come_back_after_the_removal(tmp_path: Path) -> None:
+    executor = LastFirst()
+    record = Record(tmp_path, KEY, created="then", runtime="docker", seq=int, executor=executor)
+    record.opened(CHOICE, SANDBOX)
+    executor.work()
+    assert list(tmp_path.iterdir())
+    record.write()
+    record.remove()
+    executor.work()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_session_of_an_issuers_principal_is_read_again(tmp_path: Path) -> None:
