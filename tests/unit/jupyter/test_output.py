@@ -134,6 +134,8 @@ def test_head_and_tail_are_kept_and_the_rest_is_counted(parts: list[str], limit:
     assert whole.endswith(tail)
     assert len(kept.encode()) <= limit
     assert len(kept.encode()) + text.left_out == len(whole.encode())
+    copied = text.copy()
+    assert (copied.text(), copied.left_out) == (kept, text.left_out)
     if len(whole.encode()) <= limit // 2:
         assert kept == whole
 

@@ -21,6 +21,8 @@ class SlowGroup:
         self._look_at_memory = None
         self._loop = SimpleNamespace(time=lambda: 0.0, call_later=self._later)
         self._ended = SimpleNamespace(done=lambda: ended)
+        self._ending = False
+        """Whether the server is ending it."""
         self._kills = SimpleNamespace(seen=lambda kills, _now: kills > 0, over=lambda _now: counted_before)
 
     def _later(self, _seconds: float, _look: object, polls: int) -> None:
@@ -31,6 +33,9 @@ class SlowGroup:
 
     def oom_kills(self) -> int:
         return self.kills
+
+    def _killed_for_memory(self) -> bool:
+        return self.kills > 0
 
     def look(self, polls: int) -> None:
         LocalSandbox._look_at_memory(cast("LocalSandbox", self), polls)
@@ -72,3 +77,24 @@ def test_only_what_was_killed_has_run_out_of_memory(
     told: list[Any] = []
     LocalSandbox.judge(cast("LocalSandbox", SlowGroup(kills, counted_before=before)), status, at_start, told.append)
     assert told == [ExitStatus(code=status.code, signal=status.signal, oom=oom)]
+
+
+@pytest.mark.parametrize(
+    ("returncode", "ending", "kills", "status"),
+    [
+        (0, False, 0, ExitStatus(code=0)),
+        (128, False, 0, ExitStatus(code=128)),
+        (-15, False, 0, ExitStatus(signal=15)),
+        (137, False, 0, ExitStatus(signal=9)),
+        (137, False, 1, ExitStatus(signal=9, oom=True)),
+        (143, False, 1, ExitStatus(signal=15)),
+        # An earlier server was the parent, and the system tells this one nothing.
+        (None, False, 0, ExitStatus()),
+        (None, False, 1, ExitStatus(signal=9, oom=True)),
+        (None, True, 0, ExitStatus(signal=9)),
+    ],
+)
+def test_how_a_sandbox_has_ended(returncode: int | None, kills: int, status: ExitStatus, *, ending: bool) -> None:
+    sandbox = SlowGroup(kills)
+    sandbox._ending = ending
+    assert LocalSandbox._exit_status(cast("LocalSandbox", sandbox), returncode) == status
