@@ -1,0 +1,134 @@
+/** One request while its caller waits: its events, in order, and its answer. */
+
+import { ClientError } from "./errors.js";
+
+/** @typedef {import("./core.js").Frame} Frame */
+
+/** Characters of output that may wait for a caller that does not take events as fast as they come. */
+const EVENTS = 64 * 2 ** 20;
+
+/** Filled as frames arrive; read by one caller. */
+export class Call {
+  /** @type {Frame[]} */
+  #events = [];
+  #first = 0;
+  #size = 0;
+  #leftOut = 0;
+  /** @type {Frame | ClientError | null} */
+  #answer = null;
+  /** @type {{error: unknown} | null} */
+  #failure = null;
+  #wake = () => {};
+
+  /** @param {import("./core.js").Request} request */
+  constructor(request) {
+    this.request = request;
+  }
+
+  /**
+   * Take an event. Output beyond what may wait is left out, and counted in the next event.
+   *
+   * The connection cannot wait instead: other calls of the same client need their answers. What a terminal replays is
+   * never left out, because it is bounded, and counts from the terminal's beginning.
+   * @param {Frame} frame
+   */
+  put(frame) {
+    const text = output(frame);
+    const counted = text.length > 0 && !frame.replay;
+    if (counted && this.#size + text.length > EVENTS) {
+      this.#leftOut += utf8(text).length;
+      return;
+    }
+    if (counted && this.#leftOut > 0) {
+      frame.leftOut = (frame.leftOut ?? 0) + this.#leftOut;
+      this.#leftOut = 0;
+    }
+    this.#size += text.length;
+    this.#events.push(frame);
+    this.#wake();
+  }
+
+  /**
+   * Take the answer, or the error that stands for it.
+   * @param {Frame | ClientError} answer
+   */
+  settle(answer) {
+    this.#answer = answer;
+    this.#wake();
+  }
+
+  /**
+   * Let `next` throw an error of the caller, before all events. The call is not settled by it.
+   * @param {unknown} error
+   */
+  fail(error) {
+    this.#failure ??= { error };
+    this.#wake();
+  }
+
+  /** Whether there is an answer. */
+  get settled() {
+    return this.#answer !== null;
+  }
+
+  /**
+   * Return the next event, or null when the answer has come. Throws the error that stands for the answer.
+   * @param {import("./patience.js").Patience} [patience] Whose error is thrown when it is over; no event is lost then.
+   * @returns {Promise<Frame | null>}
+   */
+  async next(patience) {
+    for (;;) {
+      if (this.#failure !== null) throw this.#failure.error;
+      if (this.#first < this.#events.length) return this.#shift();
+      if (this.#answer instanceof ClientError) throw this.#answer;
+      if (this.#answer !== null) return null;
+      patience?.check();
+      await /** @type {Promise<void>} */ (
+        new Promise((resolve) => {
+          this.#wake = resolve;
+          if (patience !== undefined) patience.onOver = resolve;
+        })
+      );
+    }
+  }
+
+  /**
+   * Return the answer; events before it are dropped. Throws the error that stands for it.
+   * @returns {Promise<Frame>}
+   */
+  async answer() {
+    while ((await this.next()) !== null);
+    return /** @type {Frame} */ (this.#answer);
+  }
+
+  #shift() {
+    const frame = this.#events[this.#first];
+    this.#first += 1;
+    if (this.#first > 1000 || this.#first === this.#events.length) {
+      this.#events.splice(0, this.#first); // an array's own `shift` takes long when there are many
+      this.#first = 0;
+    }
+    this.#size -= output(frame).length;
+    return frame;
+  }
+}
+
+/**
+ * Return the text in an event of a run or of a terminal.
+ * @param {Frame} frame
+ * @returns {string}
+ */
+function output(frame) {
+  const text = frame.type === "terminal_data" ? frame.data : frame.text;
+  return typeof text === "string" ? text : "";
+}
+
+const encoder = new TextEncoder();
+
+/**
+ * Return the bytes of a text in UTF-8.
+ * @param {string} text
+ */
+export function utf8(text) {
+  return encoder.encode(text);
+}

@@ -1,0 +1,4 @@
+/** The symbol of `await using`, where this environment has none yet. */
+
+/** @type {typeof Symbol.asyncDispose} */
+export const ASYNC_DISPOSE = Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose");
