@@ -1,0 +1,89 @@
+"""The scenarios of the JavaScript client, in Node and in a page of Chromium, against a real server."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.javascript.agents import CLIENT, Agent
+from tests.client.servers import PATIENCE, ServerProcess, Wire
+
+FLAGS = {"journal_size": "2k", "linger": "60s"}
+"""Few answers are kept, so that a test can push one out."""
+
+TOKEN = "t" * 43
+SCENARIOS = re.findall(r"^  async (\w+)\(", (CLIENT / "tests" / "scenarios.js").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module", params=["node", "chromium"])
+def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
+    made = Agent(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that wants a token."""
+    directory = tmp_path_factory.mktemp("guarded")
+    tokens = directory / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text(f"ada {TOKEN}\n")
+    made = ServerProcess(directory / "data", auth="token", token_file=str(tokens))
+    yield made
+    made.end()
+
+
+class Faults:
+    """What scenarios may ask for."""
+
+    def __init__(self, server: ServerProcess, wire: Wire, token_wire: Wire | None) -> None:
+        self._server = server
+        self._wire = wire
+        self._token_wire = token_wire
+
+    def __call__(self, what: str, argument: Any) -> dict[str, Any]:
+        wire, token_wire = self._wire, self._token_wire
+        match what:
+            case "look":
+                return {"connections": wire.connections, "ranges": wire.heard.lower().count(b"\r\nrange: bytes=")}
+            case "cut" | "stall" | "flow":
+                getattr(wire, what)()
+            case "refuse" | "accept":
+                wire.refuses = what == "refuse"
+            case "garble":
+                wire.garbles = True
+            case "cutBefore" | "cutBeforeAndRefuse":
+                wire.cut_before, wire.refuses_then = argument.encode(), what != "cutBefore"
+            case "untilCut":
+                wire.cuts.get(timeout=PATIENCE)
+            case "kill" | "start" | "freeze" | "thaw":
+                getattr(self._server, what)()
+            case "cutToken" if token_wire is not None:
+                token_wire.cut()
+            case "tokenRequests" if token_wire is not None:
+                lines = [line for line in bytes(token_wire.heard).split(b"\r\n") if b" HTTP/1.1" in line]
+                return {"requests": len(lines), "withToken": sum(b"ttt" in line or b"www" in line for line in lines)}
+            case _:
+                raise ValueError(what)
+        return {}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario(
+    agent: Agent, server: ServerProcess, wire: Wire, user: str, scenario: str, request: pytest.FixtureRequest
+) -> None:
+    token_wire = None
+    options = {"user": user, "url": server.url, "wireUrl": wire.url}
+    if "token" in scenario:
+        token_wire = Wire(request.getfixturevalue("guarded"))
+        request.addfinalizer(token_wire.close)
+        options |= {"token": TOKEN, "tokenUrl": token_wire.url}
+    agent.run(scenario, Faults(server, wire, token_wire), **options)
+
+
+def test_the_scenarios_are_found() -> None:
+    assert len(SCENARIOS) > 12
+    assert (Path(CLIENT) / "package-lock.json").exists()
