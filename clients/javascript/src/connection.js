@@ -193,7 +193,7 @@ export class Link {
   /** End the connection. Whoever waits for it gets `Closed`. Idempotent. @returns {Promise<void>} */
   async close() {
     this.#ended = true;
-    this.#interrupt(new Closed("The client is closed", "it was not connected yet; make another client"));
+    this.#interrupt(linkClosed());
     this.#heartbeat.stop();
     const socket = this.#socket;
     this.#socket = null;
@@ -291,8 +291,9 @@ export class Link {
   }
 
   /** @param {number} time @returns {Promise<void>} */
-  #pause(time) {
-    return new Promise((resolve, reject) => {
+  async #pause(time) {
+    if (this.#ended) throw linkClosed();
+    await /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
       const timer = setTimeout(resolve, time);
       this.#hurry = () => {
         clearTimeout(timer);
@@ -302,7 +303,7 @@ export class Link {
         clearTimeout(timer);
         reject(error);
       };
-    });
+    }));
   }
 
   /**
@@ -313,6 +314,7 @@ export class Link {
    * @returns {Promise<Socket>}
    */
   async #dial(time) {
+    if (this.#ended) throw linkClosed();
     this.#hurry = () => {};
     const closing = new Promise((_, reject) => (this.#interrupt = reject));
     closing.catch(() => {});
@@ -376,6 +378,10 @@ export class Link {
       `${reason}; does a server run there${page}?`,
     );
   }
+}
+
+function linkClosed() {
+  return new Closed("The client is closed", "it was not connected yet; make another client");
 }
 
 /** @param {unknown} error */

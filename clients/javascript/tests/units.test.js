@@ -1,0 +1,418 @@
+/** The parts of the client around its core, without a server. */
+
+import assert from "node:assert/strict";
+import { mock, test } from "node:test";
+
+import { Call } from "../src/calls.js";
+import { Link, size, Target } from "../src/connection.js";
+import { Core, Request } from "../src/core.js";
+import { ConnectionLost, RequestRefused, WaitTimeout } from "../src/errors.js";
+import { Heartbeat } from "../src/heartbeat.js";
+import { Client, CommandResult, Result } from "../src/index.js";
+import { Patience } from "../src/patience.js";
+import { Bundle } from "../src/results.js";
+import { Terminal } from "../src/terminal.js";
+
+// -- time that a test moves --------------------------------------------------------
+
+/** The clock and the timers of a test. */
+class Time {
+  now = 1000;
+  timers = new Map();
+  #next = 1;
+
+  constructor(t) {
+    mock.method(performance, "now", () => this.now);
+    mock.method(globalThis, "setTimeout", (call, time = 0) => {
+      this.timers.set(this.#next, { call, at: this.now + time });
+      return this.#next++;
+    });
+    mock.method(globalThis, "clearTimeout", (id) => void this.timers.delete(id));
+    t.after(() => mock.restoreAll());
+  }
+
+  /** Let time pass; timers that are due come in order, each `late` milliseconds late. */
+  pass(time, late = 0) {
+    const end = this.now + time;
+    for (;;) {
+      const [id, next] = [...this.timers].sort(([, one], [, other]) => one.at - other.at)[0] ?? [];
+      if (next === undefined || next.at + late > end) break;
+      this.timers.delete(id);
+      this.now = next.at + late;
+      next.call();
+    }
+    this.now = end;
+  }
+}
+
+function heart(t) {
+  const time = new Time(t);
+  const seen = { asked: 0, dead: 0, waiting: 0, time };
+  const ask = () => (seen.asked += 1);
+  seen.heartbeat = new Heartbeat(20_000, { ask, isDead: () => (seen.dead += 1), waiting: () => seen.waiting });
+  seen.heartbeat.start();
+  return seen;
+}
+
+test("a server that is silent is asked, and dead when it stays silent", (t) => {
+  const seen = heart(t);
+  seen.time.pass(19_000);
+  seen.heartbeat.heard();
+  seen.time.pass(19_000);
+  assert.equal(seen.asked, 0);
+  seen.time.pass(1_500);
+  assert.deepEqual([seen.asked, seen.dead], [1, 0]);
+  seen.time.pass(9_000);
+  seen.heartbeat.heard();
+  seen.time.pass(20_000);
+  assert.deepEqual([seen.asked, seen.dead], [2, 0]);
+  seen.time.pass(10_001);
+  assert.deepEqual([seen.asked, seen.dead], [2, 1]);
+  seen.time.pass(100_000);
+  assert.deepEqual([seen.asked, seen.dead, seen.time.timers.size], [2, 1, 0], "it is said once, and nothing is left");
+});
+
+test("a throttled tab or a machine that slept gets the time once more, and a dead server is still noticed", (t) => {
+  const seen = heart(t);
+  seen.time.pass(20_000);
+  assert.equal(seen.asked, 1);
+  seen.time.pass(60_000 + 10_000, 60_000); // the timer comes a minute late
+  assert.equal(seen.dead, 0);
+  seen.heartbeat.heard(); // what had arrived while nobody looked
+  seen.time.pass(20_000);
+  assert.deepEqual([seen.asked, seen.dead], [2, 0]);
+  seen.time.pass(140_000, 60_000); // each timer comes a minute late
+  assert.equal(seen.dead, 1);
+});
+
+test("what waits to be sent is no silence while it becomes less", (t) => {
+  const seen = heart(t);
+  seen.waiting = 5e6;
+  seen.time.pass(20_000);
+  for (let n = 0; n < 5; n += 1) {
+    seen.waiting -= 1e6;
+    seen.time.pass(10_000);
+  }
+  assert.equal(seen.dead, 0);
+  seen.time.pass(10_000);
+  assert.equal(seen.dead, 1, "it stands still");
+});
+
+test("a connection after one that was dropped has more time, until an answer is quick again", (t) => {
+  const seen = heart(t);
+  seen.time.pass(30_000);
+  assert.equal(seen.dead, 1);
+  seen.heartbeat.start();
+  seen.time.pass(39_000);
+  assert.equal(seen.dead, 1);
+  seen.heartbeat.heard(); // late: a large message
+  seen.time.pass(39_000);
+  assert.equal(seen.dead, 1);
+  seen.time.pass(1_001);
+  assert.equal(seen.dead, 2);
+  seen.heartbeat.start();
+  seen.time.pass(21_000);
+  seen.heartbeat.heard(); // at once
+  seen.time.pass(30_001);
+  assert.equal(seen.dead, 3);
+  for (let n = 0; n < 20; n += 1) {
+    seen.heartbeat.start();
+    seen.time.pass(20_000 + 16 * 10_000 + 1);
+    assert.equal(seen.dead, 4 + n, "the time that it has is bounded");
+  }
+});
+
+test("asking at once does not wait for silence", (t) => {
+  const seen = heart(t);
+  seen.heartbeat.askNow();
+  seen.heartbeat.askNow();
+  assert.equal(seen.asked, 1);
+  seen.time.pass(10_001);
+  assert.equal(seen.dead, 1);
+  seen.heartbeat.askNow();
+  assert.deepEqual([seen.asked, seen.time.timers.size], [1, 0], "it is not watched any more");
+});
+
+// -- connections ------------------------------------------------------------------------
+
+/** A WebSocket that does what the test says. */
+class FakeSocket {
+  static made = [];
+  sent = [];
+  bufferedAmount = 0;
+  ended = false;
+
+  constructor(url) {
+    this.url = url;
+    FakeSocket.made.push(this);
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close() {
+    this.ended = true;
+  }
+
+  gets(...frames) {
+    for (const frame of frames) this.onmessage({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
+  }
+}
+
+const turns = async () => {
+  for (let n = 0; n < 20; n += 1) await null;
+};
+
+function linked(more = {}) {
+  FakeSocket.made = [];
+  const core = new Core("me");
+  const outcomes = [];
+  const connections = [];
+  const link = new Link(new Target("ws://host:1", null, null), core, {
+    deliver: (effects) => outcomes.push(...effects),
+    onConnection: (connected, why) => connections.push([connected, why]),
+    WebSocket: FakeSocket,
+    heartbeat: 20,
+    reconnect: Infinity,
+    ...more,
+  });
+  return { core, link, outcomes, connections, sockets: FakeSocket.made };
+}
+
+test("a lost connection is tried again at once when the network is back", async (t) => {
+  const time = new Time(t);
+  const { link, sockets } = linked();
+  const connecting = link.connect();
+  await turns();
+  sockets[0].gets({ type: "connected" });
+  await connecting;
+  sockets[0].onclose({ code: 1006, reason: "" });
+  for (let n = 1; n <= 8; n += 1) {
+    await turns();
+    time.pass(5_000);
+    await turns();
+    assert.equal(sockets.length, n + 1);
+    sockets[n].onclose({ code: 1006, reason: "" });
+  }
+  await turns();
+  assert.equal(sockets.length, 9);
+  link.hurry();
+  await turns();
+  assert.equal(sockets.length, 10, "no time has passed");
+  await link.close();
+  await turns();
+  assert.equal(time.timers.size, 0);
+});
+
+test("a connection is tried again without a limit, or until it is reached", async (t) => {
+  const time = new Time(t);
+  for (const [reconnect, least] of [[Infinity, 500], [7, 1]]) {
+    const { core, link, outcomes, sockets } = linked({ reconnect });
+    const connecting = link.connect();
+    await turns();
+    sockets[0].gets({ type: "connected" });
+    await connecting;
+    core.submit({ type: "list_sessions" }, "question");
+    link.flush();
+    sockets[0].onclose({ code: 1006, reason: "" });
+    for (let n = 0; n < 600; n += 1) {
+      await turns();
+      time.pass(5_000);
+      await turns();
+      sockets.at(-1).onclose?.({ code: 1006, reason: "" });
+    }
+    assert.ok(sockets.length >= least, `${sockets.length} attempts`);
+    assert.equal(link.usable, reconnect === Infinity);
+    assert.deepEqual(outcomes.map(({ outcome }) => outcome.name), reconnect === Infinity ? [] : ["ConnectionLost"]);
+    await link.close();
+    await turns();
+  }
+  assert.equal(time.timers.size, 0);
+});
+
+for (const text of ['["no", "object"]', "null", "no JSON", '{"no": "type"}', '{"type": 1}']) {
+  test(`what is no message ends the connection, and every call: ${text}`, async (t) => {
+    const time = new Time(t);
+    const { core, link, outcomes, sockets } = linked();
+    const connecting = link.connect();
+    await turns();
+    sockets[0].gets({ type: "connected" });
+    await connecting;
+    core.use("s", {}, { ownLinger: true });
+    core.submit({ type: "execute_code", sessionId: "s" }, "run");
+    link.flush();
+    sockets[0].gets(text);
+    assert.deepEqual(outcomes.map(({ outcome }) => outcome.name), ["ConnectionLost"]);
+    assert.deepEqual([link.usable, sockets[0].ended, core.ready, time.timers.size], [false, true, false, 0]);
+  });
+}
+
+test("a server that says nothing, or something else, is an error in bounded time", async (t) => {
+  const time = new Time(t);
+  const silent = linked();
+  const connecting = assert.rejects(silent.link.connect(), /no answer within 10 s/);
+  await turns();
+  time.pass(10_001);
+  await connecting;
+  assert.equal(silent.sockets[0].ended, true);
+  const other = linked();
+  const refused = assert.rejects(other.link.connect(), /does not say `connected`/);
+  await turns();
+  other.sockets[0].gets({ type: "welcome" });
+  await refused;
+  assert.equal(time.timers.size, 0);
+});
+
+test("a member __proto__ of a message pollutes nothing", async () => {
+  const { core, link, outcomes, sockets } = linked();
+  const connecting = link.connect();
+  await turns();
+  sockets[0].gets({ type: "connected" });
+  await connecting;
+  core.submit({ type: "list_sessions" }, "question");
+  link.flush();
+  const evil = '{"__proto__": {"polluted": 1}, "constructor": {"prototype": {"polluted": 1}}}';
+  sockets[0].gets(
+    `{"type": "session_status", "sessionId": "__proto__", "status": "closed", "detail": ${evil}, "seq": 9}`,
+    `{"type": "error", "requestId": "__proto__", "__proto__": {"polluted": 1}, "message": "x", "error": ${evil}}`,
+    `{"type": "list_sessions_reply", "requestId": "me-1", "sessions": [], "__proto__": {"polluted": 1}}`,
+  );
+  assert.deepEqual(outcomes.map(({ outcome }) => outcome.sessions), [[]]);
+  assert.equal({}.polluted, undefined);
+  assert.equal(outcomes[0].outcome.polluted, undefined);
+  await Promise.all([link.close(), turns().then(() => sockets[0].onclose({ code: 1000 }))]);
+});
+
+// -- addresses --------------------------------------------------------------------------
+
+const target = new Target("ws://host:1/below/ws", null, "ada");
+
+test("an address keeps the path below which a proxy has the server", () => {
+  assert.equal(target.socket, "ws://host:1/below/ws?stream=true&user_id=ada");
+  assert.equal(new Target(new URL("https://host/"), null, null).socket, "wss://host/ws?stream=true");
+  const written = "http://host:1/below/api/sessions/mine/files/a%20b/%C3%A4%3F%23%5C..?user_id=ada";
+  assert.equal(target.file("mine", ".//./a b/ä?#\\.."), written);
+  assert.equal(target.file("mine", "..%2Fa"), "http://host:1/below/api/sessions/mine/files/..%252Fa?user_id=ada");
+  for (const url of ["host:1", "ftp://host", "ws://user@host", "ws://host?token=x", "ws://host#x", "", "ws://"]) {
+    assert.throws(() => new Target(url, null, null), TypeError);
+  }
+});
+
+for (const [session, path] of [
+  ["mine", "../../other/files/secret"], ["mine", "a/../../../other/files/secret"], ["mine", "./../x"],
+  ["mine", "a/./b"], ["mine", ".."], ["mine", "."], ["mine", "./"], ["mine", ""], ["mine", "/etc/passwd"],
+  ["mine", "\ud800"], ["..", "x"], [".", "x"], ["", "x"],
+]) {
+  test(`no address of a file leads out of its session: ${session} ${JSON.stringify(path)}`, () => {
+    assert.throws(() => target.file(session, path), { name: "RequestRefused", code: "invalid_field" });
+  });
+}
+
+test("an address that is accepted is that of a file of the session, whatever a browser makes of it", () => {
+  const odd = ["%2e%2e/x", "a\\..\\..\\x", "\t..", "..\n/x", "a//b", " ", "…", ".. /x", "..;/x"];
+  for (const path of odd) {
+    const { pathname } = new URL(target.file("mine", path));
+    const prefix = "/below/api/sessions/mine/files/";
+    assert.ok(pathname.startsWith(prefix), pathname);
+    assert.equal(decodeURIComponent(pathname.slice(prefix.length)), path);
+  }
+});
+
+// -- calls ------------------------------------------------------------------------------
+
+const call = () => new Call(new Request({ type: "execute_code", requestId: "me-1" }, "run"));
+
+test("events come in order, then the answer; what is over its limit is counted", async () => {
+  const made = call();
+  const text = "x".repeat(2 ** 20);
+  for (let n = 0; n < 70; n += 1) made.put({ type: "execution_output", text, n });
+  for (let n = 0; n < 64; n += 1) assert.equal((await made.next()).n, n);
+  made.put({ type: "execution_output", text: "é", leftOut: 1 });
+  assert.equal((await made.next()).leftOut, 1 + 6 * 2 ** 20);
+  const waits = made.next();
+  made.settle({ type: "execution_result" });
+  assert.equal(await waits, null);
+  assert.equal((await made.answer()).type, "execution_result");
+});
+
+test("a reader that waits no longer loses no event", async () => {
+  const made = call();
+  const patience = new Patience({ wait: 0.001, what: "nothing", why: "ask again" });
+  await assert.rejects(made.next(patience), { name: "WaitTimeout", message: "nothing: not within 0.001 s; ask again" });
+  made.put({ type: "execution_output", text: "1" });
+  assert.equal((await made.next()).text, "1");
+  const stop = new AbortController();
+  const aborted = new Patience({ signal: stop.signal });
+  const waits = made.next(aborted);
+  stop.abort(new Error("enough"));
+  await assert.rejects(waits, /enough/);
+  assert.ok(!(aborted.over.error instanceof WaitTimeout));
+});
+
+test("what a terminal replays is shown once", async () => {
+  const made = new Call(new Request({ type: "open_terminal", requestId: "me-1" }, "terminal"));
+  const terminal = new Terminal({ sessionId: "s" }, made, "t");
+  const data = (text, more = {}) => made.put({ type: "terminal_data", data: text, ...more });
+  made.put({ type: "terminal_opened", reattached: false });
+  await terminal.opened();
+  data("abé", { leftOut: 2 });
+  assert.equal(await terminal.read(), "abé");
+  made.put({ type: "terminal_opened", reattached: true });
+  data("bé", { replay: true, leftOut: 3 });
+  data("cd", { replay: true });
+  assert.equal(await terminal.read(), "cd");
+  assert.deepEqual([terminal.replayed, terminal.leftOut], [true, 2]);
+  data("e");
+  assert.equal(await terminal.read(), "e");
+  made.put({ type: "terminal_opened", reattached: false });
+  await assert.rejects(terminal.read(), { name: "SessionLost", sessionId: "s" });
+});
+
+// -- results and frames -------------------------------------------------------------------
+
+test("frames are measured in bytes, and what JSON has not is refused", () => {
+  assert.equal(size({ type: "x", text: "é漢😀" }), '{"type":"x","text":""}'.length + 9);
+  for (const value of [NaN, Infinity, "\ud800", "a\udc00b", 1n, ["\udfff"]]) {
+    assert.throws(() => size({ type: "x", value }), TypeError);
+  }
+});
+
+test("pictures are addresses that cannot leave their attribute", () => {
+  const png = new Bundle({ "image/png": 'iVBOR"><script>', "text/plain": ["a", "b"] }, {}, false);
+  assert.equal(png.src, "data:image/png;base64,iVBORscript");
+  assert.deepEqual([png.mime, png.png, png.text, png.html], ["image/png", null, "ab", null]);
+  const svg = new Bundle({ "image/svg+xml": '<svg onload="x()">\ud800</svg>' }, {}, true);
+  assert.equal(svg.src, "data:image/svg+xml,%3Csvg%20onload%3D%22x()%22%3E%EF%BF%BD%3C%2Fsvg%3E");
+  assert.deepEqual(new Bundle({ "image/png": "AAH/" }, {}, false).png, new Uint8Array([0, 1, 255]));
+  assert.equal(new Bundle({}, {}, false).src, null);
+  assert.equal(new Bundle({ "application/json": { a: 1 } }, {}, false).mime, null);
+});
+
+test("results say what happened, and raise when they are asked to", () => {
+  const frame = { type: "execution_result", success: false, output: "x\n", error: "E: y", traceback: "T", durationMs: 5 };
+  const result = new Result(frame);
+  assert.deepEqual([String(result), result.duration, result.stdout, result.data], ["x\nT", 0.005, "x\n", {}]);
+  assert.throws(() => result.check(), { name: "CodeError", summary: "E: y", reason: "T", result });
+  assert.throws(() => new Result({ ...frame, cause: "timeout" }).check(), { name: "RunTimeout" });
+  assert.throws(() => new Result({ ...frame, cause: "kernel_died" }).check(), { name: "RunEnded", code: "run_ended" });
+  const command = new CommandResult({ type: "terminal_output", output: "no", exitCode: 2 });
+  assert.throws(() => command.check(), { name: "CommandFailed", message: "The command ended with 2: no" });
+});
+
+test("without a WebSocket the error says what to give", () => {
+  assert.throws(() => new Client("ws://host", { WebSocket: undefined, ...noSocket() }), /package `ws`/);
+});
+
+/** Node 22 has a WebSocket: hide it. */
+function noSocket() {
+  mock.property?.(globalThis, "WebSocket", undefined);
+  return {};
+}
+
+test("errors are one tree", () => {
+  const error = new RequestRefused("What", "why", { code: "c", retryable: true, request: "r" });
+  assert.deepEqual([error.name, error.message, error.code, error.retryable], ["RequestRefused", "What: why", "c", true]);
+  assert.ok(error instanceof Error);
+  assert.equal(new ConnectionLost("What", "why").retryable, true);
+});
