@@ -20,7 +20,9 @@ PAGES = (
     *sorted((DOCS / "tutorial").glob("*.md")),
     DOCS / "how-to" / "llm-tool.md",
     DOCS / "how-to" / "python-client.md",
+    DOCS / "how-to" / "javascript-client.md",
 )
+CLIENT = DOCS.parent / "clients" / "javascript"
 SERVE = "kernelbridge serve"
 ADDRESS = "localhost:8001"
 
@@ -59,6 +61,10 @@ async def test_a_page_is_worked_through(page: Path, tmp_path: Path) -> None:
     starts = [step.line for step in todo if isinstance(step, Command) and step.line.startswith(SERVE)]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail\n")
+    if page.name == "javascript-client.md":  # what `npm install` brings
+        (tmp_path / "node_modules").mkdir()
+        (tmp_path / "node_modules" / "kernelbridge").symlink_to(CLIENT)
+        (tmp_path / "node_modules" / "ws").symlink_to(CLIENT / "node_modules" / "ws")
     async with serving(starts[0] if starts else SERVE, tmp_path) as (address, screen):
         for step in todo:
             if isinstance(step, SavedFile):

@@ -22,13 +22,13 @@ const RECONNECT = 120;
 
 /**
  * @typedef {object} ClientOptions
- * @property {import("./connection.js").Token} [token] The token, or a function that returns it or a promise of it, which
- *   is called for each connection. It is sent as the first message, never in the address.
+ * @property {import("./connection.js").Token} [token] The token, or a function that returns it or a promise of it. The
+ *   function is called for each connection. The token is sent as the first message, never in the address.
  * @property {string} [userId] The user, for a server without authentication.
  * @property {number} [reconnect] Seconds in which a broken connection is tried again before requests fail. Default:
  *   without limit in a page, else 120.
- * @property {number} [heartbeat] Seconds of silence after which the server is asked for a sign of life (20). Without one
- *   after half as long again, the connection counts as broken.
+ * @property {number} [heartbeat] Seconds of silence after which the server is asked for a sign of life (20). Without
+ *   one after half as long again, the connection counts as broken.
  * @property {number} [maxMessage] Bytes of the largest message that the server takes (16 MiB).
  * @property {import("./connection.js").SocketClass} [WebSocket] A class of WebSockets, where there is no global one.
  * @property {(connected: boolean, why: string) => void} [onConnection] Called when the connection is there, and when it
@@ -62,9 +62,13 @@ const RECONNECT = 120;
  */
 
 /**
- * @typedef {CommandOptions & {filename?: string, onInput?: OnInput, silent?: boolean, storeHistory?: boolean}} RunOptions
- *   `filename`: the name that tracebacks show (`main.py`). Without `onInput`, `input()` fails. `silent`: without output,
- *   count and history. `storeHistory`: whether it counts as `In[n]` (true).
+ * @typedef {CommandOptions & CellOptions} RunOptions
+ *
+ * @typedef {object} CellOptions
+ * @property {string} [filename] The name that tracebacks show (`main.py`).
+ * @property {OnInput} [onInput] Without it, `input()` fails.
+ * @property {boolean} [silent] Run it without output, count and history.
+ * @property {boolean} [storeHistory] Whether it counts as `In[n]` (true).
  */
 
 /** A connection to a server, for one user. Any number of calls may be under way at a time. */
@@ -88,7 +92,9 @@ export class Client {
   constructor(url, options = {}) {
     const { token = null, userId = null, maxMessage = 16 * 2 ** 20, WebSocket = globalThis.WebSocket } = options;
     if (WebSocket === undefined) {
-      throw new TypeError("There is no global WebSocket here: give one, such as that of the package `ws` ({WebSocket})");
+      throw new TypeError(
+        "There is no global WebSocket here: give one, such as that of the package `ws` ({WebSocket})",
+      );
     }
     const inPage = globalThis.document !== undefined;
     const { reconnect = inPage ? Infinity : RECONNECT, heartbeat = 20, onConnection = () => {} } = options;
@@ -107,8 +113,8 @@ export class Client {
 
   /**
    * Return a session. It is opened by its first request.
-   * @param {string | null} [name] Its `sessionId`. Without a name it gets a random one, and `await using` closes it, with
-   *   its files. A session with a name is only left.
+   * @param {string | null} [name] Its `sessionId`. Without a name it gets a random one, and `await using` closes it,
+   *   with its files. A session with a name is only left.
    * @param {SessionOptions} [options]
    */
   session(name = null, { linger, keepWhileRunning = true, ...options } = {}) {
@@ -119,7 +125,10 @@ export class Client {
     return new Session(this, sessionId, use, name === null);
   }
 
-  /** List the user's sessions that are open or have files, as `list_sessions_reply` has them. @returns {Promise<any[]>} */
+  /**
+   * List the user's sessions that are open or have files, as `list_sessions_reply` has them.
+   * @returns {Promise<any[]>}
+   */
   async sessions() {
     return (await this.ask({ type: "list_sessions" }, "question")).sessions;
   }
@@ -508,7 +517,12 @@ export class Session {
    */
   async #run(frame, { timeout, wait, signal, onOutput, onInput }) {
     const what = "The result did not come in time";
-    const patience = new Patience({ wait, signal, what, why: "the run goes on: interrupt() ends it, and timeout limits a run" });
+    const patience = new Patience({
+      wait,
+      signal,
+      what,
+      why: "the run goes on: interrupt() ends it, and timeout limits a run",
+    });
     let call, asking;
     try {
       call = await this.#start(timed(frame, timeout), "run", patience);
@@ -523,7 +537,8 @@ export class Session {
       return await call.answer();
     } catch (error) {
       if (!(error instanceof WaitTimeout) || error !== patience.over?.error) throw error;
-      if (!call?.request.sent) throw new WaitTimeout("The run did not begin in time", `it was not sent within ${wait} s`);
+      if (!call?.request.sent)
+        throw new WaitTimeout("The run did not begin in time", `it was not sent within ${wait} s`);
       this.#client.leave(call);
       throw error;
     } finally {

@@ -20,7 +20,7 @@ import { Heartbeat } from "./heartbeat.js";
  * @property {((event: any) => void) | null} onerror
  * @property {() => void} [terminate] Of the package `ws`: end it without the other end.
  */
-/** @typedef {new (url: string) => Socket} SocketClass */
+/** @typedef {new (url: string, protocols: string[], options: any) => Socket} SocketClass */
 
 /** Milliseconds in which a connection must be there, from the first packet to `connected`. */
 const HANDSHAKE = 10_000;
@@ -293,17 +293,19 @@ export class Link {
   /** @param {number} time @returns {Promise<void>} */
   async #pause(time) {
     if (this.#ended) throw linkClosed();
-    await /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
-      const timer = setTimeout(resolve, time);
-      this.#hurry = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      this.#interrupt = (error) => {
-        clearTimeout(timer);
-        reject(error);
-      };
-    }));
+    await /** @type {Promise<void>} */ (
+      new Promise((resolve, reject) => {
+        const timer = setTimeout(resolve, time);
+        this.#hurry = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        this.#interrupt = (error) => {
+          clearTimeout(timer);
+          reject(error);
+        };
+      })
+    );
   }
 
   /**
@@ -322,7 +324,8 @@ export class Link {
     /** @type {Socket} */
     let socket;
     try {
-      socket = new this.#WebSocket(this.#target.socket);
+      // The package `ws` has a limit of its own for what it receives, and results may be of any size.
+      socket = new this.#WebSocket(this.#target.socket, [], { maxPayload: 0 });
     } catch (error) {
       throw this.#unreachable(String(error)); // such as an insecure connection of a secure page
     }
@@ -373,10 +376,7 @@ export class Link {
   /** @param {string} reason */
   #unreachable(reason) {
     const page = globalThis.location === undefined ? "" : `, and does it allow pages of ${globalThis.location.origin}`;
-    return new ConnectionLost(
-      `Cannot connect to ${this.#target.url}`,
-      `${reason}; does a server run there${page}?`,
-    );
+    return new ConnectionLost(`Cannot connect to ${this.#target.url}`, `${reason}; does a server run there${page}?`);
   }
 }
 

@@ -238,7 +238,12 @@ export class Core {
     this.#up = true;
     for (const session of this.#sessions.values()) {
       if (session.phase === "asleep") {
-        this.#resume(session, this.#of(session).filter((each) => each.sent).map((each) => each.id));
+        this.#resume(
+          session,
+          this.#of(session)
+            .filter((each) => each.sent)
+            .map((each) => each.id),
+        );
       } else if (session.held.length > 0) this.#open(session);
     }
     this.#out.push(...this.#held.splice(0));
@@ -438,7 +443,11 @@ export class Core {
     const waits = this.#of(session).filter(
       (each) => each.sent && each.kind !== "terminal" && !UNBOUND.has(each.frame.type),
     );
-    if (waits.length > 0) this.#resume(session, waits.map((each) => each.id));
+    if (waits.length > 0)
+      this.#resume(
+        session,
+        waits.map((each) => each.id),
+      );
   }
 
   /**

@@ -14,13 +14,13 @@ const STANDSTILL = 90_000;
 const ATTEMPTS = 5;
 
 /**
- * @typedef {{path: string, kind: string, size: number | null, modified: string}} FileInfo One entry of a list. `kind` is
- *   `file`, `directory`, `symlink` or `other`; `size` are the bytes of a file; `modified` is UTC, RFC 3339.
+ * @typedef {{path: string, kind: string, size: number | null, modified: string}} FileInfo One entry of a list. `kind`
+ *   is `file`, `directory`, `symlink` or `other`; `size` are the bytes of a file; `modified` is UTC, RFC 3339.
  * @typedef {{path: string, size: number, sha256: string}} Saved A file that was saved.
  * @typedef {string | ArrayBuffer | ArrayBufferView<ArrayBuffer> | Blob} Content Text is saved as UTF-8. A `Blob` may be
  *   of any size: a `File` of a page, or in Node what `fs.openAsBlob` returns.
- * @typedef {(done: number, size: number) => unknown} Progress Called with the bytes that were moved so far, and the bytes
- *   of the whole file.
+ * @typedef {(done: number, size: number) => unknown} Progress Called with the bytes that were moved so far, and the
+ *   bytes of the whole file.
  */
 
 /**
@@ -66,7 +66,13 @@ export class Files {
     const transfer = new Transfer(this.#requests.transfers, signal);
     let answer;
     try {
-      answer = await (globalThis.XMLHttpRequest === undefined ? putByFetch : putByXhr)(url, headers, blob, transfer, progress);
+      answer = await (globalThis.XMLHttpRequest === undefined ? putByFetch : putByXhr)(
+        url,
+        headers,
+        blob,
+        transfer,
+        progress,
+      );
       if (answer.status < 300) {
         const { filename, size, sha256 } = JSON.parse(answer.body);
         return { path: filename, size, sha256 };
@@ -74,7 +80,9 @@ export class Files {
     } catch (error) {
       transfer.throwIfEnded();
       if (codeOf(error) === "ECONNREFUSED") {
-        throw new ConnectionLost(`The file '${path}' was not saved`, `${reasonOf(error)}; write it again`, { cause: error });
+        throw new ConnectionLost(`The file '${path}' was not saved`, `${reasonOf(error)}; write it again`, {
+          cause: error,
+        });
       }
       throw unknownSave(path, `the connection broke (${reasonOf(error)})`, error);
     } finally {
@@ -125,7 +133,7 @@ export class Files {
    * @param {string} path
    * @param {{progress?: Progress, signal?: AbortSignal}} [options]
    * @returns {AsyncGenerator<Uint8Array<ArrayBuffer>, void, void>}
-   * @throws {ConnectionLost} also if the connection breaks and the file is another one when there is a connection again.
+   * @throws {ConnectionLost} also if the connection breaks, and the file is another one when it is continued.
    */
   async *stream(path, options = {}) {
     for await (const { chunk, anew } of this.#download(path, options)) {
@@ -145,7 +153,12 @@ export class Files {
   async list(path = "", { recursive = false, hidden = false } = {}) {
     const answer = await this.#requests.request({ type: "list_files", path, recursive, hidden }, "question");
     /** @type {FileInfo[]} */
-    const found = answer.files.map((/** @type {any} */ { path, kind, size = null, modified }) => ({ path, kind, size, modified }));
+    const found = answer.files.map((/** @type {any} */ { path, kind, size = null, modified }) => ({
+      path,
+      kind,
+      size,
+      modified,
+    }));
     return Object.assign(found, { truncated: Boolean(answer.truncated) });
   }
 
@@ -211,7 +224,10 @@ export class Files {
         version = response.headers.get("ETag") ?? "";
         const length = response.headers.get("Content-Length");
         if (length === null || response.headers.has("Content-Encoding")) {
-          throw new ConnectionLost(`The file '${path}' cannot be read`, "a proxy changed the answer: its length is not known");
+          throw new ConnectionLost(
+            `The file '${path}' cannot be read`,
+            "a proxy changed the answer: its length is not known",
+          );
         }
         const size = done + Number(length);
         reader = response.body?.getReader();

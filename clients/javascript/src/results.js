@@ -185,7 +185,10 @@ export class Result {
     return optionalText(this.frame.hint);
   }
 
-  /** What is missing from `text`, and which file has all of it; null if nothing is. @returns {Record<string, any> | null} */
+  /**
+   * What is missing from `text`, and which file has all of it; null if nothing is.
+   * @returns {Record<string, any> | null}
+   */
   get truncated() {
     return this.frame.truncated ?? null;
   }
@@ -259,7 +262,10 @@ export class CommandResult {
     return optionalText(this.frame.hint);
   }
 
-  /** What is missing from `text`, and which file has all of it; null if nothing is. @returns {Record<string, any> | null} */
+  /**
+   * What is missing from `text`, and which file has all of it; null if nothing is.
+   * @returns {Record<string, any> | null}
+   */
   get truncated() {
     return this.frame.truncated ?? null;
   }

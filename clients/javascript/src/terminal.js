@@ -93,7 +93,10 @@ export class Terminal {
     return "";
   }
 
-  /** Yield its output. Leaving the loop early leaves the terminal open. @returns {AsyncGenerator<string, void, void>} */
+  /**
+   * Yield its output. Leaving the loop early leaves the terminal open.
+   * @returns {AsyncGenerator<string, void, void>}
+   */
   async *[Symbol.asyncIterator]() {
     for (let text = await this.read(); text; text = await this.read()) yield text;
   }
@@ -159,10 +162,7 @@ export class Terminal {
   #notify(frame) {
     if (this.#ended || this.#call.settled) throw this.#hasEnded("open another one");
     if (!this.#requests.notify(this.#call, { ...frame, terminalId: this.terminalId })) {
-      throw new ConnectionLost(
-        `Terminal '${this.terminalId}' has no connection now`,
-        "nothing was typed; try again",
-      );
+      throw new ConnectionLost(`Terminal '${this.terminalId}' has no connection now`, "nothing was typed; try again");
     }
   }
 

@@ -135,7 +135,7 @@ const STEPS = ["run", "send", "deliver", "finish", "cut", "connect", "forget", "
 
 /** The same numbers in each run (a linear congruential generator). */
 function* numbers(seed) {
-  for (let state = seed; ; ) {
+  for (let state = seed; ;) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     yield state / 2 ** 32;
   }

@@ -68,9 +68,21 @@ export const scenarios = {
     const code = "from IPython.display import display, HTML\nfor i in range(2): print(i)\ndisplay(HTML('<b>x</b>'))\n7";
     for await (const event of session.stream(code)) events.push(event);
     equal([events[0].type, events.at(-1).type], ["started", "result"]);
-    equal(events.filter((event) => event.type === "output").map((event) => event.text).join(""), "0\n1\n");
-    equal(events.filter((event) => event.type === "display").map(({ bundle }) => bundle.html ?? bundle.text), ["<b>x</b>", "7"]);
-    equal(events.at(-1).displays.map((bundle) => bundle.isResult), [false, true]);
+    equal(
+      events
+        .filter((event) => event.type === "output")
+        .map((event) => event.text)
+        .join(""),
+      "0\n1\n",
+    );
+    equal(
+      events.filter((event) => event.type === "display").map(({ bundle }) => bundle.html ?? bundle.text),
+      ["<b>x</b>", "7"],
+    );
+    equal(
+      events.at(-1).displays.map((bundle) => bundle.isResult),
+      [false, true],
+    );
 
     const failed = await fails(session.run("1/0", { check: true }), kernelbridge.CodeError);
     equal([failed.code, failed.summary], ["code_failed", "ZeroDivisionError: division by zero"]);
@@ -84,14 +96,31 @@ export const scenarios = {
     equal([found.matches, "'😀'; impor".slice(found.start, found.end)], [["import"], "impor"]);
     check((await session.inspect("print")).includes("print"), "help");
     equal((await session.info()).terminals, []);
-    check((await client.sessions()).some((each) => each.sessionId === "s"), "the list of sessions");
+    check(
+      (await client.sessions()).some((each) => each.sessionId === "s"),
+      "the list of sessions",
+    );
 
     const asked = [];
     const onInput = async (prompt, secret) => (asked.push([prompt, secret]), prompt.toUpperCase());
     const input = "from getpass import getpass\nprint(input('a'), getpass('b'))";
     equal((await session.run(input, { onInput })).text, "A B\n");
-    equal(asked, [["a", false], ["b", true]]);
-    equal((await fails(session.run("input()", { onInput: () => { throw new Error("mine"); } }))).message, "mine");
+    equal(asked, [
+      ["a", false],
+      ["b", true],
+    ]);
+    equal(
+      (
+        await fails(
+          session.run("input()", {
+            onInput: () => {
+              throw new Error("mine");
+            },
+          }),
+        )
+      ).message,
+      "mine",
+    );
 
     await session.run("x = 1");
     await session.restart();
@@ -109,9 +138,15 @@ export const scenarios = {
     const saved = await files.write("data/ä b.txt", "héllo", { create: true });
     equal([saved.path, saved.size], ["data/ä b.txt", 6]);
     equal(await files.readText("data/ä b.txt"), "héllo");
-    equal((await fails(files.write("data/ä b.txt", "x", { create: true }), kernelbridge.RequestRefused)).code, "exists");
+    equal(
+      (await fails(files.write("data/ä b.txt", "x", { create: true }), kernelbridge.RequestRefused)).code,
+      "exists",
+    );
     const other = "0".repeat(64);
-    equal((await fails(files.write("data/ä b.txt", "x", { ifMatch: other }), kernelbridge.RequestRefused)).code, "conflict");
+    equal(
+      (await fails(files.write("data/ä b.txt", "x", { ifMatch: other }), kernelbridge.RequestRefused)).code,
+      "conflict",
+    );
     await files.write("data/ä b.txt", new Uint8Array([0, 255]), { ifMatch: saved.sha256 });
     equal([...(await files.read("data/ä b.txt"))], [0, 255]);
     equal((await fails(files.read("nothing"), kernelbridge.RequestRefused)).code, "not_found");
@@ -119,9 +154,15 @@ export const scenarios = {
     await files.makeDirectory("a/b");
     await files.rename("data/ä b.txt", "a/c");
     const list = await files.list("", { recursive: true });
-    equal(list.map(({ path, kind, size }) => [path, kind, size]), [
-      ["a", "directory", null], ["a/b", "directory", null], ["a/c", "file", 2], ["data", "directory", null],
-    ]);
+    equal(
+      list.map(({ path, kind, size }) => [path, kind, size]),
+      [
+        ["a", "directory", null],
+        ["a/b", "directory", null],
+        ["a/c", "file", 2],
+        ["data", "directory", null],
+      ],
+    );
     equal(list.truncated, false);
     equal((await fails(files.delete("a"), kernelbridge.RequestRefused)).code, "not_empty");
     await files.delete("a", { recursive: true });
@@ -129,9 +170,12 @@ export const scenarios = {
     equal((await files.read("empty")).length, 0);
 
     const content = new Uint8Array(9 * 2 ** 20 + 7);
-    for (let at = 0; at < content.length; at += 2 ** 16) globalThis.crypto?.getRandomValues(content.subarray(at, Math.min(at + 2 ** 16, content.length)));
+    for (let at = 0; at < content.length; at += 2 ** 16)
+      globalThis.crypto?.getRandomValues(content.subarray(at, Math.min(at + 2 ** 16, content.length)));
     const moved = [];
-    const large = await files.write("large", new Blob([content]), { progress: (done, size) => moved.push([done, size]) });
+    const large = await files.write("large", new Blob([content]), {
+      progress: (done, size) => moved.push([done, size]),
+    });
     equal(moved.at(-1), [content.length, content.length]);
     let [size, at] = [0, 0];
     for await (const piece of files.stream("large", { progress: (done) => (at = done) })) size += piece.length;
@@ -140,7 +184,9 @@ export const scenarios = {
     const stop = new AbortController();
     const progress = () => stop.abort(new Error("mine"));
     equal((await fails(files.read("large", { signal: stop.signal, progress }))).message, "mine");
-    const failing = () => { throw new TypeError("of progress"); };
+    const failing = () => {
+      throw new TypeError("of progress");
+    };
     equal((await fails(files.write("large", new Blob([content]), { progress: failing }))).message, "of progress");
     equal((await fails(files.read("large", { progress: failing }))).message, "of progress");
   },
@@ -212,7 +258,10 @@ export const scenarios = {
     run.catch(() => {});
     await control("stall");
     check((await fails(run, kernelbridge.OutcomeUnknown)).message.includes("may have run"), "it says so");
-    equal(connections.slice(0, 2), [[true, ""], [false, "the server gave no sign of life"]]);
+    equal(connections.slice(0, 2), [
+      [true, ""],
+      [false, "the server gave no sign of life"],
+    ]);
     await control("flow");
     await connect(url).session("s").interrupt();
   },
@@ -253,7 +302,10 @@ export const scenarios = {
     for await (const more of terminal) text += more;
     equal([terminal.exitCode, terminal.cause], [3, "exited"]);
     check(text.includes("30 100"), "the size is set when it opens");
-    equal([1, 2, 3].map((number) => text.split(`line-${number}\r\n`).length - 1), [1, 1, 1]);
+    equal(
+      [1, 2, 3].map((number) => text.split(`line-${number}\r\n`).length - 1),
+      [1, 1, 1],
+    );
     await fails((async () => terminal.write("x"))(), kernelbridge.Closed);
 
     const one = await session.terminal({ name: "kept" });
@@ -335,7 +387,10 @@ export const scenarios = {
     for (const promise of [run, waiting]) equal((await fails(promise)).message, "enough");
     equal((await other).text, "'other'\n");
     equal((await fails(session.run("1", { signal: stop.signal }))).message, "enough", "it is not even sent");
-    equal((await session.files.list()).map(({ path }) => path), ["runs"]);
+    equal(
+      (await session.files.list()).map(({ path }) => path),
+      ["runs"],
+    );
 
     const late = await fails(session.run(GATED, { wait: 0.5 }), kernelbridge.WaitTimeout);
     check(late.message.includes("not within 0.5 s"), late.message);
@@ -349,7 +404,13 @@ export const scenarios = {
     const { run: last } = await begin(session, GATED);
     equal(await session.interrupt(), "sigint");
     equal((await last).cause, "interrupted");
-    const mine = await fails(session.run("print(1, flush=True)\n" + GATED, { onOutput: () => { throw new Error("mine"); } }));
+    const mine = await fails(
+      session.run("print(1, flush=True)\n" + GATED, {
+        onOutput: () => {
+          throw new Error("mine");
+        },
+      }),
+    );
     equal(mine.message, "mine");
     equal((await session.run("1")).text, "1\n");
   },
@@ -362,18 +423,29 @@ export const scenarios = {
     const terminal = await session.terminal();
     const content = new Blob([new Uint8Array(32 * 2 ** 20)]);
     await session.files.write("large", content);
-    const reading = (async () => { for (;;) if (!(await terminal.read())) return; })();
-    const events = (async () => { for await (const _ of session.stream("2")); })();
+    const reading = (async () => {
+      for (;;) if (!(await terminal.read())) return;
+    })();
+    const events = (async () => {
+      for await (const _ of session.stream("2"));
+    })();
     const calls = [run, session.run("1"), session.sh("sleep 60"), reading, events];
     let moving;
     const moves = new Promise((resolve) => (moving = resolve));
-    calls.push(session.files.read("large", { progress: () => (moving(), new Promise((resolve) => setTimeout(resolve, 50))) }));
+    calls.push(
+      session.files.read("large", { progress: () => (moving(), new Promise((resolve) => setTimeout(resolve, 50))) }),
+    );
     for (const call of calls) call.catch(() => {});
     await moves;
     await control("stall"); // the server cannot answer the close
     await client.close();
     for (const call of calls) await fails(call, Closed);
-    for (const call of [() => session.run("1"), () => client.connect(), () => session.files.read("f"), () => session.terminal()]) {
+    for (const call of [
+      () => session.run("1"),
+      () => client.connect(),
+      () => session.files.read("f"),
+      () => session.terminal(),
+    ]) {
       await fails(call(), Closed);
     }
     await client.close();
@@ -393,8 +465,8 @@ export const scenarios = {
     await control("accept");
     await control("garble");
     await fails(connect(wireUrl).sessions(), kernelbridge.ConnectionLost);
-    equal(await fails((async () => connect("localhost:8001"))(), TypeError) instanceof TypeError, true);
-    equal(await fails((async () => connect("ws://x/?user_id=1"))(), TypeError) instanceof TypeError, true);
+    equal((await fails((async () => connect("localhost:8001"))(), TypeError)) instanceof TypeError, true);
+    equal((await fails((async () => connect("ws://x/?user_id=1"))(), TypeError)) instanceof TypeError, true);
   },
 
   async what_cannot_be_sent_is_refused_here({ url, connect, kernelbridge }) {
@@ -450,5 +522,44 @@ export const scenarios = {
     const seen = await control("tokenRequests");
     equal(seen.withToken, 0, "no token is in an address");
     check(seen.requests > 3, "the wire has seen requests");
+  },
+
+  async a_page_connects_at_once_when_the_network_is_back({ wireUrl, connect, control }) {
+    let heard;
+    const states = [];
+    const onConnection = (connected) => (states.push(connected), heard?.());
+    const session = connect(wireUrl, { onConnection }).session("s");
+    equal((await session.run("x = 1; x")).text, "1\n");
+    const { setTimeout } = globalThis;
+    globalThis.setTimeout = () => 0; // a tab that is so throttled that no timer ever comes
+    try {
+      for (const [target, type] of [
+        [globalThis, "online"],
+        [globalThis, "pageshow"],
+        [document, "visibilitychange"],
+      ]) {
+        for (const step of [() => control("cut"), () => target.dispatchEvent(new Event(type))]) {
+          const changed = new Promise((resolve) => (heard = resolve));
+          await step();
+          await changed;
+        }
+      }
+    } finally {
+      globalThis.setTimeout = setTimeout;
+    }
+    equal(states, [true, false, true, false, true, false, true]);
+    equal((await session.run("x")).text, "1\n");
+  },
+
+  async a_page_of_the_documentation_works({ html, url }) {
+    const frame = document.createElement("iframe");
+    frame.srcdoc = html.replaceAll("ws://localhost:8001", url);
+    document.body.append(frame);
+    const shown = () => frame.contentDocument?.body?.innerText ?? "";
+    await until(
+      () => shown().includes("done") && [...frame.contentDocument.images].some((image) => image.naturalWidth > 99),
+    );
+    equal(shown().includes("Hello from Python"), true, shown());
+    frame.remove();
   },
 };

@@ -207,7 +207,10 @@ test("a lost connection is tried again at once when the network is back", async 
 
 test("a connection is tried again without a limit, or until it is reached", async (t) => {
   const time = new Time(t);
-  for (const [reconnect, least] of [[Infinity, 500], [7, 1]]) {
+  for (const [reconnect, least] of [
+    [Infinity, 500],
+    [7, 1],
+  ]) {
     const { core, link, outcomes, sockets } = linked({ reconnect });
     const connecting = link.connect();
     await turns();
@@ -224,7 +227,10 @@ test("a connection is tried again without a limit, or until it is reached", asyn
     }
     assert.ok(sockets.length >= least, `${sockets.length} attempts`);
     assert.equal(link.usable, reconnect === Infinity);
-    assert.deepEqual(outcomes.map(({ outcome }) => outcome.name), reconnect === Infinity ? [] : ["ConnectionLost"]);
+    assert.deepEqual(
+      outcomes.map(({ outcome }) => outcome.name),
+      reconnect === Infinity ? [] : ["ConnectionLost"],
+    );
     await link.close();
     await turns();
   }
@@ -243,7 +249,10 @@ for (const text of ['["no", "object"]', "null", "no JSON", '{"no": "type"}', '{"
     core.submit({ type: "execute_code", sessionId: "s" }, "run");
     link.flush();
     sockets[0].gets(text);
-    assert.deepEqual(outcomes.map(({ outcome }) => outcome.name), ["ConnectionLost"]);
+    assert.deepEqual(
+      outcomes.map(({ outcome }) => outcome.name),
+      ["ConnectionLost"],
+    );
     assert.deepEqual([link.usable, sockets[0].ended, core.ready, time.timers.size], [false, true, false, 0]);
   });
 }
@@ -278,7 +287,10 @@ test("a member __proto__ of a message pollutes nothing", async () => {
     `{"type": "error", "requestId": "__proto__", "__proto__": {"polluted": 1}, "message": "x", "error": ${evil}}`,
     `{"type": "list_sessions_reply", "requestId": "me-1", "sessions": [], "__proto__": {"polluted": 1}}`,
   );
-  assert.deepEqual(outcomes.map(({ outcome }) => outcome.sessions), [[]]);
+  assert.deepEqual(
+    outcomes.map(({ outcome }) => outcome.sessions),
+    [[]],
+  );
   assert.equal({}.polluted, undefined);
   assert.equal(outcomes[0].outcome.polluted, undefined);
   await Promise.all([link.close(), turns().then(() => sockets[0].onclose({ code: 1000 }))]);
@@ -300,9 +312,19 @@ test("an address keeps the path below which a proxy has the server", () => {
 });
 
 for (const [session, path] of [
-  ["mine", "../../other/files/secret"], ["mine", "a/../../../other/files/secret"], ["mine", "./../x"],
-  ["mine", "a/./b"], ["mine", ".."], ["mine", "."], ["mine", "./"], ["mine", ""], ["mine", "/etc/passwd"],
-  ["mine", "\ud800"], ["..", "x"], [".", "x"], ["", "x"],
+  ["mine", "../../other/files/secret"],
+  ["mine", "a/../../../other/files/secret"],
+  ["mine", "./../x"],
+  ["mine", "a/./b"],
+  ["mine", ".."],
+  ["mine", "."],
+  ["mine", "./"],
+  ["mine", ""],
+  ["mine", "/etc/passwd"],
+  ["mine", "\ud800"],
+  ["..", "x"],
+  [".", "x"],
+  ["", "x"],
 ]) {
   test(`no address of a file leads out of its session: ${session} ${JSON.stringify(path)}`, () => {
     assert.throws(() => target.file(session, path), { name: "RequestRefused", code: "invalid_field" });
@@ -390,7 +412,14 @@ test("pictures are addresses that cannot leave their attribute", () => {
 });
 
 test("results say what happened, and raise when they are asked to", () => {
-  const frame = { type: "execution_result", success: false, output: "x\n", error: "E: y", traceback: "T", durationMs: 5 };
+  const frame = {
+    type: "execution_result",
+    success: false,
+    output: "x\n",
+    error: "E: y",
+    traceback: "T",
+    durationMs: 5,
+  };
   const result = new Result(frame);
   assert.deepEqual([String(result), result.duration, result.stdout, result.data], ["x\nT", 0.005, "x\n", {}]);
   assert.throws(() => result.check(), { name: "CodeError", summary: "E: y", reason: "T", result });
@@ -400,19 +429,19 @@ test("results say what happened, and raise when they are asked to", () => {
   assert.throws(() => command.check(), { name: "CommandFailed", message: "The command ended with 2: no" });
 });
 
-test("without a WebSocket the error says what to give", () => {
-  assert.throws(() => new Client("ws://host", { WebSocket: undefined, ...noSocket() }), /package `ws`/);
+test("without a WebSocket the error says what to give", (t) => {
+  const own = globalThis.WebSocket;
+  t.after(() => (globalThis.WebSocket = own));
+  globalThis.WebSocket = undefined; // Node 22 has one
+  assert.throws(() => new Client("ws://host"), /package `ws`/);
 });
-
-/** Node 22 has a WebSocket: hide it. */
-function noSocket() {
-  mock.property?.(globalThis, "WebSocket", undefined);
-  return {};
-}
 
 test("errors are one tree", () => {
   const error = new RequestRefused("What", "why", { code: "c", retryable: true, request: "r" });
-  assert.deepEqual([error.name, error.message, error.code, error.retryable], ["RequestRefused", "What: why", "c", true]);
+  assert.deepEqual(
+    [error.name, error.message, error.code, error.retryable],
+    ["RequestRefused", "What: why", "c", true],
+  );
   assert.ok(error instanceof Error);
   assert.equal(new ConnectionLost("What", "why").retryable, true);
 });

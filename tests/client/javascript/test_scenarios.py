@@ -2,22 +2,29 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client.javascript.agents import CLIENT, Agent
 from tests.client.servers import PATIENCE, ServerProcess, Wire
+from tests.integration.lessons import SavedFile, steps
 
 FLAGS = {"journal_size": "2k", "linger": "60s"}
 """Few answers are kept, so that a test can push one out."""
 
 TOKEN = "t" * 43
-SCENARIOS = re.findall(r"^  async (\w+)\(", (CLIENT / "tests" / "scenarios.js").read_text(encoding="utf-8"), re.MULTILINE)
+SOURCE = (CLIENT / "tests" / "scenarios.js").read_text(encoding="utf-8")
+SCENARIOS = re.findall(r"^  async (\w+)\(", SOURCE, re.MULTILINE)
+OF_PAGES = [scenario for scenario in SCENARIOS if scenario.startswith("a_page_")]
+PLAYED = [
+    (kind, scenario) for kind in ("node", "chromium") for scenario in SCENARIOS
+    if kind == "chromium" or scenario not in OF_PAGES
+]  # fmt: skip
+GUIDE = CLIENT.parents[1] / "docs" / "how-to" / "javascript-client.md"
 
 
-@pytest.fixture(scope="module", params=["node", "chromium"])
+@pytest.fixture(scope="module")
 def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
     made = Agent(request.param)
     yield made
@@ -71,19 +78,21 @@ class Faults:
         return {}
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_scenario(
-    agent: Agent, server: ServerProcess, wire: Wire, user: str, scenario: str, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize(("agent", "scenario"), PLAYED, indirect=["agent"])
+def test_a_scenario(agent: Agent, wire: Wire, user: str, scenario: str, request: pytest.FixtureRequest) -> None:
+    server = wire.target
     token_wire = None
     options = {"user": user, "url": server.url, "wireUrl": wire.url}
     if "token" in scenario:
         token_wire = Wire(request.getfixturevalue("guarded"))
         request.addfinalizer(token_wire.close)
         options |= {"token": TOKEN, "tokenUrl": token_wire.url}
+    if "documentation" in scenario:
+        [page] = [step for step in steps(GUIDE) if isinstance(step, SavedFile) and step.name == "index.html"]
+        options |= {"html": page.text}
     agent.run(scenario, Faults(server, wire, token_wire), **options)
 
 
 def test_the_scenarios_are_found() -> None:
-    assert len(SCENARIOS) > 12
-    assert (Path(CLIENT) / "package-lock.json").exists()
+    assert len(SCENARIOS) > len(OF_PAGES) + 12
+    assert len(OF_PAGES) > 1

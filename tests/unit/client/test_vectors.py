@@ -34,7 +34,7 @@ class Conversation:
         for step in conversation["steps"]:
             self.step(step)
 
-    def step(self, step: dict[str, Any]) -> None:
+    def step(self, step: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - one branch for each kind of step
         match step:
             case {"use": session, "options": options, "ownLinger": own}:
                 self.core.use(session, options, own_linger=own)
