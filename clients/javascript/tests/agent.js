@@ -52,6 +52,7 @@ for (;;) {
   const response = await fetch(`${home}/next`);
   if (response.status === 204) continue; // nothing yet
   if (response.status === 410) break;
-  const result = await play(await response.json());
-  await fetch(`${home}/done`, { method: "POST", body: JSON.stringify(result) });
+  const todo = await response.json();
+  const error = await play(todo);
+  await fetch(`${home}/done`, { method: "POST", body: JSON.stringify({ number: todo.number, error }) });
 }

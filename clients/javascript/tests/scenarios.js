@@ -273,23 +273,23 @@ export const scenarios = {
   },
 
   async a_terminal_goes_on_without_a_gap({ wireUrl, connect, control, kernelbridge }) {
-    const session = connect(wireUrl).session("s");
-    const terminal = await session.terminal({ rows: 30, cols: 100, name: "main" });
+    let terminal, cut;
+    const refused = [];
+    const onConnection = (connected) => {
+      if (connected || cut === undefined) return;
+      fails((async () => terminal.write("lost"))()).then((error) => refused.push(error.name), cut);
+      terminal.resize({ rows: 20, cols: 80 + refused.length });
+      cut();
+    };
+    const session = connect(wireUrl, { onConnection }).session("s");
+    terminal = await session.terminal({ rows: 30, cols: 100, name: "main" });
     terminal.write("PS1=; stty -echo; stty size; for i in 1 2 3; do echo line-$i; read x; done; exit 3\r");
     let text = "";
     for (const number of [1, 2, 3]) {
       while (!text.includes(`line-${number}\r\n`)) text += await terminal.read({ wait: 60 });
+      const broken = new Promise((resolve) => (cut = resolve));
       await control("cut");
-      await until(() => {
-        try {
-          terminal.write("");
-          return false;
-        } catch (error) {
-          check(error instanceof kernelbridge.ConnectionLost, error);
-          return true;
-        }
-      });
-      terminal.resize({ rows: 20, cols: 80 + number });
+      await broken;
       await until(() => {
         try {
           terminal.write("\r");
@@ -299,6 +299,8 @@ export const scenarios = {
         }
       });
     }
+    cut = undefined;
+    equal(refused, ["ConnectionLost", "ConnectionLost", "ConnectionLost"]);
     for await (const more of terminal) text += more;
     equal([terminal.exitCode, terminal.cause], [3, "exited"]);
     check(text.includes("30 100"), "the size is set when it opens");

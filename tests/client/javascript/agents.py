@@ -40,7 +40,8 @@ class Agent:
         self.control: Control | None = None
         """Does what a scenario asks for."""
         self._todo: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._done: queue.Queue[str | None] = queue.Queue()
+        self._done: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._number = 0
         self._ended = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="agent's server")
@@ -52,12 +53,15 @@ class Agent:
     def run(self, scenario: str, control: Control, **options: Any) -> None:
         """Run a scenario. Raises `AssertionError` with what it said when it failed."""
         self.control = control
-        self._todo.put({"scenario": scenario, "options": options})
+        self._number += 1
+        self._todo.put({"scenario": scenario, "options": options, "number": self._number})
+        done: dict[str, Any] = {"number": 0}
         try:
-            error = self._done.get(timeout=PATIENCE)
+            while done["number"] != self._number:  # or it is from a scenario that took too long
+                done = self._done.get(timeout=PATIENCE)
         except queue.Empty:
             raise AssertionError(f"{scenario} did not end") from None
-        assert error is None, error
+        assert done["error"] is None, done["error"]
 
     def close(self) -> None:
         self._ended = True
