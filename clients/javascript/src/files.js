@@ -253,7 +253,7 @@ export class Files {
       }
       failures = done > before ? 0 : failures + 1;
       if (failures >= ATTEMPTS) throw new ConnectionLost(`The file '${path}' cannot be read`, `${reason}; ask again`);
-      await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** failures));
+      await pause(100 * 2 ** failures, new Transfer(this.#requests.transfers, signal));
     }
   }
 }
@@ -333,6 +333,26 @@ export class Transfer {
     this.#transfers.delete(this);
     this.#caller?.removeEventListener("abort", this.#abort);
   }
+}
+
+/**
+ * Wait before the next attempt, unless the transfer is ended meanwhile.
+ * @param {number} time Milliseconds.
+ * @param {Transfer} transfer
+ * @returns {Promise<void>}
+ */
+async function pause(time, transfer) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  await /** @type {Promise<void>} */ (
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, time);
+      transfer.signal.addEventListener("abort", () => resolve());
+    })
+  );
+  clearTimeout(timer);
+  transfer.end();
+  transfer.throwIfEnded();
 }
 
 /** The network failed, and not the caller's loop or `progress`. */

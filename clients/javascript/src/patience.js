@@ -51,6 +51,7 @@ export class Patience {
    * @returns {Promise<void>}
    */
   async until(promise) {
+    promise.catch(() => {});
     this.check();
     await /** @type {Promise<void>} */ (
       new Promise((resolve, reject) => {
