@@ -352,6 +352,8 @@ test("events come in order, then the answer; what is over its limit is counted",
   for (let n = 0; n < 64; n += 1) assert.equal((await made.next()).n, n);
   made.put({ type: "execution_output", text: "é", leftOut: 1 });
   assert.equal((await made.next()).leftOut, 1 + 6 * 2 ** 20);
+  made.put({ type: "execution_output", text: "x" });
+  assert.equal((await made.next()).leftOut, undefined);
   const waits = made.next();
   made.settle({ type: "execution_result" });
   assert.equal(await waits, null);
