@@ -254,7 +254,7 @@ export const scenarios = {
   async a_silent_peer_is_noticed({ url, wireUrl, connect, control, kernelbridge }) {
     const connections = [];
     const onConnection = (connected, why) => connections.push([connected, why]);
-    const { run } = await begin(connect(wireUrl, { heartbeat: 0.6, reconnect: 1, onConnection }).session("s"));
+    const { run } = await begin(connect(wireUrl, { heartbeat: 1, reconnect: 1, onConnection }).session("s"));
     run.catch(() => {});
     await control("stall");
     check((await fails(run, kernelbridge.OutcomeUnknown)).message.includes("may have run"), "it says so");
@@ -267,23 +267,25 @@ export const scenarios = {
   },
 
   async a_long_silent_cell_is_no_reason_to_drop({ wireUrl, connect, control }) {
-    const session = connect(wireUrl, { heartbeat: 0.8 }).session("s");
+    const session = connect(wireUrl, { heartbeat: 1.5 }).session("s");
     equal((await session.run("import time; time.sleep(2.5); 'slept'")).text, "'slept'\n");
     equal((await control("look")).connections, 1);
   },
 
   async a_terminal_goes_on_without_a_gap({ wireUrl, connect, control, kernelbridge }) {
     let terminal, cut;
+    let cols = 80;
     const refused = [];
     const onConnection = (connected) => {
       if (connected || cut === undefined) return;
       fails((async () => terminal.write("lost"))()).then((error) => refused.push(error.name), cut);
-      terminal.resize({ rows: 20, cols: 80 + refused.length });
+      cols += 1;
+      terminal.resize({ rows: 20, cols });
       cut();
     };
     const session = connect(wireUrl, { onConnection }).session("s");
     terminal = await session.terminal({ rows: 30, cols: 100, name: "main" });
-    terminal.write("PS1=; stty -echo; stty size; for i in 1 2 3; do echo line-$i; read x; done; exit 3\r");
+    terminal.write("PS1=; stty -echo; stty size; for i in 1 2 3; do echo line-$i; read x; stty size; done; exit 3\r");
     let text = "";
     for (const number of [1, 2, 3]) {
       while (!text.includes(`line-${number}\r\n`)) text += await terminal.read({ wait: 60 });
@@ -304,6 +306,7 @@ export const scenarios = {
     for await (const more of terminal) text += more;
     equal([terminal.exitCode, terminal.cause], [3, "exited"]);
     check(text.includes("30 100"), "the size is set when it opens");
+    for (const size of ["20 81", "20 82", "20 83"]) check(text.includes(size), `${size}: it is set again`);
     equal(
       [1, 2, 3].map((number) => text.split(`line-${number}\r\n`).length - 1),
       [1, 1, 1],
@@ -368,7 +371,7 @@ export const scenarios = {
     let lost;
     const dropped = new Promise((resolve) => (lost = resolve));
     const onConnection = (connected, why) => connected || lost(why);
-    const session = connect(url, { heartbeat: 0.6, onConnection }).session("s");
+    const session = connect(url, { heartbeat: 1, onConnection }).session("s");
     const { run } = await begin(session);
     await control("freeze");
     equal(await dropped, "the server gave no sign of life");
