@@ -113,7 +113,9 @@ class Wire:
         self.cut_before = b""
         """Cut the connection instead of passing on bytes of the server that have this in them."""
         self.refuses_then = False
-        """Whether it takes no more connections after that."""
+        """Whether it takes no more connections after a cut by what it has seen."""
+        self.cut_after: int | None = None
+        """Cut all connections when clients have sent this many bytes, in all."""
         self.garbles = False
         """Whether messages of the server become something else, of the same length."""
         self.cuts: queue.Queue[str] = queue.Queue()
@@ -156,6 +158,10 @@ class Wire:
             await self._flows.wait()
             if heard is not None:
                 heard += data
+                if self.cut_after is not None and len(heard) > self.cut_after:
+                    self.cut_after, self.refuses = None, self.refuses_then
+                    self._cut()
+                    return
             elif self.cut_before and self.cut_before in data:
                 self.cut_before, self.refuses = b"", self.refuses_then
                 self._cut()

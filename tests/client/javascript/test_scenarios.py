@@ -56,7 +56,7 @@ class Faults:
         self._wire = wire
         self._token_wire = token_wire
 
-    def __call__(self, what: str, argument: Any) -> dict[str, Any]:
+    def __call__(self, what: str, argument: Any) -> dict[str, Any]:  # noqa: C901 - one branch for each
         wire, token_wire = self._wire, self._token_wire
         match what:
             case "look":
@@ -69,6 +69,8 @@ class Faults:
                 wire.garbles = True
             case "cutBefore" | "cutBeforeAndRefuse":
                 wire.cut_before, wire.refuses_then = argument.encode(), what != "cutBefore"
+            case "cutAfterAndRefuse":
+                wire.cut_after, wire.refuses_then = len(wire.heard) + argument, True
             case "untilCut":
                 wire.cuts.get(timeout=PATIENCE)
             case "kill" | "start" | "freeze" | "thaw":
