@@ -22,9 +22,11 @@ from kernelbridge.jupyter.end_causes import Ended
 from kernelbridge.jupyter.events import Asked, Listener, Started
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import DISPLAYS, OUTPUT, Output, handling_output, text_of, writing
+from kernelbridge.rates import Bucket
 
 _PROMPT_LIMIT = 1 << 15  # characters of a question; the end of a longer one is kept
 _ID_LIMIT = 128  # characters of a question's id
+_REPLACED = 2.0  # questions in a second that a cell may ask instead of one that is not answered; some at once
 
 
 class State(Enum):
@@ -79,8 +81,8 @@ class Execution:
 
     __slots__ = (
         *("allow_stdin", "cause", "counted_from", "done", "failure", "figures", "listener", "msg_id", "on_started"),
-        *("output", "progress", "reply", "seen_running", "start_reported", "started_at", "state", "traceback"),
-        "waits_for_input",
+        *("output", "progress", "question", "replaced", "reply", "seen_running", "start_reported", "started_at"),
+        *("state", "traceback"),
     )
 
     def __init__(
@@ -88,8 +90,10 @@ class Execution:
     ) -> None:
         self.allow_stdin = False
         """Whether it may ask for input."""
-        self.waits_for_input = False
-        """Whether it has asked a question that is not answered yet."""
+        self.question: str | None = None
+        """The id of the latest question that it has asked, until that is answered."""
+        self.replaced = Bucket(_REPLACED, now)
+        """How many more questions it may ask instead of an unanswered one."""
         self.started_at: float | None = None
         """When the kernel reported that it runs the cell, or has run it, in monotonic seconds."""
         self.on_started: Callable[[], object] | None = None
@@ -224,22 +228,32 @@ class ExecutionTable:
                 _report_start(execution, wire.decode(message.content, wire.ExecuteInput).execution_count)
 
     def on_stdin(self, message: wire.Message) -> None:
-        """Handle a message of the stdin channel: one question of the running execution. Raises `BadFrame`."""
+        """Handle a message of the stdin channel: a question of the running execution. Raises `BadFrame`.
+
+        Code can give up an `input()` by itself, when a signal handler raises in it, and ask another question. So the
+        new question takes the place of one that is not answered. A flood of questions, which only forged messages can
+        be, is left out.
+        """
         execution = self.running
         if execution is None or execution.msg_id != message.parent_id or message.msg_type != "input_request":
             return
-        if not execution.allow_stdin or execution.waits_for_input or execution.listener is None:
+        input_id = message.msg_id[:_ID_LIMIT]
+        if not execution.allow_stdin or execution.listener is None or execution.question == input_id:
             return
         asked = wire.decode(message.content, wire.InputRequest)
-        execution.waits_for_input = True
+        if execution.question is not None and not execution.replaced.try_take(1, self._clock()):
+            return
+        execution.question = input_id
         _report_start(execution)  # stdin is another socket: iopub's message about the start may arrive later
         prompt = asked.prompt if len(asked.prompt) <= _PROMPT_LIMIT else "…" + asked.prompt[-_PROMPT_LIMIT:]
-        execution.listener(Asked(prompt, asked.password, message.msg_id[:_ID_LIMIT]))
+        execution.listener(Asked(prompt, asked.password, input_id))
 
-    def input_answered(self) -> None:
-        """Let the running execution ask again: its question is answered, or nobody will answer it."""
-        if self.running is not None:
-            self.running.waits_for_input = False
+    def take_question(self) -> str | None:
+        """Return the id of the question of the running execution, which from now on waits for no answer."""
+        if self.running is None:
+            return None
+        question, self.running.question = self.running.question, None
+        return question
 
     def complete(self, execution: Execution) -> None:
         """End an execution that has its reply as if its `idle` had arrived."""

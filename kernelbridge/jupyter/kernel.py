@@ -270,12 +270,12 @@ class Kernel:
 
     def reply_input(self, value: str) -> None:
         """Send a line of input to the cell that waits for it. Raises `KernelError` if the kernel is dead."""
-        self._alive().send("stdin", self._codec.request("input_reply", {"status": "ok", "value": value})[1])
-        self._table.input_answered()
+        channels, content = self._alive(), {"status": "ok", "value": value}
+        channels.send("stdin", self._codec.request("input_reply", content, parent=self._table.take_question())[1])
 
     def withdraw_question(self) -> None:
-        """Forget the question of the running cell, which nobody will answer, so that it may ask again."""
-        self._table.input_answered()
+        """Forget the question of the running cell, which nobody will answer."""
+        self._table.take_question()
 
     async def kill(self) -> None:
         """Kill the kernel and the processes of its session; `died` follows. Raises `KernelBridgeError`."""

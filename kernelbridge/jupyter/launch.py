@@ -15,7 +15,7 @@ from kernelbridge.runtimes.facts import KernelSpec
 
 PROGRAM = (
     *("imports.py", "names.py", "tracebacks.py", "interrupts.py"),
-    *("recall.py", "own_modules.py", "streams.py", "forks.py", "commands.py"),
+    *("recall.py", "questions.py", "own_modules.py", "streams.py", "forks.py", "commands.py"),
     *("uncaught.py", "strict_json.py", "hooks.py"),
 )
 """The files of `guest/kernel/` that together are the hooks: the program that runs inside a Python kernel."""

@@ -25,6 +25,13 @@ _NOTHING = msgspec.Raw(b"null")
 _T = TypeVar("_T")
 
 
+class Question(wire.InputRequest, frozen=True, gc=False):
+    """A question for which the cell waits."""
+
+    msg_id: str = ""
+    """That of its message; hooks of earlier versions do not say it."""
+
+
 class Recalled(msgspec.Struct, frozen=True):
     """Content of `kernelbridge_recall_reply`."""
 
@@ -33,7 +40,7 @@ class Recalled(msgspec.Struct, frozen=True):
     reply: msgspec.Raw = _NOTHING
     """Content of the cell's reply, `null` while it runs."""
     figures: wire.Figures = wire.NO_FIGURES
-    asked: wire.InputRequest | None = None
+    asked: Question | None = None
     """The question for which the cell waits."""
 
     @property
@@ -52,7 +59,8 @@ class Recalled(msgspec.Struct, frozen=True):
         """Return the question as if it had arrived on stdin."""
         if self.asked is None or self.cell is None:
             return None
-        return wire.Message("input_request", f"{self.cell}-asked", self.cell, b"{}", msgspec.json.encode(self.asked))
+        msg_id = self.asked.msg_id or f"{self.cell}-asked"
+        return wire.Message("input_request", msg_id, self.cell, b"{}", msgspec.json.encode(self.asked))
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -270,10 +270,12 @@ class Codec:
         *,
         metadata: dict[str, Any] | None = None,
         subshell: str | None = None,
+        parent: str | None = None,
     ) -> tuple[str, list[bytes]]:
         """Return the id and the signed frames of a new request. Raises `ValueError` for text that is not Unicode.
 
-        `subshell` is the id of the subshell that handles it (Jupyter enhancement proposal 91).
+        `subshell` is the id of the subshell that handles it (Jupyter enhancement proposal 91), and `parent` the message
+        that it answers.
         """
         self._count += 1
         msg_id = f"{self._session}_{self._count}"
@@ -289,7 +291,7 @@ class Codec:
                     **({} if subshell is None else {"subshell_id": subshell}),
                 }
             ),
-            b"{}",
+            b"{}" if parent is None else msgspec.json.encode({"msg_id": parent}),
             msgspec.json.encode(metadata) if metadata else b"{}",
             msgspec.json.encode(content),
         ]

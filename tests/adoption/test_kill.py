@@ -173,7 +173,7 @@ async def test_a_cell_that_asks_is_answered_by_another_server(house: House) -> N
     server = await house.serve()
     async with house.connect(server) as client:
         await begin(client, "print('hello', input('name? '))", "cell", allowStdin=True)
-        while (await client.receive())["type"] != "input_request":
+        while (question := await client.receive())["type"] != "input_request":
             pass
         await server.kill()
     server = await house.serve()
@@ -181,7 +181,7 @@ async def test_a_cell_that_asks_is_answered_by_another_server(house: House) -> N
         await resume(client)
         while (asked := await client.receive())["type"] != "input_request":
             pass
-        assert asked["prompt"] == "name? "
+        assert (asked["prompt"], asked["inputId"]) == ("name? ", question["inputId"])
         await client.send(type="input_reply", sessionId="s", value="Ada", inputId=asked["inputId"])
         assert "hello Ada\n" in (await result(client, "cell"))["output"]
 

@@ -167,6 +167,29 @@ async def test_another_user_can_neither_see_nor_answer_it(server: RunningServer)
         assert (await ann.answer_to("cell"))["output"] == "mine\n"
 
 
+async def test_a_cell_that_gives_up_a_question_asks_another(client: Client) -> None:
+    """And its old question cannot be answered any more."""
+    code = """
+        import os, signal
+        def give_up(*_): raise TimeoutError
+        signal.signal(signal.SIGUSR1, give_up)
+        with open('pid', 'w') as file: file.write(str(os.getpid()))
+        try: input('first? ')
+        except TimeoutError: print('gave up')
+        print(input('second? '))
+        """
+    await start(client, "\n".join(line[8:] for line in code.splitlines()))
+    first = await asked(client)
+    await client.send(type="terminal_command", sessionId="s", command="kill -USR1 $(cat pid)", requestId="kill")
+    second = await asked(client)
+    assert (second["prompt"], second["inputId"] != first["inputId"]) == ("second? ", True)
+    await reply(client, "old", inputId=first["inputId"], requestId="r")
+    assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+    assert (await client.answer_to("kill"))["exitCode"] == 0
+    await reply(client, "new", inputId=second["inputId"])
+    assert (await client.answer_to("cell"))["output"] == "gave up\nnew\n"
+
+
 async def test_the_cells_clock_stands_still_while_it_waits(client: Client) -> None:
     await client.run("import time")
     await start(client, "input()\nwhile True: time.sleep(0.01)", timeout=3.0)
@@ -224,13 +247,16 @@ async def test_forged_questions_of_a_kernel_are_not_told(client: Client) -> None
     await client.run("\n".join(line[8:] for line in forge.splitlines()))
     result = await client.run("forge(kernel.get_parent('shell'), 2000)")
     assert result["success"], result
-    await start(
-        client, "forge({'header': {'msg_id': 'another'}}, 10)\nforge(kernel.get_parent('shell'), 2000)\nprint(1)"
-    )
-    question = await asked(client)
-    assert len(question["prompt"]) < 40_000
-    assert (await client.answer_to("cell"))["output"] == "1\n"
-    assert client.frames == []
+    await client.shell("mkfifo gate")
+    flood = "forge({'header': {'msg_id': 'another'}}, 10)\nforge(kernel.get_parent('shell'), 2000)"
+    await start(client, f"{flood}\nopen('gate').read()\nprint(1)")
+    frames = [await asked(client)]
+    await client.send(type="terminal_command", sessionId="s", command="echo >gate")
+    frames += [frame for frame in await until(client, "execution_result") if frame.get("requestId") == "cell"]
+    assert frames[-1]["output"] == "1\n"
+    assert kinds(frames) == ["input_request", "execution_result"]
+    assert len(frames) < 50
+    assert all(len(question["prompt"]) < 40_000 for question in frames[:-1])
     # One that is answered is over.
     await reply(client, "x", requestId="r")
     assert (await client.answer_to("r"))["code"] == "no_input_waiting"

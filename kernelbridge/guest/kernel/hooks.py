@@ -19,7 +19,8 @@ plain       no wait per cell, no second copy of all output
 tracebacks  errors as Python prints them, each once and bounded, whatever methods the exception has
 uncaught    the same for errors of threads and finalizers
 pager       what IPython shows in a pager (`len?`, `%prun`) is printed, because there is no pager
-input       if no client can answer, `input()` fails and says what to do; an interrupt never cuts a question
+input       if no client can answer, `input()` fails and says what to do; an interrupt never cuts a question; an exception
+            of a signal handler ends it; an answer to an earlier question is none
 debugger    `breakpoint()` asks on stdin, as pdb does, because no debugger can be attached
 interrupts  an interrupt ends what blocks, also in tasks, callbacks and finalizers, and the cell if a magic swallows it;
             before the cell's first line it waits for that, and after the last line it ends nothing
@@ -132,54 +133,6 @@ def oom_counter():
 
         return count
     return lambda: 0
-
-
-def install_input(kernel):
-    from IPython.core.error import StdinNotImplementedError
-
-    def refuse(name, original):
-        def ask(*args, **kwargs):
-            if kernel.kernelbridge_outbox.forked:
-                # No answer reaches it: it only has a copy of the kernel's socket.
-                raise StdinNotImplementedError("%s() is not available in a forked process" % name)
-            if not kernel._allow_stdin:
-                raise StdinNotImplementedError("%s() is not available here: pass the value in the code" % name)
-            prompt = args[0] if args else kwargs.get("prompt", "")
-            recorder.asked = {"prompt": shortened(str(prompt)), "password": name == "getpass"}
-            try:
-                return original(*args, **kwargs)
-            finally:
-                recorder.asked = None
-
-        ask.__name__ = ask.__qualname__ = name
-        ask.__doc__ = original.__doc__
-        return ask
-
-    send_multipart = kernel.stdin_socket.send_multipart
-
-    def send_whole(*args, **kwargs):
-        with uninterrupted():
-            return send_multipart(*args, **kwargs)
-
-    kernel.stdin_socket.send_multipart = send_whole
-    kernel.raw_input = refuse("input", kernel.raw_input)
-    kernel.getpass = refuse("getpass", kernel.getpass)
-
-
-@contextlib.contextmanager
-def uninterrupted():
-    """Delay an interrupt until a message is sent: cut between two frames, it would damage the next message, too."""
-    if threading.current_thread() is not threading.main_thread():  # no signal arrives in other threads
-        yield
-        return
-    came = []
-    saved = signal.signal(signal.SIGINT, lambda *seen: came.append(seen))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, saved)
-    if came and callable(saved):
-        saved(*came[-1])
 
 
 def install_plain(kernel):

@@ -251,6 +251,45 @@ def test_a_cell_that_asks_has_started_even_if_iopub_reports_it_later() -> None:
     assert events == [Started(None), Asked("name? ", False, "m")]  # noqa: FBT003 - not a password
 
 
+class Asking:
+    """A table with one execution that may ask."""
+
+    def __init__(self) -> None:
+        self.bench, self.events = Bench(), list[CellEvent]()
+        self.bench.table.add("a", list[Outcome]().append, self.events.append, allow_stdin=True)
+
+    def ask(self, input_id: str) -> None:
+        self.bench.table.on_stdin(Message("input_request", input_id, "a", b"{}", b'{"prompt": "? "}'))
+
+    @property
+    def asked(self) -> list[str]:
+        return [event.input_id for event in self.events if isinstance(event, Asked)]
+
+
+def test_a_question_takes_the_place_of_one_that_is_not_answered() -> None:
+    """Code gives up an `input()` by itself, for example in a handler of SIGALRM."""
+    asking = Asking()
+    asking.ask("first")
+    asking.ask("second")
+    asking.ask("second")  # as recalled by a server that has taken the kernel over
+    assert asking.asked == ["first", "second"]
+
+
+def test_a_flood_of_questions_is_left_out_and_answered_ones_are_none() -> None:
+    asking = Asking()
+    for number in range(1000):
+        asking.ask(f"forged-{number}")
+    told = len(asking.asked)
+    assert 1 < told < 50
+    asking.bench.now += 1
+    asking.ask("later")
+    assert asking.asked[told:] == ["later"]
+    for number in range(1000):
+        asking.bench.table.take_question()
+        asking.ask(f"answered-{number}")
+    assert len(asking.asked) == told + 1001
+
+
 def test_messages_of_unknown_parents_are_ignored() -> None:
     bench = Bench()
     bench.add("a")
