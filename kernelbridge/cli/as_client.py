@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from kernelbridge.cli import screen
+from kernelbridge.cli.left_session import Left, LeftSession
 from kernelbridge.cli.own_server import Own, found_server
 from kernelbridge.errors import ConfigError, KernelBridgeError
+from kernelbridge.settings.quantities import format_duration
 
 if TYPE_CHECKING:
     from kernelbridge import AsyncClient, AsyncSession
@@ -26,7 +28,7 @@ OUR_FAILURE = 125
 BY_SIGNAL = 128
 """Added to the number of a signal that ended what runs."""
 KEPT = 3600.0
-"""Seconds that a session stays open that is to be kept: the default of the server's limit."""
+"""Seconds that a session stays open that is to be kept, or the server's limit if that is less."""
 
 
 _FAREWELL = 5.0
@@ -63,9 +65,16 @@ def as_client(command: Callable[..., int]) -> Callable[..., int]:
 class Opened:
     """A session that a command uses. Set `keep` to False, and it is ended when the command leaves it."""
 
-    def __init__(self, session: AsyncSession, *, keep: bool) -> None:
+    def __init__(self, session: AsyncSession, *, keep: bool, linger: float | None) -> None:
         self.session = session
         self.keep = keep
+        self.linger = linger
+        """Seconds that it stays open after the command, if that is known."""
+
+    @property
+    def stays(self) -> str:
+        """For how long it stays open, for people."""
+        return f"for {format_duration(self.linger or 0.0)}"
 
 
 class Connected(NamedTuple):
@@ -74,27 +83,42 @@ class Connected(NamedTuple):
     client: AsyncClient
     to_own_server: bool
     """Whether the server was started for the command, and ends with it."""
+    user: str | None
 
     @asynccontextmanager
-    async def session(self, name: str | None, image: str | None, *, keep: bool) -> AsyncIterator[Opened]:
+    async def session(
+        self, name: str | None, image: str | None, *, keep: bool, takes_up: bool = False
+    ) -> AsyncIterator[Opened]:
         """Open a session. If it is not kept, it ends with the context: one without a name with its files.
 
-        One that is open already stays open, as long as it was to.
+        One that is open already stays open, as long as it was to. With `takes_up`, it ends nevertheless if it is open
+        only because an earlier command of this kind had opened it, and was left.
         """
-        info = {} if name is None else await self.client.session(name).info()
+        session_id = name or self.client.session().session_id
+        info = await self.client.session(session_id).info() if keep or name is not None else {}
+        notes = LeftSession(self.client.target.url, self.user, session_id)
         was_open = "linger" in info
+        left = Left(delete_files=name is None)
+        ends = not was_open
+        if was_open and takes_up and (noted := notes.read(info["created"])) is not None:
+            left, ends = noted, True
+        elif keep:
+            notes.forget()  # somebody wants to have it from now on
         linger = info.get("linger")
         if keep:
-            linger = max(KEPT, linger or 0.0)
+            linger = max(min(KEPT, info.get("maxLinger", KEPT)), linger or 0.0)
         session = self.client.session(
-            name, image=image, linger=linger, keep_while_running=keep or info.get("keepWhileRunning", True)
+            session_id, image=image, linger=linger, keep_while_running=keep or info.get("keepWhileRunning", True)
         )
-        opened = Opened(session, keep=keep)
+        opened = Opened(session, keep=keep, linger=linger)
         try:
             yield opened
+            if takes_up and ends and opened.keep:
+                notes.write((await session.info())["created"], delete_files=left.delete_files)
         finally:
-            if not opened.keep and not was_open:
-                await _end(session, delete_files=name is None)
+            if ends and not opened.keep:
+                await _end(session, delete_files=left.delete_files)
+                notes.forget()
 
 
 async def _end(session: AsyncSession, *, delete_files: bool) -> None:
@@ -117,7 +141,7 @@ async def connected(server: Server, *, isolation: bool = True, keeps_files: bool
             raise ConfigError("There is no server at this address", f"{exc} (--url, KERNELBRIDGE_URL)") from exc
         try:
             async with made as client:
-                yield Connected(client, found.is_own)
+                yield Connected(client, found.is_own, server.user)
         except LoginRefused as exc:
             reason = f"{exc.reason}; put the token into KERNELBRIDGE_TOKEN, and the address into KERNELBRIDGE_URL"
             raise KernelBridgeError(exc.message, reason) from exc

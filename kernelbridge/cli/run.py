@@ -56,7 +56,7 @@ Examples:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-c", "code", metavar="CODE", help="Run this code instead of a file.")
 @click.option("--session", metavar="NAME", help="The session to run it in.  [default: a new one, which is deleted]")
-@click.option("--keep", is_flag=True, help="Leave the session open for an hour, with its variables.")
+@click.option("--keep", is_flag=True, help="Leave the session open, with its variables, for up to an hour.")
 @click.option("--timeout", metavar="DURATION", help="End the code after so long: 30s, 5m.  [default: the server's]")
 @click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON when the code has ended.")
@@ -97,7 +97,7 @@ def run(
             if keep and there.to_own_server:
                 say("The session ends now nevertheless: the server was started for this command.")
             elif keep:
-                say(f"The session {opened.session.session_id} stays open for an hour.")
+                say(f"The session {opened.session.session_id} stays open {opened.stays}.")
             return result
 
     for stream in (sys.stdout, sys.stderr):

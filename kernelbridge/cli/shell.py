@@ -35,8 +35,8 @@ _READ = 1 << 16
 def shell(*, session: str | None, terminal: str, server: Server) -> int:
     """Open a terminal of SESSION, or attach to the one that is open; without SESSION, of a new one.
 
-    `exit` ends it. `~d` at the beginning of a line leaves it: what runs goes on for an hour, and the same command takes
-    it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
+    `exit` ends it. `~d` at the beginning of a line leaves it: what runs goes on for up to an hour, and the same
+    command takes it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
     """
     say = screen.say
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -47,7 +47,7 @@ def shell(*, session: str | None, terminal: str, server: Server) -> int:
     async def work(_signals: object) -> int:
         async with (
             connected(server, keeps_files=session is not None) as there,
-            there.session(session, server.image, keep=True) as opened,
+            there.session(session, server.image, keep=True, takes_up=True) as opened,
         ):
             opened.keep = session is not None  # until its name is told
             size = os.get_terminal_size()
@@ -63,7 +63,7 @@ def shell(*, session: str | None, terminal: str, server: Server) -> int:
                     ("--user", server.user, None),
                 ):
                     words += [] if value in {usual, None} else [option, str(value)]
-                say(f"The terminal goes on for an hour. Take it up again with: {shlex.join(words)}")
+                say(f"The terminal goes on {opened.stays}. Take it up again with: {shlex.join(words)}")
                 if there.to_own_server:
                     say("It ends now nevertheless: the server was started for this command.")
                 return 0

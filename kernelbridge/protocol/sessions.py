@@ -161,6 +161,8 @@ class SessionInfoReply(Reply, frozen=True, tag="session_info_reply", kw_only=Tru
     """Whether the session has files."""
     runtime: str
     disk: DiskUse
+    max_linger: float
+    """The largest `linger` that the server grants, in seconds."""
     image: str | UnsetType | None = UNSET
     """This field and the following ones are there only for an open session."""
     kernel: str | UnsetType = UNSET

@@ -73,6 +73,11 @@ class Bounds:
     disk: int = 0
     """Bytes that the files may take; 0 for no limit."""
 
+    @property
+    def most_linger(self) -> float:
+        """The largest `linger` that clients may choose, in seconds."""
+        return max(self.max_linger, self.linger)
+
 
 def bounds_of(settings: Settings, runtime: RuntimeInfo) -> Bounds:
     """Return what the operator of a server with these settings and this runtime allows."""
@@ -147,9 +152,8 @@ def checked(options: SessionOptions, bounds: Bounds) -> SessionOptions:
     _within("limits.pids", options.pids, (MIN_PIDS, most.pids), "processes")
     most_disk = bounds.disk or _ANY_DISK
     _within("limits.disk", options.disk, (MIN_DISK, most_disk), f"bytes ({format_size(most_disk)})")
-    most_linger = max(bounds.max_linger, bounds.linger)
-    if options.linger is not None and options.linger > most_linger:
-        raise _invalid("linger", f"expected at most {most_linger:g} seconds, the server's limit")
+    if options.linger is not None and options.linger > bounds.most_linger:
+        raise _invalid("linger", f"expected at most {bounds.most_linger:g} seconds, the server's limit")
     if options.env is not None:
         _check_env(options.env)
     if options.egress is not None:
@@ -255,7 +259,7 @@ class Opening:
     def linger(self) -> float:
         """Seconds that the session stays open after its last connection."""
         bounds = self._bounds
-        return bounds.linger if self._linger is None else min(self._linger, max(bounds.max_linger, bounds.linger))
+        return bounds.linger if self._linger is None else min(self._linger, bounds.most_linger)
 
     @property
     def egress(self) -> Level | None:
@@ -274,8 +278,7 @@ class Opening:
     @property
     def seconds_without_server(self) -> float:
         """After which the sandbox ends itself. Without a server, nobody knows whether something runs in it."""
-        bounds = self._bounds
-        linger = max(bounds.max_linger, bounds.linger) if self.keep_while_running else self.linger
+        linger = self._bounds.most_linger if self.keep_while_running else self.linger
         return linger + SERVER_RETURNS
 
     @property

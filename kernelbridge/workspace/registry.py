@@ -291,6 +291,11 @@ class Registry:
         """Return a principal's open sessions."""
         return [entry.workspace for key, entry in self._entries.items() if key.principal == principal]
 
+    @property
+    def most_linger(self) -> float:
+        """The largest `linger` that clients may choose, in seconds."""
+        return self._bounds.most_linger
+
     async def has_files(self, key: SessionKey) -> bool:
         """Whether a session has stored files."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._data.has_files, key)

@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -19,7 +20,8 @@ from kernelbridge import Client
 from tests.client.servers import PATIENCE, ServerProcess
 from tests.client.test_run_command import environment
 
-FLAGS = {"max_linger": "1h"}
+FLAGS = {"max_linger": "10m"}
+"""Less than the hour that commands ask for."""
 
 
 class Person:
@@ -77,6 +79,11 @@ class Person:
         os.close(self.terminal)
 
 
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def _sessions_end(server: ServerProcess, user: str) -> Iterator[None]:
     with Client(server.url, user_id=user) as client:
@@ -107,6 +114,7 @@ def test_who_leaves_finds_what_runs_again(server: ServerProcess, user: str) -> N
         person.see("$ ")
         person.type("x=41; (read line; echo got $line)\r")
         person.type("~d")
+        person.see("goes on for 10m.")
         person.see("kernelbridge shell work")
         assert person.leave() == 0
     with Person(server, "--user", user, "work") as person:
@@ -116,6 +124,26 @@ def test_who_leaves_finds_what_runs_again(server: ServerProcess, user: str) -> N
         person.type("echo $((x + 1))\rexit\r")
         person.see("42")
         assert person.leave() == 0
+    with Client(server.url, user_id=user) as client:  # nobody wants it any more
+        assert client.session("work").info()["state"] == "absent"
+
+
+@pytest.mark.usefixtures("_sessions_end")
+@pytest.mark.parametrize("others", ["before", "meanwhile"])
+def test_a_session_that_somebody_else_wants_stays(server: ServerProcess, user: str, others: str) -> None:
+    keep = [sys.executable, "-m", "kernelbridge", "run", "--user", user, "--session", "work", "--keep", "-c", "x = 1"]
+    environ = environment(KERNELBRIDGE_URL=server.url)
+    for step in ("before", "shell", "meanwhile", "exit"):
+        if step == others:
+            done = subprocess.run(keep, env=environ, capture_output=True, text=True, check=True, timeout=PATIENCE)
+            assert "work stays open for 10m" in done.stderr
+        elif step in {"shell", "exit"}:
+            with Person(server, "--user", user, "work") as person:
+                person.see("$ ")
+                person.type("~d" if step == "shell" else "exit\r")
+                assert person.leave() == 0
+    with Client(server.url, user_id=user) as client:
+        assert client.session("work").run("x").data["text/plain"] == "1"
 
 
 def test_no_key_is_held_back(server: ServerProcess, user: str) -> None:

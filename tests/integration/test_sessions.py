@@ -179,6 +179,7 @@ async def test_asking_for_a_session_makes_none(server: RunningServer, client: Cl
         "stored": False,
         "runtime": server.runtime,
         "disk": {"used": 0, "limit": 2 << 30, "files": 0, "maxFiles": 200_000},
+        "maxLinger": 3600.0,
     }
     assert (await client.ask(type="resume", sessionId="nobody"))["code"] == "unknown_session"
     closed = await client.ask(type="close_session", sessionId="nobody", deleteFiles=True)

@@ -100,6 +100,7 @@ async def session_info(client: Client, message: SessionInfo, warnings: list[str]
         stored=stored,
         runtime=registry.runtime_name,
         disk=_disk(*await registry.disk(key)),
+        max_linger=registry.most_linger,
         warnings=warnings or UNSET,
     )
     workspace = registry.find(key)
