@@ -18,7 +18,6 @@ from kernelbridge.protocol.administration import JournalEvents, SessionRow, Sess
 T = TypeVar("T")
 
 TIMEOUT = 30.0
-"""Seconds that an answer may take."""
 UNIX = "unix:"
 
 
@@ -28,6 +27,15 @@ class Administrator:
 
     url: str
     headers: Mapping[str, str]
+    patience: float = TIMEOUT
+    """Seconds that an answer may take."""
+
+    @classmethod
+    def with_token(
+        cls, url: str, token: str | None, headers: Mapping[str, str], patience: float = TIMEOUT
+    ) -> Administrator:
+        """Log in with a token, if there is one."""
+        return cls(url, {**headers, **({"Authorization": f"Bearer {token}"} if token else {})}, patience)
 
     def sessions(self) -> list[SessionRow]:
         """Return all open sessions. Raises `KernelBridgeError`, as the other methods do."""
@@ -69,7 +77,7 @@ class Administrator:
                 "expected http://localhost:8001, an https URL, or unix:/path/of/its/socket; check --url and"
                 " KERNELBRIDGE_URL",
             )
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=self.patience)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self.headers) as http,
@@ -77,7 +85,7 @@ class Administrator:
             ):
                 return answer.status, await answer.read()
         except TimeoutError as exc:
-            raise self._no_server(f"it gave no answer within {TIMEOUT:g} s") from exc
+            raise self._no_server(f"it gave no answer within {self.patience:g} s") from exc
         except aiohttp.ClientConnectorCertificateError as exc:
             raise self._no_server(
                 f"{exc}; SSL_CERT_FILE may name a file with the authority of its certificate"

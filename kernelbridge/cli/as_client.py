@@ -121,6 +121,14 @@ class Connected(NamedTuple):
                 notes.forget()
 
 
+def tell_stay(there: Connected, opened: Opened) -> None:
+    """Say how long a session stays open that is to be kept."""
+    if opened.keep and there.to_own_server:
+        screen.say("The session ends now nevertheless: the server was started for this command.")
+    elif opened.keep:
+        screen.say(f"The session {opened.session.session_id} stays open {opened.stays}.")
+
+
 async def _end(session: AsyncSession, *, delete_files: bool) -> None:
     """End a session, if the server answers in time: who has pressed Ctrl-C waits."""
     with contextlib.suppress(TimeoutError, KernelBridgeError):

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import Server, as_client, carry_out, connected
+from kernelbridge.cli.completion import places
 from kernelbridge.client.errors import RequestRefused
 from kernelbridge.errors import KernelBridgeError
 
@@ -43,8 +44,8 @@ class Place(NamedTuple):
 
 
 @click.command()
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", shell_complete=places)
+@click.argument("target", shell_complete=places)
 @click.option("-r", "--recursive", is_flag=True, help="Copy a directory with everything in it.")
 @as_client
 def cp(*, source: str, target: str, recursive: bool, server: Server) -> int:

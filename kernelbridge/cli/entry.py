@@ -12,6 +12,8 @@ import click
 
 from kernelbridge import __version__
 from kernelbridge.cli import screen
+from kernelbridge.cli.completion import completion
+from kernelbridge.cli.console import console
 from kernelbridge.cli.cp import cp
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
@@ -39,6 +41,7 @@ def commands() -> None:
 commands.add_command(serve)
 commands.add_command(run)
 commands.add_command(shell)
+commands.add_command(console)
 commands.add_command(cp)
 commands.add_command(doctor)
 commands.add_command(images)
@@ -46,6 +49,7 @@ commands.add_command(token)
 commands.add_command(ps)
 commands.add_command(kill)
 commands.add_command(logs)
+commands.add_command(completion)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

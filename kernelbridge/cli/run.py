@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import getpass
 import json
-import os
 import signal
 import sys
 import termios
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from kernelbridge.cli import pictures, screen
-from kernelbridge.cli.as_client import BY_SIGNAL, Server, Signals, as_client, carry_out, connected
-from kernelbridge.cli.detaching import without_questions
-from kernelbridge.client.events import Display, Output, Started
+from kernelbridge.cli.as_client import BY_SIGNAL, Server, Signals, as_client, carry_out, connected, tell_stay
+from kernelbridge.cli.completion import files, own_sessions
+from kernelbridge.cli.running import Lines, Running, Screen, write
 from kernelbridge.client.results import Result
-from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings import quantities
-
-if TYPE_CHECKING:
-    from kernelbridge import AsyncSession
-    from kernelbridge.client.events import Event
 
 TIMED_OUT = 124
 """Exit code when the code ran longer than its time limit, as with `timeout`."""
-_END_OF_FILE = "\x04"
-"""What a kernel takes as the end of its input."""
 
 _CODES = """\b
 Exit codes:
@@ -52,10 +39,15 @@ Examples:
 
 
 @click.command(epilog=f"{_EXAMPLES}\n\n{_CODES}", context_settings={"allow_interspersed_args": False})
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-c", "code", metavar="CODE", help="Run this code instead of a file.")
-@click.option("--session", metavar="NAME", help="The session to run it in.  [default: a new one, which is deleted]")
+@click.option(
+    "--session",
+    metavar="NAME",
+    shell_complete=own_sessions,
+    help="The session to run it in.  [default: a new one, which is deleted]",
+)
 @click.option("--keep", is_flag=True, help="Leave the session open, with its variables, for up to an hour.")
 @click.option("--timeout", metavar="DURATION", help="End the code after so long: 30s, 5m.  [default: the server's]")
 @click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
@@ -83,7 +75,6 @@ def run(
     name, text = ("main.py", code) if code is not None else _read(file)
     argv = [*(["-c"] if code is not None else [file or name]), *arguments]
     seconds = None if timeout is None else _seconds(timeout)
-    say = screen.say
     if server.url is not None and no_isolation:
         raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
 
@@ -92,13 +83,18 @@ def run(
             connected(server, isolation=not no_isolation, keeps_files=session is not None) as there,
             there.session(session, server.image, keep=keep) as opened,
         ):
-            running = _Run(opened.session, signals, as_json=as_json)
-            result = await running.of(text, name, argv, seconds)
-            if keep and there.to_own_server:
-                say("The session ends now nevertheless: the server was started for this command.")
-            elif keep:
-                say(f"The session {opened.session.session_id} stays open {opened.stays}.")
-            return result
+            set_argv = f"import sys; sys.argv = {argv!r}"
+            await opened.session.run(set_argv, silent=True, store_history=False, check=True)
+            running = Running(opened.session, Lines().ask, (lambda _event: None) if as_json else Screen().show)
+            # A second Ctrl-C, and one before the code has begun, ends the command.
+            signals.on_interrupt = running.interrupt
+            try:
+                result = await running.result(text, name, seconds)
+            finally:
+                signals.on_interrupt = lambda: False
+            code = _finished(result, as_json=as_json)
+            tell_stay(there, opened)
+            return code
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -106,100 +102,26 @@ def run(
         return carry_out(work)
 
 
-class _Run:
-    """One run: shows what comes, answers what is asked, and passes interrupts on."""
-
-    def __init__(self, session: AsyncSession, signals: Signals, *, as_json: bool) -> None:
-        self._session = session
-        self._signals = signals
-        self._as_json = as_json
-        self._pictures = pictures.protocol(os.environ, is_terminal=sys.stdout.isatty() and not as_json)
-        self._run_id = ""
-        """That of the cell, when it has begun."""
-        self._interrupting: asyncio.Task[object] | None = None
-
-    async def of(self, code: str, filename: str, argv: Sequence[str], limit: float | None) -> int:
-        """Run code, for at most `limit` seconds; return the exit code."""
-        await self._session.run(f"import sys; sys.argv = {list(argv)!r}", silent=True, store_history=False, check=True)
-        self._signals.on_interrupt = self._interrupt
-        stream = self._session.stream(code, timeout=limit, filename=filename, on_input=self._answer)
-        result: Result | None = None
-        try:
-            async with contextlib.aclosing(stream) as events:
-                async for event in events:
-                    if isinstance(event, Result):
-                        result = event
-                    elif isinstance(event, Started):
-                        self._run_id = event.run_id
-                    elif not self._as_json:
-                        await asyncio.to_thread(self._show, event)
-        finally:
-            self._signals.on_interrupt = lambda: False
-            if self._interrupting is not None:
-                self._interrupting.cancel()
-        if result is None:
-            raise AssertionError(code)
-        return self._finished(result)
-
-    def _interrupt(self) -> bool:
-        """Pass a Ctrl-C on to the cell, once. A second one, and one before the cell has begun, ends the command."""
-        if not self._run_id or self._interrupting is not None:
-            return False
-        self._interrupting = asyncio.ensure_future(self._pass_on())
-        return True
-
-    async def _pass_on(self) -> None:
-        with contextlib.suppress(KernelBridgeError):  # the run ends with the same error
-            await self._session.interrupt(run_id=self._run_id)
-        self._interrupting = None
-
-    def _show(self, event: Event) -> None:
-        match event:
-            case Output(text, "stderr"):
-                _write(sys.stderr, text)
-            case Output(text):
-                _write(sys.stdout, text)
-            case Display(bundle) if self._pictures is not None and bundle.png is not None:
-                _write(sys.stdout, pictures.shown(bundle.png, self._pictures))
-            case Display(bundle) if bundle.text:
-                _write(sys.stdout, f"{bundle.text}\n")
-
-    def _finished(self, result: Result) -> int:
-        if self._as_json:
-            _write(sys.stdout, json.dumps(dict(result.frame)) + "\n")
-            return exit_code(result)
-        code = exit_code(result)
-        if result.late_output:
-            _write(sys.stderr, result.late_output)
-        leaves = _left_by_itself(result)
-        if leaves is None and not result.success:
-            _write(sys.stderr, (result.traceback or result.error or "").rstrip("\n") + "\n")
-        elif leaves and leaves != "None" and not _is_number(leaves):
-            _write(sys.stderr, f"{leaves}\n")
-        if leaves is None and result.cause is not None:
-            _write(sys.stderr, f"kernelbridge: the code was ended ({result.cause})\n")
-        if result.truncated:
-            _write(sys.stderr, f"kernelbridge: output is missing: {json.dumps(dict(result.truncated))}\n")
-        if result.hint:
-            _write(sys.stderr, f"kernelbridge: {result.hint}\n")
+def _finished(result: Result, *, as_json: bool) -> int:
+    """Show how the code ended, and return its exit code."""
+    code = exit_code(result)
+    if as_json:
+        write(sys.stdout, json.dumps(dict(result.frame)) + "\n")
         return code
-
-    async def _answer(self, prompt: str, secret: bool) -> str:  # noqa: FBT001 - the client calls it so
-        """Ask for a line. In a thread that nobody waits for at the end: a read of a terminal cannot be cancelled."""
-        loop = asyncio.get_running_loop()
-        line: asyncio.Future[str] = loop.create_future()
-
-        def answered(found: str) -> None:
-            if not line.done():
-                line.set_result(found)
-
-        def read() -> None:
-            found = _line(prompt, secret=secret)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(answered, found)
-
-        threading.Thread(target=read, daemon=True).start()
-        return await line
+    if result.late_output:
+        write(sys.stderr, result.late_output)
+    leaves = _left_by_itself(result)
+    if leaves is None and not result.success:
+        write(sys.stderr, (result.traceback or result.error or "").rstrip("\n") + "\n")
+    elif leaves and leaves != "None" and not _is_number(leaves):
+        write(sys.stderr, f"{leaves}\n")
+    if leaves is None and result.cause is not None:
+        write(sys.stderr, f"kernelbridge: the code was ended ({result.cause})\n")
+    if result.truncated:
+        write(sys.stderr, f"kernelbridge: output is missing: {json.dumps(dict(result.truncated))}\n")
+    if result.hint:
+        write(sys.stderr, f"kernelbridge: {result.hint}\n")
+    return code
 
 
 def exit_code(result: Result) -> int:
@@ -244,24 +166,6 @@ def _seconds(text: str) -> float:
         return quantities.parse_duration(text)
     except ValueError as exc:
         raise click.UsageError(f"--timeout: {text!r} is not a duration such as 30s or 5m") from exc
-
-
-def _line(prompt: str, *, secret: bool) -> str:
-    if secret and sys.stdin.isatty():
-        try:
-            return getpass.getpass(prompt)
-        except EOFError:
-            return _END_OF_FILE
-    _write(sys.stdout, prompt)
-    line = sys.stdin.readline()
-    return line.removesuffix("\n") if line else _END_OF_FILE
-
-
-def _write(stream: TextIO, text: str) -> None:
-    if stream.isatty():  # it would answer, into the shell that comes after this command
-        text = without_questions(text)
-    stream.write(text)
-    stream.flush()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.cells import cell_len, set_cell_size
 
+from kernelbridge.cli.completion import all_sessions
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings.quantities import human_size
 
@@ -66,7 +67,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
 def _of_session(command: Callable[..., int]) -> Callable[..., int]:
     """Add the argument that names a session."""
     user = click.option("--user", help="Whose session it is, if several users have one of this name.")
-    return click.argument("session")(user(command))
+    return click.argument("session", shell_complete=all_sessions)(user(command))
 
 
 @click.command()
@@ -122,7 +123,7 @@ def logs(
 def _administrator(url: str, token: str | None, headers: Mapping[str, str]) -> Administrator:
     from kernelbridge.cli.administrator import Administrator  # noqa: PLC0415 - loads aiohttp: not for --help
 
-    return Administrator(url, {**headers, **({"Authorization": f"Bearer {token}"} if token else {})})
+    return Administrator.with_token(url, token, headers)
 
 
 def _named(administrator: Administrator, session: str, user: str | None) -> SessionRow:

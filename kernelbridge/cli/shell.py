@@ -19,6 +19,7 @@ import click
 
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import OUR_FAILURE, EndedBySignal, Server, as_client, carry_out, connected
+from kernelbridge.cli.completion import own_sessions
 from kernelbridge.cli.detaching import LEFT, Keys, without_questions
 from kernelbridge.errors import KernelBridgeError
 
@@ -29,7 +30,7 @@ _READ = 1 << 16
 
 
 @click.command()
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=own_sessions)
 @click.option("--terminal", default="shell", show_default=True, help="Which terminal of the session.")
 @as_client
 def shell(*, session: str | None, terminal: str, server: Server) -> int:

@@ -87,6 +87,28 @@ def test_the_code_reads_standard_input_up_to_its_end(run: Run) -> None:
     assert (done.returncode, done.stdout) == (0, "? typed\nend\n")
 
 
+def test_a_question_that_the_code_gives_up_takes_no_line(to_server: dict[str, str], user: str) -> None:
+    program = """
+import signal
+def give_up(*_): raise TimeoutError
+signal.signal(signal.SIGALRM, give_up)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try: input("first? ")
+except TimeoutError: pass
+print("got", input("second? "))
+"""
+    with running(to_server, "--user", user, "-c", program, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        shown = ""
+        while not shown.endswith("second? "):
+            shown += process.stdout.read(1)
+        process.stdin.write("typed\n")
+        process.stdin.flush()
+        assert process.stdout.read() == "got typed\n"
+        assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize(
     ("code", "expected", "said"),
     [

@@ -1,82 +1,23 @@
 """`kernelbridge shell` at a terminal of the test's own: sizes, keys, leaving, coming back, what it leaves behind."""
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from kernelbridge import Client
+from tests.client.person import Person
 from tests.client.servers import PATIENCE, ServerProcess
 from tests.client.test_run_command import environment
 
 FLAGS = {"max_linger": "10m"}
 """Less than the hour that commands ask for."""
-
-
-class Person:
-    """Somebody at a terminal, who runs `kernelbridge shell` there."""
-
-    def __init__(self, server: ServerProcess, *words: str, rows: int = 30, cols: int = 100) -> None:
-        command = [sys.executable, "-m", "kernelbridge", "shell", *words]
-        self.terminal, its = pty.openpty()
-        self.set_size(rows, cols)
-        self.before = termios.tcgetattr(self.terminal)
-        environ = environment(KERNELBRIDGE_URL=server.url, TERM="xterm")
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.login_tty(its)
-            os.execve(sys.executable, command, environ)
-        os.close(its)
-        self.shown = ""
-
-    def set_size(self, rows: int, cols: int) -> None:
-        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def type(self, keys: str) -> None:
-        os.write(self.terminal, keys.encode())
-
-    def see(self, text: str) -> None:
-        """Wait until something is shown; what was shown up to its end is not looked at again."""
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.shown:
-            assert select.select([self.terminal], [], [], deadline - time.monotonic())[0], self.shown[-2000:]
-            try:
-                self.shown += os.read(self.terminal, 1 << 16).decode(errors="replace")
-            except OSError:
-                raise AssertionError(self.shown[-2000:]) from None  # the command has ended
-        self.shown = self.shown.partition(text)[2]
-
-    def leave(self) -> int:
-        """Wait for the end of the command, and give its exit code."""
-        while True:
-            try:
-                data = os.read(self.terminal, 1 << 16)
-            except OSError:  # the command has ended
-                break
-            self.shown += data.decode(errors="replace")
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self.terminal)
 
 
 @pytest.fixture(autouse=True)

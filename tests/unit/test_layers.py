@@ -43,6 +43,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 PURE = (
     "cli/detaching.py",
     "cli/pictures.py",
+    "cli/typed_code.py",
     "client/core.py",
     "client/errors.py",
     "client/events.py",

@@ -1,0 +1,145 @@
+"""One run of code while a person watches: what it shows, what it asks, and Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TextIO
+
+from kernelbridge.cli import pictures
+from kernelbridge.cli.detaching import without_questions
+from kernelbridge.client.events import Display, Output, Started
+from kernelbridge.client.results import Bundle, Result
+from kernelbridge.errors import KernelBridgeError
+
+if TYPE_CHECKING:
+    from kernelbridge import AsyncSession
+
+END_OF_FILE = "\x04"
+"""What a kernel takes as the end of its input."""
+
+Ask = Callable[[str, bool], Awaitable[str]]
+"""Asks the person: called with the prompt, and whether the answer is secret; returns the line."""
+
+
+class Running:
+    """Runs one cell, and passes on what comes of it. Use it once."""
+
+    def __init__(self, session: AsyncSession, ask: Ask, show: Callable[[Output | Display], None]) -> None:
+        """`show` is called in a thread, because a terminal that nobody reads blocks."""
+        self._session = session
+        self._ask = ask
+        self._show = show
+        self._run_id = ""
+        self._interrupting: asyncio.Task[object] | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether the cell has begun: it does not wait for others."""
+        return bool(self._run_id)
+
+    async def result(self, code: str, filename: str, limit: float | None = None) -> Result:
+        """Run code, for at most `limit` seconds. Cancelling it interrupts the cell, or withdraws one that waits."""
+        stream = self._session.stream(code, timeout=limit, filename=filename, on_input=self._ask)
+        try:
+            async with contextlib.aclosing(stream) as events:
+                async for event in events:
+                    if isinstance(event, Result):
+                        return event
+                    if isinstance(event, Started):
+                        self._run_id = event.run_id
+                    elif isinstance(event, Output | Display):
+                        await asyncio.to_thread(self._show, event)
+        finally:
+            if self._interrupting is not None:
+                self._interrupting.cancel()
+        raise AssertionError(code)
+
+    def interrupt(self) -> bool:
+        """Interrupt the cell; return False if it has not begun, or an interrupt is under way already."""
+        if not self.began or self._interrupting is not None:
+            return False
+        self._interrupting = asyncio.ensure_future(self._pass_on())
+        return True
+
+    async def _pass_on(self) -> None:
+        with contextlib.suppress(KernelBridgeError):  # the run ends with the same error
+            await self._session.interrupt(run_id=self._run_id)
+        self._interrupting = None
+
+
+class Lines:
+    """Lines of standard input, for the questions of a program."""
+
+    def __init__(self) -> None:
+        self._reading: asyncio.Future[str] | None = None
+        """The line that is being read. A read of a terminal cannot be cancelled: a question that replaces another one,
+        which the program has given up, gets the line for which that one waited."""
+
+    async def ask(self, prompt: str, secret: bool) -> str:  # noqa: FBT001 - the client calls it so
+        """Return the next line. It is read in a thread that nobody waits for at the end."""
+        if self._reading is None:
+            self._reading = self._begin(prompt, secret=secret)
+        else:
+            await asyncio.to_thread(write, sys.stdout, prompt)
+        line = await asyncio.shield(self._reading)
+        self._reading = None
+        return line
+
+    def _begin(self, prompt: str, *, secret: bool) -> asyncio.Future[str]:
+        loop = asyncio.get_running_loop()
+        line: asyncio.Future[str] = loop.create_future()
+
+        def read() -> None:
+            found = _line(prompt, secret=secret)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(line.set_result, found)
+
+        threading.Thread(target=read, daemon=True).start()
+        return line
+
+
+def _line(prompt: str, *, secret: bool) -> str:
+    if secret and sys.stdin.isatty():
+        try:
+            return getpass.getpass(prompt)
+        except EOFError:
+            return END_OF_FILE
+    write(sys.stdout, prompt)
+    line = sys.stdin.readline()
+    return line.removesuffix("\n") if line else END_OF_FILE
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write text of a program; to a terminal without questions, which it would answer into the next prompt."""
+    if stream.isatty():
+        text = without_questions(text)
+    stream.write(text)
+    stream.flush()
+
+
+class Screen:
+    """Shows what cells show on standard output and standard error, with pictures where the terminal can."""
+
+    def __init__(self) -> None:
+        self._pictures = pictures.protocol(os.environ, is_terminal=sys.stdout.isatty())
+
+    def show(self, event: Output | Display) -> None:
+        """Show one event."""
+        if isinstance(event, Display):
+            self.show_bundle(event.bundle)
+        else:
+            write(sys.stderr if event.stream == "stderr" else sys.stdout, event.text)
+
+    def show_bundle(self, bundle: Bundle, prefix: str = "") -> None:
+        """Show a display: its picture, or else its text behind `prefix`."""
+        if self._pictures is not None and bundle.png is not None:
+            sys.stdout.write(pictures.shown(bundle.png, self._pictures))
+            sys.stdout.flush()
+        elif bundle.text:
+            write(sys.stdout, f"{prefix}{bundle.text}\n")
