@@ -62,6 +62,10 @@ def as_client(command: Callable[..., int]) -> Callable[..., int]:
     return image(url(user(token(call))))
 
 
+WAITING = "Waiting for the session …"
+"""Said while a session starts, or something else runs in it."""
+
+
 class Opened:
     """A session that a command uses. Set `keep` to False, and it is ended when the command leaves it."""
 
@@ -148,6 +152,8 @@ async def connected(server: Server, *, isolation: bool = True, keeps_files: bool
         except ValueError as exc:
             raise ConfigError("There is no server at this address", f"{exc} (--url, KERNELBRIDGE_URL)") from exc
         try:
+            async with screen.waiting(f"Connecting to {found.url} …"):
+                await made.connect()
             async with made as client:
                 yield Connected(client, found.is_own, server.user)
         except LoginRefused as exc:

@@ -13,7 +13,17 @@ import click
 
 from kernelbridge import __version__
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import OUR_FAILURE, Opened, Server, Signals, as_client, carry_out, connected, tell_stay
+from kernelbridge.cli.as_client import (
+    OUR_FAILURE,
+    WAITING,
+    Opened,
+    Server,
+    Signals,
+    as_client,
+    carry_out,
+    connected,
+    tell_stay,
+)
 from kernelbridge.cli.completion import own_sessions
 from kernelbridge.cli.running import END_OF_FILE, Running, Screen, write
 from kernelbridge.client.errors import LoginRefused
@@ -80,7 +90,8 @@ class _Console:
 
     async def until_left(self) -> None:
         """Return when the person leaves."""
-        self._number = await _next_number(self._session)
+        async with screen.waiting(WAITING):
+            self._number = await _next_number(self._session)
         name = self._session.session_id
         write(
             sys.stdout, f"kernelbridge {__version__}, session {name}. Tab completes, name? explains, Ctrl-D leaves.\n"

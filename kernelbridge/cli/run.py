@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from kernelbridge.cli.as_client import BY_SIGNAL, Server, Signals, as_client, carry_out, connected, tell_stay
+from kernelbridge.cli import screen
+from kernelbridge.cli.as_client import BY_SIGNAL, WAITING, Server, Signals, as_client, carry_out, connected, tell_stay
 from kernelbridge.cli.completion import files, own_sessions
 from kernelbridge.cli.running import Lines, Running, Screen, write
 from kernelbridge.client.results import Result
@@ -84,7 +85,8 @@ def run(
             there.session(session, server.image, keep=keep) as opened,
         ):
             set_argv = f"import sys; sys.argv = {argv!r}"
-            await opened.session.run(set_argv, silent=True, store_history=False, check=True)
+            async with screen.waiting(WAITING, shown=not as_json):
+                await opened.session.run(set_argv, silent=True, store_history=False, check=True)
             running = Running(opened.session, Lines().ask, (lambda _event: None) if as_json else Screen().show)
             # A second Ctrl-C, and one before the code has begun, ends the command.
             signals.on_interrupt = running.interrupt

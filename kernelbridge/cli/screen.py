@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -46,6 +49,22 @@ def plain(text: str) -> str:
 def say(text: str) -> None:
     """Write a line on standard error."""
     errors().print(plain(text))
+
+
+@asynccontextmanager
+async def waiting(what: str, *, shown: bool = True, after: float = 1.0) -> AsyncIterator[None]:
+    """Show what is waited for on a terminal's standard error, if it takes more than `after` seconds; then remove it."""
+    console = errors()
+    if not shown or not sys.stderr.isatty() or console.is_dumb_terminal:
+        yield
+        return
+    status = console.status(Text(plain(what)))
+    timer = asyncio.get_running_loop().call_later(after, status.start)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()
 
 
 def write_row(console: Console, label: str, text: str, style: str = "", *, width: int = LABEL_WIDTH) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import OUR_FAILURE, EndedBySignal, Server, as_client, carry_out, connected
+from kernelbridge.cli.as_client import OUR_FAILURE, WAITING, EndedBySignal, Server, as_client, carry_out, connected
 from kernelbridge.cli.completion import own_sessions
 from kernelbridge.cli.detaching import LEFT, Keys, without_questions
 from kernelbridge.errors import KernelBridgeError
@@ -52,7 +52,8 @@ def shell(*, session: str | None, terminal: str, server: Server) -> int:
         ):
             opened.keep = session is not None  # until its name is told
             size = os.get_terminal_size()
-            attached = await opened.session.terminal(rows=size.lines, cols=size.columns, name=terminal)
+            async with screen.waiting(WAITING):
+                attached = await opened.session.terminal(rows=size.lines, cols=size.columns, name=terminal)
             with _raw(sys.stdin.fileno()):
                 left = await _Attached(attached).until_left()
             opened.keep = left

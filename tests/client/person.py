@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Self
 
-from tests.client.servers import PATIENCE, ServerProcess
-from tests.client.test_run_command import environment
+from tests.client.servers import PATIENCE, ServerProcess, environment
 
 
 class Person:

@@ -20,6 +20,12 @@ PATIENCE = 60.0
 """Seconds that a test waits for what must come."""
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a command."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("KERNELBRIDGE_")}
+    return mine | {"COLUMNS": "100", "PYTHONPATH": str(Path(__file__).parents[2])} | more
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a state of a server or of a connection, which tells nobody when it changes."""
     async with asyncio.timeout(PATIENCE):

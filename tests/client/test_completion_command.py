@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge import Client
-from tests.client.servers import PATIENCE, ServerProcess
-from tests.client.test_run_command import environment
+from tests.client.servers import PATIENCE, ServerProcess, environment
 
 PROGRAM = Path(sys.executable).with_name("kernelbridge")
 

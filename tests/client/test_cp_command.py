@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyte
 import pytest
 
 from kernelbridge import Client, Session
-from tests.client.servers import PATIENCE, ServerProcess
-from tests.client.test_run_command import environment
+from tests.client.person import Person
+from tests.client.servers import PATIENCE, ServerProcess, environment
 
 CONTENT = os.urandom(3_000_001)
 
@@ -77,6 +78,16 @@ def test_a_directory_there_and_back(tmp_path: Path) -> None:
     assert (tmp_path / "back" / "empty").is_dir()
     assert cp("-r", "work:", tmp_path / "all")[0] == 0
     assert "project/deep/x y.txt" in tree(tmp_path / "all")
+
+
+@pytest.mark.usefixtures("session")
+def test_progress_is_shown_on_a_terminal_and_removed(server: ServerProcess, user: str, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    with Person(server, "--user", user, str(tmp_path / "a.bin"), "work:data.bin", command="cp") as person:
+        assert person.leave() == 0
+    screen = pyte.Screen(100, 30)
+    pyte.Stream(screen).feed(person.all)
+    assert ("data.bin" in person.all, "".join(screen.display).strip()) == (True, "")
 
 
 def test_links_and_names_of_the_sandbox_lead_nowhere(session: Session, tmp_path: Path) -> None:

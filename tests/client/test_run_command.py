@@ -13,22 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyte
 import pytest
 
 from kernelbridge import Client
-from tests.client.servers import PATIENCE, ServerProcess
+from tests.client.person import Person
+from tests.client.servers import PATIENCE, ServerProcess, environment
 
 FLAGS = {"max_linger": "1h"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "kernelbridge", "run")
-
-
-def environment(**more: str) -> dict[str, str]:
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("KERNELBRIDGE_")}
-    return mine | {"COLUMNS": "100", "PYTHONPATH": str(ROOT)} | more
 
 
 @pytest.fixture
@@ -187,6 +183,40 @@ def test_a_ctrl_c_before_the_code_has_begun_withdraws_it(
         assert [str(event) for event in others][-1] == "1\non\n"
         assert [entry.path for entry in session.files.list()] == ["gate"]
         session.close(delete_files=True)
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_what_is_waited_for_is_shown_on_a_terminal_and_removed(server: ServerProcess, user: str, *, json: bool) -> None:
+    with Client(server.url, user_id=user) as client, client.session("work") as session:
+        session.sh("mkfifo gate")
+        others = session.stream("print(1, flush=True); open('gate').read()")
+        assert any(str(event) == "1\n" for event in others)
+        words = ["--user", user, "--session", "work", "-c", "print('done')", *(["--json"] if json else [])]
+        with Person(server, *words, command="run") as person:
+            if json:
+                while session.info()["queuedCells"] == 0:
+                    os.sched_yield()
+            else:
+                person.see("Waiting for the session")
+            session.sh("echo >gate")
+            assert person.leave() == 0
+        screen = pyte.Screen(100, 30)
+        pyte.Stream(screen).feed(person.all)
+        assert "Waiting" not in (person.all if json else "".join(screen.display))
+        assert "done" in "".join(screen.display)
+        session.close(delete_files=True)
+
+
+def test_a_server_that_is_slow_to_answer_is_waited_for(server: ServerProcess, user: str) -> None:
+    server.freeze()
+    try:
+        with Person(server, "--user", user, "-c", "print('done')", command="run") as person:
+            person.see("Connecting to ws://")
+            server.thaw()
+            person.see("done")
+            assert person.leave() == 0
+    finally:
+        server.thaw()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -13,8 +13,7 @@ import pytest
 
 from kernelbridge import Client
 from tests.client.person import Person
-from tests.client.servers import PATIENCE, ServerProcess
-from tests.client.test_run_command import environment
+from tests.client.servers import PATIENCE, ServerProcess, environment
 
 FLAGS = {"max_linger": "10m"}
 """Less than the hour that commands ask for."""
