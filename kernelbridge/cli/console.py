@@ -25,7 +25,7 @@ from kernelbridge.cli.as_client import (
     tell_stay,
 )
 from kernelbridge.cli.completion import own_sessions
-from kernelbridge.cli.running import END_OF_FILE, Running, Screen, write
+from kernelbridge.cli.running import END_OF_FILE, Running, Screen
 from kernelbridge.client.errors import LoginRefused
 from kernelbridge.client.events import Display, Output
 from kernelbridge.client.results import Result
@@ -93,7 +93,7 @@ class _Console:
         async with screen.waiting(WAITING):
             self._number = await _next_number(self._session)
         name = self._session.session_id
-        write(
+        self._screen.write(
             sys.stdout, f"kernelbridge {__version__}, session {name}. Tab completes, name? explains, Ctrl-D leaves.\n"
         )
         while True:
@@ -132,7 +132,7 @@ class _Console:
             cell.cancel()
             if not withdrawn:
                 raise
-            write(sys.stderr, "KeyboardInterrupt: the cell had not begun\n")
+            self._screen.write(sys.stderr, "KeyboardInterrupt: the cell had not begun\n")
             return
         except LoginRefused:
             raise
@@ -144,12 +144,13 @@ class _Console:
         self._finish(result)
 
     def _finish(self, result: Result) -> None:
+        self._screen.settle()
         self._number = (result.execution_count or self._number) + 1
         if result.late_output:
-            write(sys.stdout, result.late_output)
+            self._screen.write(sys.stdout, result.late_output)
         if not result.success:
             text = (result.traceback or result.error or "").rstrip("\n") + "\n"
-            write(sys.stdout, self._prompts.highlighted(text))
+            self._screen.write(sys.stdout, self._prompts.highlighted(text))
         for note in (
             f"the cell was ended ({result.cause})" if result.cause not in {None, "interrupted"} else None,
             None if result.state_preserved else "the interpreter was ended: its variables are lost",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from kernelbridge import AsyncSession
     from kernelbridge.client.files import FileInfo
     from kernelbridge.client.files import Progress as Moved
-
-MOST_ENTRIES = 10_000
-"""Entries that the server lists at once."""
 
 
 class Place(NamedTuple):
@@ -129,7 +126,7 @@ class _Copying:
             return
         self._check_recursive(source or ".")
         root = target / (name or self._session.session_id) if into else target
-        for each in await self._listed(source, recursive=True):
+        async for each in self._below(source):
             below = PurePosixPath(each.path).relative_to(PurePosixPath(source))
             if below.is_absolute() or ".." in below.parts:
                 raise KernelBridgeError(f"The server lists {each.path!r}", "no file of a workspace has such a name")
@@ -153,7 +150,16 @@ class _Copying:
             if exc.code != "not_found":
                 raise
             return None
-        return next((entry.kind for entry in found if PurePosixPath(entry.path) == plain), None)
+        kind = next((entry.kind for entry in found if PurePosixPath(entry.path) == plain), None)
+        return await self._kind_by_itself(path) if kind is None and found.truncated else kind
+
+    async def _kind_by_itself(self, path: str) -> str | None:
+        """Return what a path is whose directory has more entries than the server lists; None if it is no directory."""
+        try:
+            await self._files.list(path)
+        except RequestRefused:
+            return None
+        return "directory"
 
     async def _fetch_file(self, source: str, target: Path) -> None:
         try:
@@ -162,13 +168,25 @@ class _Copying:
         except OSError as exc:
             raise KernelBridgeError(f"{target} cannot be written", exc.strerror or str(exc)) from exc
 
-    async def _listed(self, path: str, *, recursive: bool) -> list[FileInfo]:
-        found = await self._files.list("" if path == "." else path, recursive=recursive, hidden=True)
-        if len(found) >= MOST_ENTRIES:
+    async def _below(self, path: str) -> AsyncIterator[FileInfo]:
+        """Yield everything below a directory: in one list, or in one for each directory if that is not all."""
+        path = "" if path == "." else path
+        found = await self._files.list(path, recursive=True, hidden=True)
+        if not found.truncated:
+            for entry in found:
+                yield entry
+            return
+        direct = await self._files.list(path, hidden=True)
+        if direct.truncated:
             raise KernelBridgeError(
-                f"{path or 'The workspace'} has too many files", "pack them into one: tar -cf FILE DIRECTORY"
+                f"{path or 'The workspace'} has more than {len(direct):,} entries",
+                "the server lists no more of one directory. Pack them into one file: tar -cf FILE DIRECTORY",
             )
-        return found
+        for entry in direct:
+            yield entry
+            if entry.kind == "directory":
+                async for below in self._below(entry.path):
+                    yield below
 
     def _check_recursive(self, source: object) -> None:
         if not self._recursive:

@@ -17,6 +17,14 @@ _QUESTIONS = re.compile(
     r"|\x1b_G[^\x1b;]*a=q[^\x1b]*\x1b\\"  # whether it shows pictures
 )
 
+_BEGUN = re.compile(r"(?:\x1b(?:\[[?>=]?[\d;]*\$?)?|\x9b[?>=]?[\d;]*|\x1b\][^\x07\x1b]*\x1b?|\x1b[P_][^\x1b]*\x1b?)\Z")
+"""The beginning of what may become a question."""
+_LONGEST = 2 << 20
+"""Characters of a beginning that are kept: more than a terminal's replay has."""
+
+_CANCEL = "\x18"
+"""Stands for each question. It ends a sequence that is begun before it, which could go on behind it otherwise."""
+
 LEFT = (
     "\x1b7\x1b[?1049l\x1b[<u\x1b[>4m"
     + "".join(f"\x1b[?{mode}l" for mode in (1000, 1002, 1003, 1004, 1005, 1006, 1015, 2004, 1))
@@ -55,6 +63,24 @@ class Keys:
         return typed, False
 
 
-def without_questions(text: str) -> str:
-    """Remove what the terminal would answer, and what writes into its clipboard."""
-    return _QUESTIONS.sub("", text)
+class WithoutQuestions:
+    """Removes what the terminal would answer, and what writes into its clipboard, from text that comes in pieces.
+
+    The beginning of a sequence at the end of a piece waits for the next one: together they may be a question.
+    """
+
+    def __init__(self) -> None:
+        self._begun = ""
+        """The beginning of a sequence."""
+
+    def take(self, text: str) -> str:
+        """Return what the terminal may get of the next piece."""
+        text = self._begun + text
+        begun = _BEGUN.search(text)
+        self._begun = "" if begun is None else begun[0][:_LONGEST]
+        return _QUESTIONS.sub(_CANCEL, text if begun is None else text[: begun.start()])
+
+    def end(self) -> str:
+        """Return the beginning of a sequence that waits, and forget it."""
+        begun, self._begun = self._begun, ""
+        return begun

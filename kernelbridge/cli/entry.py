@@ -12,11 +12,13 @@ import click
 
 from kernelbridge import __version__
 from kernelbridge.cli import screen
+from kernelbridge.cli.bench import bench
 from kernelbridge.cli.completion import completion
 from kernelbridge.cli.console import console
 from kernelbridge.cli.cp import cp
 from kernelbridge.cli.doctor import doctor
 from kernelbridge.cli.images import images
+from kernelbridge.cli.open import open_page
 from kernelbridge.cli.run import run
 from kernelbridge.cli.serve import serve
 from kernelbridge.cli.sessions import kill, logs, ps
@@ -49,6 +51,8 @@ commands.add_command(token)
 commands.add_command(ps)
 commands.add_command(kill)
 commands.add_command(logs)
+commands.add_command(open_page)
+commands.add_command(bench)
 commands.add_command(completion)
 
 

@@ -15,7 +15,7 @@ import click
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import BY_SIGNAL, WAITING, Server, Signals, as_client, carry_out, connected, tell_stay
 from kernelbridge.cli.completion import files, own_sessions
-from kernelbridge.cli.running import Lines, Running, Screen, write
+from kernelbridge.cli.running import Lines, Running, Screen
 from kernelbridge.client.results import Result
 from kernelbridge.settings import quantities
 
@@ -87,14 +87,15 @@ def run(
             set_argv = f"import sys; sys.argv = {argv!r}"
             async with screen.waiting(WAITING, shown=not as_json):
                 await opened.session.run(set_argv, silent=True, store_history=False, check=True)
-            running = Running(opened.session, Lines().ask, (lambda _event: None) if as_json else Screen().show)
+            shown = Screen()
+            running = Running(opened.session, Lines(shown).ask, (lambda _event: None) if as_json else shown.show)
             # A second Ctrl-C, and one before the code has begun, ends the command.
             signals.on_interrupt = running.interrupt
             try:
                 result = await running.result(text, name, seconds)
             finally:
                 signals.on_interrupt = lambda: False
-            code = _finished(result, as_json=as_json)
+            code = _finished(result, shown, as_json=as_json)
             tell_stay(there, opened)
             return code
 
@@ -104,25 +105,26 @@ def run(
         return carry_out(work)
 
 
-def _finished(result: Result, *, as_json: bool) -> int:
+def _finished(result: Result, shown: Screen, *, as_json: bool) -> int:
     """Show how the code ended, and return its exit code."""
     code = exit_code(result)
+    shown.settle()
     if as_json:
-        write(sys.stdout, json.dumps(dict(result.frame)) + "\n")
+        shown.write(sys.stdout, json.dumps(dict(result.frame)) + "\n")
         return code
     if result.late_output:
-        write(sys.stderr, result.late_output)
+        shown.write(sys.stderr, result.late_output)
     leaves = _left_by_itself(result)
     if leaves is None and not result.success:
-        write(sys.stderr, (result.traceback or result.error or "").rstrip("\n") + "\n")
+        shown.write(sys.stderr, (result.traceback or result.error or "").rstrip("\n") + "\n")
     elif leaves and leaves != "None" and not _is_number(leaves):
-        write(sys.stderr, f"{leaves}\n")
+        shown.write(sys.stderr, f"{leaves}\n")
     if leaves is None and result.cause is not None:
-        write(sys.stderr, f"kernelbridge: the code was ended ({result.cause})\n")
+        shown.write(sys.stderr, f"kernelbridge: the code was ended ({result.cause})\n")
     if result.truncated:
-        write(sys.stderr, f"kernelbridge: output is missing: {json.dumps(dict(result.truncated))}\n")
+        shown.write(sys.stderr, f"kernelbridge: output is missing: {json.dumps(dict(result.truncated))}\n")
     if result.hint:
-        write(sys.stderr, f"kernelbridge: {result.hint}\n")
+        shown.write(sys.stderr, f"kernelbridge: {result.hint}\n")
     return code
 
 

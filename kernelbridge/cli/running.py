@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TextIO
 
 from kernelbridge.cli import pictures
-from kernelbridge.cli.detaching import without_questions
+from kernelbridge.cli.detaching import WithoutQuestions
 from kernelbridge.client.events import Display, Output, Started
 from kernelbridge.client.results import Bundle, Result
 from kernelbridge.errors import KernelBridgeError
@@ -76,7 +76,8 @@ class Running:
 class Lines:
     """Lines of standard input, for the questions of a program."""
 
-    def __init__(self) -> None:
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
         self._reading: asyncio.Future[str] | None = None
         """The line that is being read. A read of a terminal cannot be cancelled: a question that replaces another one,
         which the program has given up, gets the line for which that one waited."""
@@ -86,7 +87,7 @@ class Lines:
         if self._reading is None:
             self._reading = self._begin(prompt, secret=secret)
         else:
-            await asyncio.to_thread(write, sys.stdout, prompt)
+            await asyncio.to_thread(self._screen.write, sys.stdout, prompt)
         line = await asyncio.shield(self._reading)
         self._reading = None
         return line
@@ -96,31 +97,22 @@ class Lines:
         line: asyncio.Future[str] = loop.create_future()
 
         def read() -> None:
-            found = _line(prompt, secret=secret)
+            found = self._line(prompt, secret=secret)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(line.set_result, found)
 
         threading.Thread(target=read, daemon=True).start()
         return line
 
-
-def _line(prompt: str, *, secret: bool) -> str:
-    if secret and sys.stdin.isatty():
-        try:
-            return getpass.getpass(prompt)
-        except EOFError:
-            return END_OF_FILE
-    write(sys.stdout, prompt)
-    line = sys.stdin.readline()
-    return line.removesuffix("\n") if line else END_OF_FILE
-
-
-def write(stream: TextIO, text: str) -> None:
-    """Write text of a program; to a terminal without questions, which it would answer into the next prompt."""
-    if stream.isatty():
-        text = without_questions(text)
-    stream.write(text)
-    stream.flush()
+    def _line(self, prompt: str, *, secret: bool) -> str:
+        if secret and sys.stdin.isatty():
+            try:
+                return getpass.getpass(prompt)
+            except EOFError:
+                return END_OF_FILE
+        self._screen.write(sys.stdout, prompt)
+        line = sys.stdin.readline()
+        return line.removesuffix("\n") if line else END_OF_FILE
 
 
 class Screen:
@@ -128,13 +120,28 @@ class Screen:
 
     def __init__(self) -> None:
         self._pictures = pictures.protocol(os.environ, is_terminal=sys.stdout.isatty())
+        self._filter = WithoutQuestions()
+        """For both streams: if both are the terminal, one can begin what the other ends."""
+        self._writing = threading.Lock()
+
+    def write(self, stream: TextIO, text: str) -> None:
+        """Write text of a program; to a terminal without questions, which it would answer into the next prompt."""
+        with self._writing:
+            if stream.isatty():
+                text = self._filter.take(text)
+            stream.write(text)
+            stream.flush()
+
+    def settle(self) -> None:
+        """Drop the beginning of a sequence that the program has not ended: it would take what others write."""
+        self._filter.end()
 
     def show(self, event: Output | Display) -> None:
         """Show one event."""
         if isinstance(event, Display):
             self.show_bundle(event.bundle)
         else:
-            write(sys.stderr if event.stream == "stderr" else sys.stdout, event.text)
+            self.write(sys.stderr if event.stream == "stderr" else sys.stdout, event.text)
 
     def show_bundle(self, bundle: Bundle, prefix: str = "") -> None:
         """Show a display: its picture, or else its text behind `prefix`."""
@@ -142,4 +149,4 @@ class Screen:
             sys.stdout.write(pictures.shown(bundle.png, self._pictures))
             sys.stdout.flush()
         elif bundle.text:
-            write(sys.stdout, f"{prefix}{bundle.text}\n")
+            self.write(sys.stdout, f"{prefix}{bundle.text}\n")

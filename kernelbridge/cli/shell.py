@@ -20,7 +20,7 @@ import click
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import OUR_FAILURE, WAITING, EndedBySignal, Server, as_client, carry_out, connected
 from kernelbridge.cli.completion import own_sessions
-from kernelbridge.cli.detaching import LEFT, Keys, without_questions
+from kernelbridge.cli.detaching import LEFT, Keys, WithoutQuestions
 from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
@@ -149,8 +149,10 @@ class _Attached:
         await self._terminal.resize(size.lines, size.columns)
 
     async def _show(self) -> None:
+        replay = WithoutQuestions()
         while text := await self._terminal.read():
-            await self._write(without_questions(text) if self._terminal.replayed else text)
+            # What was begun in the replay and ends behind it was never answered.
+            await self._write(replay.take(text) if self._terminal.replayed else replay.end() + text)
         if not self._left.done():
             self._left.set_result(False)
 

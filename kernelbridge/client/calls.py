@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections import deque
 from typing import Any
 
@@ -11,7 +12,11 @@ from kernelbridge.client.core import Frame, Request
 from kernelbridge.client.errors import ClientError
 
 EVENTS = 64 << 20
-"""Characters of output that may wait for a caller that does not take events as fast as they come."""
+"""Characters of output and displays that may wait for a caller that does not take events as fast as they come."""
+
+_WITHOUT_TEXT = frozenset({"display_data", "update_display_data", "clear_output"})
+_RECORD = 512
+"""Characters that such an event counts besides its content, so that empty ones are bounded, too."""
 
 
 class Call:
@@ -32,11 +37,10 @@ class Call:
         The reader of the connection cannot wait instead: other calls of the same caller need their answers. What a
         terminal replays is never left out, because it is bounded, and counts from the terminal's beginning.
         """
-        text = _output(frame)
-        size = len(text)
+        size = _size(frame)
         counted = size and not frame.get("replay")
         if counted and self._size + size > EVENTS:
-            self._left_out += len(text.encode())
+            self._left_out += frame.get("leftOut", 0) + sum(len(part.encode()) for part in _parts(frame))
             return
         if self._left_out and counted:
             frame["leftOut"] = frame.get("leftOut", 0) + self._left_out
@@ -70,7 +74,7 @@ class Call:
                 raise self._failure
             if self._events:
                 frame = self._events.popleft()
-                self._size -= len(_output(frame))
+                self._size -= _size(frame)
                 return frame
             if isinstance(self._answer, ClientError):
                 raise self._answer
@@ -87,10 +91,17 @@ class Call:
         return self._answer
 
 
-def _output(frame: Frame) -> str:
-    """Return the text in an event of a run or of a terminal."""
-    text = frame.get("data") if frame["type"] == "terminal_data" else frame.get("text")
-    return text if isinstance(text, str) else ""
+def _parts(frame: Frame) -> list[str]:
+    """Return the texts in an event of a run or of a terminal."""
+    data = frame.get("data", frame.get("text"))
+    if isinstance(data, dict):
+        return [part if isinstance(part, str) else json.dumps(part) for part in data.values()]
+    return [data] if isinstance(data, str) else []
+
+
+def _size(frame: Frame) -> int:
+    """Return what an event counts; 0 for one that must not be left out."""
+    return sum(map(len, _parts(frame))) + (_RECORD if frame["type"] in _WITHOUT_TEXT else 0)
 
 
 async def awaited(value: Any) -> Any:

@@ -27,7 +27,7 @@ class Output:
     stream: str
     """`stdout` or `stderr`; of a command `terminal`."""
     left_out: int = 0
-    """Bytes of events that are missing before this one, because the client read too slowly. The result is complete."""
+    """Bytes of events that are missing before this one, because they were read too slowly. The result is complete."""
 
     def __str__(self) -> str:
         return self.text
@@ -41,6 +41,8 @@ class Display:
     display_id: str | None = None
     updates: bool = False
     """Whether it replaces what `display_id` shows already."""
+    left_out: int = 0
+    """As of `Output`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def event_of(frame: Mapping[str, Any]) -> Event | None:
             return Output(frame["text"], "terminal", frame.get("leftOut", 0))
         case "display_data" | "update_display_data":
             bundle = Bundle(frame["data"], frame["metadata"], bool(frame.get("result")))
-            return Display(bundle, frame.get("displayId"), updates=frame["type"] == "update_display_data")
+            updates = frame["type"] == "update_display_data"
+            return Display(bundle, frame.get("displayId"), updates, frame.get("leftOut", 0))
         case "clear_output":
             return Cleared(frame["wait"])
     return None

@@ -173,7 +173,7 @@ def test_a_ctrl_c_before_the_code_has_begun_withdraws_it(
     with Client(server.url, user_id=user) as client, client.session("work") as session:
         others = session.stream("print(1, flush=True); open('gate').read(); print('on')")
         session.sh("mkfifo gate")
-        assert any(str(event) == "1\n" for event in others)
+        assert any(str(event).startswith("1") for event in others)
         with running(to_server, "--user", user, "--session", "work", "-c", "open('ran', 'w')") as process:
             while session.info()["queuedCells"] == 0:
                 os.sched_yield()
@@ -190,7 +190,7 @@ def test_what_is_waited_for_is_shown_on_a_terminal_and_removed(server: ServerPro
     with Client(server.url, user_id=user) as client, client.session("work") as session:
         session.sh("mkfifo gate")
         others = session.stream("print(1, flush=True); open('gate').read()")
-        assert any(str(event) == "1\n" for event in others)
+        assert any(str(event).startswith("1") for event in others)
         words = ["--user", user, "--session", "work", "-c", "print('done')", *(["--json"] if json else [])]
         with Person(server, *words, command="run") as person:
             if json:

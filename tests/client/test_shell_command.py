@@ -133,6 +133,6 @@ def test_replayed_questions_are_not_answered_again(server: ServerProcess, user: 
         person.type("\r~d")
         person.leave()
     with Person(server, "--user", user, "work") as person:
-        person.see("ab")
+        person.see("a\x18b")
         person.type("exit\r")
         assert person.leave() == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernelbridge.cli.detaching import Keys, without_questions
+from kernelbridge.cli.detaching import Keys, WithoutQuestions
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,25 @@ def test_what_is_typed_and_who_leaves(pieces: list[str], typed: str, leaves: boo
     ],
 )
 def test_a_question_is_removed(question: str) -> None:
-    assert without_questions(f"a{question}b") == "ab"
+    assert WithoutQuestions().take(f"a{question}b") == "a\x18b"
+    for cut in range(len(question)):
+        text = WithoutQuestions()
+        pieces = f"a{question[:cut]}", question[cut:], "b"
+        assert "".join(map(text.take, pieces)) == "a\x18b", cut
+
+
+def test_what_is_left_of_two_questions_is_none() -> None:
+    text = WithoutQuestions()
+    shown = text.take("\x1b\x1b[c[c") + text.take("\x1b\x1b[c") + text.take("[c")
+    assert "\x1b[c" not in shown
+
+
+def test_the_beginning_of_a_sequence_waits_until_nothing_follows() -> None:
+    text = WithoutQuestions()
+    assert (text.take("a\x1b]0;ti"), text.take("tle\x07b"), text.end()) == ("a", "\x1b]0;title\x07b", "")
+    assert (text.take("a\x1b["), text.end(), text.take("c")) == ("a", "\x1b[", "c")
 
 
 @pytest.mark.parametrize("text", ["\x1b[1;31mred\x1b[m", "\x1b[2J\x1b[3;4H", "\x1b]0;title\x07", "\x1b[?25l", "c n q"])
 def test_what_is_no_question_stays(text: str) -> None:
-    assert without_questions(text) == text
+    assert WithoutQuestions().take(text) == text

@@ -9,6 +9,7 @@ import pytest
 from kernelbridge.client import calls, loop_thread
 from kernelbridge.client.calls import Call
 from kernelbridge.client.core import Kind, Request
+from kernelbridge.client.events import Output, event_of
 from kernelbridge.client.terminal import AsyncTerminal
 
 PATIENCE = 10.0
@@ -48,6 +49,31 @@ async def test_output_of_a_terminal_that_nobody_reads_is_bounded_and_counted(mon
     call.put(data("12345", replay=True))
     call.put(data("6789left outänewest", replay=True))
     assert await terminal.read() == "est", "positions count what was left out, and replays are whole"
+
+
+async def test_displays_that_nobody_reads_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "EVENTS", 5000)
+    call = Call(Request({"requestId": "r"}, Kind.RUN))
+    call.put({"type": "execution_started", "requestId": "r"})
+    picture = {"type": "display_data", "data": {"image/png": "x" * 1000, "application/json": {"a": 1}}, "metadata": {}}
+    for _ in range(100):
+        call.put(dict(picture))
+    for _ in range(100):
+        call.put({"type": "clear_output", "wait": False})
+    call.put({"type": "input_request", "inputId": "i"})
+    call.settle({"type": "execution_result"})
+    came = []
+    while (frame := await call.next()) is not None:
+        came.append(frame)
+    assert [frame["type"] for frame in came][:1] == ["execution_started"]
+    assert came[-1]["type"] == "input_request", "a question is never left out"
+    shown = [frame for frame in came if frame["type"] == "display_data"]
+    assert 0 < len(shown) < 5
+    assert len(came) < 10
+    call.put({"type": "execution_output", "text": "on", "stream": "stdout"})
+    last = event_of(await call.next() or {"type": "nothing"})
+    assert isinstance(last, Output)
+    assert last.left_out == (100 - len(shown)) * (1000 + len('{"a": 1}'))
 
 
 def test_the_loop_can_be_asked_for_while_it_is_being_made() -> None:
