@@ -121,7 +121,7 @@ class _Console:
                 withdrawn = True
                 cell.cancel()
             else:
-                running.interrupt()  # while one is under way, the server goes on with stronger ones
+                running.interrupt(escalate=True)
             return True
 
         self._interrupt = interrupt

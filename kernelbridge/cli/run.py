@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ from kernelbridge.cli.running import Lines, Running, Screen
 from kernelbridge.client.results import Result
 from kernelbridge.settings import quantities
 
+_PASSED_ON = 2
+"""How many Ctrl-C the code gets."""
 TIMED_OUT = 124
 """Exit code when the code ran longer than its time limit, as with `timeout`."""
 
@@ -89,8 +92,7 @@ def run(
                 await opened.session.run(set_argv, silent=True, store_history=False, check=True)
             shown = Screen()
             running = Running(opened.session, Lines(shown).ask, (lambda _event: None) if as_json else shown.show)
-            # A second Ctrl-C, and one before the code has begun, ends the command.
-            signals.on_interrupt = running.interrupt
+            signals.on_interrupt = partial(_interrupted, running)
             try:
                 result = await running.result(text, name, seconds)
             finally:
@@ -103,6 +105,20 @@ def run(
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     with _terminal_restored():
         return carry_out(work)
+
+
+def _interrupted(running: Running) -> bool:
+    """Pass a Ctrl-C on to the code; return False for one that ends the command.
+
+    That is one before the code has begun, and the third. The person is told with the second: the code has caught the
+    first one, or does not react.
+    """
+    if not running.began or running.interrupts >= _PASSED_ON:
+        return False
+    running.interrupt()
+    if running.interrupts == _PASSED_ON:
+        screen.say("Ctrl-C was passed on again. Once more ends the code and this command.")
+    return True
 
 
 def _finished(result: Result, shown: Screen, *, as_json: bool) -> int:

@@ -36,7 +36,8 @@ class Running:
         self._ask = ask
         self._show = show
         self._run_id = ""
-        self._interrupting: asyncio.Task[object] | None = None
+        self._interrupts: list[asyncio.Task[None]] = []
+        """One for each Ctrl-C."""
 
     @property
     def began(self) -> bool:
@@ -56,21 +57,25 @@ class Running:
                     elif isinstance(event, Output | Display):
                         await asyncio.to_thread(self._show, event)
         finally:
-            if self._interrupting is not None:
-                self._interrupting.cancel()
+            for task in self._interrupts:
+                task.cancel()
         raise AssertionError(code)
 
-    def interrupt(self) -> bool:
-        """Interrupt the cell; return False if it has not begun, or an interrupt is under way already."""
-        if not self.began or self._interrupting is not None:
-            return False
-        self._interrupting = asyncio.ensure_future(self._pass_on())
-        return True
+    @property
+    def interrupts(self) -> int:
+        """How often the cell was interrupted."""
+        return len(self._interrupts)
 
-    async def _pass_on(self) -> None:
-        with contextlib.suppress(KernelBridgeError):  # the run ends with the same error
-            await self._session.interrupt(run_id=self._run_id)
-        self._interrupting = None
+    def interrupt(self, *, escalate: bool = False) -> None:
+        """Interrupt the cell once more. With `escalate`, one that goes on is ended."""
+        before = self._interrupts[-1] if self._interrupts else None
+        self._interrupts.append(asyncio.ensure_future(self._pass_on(before, escalate=escalate)))
+
+    async def _pass_on(self, before: asyncio.Task[None] | None, *, escalate: bool) -> None:
+        if before is not None:
+            await asyncio.wait([before])  # two at once could be taken for one
+        with contextlib.suppress(KernelBridgeError):  # if the connection is lost, the run ends with the same error
+            await self._session.interrupt(run_id=self._run_id, escalate=escalate)
 
 
 class Lines:

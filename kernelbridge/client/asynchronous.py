@@ -345,15 +345,20 @@ class AsyncSession:
             asking.end()
             self._client.abandon(call)
 
-    async def interrupt(self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False) -> str:
+    async def interrupt(
+        self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False, escalate: bool = True
+    ) -> str:
         """Interrupt the cell that runs, whoever sent it, and return the last step that was needed.
 
         Args:
             run_id: Interrupt this run only, and nothing if it has ended: the `run_id` of its `Started`.
             terminal: Interrupt the running command of `sh` instead.
             queued: Also end the cells or commands that wait.
+            escalate: Whether a cell that does not end is ended. False: it is only interrupted, as by Ctrl-C.
         """
         frame = {"type": "interrupt", "target": "terminal" if terminal else "execution", "queued": queued}
+        if not escalate:
+            frame["escalate"] = False
         answer = await self.request(frame if run_id is None else {**frame, "runId": run_id}, Kind.CHANGE)
         return str(answer["step"])
 

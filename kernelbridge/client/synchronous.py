@@ -241,9 +241,13 @@ class Session:
             with contextlib.suppress(Closed):
                 self.do(lambda _: events.aclose())
 
-    def interrupt(self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False) -> str:
+    def interrupt(
+        self, *, run_id: str | None = None, terminal: bool = False, queued: bool = False, escalate: bool = True
+    ) -> str:
         """Interrupt what runs, or one run; see `AsyncSession.interrupt`."""
-        return self.do(lambda session: session.interrupt(run_id=run_id, terminal=terminal, queued=queued))
+        return self.do(
+            lambda session: session.interrupt(run_id=run_id, terminal=terminal, queued=queued, escalate=escalate)
+        )
 
     def restart(self) -> None:
         """Start a new interpreter."""

@@ -232,7 +232,7 @@ class Kernel:
         self._intake.consumers.add(consumer)
         return functools.partial(self._intake.consumers.discard, consumer)
 
-    async def interrupt(self, cause: str = "interrupted") -> None:
+    async def interrupt(self, cause: str | None = "interrupted") -> None:
         """Interrupt the running cell and its subprocesses. If it then fails, its outcome has `cause`.
 
         Returns when the kernel has answered, which one that is stuck never does. Only the cell that runs now can be

@@ -73,6 +73,8 @@ class Interrupt(Request, frozen=True, tag="interrupt"):
     """For the terminal: whether background jobs of its commands are ended too."""
     run_id: RequestId | None = None
     """The `requestId` of the only run that is meant; if it waits, it is ended and does not run."""
+    escalate: bool = True
+    """False: only signal a running cell, as Ctrl-C does, and let it go on if it catches that."""
     request_id: RequestId | None = None
 
 

@@ -147,7 +147,30 @@ except KeyboardInterrupt:
         assert process.wait(PATIENCE) == code
 
 
-def test_a_second_ctrl_c_leaves_at_once(to_server: dict[str, str], user: str, server: ServerProcess) -> None:
+def test_each_of_two_ctrl_c_reaches_the_code_once(to_server: dict[str, str], user: str) -> None:
+    program = """
+import time
+for number in range(2):
+    try:
+        print(number, flush=True)
+        time.sleep(1000)
+    except KeyboardInterrupt: pass
+print("saved")
+"""
+    with running(to_server, "--user", user, "-c", program) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for number in range(2):
+            assert process.stdout.readline() == f"{number}\n"
+            process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "saved\n"
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read().splitlines() == [
+            "Ctrl-C was passed on again. Once more ends the code and this command."
+        ]
+
+
+def test_a_third_ctrl_c_leaves_at_once(to_server: dict[str, str], user: str, server: ServerProcess) -> None:
     """Also while the code does not react, or nothing does."""
     program = """
 import time
@@ -159,7 +182,7 @@ while True:
 """
     with running(to_server, "--user", user, "-c", program) as process:
         assert process.stdout is not None
-        for _ in range(2):
+        for _ in range(3):
             assert process.stdout.readline() == "waits\n"
             process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130

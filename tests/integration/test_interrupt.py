@@ -122,6 +122,48 @@ async def test_an_interrupt_for_one_run_touches_no_other(client: Client, target:
         assert "cause" not in await client.answer_to(request_id)
 
 
+async def test_an_interrupt_that_only_signals_ends_nothing(client: Client) -> None:
+    """Its answer comes while the cell that has caught it goes on."""
+    code = """
+        import time
+        for number in range(2):
+            try: time.sleep(1000)
+            except KeyboardInterrupt: print(number)
+        text = open('gate').read()
+        """
+    await client.shell("mkfifo gate")
+    await started(client, "\n".join(line[8:] for line in code.splitlines()))
+    for _ in range(2):
+        steps = await interrupt(client, escalate=False)
+        assert [(step["step"], step["done"], step["statePreserved"]) for step in steps] == [("sigint", True, True)]
+    info = await client.ask(type="session_info", sessionId="s")
+    assert "runningSince" in info
+    await client.send(type="terminal_command", sessionId="s", command="echo >gate")
+    result = await client.answer_to("cell")
+    assert (result["success"], result["output"], "cause" in result) == (True, "0\n1\n", False)
+
+
+async def test_what_a_signal_ends_is_interrupted_and_what_fails_later_is_not(client: Client) -> None:
+    await started(client, "import time; time.sleep(1000)")
+    await interrupt(client, escalate=False)
+    result = await client.answer_to("cell")
+    assert (result["cause"], result["statePreserved"]) == ("interrupted", True)
+    await started(client, "try: time.sleep(1000)\nexcept KeyboardInterrupt: pass\n1 / 0")
+    await interrupt(client, escalate=False)
+    result = await client.answer_to("cell")
+    assert (result["error"], "cause" in result) == ("ZeroDivisionError: division by zero", False)
+
+
+async def test_a_signal_ends_a_question_and_the_limit_runs_on(client: Client) -> None:
+    code = "try: input('? ')\nexcept KeyboardInterrupt: pass\nwhile True: pass"
+    await client.send(type="execute_code", sessionId="s", code=code, requestId="cell", allowStdin=True, timeout=1.0)
+    question = await client.answer_to("cell")
+    assert (await interrupt(client, escalate=False))[-1]["step"] == "sigint"
+    await client.send(type="input_reply", sessionId="s", value="late", inputId=question["inputId"], requestId="r")
+    assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+    assert (await client.answer_to("cell"))["cause"] == "timeout"
+
+
 async def test_several_interrupts_at_once_are_all_answered(client: Client) -> None:
     await client.run("import time")
     await started(client, "time.sleep(1000)")

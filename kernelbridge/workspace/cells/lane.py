@@ -171,10 +171,13 @@ class ExecutionLane:
         """Add a text to the late output of the next result."""
         self._late.add(text)
 
-    def interrupt(self, report: Report, *, queued: bool = False, only: str | None = None) -> None:
+    def interrupt(
+        self, report: Report, *, queued: bool = False, only: str | None = None, escalate: bool = True
+    ) -> None:
         """Interrupt the running cell; `report` is called with each step. With `queued`, waiting cells are ended too.
 
         With `only`, the cell of that request is interrupted if it runs, ended if it waits, and no other is touched.
+        Without `escalate`, a cell that catches the interrupt goes on.
 
         While the interpreter starts, the first waiting cell counts as running; while an interpreter is adopted, the
         cell in it, which is interrupted as soon as it is reached. Raises `LimitExceeded`.
@@ -184,7 +187,7 @@ class ExecutionLane:
             report(InterruptProgress("none", done=True, state_preserved=self._late.lost is None, ended=withdrawn))
             return
         ended = self._waiting.end(NEVER_INTERRUPTED) if queued else None
-        if self._run is not None and self._run.interrupt(report, ended):
+        if self._run is not None and self._run.interrupt(report, ended, escalate=escalate):
             return
         if self.running is None and self._waiting and self._supervisor.kernel is None:
             ended = self._waiting.end(NEVER_INTERRUPTED, 1)

@@ -6,13 +6,14 @@ steps of its outcome (`outcome.py`).
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, KernelError
+from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
@@ -28,8 +29,12 @@ from kernelbridge.workspace.cells.outcome import Step, finish, with_hint, writte
 from kernelbridge.workspace.cells.prompts import END_OF_INPUT, Prompt
 from kernelbridge.workspace.denials import Denials
 from kernelbridge.workspace.disk_watch import DiskStops
+from kernelbridge.workspace.interrupt_progress import InterruptProgress
 from kernelbridge.workspace.job_queue import answer
 from kernelbridge.workspace.resource_watch import MemoryWatch
+
+MAX_SIGNALS = 16
+"""Interrupts of one cell that may be under way and only signal it."""
 
 ExecutionDone = Callable[[Outcome | KernelBridgeError], None]
 
@@ -95,16 +100,24 @@ class Run:
         self._deadline: Deadline | None = None
         self._answer_by: Deadline | None = None
         self._escalation: Escalation | None = None
+        self._signals = 0
+        """Interrupts under way that only signal the cell."""
+        self._was_signalled = False
 
     @property
     def over(self) -> bool:
         """Whether another cell may be submitted: an interrupt that is under way could hit it."""
-        return self.answered and self._escalation is None
+        return self.answered and self._escalation is None and not self._signals
 
     @property
     def unreached(self) -> bool:
         """Whether it is an earlier server's cell whose kernel is not reached yet."""
         return self._previous is not None
+
+    @property
+    def _runs(self) -> bool:
+        """Whether its kernel is known to run it, and nothing ends it."""
+        return self._execution is not None and self._escalation is None and not self.answered
 
     def start(self, kernel: Kernel) -> None:
         """Submit the cell to a kernel."""
@@ -146,17 +159,22 @@ class Run:
         self._never_interrupted()
         self._answer(outcome)
 
-    def interrupt(self, report: Report, ended: int | None) -> bool:
+    def interrupt(self, report: Report, ended: int | None, *, escalate: bool) -> bool:
         """Interrupt the cell; return False if it has ended, or ends because its kernel has just died.
 
-        `report` is called with each step; `ended`, the number of waiting cells that were ended, is in the last. Raises
-        `LimitExceeded`.
+        `report` is called with each step; `ended`, the number of waiting cells that were ended, is in the last. Without
+        `escalate` there is one step, unless the cell is being ended anyway, or its kernel is not reached yet or has no
+        hooks: then an interrupt can cost the reply, which only the escalation notices. Raises `LimitExceeded`.
         """
+        kernel = self._services.supervisor.kernel
+        if kernel is not None and kernel.has_hooks and not escalate and self._runs:
+            self._signal(kernel, report, ended)
+            return True
         if self._escalation is not None and not self._escalation.reports.finished:
             self._escalation.reports.add(report, ended)
         elif self._previous is not None:
             self._interrupts.add(report, ended)
-        elif not self.answered and (kernel := self._services.supervisor.kernel) is not None:
+        elif not self.answered and kernel is not None:
             self._escalate(kernel, Ending("interrupted"), Reports(report, ended))
         else:
             return False
@@ -171,6 +189,33 @@ class Run:
         self._drop_prompt()
         if self._deadline is not None:
             self._deadline.restart()
+
+    def _signal(self, kernel: Kernel, report: Report, ended: int | None) -> None:
+        if self._signals >= MAX_SIGNALS:
+            raise LimitExceeded("Too many interrupts are under way in this session", "wait for their answers")
+        if self.prompt is not None:  # the interrupt ends it
+            self._drop_prompt()
+            kernel.withdraw_question()
+            if self._deadline is not None:
+                self._deadline.restart()
+        self._signals += 1
+        self._was_signalled = True
+        self._services.tasks.create(self._send_signal(kernel, report, ended))
+
+    async def _send_signal(self, kernel: Kernel, report: Report, ended: int | None) -> None:
+        """Signal the cell, and report when it is there: no other cell may be submitted before."""
+        try:
+            async with asyncio.timeout(self._services.graces.sigint):
+                await kernel.interrupt(None)  # what the cell fails with later may be something else
+            report(InterruptProgress("sigint", done=True, state_preserved=not kernel.died.done(), ended=ended))
+        except TimeoutError:
+            reason = "the code does not look for signals; without `escalate: false` it is ended in any case"
+            report(KernelError("The interrupt was not noticed", reason))
+        except KernelBridgeError as exc:
+            report(exc)
+        finally:
+            self._signals -= 1
+            self._services.start_next()
 
     def _follow(
         self,
@@ -232,7 +277,11 @@ class Run:
         self._drop_prompt()
         if outcome.cause in {None, "interrupted"} and not outcome.state_preserved:
             self._services.supervisor.use_no_more()
-        return outcome if self._escalation is None else self._escalation.finished(outcome)
+        if self._escalation is not None:
+            return self._escalation.finished(outcome)
+        if self._was_signalled and (outcome.error or "").startswith("KeyboardInterrupt"):
+            return replace(outcome, cause=outcome.cause or "interrupted")
+        return outcome
 
     def _finish(self, outcome: Outcome) -> None:
         self._answer(outcome)

@@ -66,7 +66,10 @@ async def interrupt(context: RequestContext, message: Interrupt) -> None:
         await commands.interrupt(context, message)
     else:
         context.workspace.executions.interrupt(
-            lambda progress: report(context, progress), queued=message.queued, only=message.run_id
+            lambda progress: report(context, progress),
+            queued=message.queued,
+            only=message.run_id,
+            escalate=message.escalate,
         )
 
 
