@@ -117,8 +117,9 @@ class Connected(NamedTuple):
         opened = Opened(session, keep=keep, linger=linger)
         try:
             yield opened
-            if takes_up and ends and opened.keep:
-                notes.write((await session.info())["created"], delete_files=left.delete_files)
+            if takes_up and ends and opened.keep and not self.to_own_server:
+                with contextlib.suppress(KernelBridgeError):  # then it stays as long as it was to
+                    notes.write((await session.info())["created"], delete_files=left.delete_files)
         finally:
             if ends and not opened.keep:
                 await _end(session, delete_files=left.delete_files)

@@ -25,7 +25,7 @@ from kernelbridge.cli.as_client import (
     tell_stay,
 )
 from kernelbridge.cli.completion import own_sessions
-from kernelbridge.cli.running import END_OF_FILE, Running, Screen
+from kernelbridge.cli.running import END_OF_FILE, OutputScreen, Running
 from kernelbridge.client.errors import LoginRefused
 from kernelbridge.client.events import Display, Output
 from kernelbridge.client.results import Result
@@ -80,10 +80,10 @@ class _Console:
     def __init__(self, opened: Opened, signals: Signals) -> None:
         self._session = opened.session
         self._signals = signals
-        self._screen = Screen()
+        self._screen = OutputScreen()
         from kernelbridge.cli.prompts import Prompts  # noqa: PLC0415 - loads prompt_toolkit: not for --help
 
-        self._prompts = Prompts(self._session, coloured="NO_COLOR" not in os.environ)
+        self._prompts = Prompts(self._session, coloured=not os.environ.get("NO_COLOR"))
         self._number = 1
         """That of the next cell."""
         self._interrupt: Callable[[], bool] = lambda: False
@@ -93,9 +93,7 @@ class _Console:
         async with screen.waiting(WAITING):
             self._number = await _next_number(self._session)
         name = self._session.session_id
-        self._screen.write(
-            sys.stdout, f"kernelbridge {__version__}, session {name}. Tab completes, name? explains, Ctrl-D leaves.\n"
-        )
+        self._screen.write(sys.stdout, f"kernelbridge {__version__}, session {name}\n{_HELP}\n")
         while True:
             try:
                 code = await self._prompts.cell(f"\nIn [{self._number}]: ")

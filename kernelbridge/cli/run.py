@@ -16,7 +16,7 @@ import click
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import BY_SIGNAL, WAITING, Server, Signals, as_client, carry_out, connected, tell_stay
 from kernelbridge.cli.completion import files, own_sessions
-from kernelbridge.cli.running import Lines, Running, Screen
+from kernelbridge.cli.running import Lines, OutputScreen, Running
 from kernelbridge.client.results import Result
 from kernelbridge.settings import quantities
 
@@ -90,7 +90,7 @@ def run(
             set_argv = f"import sys; sys.argv = {argv!r}"
             async with screen.waiting(WAITING, shown=not as_json):
                 await opened.session.run(set_argv, silent=True, store_history=False, check=True)
-            shown = Screen()
+            shown = OutputScreen()
             running = Running(opened.session, Lines(shown).ask, (lambda _event: None) if as_json else shown.show)
             signals.on_interrupt = partial(_interrupted, running)
             try:
@@ -121,7 +121,7 @@ def _interrupted(running: Running) -> bool:
     return True
 
 
-def _finished(result: Result, shown: Screen, *, as_json: bool) -> int:
+def _finished(result: Result, shown: OutputScreen, *, as_json: bool) -> int:
     """Show how the code ended, and return its exit code."""
     code = exit_code(result)
     shown.settle()

@@ -81,7 +81,7 @@ class Running:
 class Lines:
     """Lines of standard input, for the questions of a program."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: OutputScreen) -> None:
         self._screen = screen
         self._reading: asyncio.Future[str] | None = None
         """The line that is being read. A read of a terminal cannot be cancelled: a question that replaces another one,
@@ -112,7 +112,7 @@ class Lines:
     def _line(self, prompt: str, *, secret: bool) -> str:
         if secret and sys.stdin.isatty():
             try:
-                return getpass.getpass(prompt)
+                return getpass.getpass(WithoutQuestions().take(prompt))
             except EOFError:
                 return END_OF_FILE
         self._screen.write(sys.stdout, prompt)
@@ -120,7 +120,7 @@ class Lines:
         return line.removesuffix("\n") if line else END_OF_FILE
 
 
-class Screen:
+class OutputScreen:
     """Shows what cells show on standard output and standard error, with pictures where the terminal can."""
 
     def __init__(self) -> None:

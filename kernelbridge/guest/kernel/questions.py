@@ -38,6 +38,7 @@ def install_input(kernel):
                 stream.flush()
         while socket.poll(0):
             socket.recv_multipart()  # the answer to a question that was given up, or the rest of one
+        prompt = str(prompt)
         question = session.msg("input_request", {"prompt": prompt, "password": password}, parent=parent)
         msg_id = question["header"]["msg_id"]
         recorder.asked = {"prompt": shortened(prompt), "password": password, "msg_id": msg_id}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kernelbridge.aio.tasks import TaskSet
-from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded
+from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, SessionClosed
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
 from kernelbridge.jupyter.events import Asked, CellEvent, Listener
@@ -213,6 +213,9 @@ class Run:
             report(KernelError("The interrupt was not noticed", reason))
         except KernelBridgeError as exc:
             report(exc)
+        except asyncio.CancelledError:
+            report(SessionClosed())
+            raise
         finally:
             self._signals -= 1
             self._services.start_next()
