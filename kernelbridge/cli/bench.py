@@ -40,7 +40,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Measure how fast a server is.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 60),

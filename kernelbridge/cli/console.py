@@ -45,7 +45,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Type Python code into a session.")
 @click.argument("session", required=False, shell_complete=own_sessions)
 @click.option("--keep", is_flag=True, help="Leave the session open, with its variables, for up to an hour.")
 @click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")

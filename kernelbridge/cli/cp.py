@@ -40,7 +40,15 @@ class Place(NamedTuple):
         return cls(session, path) if colon and session and "/" not in session else cls(None, text)
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+    kernelbridge cp sales.csv work:
+    kernelbridge cp work:report/plot.png .
+    kernelbridge cp -r project work:src
+"""
+
+
+@click.command(epilog=_EXAMPLES, short_help="Copy files between this machine and a session.")
 @click.argument("source", shell_complete=places)
 @click.argument("target", shell_complete=places)
 @click.option("-r", "--recursive", is_flag=True, help="Copy a directory with everything in it.")

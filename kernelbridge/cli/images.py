@@ -18,6 +18,15 @@ COMMON = ("config", "log_level")
 BUILDING = ("images_base", "images_network", "images_mirror", "ca_bundle")
 SPELLING = {"images_base": "--base", "images_network": "--network", "images_mirror": "--mirror"}
 NAME_WIDTH = 15
+_DOCTOR = """\b
+Examples:
+    kernelbridge images doctor quay.io/jupyter/scipy-notebook
+"""
+_BUILD = """\b
+Examples:
+    kernelbridge images build
+    kernelbridge images build workspace server --network host
+"""
 
 
 @click.group()
@@ -25,7 +34,7 @@ def images() -> None:
     """Build and list kernelbridge's own images, and try any other."""
 
 
-@images.command("build", cls=GroupedCommand)
+@images.command("build", cls=GroupedCommand, epilog=_BUILD)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @with_settings((*BUILDING, *COMMON), spelling=SPELLING)
 def build(settings: Settings, *, names: tuple[str, ...]) -> int:
@@ -79,7 +88,7 @@ def list_images(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-@images.command("doctor")
+@images.command("doctor", epilog=_DOCTOR)
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(*, image: str, as_json: bool) -> int:

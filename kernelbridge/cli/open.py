@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command("open", epilog=_EXAMPLES)
+@click.command("open", epilog=_EXAMPLES, short_help="Open the page of a server in a browser.")
 @click.argument("session", required=False, shell_complete=own_sessions)
 @click.option("--print", "only_print", is_flag=True, help="Only print the address, with the token if there is one.")
 @click.option("--url", envvar="KERNELBRIDGE_URL", help="The server.  [variable: KERNELBRIDGE_URL]")

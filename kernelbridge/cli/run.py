@@ -42,7 +42,11 @@ Examples:
 """
 
 
-@click.command(epilog=f"{_EXAMPLES}\n\n{_CODES}", context_settings={"allow_interspersed_args": False})
+@click.command(
+    epilog=f"{_EXAMPLES}\n\n{_CODES}",
+    short_help="Run a program in a session.",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.argument("file", required=False, shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-c", "code", metavar="CODE", help="Run this code instead of a file.")

@@ -26,6 +26,21 @@ MOST_CODE = 40
 MOST_DETAIL = 200
 """Characters of an event that a line shows."""
 NOBODY = "-"
+_PS = """\b
+Examples:
+    kernelbridge ps
+    kernelbridge ps --url https://kernels.example --json
+"""
+_KILL = """\b
+Examples:
+    kernelbridge kill work
+    kernelbridge kill work --user ada
+"""
+_LOGS = """\b
+Examples:
+    kernelbridge logs work
+    kernelbridge logs work --last 500 --json
+"""
 COLUMNS = ("USER", "SESSION", "STATE", "SINCE", "MEMORY", "DISK", "CONNECTIONS", "ID", "RUNS")
 
 
@@ -70,7 +85,7 @@ def _of_session(command: Callable[..., int]) -> Callable[..., int]:
     return click.argument("session", shell_complete=all_sessions)(user(command))
 
 
-@click.command()
+@click.command(epilog=_PS)
 @click.option("--json", "as_json", is_flag=True, help="Print the sessions as JSON.")
 @_of_server
 def ps(*, url: str, token: str | None, headers: Mapping[str, str], as_json: bool) -> int:
@@ -84,7 +99,7 @@ def ps(*, url: str, token: str | None, headers: Mapping[str, str], as_json: bool
     return 0
 
 
-@click.command()
+@click.command(epilog=_KILL)
 @_of_session
 @_of_server
 def kill(*, session: str, user: str | None, url: str, token: str | None, headers: Mapping[str, str]) -> int:
@@ -99,7 +114,7 @@ def kill(*, session: str, user: str | None, url: str, token: str | None, headers
     return 0
 
 
-@click.command()
+@click.command(epilog=_LOGS, short_help="Print the latest events of a session.")
 @click.option("--last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many events.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event whole, as a line of JSON.")
 @_of_session

@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     from kernelbridge.client.terminal import AsyncTerminal
 
 _READ = 1 << 16
+_EXAMPLES = """\b
+Examples:
+    kernelbridge shell
+    kernelbridge shell work
+    kernelbridge shell work --terminal logs
+"""
 
 
-@click.command()
+@click.command(epilog=_EXAMPLES, short_help="Open a terminal of a session.")
 @click.argument("session", required=False, shell_complete=own_sessions)
 @click.option("--terminal", default="shell", show_default=True, help="Which terminal of the session.")
 @as_client

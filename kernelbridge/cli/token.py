@@ -14,13 +14,19 @@ from kernelbridge.identity.token_file import add_token
 from kernelbridge.identity.tokens import new_token, parse_time, token_line
 from kernelbridge.settings.settings import Settings
 
+_NEW = """\b
+Examples:
+    kernelbridge token new ada --token-file tokens
+    kernelbridge token new operator --admin --expires 2027-01-31
+"""
+
 
 @click.group()
 def token() -> None:
     """Make tokens for `kernelbridge serve --auth token`."""
 
 
-@token.command("new", cls=GroupedCommand)
+@token.command("new", cls=GroupedCommand, epilog=_NEW)
 @click.argument("principal")
 @click.option("--admin", is_flag=True, help="It may see and end what belongs to others.")
 @click.option("--expires", metavar="TIME", help="When it ends: 2027-01-31 or 2027-01-31T12:00:00Z.  [default: never]")

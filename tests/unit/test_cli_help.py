@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import runpy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,29 @@ def test_help_has_groups_and_defaults() -> None:
         assert f"{heading}: --" in text
     assert "Memory; no swap is added to it. [default: 1g]" in text
     assert "KERNELBRIDGE_DATA_DIR" in text
+
+
+WITHOUT_ARGUMENTS = {"serve", "doctor", "images list"}
+"""Commands whose help explains settings instead, or which need nothing else."""
+
+
+def all_commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from all_commands(command, f"{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+def test_the_help_of_every_command_has_examples() -> None:
+    for name, command in all_commands(commands):
+        if name not in WITHOUT_ARGUMENTS:
+            assert f"kernelbridge {name}" in (command.epilog or ""), name
+
+
+def test_the_list_of_commands_has_whole_phrases() -> None:
+    for name, command in all_commands(commands):
+        assert not command.get_short_help_str(60).endswith("..."), name
 
 
 def test_the_defaults_of_building_are_those_of_the_builder() -> None:
