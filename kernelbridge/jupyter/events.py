@@ -63,7 +63,12 @@ class Asked:
     input_id: str
 
 
-CellEvent = Started | Wrote | Displayed | Updated | Cleared | Asked
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """It waits no more for the line of input that it has asked for last."""
+
+
+CellEvent = Started | Wrote | Displayed | Updated | Cleared | Asked | GivenUp
 
 Listener = Callable[[CellEvent], None]
 """Called from the event loop with each event in order, before the execution's `done`. It must not raise or block."""

@@ -19,12 +19,13 @@ from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.bounded import Spill
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
-from kernelbridge.jupyter.events import Asked, Listener, Started
+from kernelbridge.jupyter.events import Asked, GivenUp, Listener, Started
 from kernelbridge.jupyter.failures import describe, failure_text, plain_traceback
 from kernelbridge.jupyter.output import DISPLAYS, OUTPUT, Output, handling_output, text_of, writing
 from kernelbridge.rates import Bucket
 
 _PROMPT_LIMIT = 1 << 15  # characters of a question; the end of a longer one is kept
+_GIVEN_UP = "kernelbridge_given_up"  # what our hooks send when the latest question waits for no answer any more
 _ID_LIMIT = 128  # characters of a question's id
 _REPLACED = 2.0  # questions in a second that a cell may ask instead of one that is not answered; some at once
 
@@ -235,7 +236,12 @@ class ExecutionTable:
         be, is left out.
         """
         execution = self.running
-        if execution is None or execution.msg_id != message.parent_id or message.msg_type != "input_request":
+        if execution is None or execution.msg_id != message.parent_id:
+            return
+        if message.msg_type == _GIVEN_UP and execution.question is not None and execution.listener is not None:
+            execution.question = None
+            execution.listener(GivenUp())
+        if message.msg_type != "input_request":
             return
         input_id = message.msg_id[:_ID_LIMIT]
         if not execution.allow_stdin or execution.listener is None or execution.question == input_id:

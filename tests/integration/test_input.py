@@ -190,6 +190,27 @@ async def test_a_cell_that_gives_up_a_question_asks_another(client: Client) -> N
     assert (await client.answer_to("cell"))["output"] == "gave up\nnew\n"
 
 
+async def test_a_cell_that_gives_up_a_question_and_goes_on_waits_no_more(client: Client) -> None:
+    code = """
+        import signal
+        def give_up(*_): raise TimeoutError
+        signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try: input('? ')
+        except TimeoutError: open('gave-up', 'w').close()
+        while True: pass
+        """
+    await client.shell("mkfifo gave-up")
+    await start(client, "\n".join(line[8:] for line in code.splitlines()), timeout=3.0)
+    question = await asked(client)
+    assert (await client.shell("cat gave-up"))["exitCode"] == 0
+    while (await client.ask(type="session_info", sessionId="s"))["waitingInput"]:
+        pass
+    await reply(client, "late", inputId=question["inputId"], requestId="r")
+    assert (await client.answer_to("r"))["code"] == "no_input_waiting"
+    assert (await client.answer_to("cell"))["error"] == "ExecutionTimeout: the cell ran longer than its limit of 3 s"
+
+
 async def test_the_cells_clock_stands_still_while_it_waits(client: Client) -> None:
     await client.run("import time")
     await start(client, "input()\nwhile True: time.sleep(0.01)", timeout=3.0)

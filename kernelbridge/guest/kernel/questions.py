@@ -29,8 +29,8 @@ def install_input(kernel):
     def request(prompt, ident, parent, password=False):
         """Ask, and return the answer: what ipykernel does, but exceptions of signal handlers end it.
 
-        So a program can give up a question after a while. An answer that comes too late names the question that it is
-        for, and is dropped. Servers of earlier versions name none.
+        So a program can give up a question after a while, and the server learns it. An answer that comes too late names
+        the question that it is for, and is dropped. Servers of earlier versions name none.
         """
         for name in ("stdout", "stderr"):
             stream = getattr(kernelbase.sys, name)  # not those of user code, which may be anything (`streams.py`)
@@ -41,6 +41,7 @@ def install_input(kernel):
         prompt = str(prompt)
         question = session.msg("input_request", {"prompt": prompt, "password": password}, parent=parent)
         msg_id = question["header"]["msg_id"]
+        given_up = True
         recorder.asked = {"prompt": shortened(prompt), "password": password, "msg_id": msg_id}
         try:
             with uninterrupted():
@@ -48,11 +49,15 @@ def install_input(kernel):
             while True:
                 reply = session.recv(socket)[1] if socket.poll(POLL) else None
                 if reply is not None and reply["parent_header"].get("msg_id", msg_id) == msg_id:
+                    given_up = False
                     break
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted by user") from None  # without the lines of zmq
         finally:
             recorder.asked = None
+            if given_up:
+                with uninterrupted():
+                    session.send(socket, "kernelbridge_given_up", {}, parent, ident=ident)
         if reply["content"]["value"] == "\x04":
             raise EOFError
         return reply["content"]["value"]

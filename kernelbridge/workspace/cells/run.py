@@ -16,7 +16,7 @@ from kernelbridge.aio.tasks import TaskSet
 from kernelbridge.errors import KernelBridgeError, KernelError, LimitExceeded, SessionClosed
 from kernelbridge.jupyter.adopted import AdoptedKernel
 from kernelbridge.jupyter.cell import Cell, Outcome
-from kernelbridge.jupyter.events import Asked, CellEvent, Listener
+from kernelbridge.jupyter.events import Asked, CellEvent, GivenUp, Listener
 from kernelbridge.jupyter.execution import Execution
 from kernelbridge.jupyter.kernel import Kernel
 from kernelbridge.workspace.adoption.record import Record
@@ -247,6 +247,11 @@ class Run:
     def _listen(self, event: CellEvent) -> None:
         """Handle an event of a cell that may ask for input; its clock stands still while it waits."""
         if self.answered or self.job.listener is None:
+            return
+        if isinstance(event, GivenUp):
+            self._drop_prompt()
+            if self._deadline is not None:
+                self._deadline.restart()
             return
         if isinstance(event, Asked):
             if self._escalation is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernelbridge.jupyter import wire
 from kernelbridge.jupyter.cell import Outcome
 from kernelbridge.jupyter.end_causes import Ended
-from kernelbridge.jupyter.events import Asked, CellEvent, Started
+from kernelbridge.jupyter.events import Asked, CellEvent, GivenUp, Started
 from kernelbridge.jupyter.execution import FINAL, TRANSITIONS, Event, ExecutionTable, State
 from kernelbridge.jupyter.failures import describe
 from kernelbridge.jupyter.wire import BadFrame, Message
@@ -273,6 +273,17 @@ def test_a_question_takes_the_place_of_one_that_is_not_answered() -> None:
     asking.ask("second")
     asking.ask("second")  # as recalled by a server that has taken the kernel over
     assert asking.asked == ["first", "second"]
+
+
+def test_a_question_is_given_up_once_and_only_one_that_waits() -> None:
+    asking = Asking()
+    given_up = Message("kernelbridge_given_up", "m", "a", b"{}", b"{}")
+    asking.bench.table.on_stdin(given_up)
+    asking.ask("first")
+    for _ in range(2):
+        asking.bench.table.on_stdin(given_up)
+    assert [type(event) for event in asking.events] == [Started, Asked, GivenUp]
+    assert asking.bench.table.take_question() is None
 
 
 def test_a_flood_of_questions_is_left_out_and_answered_ones_are_none() -> None:
