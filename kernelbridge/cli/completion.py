@@ -7,6 +7,7 @@ answer within a second, there are no names.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
 
 import click
@@ -16,6 +17,8 @@ from kernelbridge.cli.own_server import USUAL
 
 PATIENCE = 1.0
 """Seconds that a server may take to list its sessions."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""What a session can be called. A server could send anything else, for the shell to read."""
 SHELLS = ("bash", "zsh", "fish")
 _EXAMPLES = """\b
 Examples:
@@ -65,7 +68,7 @@ def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
 
 def _named(ask: Callable[[click.Context], list[str]], context: click.Context) -> list[str]:
     try:
-        return sorted(set(ask(context)))
+        return sorted({name for name in ask(context) if _NAME.fullmatch(name)})
     except Exception:  # noqa: BLE001 - a message would be in the line that is being typed
         return []
 

@@ -134,6 +134,6 @@ def _keys(session: AsyncSession) -> KeyBindings:
         with contextlib.suppress(KernelBridgeError, TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 text = await session.inspect(document.text, document.cursor_position)
-        await run_in_terminal(lambda: screen.output().print(text or "Nothing is known of it."))
+        await run_in_terminal(lambda: screen.output().print(screen.plain(text) or "Nothing is known of it."))
 
     return keys

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from kernelbridge import Client
+from kernelbridge.cli import completion
+from kernelbridge.cli.entry import commands
 from tests.client.servers import PATIENCE, ServerProcess, environment
 
 PROGRAM = Path(sys.executable).with_name("kernelbridge")
@@ -110,6 +113,11 @@ def test_without_an_answer_there_are_no_names(server: ServerProcess, variables: 
         assert in_bash(["shell", "w"], {**variables, "KERNELBRIDGE_URL": url}) == []
     finally:
         server.thaw()
+
+
+def test_what_no_session_can_be_called_never_reaches_the_shell() -> None:
+    names = ["work", "$(touch x)", "a b", "*", "\x1b[c", "", "x\n"]
+    assert completion._named(lambda _: names, click.Context(commands)) == ["work"]
 
 
 def test_files_are_left_to_the_shell(variables: dict[str, str]) -> None:
