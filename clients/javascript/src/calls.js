@@ -34,9 +34,10 @@ export class Call {
    */
   put(frame) {
     const text = output(frame);
+    if (frame.type === "terminal_opened") this.#leftOut = 0; // the replay that follows has it, or counts it
     const counted = text.length > 0 && !frame.replay;
     if (counted && this.#size + text.length > EVENTS) {
-      this.#leftOut += utf8(text).length;
+      this.#leftOut += utf8(text).length + (frame.leftOut ?? 0);
       return;
     }
     if (counted && this.#leftOut > 0) {
@@ -89,6 +90,31 @@ export class Call {
           if (patience !== undefined) patience.onOver = resolve;
         })
       );
+    }
+  }
+
+  /**
+   * Wait for what a callback of the caller does, unless the call fails or the caller waits no longer meanwhile.
+   * @param {unknown} work What the callback returned, which may be a promise.
+   * @param {import("./patience.js").Patience} patience
+   * @returns {Promise<void>}
+   */
+  async during(work, patience) {
+    let done = false;
+    Promise.resolve(work).then(
+      () => {
+        done = true;
+        this.#wake();
+      },
+      (error) => this.fail(error),
+    );
+    for (;;) {
+      if (this.#failure !== null) throw this.#failure.error;
+      if (done) return;
+      if (this.#answer instanceof ClientError) throw this.#answer;
+      if (patience.over !== null && this.#answer !== null) return; // what has come is not thrown away
+      patience.check();
+      await /** @type {Promise<void>} */ (new Promise((resolve) => (this.#wake = patience.onOver = resolve)));
     }
   }
 

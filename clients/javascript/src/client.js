@@ -121,7 +121,7 @@ export class Client {
     const frame = { ...options, linger: linger ?? LINGER, keepWhileRunning };
     size({ type: "open_session", ...frame }); // what cannot be sent is refused here, not when the session is opened
     const sessionId = name ?? `tmp-${unique()}`;
-    const use = () => this.#core.use(sessionId, frame, { ownLinger: linger === undefined });
+    const use = () => this.#core.use(sessionId, frame, { ownLinger: linger == null });
     return new Session(this, sessionId, use, name === null);
   }
 
@@ -163,9 +163,13 @@ export class Client {
    */
   async start(frame, kind, patience) {
     this.#check(frame);
-    const connected = this.#linked().connect();
-    await (patience?.until(connected) ?? connected);
-    this.#check(frame);
+    for (let link; !link?.usable;) {
+      patience?.check();
+      link = this.#linked(); // another one, if this one gives up just now
+      const connected = link.connect();
+      await (patience?.until(connected) ?? connected);
+      this.#check(frame);
+    }
     const request = this.#core.submit(frame, kind);
     const call = new Call(request);
     this.#calls.set(request, call);
@@ -369,6 +373,8 @@ export class Session {
         patience.check();
         if (frame.type === "input_request") asking.begin(frame);
         const event = eventOf(frame);
+        const started = call;
+        patience.onOver = () => this.#client.abandon(started); // also while the caller does something else
         if (event !== null) yield event;
         patience.check();
       }
@@ -452,6 +458,7 @@ export class Session {
    */
   async close({ deleteFiles = false } = {}) {
     await this.request({ type: "close_session", deleteFiles }, "change");
+    if (this.#temporary) this.#client.leaveSession(this.sessionId);
   }
 
   /** Close a session without a name, with its files; leave one with a name. */
@@ -528,11 +535,10 @@ export class Session {
       call = await this.#start(timed(frame, timeout), "run", patience);
       asking = new Asking(this.#client, call, onInput);
       for (let frame = await call.next(patience); frame !== null; frame = await call.next(patience)) {
-        patience.check();
+        if (!call.settled) patience.check(); // what has come is not thrown away
         if (frame.type === "input_request") asking.begin(frame);
         const event = onOutput && eventOf(frame);
-        if (event?.type === "output") await onOutput?.(event);
-        patience.check();
+        if (event?.type === "output") await call.during(onOutput?.(event), patience);
       }
       return await call.answer();
     } catch (error) {
@@ -596,6 +602,7 @@ class Asking {
   async #ask(question, onInput, asking) {
     try {
       const line = await onInput(question.prompt, question.password, { signal: asking.signal });
+      if (line == null) throw new TypeError("onInput returned nothing: an answer is a text, which may be empty");
       if (this.#asking === asking) this.#client.reply(this.#call, question.inputId, String(line));
     } catch (error) {
       if (this.#asking === asking) this.#call.fail(error); // unless `end` came before
@@ -609,7 +616,7 @@ class Asking {
  * @returns {Frame}
  */
 function timed(frame, timeout) {
-  return timeout === undefined ? frame : { ...frame, timeout };
+  return timeout == null ? frame : { ...frame, timeout };
 }
 
 /**

@@ -26,8 +26,13 @@ import { Heartbeat } from "./heartbeat.js";
 const HANDSHAKE = 10_000;
 /** Milliseconds in which the server may answer the end of a connection. */
 const CLOSING = 2_000;
-/** Milliseconds between two attempts to connect again, at most. */
+/** Milliseconds before the first attempt to connect again, and between two later ones at most. */
+const FIRST_PAUSE = 50;
 const LONGEST_PAUSE = 5_000;
+/** Milliseconds that the last attempt has at least. */
+const SHORTEST = 1_000;
+/** Milliseconds after which a connection has lasted. */
+const LASTED = 10_000;
 
 /** Where the server is, and who asks. */
 export class Target {
@@ -48,7 +53,7 @@ export class Target {
       parts = null;
     }
     if (parts === null || !/^(ws|http)s?:$/.test(parts.protocol)) {
-      throw new TypeError(`'${url}' is not the address of a server: expected ws://HOST:PORT or wss://HOST`);
+      throw new TypeError("this is not the address of a server: expected ws://HOST:PORT or wss://HOST");
     }
     if (parts.search || parts.hash || parts.username || parts.password) {
       throw new TypeError("the address must have no query, no fragment and no user: use token and userId");
@@ -87,9 +92,17 @@ export class Target {
     return `${this.#base}/api/sessions/${encodeURIComponent(sessionId)}/files/${written}${this.#query()}`;
   }
 
-  /** Return the token, or null. Calls it if it is a function. @returns {Promise<string | null>} */
+  /**
+   * Return the token, or null. Calls it if it is a function.
+   * @returns {Promise<string | null>}
+   * @throws {LoginRefused} for what cannot be sent; otherwise errors would quote it.
+   */
   async token() {
-    return typeof this.#token === "function" ? this.#token() : this.#token;
+    const token = typeof this.#token === "function" ? await this.#token() : this.#token;
+    if (token === null || (typeof token === "string" && /^[\x21-\x7e]+$/.test(token))) return token;
+    const reason =
+      "it must be a text of visible ASCII characters: look for blanks and line ends, or for no text at all";
+    throw new LoginRefused("The token cannot be sent", reason);
   }
 
   /** Return the headers of a request by HTTP. @returns {Promise<Record<string, string>>} */
@@ -119,6 +132,9 @@ export class Link {
   #interrupt = () => {};
   /** Ends the pause before the next attempt. */
   #hurry = () => {};
+  /** Milliseconds before the next attempt. It is short again after a connection that has lasted. */
+  #nextPause = FIRST_PAUSE;
+  #connectedAt = 0;
   /** @type {Heartbeat} */
   #heartbeat;
 
@@ -210,30 +226,37 @@ export class Link {
     }
     this.#serving = true;
     this.#socket = socket;
+    this.#connectedAt = performance.now();
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => {
       this.#broken(`the connection ended (close code ${code}${reason ? `: ${reason}` : ""})`);
     };
     this.#heartbeat.start();
-    this.#core.linkUp();
     this.#onConnection(true, "");
-    this.flush();
+    this.#orEnd("a request cannot be sent", () => this.#core.linkUp());
   }
 
   /** @param {unknown} data */
   #receive(data) {
     this.#heartbeat.heard();
+    this.#orEnd("the server sent what is no message", () => this.#deliver(this.#core.receive(decode(data))));
+  }
+
+  /**
+   * Do something, then write what follows from it. If that fails, end the link: whoever waits must learn of it.
+   * @param {string} what
+   * @param {() => void} step
+   */
+  #orEnd(what, step) {
     try {
-      this.#deliver(this.#core.receive(decode(data)));
+      step();
+      this.flush();
     } catch (error) {
-      // Whoever waits must learn of it: a message that is none.
-      const why = `the server sent what is no message (${error})`;
+      const why = `${what} (${error})`;
       this.#lose();
       this.#deliver(this.#core.linkDown(why));
       this.#giveUp(new ConnectionLost("The connection is lost", why, { cause: error }), why);
-      return;
     }
-    this.flush();
   }
 
   /** Leave the connection that is open. */
@@ -262,7 +285,7 @@ export class Link {
     this.#ended = true;
     const found = error instanceof ClientError ? error : failed(error);
     this.#deliver(this.#core.giveUp(found, `${why}; ${found.reason || found.summary}`));
-    this.#onConnection(false, found.message);
+    if (!(found instanceof Closed)) this.#onConnection(false, found.message);
   }
 
   /**
@@ -274,13 +297,16 @@ export class Link {
   async #dialAgain(why) {
     const until = performance.now() + this.#reconnect;
     let error = new ConnectionLost(`The connection to ${this.#target.url} is lost`, why);
-    for (let pause = 50; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+    if (performance.now() - this.#connectedAt > LASTED) this.#nextPause = FIRST_PAUSE;
+    for (let tried = false; ; tried = true) {
+      const pause = this.#nextPause;
+      this.#nextPause = Math.min(2 * pause, LONGEST_PAUSE);
       // At random, so that clients do not come all at once.
       await this.#pause(Math.min(pause * (0.5 + Math.random() / 2), until - performance.now()));
       const left = until - performance.now();
-      if (left <= 0) throw error;
+      if (left <= 0 && tried) throw error; // at least one attempt, also after a machine has slept
       try {
-        return await this.#dial(Math.min(HANDSHAKE, left));
+        return await this.#dial(Math.min(HANDSHAKE, Math.max(left, SHORTEST)));
       } catch (failure) {
         if (failure instanceof ConnectionLost) error = failure;
         else if (failure instanceof RequestRefused && failure.retryable) {
@@ -320,7 +346,27 @@ export class Link {
     this.#hurry = () => {};
     const closing = new Promise((_, reject) => (this.#interrupt = reject));
     closing.catch(() => {});
-    const token = await Promise.race([this.#token(), closing]);
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(this.#unreachable(`no answer within ${Math.ceil(time / 1000)} s`)), time);
+    });
+    late.catch(() => {});
+    const ends = Promise.race([late, closing]);
+    ends.catch(() => {});
+    try {
+      const token = await Promise.race([this.#token(), ends]);
+      return await this.#open(token, ends);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /**
+   * @param {string | null} token
+   * @param {Promise<unknown>} ends Rejects when it takes too long, or is not wanted any more.
+   * @returns {Promise<Socket>}
+   */
+  async #open(token, ends) {
     /** @type {Socket} */
     let socket;
     try {
@@ -333,7 +379,11 @@ export class Link {
       let problem = "";
       socket.onopen = () => token !== null && socket.send(JSON.stringify({ type: "authenticate", token }));
       socket.onerror = ({ message }) => (problem = message || "");
-      socket.onclose = ({ code, reason }) => reject(this.#unreachable(reason || problem || `close code ${code}`));
+      socket.onclose = ({ code, reason }) => {
+        const status = /response: (401|403|429)$/.exec(problem); // which the package `ws` tells, and no browser
+        if (status !== null) reject(refusedLogin(Number(status[1])));
+        else reject(this.#unreachable(reason || problem || `close code ${code}`));
+      };
       socket.onmessage = ({ data }) => {
         /** @type {Frame} */
         let frame;
@@ -350,17 +400,11 @@ export class Link {
       };
     });
     opened.catch(() => {});
-    let timer;
-    const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(this.#unreachable(`no answer within ${Math.ceil(time / 1000)} s`)), time);
-    });
     try {
-      await Promise.race([opened, late, closing]);
+      await Promise.race([opened, ends]);
     } catch (error) {
       drop(socket);
       throw error;
-    } finally {
-      clearTimeout(timer);
     }
     return socket;
   }
@@ -388,7 +432,7 @@ function linkClosed() {
 function failed(error) {
   return error instanceof ClientError
     ? error
-    : new ClientError("The connection failed", String(error), { code: "connection_lost", cause: error });
+    : new ConnectionLost("The login could not be prepared", String(error), { cause: error });
 }
 
 /**
@@ -429,7 +473,7 @@ function closed(socket) {
  * @returns {string} Why an address of this file would be that of something else, or an empty string.
  */
 function misleads(sessionId, path) {
-  if (["", ".", ".."].includes(sessionId)) {
+  if (sessionId === "." || sessionId === ".." || !/^[A-Za-z0-9._-]{1,128}$/.test(sessionId)) {
     return `the address of a file cannot have the session '${sessionId}': rename the session`;
   }
   if (path === "") return "it is empty";
@@ -441,7 +485,17 @@ function misleads(sessionId, path) {
   return "";
 }
 
-const LONE_SURROGATE = /\p{Surrogate}/u;
+/** @param {number} status */
+export function refusedLogin(status) {
+  const reasons = new Map([
+    [401, "its token is absent, wrong, expired or revoked: give a valid token"],
+    [403, "userId is not the name that the token is for, or the server does not accept this host name or page"],
+  ]);
+  const reason = reasons.get(status) ?? "too many logins from this address have failed: wait, and correct the token";
+  return new LoginRefused("The server refuses this client", `${reason} (HTTP status ${status})`, { status });
+}
+
+export const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /**
  * Write a frame.

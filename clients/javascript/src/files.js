@@ -1,8 +1,11 @@
 /** The files of a session: lists and changes over the WebSocket, content of any size by HTTP. */
 
 import { utf8 } from "./calls.js";
+import { LONE_SURROGATE, refusedLogin } from "./connection.js";
 import { refusal } from "./core.js";
-import { ClientError, ConnectionLost, LoginRefused, OutcomeUnknown } from "./errors.js";
+import { ConnectionLost, OutcomeUnknown } from "./errors.js";
+
+/** @typedef {import("./errors.js").ClientError} ClientError */
 
 /** @typedef {import("./core.js").Frame} Frame */
 
@@ -57,15 +60,19 @@ export class Files {
    * @throws {OutcomeUnknown} if the connection breaks before the answer.
    */
   async write(path, content, { ifMatch, create = false, progress, signal } = {}) {
+    if (typeof content === "string" && LONE_SURROGATE.test(content)) {
+      throw new TypeError("the text has half of a surrogate pair, which UTF-8 cannot hold");
+    }
     const blob = content instanceof Blob ? content : new Blob([typeof content === "string" ? utf8(content) : content]);
     /** @type {Record<string, string>} */
-    const headers = { "Content-Type": "application/octet-stream", ...(await this.#requests.target.login()) };
+    const headers = { "Content-Type": "application/octet-stream" };
     if (ifMatch !== undefined) headers["If-Match"] = `"${ifMatch}"`;
     if (create) headers["If-None-Match"] = "*";
     const url = this.#requests.target.file(this.#requests.sessionId, path);
     const transfer = new Transfer(this.#requests.transfers, signal);
     let answer;
     try {
+      Object.assign(headers, await transfer.login(this.#requests.target));
       answer = await (globalThis.XMLHttpRequest === undefined ? putByFetch : putByXhr)(
         url,
         headers,
@@ -75,11 +82,13 @@ export class Files {
       );
       if (answer.status < 300) {
         const { filename, size, sha256 } = JSON.parse(answer.body);
+        if (size !== blob.size || typeof sha256 !== "string")
+          throw new Error("what answered is no kernelbridge server");
         return { path: filename, size, sha256 };
       }
     } catch (error) {
       transfer.throwIfEnded();
-      if (codeOf(error) === "ECONNREFUSED") {
+      if (neverConnected(error)) {
         throw new ConnectionLost(`The file '${path}' was not saved`, `${reasonOf(error)}; write it again`, {
           cause: error,
         });
@@ -207,13 +216,14 @@ export class Files {
     let failures = 0;
     for (;;) {
       /** @type {Record<string, string>} */
-      const headers = { "Accept-Encoding": "identity", ...(await target.login()) }; // whose length would be hidden else
+      const headers = { "Accept-Encoding": "identity" }; // a proxy that compresses it hides its length
       if (done > 0) Object.assign(headers, { Range: `bytes=${done}-`, "If-Range": version });
       const before = done;
       const transfer = new Transfer(this.#requests.transfers, signal);
       let reason = "";
       let reader;
       try {
+        Object.assign(headers, await transfer.login(target));
         const options = { headers, signal: transfer.signal, redirect: "manual", cache: "no-store" };
         const response = await byNetwork(fetch(url, /** @type {RequestInit} */ (options)));
         if (response.status !== 200 && response.status !== 206) {
@@ -265,6 +275,7 @@ export class Transfer {
   #ended = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
+  #over = false;
   #transfers;
   #caller;
 
@@ -289,6 +300,7 @@ export class Transfer {
   /** Something was moved. */
   moved() {
     this.rests();
+    if (this.#over) return;
     const error = new Error(`nothing moved for ${STANDSTILL / 1000} s`);
     this.#timer = setTimeout(() => this.#controller.abort(error), STANDSTILL);
   }
@@ -327,8 +339,23 @@ export class Transfer {
     if (this.#ended !== null) throw this.#ended.error;
   }
 
+  /**
+   * Return the headers that log in, unless the transfer is ended meanwhile.
+   * @param {import("./connection.js").Target} target
+   * @returns {Promise<Record<string, string>>}
+   */
+  async login(target) {
+    const { signal } = this;
+    const ended = new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    const login = target.login();
+    ended.catch(() => {});
+    login.catch((error) => this.fail(error));
+    return /** @type {Promise<Record<string, string>>} */ (Promise.race([login, ended]));
+  }
+
   /** It is over. Idempotent. */
   end() {
+    this.#over = true;
     this.rests();
     this.#transfers.delete(this);
     this.#caller?.removeEventListener("abort", this.#abort);
@@ -415,7 +442,11 @@ function putByXhr(url, headers, blob, transfer, progress) {
     xhr.open("PUT", url);
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = ({ loaded, total }) => void transfer.report(progress, loaded, total);
-    xhr.onload = () => resolve({ status: xhr.status, body: xhr.responseText });
+    xhr.onload = () => {
+      // A browser follows it without asking.
+      if (xhr.responseURL !== new URL(url).href) reject(new Error(`it was redirected to ${xhr.responseURL}`));
+      else resolve({ status: xhr.status, body: xhr.responseText });
+    };
     xhr.onerror = () => reject(new Error("the browser does not say why"));
     xhr.onabort = () => reject(transfer.signal.reason);
     transfer.signal.addEventListener("abort", () => xhr.abort());
@@ -444,16 +475,6 @@ function failure(status, body, path, method) {
   return new ConnectionLost("The server did not answer", `HTTP status ${status}`);
 }
 
-/** @param {number} status */
-function refusedLogin(status) {
-  const reasons = new Map([
-    [401, "its token is absent, wrong, expired or revoked: give a valid token"],
-    [403, "userId is not the name that the token is for, or the server does not accept this host name or page"],
-  ]);
-  const reason = reasons.get(status) ?? "too many logins from this address have failed: wait, and correct the token";
-  return new LoginRefused("The server refuses this client", `${reason} (HTTP status ${status})`, { status });
-}
-
 /**
  * @param {string} path
  * @param {string} why
@@ -467,9 +488,13 @@ function unknownSave(path, why, cause) {
   );
 }
 
-/** @param {any} error */
-function codeOf(error) {
-  return error?.cause?.code ?? error?.cause?.errors?.[0]?.code;
+/**
+ * Whether nothing was sent; only Node tells.
+ * @param {any} error
+ */
+function neverConnected(error) {
+  const { code, syscall } = error?.cause?.errors?.[0] ?? error?.cause ?? {};
+  return syscall === "connect" || syscall === "getaddrinfo" || code === "UND_ERR_CONNECT_TIMEOUT";
 }
 
 /** @param {any} error */

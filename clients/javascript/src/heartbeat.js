@@ -5,7 +5,7 @@
  * asked with a message, and must give any sign of life within half that time. Three things are no reason to drop a
  * connection:
  *
- * - A timer that comes late, because the tab is throttled or the machine slept: what has arrived meanwhile may still
+ * - A timer that comes late, because the tab is throttled, the thread was blocked or the machine slept: what has arrived meanwhile may still
  *   wait to be read. So the server gets that time once more.
  * - A large message that is on its way to the server: what waits to be sent becomes less.
  * - A large message that is on its way from the server: a page sees only whole messages. So after a connection that was
@@ -14,6 +14,9 @@
 
 /** How many times the usual time the server may have, after connections that were dropped. */
 const MOST = 16;
+
+/** Milliseconds by which a timer is late that is not on time: the thread was blocked at least. */
+const LATE = 100;
 
 export class Heartbeat {
   #interval;
@@ -99,7 +102,7 @@ export class Heartbeat {
     }
     const waiting = this.#calls.waiting();
     const moves = waiting < this.#waiting;
-    const late = now - this.#due > this.#patience / 2 && !this.#extended;
+    const late = now - this.#due > LATE && !this.#extended;
     this.#waiting = waiting;
     if (moves || late) {
       this.#extended ||= late;

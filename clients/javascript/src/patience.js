@@ -23,7 +23,7 @@ export class Patience {
    * @param {string} [options.why] What to do then.
    */
   constructor({ wait, signal, what = "", why = "" }) {
-    if (wait !== undefined && wait * 1000 <= LONGEST) {
+    if (wait != null && wait * 1000 <= LONGEST) {
       const error = new WaitTimeout(what, `not within ${wait} s; ${why}`);
       this.#timer = setTimeout(() => this.#stop(error), wait * 1000);
     }

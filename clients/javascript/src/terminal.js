@@ -115,9 +115,12 @@ export class Terminal {
    * Set its size, also for when it is attached again.
    *
    * Without a connection, it is set when there is one again.
-   * @param {{rows: number, cols: number}} size
+   * @param {{rows: number, cols: number}} size Whole numbers from 1 to 1000.
    */
   resize({ rows, cols }) {
+    if (![rows, cols].every((each) => Number.isInteger(each) && each >= 1 && each <= 1000)) {
+      throw new RangeError(`a terminal of ${rows} rows and ${cols} columns: expected whole numbers from 1 to 1000`);
+    }
     Object.assign(this.#call.request.frame, { rows, cols });
     try {
       this.#notify({ type: "terminal_resize", rows, cols });

@@ -6,7 +6,8 @@ import { mock, test } from "node:test";
 import { Call } from "../src/calls.js";
 import { Link, size, Target } from "../src/connection.js";
 import { Core, Request } from "../src/core.js";
-import { ConnectionLost, RequestRefused, WaitTimeout } from "../src/errors.js";
+import { ConnectionLost, LoginRefused, RequestRefused, WaitTimeout } from "../src/errors.js";
+import { Transfer } from "../src/files.js";
 import { Heartbeat } from "../src/heartbeat.js";
 import { Client, CommandResult, Result } from "../src/index.js";
 import { Patience } from "../src/patience.js";
@@ -122,6 +123,15 @@ test("a connection after one that was dropped has more time, until an answer is 
   }
 });
 
+test("a thread that was blocked reads what has come before it decides", (t) => {
+  const seen = heart(t);
+  seen.time.pass(20_000);
+  seen.time.pass(10_300, 200); // a little late is late
+  assert.deepEqual([seen.asked, seen.dead], [1, 0]);
+  seen.time.pass(10_300, 200);
+  assert.equal(seen.dead, 1);
+});
+
 test("asking at once does not wait for silence", (t) => {
   const seen = heart(t);
   seen.heartbeat.askNow();
@@ -156,7 +166,7 @@ class FakeSocket {
   }
 
   gets(...frames) {
-    for (const frame of frames) this.onmessage({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
+    for (const frame of frames) this.onmessage?.({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
   }
 }
 
@@ -234,6 +244,233 @@ test("a connection is tried again without a limit, or until it is reached", asyn
     await link.close();
     await turns();
   }
+  assert.equal(time.timers.size, 0);
+});
+
+test("a server that ends each connection soon is not stormed", async (t) => {
+  const time = new Time(t);
+  const { link, sockets } = linked();
+  const connecting = link.connect();
+  for (let n = 0; n < 100; n += 1) {
+    await turns();
+    sockets.at(-1).gets({ type: "connected" });
+    await turns();
+    sockets.at(-1).onclose?.({ code: 1009, reason: "" });
+    await turns();
+    time.pass(1_000);
+  }
+  await connecting;
+  assert.ok(sockets.length < 50, `${sockets.length} connections in 100 s`);
+  await link.close();
+});
+
+test("a machine that slept longer than it may try again still tries once", async (t) => {
+  const time = new Time(t);
+  const { link, sockets, outcomes, core } = linked({ reconnect: 7 });
+  const connecting = link.connect();
+  await turns();
+  sockets[0].gets({ type: "connected" });
+  await connecting;
+  core.submit({ type: "list_sessions" }, "question");
+  link.flush();
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await turns();
+  time.pass(3_600_000, 3_500_000);
+  await turns();
+  assert.equal(sockets.length, 2);
+  sockets[1].gets({ type: "connected" });
+  await turns();
+  assert.deepEqual([sockets[1].sent.map(({ type }) => type), outcomes], [["list_sessions"], []]);
+  const closing = link.close();
+  time.pass(2_001); // the server does not answer that either
+  await closing;
+});
+
+/** A client whose connections are fake, and its session `s`; `answer` answers what needs no test. */
+function client(more = {}) {
+  FakeSocket.made = [];
+  const made = new Client("ws://host:1", { WebSocket: FakeSocket, reconnect: Infinity, ...more });
+  const sockets = FakeSocket.made;
+  const open = async () => {
+    await turns();
+    sockets.at(-1).gets({ type: "connected" });
+    await turns();
+    for (const { type, requestId, sessionId } of sockets.at(-1).sent) {
+      const ids = { requestId, sessionId, created: "then" };
+      if (type === "open_session") sockets.at(-1).gets({ type: "session_ready", ...ids, lastSeq: 1 });
+      if (type === "resume") sockets.at(-1).gets({ type: "resumed", ...ids });
+    }
+    await turns();
+    return sockets.at(-1).sent.at(-1);
+  };
+  return { client: made, session: made.session("s"), sockets, open };
+}
+
+test("a token that cannot be had for a while is asked for again; one that is refused is not", async (t) => {
+  const time = new Time(t);
+  let [asked, fault] = [0, null];
+  const token = async () => {
+    asked += 1;
+    if (fault !== null) throw fault;
+    return "t";
+  };
+  const { client: made, session, sockets, open } = client({ token });
+  const run = session.run("1");
+  await turns();
+  sockets[0].onopen();
+  assert.deepEqual(sockets[0].sent, [{ type: "authenticate", token: "t" }]);
+  const { requestId } = await open();
+  fault = new TypeError("fetch failed");
+  sockets[0].onclose({ code: 1006, reason: "" });
+  for (let n = 0; n < 5; n += 1) {
+    await turns();
+    time.pass(5_000);
+  }
+  assert.deepEqual([asked >= 4, sockets.length], [true, 1]);
+  fault = null;
+  await turns();
+  time.pass(5_000);
+  await open();
+  sockets[1].gets({ type: "execution_result", sessionId: "s", requestId, success: true, output: "1" });
+  assert.equal((await run).text, "1");
+  fault = new LoginRefused("Nobody is logged in", "log in");
+  const other = assert.rejects(session.run("2"), { name: "OutcomeUnknown" });
+  await turns();
+  sockets[1].onclose({ code: 1006, reason: "" });
+  await turns();
+  time.pass(5_000);
+  await other;
+  await made.close();
+});
+
+test("a token that never comes is waited for as long as for a server", async (t) => {
+  const time = new Time(t);
+  const { client: made, session } = client({ token: () => new Promise(() => {}) });
+  const run = assert.rejects(session.run("1"), { name: "ConnectionLost" });
+  await turns();
+  time.pass(10_001);
+  await run;
+  const stop = new AbortController();
+  const writing = assert.rejects(session.files.write("f", "x", { signal: stop.signal }), /enough/);
+  const reading = assert.rejects(session.files.read("f"), { name: "Closed" });
+  await turns();
+  stop.abort(new Error("enough"));
+  await writing;
+  await made.close();
+  await reading;
+  assert.equal(time.timers.size, 0);
+});
+
+test("a token that cannot be sent is in no error", async () => {
+  for (const token of ["kb_SECRET\n# a comment", "kb_SECRET\0", " kb_SECRET", "", undefined, 7]) {
+    const { session, client: made, sockets } = client({ token: () => token });
+    for (const work of [session.run("1"), session.files.write("f", "x"), session.files.read("f")]) {
+      const error = await work.catch((error) => error);
+      assert.equal(error.name, "LoginRefused");
+      assert.ok(!`${error.stack} ${error.cause}`.includes("SECRET"));
+    }
+    assert.equal(sockets.length, 0);
+    await made.close();
+  }
+});
+
+test("a request that is made while the link gives up gets another link", async (t) => {
+  const time = new Time(t);
+  for (let later = 0; later < 8; later += 1) {
+    const { client: made, session, sockets, open } = client({ reconnect: 1 });
+    const first = assert.rejects(session.run("1"), { name: "OutcomeUnknown" });
+    await open();
+    sockets[0].onclose({ code: 1006, reason: "" });
+    for (let n = 0; n < 3; n += 1) {
+      await turns();
+      time.pass(1_500);
+    }
+    await turns();
+    sockets.at(-1).onclose?.({ code: 1006, reason: "" }); // the last attempt
+    for (let n = 0; n < later; n += 1) await null;
+    const second = session.run("2").catch((error) => error.name);
+    await first;
+    for (let n = 0; n < 3; n += 1) {
+      await turns();
+      time.pass(10_001);
+    }
+    assert.equal(await second, "ConnectionLost");
+    await made.close();
+  }
+});
+
+test("nobody waits for a callback that never returns", async () => {
+  const never = () => new Promise(() => {});
+  const output = (requestId) => ({ type: "execution_output", sessionId: "s", requestId, text: "x", stream: "stdout" });
+  const { client: made, session, sockets, open } = client();
+  const stop = new AbortController();
+  const aborted = assert.rejects(session.run("1", { onOutput: never, signal: stop.signal }), /enough/);
+  const { requestId } = await open();
+  sockets[0].gets(output(requestId));
+  await turns();
+  stop.abort(new Error("enough"));
+  await aborted;
+  await turns();
+  assert.deepEqual([sockets[0].sent.at(-1).type, sockets[0].sent.at(-1).runId], ["interrupt", requestId]);
+
+  const answered = session.run("2", { onOutput: never, wait: 0.005 });
+  await turns();
+  const second = sockets[0].sent.at(-1).requestId;
+  sockets[0].gets(output(second));
+  await turns();
+  sockets[0].gets({ type: "execution_result", sessionId: "s", requestId: second, success: true, output: "2" });
+  assert.equal((await answered).text, "2", "it has come in time");
+
+  const streamed = session.stream("3", { signal: stop.signal });
+  await assert.rejects(streamed.next(), /enough/);
+  const again = new AbortController();
+  const events = session.stream("4", { signal: again.signal });
+  const event = events.next();
+  await turns();
+  const third = sockets[0].sent.at(-1).requestId;
+  sockets[0].gets(output(third));
+  assert.equal((await event).value.text, "x");
+  again.abort(new Error("enough"));
+  assert.equal(sockets[0].sent.at(-1).runId, third, "also while the loop does something else");
+  await assert.rejects(events.next(), /enough/);
+
+  const closed = assert.rejects(session.run("5", { onOutput: never }), { name: "Closed" });
+  await turns();
+  sockets[0].gets(output(sockets[0].sent.at(-1).requestId));
+  await turns();
+  const closing = made.close();
+  await closed;
+  sockets[0].onclose({ code: 1000 });
+  await closing;
+});
+
+test("an input() without an answer, or a size that is none, is an error of the caller", async () => {
+  const { client: made, session, sockets, open } = client();
+  const run = assert.rejects(session.run("input()", { onInput: () => null }), TypeError);
+  const { requestId } = await open();
+  const question = { type: "input_request", sessionId: "s", requestId, inputId: "i", prompt: "", password: false };
+  sockets[0].gets(question);
+  await run;
+  const opening = session.terminal();
+  await turns();
+  const frame = sockets[0].sent.at(-1);
+  sockets[0].gets({ type: "terminal_opened", sessionId: "s", requestId: frame.requestId, reattached: false });
+  const terminal = await opening;
+  for (const size of [{ rows: NaN, cols: 80 }, { rows: 0, cols: 80 }, { rows: 24, cols: 1.5 }, { rows: 24 }]) {
+    assert.throws(() => terminal.resize(size), RangeError);
+  }
+  assert.deepEqual([frame.rows, frame.cols], [24, 80]);
+  const closing = made.close();
+  sockets[0].onclose({ code: 1000 });
+  await closing;
+});
+
+test("a transfer that is over starts no timer", async (t) => {
+  const time = new Time(t);
+  const transfer = new Transfer(new Set(), undefined);
+  assert.equal(time.timers.size, 1);
+  transfer.end();
+  await transfer.report(undefined, 1, 2);
   assert.equal(time.timers.size, 0);
 });
 
@@ -323,6 +560,9 @@ for (const [session, path] of [
   ["mine", "/etc/passwd"],
   ["mine", "\ud800"],
   ["..", "x"],
+  ["a/../b", "x"],
+  ["a\n", "x"],
+  ["\ud800", "x"],
   [".", "x"],
   ["", "x"],
 ]) {
@@ -354,6 +594,11 @@ test("events come in order, then the answer; what is over its limit is counted",
   assert.equal((await made.next()).leftOut, 1 + 6 * 2 ** 20);
   made.put({ type: "execution_output", text: "x" });
   assert.equal((await made.next()).leftOut, undefined);
+  for (let n = 0; n < 64; n += 1) made.put({ type: "terminal_data", data: text });
+  made.put({ type: "terminal_data", data: "x", leftOut: 1000 });
+  for (let n = 0; n < 64; n += 1) await made.next();
+  made.put({ type: "terminal_data", data: "y" });
+  assert.equal((await made.next()).leftOut, 1001, "also what the server left out before what is left out here");
   const waits = made.next();
   made.settle({ type: "execution_result" });
   assert.equal(await waits, null);

@@ -35,6 +35,13 @@ export class Call {
      */
     next(patience?: import("./patience.js").Patience): Promise<Frame | null>;
     /**
+     * Wait for what a callback of the caller does, unless the call fails or the caller waits no longer meanwhile.
+     * @param {unknown} work What the callback returned, which may be a promise.
+     * @param {import("./patience.js").Patience} patience
+     * @returns {Promise<void>}
+     */
+    during(work: unknown, patience: import("./patience.js").Patience): Promise<void>;
+    /**
      * Return the answer; events before it are dropped. Throws the error that stands for it.
      * @returns {Promise<Frame>}
      */

@@ -1,3 +1,5 @@
+/** @param {number} status */
+export function refusedLogin(status: number): LoginRefused;
 /**
  * Write a frame.
  * @param {Frame} frame
@@ -32,7 +34,11 @@ export class Target {
      * @throws {RequestRefused} for a path or a session that cannot be in an address.
      */
     file(sessionId: string, path: string): string;
-    /** Return the token, or null. Calls it if it is a function. @returns {Promise<string | null>} */
+    /**
+     * Return the token, or null. Calls it if it is a function.
+     * @returns {Promise<string | null>}
+     * @throws {LoginRefused} for what cannot be sent; otherwise errors would quote it.
+     */
     token(): Promise<string | null>;
     /** Return the headers of a request by HTTP. @returns {Promise<Record<string, string>>} */
     login(): Promise<Record<string, string>>;
@@ -73,6 +79,7 @@ export class Link {
     close(): Promise<void>;
     #private;
 }
+export const LONE_SURROGATE: RegExp;
 export type Frame = import("./core.js").Frame;
 export type Effect = import("./core.js").Effect;
 /**
@@ -96,3 +103,4 @@ export type Socket = {
     terminate?: (() => void) | undefined;
 };
 export type SocketClass = new (url: string, protocols: string[], options: any) => Socket;
+import { LoginRefused } from "./errors.js";

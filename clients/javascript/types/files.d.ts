@@ -148,10 +148,17 @@ export class Transfer {
     fail(error: unknown): void;
     /** Throw the error with which it was ended from here. */
     throwIfEnded(): void;
+    /**
+     * Return the headers that log in, unless the transfer is ended meanwhile.
+     * @param {import("./connection.js").Target} target
+     * @returns {Promise<Record<string, string>>}
+     */
+    login(target: import("./connection.js").Target): Promise<Record<string, string>>;
     /** It is over. Idempotent. */
     end(): void;
     #private;
 }
+export type ClientError = import("./errors.js").ClientError;
 export type Frame = import("./core.js").Frame;
 /**
  * One entry of a list. `kind`

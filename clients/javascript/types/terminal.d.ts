@@ -57,7 +57,7 @@ export class Terminal {
      * Set its size, also for when it is attached again.
      *
      * Without a connection, it is set when there is one again.
-     * @param {{rows: number, cols: number}} size
+     * @param {{rows: number, cols: number}} size Whole numbers from 1 to 1000.
      */
     resize({ rows, cols }: {
         rows: number;
