@@ -38,6 +38,8 @@ class Call:
         terminal replays is never left out, because it is bounded, and counts from the terminal's beginning.
         """
         size = _size(frame)
+        if frame["type"] == "terminal_opened":
+            self._left_out = 0  # the replay that follows has it, or counts it
         counted = size and not frame.get("replay")
         if counted and self._size + size > EVENTS:
             self._left_out += frame.get("leftOut", 0) + sum(len(part.encode()) for part in _parts(frame))

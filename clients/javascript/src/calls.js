@@ -4,8 +4,11 @@ import { ClientError } from "./errors.js";
 
 /** @typedef {import("./core.js").Frame} Frame */
 
-/** Characters of output that may wait for a caller that does not take events as fast as they come. */
+/** Characters of output and displays that may wait for a caller that does not take events as fast as they come. */
 const EVENTS = 64 * 2 ** 20;
+const WITHOUT_TEXT = new Set(["display_data", "update_display_data", "clear_output"]);
+/** Characters that such an event counts besides its content, so that empty ones are bounded, too. */
+const RECORD = 512;
 
 /** Filled as frames arrive; read by one caller. */
 export class Call {
@@ -33,18 +36,18 @@ export class Call {
    * @param {Frame} frame
    */
   put(frame) {
-    const text = output(frame);
+    const size = sizeOf(frame);
     if (frame.type === "terminal_opened") this.#leftOut = 0; // the replay that follows has it, or counts it
-    const counted = text.length > 0 && !frame.replay;
-    if (counted && this.#size + text.length > EVENTS) {
-      this.#leftOut += utf8(text).length + (frame.leftOut ?? 0);
+    const counted = size > 0 && !frame.replay;
+    if (counted && this.#size + size > EVENTS) {
+      this.#leftOut += partsOf(frame).reduce((sum, part) => sum + utf8(part).length, frame.leftOut ?? 0);
       return;
     }
     if (counted && this.#leftOut > 0) {
       frame.leftOut = (frame.leftOut ?? 0) + this.#leftOut;
       this.#leftOut = 0;
     }
-    this.#size += text.length;
+    this.#size += size;
     this.#events.push(frame);
     this.#wake();
   }
@@ -134,19 +137,29 @@ export class Call {
       this.#events.splice(0, this.#first); // an array's own `shift` takes long when there are many
       this.#first = 0;
     }
-    this.#size -= output(frame).length;
+    this.#size -= sizeOf(frame);
     return frame;
   }
 }
 
 /**
- * Return the text in an event of a run or of a terminal.
+ * Return the texts in an event of a run or of a terminal.
  * @param {Frame} frame
- * @returns {string}
+ * @returns {string[]}
  */
-function output(frame) {
-  const text = frame.type === "terminal_data" ? frame.data : frame.text;
-  return typeof text === "string" ? text : "";
+function partsOf({ data, text }) {
+  const found = data ?? text;
+  if (typeof found === "string") return [found];
+  if (typeof found !== "object" || found === null) return [];
+  return Object.values(found).map((part) => (typeof part === "string" ? part : JSON.stringify(part)));
+}
+
+/**
+ * Return what an event counts; 0 for one that must not be left out.
+ * @param {Frame} frame
+ */
+function sizeOf(frame) {
+  return partsOf(frame).reduce((sum, part) => sum + part.length, WITHOUT_TEXT.has(frame.type) ? RECORD : 0);
 }
 
 const encoder = new TextEncoder();

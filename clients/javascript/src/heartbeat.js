@@ -5,8 +5,8 @@
  * asked with a message, and must give any sign of life within half that time. Three things are no reason to drop a
  * connection:
  *
- * - A timer that comes late, because the tab is throttled, the thread was blocked or the machine slept: what has arrived meanwhile may still
- *   wait to be read. So the server gets that time once more.
+ * - A timer that comes late, because the tab is throttled, the thread was blocked or the machine slept: what has
+ *   arrived meanwhile may still wait to be read. So the server gets that time once more.
  * - A large message that is on its way to the server: what waits to be sent becomes less.
  * - A large message that is on its way from the server: a page sees only whole messages. So after a connection that was
  *   dropped for its silence, the next one has twice the time, until an answer was quick again.

@@ -605,6 +605,23 @@ test("events come in order, then the answer; what is over its limit is counted",
   assert.equal((await made.answer()).type, "execution_result");
 });
 
+test("displays that nobody reads are bounded", async () => {
+  const made = call();
+  const picture = {
+    type: "update_display_data",
+    data: { "image/png": "x".repeat(2 ** 20), "application/json": { a: 1 } },
+  };
+  for (let n = 0; n < 100; n += 1) made.put({ ...picture });
+  for (let n = 0; n < 200_000; n += 1) made.put({ type: "clear_output", wait: false });
+  made.put({ type: "input_request", inputId: "i" });
+  made.settle({ type: "execution_result" });
+  const came = [];
+  for (let frame = await made.next(); frame !== null; frame = await made.next()) came.push(frame.type);
+  assert.equal(came.filter((type) => type === picture.type).length, 63);
+  assert.ok(came.length < 3000, `${came.length} events`);
+  assert.equal(came.at(-1), "input_request", "a question is never left out");
+});
+
 test("a reader that waits no longer loses no event", async () => {
   const made = call();
   const patience = new Patience({ wait: 0.001, what: "nothing", why: "ask again" });
@@ -617,6 +634,23 @@ test("a reader that waits no longer loses no event", async () => {
   stop.abort(new Error("enough"));
   await assert.rejects(waits, /enough/);
   assert.ok(!(aborted.over.error instanceof WaitTimeout));
+});
+
+test("what was left out before a replay is shown by it, and not counted", async () => {
+  const made = new Call(new Request({ type: "open_terminal", requestId: "me-1" }, "terminal"));
+  const terminal = new Terminal({ sessionId: "s" }, made, "t");
+  const text = "x".repeat(64 * 2 ** 20);
+  made.put({ type: "terminal_opened", reattached: false });
+  made.put({ type: "terminal_data", data: text });
+  made.put({ type: "terminal_data", data: "BCDE" });
+  assert.equal((await terminal.read()).length, text.length);
+  made.put({ type: "terminal_opened", reattached: true });
+  made.put({ type: "terminal_data", data: "xBCDE", replay: true, leftOut: text.length - 1 });
+  made.put({ type: "terminal_data", data: "F" });
+  assert.deepEqual([await terminal.read(), await terminal.read(), terminal.leftOut], ["BCDE", "F", 0]);
+  made.put({ type: "terminal_opened", reattached: true });
+  made.put({ type: "terminal_data", data: "EFG", replay: true, leftOut: text.length + 3 });
+  assert.equal(await terminal.read(), "G");
 });
 
 test("what a terminal replays is shown once", async () => {

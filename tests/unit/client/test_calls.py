@@ -76,6 +76,36 @@ async def test_displays_that_nobody_reads_are_bounded_and_counted(monkeypatch: p
     assert last.left_out == (100 - len(shown)) * (1000 + len('{"a": 1}'))
 
 
+async def test_what_a_frame_counted_that_is_left_out_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "EVENTS", 10)
+    call = Call(Request({"requestId": "r"}, Kind.TERMINAL))
+    terminal = AsyncTerminal(NoRequests(), call, "t")
+    call.put({"type": "terminal_opened", "reattached": False})
+    for frame in (data("123456789"), data("lost", leftOut=1000), data("x")):
+        call.put(frame)
+    assert [await terminal.read(), await terminal.read(), terminal.left_out] == ["123456789", "x", 1004]
+
+
+async def test_what_was_left_out_before_a_replay_is_shown_by_it_and_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "EVENTS", 10)
+    call = Call(Request({"requestId": "r"}, Kind.TERMINAL))
+    terminal = AsyncTerminal(NoRequests(), call, "t")
+    call.put({"type": "terminal_opened", "reattached": False})
+    for frame in (data("123456789"), data("BCDE")):
+        call.put(frame)
+    assert await terminal.read() == "123456789"
+    call.put({"type": "terminal_opened", "reattached": True})
+    call.put(data("123456789BCDE", replay=True))
+    assert await terminal.read() == "BCDE"
+    call.put(data("F"))
+    assert [await terminal.read(), terminal.left_out] == ["F", 0]
+    call.put({"type": "terminal_opened", "reattached": True})
+    call.put(data("123456789BCDEFG", replay=True))
+    assert await terminal.read() == "G"
+
+
 def test_the_loop_can_be_asked_for_while_it_is_being_made() -> None:
     found: list[object] = []
 
