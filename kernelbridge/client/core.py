@@ -19,10 +19,12 @@ from enum import Enum
 from itertools import count
 from typing import Any
 
-from kernelbridge.client.errors import ClientError, OutcomeUnknown, RequestRefused, SessionLost
+from kernelbridge.client.errors import ClientError, ConnectionLost, OutcomeUnknown, RequestRefused, SessionLost
 
 Frame = dict[str, Any]
 
+BREAKS = 3
+"""How many connections may break over a request that is sent again: it may be why they do."""
 UNBOUND = frozenset({"session_info", "list_sessions", "close_session"})
 """Requests that open no session."""
 
@@ -47,6 +49,8 @@ class Request:
     frame: Frame
     kind: Kind
     sent: bool = False
+    breaks: int = 0
+    """How many connections broke before its answer; of a terminal, before it was open."""
     attached: bool = False
     """Of a terminal: whether it was opened."""
     question: str | None = None
@@ -232,7 +236,13 @@ class Core:
         again = [each for each in self._requests.values() if each.sent and each.kind in {Kind.QUESTION, Kind.TERMINAL}]
         unsent = [item for item in self._out if isinstance(item, Request)]
         self._out.clear()
+        for request in again:
+            request.breaks += not request.attached
+        broken = [request for request in again if request.breaks >= BREAKS]
+        effects = [effect for request in broken for effect in self._settle(request, _unanswered(request, why))]
         for request in reversed([*again, *unsent]):
+            if request.id not in self._requests:
+                continue
             request.sent = request.attached = False
             session = self._session_of(request)
             (self._held if session is None else session.held).appendleft(request)
@@ -243,7 +253,7 @@ class Core:
             self._forget(session)
         asleep = {session.id for session in self._sessions.values() if session.phase is _Phase.ASLEEP}
         lost = [each for each in self._requests.values() if each.sent and each.frame.get("sessionId") not in asleep]
-        return [effect for request in lost for effect in self._settle(request, _unknown(request, why))]
+        return [*effects, *(effect for each in lost for effect in self._settle(each, _unknown(each, why)))]
 
     def give_up(self, error: ClientError, why: str) -> list[Effect]:
         """End all requests: those that were not sent with `error`, those that were as unknown. Nothing is left to send.
@@ -294,7 +304,8 @@ class Core:
             return []
         if _is_final(request, frame):
             return self._settle(request, _outcome(request, frame))
-        request.attached = request.attached or frame["type"] == "terminal_opened"
+        if frame["type"] == "terminal_opened":
+            request.attached, request.breaks = True, 0
         return [Happened(request, frame)]
 
     def _is_repeated(self, session: _Session, request: Request, frame: Frame) -> bool:
@@ -494,6 +505,14 @@ def _unknown(request: Request, why: str) -> OutcomeUnknown:
         f"The outcome of {_what(request)} is unknown",
         f"{why}. It may have run, wholly or in part: look at what it should have changed before you send it again",
         request=request.frame,
+    )
+
+
+def _unanswered(request: Request, why: str) -> ConnectionLost:
+    return ConnectionLost(
+        f"No answer to {_what(request)}",
+        f"{BREAKS} connections broke before it, the last one because {why}. Is it larger than the server or a proxy"
+        " takes? Ask again if the network is bad",
     )
 
 

@@ -14,7 +14,7 @@
  * must have in the same way.
  */
 
-import { OutcomeUnknown, RequestRefused, SessionLost } from "./errors.js";
+import { ConnectionLost, OutcomeUnknown, RequestRefused, SessionLost } from "./errors.js";
 
 /** @typedef {{type: string, [field: string]: any}} Frame A message of the protocol. */
 
@@ -35,6 +35,9 @@ import { OutcomeUnknown, RequestRefused, SessionLost } from "./errors.js";
  *   it, or an event.
  */
 
+/** How many connections may break over a request that is sent again: it may be why they do. */
+const BREAKS = 3;
+
 /** Requests that open no session. */
 const UNBOUND = new Set(["session_info", "list_sessions", "close_session"]);
 
@@ -48,6 +51,8 @@ export class Request {
     this.frame = frame;
     this.kind = kind;
     this.sent = false;
+    /** How many connections broke before its answer; of a terminal, before it was open. */
+    this.breaks = 0;
     /** Of a terminal: whether it was opened. */
     this.attached = false;
     /** @type {string | null} The `inputId` of the latest question that it asked. */
@@ -273,7 +278,11 @@ export class Core {
     );
     const unsent = this.#out.filter((item) => item instanceof Request);
     this.#out = [];
+    for (const request of again) if (!request.attached) request.breaks += 1;
+    const broken = again.filter((request) => request.breaks >= BREAKS);
+    const effects = broken.map((request) => this.#settle(request, unanswered(request, why)));
     for (const request of [...again, ...unsent].reverse()) {
+      if (!this.#requests.has(request.id)) continue;
       request.sent = request.attached = false;
       (this.#sessionOf(request)?.held ?? this.#held).unshift(request);
     }
@@ -286,7 +295,7 @@ export class Core {
       this.#forget(session);
     }
     const lost = [...this.#requests.values()].filter((each) => each.sent && !asleep.has(each.frame.sessionId));
-    return lost.map((request) => this.#settle(request, unknown(request, why)));
+    return [...effects, ...lost.map((request) => this.#settle(request, unknown(request, why)))];
   }
 
   /**
@@ -355,7 +364,10 @@ export class Core {
       return [];
     }
     if (isFinal(request, frame)) return [this.#settle(request, outcome(request, frame))];
-    request.attached ||= frame.type === "terminal_opened";
+    if (frame.type === "terminal_opened") {
+      request.attached = true;
+      request.breaks = 0;
+    }
     return [{ kind: "happened", request, frame }];
   }
 
@@ -634,6 +646,18 @@ function unknown(request, why) {
     `The outcome of ${what(request)} is unknown`,
     `${why}. It may have run, wholly or in part: look at what it should have changed before you send it again`,
     { request: request.frame },
+  );
+}
+
+/**
+ * @param {Request} request
+ * @param {string} why
+ */
+function unanswered(request, why) {
+  return new ConnectionLost(
+    `No answer to ${what(request)}`,
+    `${BREAKS} connections broke before it, the last one because ${why}. Is it larger than the server or a proxy takes?` +
+      " Ask again if the network is bad",
   );
 }
 

@@ -14,6 +14,8 @@ export class Request {
     frame: Frame;
     kind: Kind;
     sent: boolean;
+    /** How many connections broke before its answer; of a terminal, before it was open. */
+    breaks: number;
     /** Of a terminal: whether it was opened. */
     attached: boolean;
     /** @type {string | null} The `inputId` of the latest question that it asked. */
