@@ -44,7 +44,8 @@ class Call:
         if counted and self._size + size > EVENTS:
             self._left_out += frame.get("leftOut", 0) + sum(len(part.encode()) for part in _parts(frame))
             return
-        if self._left_out and counted:
+        # Displays do not say what is missing: the next text does.
+        if self._left_out and counted and frame["type"] not in _WITHOUT_TEXT:
             frame["leftOut"] = frame.get("leftOut", 0) + self._left_out
             self._left_out = 0
         self._size += size

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,17 @@ HANDSHAKE = 10.0
 """Seconds in which a connection must be there, from the first packet to `connected`."""
 CLOSING = 2.0
 """Seconds in which the server may answer the end of a connection."""
+FIRST_PAUSE = 0.05
+"""Seconds before the first attempt to connect again."""
 LONGEST_PAUSE = 5.0
-"""Seconds between two attempts to connect again, at most."""
+"""Seconds between two later attempts, at most."""
+LASTED = 10.0
+"""Seconds that a connection must last for the pauses to be short again."""
 
 Token = str | Callable[[], str]
+
+_TOKEN = re.compile(r"[\x21-\x7e]*")
+_SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Target:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
-            raise ValueError(f"{self.url!r} is not the address of a server: expected ws://HOST:PORT or wss://HOST")
+            # Without the address, which may have a password.
+            raise ValueError("this is not the address of a server: expected ws://HOST:PORT or wss://HOST")
         if parts.query or parts.username:
             raise ValueError("the address must have no query and no user: use token= and user_id=")
 
@@ -74,8 +83,22 @@ class Target:
         return f"{self._base}/api/sessions/{quote(session_id, safe='')}/files/{quote(path)}{self._query()}"
 
     def login(self) -> dict[str, str]:
-        """Return the headers of a request. Calls `token` if it is a function."""
-        token = self.token() if callable(self.token) else self.token
+        """Return the headers of a request. Calls `token` if it is a function.
+
+        Raises `ConnectionLost` if the function fails, unless with a `ClientError`; `LoginRefused` for what no header
+        can hold.
+        """
+        try:
+            token = self.token() if callable(self.token) else self.token
+        except ClientError:
+            raise
+        except Exception as exc:
+            raise ConnectionLost("There is no token", f"its function failed ({exc!r}); try again") from exc
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise LoginRefused(
+                "The token cannot be sent",
+                "it must be a text of visible ASCII characters; does it have a space, or the end of a line?",
+            )
         return {**self.headers, **({} if token is None else {"Authorization": f"Bearer {token}"})}
 
 
@@ -109,6 +132,10 @@ class Link:
         self._ended = False
         self._serving: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._served_at = 0.0
+        """When the latest connection was there."""
+        self._pause = FIRST_PAUSE
+        """Seconds before the next attempt to connect again."""
 
     async def connect(self) -> None:
         """Connect, unless there is a connection, or one is being tried again.
@@ -172,6 +199,7 @@ class Link:
         why = "the client's event loop ended"
         try:
             while True:
+                self._served_at = self.loop.time()
                 self._core.link_up()
                 self._wake.set()
                 why = await self._pump(ws)
@@ -217,13 +245,19 @@ class Link:
             await ws.close()
 
     async def _dial_again(self, why: str) -> aiohttp.ClientWebSocketResponse:
-        """Connect again, with growing pauses. Raises `ConnectionLost` when it is in vain, and `LoginRefused`."""
-        pause, error = 0.05, ConnectionLost(f"The connection to {self._target.url} is lost", why)
+        """Connect again, with pauses that grow until a connection has lasted.
+
+        Raises `ConnectionLost` when it is in vain, and `LoginRefused`.
+        """
+        if self.loop.time() - self._served_at >= LASTED:
+            self._pause = FIRST_PAUSE
+        error = ConnectionLost(f"The connection to {self._target.url} is lost", why)
         try:
             async with asyncio.timeout(self._reconnect):
                 while True:
-                    await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  so that clients do not come all at once
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that clients do not come all at once
+                    self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                    await asyncio.sleep(pause)
                     try:
                         return await self._dial()
                     except ConnectionLost as exc:
@@ -296,8 +330,8 @@ class Link:
 
 def _misleads(session_id: str, path: str) -> str:
     """Return why an address of this file would be that of something else, or an empty string."""
-    if session_id in {"", ".", ".."}:
-        return f"the address of a file cannot have the session '{session_id}': rename the session"
+    if session_id in {".", ".."} or not _SESSION.fullmatch(session_id):
+        return "the name of its session must be 1 to 128 letters, digits, '.', '_' and '-', and not '.' or '..'"
     if not path:
         return "it is empty"
     if path.startswith("/"):

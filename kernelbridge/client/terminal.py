@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Protocol, Self
@@ -96,9 +97,16 @@ class AsyncTerminal:
         self._notify({"type": "terminal_input", "data": data})
 
     async def resize(self, rows: int, cols: int) -> None:
-        """Set its size, also for when it is attached again."""
+        """Set its size. Without a connection, it is set when there is one again.
+
+        Raises: `ValueError` for rows or columns that are no whole number from 1 to 1000; nothing is changed then.
+        """
+        # What the server refuses must not be what the terminal is attached with after the next lost connection.
+        if not all(cells in range(1, 1001) for cells in (rows, cols)):
+            raise ValueError(f"a terminal cannot have {rows} rows and {cols} columns: each must be 1 to 1000")
         self._call.request.frame.update(rows=rows, cols=cols)
-        self._notify({"type": "terminal_resize", "rows": rows, "cols": cols})
+        with contextlib.suppress(ConnectionLost):
+            self._notify({"type": "terminal_resize", "rows": rows, "cols": cols})
 
     async def close(self) -> None:
         """End it, and everything that runs in it. Idempotent."""
@@ -160,6 +168,8 @@ class AsyncTerminal:
             return data
         # The replay begins `leftOut` bytes after the terminal did. Skip what came before the connection broke.
         self._replayed += frame.get("leftOut", 0)
+        if self._received:  # it may begin after what is known
+            self.left_out += max(0, self._replayed - self._received)
         encoded = data.encode()
         new = encoded[max(0, self._received - self._replayed) :]
         self._replayed += len(encoded)

@@ -158,5 +158,5 @@ def origin_headers(headers: Mapping[str, str]) -> dict[str, str]:
     answer = {"Vary": "Origin"}
     if "Origin" in headers:
         answer["Access-Control-Allow-Origin"] = headers["Origin"]
-        answer["Access-Control-Expose-Headers"] = "Accept-Ranges, Content-Range, ETag"
+        answer["Access-Control-Expose-Headers"] = "Accept-Ranges, Content-Encoding, Content-Range, ETag"
     return answer

@@ -106,6 +106,60 @@ async def test_what_was_left_out_before_a_replay_is_shown_by_it_and_not_counted(
     assert await terminal.read() == "G"
 
 
+async def test_what_is_left_out_is_said_by_the_next_text_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "EVENTS", 2100)
+    call = Call(Request({"requestId": "r"}, Kind.RUN))
+    for _ in range(2):
+        call.put({"type": "display_data", "data": {"image/png": "x" * 1000}, "metadata": {}})
+    call.put({"type": "clear_output", "wait": False})  # for which there is room
+    while (await call.next() or {})["type"] != "clear_output":
+        pass
+    call.put({"type": "execution_output", "text": "on", "stream": "stdout"})
+    last = event_of(await call.next() or {"type": "nothing"})
+    assert isinstance(last, Output)
+    assert last.left_out == 1000
+
+
+async def test_what_a_terminal_leaves_out_is_not_counted_again_after_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "EVENTS", 10)
+    call = Call(Request({"requestId": "r"}, Kind.TERMINAL))
+    terminal = AsyncTerminal(NoRequests(), call, "t")
+    call.put({"type": "terminal_opened", "reattached": False})
+    for text in ("1234567890", "C"):  # the second is left out, and comes with the replay
+        call.put(data(text))
+    call.put({"type": "terminal_opened", "reattached": True})
+    call.put(data("0C", replay=True, leftOut=9))
+    assert [await terminal.read() for _ in range(2)] == ["1234567890", "C"]
+    call.put(data("DE"))
+    assert await terminal.read() == "DE"
+    call.put({"type": "terminal_opened", "reattached": True})
+    call.put(data("DEF", replay=True, leftOut=11))
+    assert await terminal.read() == "F"
+    assert terminal.left_out == 0
+    call.put({"type": "terminal_opened", "reattached": True})
+    call.put(data("H", replay=True, leftOut=15))
+    assert await terminal.read() == "H"
+    assert terminal.left_out == 1, "G was written without a connection, and is not kept any more"
+
+
+class Unconnected(NoRequests):
+    """The session of a terminal while there is no connection."""
+
+    def notify(self, *_: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("rows", [float("nan"), 0, -1, 1.5, 1001, "9"])
+async def test_a_size_that_no_terminal_can_have_is_not_kept_for_later(rows: Any) -> None:
+    call = Call(Request({"requestId": "r", "rows": 24, "cols": 80}, Kind.TERMINAL))
+    terminal = AsyncTerminal(Unconnected(), call, "t")
+    with pytest.raises(ValueError, match="each must be 1 to 1000"):
+        await terminal.resize(rows, 80)
+    assert call.request.frame["rows"] == 24
+    await terminal.resize(1000, 1)
+    assert (call.request.frame["rows"], call.request.frame["cols"]) == (1000, 1)
+
+
 def test_the_loop_can_be_asked_for_while_it_is_being_made() -> None:
     found: list[object] = []
 

@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from kernelbridge import AsyncClient, Closed, LoginRefused
+from kernelbridge.client import connection
 from kernelbridge.client.connection import Link, Target
 from kernelbridge.client.core import Core, Effect, Kind, Settled
 from kernelbridge.client.errors import ConnectionLost, RequestRefused
@@ -33,6 +34,9 @@ TARGET = Target("ws://host:1/below", user_id="ada")
         ("mine", "/etc/passwd"),
         ("..", "x"),
         (".", "x"),
+        ("", "x"),
+        ("victim/files/a?/..", "x"),
+        ("a b", "x"),
     ],
 )
 def test_no_address_of_a_file_leads_out_of_its_session(session_id: str, path: str) -> None:
@@ -95,6 +99,103 @@ async def test_nothing_that_failed_with_a_frame_that_is_none_is_sent_later(monke
     core.submit({"type": "execute_code", "sessionId": "s"}, Kind.RUN)
     core.link_up()
     assert [core.take()["type"], core.take()] == ["open_session", None]  # type: ignore[index]
+
+
+class ShortSocket:
+    """A connection that is there, and ends at once; or when it is told to."""
+
+    close_code = 1013
+
+    def __init__(self, ends: asyncio.Event | None = None) -> None:
+        self.ends = ends
+        self.served = asyncio.Event()
+        self.frames = ['{"type": "connected"}']
+
+    async def receive(self) -> Any:
+        if self.frames:
+            return SimpleNamespace(type=aiohttp.WSMsgType.TEXT, data=self.frames.pop())
+        self.served.set()
+        if self.ends is not None:
+            await self.ends.wait()
+        return SimpleNamespace(type=aiohttp.WSMsgType.CLOSE, extra="")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_pauses_grow_until_a_connection_has_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_PAUSE", 0.001)
+    link = Link(TARGET, Core("me"), lambda _: None, heartbeat=20, reconnect=None)
+    ends = asyncio.Event()
+    sockets = [*(ShortSocket() for _ in range(5)), ShortSocket(ends), ShortSocket(asyncio.Event())]
+    pauses: list[float] = []
+
+    async def connect(*_: object, **__: object) -> ShortSocket:
+        pauses.append(link._pause)
+        return sockets[len(pauses) - 1]
+
+    monkeypatch.setattr(link.http, "ws_connect", connect)
+    await link.connect()
+    await asyncio.wait_for(sockets[5].served.wait(), PATIENCE)
+    assert pauses == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032]
+    link._served_at -= connection.LASTED  # as if it had
+    ends.set()
+    await asyncio.wait_for(sockets[6].served.wait(), PATIENCE)
+    assert pauses[-1] == 0.002
+    await link.close()
+
+
+async def test_a_function_for_the_token_that_fails_in_an_outage_is_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again = asyncio.Event()
+    asked = 0
+
+    def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise RuntimeError("no network")
+        return "secret"
+
+    async def connect(*_: object, **__: object) -> ShortSocket:
+        if asked > 2:
+            again.set()
+        return ShortSocket(asyncio.Event() if asked > 2 else None)
+
+    link = Link(Target("ws://host", token), Core("me"), lambda _: None, heartbeat=20, reconnect=None)
+    monkeypatch.setattr(link.http, "ws_connect", connect)
+    await link.connect()
+    await asyncio.wait_for(again.wait(), PATIENCE)
+    assert asked == 3
+    await link.close()
+
+
+def test_a_function_for_the_token_that_fails_is_an_error_of_the_connection_and_its_own_refusal_stays() -> None:
+    def fails() -> str:
+        raise OSError("no network")
+
+    def refuses() -> str:
+        raise LoginRefused("You are logged out", "log in again")
+
+    with pytest.raises(ConnectionLost, match="no network"):
+        Target("ws://host", fails).login()
+    with pytest.raises(LoginRefused, match="You are logged out"):
+        Target("ws://host", refuses).login()
+
+
+@pytest.mark.parametrize("token", ["kb_SECRET\n# comment", "kb_SECRET ", "kb_SECRÉT", "kb_SECR\0ET"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(LoginRefused, match="The token cannot be sent") as caught:
+        Target("ws://host", lambda: token).login()
+    assert "SECR" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["wsx://ada:SECRET@host", "host?token=SECRET", "ws://ada:SECRET@host"])
+def test_an_address_that_is_refused_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="address") as caught:
+        Target(url)
+    assert "SECRET" not in str(caught.value)
 
 
 async def nobody_listens() -> str:

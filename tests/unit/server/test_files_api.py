@@ -201,6 +201,8 @@ async def test_a_page_of_this_machine_may(server: RunningServer) -> None:
     assert (asked.status, asked.headers["Access-Control-Allow-Methods"]) == (204, "GET, HEAD, PUT")
     sent = await fetch(server, "f", "PUT", headers=origin, data=b"x")
     assert sent.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+    seen = set(sent.headers["Access-Control-Expose-Headers"].split(", "))
+    assert {"Content-Encoding", "Content-Range", "ETag"} <= seen, "what a client needs to continue a download"
 
 
 async def test_a_client_that_vanishes_leaves_nothing(server: RunningServer) -> None:
