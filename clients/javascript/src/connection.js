@@ -135,6 +135,8 @@ export class Link {
   /** Milliseconds before the next attempt. It is short again after a connection that has lasted. */
   #nextPause = FIRST_PAUSE;
   #connectedAt = 0;
+  /** Bytes of this connection that could not leave at once. */
+  #given = 0;
   /** @type {Heartbeat} */
   #heartbeat;
 
@@ -156,9 +158,9 @@ export class Link {
     this.#WebSocket = WebSocket;
     this.#reconnect = reconnect * 1000;
     this.#heartbeat = new Heartbeat(heartbeat * 1000, {
-      ask: () => this.#socket?.send(JSON.stringify({ type: "ping" })),
+      ask: () => this.#send(JSON.stringify({ type: "ping" })),
       isDead: () => this.#broken("the server gave no sign of life"),
-      waiting: () => this.#socket?.bufferedAmount ?? 0,
+      left: () => this.#given - (this.#socket?.bufferedAmount ?? 0),
     });
   }
 
@@ -196,8 +198,16 @@ export class Link {
     while (this.#socket !== null) {
       const frame = this.#core.take();
       if (frame === null) return;
-      this.#socket.send(encode(frame));
+      this.#send(encode(frame));
     }
+  }
+
+  /** @param {string} text */
+  #send(text) {
+    if (this.#socket === null) return;
+    const before = this.#socket.bufferedAmount;
+    this.#socket.send(text);
+    this.#given += this.#socket.bufferedAmount - before;
   }
 
   /** Try now what would be tried later: the network is back, or the page is shown again. */
@@ -222,9 +232,10 @@ export class Link {
   #serve(socket) {
     if (this.#ended) {
       drop(socket);
-      return;
+      throw linkClosed();
     }
     this.#serving = true;
+    this.#given = 0;
     this.#socket = socket;
     this.#connectedAt = performance.now();
     socket.onmessage = ({ data }) => this.#receive(data);
@@ -271,10 +282,9 @@ export class Link {
     this.#lose();
     this.#deliver(this.#core.linkDown(why));
     this.#onConnection(false, why);
-    this.#dialAgain(why).then(
-      (socket) => this.#serve(socket),
-      (error) => this.#giveUp(error, why),
-    );
+    this.#dialAgain(why)
+      .then((socket) => this.#serve(socket))
+      .catch((error) => this.#giveUp(error, why));
   }
 
   /**

@@ -7,7 +7,7 @@
  *
  * - A timer that comes late, because the tab is throttled, the thread was blocked or the machine slept: what has
  *   arrived meanwhile may still wait to be read. So the server gets that time once more.
- * - A large message that is on its way to the server: what waits to be sent becomes less.
+ * - A large message that is on its way to the server: bytes still leave.
  * - A large message that is on its way from the server: a page sees only whole messages. So after a connection that was
  *   dropped for its silence, the next one has twice the time, until an answer was quick again.
  */
@@ -30,8 +30,8 @@ export class Heartbeat {
   #askedAt = 0;
   /** When the timer should come. */
   #due = 0;
-  /** Bytes that waited to be sent when it was looked at last. */
-  #waiting = 0;
+  /** Bytes that had left when it was looked at last. */
+  #left = 0;
   /** Whether the server has got its time once more, because a timer was late. */
   #extended = false;
   #running = false;
@@ -41,7 +41,7 @@ export class Heartbeat {
    * @param {object} calls
    * @param {() => void} calls.ask Asks the server for a sign of life.
    * @param {() => void} calls.isDead Called once, when none came.
-   * @param {() => number} calls.waiting Returns how many bytes wait to be sent.
+   * @param {() => number} calls.left Returns how many bytes have left of those that could not leave at once.
    */
   constructor(interval, calls) {
     this.#interval = interval;
@@ -80,7 +80,7 @@ export class Heartbeat {
   #ask() {
     this.#askedAt = performance.now();
     this.#extended = false;
-    this.#waiting = this.#calls.waiting();
+    this.#left = this.#calls.left();
     this.#wait(this.#patience * this.#factor);
     this.#calls.ask();
   }
@@ -100,10 +100,10 @@ export class Heartbeat {
       else this.#ask();
       return;
     }
-    const waiting = this.#calls.waiting();
-    const moves = waiting < this.#waiting;
+    const left = this.#calls.left();
+    const moves = left > this.#left;
     const late = now - this.#due > LATE && !this.#extended;
-    this.#waiting = waiting;
+    this.#left = left;
     if (moves || late) {
       this.#extended ||= late;
       this.#wait(this.#patience * this.#factor);

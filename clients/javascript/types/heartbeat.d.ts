@@ -4,12 +4,12 @@ export class Heartbeat {
      * @param {object} calls
      * @param {() => void} calls.ask Asks the server for a sign of life.
      * @param {() => void} calls.isDead Called once, when none came.
-     * @param {() => number} calls.waiting Returns how many bytes wait to be sent.
+     * @param {() => number} calls.left Returns how many bytes have left of those that could not leave at once.
      */
     constructor(interval: number, calls: {
         ask: () => void;
         isDead: () => void;
-        waiting: () => number;
+        left: () => number;
     });
     /** Watch a connection that has been opened just now. */
     start(): void;
