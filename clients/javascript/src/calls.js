@@ -43,7 +43,8 @@ export class Call {
       this.#leftOut += partsOf(frame).reduce((sum, part) => sum + utf8(part).length, frame.leftOut ?? 0);
       return;
     }
-    if (counted && this.#leftOut > 0) {
+    // Displays do not say what is missing: the next text does.
+    if (counted && this.#leftOut > 0 && !WITHOUT_TEXT.has(frame.type)) {
       frame.leftOut = (frame.leftOut ?? 0) + this.#leftOut;
       this.#leftOut = 0;
     }
@@ -123,10 +124,11 @@ export class Call {
 
   /**
    * Return the answer; events before it are dropped. Throws the error that stands for it.
+   * @param {import("./patience.js").Patience} [patience] Whose error is thrown when it is over.
    * @returns {Promise<Frame>}
    */
-  async answer() {
-    while ((await this.next()) !== null);
+  async answer(patience) {
+    while ((await this.next(patience)) !== null);
     return /** @type {Frame} */ (this.#answer);
   }
 

@@ -55,10 +55,14 @@ export class Terminal {
     this.leftOut = 0;
   }
 
-  /** Wait until it is open. @returns {Promise<this>} */
-  async opened() {
+  /**
+   * Wait until it is open.
+   * @param {Patience} [patience]
+   * @returns {Promise<this>}
+   */
+  async opened(patience) {
     while (!this.#attached) {
-      const frame = await this.#call.next();
+      const frame = await this.#call.next(patience);
       if (frame === null) throw this.#hasEnded("it was closed before it was open");
       this.#take(frame);
     }
@@ -129,7 +133,11 @@ export class Terminal {
     }
   }
 
-  /** Read it no more, and let it run: `session.terminal({name})` attaches to it again. Idempotent. */
+  /**
+   * Read it no more, and let it run: `session.terminal({name})` attaches to it again. Idempotent.
+   *
+   * The server is not told. It sends the terminal's output as long as the connection lasts, and the client drops it.
+   */
   detach() {
     this.#end("detached");
   }
@@ -204,6 +212,7 @@ export class Terminal {
     }
     // The replay begins `leftOut` bytes after the terminal did. Skip what came before the connection broke.
     this.#replay += missing;
+    if (this.#received > 0) this.leftOut += Math.max(0, this.#replay - this.#received); // it begins after what is known
     const bytes = utf8(data);
     const fresh = bytes.subarray(Math.max(0, this.#received - this.#replay));
     this.#replay += bytes.length;

@@ -43,9 +43,10 @@ export class Call {
     during(work: unknown, patience: import("./patience.js").Patience): Promise<void>;
     /**
      * Return the answer; events before it are dropped. Throws the error that stands for it.
+     * @param {import("./patience.js").Patience} [patience] Whose error is thrown when it is over.
      * @returns {Promise<Frame>}
      */
-    answer(): Promise<Frame>;
+    answer(patience?: import("./patience.js").Patience): Promise<Frame>;
     #private;
 }
 export type Frame = import("./core.js").Frame;

@@ -28,6 +28,11 @@
  *   code asks something else, or ends.
  */
 /**
+ * @typedef {object} Waiting How long to wait for an answer. Without it, a question waits for a connection like a run.
+ * @property {number} [wait] Seconds; then `WaitTimeout`.
+ * @property {AbortSignal} [signal] Aborting it throws its reason.
+ */
+/**
  * @typedef {object} CommandOptions
  * @property {number} [timeout] Seconds that it may run: the server ends it then, with the cause `timeout`.
  * @property {number} [wait] Seconds to wait for the result, from this call on; then `WaitTimeout`, and it goes on.
@@ -89,9 +94,10 @@ export class Client {
      * Send a request and return its answer.
      * @param {Frame} frame
      * @param {Kind} kind
+     * @param {Waiting} [waiting]
      * @returns {Promise<Frame>}
      */
-    ask(frame: Frame, kind: Kind): Promise<Frame>;
+    ask(frame: Frame, kind: Kind, waiting?: Waiting): Promise<Frame>;
     /**
      * Send a message without answer on behalf of a call; return false if there is no connection.
      * @param {Call} call
@@ -196,9 +202,10 @@ export class Session {
      * Return what could stand at the cursor: each of `matches` can replace `code.slice(start, end)`.
      * @param {string} code
      * @param {number} [cursor] An index of `code`; its end by default.
+     * @param {Waiting} [waiting]
      * @returns {Promise<{matches: string[], start: number, end: number}>}
      */
-    complete(code: string, cursor?: number): Promise<{
+    complete(code: string, cursor?: number, waiting?: Waiting): Promise<{
         matches: string[];
         start: number;
         end: number;
@@ -207,21 +214,22 @@ export class Session {
      * Return what is known of the name at the cursor, as plain text; empty if it is unknown.
      * @param {string} code
      * @param {number} [cursor] An index of `code`; its end by default.
+     * @param {Waiting} [waiting]
      * @returns {Promise<string>}
      */
-    inspect(code: string, cursor?: number): Promise<string>;
+    inspect(code: string, cursor?: number, waiting?: Waiting): Promise<string>;
     /** Return the `session_info_reply`. It does not open the session. @returns {Promise<Frame>} */
     info(): Promise<Frame>;
     /**
      * Open an interactive terminal, or attach to the one of this name, and return it when it is open.
-     * @param {{rows?: number, cols?: number, name?: string}} [options]
+     * @param {{rows?: number, cols?: number, name?: string} & Waiting} [options]
      * @returns {Promise<Terminal>}
      */
-    terminal({ rows, cols, name }?: {
+    terminal({ rows, cols, name, ...waiting }?: {
         rows?: number;
         cols?: number;
         name?: string;
-    }): Promise<Terminal>;
+    } & Waiting): Promise<Terminal>;
     /**
      * Close the session for everybody: what runs ends. With `deleteFiles`, its files are deleted.
      * @param {{deleteFiles?: boolean}} [options]
@@ -232,11 +240,12 @@ export class Session {
     }): Promise<void>;
     /**
      * Send a request of this session, and return its answer.
-     * @param {Frame} frame
+     * @param {Frame} frame Any that has one answer; not `resume` and `input_reply`, which the client sends by itself.
      * @param {Kind} kind
+     * @param {Waiting} [waiting]
      * @returns {Promise<Frame>}
      */
-    request(frame: Frame, kind: Kind): Promise<Frame>;
+    request(frame: Frame, kind: Kind, waiting?: Waiting): Promise<Frame>;
     /** The transfers of files that are under way. */
     get transfers(): Set<import("./files.js").Transfer>;
     /**
@@ -335,6 +344,19 @@ export type SessionOptions = {
 export type OnInput = (prompt: string, secret: boolean, more: {
     signal: AbortSignal;
 }) => string | Promise<string>;
+/**
+ * How long to wait for an answer. Without it, a question waits for a connection like a run.
+ */
+export type Waiting = {
+    /**
+     * Seconds; then `WaitTimeout`.
+     */
+    wait?: number | undefined;
+    /**
+     * Aborting it throws its reason.
+     */
+    signal?: AbortSignal | undefined;
+};
 export type CommandOptions = {
     /**
      * Seconds that it may run: the server ends it then, with the cause `timeout`.

@@ -12,7 +12,7 @@
  * @property {string} sessionId
  * @property {import("./connection.js").Target} target
  * @property {Set<Transfer>} transfers Those that are under way; its owner ends them.
- * @property {(frame: Frame, kind: import("./core.js").Kind) => Promise<Frame>} request
+ * @property {(frame: Frame, kind: import("./core.js").Kind, waiting?: Waiting) => Promise<Frame>} request
  */
 /**
  * The files of one session. Paths are relative to the workspace, with `/`.
@@ -86,13 +86,13 @@ export class Files {
      *
      * The server lists at most 10,000 entries, those that are nearest to the directory; then `truncated` is true.
      * @param {string} [path]
-     * @param {{recursive?: boolean, hidden?: boolean}} [options]
+     * @param {{recursive?: boolean, hidden?: boolean} & Waiting} [options]
      * @returns {Promise<FileInfo[] & {truncated: boolean}>}
      */
-    list(path?: string, { recursive, hidden }?: {
+    list(path?: string, { recursive, hidden, ...waiting }?: {
         recursive?: boolean;
         hidden?: boolean;
-    }): Promise<FileInfo[] & {
+    } & Waiting): Promise<FileInfo[] & {
         truncated: boolean;
     }>;
     /**
@@ -160,6 +160,7 @@ export class Transfer {
 }
 export type ClientError = import("./errors.js").ClientError;
 export type Frame = import("./core.js").Frame;
+export type Waiting = import("./client.js").Waiting;
 /**
  * One entry of a list. `kind`
  *   is `file`, `directory`, `symlink` or `other`; `size` are the bytes of a file; `modified` is UTC, RFC 3339.
@@ -198,5 +199,5 @@ export type Requests = {
      * Those that are under way; its owner ends them.
      */
     transfers: Set<Transfer>;
-    request: (frame: Frame, kind: import("./core.js").Kind) => Promise<Frame>;
+    request: (frame: Frame, kind: import("./core.js").Kind, waiting?: Waiting) => Promise<Frame>;
 };

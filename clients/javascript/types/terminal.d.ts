@@ -32,8 +32,12 @@ export class Terminal {
     replayed: boolean;
     /** Bytes of output that are missing so far, because they came faster than they were read. */
     leftOut: number;
-    /** Wait until it is open. @returns {Promise<this>} */
-    opened(): Promise<this>;
+    /**
+     * Wait until it is open.
+     * @param {Patience} [patience]
+     * @returns {Promise<this>}
+     */
+    opened(patience?: Patience): Promise<this>;
     /**
      * Return the next output, or an empty string when the terminal has ended. Use it from one place only.
      *
@@ -63,7 +67,11 @@ export class Terminal {
         rows: number;
         cols: number;
     }): void;
-    /** Read it no more, and let it run: `session.terminal({name})` attaches to it again. Idempotent. */
+    /**
+     * Read it no more, and let it run: `session.terminal({name})` attaches to it again. Idempotent.
+     *
+     * The server is not told. It sends the terminal's output as long as the connection lasts, and the client drops it.
+     */
     detach(): void;
     /** End it, and everything that runs in it. Idempotent. @returns {Promise<void>} */
     close(): Promise<void>;
@@ -86,3 +94,4 @@ export type Requests = {
     notify: (call: Call, frame: Frame) => boolean;
     abandon: (call: Call) => void;
 };
+import { Patience } from "./patience.js";
