@@ -53,6 +53,12 @@ const RECONNECT = 120;
  */
 
 /**
+ * @typedef {object} Waiting How long to wait for an answer. Without it, a question waits for a connection like a run.
+ * @property {number} [wait] Seconds; then `WaitTimeout`.
+ * @property {AbortSignal} [signal] Aborting it throws its reason.
+ */
+
+/**
  * @typedef {object} CommandOptions
  * @property {number} [timeout] Seconds that it may run: the server ends it then, with the cause `timeout`.
  * @property {number} [wait] Seconds to wait for the result, from this call on; then `WaitTimeout`, and it goes on.
@@ -181,14 +187,18 @@ export class Client {
    * Send a request and return its answer.
    * @param {Frame} frame
    * @param {Kind} kind
+   * @param {Waiting} [waiting]
    * @returns {Promise<Frame>}
    */
-  async ask(frame, kind) {
-    const call = await this.start(frame, kind);
+  async ask(frame, kind, waiting) {
+    const patience = new Patience({ ...waiting, what: "The answer did not come in time", why: "ask again" });
+    let call;
     try {
-      return await call.answer();
+      call = await this.start(frame, kind, patience);
+      return await call.answer(patience);
     } finally {
-      this.abandon(call);
+      patience.end();
+      if (call !== undefined) this.abandon(call);
     }
   }
 
@@ -412,10 +422,12 @@ export class Session {
    * Return what could stand at the cursor: each of `matches` can replace `code.slice(start, end)`.
    * @param {string} code
    * @param {number} [cursor] An index of `code`; its end by default.
+   * @param {Waiting} [waiting]
    * @returns {Promise<{matches: string[], start: number, end: number}>}
    */
-  async complete(code, cursor = code.length) {
-    const answer = await this.request({ type: "complete", code, cursor: points(code, cursor) }, "question");
+  async complete(code, cursor = code.length, waiting = {}) {
+    const frame = { type: "complete", code, cursor: points(code, cursor) };
+    const answer = await this.request(frame, "question", waiting);
     const [start, end] = [answer.cursorStart, answer.cursorEnd].map((at) => [...code].slice(0, at).join("").length);
     return { matches: answer.matches, start, end };
   }
@@ -424,10 +436,11 @@ export class Session {
    * Return what is known of the name at the cursor, as plain text; empty if it is unknown.
    * @param {string} code
    * @param {number} [cursor] An index of `code`; its end by default.
+   * @param {Waiting} [waiting]
    * @returns {Promise<string>}
    */
-  async inspect(code, cursor = code.length) {
-    return (await this.request({ type: "inspect", code, cursor: points(code, cursor) }, "question")).text;
+  async inspect(code, cursor = code.length, waiting = {}) {
+    return (await this.request({ type: "inspect", code, cursor: points(code, cursor) }, "question", waiting)).text;
   }
 
   /** Return the `session_info_reply`. It does not open the session. @returns {Promise<Frame>} */
@@ -437,17 +450,24 @@ export class Session {
 
   /**
    * Open an interactive terminal, or attach to the one of this name, and return it when it is open.
-   * @param {{rows?: number, cols?: number, name?: string}} [options]
+   * @param {{rows?: number, cols?: number, name?: string} & Waiting} [options]
    * @returns {Promise<Terminal>}
    */
-  async terminal({ rows = 24, cols = 80, name } = {}) {
+  async terminal({ rows = 24, cols = 80, name, ...waiting } = {}) {
     const terminalId = name ?? `t-${unique()}`;
-    const call = await this.#start({ type: "open_terminal", rows, cols, terminalId }, "terminal");
+    const patience = new Patience({ ...waiting, what: "The terminal did not open in time", why: "open it again" });
+    let call;
     try {
-      return await new Terminal(this, call, terminalId).opened();
+      call = await this.#start({ type: "open_terminal", rows, cols, terminalId }, "terminal", patience);
+      return await new Terminal(this, call, terminalId).opened(patience);
     } catch (error) {
-      this.abandon(call);
+      if (call !== undefined) this.abandon(call);
+      // It may be open, or open later. Nobody knows the name that it has got here.
+      const isUnwanted = call?.request.sent && !call.settled && name === undefined;
+      if (isUnwanted) this.request({ type: "close_terminal", terminalId }, "change").catch(() => {});
       throw error;
+    } finally {
+      patience.end();
     }
   }
 
@@ -476,13 +496,14 @@ export class Session {
 
   /**
    * Send a request of this session, and return its answer.
-   * @param {Frame} frame
+   * @param {Frame} frame Any that has one answer; not `resume` and `input_reply`, which the client sends by itself.
    * @param {Kind} kind
+   * @param {Waiting} [waiting]
    * @returns {Promise<Frame>}
    */
-  async request(frame, kind) {
+  async request(frame, kind, waiting) {
     this.#use();
-    return this.#client.ask({ ...frame, sessionId: this.sessionId }, kind);
+    return this.#client.ask({ ...frame, sessionId: this.sessionId }, kind, waiting);
   }
 
   /** The transfers of files that are under way. */

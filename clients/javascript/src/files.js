@@ -8,6 +8,7 @@ import { ConnectionLost, OutcomeUnknown } from "./errors.js";
 /** @typedef {import("./errors.js").ClientError} ClientError */
 
 /** @typedef {import("./core.js").Frame} Frame */
+/** @typedef {import("./client.js").Waiting} Waiting */
 
 /** Bytes of a piece of an upload. */
 const CHUNK = 2 ** 20;
@@ -31,7 +32,7 @@ const ATTEMPTS = 5;
  * @property {string} sessionId
  * @property {import("./connection.js").Target} target
  * @property {Set<Transfer>} transfers Those that are under way; its owner ends them.
- * @property {(frame: Frame, kind: import("./core.js").Kind) => Promise<Frame>} request
+ * @property {(frame: Frame, kind: import("./core.js").Kind, waiting?: Waiting) => Promise<Frame>} request
  */
 
 /**
@@ -81,7 +82,7 @@ export class Files {
         progress,
       );
       if (answer.status < 300) {
-        const { filename, size, sha256 } = JSON.parse(answer.body);
+        const { filename, size, sha256 } = parsed(answer.body) ?? {};
         if (size !== blob.size || typeof sha256 !== "string")
           throw new Error("what answered is no kernelbridge server");
         return { path: filename, size, sha256 };
@@ -156,11 +157,12 @@ export class Files {
    *
    * The server lists at most 10,000 entries, those that are nearest to the directory; then `truncated` is true.
    * @param {string} [path]
-   * @param {{recursive?: boolean, hidden?: boolean}} [options]
+   * @param {{recursive?: boolean, hidden?: boolean} & Waiting} [options]
    * @returns {Promise<FileInfo[] & {truncated: boolean}>}
    */
-  async list(path = "", { recursive = false, hidden = false } = {}) {
-    const answer = await this.#requests.request({ type: "list_files", path, recursive, hidden }, "question");
+  async list(path = "", { recursive = false, hidden = false, ...waiting } = {}) {
+    const frame = { type: "list_files", path, recursive, hidden };
+    const answer = await this.#requests.request(frame, "question", waiting);
     /** @type {FileInfo[]} */
     const found = answer.files.map((/** @type {any} */ { path, kind, size = null, modified }) => ({
       path,
@@ -454,6 +456,15 @@ function putByXhr(url, headers, blob, transfer, progress) {
   });
 }
 
+/** @param {string} text @returns {any} What it is as JSON, or null. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 /**
  * Return the error for the answer of a request by HTTP.
  * @param {number} status
@@ -463,12 +474,7 @@ function putByXhr(url, headers, blob, transfer, progress) {
  * @returns {ClientError}
  */
 function failure(status, body, path, method) {
-  let answer;
-  try {
-    answer = JSON.parse(body);
-  } catch {
-    answer = null;
-  }
+  const answer = parsed(body);
   if (typeof answer?.code === "string") return refusal(answer, method);
   if (status === 401 || status === 403 || status === 429) return refusedLogin(status);
   if (method === "PUT" && status >= 500) return unknownSave(path, `HTTP status ${status}`); // a proxy lost the server
