@@ -7,9 +7,9 @@ import { Call } from "../src/calls.js";
 import { Link, size, Target } from "../src/connection.js";
 import { Core, Request } from "../src/core.js";
 import { ConnectionLost, LoginRefused, RequestRefused, WaitTimeout } from "../src/errors.js";
-import { Transfer } from "../src/files.js";
+import { Files, Transfer } from "../src/files.js";
 import { Heartbeat } from "../src/heartbeat.js";
-import { Client, CommandResult, Result } from "../src/index.js";
+import { Client, CommandResult, Result, Session } from "../src/index.js";
 import { Patience } from "../src/patience.js";
 import { Bundle } from "../src/results.js";
 import { Terminal } from "../src/terminal.js";
@@ -48,9 +48,9 @@ class Time {
 
 function heart(t) {
   const time = new Time(t);
-  const seen = { asked: 0, dead: 0, waiting: 0, time };
+  const seen = { asked: 0, dead: 0, left: 0, time };
   const ask = () => (seen.asked += 1);
-  seen.heartbeat = new Heartbeat(20_000, { ask, isDead: () => (seen.dead += 1), waiting: () => seen.waiting });
+  seen.heartbeat = new Heartbeat(20_000, { ask, isDead: () => (seen.dead += 1), left: () => seen.left });
   seen.heartbeat.start();
   return seen;
 }
@@ -86,12 +86,11 @@ test("a throttled tab or a machine that slept gets the time once more, and a dea
   assert.equal(seen.dead, 1);
 });
 
-test("what waits to be sent is no silence while it becomes less", (t) => {
+test("a connection is alive while bytes leave", (t) => {
   const seen = heart(t);
-  seen.waiting = 5e6;
   seen.time.pass(20_000);
   for (let n = 0; n < 5; n += 1) {
-    seen.waiting -= 1e6;
+    seen.left += 1e6;
     seen.time.pass(10_000);
   }
   assert.equal(seen.dead, 0);
@@ -174,12 +173,12 @@ const turns = async () => {
   for (let n = 0; n < 20; n += 1) await null;
 };
 
-function linked(more = {}) {
+function linked(more = {}, target = new Target("ws://host:1", null, null)) {
   FakeSocket.made = [];
   const core = new Core("me");
   const outcomes = [];
   const connections = [];
-  const link = new Link(new Target("ws://host:1", null, null), core, {
+  const link = new Link(target, core, {
     deliver: (effects) => outcomes.push(...effects),
     onConnection: (connected, why) => connections.push([connected, why]),
     WebSocket: FakeSocket,
@@ -533,6 +532,210 @@ test("a member __proto__ of a message pollutes nothing", async () => {
   await Promise.all([link.close(), turns().then(() => sockets[0].onclose({ code: 1000 }))]);
 });
 
+/** Connect a link, and return it with its first socket. */
+async function connected(more, target) {
+  const made = linked(more, target);
+  const connecting = made.link.connect();
+  await turns();
+  made.sockets[0].gets({ type: "connected" });
+  await connecting;
+  return made;
+}
+
+const cut = (socket) => socket.onclose({ code: 1006, reason: "" });
+
+test("a message that cannot be written ends the link, and is no error of whoever reads", async () => {
+  const { core, link, outcomes, sockets } = await connected();
+  core.submit({ type: "list_sessions", value: NaN }, "question");
+  sockets[0].gets({ type: "pong" });
+  assert.deepEqual([outcomes[0].outcome.name, link.usable], ["ConnectionLost", false]);
+});
+
+test("a connection that is closed as it is opened is an error", async () => {
+  const { link, sockets } = linked();
+  const connecting = assert.rejects(link.connect(), { name: "Closed" });
+  await turns();
+  sockets[0].gets({ type: "connected" });
+  await Promise.all([link.close(), connecting]);
+  assert.equal(sockets[0].ended, true);
+});
+
+test("a handshake that the package ws says was refused is a refused login", async () => {
+  const { link, sockets } = linked();
+  const refused = assert.rejects(link.connect(), { name: "LoginRefused", status: 403 });
+  await turns();
+  sockets[0].onerror({ message: "Unexpected server response: 403" });
+  cut(sockets[0]);
+  await refused;
+});
+
+test("a connection is kept while bytes leave, also when more is added", async (t) => {
+  const time = new Time(t);
+  const { core, link, sockets } = await connected();
+  const socket = sockets[0];
+  socket.send = ({ length }) => (socket.bufferedAmount += length);
+  time.pass(20_000);
+  for (let n = 0; n < 6; n += 1) {
+    socket.bufferedAmount = Math.max(0, socket.bufferedAmount - 50);
+    core.submit({ type: "list_sessions", text: "x".repeat(200) }, "question");
+    link.flush();
+    time.pass(10_000);
+  }
+  assert.equal(socket.ended, false);
+  time.pass(10_000);
+  assert.equal(socket.ended, true, "nothing left");
+  await link.close();
+  await turns();
+});
+
+test("an address that is refused is not shown", () => {
+  for (const url of ["wsx://ada:SECRET@host", "host:1?token=SECRET", "ws://ada:SECRET@host"]) {
+    assert.throws(
+      () => new Target(url, null, null),
+      (error) => error instanceof TypeError && !error.message.includes("SECRET"),
+    );
+  }
+});
+
+/** A server that opens sessions, and does what the test says with other requests. */
+class FakeServer extends FakeSocket {
+  static answer = () => {};
+
+  constructor(url) {
+    super(url);
+    queueMicrotask(() => this.gets({ type: "connected" }));
+  }
+
+  send(text) {
+    super.send(text);
+    const { type, sessionId, requestId } = this.sent.at(-1);
+    const gets = (frame) => queueMicrotask(() => this.gets({ sessionId, requestId, ...frame }));
+    if (type === "open_session") gets({ type: "session_ready", created: "then", lastSeq: 0 });
+    else if (type === "close_session") gets({ type: "close_session_reply" });
+    else FakeServer.answer(this.sent.at(-1), gets);
+  }
+
+  close() {
+    super.close();
+    this.onclose?.({ code: 1000, reason: "" });
+  }
+
+  types() {
+    return this.sent.map(({ type }) => type);
+  }
+}
+
+function served(answer, options = {}) {
+  FakeSocket.made = [];
+  FakeServer.answer = answer;
+  return { client: new Client("ws://host:1", { WebSocket: FakeServer, ...options }), sockets: FakeSocket.made };
+}
+
+const ends = ({ type }, gets) => {
+  if (type !== "execute_code") return;
+  gets({ type: "execution_output", text: "x", stream: "stdout" });
+  gets({ type: "execution_result", success: true, output: "x" });
+};
+
+test("a session without a name is forgotten when it is closed", async () => {
+  const seen = [];
+  const client = {
+    ask: async ({ type }) => void seen.push(type),
+    leaveSession: (sessionId) => seen.push(`left ${sessionId}`),
+  };
+  await new Session(client, "tmp-1", () => {}, true).close({ deleteFiles: true });
+  await new Session(client, "named", () => {}, false).close();
+  assert.deepEqual(seen, ["close_session", "left tmp-1", "close_session"]);
+});
+
+test("an option that is null is absent", async (t) => {
+  const use = mock.method(Core.prototype, "use");
+  t.after(() => mock.restoreAll());
+  const { client } = served(ends);
+  await client.session("s", { linger: null }).run("1");
+  assert.deepEqual([use.mock.calls[0].arguments[1].linger, use.mock.calls[0].arguments[2].ownLinger], [180, true]);
+  await client.close();
+  const time = new Time(t);
+  const patience = new Patience({ wait: null });
+  time.pass(1_000);
+  assert.equal(patience.over, null);
+});
+
+test("questions and terminals can be waited for, and aborted", async () => {
+  const { client, sockets } = served(() => {});
+  const session = client.session("s");
+  const isLate = { name: "WaitTimeout" };
+  await assert.rejects(session.complete("x", 1, { wait: 0.01 }), isLate);
+  await assert.rejects(session.inspect("x", 1, { wait: 0.01 }), isLate);
+  await assert.rejects(session.files.list("", { wait: 0.01 }), isLate);
+  await assert.rejects(session.terminal({ wait: 0.01 }), isLate);
+  assert.deepEqual(sockets[0].types().slice(-2), ["open_terminal", "close_terminal"], "no shell is left behind");
+  const stop = new AbortController();
+  const aborted = session.complete("y", 1, { signal: stop.signal });
+  await turns();
+  stop.abort(new Error("enough"));
+  await assert.rejects(aborted, /enough/);
+  await client.close();
+});
+
+test("a call that is aborted already does not connect", async () => {
+  const { client, sockets } = served(ends);
+  await assert.rejects(client.session("s").run("1", { signal: AbortSignal.abort(new Error("enough")) }), /enough/);
+  assert.equal(sockets.length, 0);
+});
+
+const files = (token = null) =>
+  new Files({ sessionId: "s", target: new Target("http://host:1", token, null), transfers: new Set() });
+
+for (const [cause, name] of [
+  [{ code: "ENOTFOUND", syscall: "getaddrinfo" }, "ConnectionLost"],
+  [{ code: "EHOSTUNREACH", syscall: "connect" }, "ConnectionLost"],
+  [{ errors: [{ code: "ECONNREFUSED", syscall: "connect" }] }, "ConnectionLost"],
+  [{ code: "UND_ERR_CONNECT_TIMEOUT" }, "ConnectionLost"],
+  [{ code: "ECONNRESET", syscall: "read" }, "OutcomeUnknown"],
+  [{ code: "UND_ERR_SOCKET" }, "OutcomeUnknown"],
+]) {
+  test(`an upload is unknown only if there was a connection: ${JSON.stringify(cause)}`, async (t) => {
+    mock.method(globalThis, "fetch", () => Promise.reject(new TypeError("fetch failed", { cause })));
+    t.after(() => mock.restoreAll());
+    await assert.rejects(files().write("x", "y"), { name });
+  });
+}
+
+test("a text that UTF-8 cannot hold is not saved as another one", async () => {
+  await assert.rejects(files().write("x", "a\ud800b"), TypeError);
+});
+
+/** The upload of a browser, which another address answers. */
+class OtherAnswer {
+  static responseURL = "";
+  static responseText = "{}";
+  upload = {};
+  status = 200;
+
+  open() {}
+
+  setRequestHeader() {}
+
+  send() {
+    Object.assign(this, { responseURL: OtherAnswer.responseURL, responseText: OtherAnswer.responseText });
+    queueMicrotask(() => this.onload());
+  }
+}
+
+for (const [url, text, says] of [
+  ["http://other/stolen", "{}", /redirected to http:\/\/other/],
+  ["http://host:1/api/sessions/s/files/x", "<html>Log in", /no kernelbridge server/],
+  ["http://host:1/api/sessions/s/files/x", '{"sha256": "0", "size": 2}', /no kernelbridge server/],
+]) {
+  test(`an upload that something else answered was not saved: ${text}`, async (t) => {
+    globalThis.XMLHttpRequest = OtherAnswer;
+    t.after(() => delete globalThis.XMLHttpRequest);
+    Object.assign(OtherAnswer, { responseURL: url, responseText: text });
+    await assert.rejects(files().write("x", "y"), { name: "OutcomeUnknown", message: says });
+  });
+}
+
 // -- addresses --------------------------------------------------------------------------
 
 const target = new Target("ws://host:1/below/ws", null, "ada");
@@ -562,6 +765,7 @@ for (const [session, path] of [
   ["..", "x"],
   ["a/../b", "x"],
   ["a\n", "x"],
+  ["a b", "x"],
   ["\ud800", "x"],
   [".", "x"],
   ["", "x"],
@@ -605,21 +809,49 @@ test("events come in order, then the answer; what is over its limit is counted",
   assert.equal((await made.answer()).type, "execution_result");
 });
 
-test("displays that nobody reads are bounded", async () => {
+test("what a terminal leaves out is counted once, and not twice with a replay", async () => {
+  const made = new Call(new Request({ type: "open_terminal", requestId: "me-1" }, "terminal"));
+  const terminal = new Terminal({ sessionId: "s" }, made, "t");
+  const data = (text, more = {}) => made.put({ type: "terminal_data", data: text, ...more });
+  const large = "x".repeat(64 * 2 ** 20);
+  made.put({ type: "terminal_opened", reattached: false });
+  data(large);
+  data("A", { leftOut: 1000 }); // is left out, with what the server left out
+  assert.equal((await terminal.read()).length, large.length);
+  data("B");
+  assert.equal(await terminal.read(), "B");
+  assert.equal(terminal.leftOut, 1001);
+  data(large);
+  data("C"); // is left out, and comes with the replay
+  made.put({ type: "terminal_opened", reattached: true });
+  data("BxC", { replay: true, leftOut: 2 * large.length + 1001 - 1 });
+  assert.equal((await terminal.read()).length, large.length);
+  assert.equal(await terminal.read(), "C");
+  data("DE");
+  assert.equal(await terminal.read(), "DE");
+  made.put({ type: "terminal_opened", reattached: true });
+  data("DEF", { replay: true, leftOut: 2 * large.length + 1003 });
+  assert.equal(await terminal.read(), "F");
+  assert.equal(terminal.leftOut, 1001);
+  made.put({ type: "terminal_opened", reattached: true });
+  data("H", { replay: true, leftOut: 2 * large.length + 1007 });
+  assert.equal(await terminal.read(), "H");
+  assert.equal(terminal.leftOut, 1002, "G was written without a connection, and is not kept any more");
+});
+
+test("displays that wait are bounded and counted like output", async () => {
   const made = call();
-  const picture = {
-    type: "update_display_data",
-    data: { "image/png": "x".repeat(2 ** 20), "application/json": { a: 1 } },
-  };
-  for (let n = 0; n < 100; n += 1) made.put({ ...picture });
-  for (let n = 0; n < 200_000; n += 1) made.put({ type: "clear_output", wait: false });
+  const text = "x".repeat(2 ** 20);
+  for (let n = 0; n < 70; n += 1) made.put({ type: "update_display_data", data: { "image/png": text, n } });
+  for (let n = 0; n < 10_000; n += 1) made.put({ type: "clear_output", wait: true });
   made.put({ type: "input_request", inputId: "i" });
   made.settle({ type: "execution_result" });
-  const came = [];
-  for (let frame = await made.next(); frame !== null; frame = await made.next()) came.push(frame.type);
-  assert.equal(came.filter((type) => type === picture.type).length, 63);
-  assert.ok(came.length < 3000, `${came.length} events`);
-  assert.equal(came.at(-1), "input_request", "a question is never left out");
+  const seen = { update_display_data: 0, clear_output: 0, input_request: 0 };
+  for (let frame = await made.next(); frame !== null; frame = await made.next()) seen[frame.type] += 1;
+  assert.deepEqual([seen.update_display_data, seen.input_request], [63, 1]);
+  assert.ok(seen.clear_output < 3000, `${seen.clear_output}`);
+  made.put({ type: "execution_output", text: "x" });
+  assert.equal((await made.next()).leftOut, 7 * (2 ** 20 + 2));
 });
 
 test("a reader that waits no longer loses no event", async () => {
