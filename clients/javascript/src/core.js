@@ -656,8 +656,8 @@ function unknown(request, why) {
 function unanswered(request, why) {
   return new ConnectionLost(
     `No answer to ${what(request)}`,
-    `${BREAKS} connections broke before it, the last one because ${why}. Is it larger than the server or a proxy takes?` +
-      " Ask again if the network is bad",
+    `${BREAKS} connections broke before it, the last one because ${why}. Is it larger than the server or a proxy` +
+      " takes? Ask again if the network is bad",
   );
 }
 
