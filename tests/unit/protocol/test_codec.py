@@ -38,6 +38,7 @@ def test_what_a_request_means_without_its_optional_fields() -> None:
         ("execute_code", "allowStdin"): False,
         ("interrupt", "target"): "execution",
         ("interrupt", "queued"): False,
+        ("interrupt", "escalate"): True,
         ("interrupt", "jobs"): False,
         ("inspect", "detail"): 0,
         ("open_terminal", "rows"): 24,
