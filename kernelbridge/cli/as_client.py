@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.left_session import Left, LeftSession
 from kernelbridge.cli.own_server import Own, found_server
@@ -144,6 +145,7 @@ async def _end(session: AsyncSession, *, delete_files: bool) -> None:
 @asynccontextmanager
 async def connected(server: Server, *, isolation: bool = True, keeps_files: bool) -> AsyncIterator[Connected]:
     """Connect to the server, or to one of the command's own, which has `isolation` and may keep files."""
+    log.configure("console", "error")
     own = Own(server.image, isolation=isolation, keeps_files=keeps_files)
     async with found_server(server.url, server.token, own, screen.say) as found:
         from kernelbridge import AsyncClient, LoginRefused  # noqa: PLC0415 - not for --help

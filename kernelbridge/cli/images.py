@@ -100,6 +100,7 @@ def doctor(*, image: str, as_json: bool) -> int:
     from kernelbridge.cli.image_doctor import examine  # noqa: PLC0415 - loads the server: not for --help
     from kernelbridge.doctor import serves  # noqa: PLC0415
 
+    log.configure("console", "error")
     rows = asyncio.run(examine(image, screen.say))
     if as_json:
         _print_json({"image": image, "ok": serves(rows), "checks": rows})
