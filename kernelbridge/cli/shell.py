@@ -20,7 +20,8 @@ import click
 from kernelbridge.cli import screen
 from kernelbridge.cli.as_client import OUR_FAILURE, WAITING, EndedBySignal, Server, as_client, carry_out, connected
 from kernelbridge.cli.completion import own_sessions
-from kernelbridge.cli.detaching import LEFT, Keys, WithoutQuestions
+from kernelbridge.cli.detaching import LEFT, Keys
+from kernelbridge.cli.output_filter import OutputFilter
 from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class _Attached:
         await self._terminal.resize(size.lines, size.columns)
 
     async def _show(self) -> None:
-        replay = WithoutQuestions()
+        replay = OutputFilter(keys=True)
         while text := await self._terminal.read():
             # What was begun in the replay and ends behind it was never answered.
             await self._write(replay.take(text) if self._terminal.replayed else replay.end() + text)
