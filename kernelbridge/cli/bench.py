@@ -172,7 +172,7 @@ def _write_table(about: dict[str, Any], figures: dict[str, dict[str, float]]) ->
     console = screen.output()
     image = f", image {about['image']}" if about["image"] else ""
     own = ", started for this command" if about["ownServer"] else ""
-    console.print(f"{about['server']}, runtime {about['runtime']}{image}{own}")
+    console.print(screen.plain(f"{about['server']}, runtime {about['runtime']}{image}{own}"))
     for name, found in figures.items():
         screen.write_row(console, _figure(found), _LABELS[name], width=32)
 

@@ -121,4 +121,4 @@ def doctor(*, image: str, as_json: bool) -> int:
 
 
 def _print_json(found: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    click.echo(screen.plain_json(msgspec.json.format(msgspec.json.encode(found), indent=2)))
