@@ -77,3 +77,16 @@ def test_the_beginning_of_a_sequence_waits_until_nothing_follows() -> None:
 @pytest.mark.parametrize("text", ["\x1b[1;31mred\x1b[m", "\x1b[2J\x1b[3;4H", "\x1b]0;title\x07", "\x1b[?25l", "c n q"])
 def test_what_is_no_question_stays(text: str) -> None:
     assert WithoutQuestions().take(text) == text
+
+
+def test_a_tilde_is_only_special_at_the_beginning_of_a_line() -> None:
+    keys = Keys()
+    assert keys.take("~x~d") == ("~x~d", False)
+    assert keys.take("a~d") == ("a~d", False)
+    for beginning in "\r\n\x03\x15":
+        assert Keys().take(f"a{beginning}~dmore") == (f"a{beginning}", True)
+    assert Keys().take("~~d") == ("~d", False)
+    assert Keys().take("~~~d") == ("~~d", False)
+    waiting = Keys()
+    assert waiting.take("~") == ("", False)
+    assert waiting.take("d") == ("", True)
