@@ -26,3 +26,16 @@ def test_what_is_typed_and_who_leaves(pieces: list[str], typed: str, leaves: boo
         text, left = keys.take(piece)
         found += text
     assert (found, left) == (typed, leaves)
+
+
+def test_a_tilde_is_only_special_at_the_beginning_of_a_line() -> None:
+    keys = Keys()
+    assert keys.take("~x~d") == ("~x~d", False)
+    assert keys.take("a~d") == ("a~d", False)
+    for beginning in "\r\n\x03\x15":
+        assert Keys().take(f"a{beginning}~dmore") == (f"a{beginning}", True)
+    assert Keys().take("~~d") == ("~d", False)
+    assert Keys().take("~~~d") == ("~~d", False)
+    waiting = Keys()
+    assert waiting.take("~") == ("", False)
+    assert waiting.take("d") == ("", True)

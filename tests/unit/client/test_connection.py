@@ -335,3 +335,14 @@ async def test_an_error_of_the_login_does_not_hold_the_token() -> None:
         while found is not None:
             assert "secret-token" not in repr(found)
             found = found.__cause__ or found.__context__
+
+
+async def test_a_client_whose_loop_has_ended_connects_again() -> None:
+    client = AsyncClient("ws://127.0.0.1:1")
+    ended = asyncio.new_event_loop()
+    ended.close()
+    client._link = SimpleNamespace(loop=ended, usable=True)  # type: ignore[assignment]
+    link = await client._linked()
+    assert link.loop is asyncio.get_running_loop()
+    assert await client._linked() is link
+    await client.close()

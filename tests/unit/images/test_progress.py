@@ -89,3 +89,11 @@ def test_a_pull_is_told_by_layers() -> None:
         "  2 of 2 layers of python:3.13",
         "  Status: Downloaded newer image for python:3.13",
     ]
+
+
+def test_a_failure_shows_no_lines_of_another_step() -> None:
+    summary = BuildSummary("workspace")
+    feed(summary, "Step 1/2 : FROM base\n", "of another step\n", "Step 2/2 : RUN make\n", "own\n")
+    with pytest.raises(ImageError) as caught:
+        summary.feed({"error": "failed"})
+    assert caught.value.reason == "failed\nits last lines:\nown"
