@@ -168,7 +168,8 @@ async def test_a_restart_forgets_variables(session: AsyncSession) -> None:
 
 
 async def test_names_are_completed_and_explained_at_the_cursor(session: AsyncSession) -> None:
-    await session.run("first_name = 1; second_name = 2")
+    # Without what reads all of a module's files with the first completion.
+    await session.run("%config IPCompleter.use_jedi = False\nfirst_name = 1; second_name = 2")
     assert await session.complete("first_n") == ["first_name"]
     assert await session.complete("second_n + other", 8) == ["second_name"]
     assert "int" in await session.inspect("first_name")
@@ -445,6 +446,7 @@ def test_the_blocking_client_has_all_options_of_a_run(blocking: Session) -> None
     blocking.run("a = 1", silent=True)
     blocking.run("a = 2", store_history=False)
     assert blocking.run("a").data["text/plain"] == "2"
+    blocking.run("%config IPCompleter.use_jedi = False")
     assert blocking.complete("import o", 8)
     assert "int" in blocking.inspect("a")
     blocking.restart()
