@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Final
 
@@ -136,8 +136,11 @@ def _advice() -> str:
 
 
 @contextmanager
-def _running(argv: list[str], progress: Progress) -> Iterator[tuple[subprocess.Popen[bytes], deque[str]]]:
-    """Run a program and report its standard error to `progress`. On exit, it and its children are ended."""
+def _running(argv: list[str], progress: Progress) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], list[str]]]]:
+    """Run a program and report its standard error to `progress`. On exit, it and its children are ended.
+
+    Yields the process, and a function that waits for the end of its standard error and returns the last lines of it.
+    """
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     # In its own session, so Ctrl-C does not reach it directly: it gets one SIGTERM from here, and cleans up.
     process = subprocess.Popen(  # noqa: S603 - fixed program, no shell, arguments of our own
@@ -147,8 +150,13 @@ def _running(argv: list[str], progress: Progress) -> Iterator[tuple[subprocess.P
         assert process.stderr is not None  # noqa: S101 - a pipe was asked for
         reader = threading.Thread(target=_read_lines, args=(process.stderr, last_lines, progress))
         reader.start()
+
+        def said() -> list[str]:
+            reader.join()  # it may be behind the program, whose last line says why it failed
+            return list(last_lines)
+
         try:
-            yield process, last_lines
+            yield process, said
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -171,7 +179,7 @@ def _read_lines(stream: IO[bytes], last_lines: deque[str], progress: Progress) -
             progress(f"  {text}")
 
 
-def _archive_of(process: subprocess.Popen[bytes], last_lines: deque[str]) -> Iterator[bytes]:
+def _archive_of(process: subprocess.Popen[bytes], last_lines: Callable[[], list[str]]) -> Iterator[bytes]:
     """Yield what the program writes. Raises at the end if it failed, so the engine refuses the incomplete archive."""
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     while chunk := process.stdout.read(_CHUNK):
@@ -179,5 +187,5 @@ def _archive_of(process: subprocess.Popen[bytes], last_lines: deque[str]) -> Ite
     if process.wait() != 0:
         raise ImageError(
             f"debootstrap failed with exit code {process.returncode}",
-            "its last lines:\n" + "\n".join(last_lines),
+            "its last lines:\n" + "\n".join(last_lines()),
         )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernelbridge import terminal_text
 from kernelbridge.terminal_text import (
     CELLS,
     COLUMNS,
@@ -327,3 +328,10 @@ def test_half_a_character_at_the_end_is_shown_as_one() -> None:
     decoder = TerminalDecoder()
     assert decoder.decode(b"a\xc3") == "a"
     assert decoder.decode(b"", final=True) == "\ufffd"
+
+
+def test_the_reach_of_the_cursor_begins_with_a_whole_line() -> None:
+    assert terminal_text._final("\na") == 0
+    assert terminal_text._final("ab") == 0
+    lines = "x\n" * (terminal_text.REACH + 5)
+    assert terminal_text._final(lines) == 2 * 6

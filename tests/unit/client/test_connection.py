@@ -346,3 +346,44 @@ async def test_a_client_whose_loop_has_ended_connects_again() -> None:
     assert link.loop is asyncio.get_running_loop()
     assert await client._linked() is link
     await client.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "error", "reason"),
+    [
+        ("[1]", ConnectionLost, "does not say `connected`"),
+        ("7", ConnectionLost, "does not say `connected`"),
+        ("{", ConnectionLost, "does not say `connected`"),
+        ('{"type": "other"}', ConnectionLost, "does not say `connected`"),
+        ('{"type": "error", "code": "unauthorized", "message": "m", "error": "why"}', LoginRefused, "why"),
+        (
+            '{"type": "error", "code": "limit", "message": "m", "error": "why", "retryable": true}',
+            RequestRefused,
+            "why",
+        ),
+        ('{"type": "error", "message": "m", "error": "why"}', RequestRefused, "why"),
+    ],
+)
+async def test_what_a_server_says_first_decides(
+    monkeypatch: pytest.MonkeyPatch, first: str, error: type[Exception], reason: str
+) -> None:
+    socket = ShortSocket()
+    socket.frames = [first]
+    closed: list[bool] = []
+
+    async def connect(*_: object, **__: object) -> ShortSocket:
+        return socket
+
+    async def close() -> None:
+        closed.append(True)
+
+    link = Link(TARGET, Core("me"), lambda _: None, heartbeat=20, reconnect=None)
+    monkeypatch.setattr(link.http, "ws_connect", connect)
+    monkeypatch.setattr(socket, "close", close)
+    with pytest.raises(error, match=reason) as failed:
+        await link.connect()
+    assert closed == [True]
+    if isinstance(failed.value, RequestRefused):
+        assert failed.value.retryable is ("retryable" in first)
+        assert failed.value.code == ("limit" if "limit" in first else "internal_error")
+    await link.close()

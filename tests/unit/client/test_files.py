@@ -67,7 +67,15 @@ async def test_an_answer_without_a_length_is_a_typed_error(serve: Serve) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(200, OutcomeUnknown), (502, OutcomeUnknown), (504, OutcomeUnknown), (413, ConnectionLost)]
+    ("status", "kind"),
+    [
+        (200, OutcomeUnknown),
+        (500, OutcomeUnknown),
+        (502, OutcomeUnknown),
+        (504, OutcomeUnknown),
+        (413, ConnectionLost),
+        (499, ConnectionLost),
+    ],
 )
 async def test_a_file_may_be_saved_when_a_proxy_loses_the_server(
     serve: Serve, status: int, kind: type[ConnectionLost]

@@ -155,3 +155,14 @@ def test_an_error_says_how_the_command_ended() -> None:
     assert len(caught.value.reason or "") == 1000
     with pytest.raises(RunEnded, match="was ended: interrupted: less"):
         CommandResult({"output": "x", "exitCode": 3, "cause": "interrupted", "hint": "less"}).check()
+
+
+def test_a_bundle_has_only_what_it_shows() -> None:
+    empty = Bundle({}, {}, is_result=False)
+    assert (empty.html, empty.svg, empty.png, empty.text) == (None, None, None, "")
+    whole = Bundle(
+        {"text/html": ["<b>", "</b>"], "image/svg+xml": "<svg/>", "text/plain": "t", "image/png": PNG},
+        {},
+        is_result=True,
+    )
+    assert (whole.html, whole.svg, whole.text, whole.png) == ("<b></b>", "<svg/>", "t", b"\x89PNG")

@@ -168,7 +168,8 @@ async def test_a_restart_forgets_variables(session: AsyncSession) -> None:
 
 
 async def test_names_are_completed_and_explained_at_the_cursor(session: AsyncSession) -> None:
-    await session.run("first_name = 1; second_name = 2")
+    # Without what reads all of a module's files with the first completion.
+    await session.run("%config IPCompleter.use_jedi = False\nfirst_name = 1; second_name = 2")
     assert await session.complete("first_n") == ["first_name"]
     assert await session.complete("second_n + other", 8) == ["second_name"]
     assert "int" in await session.inspect("first_name")
@@ -264,8 +265,8 @@ async def test_a_file_is_written_read_listed_renamed_and_deleted(client: AsyncCl
     assert (saved.path, saved.size, saved.sha256) == ("d/a.txt", 2, hashlib.sha256("ä".encode()).hexdigest())
     assert await session.files["d/a.txt"].read_text() == "ä"
     await session.files.make_directory("e/f")
-    await session.files["e/.h"].write_bytes(b"x")
-    await session.files["e/t"].write_text("xyz")
+    assert (await session.files["e/.h"].write_bytes(b"x")).size == 1
+    assert (await session.files["e/t"].write_text("xyz")).path == "e/t"
     assert [(each.path, each.kind, each.size) for each in await session.files.list()] == [
         ("d", "directory", None),
         ("e", "directory", None),
@@ -445,6 +446,7 @@ def test_the_blocking_client_has_all_options_of_a_run(blocking: Session) -> None
     blocking.run("a = 1", silent=True)
     blocking.run("a = 2", store_history=False)
     assert blocking.run("a").data["text/plain"] == "2"
+    blocking.run("%config IPCompleter.use_jedi = False")
     assert blocking.complete("import o", 8)
     assert "int" in blocking.inspect("a")
     blocking.restart()
@@ -480,8 +482,10 @@ def test_the_blocking_client_keeps_files(url: str, tmp_path: Path) -> None:
     blocking.files.rename("h", "e/g", overwrite=True)
     assert [each.path for each in blocking.files.list(recursive=True)] == ["d", "d/f", "e", "e/g"]
     assert [each.path for each in blocking.files.list("e", hidden=True)] == ["e/g"]
-    blocking.files["e/g"].write_text("t")
-    blocking.files["e/g"].write_bytes(b"tt")
+    assert blocking.files["e/g"].write_text("t").size == 1
+    assert blocking.files["e/g"].write_bytes(b"tt").size == 2
+    assert blocking.files.upload(tmp_path / "f", "e/h").size == 2
+    blocking.files["e/h"].delete()
     assert (blocking.files["e/g"].read_text(), blocking.files["e/g"].read_bytes()) == ("tt", b"tt")
     blocking.files["e/g"].delete()
     blocking.files.delete("d", recursive=True)

@@ -297,3 +297,10 @@ NO_KEY_SETS = [
 def test_what_is_no_key_set(data: bytes) -> None:
     with pytest.raises(WrongKeyError):
         parse_key_set(data, "RS256")
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, False), (1, True)])
+def test_a_token_has_a_longest_size(more: int, *, told: bool) -> None:
+    verdict = Issuer(RULES, ()).judge("x" * (LONGEST_TOKEN + more), NOW)
+    assert isinstance(verdict, Refused)
+    assert ("longer than" in str(verdict)) is told

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import subprocess
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -168,6 +170,28 @@ def test_an_incomplete_base_gets_no_name(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="did not import the base image: no room"):
         make_debian_base(engine.api, progress=print)
     assert engine.asked == []
+
+
+@pytest.mark.usefixtures("_debootstrap")
+def test_the_last_lines_are_whole_also_if_their_reader_is_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "base/bootstrap.sh").write_text('echo "E: broken" >&2; exit 3')
+    read, ended, wait = base._read_lines, threading.Event(), subprocess.Popen.wait
+
+    def late(*given: Any) -> None:
+        ended.wait(60)
+        read(*given)
+
+    def note(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        code = wait(process, timeout)
+        ended.set()
+        return code
+
+    monkeypatch.setattr(base, "_read_lines", late)
+    monkeypatch.setattr(subprocess.Popen, "wait", note)
+    with pytest.raises(ImageError, match="its last lines:\nE: broken"):
+        make_debian_base(NotingEngine().api, progress=print)
 
 
 def test_what_debootstrap_says_is_summed_up(told: list[str]) -> None:

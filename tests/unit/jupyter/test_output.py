@@ -480,3 +480,14 @@ def test_an_output_that_ends_while_a_display_is_added_does_not_have_it() -> None
     assert list(taking) == []
     assert rendered.results == []
     assert output.render() is rendered
+
+
+def test_a_change_for_which_there_is_no_room_counts_in_each_place() -> None:
+    places = [("display", "a", "d")] * 3
+    fits = shown(*places, ("update", "b" * 100, "d"), limit=10_000)
+    assert (len(fits.results), fits.truncated) == (3, None)
+    once, thrice = (shown(*each, ("update", "b" * 20_000, "d"), limit=10_000) for each in (places[:1], places))
+    assert once.truncated is not None
+    assert thrice.truncated is not None
+    assert once.truncated["results"] > 20_000
+    assert thrice.truncated["results"] == 3 * once.truncated["results"]

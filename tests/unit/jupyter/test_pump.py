@@ -95,3 +95,22 @@ def test_all_that_was_written_before_is_taken_while_the_pump_has_read_only_a_par
     pipes.take()
     assert outbox.text[name] == "1" * pumps.CHUNK + "2" * 1000
     assert not pipes.pending()
+
+
+def test_all_that_a_dead_kernel_has_not_sent_is_found(slow: PumpThatIsSlowToCount) -> None:
+    """Each text begins at a multiple of eight bytes."""
+    worker = slow.worker
+    at = pumps.RING + 64
+    worker.words[pumps.SENT] = at
+    expected = b""
+    for size in (1, 8, 13, 7):
+        text = bytes([65 + size]) * size
+        start = at % pumps.RING
+        worker.ring[start : start + 8] = size.to_bytes(8, "little")
+        worker.ring[start + 8 : start + 8 + size] = text
+        expected += text
+        at += 8 + (size + 7) // 8 * 8
+    worker.words[pumps.WRITTEN] = at
+    assert bytes(worker.unsent()) == expected
+    worker.words[pumps.SENT] = at
+    assert bytes(worker.unsent()) == b""

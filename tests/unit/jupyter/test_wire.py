@@ -83,6 +83,7 @@ def broken() -> dict[str, list[bytes]]:
     deep = b"[" * 100_000
     headers = [
         deep,
+        b'{"msg_id":"m","msg_type":"x","y":' + b"[" * (wire.MAX_HEADER - 100),
         b"null",
         b"[]",
         b"{}",

@@ -92,3 +92,12 @@ def test_a_message_during_a_pause_resumes_the_sandbox() -> None:
 @pytest.mark.parametrize("state", [state for state in WorkspaceState if state in ASLEEP], ids=lambda state: state.value)
 def test_a_sandbox_may_be_lost_at_any_point_of_a_pause(state: WorkspaceState) -> None:
     assert WORKSPACE[state, WorkspaceEvent.LOST] == (WorkspaceState.ABSENT, WorkspaceAction.FORGET)
+
+
+def test_only_the_end_of_its_sandbox_ends_a_workspace_that_closes() -> None:
+    """Until then a session of this name must wait: both would have the same container and directories."""
+    for (state, event), transition in WORKSPACE.items():
+        if state is WorkspaceState.CLOSING:
+            ends = transition.state is WorkspaceState.CLOSED
+            assert ends is (event is WorkspaceEvent.DESTROYED), event
+            assert ends or transition.state is WorkspaceState.CLOSING

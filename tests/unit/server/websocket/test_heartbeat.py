@@ -1,6 +1,7 @@
 import asyncio
 import itertools
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -87,3 +88,50 @@ async def test_a_client_that_takes_what_it_had_no_room_for_is_there(frozen: tupl
     assert heartbeat._silence() == 95  # it has taken nothing yet
     client.acked, client.acked_ago = client.acked + 1, 10
     assert heartbeat._silence() < 1
+
+
+async def test_nobody_is_asked_after_the_end_of_the_connection() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def blocked() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    transport = cast("asyncio.Transport", SimpleNamespace(is_closing=lambda: False))
+    heartbeat = Heartbeat(transport, Patience(0.01, 90.0), ping=blocked, heard_ago=lambda: 1.0)
+    with heartbeat:
+        await asyncio.wait_for(began.wait(), 60)
+    await asyncio.wait_for(ended.wait(), 60)
+    assert heartbeat._timer is not None
+    assert heartbeat._timer.cancelled()
+
+
+async def test_a_connection_that_closes_is_not_looked_at() -> None:
+    transport = cast("asyncio.Transport", SimpleNamespace(is_closing=lambda: True))
+    heartbeat = Heartbeat(transport, Patience(0.0, 0.0), ping=no_ping, heard_ago=lambda: 1000.0)
+    heartbeat._check()
+    assert (heartbeat._asking, heartbeat._timer) == (None, None)
+
+
+async def test_a_client_that_has_sent_something_since_it_was_asked_is_kept() -> None:
+    aborted: list[bool] = []
+    transport = SimpleNamespace(is_closing=lambda: False, abort=lambda: aborted.append(True))
+    silent = 1000.0
+
+    async def ping() -> None:
+        raise ConnectionError
+
+    heartbeat = Heartbeat(cast("Any", transport), Patience(), ping=ping, heard_ago=lambda: silent)
+    with heartbeat:
+        heartbeat._asked_at = heartbeat._loop.time() - 50
+        silent = 40.0
+        heartbeat._check()
+        assert aborted == []
+        heartbeat._asked_at = heartbeat._loop.time() - 70
+        silent = 100.0
+        heartbeat._check()
+        assert aborted == [True]
+        await asyncio.sleep(0)

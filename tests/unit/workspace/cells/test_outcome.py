@@ -63,3 +63,14 @@ async def test_the_end_of_the_session_answers_a_cell_whose_output_is_still_being
     assert answers == []
     await tasks.aclose()
     assert answers == [replace(outcome, spill=None, late_output="behind")]
+
+
+def test_a_cell_that_never_reached_a_kernel_has_lost_its_variables() -> None:
+    ended = Outcome.ended("session_closed", "SessionClosed: x")
+    assert ended == Outcome(success=False, error="SessionClosed: x", cause="session_closed", state_preserved=False)
+
+
+def test_the_texts_that_may_be_long_are_named_once() -> None:
+    texts = Outcome(success=True, output="a", stdout="a", stderr="b", traceback="c").texts
+    assert texts == {"output": "a", "stderr": "b", "results": [], "traceback": "c"}
+    assert Outcome(success=True, output="a", stdout="b").texts["stdout"] == "b"

@@ -173,3 +173,16 @@ def test_the_next_start_completes_a_change_of_owner(data: DataDirectory) -> None
     finish(data.change_owner(data.prepare_files(key, 1000, 100, own_uid=True)))
     assert owners(stored.root) == ({f"{moved.uid}:100"} if AS_ROOT else before)
     assert list(data.change_owner(moved)) == []
+
+
+def test_a_tree_whose_directories_are_moved_meanwhile_is_not_left(tmp_path: Path) -> None:
+    """`..` of a directory that was moved leads elsewhere: what is there belongs to somebody else."""
+    (tmp_path / "root/d").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(150):
+        (tmp_path / "root/d" / str(number)).touch()
+    work = change_owner(tmp_path / "root", os.getuid(), os.getgid())
+    next(work)
+    (tmp_path / "root/d").rename(tmp_path / "elsewhere/d")
+    with pytest.raises(OSError, match="its directories were moved meanwhile"):
+        finish(work)
