@@ -110,7 +110,14 @@ def routes() -> set[tuple[str, str]]:
     return found
 
 
-FOR_EVERYBODY = {"/healthz": 200, "/": 200, "/frame.html": 200, "/icon.svg": 200, "/assets/n": 404}
+FOR_EVERYBODY = {
+    "/healthz": 200,
+    "/": 200,
+    "/frame.html": 200,
+    "/icon.svg": 200,
+    "/licences.txt": 200,
+    "/assets/n": 404,
+}
 """That the server lives, and the files of its page: no more than anybody could download with the program."""
 
 

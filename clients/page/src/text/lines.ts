@@ -150,7 +150,11 @@ export class Lines {
         if (at > length) push(line, " ".repeat(at - length), PLAIN);
         push(line, piece, style);
       } else {
-        block.lines[index] = joined(slice(line, 0, at), [{ text: piece, style }], slice(line, at + piece.length, length));
+        block.lines[index] = joined(
+          slice(line, 0, at),
+          [{ text: piece, style }],
+          slice(line, at + piece.length, length),
+        );
       }
       block.size += Math.max(0, at + piece.length - length);
       block.version += 1;
@@ -166,7 +170,10 @@ export class Lines {
       mode === 0
         ? slice(line, 0, this.#column)
         : mode === 1
-          ? joined([{ text: " ".repeat(Math.min(this.#column, length)), style: PLAIN }], slice(line, this.#column, length))
+          ? joined(
+              [{ text: " ".repeat(Math.min(this.#column, length)), style: PLAIN }],
+              slice(line, this.#column, length),
+            )
           : [];
     block.lines[index] = kept;
     block.size += lengthOf(kept) - length;
