@@ -15,7 +15,8 @@ function written(...pieces: string[]): Lines {
   return lines;
 }
 
-const BARS = "a\x1b[31mred\x1b[0m\r\n 50 %|█\r100 %|██\nnext\x1b]8;;https://x.example/\x07link\x1b]8;;\x1b\\ \x1b[2K\rend";
+const BARS =
+  "a\x1b[31mred\x1b[0m\r\n 50 %|█\r100 %|██\nnext\x1b]8;;https://x.example/\x07link\x1b]8;;\x1b\\ \x1b[2K\rend";
 
 describe("text of a terminal", () => {
   test("looks the same wherever its pieces are cut", () => {
@@ -42,7 +43,9 @@ describe("text of a terminal", () => {
 
   test("colours", () => {
     const found: Command[] = [];
-    new AnsiReader("err").read("\x1b[1;31mA\x1b[38;5;196mB\x1b[48;2;1;2;3mC\x1b[7mD\x1b[mE", (each) => found.push(each));
+    new AnsiReader("err").read("\x1b[1;31mA\x1b[38;5;196mB\x1b[48;2;1;2;3mC\x1b[7mD\x1b[mE", (each) =>
+      found.push(each),
+    );
     expect(found.map((each) => each.kind === "text" && [each.text, each.style])).toEqual([
       ["A", { classes: "err ansi-red ansi-bold" }],
       ["B", { classes: "err ansi-bold", colour: "#ff0000" }],
@@ -53,10 +56,18 @@ describe("text of a terminal", () => {
   });
 
   test("only some addresses are links", () => {
-    for (const bad of ["javascript:alert(1)", " javascript:x", "data:text/html,x", "file:///etc", "//x", "https://", ""]) {
+    for (const bad of [
+      "javascript:alert(1)",
+      " javascript:x",
+      "data:text/html,x",
+      "file:///etc",
+      "//x",
+      "https://",
+      "",
+    ]) {
       expect(safeLink(bad)).toBe("");
     }
-    expect(safeLink("https://a.example/\"><script>")).toBe("https://a.example/%22%3E%3Cscript%3E");
+    expect(safeLink('https://a.example/"><script>')).toBe("https://a.example/%22%3E%3Cscript%3E");
     expect(safeLink("mailto:a@b.example")).toBe("mailto:a@b.example");
   });
 

@@ -1,6 +1,6 @@
 /** One cell: its code, what may be done with it, and what it has shown. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import type { Help } from "../editor/codemirror.js";
 import { CellEditor } from "../editor/CellEditor.js";
@@ -47,7 +47,7 @@ export function CellView(props: CellViewProps) {
   const rendered = isText && status === "done";
   const selected = focus !== null && !focus.edits;
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const { current } = place;
     if (selected && current !== null && document.activeElement !== current) current.focus();
   }, [selected]);
@@ -64,7 +64,8 @@ export function CellView(props: CellViewProps) {
   const keys = [
     { key: "Shift-Enter", run: () => (onRun("next"), true) },
     { key: "Mod-Enter", run: () => (onRun("stay"), true) },
-    { key: "Escape", run: () => (onFocus(false), true) },
+    // At once, and not when the page is drawn next: the next key is for the cell.
+    { key: "Escape", run: () => (place.current?.focus(), true) },
   ];
 
   return (

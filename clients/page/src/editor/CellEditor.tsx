@@ -1,7 +1,7 @@
 /** The code of a cell. Until the editor is loaded, and if it cannot be, a plain field takes its place. */
 
 import type { EditorView } from "@codemirror/view";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import type { Help } from "./codemirror.js";
 
@@ -64,7 +64,7 @@ export function CellEditor(props: CellEditorProps) {
     };
   }, [language]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!focused) return;
     if (view.current !== null) view.current.focus();
     else place.current?.querySelector("textarea")?.focus();

@@ -103,10 +103,10 @@ export function makeEditor(options: EditorOptions): EditorView {
   const { parent, doc, label, language, hint = "", onChange, help, keys = [], readOnly = false } = options;
   const extensions: Extension[] = [
     EditorView.cspNonce.of(STYLE_NONCE),
-    Prec.highest(keymap.of([{ key: "Tab", run: acceptCompletion }])),
+    Prec.highest(keymap.of([{ key: "Tab", run: (view) => acceptCompletion(view) || isOpen(view, "Escape") }])),
     ...(help ? [inspection(help)] : []),
-    // Escape closes what is open before it leaves the editor.
-    keymap.of(keys.map(({ key, run }) => ({ key, run: (view) => (isBusyWith(view, key) ? false : run()) }))),
+    // Escape closes what is open before it leaves the editor; a completion that is still asked for is not open.
+    Prec.highest(keymap.of(keys.map(({ key, run }) => ({ key, run: (view) => !isOpen(view, key) && run() })))),
     history(),
     drawSelection(),
     highlightSpecialChars(),
@@ -130,8 +130,8 @@ export function makeEditor(options: EditorOptions): EditorView {
   return new EditorView({ parent, state: EditorState.create({ doc, extensions }) });
 }
 
-function isBusyWith(view: EditorView, key: string): boolean {
-  return key === "Escape" && completionStatus(view.state) !== null;
+function isOpen(view: EditorView, key: string): boolean {
+  return key === "Escape" && completionStatus(view.state) === "active";
 }
 
 /** CodeMirror drops the result when the text has changed so that it fits no more, or the query was aborted. */

@@ -7,6 +7,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 
+import { hoverFrame, leaveFrame, openFrame } from "./focus.js";
 import { remoteHosts } from "./remote.js";
 
 /** Pixels. What is higher scrolls inside its frame. */
@@ -58,16 +59,33 @@ export function Frame({ html, script = "" }: { html: string; script?: string }) 
           fig.show("notebook"); with Altair, alt.renderers.enable("html", inline=True).
         </p>
       )}
-      {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
-      <iframe
-        class="frame"
-        ref={place}
-        title="Output with HTML"
-        sandbox="allow-scripts"
-        allow=""
-        referrerpolicy="no-referrer"
-        loading="lazy"
-      />
+      <div
+        class="framed"
+        role="group"
+        aria-label="Output with HTML: press Enter to go into it"
+        tabIndex={0}
+        onPointerEnter={() => hoverFrame(place.current!)}
+        onPointerDown={() => openFrame(place.current!)}
+        onPointerLeave={() => leaveFrame(place.current!)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.target !== event.currentTarget) return;
+          event.stopPropagation();
+          openFrame(place.current!);
+          place.current!.focus();
+        }}
+      >
+        {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
+        <iframe
+          class="frame"
+          ref={place}
+          title="Output with HTML"
+          sandbox="allow-scripts"
+          allow=""
+          referrerpolicy="no-referrer"
+          loading="lazy"
+          inert
+        />
+      </div>
     </>
   );
 }

@@ -1,38 +1,42 @@
 /**
- * Keeps the keyboard in the page when an output's frame takes it by itself: what is typed next may be a password.
+ * Which output's frame may have the keyboard: only one where a person went, with a pointer or with Enter.
  *
- * A frame may have the keyboard only if a person went there: with a pointer, or with Tab.
+ * All others are `inert`, so their scripts cannot take the keyboard: what is typed next may be a password. While a
+ * person types somewhere in the page, a pointer that only lies over a frame does not open it.
  */
 
+let open: HTMLIFrameElement | null = null;
+
+/** Let a frame have pointer and keyboard. */
+export function openFrame(frame: HTMLIFrameElement): void {
+  if (open !== null && open !== frame) closeFrame();
+  open = frame;
+  frame.inert = false;
+}
+
+/** Take both from the frame that has them. */
+export function closeFrame(): void {
+  if (open !== null) open.inert = true;
+  open = null;
+}
+
+/** Open a frame for a pointer that is over it, unless somebody types elsewhere. */
+export function hoverFrame(frame: HTMLIFrameElement): void {
+  if (!isField(document.activeElement)) openFrame(frame);
+}
+
+/** Close the frame when the pointer leaves it, unless it has been given the keyboard. */
+export function leaveFrame(frame: HTMLIFrameElement): void {
+  if (open === frame && document.activeElement !== frame) closeFrame();
+}
+
+/** Close frames as soon as somebody begins to type in the page. */
 export function guardFocus(): void {
-  let before: Element | null = document.activeElement;
-  let over: Element | null = null;
-  let tabbed = false;
-  addEventListener("focusin", (event) => {
-    if (!isFrame(event.target)) before = event.target as Element;
-  });
-  addEventListener("pointerover", (event) => (over = isFrame(event.target) ? (event.target as Element) : null));
-  addEventListener(
-    "keydown",
-    (event) => {
-      tabbed = event.key === "Tab";
-      if (tabbed) setTimeout(() => (tabbed = false));
-    },
-    true,
-  );
-  addEventListener("blur", () => {
-    const byTab = tabbed;
-    // The element that is active is known only after this event.
-    setTimeout(() => {
-      const active = document.activeElement;
-      if (!isFrame(active) || active === over || byTab) return;
-      (active as HTMLElement).blur();
-      if (before instanceof HTMLElement && before.isConnected) before.focus();
-      else window.focus();
-    });
+  addEventListener("focusin", ({ target }) => {
+    if (target !== open && isField(target)) closeFrame();
   });
 }
 
-function isFrame(target: unknown): boolean {
-  return target instanceof HTMLIFrameElement && target.classList.contains("frame");
+function isField(target: unknown): boolean {
+  return target instanceof Element && target.closest("input, textarea, select, [contenteditable=true]") !== null;
 }

@@ -6,7 +6,7 @@ import type { Help } from "../editor/codemirror.js";
 import type { Runs } from "./runs.js";
 
 /** Seconds after which an answer is of no use any more. */
-const PATIENCE = 4;
+const PATIENCE = 15;
 
 export function helpOf(session: Session, runs: Runs): Help {
   return {
