@@ -192,25 +192,49 @@ def test_a_frame_cannot_go_elsewhere(page: Page, stranger: tuple[str, list[str]]
     assert asked == []
 
 
-def test_a_frame_cannot_take_the_keyboard(page: Page) -> None:
-    """What is typed into the page is typed into the page, also when an output wants it."""
-    html = (
-        "<input id=i autofocus><script>const i = document.getElementById('i'); let n = 0;"
-        "const t = setInterval(() => { window.focus(); i.focus(); if (++n > 40) clearInterval(t) }, 50)</script>"
+TAKES = """
+<input id=i autofocus><iframe id=f></iframe><script>
+const i = document.getElementById('i'), f = document.getElementById('f');
+setInterval(() => {
+  f.contentWindow.focus.call(window);
+  f.contentWindow.HTMLElement.prototype.focus.call(i);
+}, 5);
+</script>
+"""
+"""It has `focus` from another window, because that of its own does nothing."""
+
+
+def test_a_frame_that_takes_the_keyboard_is_not_shown_any_more(page: Page) -> None:
+    code = (
+        f"from IPython.display import HTML, display\nname = input('Name? ')\ndisplay(HTML({TAKES!r}))\ninput('Word? ')"
     )
-    found = run(page, f"from IPython.display import HTML, display\ndisplay(HTML({html!r}))\nname = input('Name? ')")
-    field = found.get_by_label("Name?")
-    expect(field).to_be_visible()
+    found = run(page, code)
+    found.get_by_label("Name?").fill("x")
+    page.keyboard.press("Enter")
+    expect(found.get_by_text("This output took the keyboard by itself")).to_be_visible()
+    field = found.get_by_label("Word?")
+    field.click()
+    expect(field).to_be_focused()
+    field.press_sequentially("a secret", delay=20)
+    expect(field).to_have_value("a secret")
+
+
+def test_a_person_may_type_into_a_frame(page: Page) -> None:
+    html = "<input id=i><script>document.getElementById('i').focus(); window.focus()</script>"
+    found = run(page, f"from IPython.display import HTML\nHTML({html!r})")
+    done(found)
     inside = found.frame_locator("iframe.frame").locator("#i")
     expect(inside).to_be_attached()
-    expect(field).to_be_focused()
-    field.press_sequentially("a secret that takes a while to type", delay=20)
-    expect(field).to_have_value("a secret that takes a while to type")
-    expect(inside).to_have_value("")
-    # Whoever goes there can type there.
-    field.press("Enter")
-    found.get_by_role("group", name="Output with HTML").focus()
-    page.keyboard.press("Enter")
+    expect(inside).not_to_be_focused()
+    box = page.locator("iframe.frame").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 30, box["y"] + 15)
+    page.mouse.down()
+    page.mouse.up()
+    page.keyboard.type("by mouse")
+    expect(inside).to_have_value("by mouse")
+    found.get_by_role("button", name="Delete cell 1").focus()
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.type("x")
     expect(inside).to_have_value("x")

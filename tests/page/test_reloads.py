@@ -128,7 +128,6 @@ def test_a_server_that_does_not_answer(open_page: Open, server: ServerProcess) -
     ready(page)
     done(run(page, "print('before')"))
     server.freeze()
-    page.reload(wait_until="commit", timeout=1000) if False else None
     page.evaluate("location.hash = location.hash.replace('main', 'other')")
     expect(page.get_by_role("status").filter(has_text="Connecting to the server")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="The page tries again")).to_be_visible()

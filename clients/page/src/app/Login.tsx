@@ -14,7 +14,7 @@ export function Login({ problem, onToken }: LoginProps) {
     <main class="narrow">
       <h1>Log in</h1>
       <p>
-        This server needs a token. <code>kernelbridge token create</code> makes one; ask whoever runs the server.
+        This server needs a token. <code>kernelbridge token new</code> makes one; ask whoever runs the server.
       </p>
       <form
         onSubmit={(event) => {

@@ -7,14 +7,32 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { hoverFrame, leaveFrame, openFrame } from "./focus.js";
+import { TAKEN } from "./focus.js";
 import { remoteHosts } from "./remote.js";
 
 /** Pixels. What is higher scrolls inside its frame. */
 const HIGHEST = 900;
 const FIRST = 40;
 
-export function Frame({ html, script = "" }: { html: string; script?: string }) {
+export interface FrameProps {
+  html: string;
+  script?: string;
+}
+
+export function Frame(props: FrameProps) {
+  const [taken, setTaken] = useState(false);
+  if (!taken) return <Shown {...props} onTaken={() => setTaken(true)} />;
+  return (
+    <p class="note warning">
+      This output took the keyboard by itself, so it is not shown any more.{" "}
+      <button type="button" onClick={() => setTaken(false)}>
+        Show it again
+      </button>
+    </p>
+  );
+}
+
+function Shown({ html, script = "", onTaken }: FrameProps & { onTaken: () => void }) {
   const place = useRef<HTMLIFrameElement>(null);
   const [height, setHeight] = useState(FIRST);
   const hosts = remoteHosts(script ? `<script>${script}</script>` : html);
@@ -32,6 +50,7 @@ export function Frame({ html, script = "" }: { html: string; script?: string }) 
       frame.contentWindow!.postMessage({ html, script, look: look() }, "*", [channel.port2]);
     };
     frame.addEventListener("load", begin);
+    frame.addEventListener(TAKEN, onTaken);
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const reload = () => {
       frame.src = frame.src;
@@ -59,33 +78,16 @@ export function Frame({ html, script = "" }: { html: string; script?: string }) 
           fig.show("notebook"); with Altair, alt.renderers.enable("html", inline=True).
         </p>
       )}
-      <div
-        class="framed"
-        role="group"
-        aria-label="Output with HTML: press Enter to go into it"
-        tabIndex={0}
-        onPointerEnter={() => hoverFrame(place.current!)}
-        onPointerDown={() => openFrame(place.current!)}
-        onPointerLeave={() => leaveFrame(place.current!)}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.target !== event.currentTarget) return;
-          event.stopPropagation();
-          openFrame(place.current!);
-          place.current!.focus();
-        }}
-      >
-        {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
-        <iframe
-          class="frame"
-          ref={place}
-          title="Output with HTML"
-          sandbox="allow-scripts"
-          allow=""
-          referrerpolicy="no-referrer"
-          loading="lazy"
-          inert
-        />
-      </div>
+      {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
+      <iframe
+        class="frame"
+        ref={place}
+        title="Output with HTML"
+        sandbox="allow-scripts"
+        allow=""
+        referrerpolicy="no-referrer"
+        loading="lazy"
+      />
     </>
   );
 }

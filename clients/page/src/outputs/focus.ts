@@ -1,42 +1,46 @@
 /**
- * Which output's frame may have the keyboard: only one where a person went, with a pointer or with Enter.
+ * Notices when an output's frame takes the keyboard by itself: what is typed next may be a password.
  *
- * All others are `inert`, so their scripts cannot take the keyboard: what is typed next may be a password. While a
- * person types somewhere in the page, a pointer that only lies over a frame does not open it.
+ * No browser lets a page forbid it. So the keyboard goes back where it was, and the frame gets the event `TAKEN`, after
+ * which it is not shown any more. A person goes into a frame with a pointer that entered it after the last key, or with
+ * Tab.
  */
 
-let open: HTMLIFrameElement | null = null;
+export const TAKEN = "kb-keyboard-taken";
 
-/** Let a frame have pointer and keyboard. */
-export function openFrame(frame: HTMLIFrameElement): void {
-  if (open !== null && open !== frame) closeFrame();
-  open = frame;
-  frame.inert = false;
-}
-
-/** Take both from the frame that has them. */
-export function closeFrame(): void {
-  if (open !== null) open.inert = true;
-  open = null;
-}
-
-/** Open a frame for a pointer that is over it, unless somebody types elsewhere. */
-export function hoverFrame(frame: HTMLIFrameElement): void {
-  if (!isField(document.activeElement)) openFrame(frame);
-}
-
-/** Close the frame when the pointer leaves it, unless it has been given the keyboard. */
-export function leaveFrame(frame: HTMLIFrameElement): void {
-  if (open === frame && document.activeElement !== frame) closeFrame();
-}
-
-/** Close frames as soon as somebody begins to type in the page. */
 export function guardFocus(): void {
+  let before: Element | null = document.activeElement;
+  /** Whether the pointer has left the page's own elements since the last key: it may be over a frame. */
+  let away = false;
+  let byTab = false;
   addEventListener("focusin", ({ target }) => {
-    if (target !== open && isField(target)) closeFrame();
+    if (!isFrame(target)) before = target as Element;
+  });
+  addEventListener("pointerout", () => (away = true));
+  addEventListener("pointerover", ({ target }) => (away = isFrame(target)));
+  addEventListener(
+    "keydown",
+    ({ key }) => {
+      byTab = key === "Tab";
+      away = false;
+    },
+    true,
+  );
+  addEventListener("pointerdown", () => (byTab = false), true);
+  addEventListener("blur", () => {
+    const tabbed = byTab;
+    byTab = false;
+    // Which element has the keyboard now is known only after this event.
+    setTimeout(() => {
+      const active = document.activeElement;
+      if (!isFrame(active) || away || tabbed) return;
+      active!.dispatchEvent(new CustomEvent(TAKEN));
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+      else (active as HTMLElement).blur();
+    });
   });
 }
 
-function isField(target: unknown): boolean {
-  return target instanceof Element && target.closest("input, textarea, select, [contenteditable=true]") !== null;
+function isFrame(target: unknown): boolean {
+  return target instanceof HTMLIFrameElement && target.classList.contains("frame");
 }
