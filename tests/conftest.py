@@ -16,6 +16,7 @@ from docker.transport.unixconn import UnixHTTPConnection
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from kernelbridge import log
 from kernelbridge.images.build import KNOWN, ensure_image
 
 # The same examples in each run, and as many as take a second; `--hypothesis-profile thorough` looks for new ones.
@@ -57,10 +58,16 @@ def _connect(connection: UnixHTTPConnection) -> None:
     connection.sock.connect(connection.unix_socket)
 
 
+def _log_of_all_tests(*_: object) -> None:
+    """Fail the test: later ones in this process would no longer see what is logged. Only commands set up a log."""
+    raise AssertionError("the log of this process would be set up")
+
+
 def pytest_configure() -> None:
     """Give programs that tests start the usual Ctrl-C: a run in the background of a shell has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     mock.patch.object(UnixHTTPConnection, "connect", _connect).start()
+    mock.patch.object(log, "configure", _log_of_all_tests).start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,15 @@
 """What the site has besides the pages: the README, the changelog and the examples, Markdown copies, and llms.txt.
 
 The pages are written for people who read them as files. So they link to files outside `docs/`, which have other places
-on the site, and indent lists as CommonMark does and Python-Markdown does not. Both is changed here.
+on the site, and indent lists as CommonMark does and Python-Markdown does not. Both is changed here. Pages about the
+same in two languages get tabs.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 
@@ -19,6 +22,8 @@ CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = sorted(str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("examples/*.py"))
 OUTSIDE = {"README.md": "start.md", **{name: name for name in ("CHANGELOG.md", "examples/README.md", *PROGRAMS)}}
 """Files of the checkout that are part of the site, and where. Its own README.md is the map of the documentation."""
+CLIENTS = {"how-to/python-client.md": "Python", "how-to/javascript-client.md": "JavaScript"}
+"""Pages about the same things in several languages. Sections of one title are tabs of one section on each of them."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 ITEM = re.compile(r"- |\d+\. ")
 
@@ -37,7 +42,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         markdown += "".join(f"\n## {name}\n\n```python\n{text}```\n" for name, text in programs)
     markdown = relinked(markdown, page.file.src_uri)
     write(config, page.file.src_uri, markdown)  # for programs that read Markdown, beside the HTML
-    return indented(markdown)
+    markdown = indented(markdown)
+    own = CLIENTS.get(page.file.src_uri)
+    if own is not None:
+        for place, language in CLIENTS.items():
+            if language != own:
+                other = relinked((CHECKOUT / "docs" / place).read_text(encoding="utf-8"), place)
+                markdown = paired(own, markdown, language, indented(other))
+    return markdown
 
 
 def relinked(markdown: str, place: str) -> str:
@@ -67,6 +79,31 @@ def indented(markdown: str) -> str:
             width = 0
         lines.append(line)
     return "\n".join(lines)
+
+
+def paired(language: str, markdown: str, other_language: str, other: str) -> str:
+    """Make tabs of the sections that both pages have; one in both languages is easier to find than two pages."""
+    theirs = dict(sections(other))
+    parts = []
+    for title, body in sections(markdown):
+        if title in theirs and title:
+            tabs = ((language, body), (other_language, theirs[title]))
+            body = "".join(f'\n=== "{name}"\n\n{textwrap.indent(text.strip(), "    ")}\n' for name, text in tabs) + "\n"  # noqa: PLW2901
+        parts.append(f"## {title}\n{body}" if title else body)
+    return "".join(parts)
+
+
+def sections(markdown: str) -> Iterator[tuple[str, str]]:
+    """Yield the title and the text of each section of the second level; the first has no title."""
+    title, lines, in_code = "", list[str](), False
+    for line in markdown.splitlines(keepends=True):
+        in_code ^= line.startswith("```")
+        if line.startswith("## ") and not in_code:
+            yield title, "".join(lines)
+            title, lines = line.removeprefix("## ").strip(), []
+        else:
+            lines.append(line)
+    yield title, "".join(lines)
 
 
 def on_post_page(output: str, page: Page, **_: object) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from kernelbridge import log
 from kernelbridge.cli import screen
 from kernelbridge.cli.left_session import Left, LeftSession
 from kernelbridge.cli.own_server import Own, found_server
@@ -60,6 +61,21 @@ def as_client(command: Callable[..., int]) -> Callable[..., int]:
         help="The token to log in with. Other users of the machine see options: prefer KERNELBRIDGE_TOKEN.",
     )
     return image(url(user(token(call))))
+
+
+no_isolation_option = click.option(
+    "--no-isolation", is_flag=True, help="Without a server: run the code with all your rights."
+)
+"""The option of a command that runs code; `connected` gets it."""
+
+
+def has_terminal() -> bool:
+    """Return whether a person can type and read here; say what to use instead if not."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return True
+    reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
+    screen.write_error(screen.errors(), "There is no terminal", reason)
+    return False
 
 
 WAITING = "Waiting for the session …"
@@ -143,7 +159,13 @@ async def _end(session: AsyncSession, *, delete_files: bool) -> None:
 
 @asynccontextmanager
 async def connected(server: Server, *, isolation: bool = True, keeps_files: bool) -> AsyncIterator[Connected]:
-    """Connect to the server, or to one of the command's own, which has `isolation` and may keep files."""
+    """Connect to the server, or to one of the command's own, which has `isolation` and may keep files.
+
+    Raises `click.UsageError` for a server elsewhere without isolation: only that server says how its code is isolated.
+    """
+    if server.url is not None and not isolation:
+        raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
+    log.configure("console", "error")
     own = Own(server.image, isolation=isolation, keeps_files=keeps_files)
     async with found_server(server.url, server.token, own, screen.say) as found:
         from kernelbridge import AsyncClient, LoginRefused  # noqa: PLC0415 - not for --help

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import Server, as_client, carry_out, connected
+from kernelbridge.cli.as_client import Server, as_client, carry_out, connected, no_isolation_option
 from kernelbridge.client.events import Output
 from kernelbridge.settings.quantities import human_size
 
@@ -49,7 +49,7 @@ Examples:
     help="About how long each measurement takes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
+@no_isolation_option
 @as_client
 def bench(*, seconds: float, as_json: bool, no_isolation: bool, server: Server) -> int:
     """Measure a server: first result, latencies, output and files, in a new session that is deleted.
@@ -57,8 +57,6 @@ def bench(*, seconds: float, as_json: bool, no_isolation: bool, server: Server) 
     It measures the way from here to there and back, the network included, once. Something else that runs on either
     machine changes the figures.
     """
-    if server.url is not None and no_isolation:
-        raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
 
     async def work(_signals: object) -> int:
         async with (
@@ -174,7 +172,7 @@ def _write_table(about: dict[str, Any], figures: dict[str, dict[str, float]]) ->
     console = screen.output()
     image = f", image {about['image']}" if about["image"] else ""
     own = ", started for this command" if about["ownServer"] else ""
-    console.print(f"{about['server']}, runtime {about['runtime']}{image}{own}")
+    console.print(screen.plain(f"{about['server']}, runtime {about['runtime']}{image}{own}"))
     for name, found in figures.items():
         screen.write_row(console, _figure(found), _LABELS[name], width=32)
 

@@ -22,6 +22,8 @@ from kernelbridge.cli.as_client import (
     as_client,
     carry_out,
     connected,
+    has_terminal,
+    no_isolation_option,
     tell_stay,
 )
 from kernelbridge.cli.completion import own_sessions
@@ -48,19 +50,15 @@ Examples:
 @click.command(epilog=_EXAMPLES, short_help="Type Python code into a session.")
 @click.argument("session", required=False, shell_complete=own_sessions)
 @click.option("--keep", is_flag=True, help="Leave the session open, with its variables, for up to an hour.")
-@click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
+@no_isolation_option
 @as_client
 def console(*, session: str | None, keep: bool, no_isolation: bool, server: Server) -> int:
     """Type Python code into SESSION, cell by cell; without SESSION, into a new one.
 
     Tab completes, Shift-Tab or `name?` explains, Alt-Enter begins a new line. Ctrl-C interrupts a cell, Ctrl-D leaves.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
-        screen.write_error(screen.errors(), "There is no terminal", reason)
+    if not has_terminal():
         return OUR_FAILURE
-    if server.url is not None and no_isolation:
-        raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
 
     async def work(signals: Signals) -> int:
         async with (

@@ -36,7 +36,8 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
     log.configure(settings.log_format, settings.log_level)
     rows = asyncio.run(examine(settings))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode({"ok": serves(rows), "checks": rows}), indent=2))
+        found = msgspec.json.encode({"ok": serves(rows), "checks": rows})
+        click.echo(screen.plain_json(msgspec.json.format(found, indent=2)))
     else:
         console = screen.output()
         write_checks(console, rows)

@@ -25,6 +25,10 @@ from kernelbridge.settings.quantities import human_size
 _SECONDS = 60.0
 """How long one cell or command may take."""
 _DOWNLOAD_SECONDS = 20.0
+_MOST_SHOWN = 10_000
+"""Characters of a terminal's output that are read."""
+_MOST_SAID = 500
+"""Characters of one row: programs of the image may say anything."""
 _CAN_SHOW_42 = frozenset({"python", "r"})
 """Languages in which `6*7` is a program; others only have to answer."""
 _PLOTS = {
@@ -41,10 +45,17 @@ _SMALL_PACKAGE = "six"
 async def examine(reference: str, say: Callable[[str], None]) -> list[Row]:
     """Try an image; it is pulled if the engine does not have it. Takes some seconds, and more with many kernels.
 
-    `say` gets lines about what takes long. The last row is a problem if the others could not be tried.
+    `reference` may be the name of one of our own images, as `images list` shows it. `say` gets lines about what takes
+    long. The last row is a problem if the others could not be tried.
     """
-    known = build.known_image(reference)
+    return [_bounded(row) for row in await _examined(reference, say)]
+
+
+async def _examined(reference: str, say: Callable[[str], None]) -> list[Row]:
     try:
+        if reference in build.KNOWN and not await asyncio.to_thread(build.image_exists, reference):
+            reference = build.KNOWN[reference].reference
+        known = build.known_image(reference)
         if known is not None and not await asyncio.to_thread(build.image_exists, reference):
             return [_problem("image", f"{reference} is absent", f"`kernelbridge images build {known.name}`")]
         await asyncio.to_thread(build.ensure_image, reference, progress=say)
@@ -161,7 +172,11 @@ async def _terminal(session: AsyncSession) -> Row:
     try:
         async with asyncio.timeout(_SECONDS), await session.terminal(rows=24, cols=80) as terminal:
             await terminal.write("stty size; exit 3\r")
-            shown = "".join([text async for text in terminal])
+            shown = ""
+            async for text in terminal:
+                shown += text
+                if len(shown) > _MOST_SHOWN:  # it writes without end
+                    break
     except (KernelBridgeError, TimeoutError) as exc:
         return _problem("terminal", f"it did not work: {exc}", "install bash in the image")
     if "24 80" in shown and terminal.exit_code == 3:  # noqa: PLR2004 - see above
@@ -211,6 +226,11 @@ def _wheel() -> bytes:
         wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", "")
     return content.getvalue()
+
+
+def _bounded(row: Row) -> Row:
+    found = row.found if len(row.found) <= _MOST_SAID else f"{row.found[:_MOST_SAID]}…"
+    return Row(row.check, row.status, found, row.fix)
 
 
 def _problem(check: str, found: str, fix: str) -> Row:

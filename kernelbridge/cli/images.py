@@ -9,6 +9,7 @@ import msgspec
 
 from kernelbridge import log
 from kernelbridge.cli import screen
+from kernelbridge.cli.build_progress import BuildProgress
 from kernelbridge.cli.doctor import write_checks
 from kernelbridge.cli.options import GroupedCommand, with_settings
 from kernelbridge.settings.quantities import human_size
@@ -49,14 +50,18 @@ def build(settings: Settings, *, names: tuple[str, ...]) -> int:
     for name in names:
         if name not in building.KNOWN:
             raise click.UsageError(f"There is no image called {name!r}: the images are {', '.join(building.KNOWN)}")
-    built = building.build(
-        names or ("workspace",),
-        base=settings.images_base,
-        ca_bundle=settings.ca_bundle,
-        network=settings.images_network,
-        mirror=settings.images_mirror,
-        progress=console.print,
-    )
+    progress = BuildProgress(console)
+    try:
+        built = building.build(
+            names or ("workspace",),
+            base=settings.images_base,
+            ca_bundle=settings.ca_bundle,
+            network=settings.images_network,
+            mirror=settings.images_mirror,
+            progress=progress,
+        )
+    finally:
+        progress.end()
     for image in built:
         console.print(f"Built {image.reference}, {human_size(image.size)}, {image.id}")
     return 0
@@ -100,6 +105,7 @@ def doctor(*, image: str, as_json: bool) -> int:
     from kernelbridge.cli.image_doctor import examine  # noqa: PLC0415 - loads the server: not for --help
     from kernelbridge.doctor import serves  # noqa: PLC0415
 
+    log.configure("console", "error")
     rows = asyncio.run(examine(image, screen.say))
     if as_json:
         _print_json({"image": image, "ok": serves(rows), "checks": rows})
@@ -115,4 +121,4 @@ def doctor(*, image: str, as_json: bool) -> int:
 
 
 def _print_json(found: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    click.echo(screen.plain_json(msgspec.json.format(msgspec.json.encode(found), indent=2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import webbrowser
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
@@ -17,6 +18,8 @@ from kernelbridge.errors import ConfigError, KernelBridgeError
 
 PATIENCE = 10.0
 """Seconds that the server may take to answer."""
+BROWSER_PATIENCE = 30.0
+"""Seconds that a browser may take to start."""
 _EXAMPLES = """\b
 Examples:
     kernelbridge open
@@ -53,9 +56,24 @@ def open_page(*, session: str | None, only_print: bool, url: str | None, token: 
         click.echo(whole)
         return 0
     click.echo(plain)
-    if not webbrowser.open(whole):
-        screen.say("No browser could be started. Open the address yourself; --print prints it with the token.")
+    _start_browser(whole, has_token=given is not None)
     return 0
+
+
+def _start_browser(address: str, *, has_token: bool) -> None:
+    """Let a browser open the address. A token is not in its command line, which other users can read."""
+    if has_token:
+        from kernelbridge.cli.handover import handover  # noqa: PLC0415 - not for --help
+
+        users = frozenset({os.getuid(), 0})  # root can read everything anyway, and may carry connections of others
+        with handover(address, users) as given:
+            started = webbrowser.open(given.url)
+            if started and not given.done.wait(BROWSER_PATIENCE):
+                screen.say("The browser did not ask for the address. --print prints it with the token.")
+    else:
+        started = webbrowser.open(address)
+    if not started:
+        screen.say("No browser could be started. Open the address yourself; --print prints it with the token.")
 
 
 def page_address(url: str) -> str:

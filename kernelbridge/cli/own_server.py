@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelbridge import log
 from kernelbridge.settings.settings import EGRESS, OPTIONS, WORKSPACE, Settings, resolve
 from kernelbridge.settings.sources import variable_name
 
@@ -64,7 +63,10 @@ async def found_server(
 
 @asynccontextmanager
 async def own_server(own: Own, say: Callable[[str], None]) -> AsyncIterator[Found]:
-    """Yield a server that runs while the context is open. Raises `KernelBridgeError` if it cannot start."""
+    """Yield a server that runs while the context is open. Raises `KernelBridgeError` if it cannot start.
+
+    It logs in this process: the command has set up the log before.
+    """
     with tempfile.TemporaryDirectory(prefix="kernelbridge-") as directory:
         async with _server_in(Path(directory), own, say) as found:
             yield found
@@ -93,7 +95,6 @@ async def _server_in(directory: Path, own: Own, say: Callable[[str], None]) -> A
     tokens = directory / "tokens"
     await asyncio.to_thread(add_token, tokens, token_line(_USER, token))
     settings = _settings(own, directory, tokens)
-    log.configure("console", "error")
     async with running(settings, on_progress=say) as report:
         yield Found(report.url, token, is_own=True)
 

@@ -14,7 +14,17 @@ from pathlib import Path
 import click
 
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import BY_SIGNAL, WAITING, Server, Signals, as_client, carry_out, connected, tell_stay
+from kernelbridge.cli.as_client import (
+    BY_SIGNAL,
+    WAITING,
+    Server,
+    Signals,
+    as_client,
+    carry_out,
+    connected,
+    no_isolation_option,
+    tell_stay,
+)
 from kernelbridge.cli.completion import files, own_sessions
 from kernelbridge.cli.running import Lines, OutputScreen, Running
 from kernelbridge.client.results import Result
@@ -58,7 +68,7 @@ Examples:
 )
 @click.option("--keep", is_flag=True, help="Leave the session open, with its variables, for up to an hour.")
 @click.option("--timeout", metavar="DURATION", help="End the code after so long: 30s, 5m.  [default: the server's]")
-@click.option("--no-isolation", is_flag=True, help="Without a server: run the code with all your rights.")
+@no_isolation_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON when the code has ended.")
 @as_client
 def run(
@@ -83,8 +93,6 @@ def run(
     name, text = ("main.py", code) if code is not None else _read(file)
     argv = [*(["-c"] if code is not None else [file or name]), *arguments]
     seconds = None if timeout is None else _seconds(timeout)
-    if server.url is not None and no_isolation:
-        raise click.UsageError("--no-isolation is for a server of the command's own: leave --url out")
 
     async def work(signals: Signals) -> int:
         async with (

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TextIO
 
 from kernelbridge.cli import pictures
-from kernelbridge.cli.detaching import WithoutQuestions
+from kernelbridge.cli.output_filter import OutputFilter
 from kernelbridge.client.events import Display, Output, Started
 from kernelbridge.client.results import Bundle, Result
 from kernelbridge.errors import KernelBridgeError
@@ -112,7 +112,7 @@ class Lines:
     def _line(self, prompt: str, *, secret: bool) -> str:
         if secret and sys.stdin.isatty():
             try:
-                return getpass.getpass(WithoutQuestions().take(prompt))
+                return getpass.getpass(OutputFilter().take(prompt))
             except EOFError:
                 return END_OF_FILE
         self._screen.write(sys.stdout, prompt)
@@ -125,7 +125,7 @@ class OutputScreen:
 
     def __init__(self) -> None:
         self._pictures = pictures.protocol(os.environ, is_terminal=sys.stdout.isatty())
-        self._filter = WithoutQuestions()
+        self._filter = OutputFilter()
         """For both streams: if both are the terminal, one can begin what the other ends."""
         self._writing = threading.Lock()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 import textwrap
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from kernelbridge.server.app import StartReport
 
 LABEL_WIDTH = 12
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, and what changes the direction of a line: text could look like something else."""
 _LOGINS: Mapping[str, str] = MappingProxyType(
     {
         "token": "with a token of the token file",
@@ -44,6 +46,12 @@ def errors() -> Console:
 def plain(text: str) -> str:
     """Replace what a terminal would obey: names and messages may come from a sandbox, or from a server."""
     return _CONTROLS.sub("\ufffd", text)
+
+
+def plain_json(data: bytes) -> str:
+    """Return JSON with all that a terminal would obey escaped; its values stay the same."""
+    text = data.decode()
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def say(text: str) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
+from rich.console import Console
 
 from kernelbridge import log
 from kernelbridge.cli import screen
+from kernelbridge.cli.build_progress import BuildProgress
 from kernelbridge.cli.options import EVERYWHERE, GroupedCommand, with_settings
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings.settings import Settings
@@ -32,14 +34,19 @@ def serve(settings: Settings) -> int:
     from kernelbridge.server import app  # noqa: PLC0415 - loads the whole server: not for --help
 
     log.configure(settings.log_format, settings.log_level)
-    on_progress, on_started, on_stopping = _announcements(settings)
+    console = screen.output()
+    progress = BuildProgress(console)
+    on_progress, on_started, on_stopping = _announcements(settings, console, progress)
     # A SIGTERM during the start ends it in order, as Ctrl-C does; later the server handles both.
     # A shell ignores SIGINT for programs in the background, so it is set here as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.raise_signal(signal.SIGINT))
     serving = app.serve(settings, on_progress=on_progress, on_started=on_started, on_stopping=on_stopping)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_stoppable(serving))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_stoppable(serving))
+    finally:
+        progress.end()  # if the start failed
     return 0
 
 
@@ -55,12 +62,16 @@ async def _stoppable(serving: Coroutine[Any, Any, None]) -> None:
 
 
 def _announcements(
-    settings: Settings,
+    settings: Settings, console: Console, progress: BuildProgress
 ) -> tuple[Callable[[str], None], Callable[[StartReport], None], Callable[[str], None]]:
     """Return how to report progress, the start and the stop: on the screen, or in a JSON log."""
     if settings.log_format == "console":
-        console = screen.output()
-        return console.print, lambda report: screen.write_started(console, report), screen.errors().print
+
+        def on_started(report: StartReport) -> None:
+            progress.end()
+            screen.write_started(console, report)
+
+        return progress, on_started, screen.errors().print
     logger = structlog.get_logger(__name__)
 
     def started(report: StartReport) -> None:

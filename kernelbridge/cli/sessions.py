@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ import click
 import msgspec
 from rich.cells import cell_len, set_cell_size
 
+from kernelbridge.cli import screen
 from kernelbridge.cli.completion import all_sessions
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.settings.quantities import human_size
@@ -92,7 +92,7 @@ def ps(*, url: str, token: str | None, headers: Mapping[str, str], as_json: bool
     """List the open sessions of a running server, of all users."""
     rows = sorted(_administrator(url, token, headers).sessions(), key=lambda row: row.created)
     if as_json:
-        click.echo(_plain_json(msgspec.json.format(msgspec.json.encode(rows), indent=2)))
+        click.echo(screen.plain_json(msgspec.json.format(msgspec.json.encode(rows), indent=2)))
         return 0
     for line in _lines([COLUMNS, *(_cells(row, time.time()) for row in rows)]):
         click.echo(line)
@@ -129,9 +129,9 @@ def logs(
     administrator = _administrator(url, token, headers)
     for event in administrator.events(_named(administrator, session, user), last).events:
         if as_json:
-            click.echo(_plain_json(msgspec.json.encode(event)))
+            click.echo(screen.plain_json(msgspec.json.encode(event)))
         else:
-            click.echo(f"{event.seq:>8}  {event.type:20}  {_detail(event)}")
+            click.echo(f"{event.seq:>8}  {_plain(event.type):20}  {_detail(event)}")
     return 0
 
 
@@ -214,13 +214,7 @@ def _detail(event: JournalEvent) -> str:
 
 
 def _whose(row: SessionRow) -> str:
-    return f"session {row.session}" + ("" if row.user is None else f" of {_plain(row.user)}")
-
-
-def _plain_json(data: bytes) -> str:
-    """Escape it in JSON, whose values stay the same."""
-    text = data.decode()
-    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+    return f"session {_plain(row.session)}" + ("" if row.user is None else f" of {_plain(row.user)}")
 
 
 def _plain(text: str) -> str:

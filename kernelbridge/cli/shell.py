@@ -18,9 +18,19 @@ from typing import TYPE_CHECKING
 import click
 
 from kernelbridge.cli import screen
-from kernelbridge.cli.as_client import OUR_FAILURE, WAITING, EndedBySignal, Server, as_client, carry_out, connected
+from kernelbridge.cli.as_client import (
+    OUR_FAILURE,
+    WAITING,
+    EndedBySignal,
+    Server,
+    as_client,
+    carry_out,
+    connected,
+    has_terminal,
+)
 from kernelbridge.cli.completion import own_sessions
-from kernelbridge.cli.detaching import LEFT, Keys, WithoutQuestions
+from kernelbridge.cli.detaching import LEFT, Keys
+from kernelbridge.cli.output_filter import OutputFilter
 from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
@@ -46,9 +56,7 @@ def shell(*, session: str | None, terminal: str, server: Server) -> int:
     command takes it up again. The exit code is that of the shell, 0 after `~d`, and 125 if there is no terminal.
     """
     say = screen.say
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        reason = "standard input and output must be one; for a program without a terminal, use `kernelbridge run`"
-        screen.write_error(screen.errors(), "There is no terminal", reason)
+    if not has_terminal():
         return OUR_FAILURE
 
     async def work(_signals: object) -> int:
@@ -155,7 +163,7 @@ class _Attached:
         await self._terminal.resize(size.lines, size.columns)
 
     async def _show(self) -> None:
-        replay = WithoutQuestions()
+        replay = OutputFilter(keys=True)
         while text := await self._terminal.read():
             # What was begun in the replay and ends behind it was never answered.
             await self._write(replay.take(text) if self._terminal.replayed else replay.end() + text)

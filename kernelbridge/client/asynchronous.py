@@ -50,8 +50,8 @@ class AsyncClient:
 
         Args:
             url: `ws://HOST:PORT` or `wss://HOST`, with or without `/ws` at the end.
-            token: The token, or a function that returns it, which is called for each connection. It is sent in a
-                header, never in the address.
+            token: The token, or a function that returns it, which is called for each connection, in a thread of its
+                own. A coroutine function runs in this event loop. It is sent in a header, never in the address.
             user_id: The user, for a server without authentication.
             headers: More headers for each request, such as those of a proxy.
             ssl: The TLS context, or False to trust any certificate.

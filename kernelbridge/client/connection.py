@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import random
 import re
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -29,7 +31,8 @@ LONGEST_PAUSE = 5.0
 LASTED = 10.0
 """Seconds that a connection must last for the pauses to be short again."""
 
-Token = str | Callable[[], str]
+Token = str | Callable[[], str | Awaitable[str]]
+"""The token, or a function that returns it, or a coroutine function."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]*")
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -82,16 +85,21 @@ class Target:
             )
         return f"{self._base}/api/sessions/{quote(session_id, safe='')}/files/{quote(path)}{self._query()}"
 
-    def login(self) -> dict[str, str]:
+    async def login(self) -> dict[str, str]:
         """Return the headers of a request. Calls `token` if it is a function.
 
-        Raises `ConnectionLost` if the function fails, unless with a `ClientError`; `LoginRefused` for what no header
-        can hold.
+        Raises `ConnectionLost` if the function fails or takes too long, unless it fails with a `ClientError`;
+        `LoginRefused` for what no header can hold.
         """
         try:
-            token = self.token() if callable(self.token) else self.token
+            async with asyncio.timeout(HANDSHAKE):
+                token = await _called(self.token) if callable(self.token) else self.token
         except ClientError:
             raise
+        except TimeoutError as exc:
+            raise ConnectionLost(
+                "There is no token", f"its function took more than {HANDSHAKE:g} s; try again"
+            ) from exc
         except Exception as exc:
             raise ConnectionLost("There is no token", f"its function failed ({exc!r}); try again") from exc
         if token is not None and not _TOKEN.fullmatch(token):
@@ -100,6 +108,38 @@ class Target:
                 "it must be a text of visible ASCII characters; does it have a space, or the end of a line?",
             )
         return {**self.headers, **({} if token is None else {"Authorization": f"Bearer {token}"})}
+
+
+async def _called(function: Callable[[], str | Awaitable[str]]) -> str:
+    """Return what a function of the user returns, without keeping the event loop from its work.
+
+    It may block, so it is called in a thread. No executor: its threads are waited for when the program ends.
+    """
+    token: str
+    if inspect.iscoroutinefunction(function):
+        token = await function()
+        return token
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[tuple[str | Awaitable[str], BaseException | None]] = loop.create_future()
+
+    def settle(value: str | Awaitable[str], error: BaseException | None) -> None:
+        if not outcome.done():
+            outcome.set_result((value, error))
+
+    def work() -> None:
+        try:
+            value, error = function(), None
+        except BaseException as exc:  # noqa: BLE001 - it is raised below
+            value, error = "", exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=work, name="kernelbridge token", daemon=True).start()
+    value, error = await outcome
+    if error is not None:
+        raise error
+    token = await value if inspect.isawaitable(value) else value
+    return token
 
 
 class Link:
@@ -272,11 +312,12 @@ class Link:
     async def _dial(self) -> aiohttp.ClientWebSocketResponse:
         """Open one connection, up to `connected`."""
         refused: ClientError | None = None
+        headers = await self._target.login()
         try:
             async with asyncio.timeout(HANDSHAKE):
                 ws = await self.http.ws_connect(
                     self._target.socket,
-                    headers=self._target.login(),
+                    headers=headers,
                     heartbeat=self._heartbeat,
                     max_msg_size=0,  # a result may be of any size
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSING),

@@ -226,7 +226,7 @@ class AsyncFiles:
         async with http.request(
             method,
             target.file(self._requests.session_id, path),
-            headers={**target.login(), **headers},
+            headers={**await target.login(), **headers},
             ssl=target.ssl,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STANDSTILL),
             allow_redirects=False,  # the token is for this server

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from kernelbridge.errors import ConfigError
-from kernelbridge.identity.json_web_tokens import SECRET, Issuer, Rules, parse_key, parse_key_set
 from kernelbridge.identity.principal import Identity, Verdict
 from kernelbridge.identity.tokens import Tokens, parse_tokens
 from kernelbridge.settings.settings import Settings, is_loopback
@@ -28,7 +27,7 @@ _ONLY_WITH: Mapping[str, str] = MappingProxyType(
 
 
 class Checker(Protocol):
-    """Checks tokens: `Tokens` or `Issuer`."""
+    """Checks tokens: `Tokens` or `Issuer` (`json_web_tokens`)."""
 
     def judge(self, token: str, now: float) -> Verdict:
         """Return whose token it is, or why it is refused. `now`: seconds since the epoch."""
@@ -99,6 +98,14 @@ def _token_file(settings: Settings) -> WatchedFile[Checker]:
 
 
 def _issuer(settings: Settings) -> WatchedFile[Checker]:
+    from kernelbridge.identity.json_web_tokens import (  # noqa: PLC0415 - 0.1 s of the start of all servers
+        SECRET,
+        Issuer,
+        Rules,
+        parse_key,
+        parse_key_set,
+    )
+
     algorithm, key, key_set = settings.jwt_algorithm, settings.jwt_key, settings.jwt_jwks_file
     if settings.jwt_issuer is None or settings.jwt_audience is None:
         raise ConfigError(

@@ -5,12 +5,29 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from kernelbridge.errors import ImageError
 
 Progress = Callable[[str], None]
 """Called with one line at a time, without a line end. Lines that begin with a blank are details of the one before."""
+
+
+class Counted(str):
+    """A line that says how far a build or a pull is."""
+
+    __slots__ = ("done", "total", "what")
+
+    def __new__(cls, line: str, what: str, done: int, total: int) -> Self:
+        """`done` of `total` steps or layers of the image `what` are complete."""
+        made = super().__new__(cls, line)
+        made.what, made.done, made.total = what, done, total
+        return made
+
+    what: str
+    done: int
+    total: int
+
 
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.+)")
 _SHOWN: Final = re.compile(
@@ -74,7 +91,8 @@ class BuildSummary:
             instruction = one_line(instruction)
             self._step = f"step {number} of {total}, {instruction}"
             self._lines.clear()
-            return _shorten(f"{self._name} {number}/{total}: {instruction}")
+            line = _shorten(f"{self._name} {number}/{total}: {instruction}")
+            return Counted(line, self._name, int(number) - 1, int(total))
         self._lines.append(line)
         return _shorten(f"  {line.strip()}") if _SHOWN.match(line.strip()) else None
 
@@ -107,7 +125,8 @@ class PullSummary:
         if status not in {"Pull complete", "Already exists"} or layer in self._here:
             return None
         self._here.add(layer)
-        return f"  {len(self._here)} of {len(self._layers)} layers of {self._reference}"
+        line = f"  {len(self._here)} of {len(self._layers)} layers of {self._reference}"
+        return Counted(line, self._reference, len(self._here), len(self._layers))
 
 
 def _shorten(text: str) -> str:

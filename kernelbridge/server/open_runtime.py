@@ -1,4 +1,4 @@
-"""Chooses and opens the runtime of a server, and builds the workspace image if it is missing."""
+"""Chooses and opens the runtime of a server."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from kernelbridge.errors import RuntimeUnavailable
-from kernelbridge.images.build import ensure_image
 from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.contract import Runtime
-from kernelbridge.runtimes.docker.engine import probe_engine
-from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.runtimes.local.runtime import LocalRuntime
 from kernelbridge.settings.settings import Settings
 
@@ -31,9 +28,17 @@ async def open_runtime(
     """
     no_engine = ""
     if settings.runtime in {"auto", "docker"}:
+        from kernelbridge.server.open_docker import open_docker, probe_engine  # noqa: PLC0415 - 0.2 s of its start
+
         engine = await probe_engine()
         if engine.available:
-            return await _docker(settings, instance, directories, on_progress)
+            return await open_docker(
+                settings,
+                instance=instance,
+                directories=directories,
+                own_uid=_own_uid(settings),
+                on_progress=on_progress,
+            )
         if settings.runtime == "docker":
             raise RuntimeUnavailable("The Docker engine does not answer", engine.reason)
         if left := await asyncio.to_thread(left_to_docker):
@@ -64,29 +69,6 @@ def _sessions_left(reason: str, left: int) -> str:
     return (
         f"{reason}. {sessions} still in its containers, so the local runtime is not used instead: start the server"
         " again when the engine runs, or use --runtime local, with which these sessions lose their variables"
-    )
-
-
-async def _docker(
-    settings: Settings, instance: str, directories: HostDirectories, on_progress: Callable[[str], None]
-) -> Runtime:
-    await asyncio.to_thread(
-        ensure_image,
-        settings.image,
-        base=settings.images_base,
-        ca_bundle=settings.ca_bundle,
-        network=settings.images_network,
-        mirror=settings.images_mirror,
-        progress=on_progress,
-    )
-    return await DockerRuntime.open(
-        image=settings.image,
-        instance=instance,
-        directories=directories,
-        profile_file=settings.seccomp_profile,
-        own_uid=_own_uid(settings),
-        oci_runtime=settings.oci_runtime,
-        gpus=settings.gpus,
     )
 
 

@@ -1,14 +1,18 @@
-"""`kernelbridge open`: which address it prints and opens, and when the token is in it."""
+"""`kernelbridge open`: which address it prints and opens, when the token is in it, and who can see it."""
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kernelbridge.cli.handover import handover
 from kernelbridge.cli.open import is_private, page_address, with_fragment
 from kernelbridge.errors import ConfigError
 from tests.client.servers import PATIENCE, environment
@@ -42,16 +46,58 @@ def open_page(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_the_browser_gets_the_token_and_the_terminal_does_not(page: str, tmp_path: Path) -> None:
+BROWSER = """#!{python}
+import sys, urllib.error, urllib.request
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+url = sys.argv[1]
+with open("{seen}", "w") as seen:
+    print(url, file=seen)
+    for asked in (url + "x", url, url) if "#" not in url else ():
+        try:
+            urllib.request.build_opener(Stay).open(asked)
+        except urllib.error.HTTPError as exc:
+            print(exc.code, exc.headers["Location"] or "", file=seen)
+"""
+
+
+def a_browser(tmp_path: Path) -> tuple[Path, str]:
+    """Return what a browser notes that is started as the second says: its argument, and where that leads."""
     browser, seen = tmp_path / "browser", tmp_path / "seen"
-    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}\n')
+    browser.write_text(BROWSER.format(python=sys.executable, seen=seen))
     browser.chmod(0o755)
-    variables = {"KERNELBRIDGE_URL": f"ws://{page}/ws", "KERNELBRIDGE_TOKEN": "kb_x&y", "BROWSER": f"{browser} %s"}
+    return seen, f"{browser} %s"
+
+
+def test_the_browser_gets_the_token_and_neither_its_command_line_nor_the_terminal_does(
+    page: str, tmp_path: Path
+) -> None:
+    seen, browser = a_browser(tmp_path)
+    variables = {"KERNELBRIDGE_URL": f"ws://{page}/ws", "KERNELBRIDGE_TOKEN": "kb_x&y", "BROWSER": browser}
     done = open_page("work", **variables)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"http://{page}/#session=work\n", "")
-    assert seen.read_text() == f"http://{page}/#token=kb_x%26y&session=work"
+    argument, *answers = seen.read_text().splitlines()
+    assert "kb_x" not in argument
+    assert answers == ["403 ", f"303 http://{page}/#token=kb_x%26y&session=work", "410 "]
     done = open_page("--print", **variables)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"http://{page}/#token=kb_x%26y\n", "")
+
+
+def test_without_a_token_the_browser_gets_the_address_itself(page: str, tmp_path: Path) -> None:
+    seen, browser = a_browser(tmp_path)
+    done = open_page("work", KERNELBRIDGE_URL=f"ws://{page}/ws", BROWSER=browser)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert seen.read_text().splitlines()[0] == f"http://{page}/#session=work"
+
+
+def test_a_process_of_another_user_does_not_get_the_address() -> None:
+    with handover("http://h/#token=kb_x", frozenset({os.getuid() + 1})) as given:
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(given.url)
+        assert not given.done.is_set()
 
 
 @pytest.mark.parametrize(("page", "said"), [(404, "has no page"), (503, "does not answer")], indirect=["page"])

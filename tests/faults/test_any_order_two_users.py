@@ -6,7 +6,7 @@ tried at another one's session must be answered exactly as at a session that nob
 variables and files as they are. The sessions of one user are held apart in the same way.
 
 `KERNELBRIDGE_FAULT_STEPS=10000 pytest -s tests/faults/test_any_order_two_users.py` takes 10,000 steps, and says
-how many of each kind.
+how many of each kind; with `KERNELBRIDGE_FAULT_RUNTIMES="docker local"` on both runtimes.
 """
 
 # ruff: noqa: FBT001  flags that are drawn
@@ -43,7 +43,7 @@ from tests.faults.house import PATIENCE, Frame, inhabited
 from tests.faults.marks import Border, mark
 from tests.faults.test_any_order import reported
 
-RUNTIMES = ("local",)
+RUNTIMES = tuple(os.environ.get("KERNELBRIDGE_FAULT_RUNTIMES", "local").split())
 """What is tried here is decided before any runtime is asked; `tests/contract` holds sandboxes apart on both."""
 
 USERS = ("ada", "bob")

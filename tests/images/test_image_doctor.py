@@ -9,6 +9,7 @@ from docker import APIClient
 
 from kernelbridge.cli import image_doctor
 from kernelbridge.doctor import Row, Status
+from kernelbridge.images import build
 from kernelbridge.images.build import KnownImage, build_context
 from kernelbridge.images.context import workspace_context
 from tests.unit.test_cli_process import run
@@ -22,13 +23,13 @@ BROKEN_KERNEL = '{"argv": ["python3", "-c", "raise SystemExit(7)"], "display_nam
 def make(engine: APIClient, workspace_image: str, new_tag: Callable[[], str], tmp_path: Path) -> Make:
     """Build an image with the steps of a Dockerfile."""
 
-    def build(steps: str) -> str:
+    def made(steps: str) -> str:
         (tmp_path / "Dockerfile").write_text(f"ARG BASE\n{steps}")
         image = KnownImage("broken", new_tag(), "for this test", workspace_context)
         build_context(engine, image, workspace_context(directory=tmp_path), base=workspace_image)
         return image.reference
 
-    return build
+    return made
 
 
 async def examined(reference: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
@@ -52,6 +53,7 @@ async def test_what_an_image_lacks_is_said_with_what_to_do(make: Make, monkeypat
     kernel = "/usr/local/share/jupyter/kernels/broken"
     reference = make(
         "FROM ${BASE}\nUSER 0\n"
+        "RUN printf '#!/bin/sh\\nyes' > /usr/local/bin/stty && chmod +x /usr/local/bin/stty\n"
         f"RUN mkdir -p {kernel} && echo '{BROKEN_KERNEL}' > {kernel}/kernel.json && rm \"$(command -v pip)\"\n"
         "RUN rm -r \"$(python3 -c 'import matplotlib; print(matplotlib.__path__[0])')\"\nUSER 1000:100\n"
     )
@@ -65,6 +67,14 @@ async def test_what_an_image_lacks_is_said_with_what_to_do(make: Make, monkeypat
         assert found[check].status is Status.WARNING, check
         assert part in found[check].found + found[check].fix
         assert found[check].fix
+    assert found["terminal"].status is Status.PROBLEM
+    assert 400 < len(found["terminal"].found) < 600  # of what its stty writes without end
+
+
+async def test_our_own_images_have_short_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "image_exists", lambda _: False)
+    (row,) = await image_doctor.examine("slim", lambda _: None)
+    assert (row.found, row.fix) == ("kernelbridge-slim:latest is absent", "`kernelbridge images build slim`")
 
 
 async def test_an_image_without_a_kernel_is_a_problem(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import kernelbridge
 from tests.integration.conftest import RunningServer, StartServer
 from tests.integration.conversations import Conversation, Curls, conversations, curls, mismatch
+from tests.integration.driving import PATIENCE
 
 RUNTIMES = ("local",)
 """Whose tests these are, but for some: what a runtime could spoil is in tests/contract."""
@@ -79,6 +80,18 @@ async def test_the_programs_of_the_readme(start_server: StartServer, tmp_path: P
     code, shown, told = await run(large)
     assert (code, told) == (0, "")
     assert "x" * 9_000_000 in shown
+    # In JavaScript, from the checkout, with the WebSocket that newer versions of Node have.
+    script = re.findall(r"^```javascript\n(import .*?)^```$", readme, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "clients").symlink_to(PAGES.parent / "clients")
+    (tmp_path / "hello.mjs").write_text(script.replace("ws://localhost:8001", server.url))
+    socket = f"{PAGES.parent}/clients/javascript/node_modules/ws/wrapper.mjs"
+    (tmp_path / "newer.mjs").write_text(f"import WebSocket from '{socket}'; globalThis.WebSocket ??= WebSocket;\n")
+    command = ("node", "--import", f"{tmp_path}/newer.mjs", f"{tmp_path}/hello.mjs")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    assert (process.returncode, out.decode(), err.decode()) == (0, "42\n\n", "")
 
 
 def test_there_are_conversations() -> None:

@@ -238,6 +238,40 @@ async def test_a_question_that_nobody_answers_ends_the_cell(start_server: StartS
         assert (await client.run("print(x)"))["output"] == "7\n"
 
 
+async def test_a_cell_that_asks_again_and_again_waits_no_longer_than_one_that_asks_once(
+    start_server: StartServer,
+) -> None:
+    code = """
+        import signal
+        def give_up(*_): raise TimeoutError
+        signal.signal(signal.SIGALRM, give_up)
+        for number in range(40):
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            try: input('? ')
+            except TimeoutError: pass
+        """
+    server = await start_server(input_timeout="3s")
+    async with server.connect() as client:
+        await client.run("x = 7")
+        await start(client, "\n".join(line[8:] for line in code.splitlines()), timeout=15.0)
+        frame = await client.answer_to("cell")
+        while frame["type"] == "input_request":
+            frame = await client.answer_to("cell")
+        assert frame["error"] == "InputTimeout: nobody answered the cell's question within 3 s"
+        assert (await client.run("print(x)"))["output"] == "7\n"
+
+
+async def test_an_answer_begins_the_time_for_answers_anew(start_server: StartServer) -> None:
+    server = await start_server(input_timeout="5s")
+    async with server.connect() as client:
+        await start(client, "print([input('? ') for _ in range(3)])")
+        for _ in range(3):
+            await asked(client)
+            assert (await client.shell("sleep 2"))["exitCode"] == 0
+            await reply(client, "x")
+        assert (await client.answer_to("cell"))["output"] == "['x', 'x', 'x']\n"
+
+
 @on_both_runtimes
 async def test_an_interrupt_ends_a_cell_that_waits_and_a_debugger_too(client: Client) -> None:
     await client.run("x = 7")

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import io
+import json
 import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from rich.console import Console
 
 from kernelbridge.cli import screen
+from kernelbridge.cli.bench import _write_table
 from kernelbridge.cli.entry import commands, verdict
 from kernelbridge.errors import ConfigError, ImageError, RuntimeUnavailable
 from kernelbridge.images.base import AUTO, DEBIAN_MIRROR
@@ -139,6 +142,19 @@ def test_texts_are_wrapped_under_themselves_on_a_terminal_only() -> None:
     out, file = console()
     screen.write_row(out, "Label", long)
     assert len(file.getvalue().splitlines()) == 1
+
+
+def test_what_a_server_says_of_itself_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"server": "ws://h", "runtime": "\x1b[c\x9b6n", "image": "\u202egnp.exe", "ownServer": False}
+    _write_table(about, {})
+    assert capsys.readouterr().out == "ws://h, runtime \ufffd[c\ufffd6n, image \ufffdgnp.exe\n"
+
+
+def test_json_for_programs_can_be_shown() -> None:
+    text = "\x9b6n \u202e ä \U000e0001"
+    shown = screen.plain_json(msgspec.json.format(msgspec.json.encode({"found": text}), indent=2))
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert json.loads(shown) == {"found": text}
 
 
 def test_square_brackets_are_no_markup() -> None:

@@ -115,6 +115,14 @@ def test_without_a_command_there_is_help() -> None:
             "error: --host: '0.0.0.0' is not a loopback address\n       without auth",
         ),
         (["serve", "--no-isolation"], {}, "error: --no-isolation is only valid with --runtime local\n"),
+        *(
+            (
+                [*words, "--no-isolation", "--url", "ws://h"],
+                {},
+                "error: --no-isolation is for a server of the command's",
+            )
+            for words in (["run", "-c", "1"], ["bench"])
+        ),
         (["serve", "--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read"),
         (["doctor", "--port", "x"], {}, "--port: 'x' is not valid"),
         (["images", "build", "--base", "-"], {}, "--base: '-' is not valid"),

@@ -42,6 +42,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 PURE = (
     "cli/detaching.py",
+    "cli/output_filter.py",
     "cli/pictures.py",
     "cli/typed_code.py",
     "client/core.py",

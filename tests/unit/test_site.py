@@ -90,3 +90,20 @@ def test_what_belongs_to_an_item_is_indented() -> None:
     wide = "1. One\n    more\n\n    ```bash\n    x\n      y\n    ```\n- a\n    - b\n"
     others = "\nno\n   more\n```\n- code\n  code\n```"
     assert HOOKS["indented"](item + others) == wide + others
+
+
+@pytest.mark.parametrize(("page", "own", "other"), [("python", "py", "mjs"), ("javascript", "mjs", "py")])
+def test_sections_of_both_clients_are_tabs(site: Path, page: str, own: str, other: str) -> None:
+    text = (site / "how-to" / f"{page}-client.html").read_text(encoding="utf-8")
+    assert text.count('class="tabbed-set') == 4
+    for name in ("errors", "ask", "transfer", "terminal"):
+        assert 0 < text.index(f"<code>{name}.{own}</code>") < text.index(f"<code>{name}.{other}</code>")
+    assert f"<code>hello.{other}</code>" not in text  # that is on its own page
+    assert f"ask.{other}" not in (site / "how-to" / f"{page}-client.md").read_text(encoding="utf-8")
+
+
+def test_a_section_in_two_languages_becomes_tabs_and_others_stay() -> None:
+    one = "# A\n\nx\n\n## Both\n\n- a\n\n```python\n## Both\n```\n\n## Mine\n\nm\n"
+    two = "# B\n\n## Both\n\nother\n\n## Theirs\n"
+    both = '=== "P"\n\n    - a\n\n    ```python\n    ## Both\n    ```\n\n=== "J"\n\n    other\n'
+    assert HOOKS["paired"]("P", one, "J", two) == f"# A\n\nx\n\n## Both\n\n{both}\n## Mine\n\nm\n"

@@ -10,6 +10,9 @@ import { ConnectionLost, OutcomeUnknown } from "./errors.js";
 /** @typedef {import("./core.js").Frame} Frame */
 /** @typedef {import("./client.js").Waiting} Waiting */
 
+/** The servers whose addresses are not redirected, as a first upload has seen. @type {WeakSet<object>} */
+const direct = new WeakSet();
+
 /** Bytes of a piece of an upload. */
 const CHUNK = 2 ** 20;
 /** Milliseconds without a byte after which a transfer has failed. */
@@ -74,13 +77,9 @@ export class Files {
     let answer;
     try {
       Object.assign(headers, await transfer.login(this.#requests.target));
-      answer = await (globalThis.XMLHttpRequest === undefined ? putByFetch : putByXhr)(
-        url,
-        headers,
-        blob,
-        transfer,
-        progress,
-      );
+      const inPage = globalThis.XMLHttpRequest !== undefined;
+      if (inPage) await this.#checkDirect(url, headers.Authorization, transfer);
+      answer = await (inPage ? putByXhr : putByFetch)(url, headers, blob, transfer, progress);
       if (answer.status < 300) {
         const { filename, size, sha256 } = parsed(answer.body) ?? {};
         if (size !== blob.size || typeof sha256 !== "string")
@@ -89,7 +88,7 @@ export class Files {
       }
     } catch (error) {
       transfer.throwIfEnded();
-      if (neverConnected(error)) {
+      if (error instanceof NotSent || neverConnected(error)) {
         throw new ConnectionLost(`The file '${path}' was not saved`, `${reasonOf(error)}; write it again`, {
           cause: error,
         });
@@ -201,6 +200,34 @@ export class Files {
    */
   async makeDirectory(path) {
     await this.#requests.request({ type: "make_directory", filename: path }, "change");
+  }
+
+  /**
+   * Check before the first upload that the server's addresses are not redirected.
+   *
+   * A browser sends the content of an upload after a redirect, to wherever that leads, and no page can forbid it.
+   * @param {string} url
+   * @param {string | undefined} login
+   * @param {Transfer} transfer
+   * @returns {Promise<void>}
+   * @throws {NotSent}
+   */
+  async #checkDirect(url, login, transfer) {
+    const { target } = this.#requests;
+    if (direct.has(target)) return;
+    /** @type {Record<string, string>} */
+    const headers = login === undefined ? {} : { Authorization: login };
+    const { signal } = transfer;
+    let answer;
+    try {
+      answer = await fetch(url, { method: "HEAD", headers, redirect: "manual", cache: "no-store", signal });
+    } catch (error) {
+      throw new NotSent("the server was not reached", { cause: error });
+    }
+    if (answer.type === "opaqueredirect" || (answer.status >= 300 && answer.status < 400)) {
+      throw new NotSent("its address is redirected: give the client the address to which it leads");
+    }
+    direct.add(target);
   }
 
   /**
@@ -384,6 +411,9 @@ async function pause(time, transfer) {
   transfer.throwIfEnded();
 }
 
+/** An upload failed before anything of it was sent. */
+class NotSent extends Error {}
+
 /** The network failed, and not the caller's loop or `progress`. */
 class Broken extends Error {}
 
@@ -445,7 +475,7 @@ function putByXhr(url, headers, blob, transfer, progress) {
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = ({ loaded, total }) => void transfer.report(progress, loaded, total);
     xhr.onload = () => {
-      // A browser follows it without asking.
+      // A browser follows it without asking, also one that came since `#checkDirect`.
       if (xhr.responseURL !== new URL(url).href) reject(new Error(`it was redirected to ${xhr.responseURL}`));
       else resolve({ status: xhr.status, body: xhr.responseText });
     };

@@ -567,4 +567,12 @@ export const scenarios = {
     equal(shown().includes("Hello from Python"), true, shown());
     frame.remove();
   },
+
+  async a_page_uploads_nothing_to_where_a_redirect_leads({ connect, control, kernelbridge }) {
+    const { url } = await control("redirect");
+    const { files } = connect(url).session("s");
+    const error = await fails(files.write("x", "secret"), kernelbridge.ConnectionLost);
+    equal([error.code, error.message.includes("redirected")], ["connection_lost", true], error.message);
+    equal(await control("arrived"), { there: "" });
+  },
 };

@@ -730,11 +730,27 @@ for (const [url, text, says] of [
 ]) {
   test(`an upload that something else answered was not saved: ${text}`, async (t) => {
     globalThis.XMLHttpRequest = OtherAnswer;
-    t.after(() => delete globalThis.XMLHttpRequest);
+    mock.method(globalThis, "fetch", async () => ({ type: "basic", status: 404 }));
+    t.after(() => (mock.restoreAll(), delete globalThis.XMLHttpRequest));
     Object.assign(OtherAnswer, { responseURL: url, responseText: text });
     await assert.rejects(files().write("x", "y"), { name: "OutcomeUnknown", message: says });
   });
 }
+
+test("an upload of a page asks once whether its address is redirected", async (t) => {
+  globalThis.XMLHttpRequest = OtherAnswer;
+  const ask = mock.method(globalThis, "fetch", async () => ({ type: "opaqueredirect", status: 0 }));
+  t.after(() => (mock.restoreAll(), delete globalThis.XMLHttpRequest));
+  Object.assign(OtherAnswer, { responseURL: "http://host:1/api/sessions/s/files/x", responseText: "{}" });
+  const asked = files("kb_x");
+  await assert.rejects(asked.write("x", "y"), { name: "ConnectionLost", message: /is redirected/ });
+  ask.mock.mockImplementation(async () => Promise.reject(new TypeError("Failed to fetch")));
+  await assert.rejects(asked.write("x", "y"), { name: "ConnectionLost", message: /was not saved/ });
+  ask.mock.mockImplementation(async () => ({ type: "cors", status: 404 }));
+  for (let n = 0; n < 2; n += 1) await assert.rejects(asked.write("x", "y"), { name: "OutcomeUnknown" });
+  assert.equal(ask.mock.callCount(), 3);
+  assert.equal(ask.mock.calls[0].arguments[1].headers.Authorization, "Bearer kb_x");
+});
 
 // -- addresses --------------------------------------------------------------------------
 

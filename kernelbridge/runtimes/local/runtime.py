@@ -316,9 +316,12 @@ class LocalRuntime:
         )
 
     def _release(self, name: str, cgroup: Cgroup | None, places: _Places, *, kill: bool) -> bool:
-        if places.link is not None:
-            self._links.release(places.link)
-        self._notes.remove(name)
+        try:
+            if places.link is not None:
+                self._links.release(places.link)
+            self._notes.remove(name)
+        except OSError as exc:  # an end must be reported all the same; the next server finds that the agent is gone
+            log.warning("sandbox_note_left", sandbox=name, error=str(exc))
         return cgroup is None or self._cgroups.release(name, cgroup, kill=kill)
 
     # -- facts ------------------------------------------------------------------

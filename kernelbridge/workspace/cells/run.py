@@ -99,6 +99,8 @@ class Run:
         self._execution: Execution | None = None
         self._deadline: Deadline | None = None
         self._answer_by: Deadline | None = None
+        """Its clock runs while a question waits, and stands still between two that are not answered: a cell that gives
+        up its questions and asks again would otherwise run for ever, past all limits."""
         self._escalation: Escalation | None = None
         self._signals = 0
         """Interrupts under way that only signal the cell."""
@@ -187,6 +189,7 @@ class Run:
             raise KernelError("The kernel is dead", "send the request again: a new one is started")
         kernel.reply_input(value)
         self._drop_prompt()
+        self._answer_by = None
         if self._deadline is not None:
             self._deadline.restart()
 
@@ -261,7 +264,10 @@ class Run:
                 self._deadline.stop()
             self._drop_prompt()
             self.prompt = Prompt(event)
-            self._answer_by = Deadline(self._services.input_timeout, self._end_unanswered)
+            if self._answer_by is None:
+                self._answer_by = Deadline(self._services.input_timeout, self._end_unanswered)
+            else:
+                self._answer_by.restart()
         self.job.listener(event)
 
     def _refuse_question(self, escalation: Escalation) -> None:
@@ -274,7 +280,7 @@ class Run:
         """Forget the question. Idempotent."""
         self.prompt = None
         if self._answer_by is not None:
-            self._answer_by.cancel()
+            self._answer_by.stop()
 
     # -- its end ------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """The scenarios of the JavaScript client, in Node and in a page of Chromium, against a real server."""
 
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -48,15 +50,58 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     made.end()
 
 
+class Redirector:
+    """A server that leads every request to another address of itself, and keeps what arrives there."""
+
+    def __init__(self) -> None:
+        self.arrived = b""
+        redirector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_OPTIONS(self) -> None:
+                self._answer(204)
+
+            def do_HEAD(self) -> None:
+                self._answer(307)
+
+            def do_PUT(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                redirector.arrived += content if "/there/" in self.path else b""
+                self._answer(201 if "/there/" in self.path else 307)
+
+            def _answer(self, status: int) -> None:
+                self.send_response(status)
+                for name in ("Origin", "Methods", "Headers"):
+                    self.send_header(f"Access-Control-Allow-{name}", "PUT, HEAD" if name == "Methods" else "*")
+                self.send_header("Location", f"/there{self.path}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join(PATIENCE)
+        self._server.server_close()
+
+
 class Faults:
     """What scenarios may ask for."""
+
+    redirector: Redirector
 
     def __init__(self, server: ServerProcess, wire: Wire, token_wire: Wire | None) -> None:
         self._server = server
         self._wire = wire
         self._token_wire = token_wire
 
-    def __call__(self, what: str, argument: Any) -> dict[str, Any]:  # noqa: C901 - one branch for each
+    def __call__(self, what: str, argument: Any) -> dict[str, Any]:  # noqa: C901, PLR0912 - one branch for each
         wire, token_wire = self._wire, self._token_wire
         match what:
             case "look":
@@ -80,6 +125,10 @@ class Faults:
             case "tokenRequests" if token_wire is not None:
                 lines = [line for line in bytes(token_wire.heard).split(b"\r\n") if b" HTTP/1.1" in line]
                 return {"requests": len(lines), "withToken": sum(b"ttt" in line or b"www" in line for line in lines)}
+            case "redirect":
+                return {"url": self.redirector.url}
+            case "arrived":
+                return {"there": self.redirector.arrived.decode()}
             case _:
                 raise ValueError(what)
         return {}
@@ -97,7 +146,11 @@ def test_a_scenario(agent: Agent, wire: Wire, user: str, scenario: str, request:
     if "documentation" in scenario:
         [page] = [step for step in steps(GUIDE) if isinstance(step, SavedFile) and step.name == "index.html"]
         options |= {"html": page.text}
-    agent.run(scenario, Faults(server, wire, token_wire), **options)
+    faults = Faults(server, wire, token_wire)
+    if "redirect" in scenario:
+        faults.redirector = Redirector()
+        request.addfinalizer(faults.redirector.close)
+    agent.run(scenario, faults, **options)
 
 
 def test_the_scenarios_are_found() -> None:

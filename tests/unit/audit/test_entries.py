@@ -95,3 +95,10 @@ def tracing() -> Iterator[Callable[[], int]]:
         yield lambda: tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_a_text_that_just_fits_is_whole() -> None:
+    for text in ("x" * MOST_TEXT, "\n" * (MOST_TEXT // 2)):
+        assert read(Entry(0.0, "download", {"path": text}))["path"] == text
+    cut = read(Entry(0.0, "download", {"path": "x" * (MOST_TEXT + 1)}))["path"]
+    assert cut == "x" * MOST_TEXT + "… (1 more)"

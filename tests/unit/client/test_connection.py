@@ -1,7 +1,8 @@
 """The addresses of a server, and connections that end in unusual ways."""
 
 import asyncio
-from collections.abc import Iterable
+import threading
+from collections.abc import Awaitable, Iterable
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -171,23 +172,66 @@ async def test_a_function_for_the_token_that_fails_in_an_outage_is_called_again(
     await link.close()
 
 
-def test_a_function_for_the_token_that_fails_is_an_error_of_the_connection_and_its_own_refusal_stays() -> None:
+async def test_a_function_for_the_token_may_block_and_the_loop_goes_on() -> None:
+    may_return = threading.Event()
+
+    def blocks() -> str:
+        assert may_return.wait(PATIENCE)
+        return "secret"
+
+    login = asyncio.create_task(Target("ws://host", blocks).login())
+    await asyncio.sleep(0)  # it is called
+    may_return.set()  # nothing gets here while the loop is blocked
+    assert await login == {"Authorization": "Bearer secret"}
+
+
+async def test_a_function_for_the_token_may_be_a_coroutine_function() -> None:
+    async def token() -> str:
+        await asyncio.sleep(0)
+        return "secret"
+
+    def returns() -> Awaitable[str]:
+        return token()
+
+    for function in (token, returns):
+        assert await Target("ws://host", function).login() == {"Authorization": "Bearer secret"}
+
+
+async def test_a_function_for_the_token_that_does_not_return_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HANDSHAKE", 0.01)
+    may_return = threading.Event()
+
+    def blocks() -> str:
+        may_return.wait(PATIENCE)
+        return "late"
+
+    with pytest.raises(ConnectionLost, match="took more than"):
+        await Target("ws://host", blocks).login()
+    may_return.set()
+
+
+async def test_a_function_for_the_token_that_fails_is_an_error_of_the_connection_and_its_own_refusal_stays() -> None:
     def fails() -> str:
         raise OSError("no network")
+
+    def stops() -> str:
+        raise StopIteration
 
     def refuses() -> str:
         raise LoginRefused("You are logged out", "log in again")
 
     with pytest.raises(ConnectionLost, match="no network"):
-        Target("ws://host", fails).login()
+        await Target("ws://host", fails).login()
+    with pytest.raises(ConnectionLost, match="StopIteration"):
+        await Target("ws://host", stops).login()
     with pytest.raises(LoginRefused, match="You are logged out"):
-        Target("ws://host", refuses).login()
+        await Target("ws://host", refuses).login()
 
 
 @pytest.mark.parametrize("token", ["kb_SECRET\n# comment", "kb_SECRET ", "kb_SECRÉT", "kb_SECR\0ET"])
-def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(token: str) -> None:
+async def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(LoginRefused, match="The token cannot be sent") as caught:
-        Target("ws://host", lambda: token).login()
+        await Target("ws://host", lambda: token).login()
     assert "SECR" not in str(caught.value)
 
 
@@ -291,3 +335,14 @@ async def test_an_error_of_the_login_does_not_hold_the_token() -> None:
         while found is not None:
             assert "secret-token" not in repr(found)
             found = found.__cause__ or found.__context__
+
+
+async def test_a_client_whose_loop_has_ended_connects_again() -> None:
+    client = AsyncClient("ws://127.0.0.1:1")
+    ended = asyncio.new_event_loop()
+    ended.close()
+    client._link = SimpleNamespace(loop=ended, usable=True)  # type: ignore[assignment]
+    link = await client._linked()
+    assert link.loop is asyncio.get_running_loop()
+    assert await client._linked() is link
+    await client.close()

@@ -84,3 +84,74 @@ def test_a_result_shows_its_text_its_error_and_its_displays() -> None:
     shown = result(output="a < b\n", error="ValueError: x", traceback="Traceback …")._repr_html_()
     assert shown == "<pre>a &lt; b\nTraceback …</pre>"
     assert result()._repr_html_() == ""
+
+
+def test_what_a_frame_does_not_say_has_a_value_of_its_own() -> None:
+    ran = Result({"success": False, "output": "text"})
+    assert (ran.success, ran.text, ran.stdout, ran.stderr, ran.displays, ran.data) == (
+        False,
+        "text",
+        "text",
+        "",
+        (),
+        {},
+    )
+    assert (ran.error, ran.traceback, ran.cause, ran.hint, ran.truncated, ran.execution_count) == (None,) * 6
+    assert (ran.duration, ran.state_preserved, ran.late_output, ran.images) == (0.0, True, "", [])
+    command = CommandResult({"output": "text"})
+    assert (command.text, command.exit_code, command.success, command.cwd, command.cause) == (
+        "text",
+        None,
+        False,
+        None,
+        None,
+    )
+    assert (command.duration, command.state_preserved, command.late_output, command.hint) == (0.0, True, "", None)
+    assert command.truncated is None
+
+
+def test_each_field_of_a_frame_has_its_property() -> None:
+    png = {"type": "display_data", "data": {"image/png": PNG}, "metadata": {}}
+    value = {"type": "execute_result", "data": {"text/plain": "1"}, "metadata": {}}
+    both = {
+        "output": "text",
+        "cause": "interrupted",
+        "durationMs": 1500,
+        "statePreserved": False,
+        "lateOutput": "late",
+        "hint": "less",
+        "truncated": {"bytes": 1},
+    }
+    ran = Result(
+        {
+            **both,
+            "success": False,
+            "error": "E: x",
+            "traceback": "Traceback",
+            "stdout": "out",
+            "stderr": "err",
+            "executionCount": 7,
+            "results": [png, value, png],
+        }
+    )
+    assert (ran.error, ran.traceback, ran.stdout, ran.stderr, ran.execution_count) == (
+        "E: x",
+        "Traceback",
+        "out",
+        "err",
+        7,
+    )
+    assert (ran.data, len(ran.images), str(ran)) == ({"text/plain": "1"}, 2, "textTraceback")
+    command = CommandResult({**both, "exitCode": 0, "cwd": "/w"})
+    assert (command.exit_code, command.success, command.cwd) == (0, False, "/w")
+    for each in (ran, command):
+        assert (each.text, each.cause, each.duration, each.state_preserved) == ("text", "interrupted", 1.5, False)
+        assert (each.late_output, each.hint, each.truncated) == ("late", "less", {"bytes": 1})
+
+
+def test_an_error_says_how_the_command_ended() -> None:
+    with pytest.raises(CommandFailed, match=r"ended with 3: x+long$") as caught:
+        CommandResult({"output": "x" * 1000 + "long", "exitCode": 3}).check()
+    assert len(caught.value.reason or "") == 1000
+    with pytest.raises(RunEnded, match="was ended: interrupted: less"):
+        CommandResult({"output": "x", "exitCode": 3, "cause": "interrupted", "hint": "less"}).check()

@@ -133,3 +133,11 @@ def test_a_file_whose_last_line_has_no_end_does_not_spoil_the_bundle(tmp_path: P
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(bundle)
     assert len(context.get_ca_certs()) == 3
+
+
+def test_a_key_of_another_certificate_is_refused() -> None:
+    one, other = Authority.make(HOSTS), Authority.make(HOSTS)
+    mixed = one.dump().removesuffix(one.certificate) + other.certificate
+    with pytest.raises(ValueError, match="the key is not the certificate's"):
+        Authority.load(mixed)
+    assert Authority.load(one.dump()).dump() == one.dump()

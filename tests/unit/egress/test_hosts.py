@@ -124,3 +124,19 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize(("kind", "address"), [(kind, each) for kind, some in NOT_PUBLIC.items() for each in some])
 def test_addresses_that_are_not_public(kind: str, address: str) -> None:
     assert not_public(ip_address(address)) == kind
+
+
+def test_an_address_of_one_interface_is_not_public() -> None:
+    assert not_public(ip_address("2600::1%eth0")) == "link-local"
+    assert not_public(ip_address("2600::1")) is None
+
+
+@pytest.mark.parametrize(("text", "port"), [("a.org:1", 1), ("a.org:65535", 65535), ("a.org", 7)])
+def test_a_port_is_read(text: str, port: int) -> None:
+    assert split_authority(text, 7) == ("a.org", port)
+
+
+@pytest.mark.parametrize("text", ["a.org:65536", "a.org:", "a.org:x", "a.org:-1", "a.org:123456"])
+def test_what_is_no_port_is_refused(text: str) -> None:
+    with pytest.raises(BadHostError):
+        split_authority(text, 7)

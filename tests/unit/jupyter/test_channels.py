@@ -628,3 +628,17 @@ def test_a_path_that_cannot_be_connected_to_is_told_of(tmp_path: Path, peer: Pee
         datagrams.close()
 
     runner.run(scenario())
+
+
+def test_a_wait_that_ended_in_vain_can_be_repeated(peer: Peer, runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        inbox = Inbox()
+        channels = inbox.connect(peer)
+        await channels.drained(0.0)
+        await channels.drained(0.0)
+        peer.close()
+        await channels.drained(PATIENCE)
+        await inbox.until(lost=4)
+        channels.close()
+
+    runner.run(scenario())

@@ -1,6 +1,7 @@
 """Control groups: version 1 and 2 on a tree of plain files, and the machine's own where this user may."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.runtimes.contract import OOM_EXIT_SECONDS, Limits
+from kernelbridge.runtimes.local import cgroups
 from kernelbridge.runtimes.local.cgroups import CONTROLLERS, Cgroups, settings
 from kernelbridge.runtimes.local.oom_notice import KillsSeen
 
@@ -168,3 +170,53 @@ def test_kills_that_are_over_explain_no_later_end() -> None:
     assert not kills.seen(3, 30.0)
     assert kills.seen(4, 30.0)
     assert kills.over(31.0) == 3
+
+
+def test_a_group_that_is_gone_counts_as_removed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "used/below").mkdir(parents=True)
+    for kill in (True, False):
+        assert cgroups._remove(tmp_path / "none", kill=kill)
+    assert cgroups._remove(tmp_path / "empty", kill=False)
+    assert not cgroups._remove(tmp_path / "used", kill=False)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_what_is_in_a_group_is_ended_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "_END_SECONDS", 0.05)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (tmp_path / "g").mkdir()
+        (tmp_path / "g/cgroup.procs").write_text(f"{process.pid}\n999999999\n")
+        assert not cgroups._remove(tmp_path / "g", kill=True)  # its file stays, as here no kernel removes it
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_the_file_of_a_group_that_is_gone_is_empty_and_other_errors_are_raised(tmp_path: Path) -> None:
+    assert cgroups._words(tmp_path / "none") == []
+    with pytest.raises(IsADirectoryError):
+        cgroups._read(tmp_path)
+
+
+def test_the_server_s_own_group_is_found_below_its_leaf(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(f"4:memory:/x\n0::/user/{cgroups._LEAF}\n")
+    assert cgroups._own(tmp_path / "cgroup") == "/user"
+    (tmp_path / "cgroup").write_text("0::/user\n")
+    assert cgroups._own(tmp_path / "cgroup") == "/user"
+    (tmp_path / "cgroup").write_text("4:memory:/x\n")
+    assert cgroups._own(tmp_path / "cgroup") == "/"
+
+
+def test_a_controller_is_passed_on_by_a_server_that_is_alone_in_its_group(tmp_path: Path) -> None:
+    passed_on = tmp_path / "cgroup.subtree_control"
+    passed_on.mkdir()  # it cannot be written
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    with pytest.raises(IsADirectoryError):
+        cgroups._pass_on(passed_on, "pids")
+    assert not (tmp_path / cgroups._LEAF).exists()
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    with pytest.raises(IsADirectoryError):
+        cgroups._pass_on(passed_on, "pids")
+    assert (tmp_path / cgroups._LEAF / "cgroup.procs").read_text() == str(os.getpid())
+    passed_on.rmdir()
+    cgroups._pass_on(passed_on, "pids")
+    assert passed_on.read_text() == "+pids"

@@ -61,3 +61,13 @@ def test_limits_that_follow_from_memory() -> None:
         "rtprio": 0,
         "sigpending": 4096,
     }
+
+
+def test_what_computes_in_many_threads_is_told_how_many() -> None:
+    """Each of these was seen to start a thread for each processor of the machine."""
+    known = "OMP OPENBLAS MKL NUMEXPR NUMBA BLIS JULIA RAYON"
+    assert {f"{name}_NUM_THREADS" for name in known.split()} <= set(THREAD_VARIABLES)
+    others = "GOMAXPROCS LOKY_MAX_CPU_COUNT NUMEXPR_MAX_THREADS POLARS_MAX_THREADS PYTHON_CPU_COUNT"
+    assert set(others.split()) <= set(THREAD_VARIABLES)
+    tensorflow = {f"TF_NUM_{kind}_THREADS" for kind in ("INTEROP", "INTRAOP")}
+    assert tensorflow | {"VECLIB_MAXIMUM_THREADS"} <= set(THREAD_VARIABLES)

@@ -35,3 +35,35 @@ def test_a_directory_that_is_now_another_users_is_not_used(tmp_path: Path, monke
     assert link is not None
     assert (list(theirs.iterdir()), link.parent == theirs) == ([], False)
     links.close()
+
+
+def test_what_was_adopted_or_left_stays_and_the_rest_is_reclaimed(tmp_path: Path) -> None:
+    first = ShortLinks(tmp_path / "note")
+    links = [first.shorten(LONG)[1] for _ in range(3)]
+    for link in links:
+        assert link is not None
+        first.leave(link)
+    first.close()
+    kept, lost, left = links
+    assert kept is not None
+    assert lost is not None
+    assert left is not None
+    second = ShortLinks(tmp_path / "note")
+    second.adopt(kept)
+    second.adopt(left)
+    second.reclaim()
+    assert (kept.is_symlink(), lost.is_symlink()) == (True, False)
+    second.leave(left)
+    second.close()
+    assert (kept.is_symlink(), left.is_symlink()) == (False, True)
+    second.release(left)
+    second.release(left)
+    second.close()
+    assert not (tmp_path / "note").is_symlink()
+
+
+def test_a_name_is_short_up_to_a_length(tmp_path: Path) -> None:
+    links = ShortLinks(tmp_path / "note")
+    assert links.shorten(Path("/" + "x" * 59))[1] is None
+    assert links.shorten(Path("/" + "x" * 60))[1] is not None
+    links.close()

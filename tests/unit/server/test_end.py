@@ -13,7 +13,8 @@ from kernelbridge.runtimes.agent.host_directories import HostDirectories
 from kernelbridge.runtimes.docker.engine import EngineInfo
 from kernelbridge.runtimes.docker.runtime import DockerRuntime
 from kernelbridge.server import app, listening
-from kernelbridge.server import open_runtime as module
+from kernelbridge.server import open_docker as docker_module
+from kernelbridge.server import open_runtime as runtime_module
 from kernelbridge.server.open_runtime import open_runtime
 from kernelbridge.server.websocket import outbox
 from kernelbridge.server.websocket.heartbeat import Patience
@@ -139,7 +140,7 @@ class Probed:
             await asyncio.sleep(0)
             return EngineInfo(**found)  # type: ignore[arg-type]  # by name
 
-        monkeypatch.setattr(module, "probe_engine", probe)
+        monkeypatch.setattr(docker_module, "probe_engine", probe)
 
 
 async def choose(tmp_path: object, left: int = 0, **flags: object) -> tuple[str, list[str]]:
@@ -185,7 +186,7 @@ async def test_with_neither_both_reasons_are_told(
     def no_bubblewrap(**_: object) -> None:
         raise RuntimeUnavailable("No sandbox", "install bubblewrap")
 
-    monkeypatch.setattr(module, "LocalRuntime", no_bubblewrap)
+    monkeypatch.setattr(runtime_module, "LocalRuntime", no_bubblewrap)
     with pytest.raises(RuntimeUnavailable, match=r"no engine.*install bubblewrap"):
         await choose(tmp_path, runtime="auto")
     with pytest.raises(RuntimeUnavailable, match="No sandbox"):
@@ -206,7 +207,7 @@ async def test_with_an_engine_the_image_is_seen_to_first(
         seen.append(options["image"])
         raise RuntimeUnavailable("far enough")
 
-    monkeypatch.setattr(module, "ensure_image", ensure)
+    monkeypatch.setattr(docker_module, "ensure_image", ensure)
     monkeypatch.setattr(DockerRuntime, "open", opened)
     with pytest.raises(RuntimeUnavailable, match="far enough"):
         await choose(tmp_path, runtime="auto", image="mine:1")

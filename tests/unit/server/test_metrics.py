@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kernelbridge import __version__
 from kernelbridge.errors import ConfigError
-from kernelbridge.metrics import PHASES
+from kernelbridge.metrics import PHASES, Metrics
 from kernelbridge.server import metrics_listener
 from kernelbridge.workspace.states import WorkspaceState
 from tests.unit.server.conftest import RunningServer, StartServer, eventually
@@ -214,3 +214,22 @@ async def test_a_file_in_the_way_of_the_socket_is_left_alone(start_server: Start
     with pytest.raises(ConfigError, match=f"unix:{path}: .*choose another path with --metrics-listen"):
         await start_server(metrics_listen=f"unix:{path}")
     assert path.read_text() == "x"
+
+
+async def test_the_lag_is_measured_only_while_there_is_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_listener, "LOOK", 0.0)
+    measured: list[float] = []
+    looked = asyncio.Event()
+
+    def lagged(seconds: float) -> None:
+        measured.append(seconds)
+        looked.set()
+
+    metrics = Metrics()
+    monkeypatch.setattr(metrics, "lagged", lagged)
+    async with metrics_listener.listening(("127.0.0.1", 0), metrics):
+        await asyncio.wait_for(looked.wait(), 60)
+    count = len(measured)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (len(measured), min(measured) >= 0.0) == (count, True)

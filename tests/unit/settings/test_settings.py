@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.egress.secrets import read_secret_rule
 from kernelbridge.errors import ConfigError
+from kernelbridge.settings import kinds
 from kernelbridge.settings.environment import default_ca_bundle, default_data_dir, docker_host
 from kernelbridge.settings.kinds import canonical_origin
 from kernelbridge.settings.settings import OPTIONS, Settings, default_text, is_loopback, resolve
@@ -451,3 +452,124 @@ def test_what_no_sandbox_may_see(tmp_path: Path) -> None:
     assert own(listen=tmp_path / "socket", metrics_listen=tmp_path / "metrics") == {"socket", "metrics"}
     assert own(metrics_listen=("127.0.0.1", 9000)) == set()
     assert own(egress_secret=(read_secret_rule(f"api.example=X-Key:{tmp_path}/secret"),)) == {"secret"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("user_header", "X" * 64),
+        ("oci_runtime", "io.containerd.kata.v2"),
+        ("oci_runtime", "crun_1-2"),
+        ("port", "0"),
+        ("port", "65535"),
+        ("pids", "32"),
+        ("cpus", "0.01"),
+        ("memory", "64m"),
+    ],
+)
+def test_the_outermost_values_are_accepted(flag: str, value: str) -> None:
+    assert resolve({"runtime": "docker", flag: value}, ENV) is not None
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("user_header", "X" * 65),
+        ("user_header", ""),
+        ("user_header", "X Y"),
+        ("oci_runtime", ".runc"),
+        ("oci_runtime", "-runc"),
+        ("oci_runtime", ""),
+        ("oci_runtime", "a/b"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "1.0"),
+        ("pids", "31"),
+        ("cpus", "0.009"),
+        ("cpus", "1e3"),
+        ("memory", "63m"),
+        ("host", "a\nb"),
+        ("data_dir", ""),
+        ("start_timeout", "-1"),
+    ],
+)
+def test_values_beyond_them_are_refused(flag: str, value: str) -> None:
+    with pytest.raises(ConfigError):
+        resolve({"runtime": "docker", flag: value}, ENV)
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ({"egress_proxy": "http://p:1", "egress": "open"}, "not possible with --egress open"),
+        ({"audit_code": True}, "only valid with --audit-log"),
+        (
+            {"egress_secret": ("a.org=A:/f", "a.org=a:/g")},
+            "names a header field of a host twice",
+        ),
+        ({"max_message": "2m", "max_buffered": "1m"}, "max_buffered must be at least max_message"),
+        ({"ca_bundle": "/nowhere.pem"}, "cannot be read"),
+        ({"isolation": False, "runtime": "docker"}, "only valid with --runtime local"),
+        ({"gpus": "all"}, "only valid with --runtime docker"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(flags: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        resolve(flags, ENV)
+
+
+def test_values_that_are_near_a_contradiction_are_accepted() -> None:
+    assert resolve({"egress_secret": ("a.org=A:/f", "a.org=B:/f", "b.org=A:/f")}, ENV).egress_secret
+    assert resolve({"max_message": "1m", "max_buffered": "1m"}, ENV).max_buffered == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (kinds.listener(), "[::1]:0", ("::1", 0)),
+        (kinds.listener(), "localhost:65535", ("localhost", 65535)),
+        (kinds.listener(), "unix:a/b", Path("a/b")),
+        (kinds.unix_socket(), "unix:/" + "x" * 106, Path("/" + "x" * 106)),
+        (kinds.switch(), "ON", True),
+        (kinds.switch(), "0", False),
+        (kinds.size(10, unlimited=True), "0", None),
+        (kinds.size(10), "10", 10),
+        (kinds.duration(1, unlimited=True), "0", None),
+        (kinds.duration(1), "1", 1.0),
+        (kinds.decimal("N", 0.5), "0.5", 0.5),
+        (kinds.integer("N", 1, 3), "3", 3),
+        (kinds.uid_range(), "1001-1002", (1001, 1002)),
+        (kinds.uid_range(), "1001-2147483647", (1001, 2147483647)),
+    ],
+)
+def test_a_value_is_read_and_written_the_same(kind: kinds.Kind, text: str, value: object) -> None:
+    assert kind.read(text) == value
+    assert kind.read(kind.write(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (kinds.listener(), "h:65536"),
+        (kinds.listener(), "unix:"),
+        (kinds.listener(), "h"),
+        (kinds.unix_socket(), "unix:/" + "x" * 107),
+        (kinds.unix_socket(), "unix:a"),
+        (kinds.unix_socket(), "/a"),
+        (kinds.switch(), "maybe"),
+        (kinds.size(10), "0"),
+        (kinds.size(10, unlimited=True), "9"),
+        (kinds.duration(1), "0"),
+        (kinds.duration(1), "999ms"),
+        (kinds.integer("N", 1, 3), "0"),
+        (kinds.integer("N", 1, 3), "4"),
+        (kinds.integer("N", 1), "+2"),
+        (kinds.uid_range(), "1000-2000"),
+        (kinds.uid_range(), "2000-2000"),
+        (kinds.uid_range(), "2000-2147483648"),
+        (kinds.choice("a", "b"), "c"),
+    ],
+)
+def test_a_value_that_is_none_is_refused(kind: kinds.Kind, text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        kind.read(text)

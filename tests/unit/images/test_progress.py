@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.errors import ImageError
-from kernelbridge.images.progress import BuildSummary, PullSummary
+from kernelbridge.images.progress import BuildSummary, Counted, PullSummary
 
 
 def feed(summary: BuildSummary, *streams: str) -> list[str]:
@@ -14,6 +14,10 @@ def test_steps_are_told_and_their_output_is_not() -> None:
     summary = BuildSummary("workspace")
     told = feed(summary, "Step 1/3 : FROM ba", "se\n", " ---> 0123\n", "Step 2/3 : RUN  apt-get\tupdate\n", "Hit:1\n")
     assert told == ["workspace 1/3: FROM base", "workspace 2/3: RUN apt-get update"]
+    assert [(line.what, line.done, line.total) for line in told if isinstance(line, Counted)] == [
+        ("workspace", 0, 3),
+        ("workspace", 1, 3),
+    ]
 
 
 def test_a_long_step_shows_that_it_lives() -> None:
@@ -85,3 +89,11 @@ def test_a_pull_is_told_by_layers() -> None:
         "  2 of 2 layers of python:3.13",
         "  Status: Downloaded newer image for python:3.13",
     ]
+
+
+def test_a_failure_shows_no_lines_of_another_step() -> None:
+    summary = BuildSummary("workspace")
+    feed(summary, "Step 1/2 : FROM base\n", "of another step\n", "Step 2/2 : RUN make\n", "own\n")
+    with pytest.raises(ImageError) as caught:
+        summary.feed({"error": "failed"})
+    assert caught.value.reason == "failed\nits last lines:\nown"

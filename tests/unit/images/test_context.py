@@ -11,7 +11,7 @@ from kernelbridge.images.build import KNOWN
 from kernelbridge.images.context import CA_BUNDLE, images_directory, server_context, workspace_context
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----"
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
