@@ -69,7 +69,7 @@ class Page:
     """The handlers of the page's routes. A file is read when it is first asked for, and kept."""
 
     root: Traversable = field(default_factory=lambda: files("kernelbridge") / "page" / "static")
-    _kept: dict[str, _File] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], _File] = field(default_factory=dict)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -105,20 +105,19 @@ class Page:
 
     async def asset(self, request: web.Request) -> web.StreamResponse:
         """`GET /assets/…`: send a file whose name has a hash of its content."""
-        file = await self._file(f"assets/{request.match_info['name']}")
+        file = await self._file(request.match_info["name"], folder="assets")
         return _answer(request, file, {"Cache-Control": _FOREVER})
 
-    async def _file(self, name: str) -> _File:
-        if (kept := self._kept.get(name)) is None:
-            kept = self._kept[name] = await asyncio.to_thread(self._read, name)
+    async def _file(self, name: str, folder: str = "") -> _File:
+        if (kept := self._kept.get((folder, name))) is None:
+            kept = self._kept[folder, name] = await asyncio.to_thread(self._read, folder, name)
         return kept
 
-    def _read(self, name: str) -> _File:
-        folder, _, last = name.rpartition("/")
+    def _read(self, folder: str, name: str) -> _File:
         directory = self.root / folder if folder else self.root
-        # Compared with what is there, so that no name leads out of the directory.
-        found = next((each for each in directory.iterdir() if each.name == last), None) if directory.is_dir() else None
-        kind = last.rpartition(".")[2]
+        # Compared with what is there: a name may have been sent as `..%2f`.
+        found = next((each for each in directory.iterdir() if each.name == name), None) if directory.is_dir() else None
+        kind = name.rpartition(".")[2]
         if found is None or kind not in _TYPES:
             raise web.HTTPNotFound(text="The page has no such file. Load the page again.\n")
         body = found.read_bytes()

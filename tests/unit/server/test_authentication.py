@@ -105,7 +105,8 @@ def routes() -> set[tuple[str, str]]:
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None
-        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f").replace("{id}", "0").replace("{name}", "n")
+        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f")
+        path = path.replace("{id}", "0").replace("{name}", "n")
         found.add((route.method, path))
     return found
 

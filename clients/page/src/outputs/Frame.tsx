@@ -7,7 +7,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { TAKEN } from "./focus.js";
+import { opened, TAKEN } from "./focus.js";
 import { remoteHosts } from "./remote.js";
 
 /** Pixels. What is higher scrolls inside its frame. */
@@ -64,6 +64,10 @@ function Shown({ html, script = "", onTaken }: FrameProps & { onTaken: () => voi
     };
   }, [html, script]);
 
+  const open = () => {
+    opened.value = place.current;
+  };
+
   useEffect(() => {
     place.current!.style.height = `${height}px`;
   }, [height]);
@@ -78,16 +82,26 @@ function Shown({ html, script = "", onTaken }: FrameProps & { onTaken: () => voi
           fig.show("notebook"); with Altair, alt.renderers.enable("html", inline=True).
         </p>
       )}
-      {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
-      <iframe
-        class="frame"
-        ref={place}
-        title="Output with HTML"
-        sandbox="allow-scripts"
-        allow=""
-        referrerpolicy="no-referrer"
-        loading="lazy"
-      />
+      <div class="framed">
+        {/* Neither allow-same-origin, nor popups, forms, downloads, modals or navigation of the page. */}
+        <iframe
+          class="frame"
+          ref={place}
+          title="Output with HTML"
+          sandbox="allow-scripts"
+          allow=""
+          referrerpolicy="no-referrer"
+          loading="lazy"
+        />
+        {(opened.value === null || opened.value !== place.current) && (
+          <div
+            class="shield"
+            onPointerDown={open}
+            // Browsers also report moves of a pointer that rests, when something moves under it.
+            onPointerMove={({ movementX, movementY }) => (movementX || movementY) && open()}
+          />
+        )}
+      </div>
     </>
   );
 }

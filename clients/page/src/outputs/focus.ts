@@ -1,28 +1,30 @@
 /**
- * Notices when an output's frame takes the keyboard by itself: what is typed next may be a password.
+ * Which output's frame may have the keyboard, and what happens when another one takes it: what is typed next may be a
+ * password.
  *
- * No browser lets a page forbid it. So the keyboard goes back where it was, and the frame gets the event `TAKEN`, after
- * which it is not shown any more. A person goes into a frame with a pointer that entered it after the last key, or with
- * Tab.
+ * A person goes into a frame with Tab, or with a pointer that moves over it: a shield in front of the frame notices
+ * that, and gives way. A key that is typed in the page brings the shield back. No browser lets a page forbid a frame to
+ * take the keyboard by itself, so it goes back where it was then, and the frame gets the event `TAKEN`, after which it
+ * is not shown any more.
  */
 
+import { signal } from "@preact/signals";
+
 export const TAKEN = "kb-keyboard-taken";
+/** The frame without a shield. */
+export const opened = signal<HTMLIFrameElement | null>(null);
 
 export function guardFocus(): void {
   let before: Element | null = document.activeElement;
-  /** Whether the pointer has left the page's own elements since the last key: it may be over a frame. */
-  let away = false;
   let byTab = false;
   addEventListener("focusin", ({ target }) => {
     if (!isFrame(target)) before = target as Element;
   });
-  addEventListener("pointerout", () => (away = true));
-  addEventListener("pointerover", ({ target }) => (away = isFrame(target)));
   addEventListener(
     "keydown",
     ({ key }) => {
       byTab = key === "Tab";
-      away = false;
+      opened.value = null;
     },
     true,
   );
@@ -33,14 +35,14 @@ export function guardFocus(): void {
     // Which element has the keyboard now is known only after this event.
     setTimeout(() => {
       const active = document.activeElement;
-      if (!isFrame(active) || away || tabbed) return;
-      active!.dispatchEvent(new CustomEvent(TAKEN));
+      if (!isFrame(active) || active === opened.peek() || tabbed) return;
+      active.dispatchEvent(new CustomEvent(TAKEN));
       if (before instanceof HTMLElement && before.isConnected) before.focus();
-      else (active as HTMLElement).blur();
+      else active.blur();
     });
   });
 }
 
-function isFrame(target: unknown): boolean {
+function isFrame(target: unknown): target is HTMLIFrameElement {
   return target instanceof HTMLIFrameElement && target.classList.contains("frame");
 }
