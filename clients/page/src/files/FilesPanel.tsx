@@ -292,6 +292,7 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
   return (
     <div
       class={target === null ? "files-panel" : "files-panel dropping"}
+      onDragEnter={drag}
       onDragOver={drag}
       onDragLeave={({ currentTarget, relatedTarget }) => {
         if (!(relatedTarget instanceof Node && currentTarget.contains(relatedTarget))) setTarget(null);
@@ -368,11 +369,6 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
               Changes by others are not shown by themselves now. {unwatched}
             </p>
           )}
-          {target !== null && (
-            <p class="file-said" role="status">
-              Drop to upload into {target === "" ? "the workspace" : `“${shownName(target)}”`}.
-            </p>
-          )}
           <Transfers
             uploading={uploading}
             downloads={downloads}
@@ -402,6 +398,11 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
           />
         )}
       </div>
+      {target !== null && (
+        <p class="drop-hint" role="status">
+          Drop to upload into {target === "" ? "the workspace" : `“${shownName(target)}”`}.
+        </p>
+      )}
       {dialog}
     </div>
   );

@@ -86,7 +86,8 @@ export class FileList {
       this.#wanted.delete(folder);
       if (folder !== "" && !this.tree.open.has(folder)) continue; // closed meanwhile
       try {
-        this.#set(withFolder(this.tree, folder, await list(this.#session, folder, this.#hidden)));
+        const found = await list(this.#session, folder, this.#hidden);
+        this.#set(withFolder(this.tree, folder, found));
       } catch (error) {
         const isGone = folder !== "" && ["not_found", "not_a_directory"].includes(codeOf(error));
         const known = this.tree.folders.get(folder) ?? { entries: [], truncated: false };
