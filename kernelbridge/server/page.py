@@ -22,7 +22,8 @@ PAGE = "/"
 FRAME = "/frame.html"
 ICON = "/icon.svg"
 ASSET = "/assets/{name}"
-ROUTES = frozenset({PAGE, FRAME, ICON, ASSET})
+LICENCES = "/licences.txt"
+ROUTES = frozenset({PAGE, FRAME, ICON, LICENCES, ASSET})
 
 _NONCE: Final = b'<meta name="style-nonce" content=""'
 """Where the page finds the nonce for the styles that the editor and the terminal make."""
@@ -48,7 +49,7 @@ _COMMON: Final = MappingProxyType(
 )
 _FRAME_POLICY: Final = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline';"
-    " img-src data: blob:; font-src data:; media-src data: blob:; webrtc 'block'; base-uri 'none'; form-action 'none';"
+    " img-src data: blob:; font-src data:; media-src data: blob:; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'self'"
 )
 """Outputs may do anything inside their frame: they have no origin there, and nothing to talk to."""
@@ -74,7 +75,8 @@ class Page:
         """Add the routes."""
         app.router.add_get(PAGE, self.page)
         app.router.add_get(FRAME, self.frame)
-        app.router.add_get(ICON, self.icon)
+        app.router.add_get(ICON, self.plain)
+        app.router.add_get(LICENCES, self.plain)
         app.router.add_get(ASSET, self.asset)
 
     async def page(self, request: web.Request) -> web.StreamResponse:
@@ -96,9 +98,10 @@ class Page:
         }
         return _answer(request, await self._file("frame.html"), headers)
 
-    async def icon(self, request: web.Request) -> web.StreamResponse:
-        """`GET /icon.svg`: send the page's icon."""
-        return _answer(request, await self._file("icon.svg"), {"Cache-Control": "public, max-age=86400"})
+    async def plain(self, request: web.Request) -> web.StreamResponse:
+        """`GET /icon.svg`, `GET /licences.txt`: send a file of this name."""
+        name = request.path.rpartition("/")[2]
+        return _answer(request, await self._file(name), {"Cache-Control": "no-cache"})
 
     async def asset(self, request: web.Request) -> web.StreamResponse:
         """`GET /assets/…`: send a file whose name has a hash of its content."""

@@ -105,12 +105,19 @@ def routes() -> set[tuple[str, str]]:
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None
-        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f").replace("{id}", "0")
+        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f").replace("{id}", "0").replace("{name}", "n")
         found.add((route.method, path))
     return found
 
 
-FOR_EVERYBODY = {"/healthz": 200, "/": 200, "/frame.html": 200, "/icon.svg": 200, "/assets/{name}": 404}
+FOR_EVERYBODY = {
+    "/healthz": 200,
+    "/": 200,
+    "/frame.html": 200,
+    "/icon.svg": 200,
+    "/licences.txt": 200,
+    "/assets/n": 404,
+}
 """That the server lives, and the files of its page: no more than anybody could download with the program."""
 
 

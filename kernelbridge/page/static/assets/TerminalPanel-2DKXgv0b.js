@@ -1,0 +1,1 @@
+import{n as e}from"./index-BTuhw0ZO.js";function t({session:t}){return e(`div`,{class:`terminal-panel`,children:t.sessionId})}export{t as TerminalPanel};
