@@ -92,35 +92,25 @@ def test_the_colours_of_programs_under_the_policy(open_terminal: Terminal) -> No
     assert violations == []
 
 
-def test_one_terminal_in_two_tabs(open_terminal: Terminal) -> None:
+def test_one_terminal_in_two_tabs(open_terminal: Terminal, open_page: Open) -> None:
+    """A session is in one tab at a time, and so are the answers to its programs and the size of its terminals."""
     first = open_terminal()
     before = size(first, "first")
-    second = open_terminal_beside(first, open_terminal)
-    elsewhere = "is used in another tab"
-    expect(second.get_by_text(elsewhere)).to_be_visible()
-    assert size(first, "still") == before
-    ask_emulator(first, "one")
-    expect(screen(second)).to_contain_text("one=[?")
-
-    second.get_by_role("button", name="Use it here").click()
-    expect(first.get_by_text(elsewhere)).to_be_visible()
-    expect(second.get_by_text(elsewhere)).to_have_count(0)
+    second = open_page("main")
+    second.set_viewport_size({"width": 700, "height": 500})
+    second.get_by_role("button", name="Continue here").click()
+    second.locator("#terminal-tab").click()
+    expect(screen(second)).to_contain_text("first-")
     focus(second)
-    assert size(second, "taken") != before
-    second.close()
-    expect(first.get_by_text(elsewhere)).to_have_count(0)
+    ask_emulator(second, "one")
+    assert size(second, "second") != before
+    expect(first.locator(".xterm")).to_have_count(0)
     first.bring_to_front()
+    first.get_by_role("button", name="Continue here").click()
+    first.locator("#terminal-tab").click()
+    expect(screen(first)).to_contain_text("second-")
     focus(first)
     assert size(first, "back") == before
-
-
-def open_terminal_beside(first: Page, open_terminal: Terminal) -> Page:
-    page: Page
-    with first.context.expect_page() as found:
-        page = open_terminal()
-    assert found.value == page
-    page.set_viewport_size({"width": 700, "height": 500})
-    return page
 
 
 def test_a_flood(open_terminal: Terminal) -> None:
@@ -208,7 +198,7 @@ def test_keyboard_and_input_methods(open_terminal: Terminal, context: BrowserCon
         cdp.send("Input.imeSetComposition", {"text": text, "selectionStart": len(text), "selectionEnd": len(text)})
     cdp.send("Input.insertText", {"text": "日本"})
     page.keyboard.press("Enter")
-    expect(screen(page)).to_contain_text(re.compile("\\sone-日本\\s"))
+    expect(screen(page)).to_contain_text("echo one-日本one-日本workspace")
 
     # A hidden panel sends no size: the program sees one new size, that of the panel when it is shown again.
     loop = "trap 'echo size-$(stty size | tr \" \" x)-' WINCH; echo ready; while sleep 0.02; do :; done"

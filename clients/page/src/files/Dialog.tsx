@@ -50,16 +50,16 @@ function Dialog({ question, answer }: { question: Question; answer: (answered: A
   const last = choices.at(-1)!.id;
 
   useEffect(() => {
-    const before = document.activeElement;
-    element.current!.showModal();
-    const field = element.current!.querySelector("input");
+    const shown = element.current!;
+    shown.showModal();
+    const field = shown.querySelector("input");
     if (field !== null) field.focus();
-    else element.current!.querySelector<HTMLElement>(".choices :last-child")?.focus(); // Enter loses nothing
+    else shown.querySelector<HTMLElement>(".choices :last-child")?.focus(); // Enter loses nothing
     const name = (input?.value ?? "").replace(/^.*\//, "");
     const from = (input?.value ?? "").length - name.length;
     const dot = name.lastIndexOf(".");
     field?.setSelectionRange(from, from + (dot > 0 ? dot : name.length)); // the name without its extension
-    return () => (before instanceof HTMLElement && before.isConnected ? before.focus() : undefined);
+    return () => shown.close(); // which gives the focus back
   }, []);
 
   return (

@@ -7,7 +7,7 @@ import type { AskQuestion } from "./Dialog.js";
 import type { Editor, MakeEditor } from "./editor.js";
 import { OpenFile, type Ask } from "./open-file.js";
 import { nameOf, shownName } from "./paths.js";
-import { explain, NotEditable, storeOf } from "./requests.js";
+import { codeOf, explain, NotEditable, storeOf } from "./requests.js";
 
 export interface FileViewProps {
   session: Session;
@@ -67,7 +67,7 @@ export function FileView({ session, path, editor, ask, onTouched, onEdited, down
       if (outcome === "taken") editor.replace(file.saved);
       setNote({ saved: "Saved.", taken: "Their version is shown.", deleted: "", cancelled: "Not saved." }[outcome]);
     } catch (error) {
-      setProblem(`“${name}” was not saved. ${explain(error)}`);
+      setProblem(codeOf(error) ? explain(error) : `“${name}” was not saved. ${explain(error)}`);
     } finally {
       setSaving(false);
       look();

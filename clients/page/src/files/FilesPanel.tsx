@@ -93,7 +93,8 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
     try {
       await work();
     } catch (error) {
-      setProblem(`${what} ${explain(error)}`);
+      // The server's own message says what failed.
+      setProblem(codeOf(error) ? explain(error) : `${what} ${explain(error)}`);
     }
   };
 
@@ -232,8 +233,8 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
 
   const askToReplace = async (path: string, more: boolean): Promise<Answer> => {
     const { choice } = await ask({
-      title: `There is a file “${shownName(path)}” already`,
-      text: "Its content is lost when it is replaced.",
+      title: `“${shownName(path)}” is there already`,
+      text: "Its content is lost when it is replaced. A folder is never replaced.",
       choices: [
         { id: "replace", label: "Replace", danger: true },
         ...(more ? [{ id: "replace all", label: "Replace all", danger: true }] : []),
@@ -340,22 +341,32 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
               onChange={({ currentTarget }) => choose(currentTarget)}
             />
           </div>
-          {entry !== null && (
-            <div class="file-bar" role="toolbar" aria-label={`Selected: ${shownName(nameOf(entry.path))}`}>
-              <button type="button" onClick={() => act({ do: "activate", path: entry.path })}>
-                Open
-              </button>
-              <button type="button" disabled={entry.kind !== "file"} onClick={() => void download(entry.path)}>
-                Download
-              </button>
-              <button type="button" onClick={() => void renameEntry(entry)}>
-                Rename
-              </button>
-              <button type="button" onClick={() => void deleteEntry(entry)}>
-                Delete
-              </button>
-            </div>
-          )}
+          {/* Always there: what appears above the tree moves its rows under the pointer. */}
+          <div
+            class="file-bar"
+            role="toolbar"
+            aria-label={entry === null ? "Nothing is selected" : `Selected: ${shownName(nameOf(entry.path))}`}
+          >
+            <button type="button" disabled={entry === null} onClick={() => act({ do: "activate", path: selected })}>
+              Open
+            </button>
+            <button type="button" disabled={entry?.kind !== "file"} onClick={() => void download(selected)}>
+              Download
+            </button>
+            <button type="button" disabled={entry === null} onClick={() => entry && void renameEntry(entry)}>
+              Rename
+            </button>
+            <button type="button" disabled={entry === null} onClick={() => entry && void deleteEntry(entry)}>
+              Delete
+            </button>
+          </div>
+          <FileTree
+            tree={tree}
+            selected={selected}
+            target={target}
+            act={act}
+            note={(row) => (row.note === "more" ? files.current?.more(row.folder) : files.current?.refresh())}
+          />
           {problem !== "" && (
             <p class="file-problem" role="alert">
               {problem}{" "}
@@ -375,13 +386,6 @@ export function FilesPanel({ session, shown, tell, editor = plain, openElsewhere
             cancel={() => cancelUpload.current.abort()}
             retry={(items) => void send(items)}
             dismiss={() => setUploading(null)}
-          />
-          <FileTree
-            tree={tree}
-            selected={selected}
-            target={target}
-            act={act}
-            note={(row) => (row.note === "more" ? files.current?.more(row.folder) : files.current?.refresh())}
           />
         </div>
         {opened !== "" && (

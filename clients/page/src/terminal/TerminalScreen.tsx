@@ -85,14 +85,6 @@ export function TerminalScreen(props: TerminalScreenProps) {
           </button>
         </p>
       )}
-      {isOpen && !state.owns && (
-        <p class="terminal-notice" role="status">
-          {labelOf(name)} is used in another tab, which sets its size. This tab only shows it.{" "}
-          <button type="button" onClick={() => view.current?.take()}>
-            Use it here
-          </button>
-        </p>
-      )}
       <div class="terminal-host" ref={host} />
       <p class="terminal-hint">
         <span id={hint}>Press Escape, then Tab to leave the terminal.</span>

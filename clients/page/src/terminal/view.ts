@@ -1,8 +1,12 @@
-/** One terminal as it is shown: the session's terminal, its emulator, and the tab's part in it. */
+/**
+ * One terminal as it is shown: the session's terminal and its emulator.
+ *
+ * It answers its programs' questions and sets the size. The page shows a session in one tab at a time, so there is no
+ * other emulator in this browser that does the same.
+ */
 
 import { ConnectionLost, KernelBridgeError, type Session, type Terminal } from "kernelbridge";
 
-import { Control } from "./control.js";
 import type { Emulator } from "./emulator.js";
 import { Pace } from "./pace.js";
 
@@ -10,8 +14,6 @@ export interface ViewState {
   phase: "opening" | "open" | "ended" | "failed";
   /** What happened, when it has ended or failed. */
   text: string;
-  /** Whether this tab answers programs and sets the size. */
-  owns: boolean;
   /** The address of the link under the pointer. */
   link: string;
 }
@@ -45,37 +47,23 @@ const ENDS: Record<string, string> = {
 };
 
 export class TerminalView {
-  #state: ViewState = { phase: "opening", text: "", owns: true, link: "" };
+  #state: ViewState = { phase: "opening", text: "", link: "" };
   #emulator: Emulator | null = null;
   #terminal: Terminal | null = null;
-  /** Whether what is drawn was written before this tab attached: its questions are answered already. */
-  #replaying = false;
   #settling: ReturnType<typeof setTimeout> | undefined;
   readonly #ended = new AbortController();
   readonly #options;
-  readonly #control;
   readonly #observer;
 
   constructor(options: ViewOptions) {
     this.#options = options;
-    const { session, name, host } = options;
-    this.#control = new Control(`kernelbridge terminal ${session.target.socket} ${session.sessionId} ${name}`, {
-      changed: () => this.#owned(),
-      size: (size) => this.#emulator?.emulator.resize(size.cols, size.rows),
-      joined: () => this.#sendSize(),
-    });
     this.#observer = new ResizeObserver(() => this.#settle());
-    this.#observer.observe(host);
+    this.#observer.observe(options.host);
     void this.#start();
   }
 
   focus(): void {
     this.#emulator?.emulator.focus();
-  }
-
-  /** Answer programs and set the size in this tab. */
-  take(): void {
-    this.#control.take();
   }
 
   set screenReader(on: boolean) {
@@ -93,7 +81,6 @@ export class TerminalView {
     this.#ended.abort();
     clearTimeout(this.#settling);
     this.#observer.disconnect();
-    this.#control.leave();
     this.#terminal?.detach();
     this.#emulator?.dispose();
   }
@@ -116,8 +103,7 @@ export class TerminalView {
     });
     this.#emulator = made;
     made.emulator.options.screenReaderMode = screenReader;
-    const size = (await this.#control.join()) ?? made.fitting() ?? DEFAULT;
-    if (this.#ended.signal.aborted) return;
+    const size = made.fitting() ?? DEFAULT;
     made.emulator.resize(size.cols, size.rows);
     await this.#attach(made);
   }
@@ -133,7 +119,8 @@ export class TerminalView {
       this.#terminal = terminal;
       if (signal.aborted) return terminal.detach();
       this.#set({ phase: "open" });
-      this.#owned();
+      this.#fit();
+      if (emulator.rows !== rows || emulator.cols !== cols) this.#sendSize(); // the panel was resized meanwhile
       const pace = new Pace((text, drawn) => emulator.write(text, drawn));
       let missing = 0;
       for (let text = await terminal.read(); text && !signal.aborted; text = await terminal.read()) {
@@ -142,7 +129,7 @@ export class TerminalView {
           missing = terminal.leftOut;
         }
         if (!terminal.replayed) await pace.write(text);
-        else await this.#replay(pace, text);
+        else await this.#replay(emulator, pace, text);
       }
       await pace.drained();
       const end = ENDS[terminal.cause ?? ""] ?? `The terminal ended (${terminal.cause})`;
@@ -156,31 +143,13 @@ export class TerminalView {
     }
   }
 
-  /** Draw what was written before this tab attached, without an answer to its questions. */
-  async #replay(pace: Pace, text: string): Promise<void> {
+  /** Draw what was written before this tab attached: its questions are answered already. */
+  async #replay({ options }: Emulator["emulator"], pace: Pace, text: string): Promise<void> {
     await pace.drained();
-    if (!this.#control.owns) this.#control.hello(); // attaching may have set another size
-    this.#replaying = true;
-    this.#listen();
+    options.disableStdin = true; // the emulator then sends nothing
     await pace.write(text);
     await pace.drained();
-    this.#replaying = false;
-    this.#listen();
-  }
-
-  #owned(): void {
-    this.#set({ owns: this.#control.owns });
-    this.#listen();
-    if (this.#control.owns && this.#emulator !== null && this.#terminal !== null) {
-      this.#fit();
-      this.#sendSize();
-    }
-  }
-
-  /** Let the emulator take keys and answer programs, or not. */
-  #listen(): void {
-    if (this.#emulator === null || this.#ended.signal.aborted) return;
-    this.#emulator.emulator.options.disableStdin = this.#replaying || !this.#control.owns;
+    options.disableStdin = false;
   }
 
   #type(data: string): void {
@@ -199,7 +168,7 @@ export class TerminalView {
   }
 
   #fit(): void {
-    const size = this.#control.owns && this.#emulator?.fitting();
+    const size = this.#emulator?.fitting();
     if (!size) return;
     const { emulator } = this.#emulator!;
     if (size.rows === emulator.rows && size.cols === emulator.cols) return;
@@ -208,10 +177,8 @@ export class TerminalView {
   }
 
   #sendSize(): void {
-    if (this.#emulator === null || this.#terminal === null) return;
-    const { rows, cols } = this.#emulator.emulator;
-    this.#terminal.resize({ rows, cols });
-    this.#control.announce({ rows, cols });
+    const { rows, cols } = this.#emulator!.emulator;
+    this.#terminal?.resize({ rows, cols });
   }
 
   #set(change: Partial<ViewState>): void {
