@@ -105,6 +105,7 @@ def test_the_tree_follows_others_and_the_keyboard(files: Page, other: Session) -
 
     row(page, "work").focus()
     page.keyboard.press("Delete")
+    expect(page.get_by_role("dialog", name="Delete “work”?")).to_be_visible()
     expect(page.get_by_role("button", name="Keep")).to_be_focused()
     page.keyboard.press("Escape")
     expect(row(page, "work")).to_be_visible()

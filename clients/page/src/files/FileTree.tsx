@@ -20,26 +20,41 @@ const KINDS: Record<string, string> = { symlink: "link", other: "special file" }
 
 export function FileTree({ tree, selected, target, act, note }: FileTreeProps) {
   const element = useRef<HTMLDivElement>(null);
+  /** Whether the tree had the focus last. */
+  const inside = useRef(false);
   const rows = rowsOf(tree);
   const entries = rows.filter((row): row is EntryRow => row.type === "entry");
   const focusable = entries.some(({ entry }) => entry.path === selected) ? selected : (entries[0]?.entry.path ?? "");
 
-  // The focus follows the selection while it is in the tree.
+  // A row that had the focus may be gone: it was renamed or deleted.
   useEffect(() => {
-    const row = element.current?.querySelector<HTMLElement>('[aria-selected="true"]');
-    if (row && element.current!.contains(document.activeElement) && document.activeElement !== row) row.focus();
-  }, [selected]);
+    const isLost = inside.current && document.activeElement === document.body;
+    if (isLost) element.current?.querySelector<HTMLElement>('[tabindex="0"]')?.focus();
+  });
 
   const press = (event: KeyboardEvent) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = actionOf(event.key, entries, focusable);
+    const focused = (event.target as HTMLElement).dataset["path"];
+    if (focused === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = actionOf(event.key, entries, focused);
     if (action.do === "nothing") return;
     event.preventDefault();
-    act(action);
+    // The focus moves at once, and the selection with it: the next key is about the row that has the focus.
+    if (action.do !== "select") act(action);
+    else element.current?.querySelector<HTMLElement>(`[data-path="${CSS.escape(action.path)}"]`)?.focus();
   };
 
   return (
-    <div class="file-tree" role="tree" aria-label="Files of the workspace" ref={element} onKeyDown={press}>
+    <div
+      class="file-tree"
+      role="tree"
+      aria-label="Files of the workspace"
+      ref={element}
+      onKeyDown={press}
+      onFocusIn={() => (inside.current = true)}
+      onFocusOut={({ relatedTarget }) => {
+        if (relatedTarget !== null) inside.current = false;
+      }}
+    >
       {rows.map((row) =>
         row.type === "note" ? (
           <div
@@ -86,6 +101,7 @@ function TreeItem({ row, selected, focusable, isTarget, act }: TreeItemProps) {
     <div
       role="treeitem"
       class={isTarget ? "file-row drop-target" : "file-row"}
+      data-path={path}
       data-folder={isFolder ? path : parentOf(path)}
       aria-level={row.level}
       aria-posinset={row.position}
@@ -94,6 +110,7 @@ function TreeItem({ row, selected, focusable, isTarget, act }: TreeItemProps) {
       {...(isFolder ? { "aria-expanded": row.open } : {})}
       tabIndex={focusable ? 0 : -1}
       style={{ paddingInlineStart: `${(row.level - 1) * 16 + 4}px` }}
+      onFocus={() => selected || act({ do: "select", path })}
       onClick={() => act({ do: isFolder ? (row.open ? "close" : "open") : "select", path })}
       onDblClick={() => !isFolder && act({ do: "activate", path })}
     >
