@@ -1,1 +1,0 @@
-import{n as e}from"./index-CqccEETA.js";function t({session:t}){return e(`div`,{class:`files-panel`,children:t.sessionId})}export{t as FilesPanel};
