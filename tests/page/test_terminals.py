@@ -116,7 +116,7 @@ def test_one_terminal_in_two_tabs(open_terminal: Terminal, open_page: Open) -> N
     first.locator("#terminal-tab").click()
     expect(screen(first)).to_contain_text("second-")
     focus(first)
-    assert size(first, "back") == before
+    assert size(first, "back").partition("x")[2] == before.partition("x")[2]
 
 
 def test_a_flood(open_terminal: Terminal) -> None:

@@ -1,6 +1,7 @@
 import { describe, expect, test, vi } from "vitest";
 
 import { choose, pictureAddress, textOf } from "../src/outputs/choose.js";
+import { remoteHosts } from "../src/outputs/remote.js";
 import { Outputs, restored, stored } from "../src/outputs/outputs.js";
 import { coloured } from "../src/outputs/traceback.js";
 import { nameProblem, readAddress, writeAddress } from "../src/state/address.js";
@@ -190,5 +191,24 @@ describe("outputs", () => {
     const pieces = coloured(text);
     expect(pieces.map((piece) => piece.text).join("\n")).toBe(text);
     expect(pieces.at(-1)!.classes).toContain("ansi-red");
+  });
+});
+
+describe("what an output would load", () => {
+  test("scripts, styles, pictures and imports of other hosts", () => {
+    const html = `<link rel=stylesheet href="//a.example/x.css"><script src='https://B.example:8/lib.js'></script>
+      <script type=module>import x from "https://c.example/y.js"</script><img alt=x src=http://d.example/p.png>`;
+    expect(remoteHosts(html)).toEqual(["a.example", "b.example:8", "c.example", "d.example"]);
+  });
+
+  test("not links, own data and namespaces", () => {
+    const html = `<a href="https://a.example">x</a><img src="data:image/png;base64,x"><script>const t = "https://b.example"
+      </script><svg xmlns="http://www.w3.org/2000/svg"></svg><script>${"x".repeat(100_001)}; import("https://c.example")</script>`;
+    expect(remoteHosts(html)).toEqual([]);
+  });
+
+  test("takes no long time over text that is made for that", () => {
+    expect(remoteHosts("<script ".repeat(100_000))).toEqual([]);
+    expect(remoteHosts(`<script>${"'https://".repeat(20_000)}`)).toEqual([]);
   });
 });
