@@ -122,12 +122,10 @@ def test_what_the_text_is_when_a_completion_comes_late(open_page: Open) -> None:
     """An answer about what was typed before is not inserted into what is typed now."""
     page = open_page()
     ready(page)
-    done(
-        run(
-            page,
-            "import time\nclass Slow:\n    def __dir__(self):\n        time.sleep(1)\n        return ['late']\ns = Slow()",
-        )
+    code = (
+        "import time\nclass Slow:\n    def __dir__(self):\n        time.sleep(1)\n        return ['late']\ns = Slow()"
     )
+    done(run(page, code))
     write(page, 1, "")
     page.keyboard.type("s.")
     page.keyboard.press("Control+Space")

@@ -103,7 +103,7 @@ def stranger() -> Iterator[tuple[str, list[str]]]:
             self.send_header("Access-Control-Allow-Origin", "*")
             self.end_headers()
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 - the name is that of the base class
 
         def log_message(self, *_: object) -> None:
             pass
@@ -142,7 +142,10 @@ const socket = (address) => new Promise((resolve, reject) => {
   await attempt("own image", () => loads("img", {src: "OWN/icon.svg"}));
   await attempt("script", () => loads("script", {src: "http://EVIL/script"}));
   await attempt("style", () => loads("link", {rel: "stylesheet", href: "http://EVIL/style"}));
-  await attempt("worker", () => new Promise((_, reject) => { new Worker("data:text/javascript,1").onerror = reject; setTimeout(reject, 500); }));
+  await attempt("worker", () => new Promise((_, reject) => {
+    new Worker("data:text/javascript,1").onerror = reject;
+    setTimeout(reject, 500);
+  }));
   await attempt("parent", () => parent.document.title);
   await attempt("parent's location", () => parent.location.href);
   await attempt("storage", () => localStorage.length);

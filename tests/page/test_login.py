@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(tokens: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def server(tokens: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     made = ServerProcess(tmp_path_factory.mktemp("server") / "data", auth="token", token_file=str(tokens[0]))
     yield made
     made.end()

@@ -11,7 +11,8 @@ from tests.page.driving import cell, done, quiet, ready, run
 DISPLAYS = """
 from IPython.display import display, HTML, JSON, Latex, Markdown, SVG, Image, Javascript
 import base64
-display(Image(data=base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")))
+dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+display(Image(data=base64.b64decode(dot)))
 display(SVG('<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30"/></svg>'))
 display(Markdown("# Title\\n\\n**bold** and $x^2$ and [link](https://a.example/)\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |"))
 display(Latex(r"\\begin{align} a &= b \\end{align}"))
