@@ -8,13 +8,15 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import Open
 from tests.page.driving import cell, done, quiet, ready, run
 
+FLAGS = {"egress": "packages"}
 DISPLAYS = """
 from IPython.display import display, HTML, JSON, Latex, Markdown, SVG, Image, Javascript
 import base64
 dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 display(Image(data=base64.b64decode(dot)))
 display(SVG('<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30"/></svg>'))
-display(Markdown("# Title\\n\\n**bold** and $x^2$ and [link](https://a.example/)\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |"))
+text = "# Title\\n\\n**bold** and $x^2$ and [link](https://a.example/)\\n\\n"
+display(Markdown(text + "| a | b |\\n|---|---|\\n| 1 | 2 |"))
 display(Latex(r"\\begin{align} a &= b \\end{align}"))
 display(JSON({"list": [1, {"deep": None}]}, expanded=True))
 display({"application/vnd.dataresource+json": {"schema": {"fields": [{"name": "n"}]}, "data": [{"n": 7}]}}, raw=True)
@@ -133,3 +135,11 @@ def test_limits_are_said_where_they_happen(page: Page) -> None:
     done(found)
     expect(found).to_contain_text("The output is larger than a message may be")
     expect(found).to_contain_text(".kernelbridge/output/")
+
+
+def test_a_host_that_is_refused_is_named(page: Page) -> None:
+    code = "import urllib.request\ntry: urllib.request.urlopen('https://example.org')\nexcept OSError: print('refused')"
+    found = run(page, code)
+    done(found)
+    expect(found.locator(".outputs")).to_contain_text("refused")
+    expect(found.locator(".note.warning").first).to_contain_text("example.org:443")

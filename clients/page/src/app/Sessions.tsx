@@ -38,17 +38,18 @@ export function Sessions({ login, onOpen, onRefused }: SessionsProps) {
     setProblem("");
     try {
       await client.current?.close();
+      let user: string | null = null;
       const made = new Client(base(), {
         reconnect: PATIENCE,
+        onEvent: (frame) => {
+          if (frame.type === "connected") user = frame["userId"] as string | null;
+        },
         ...(login.token !== null ? { token: login.token } : login.user !== null ? { userId: login.user } : {}),
       });
       client.current = made;
-      const [answer, found] = await Promise.all([
-        made.ask({ type: "list_sessions" }, "question", { wait: PATIENCE }),
-        usage(login),
-      ]);
+      const answer = await made.ask({ type: "list_sessions" }, "question", { wait: PATIENCE });
       setRows(answer["sessions"] as Row[]);
-      setUsed(found);
+      setUsed(await usage(login, user));
     } catch (error) {
       if (error instanceof LoginRefused) onRefused(error.message);
       else setProblem(messageOf(error));

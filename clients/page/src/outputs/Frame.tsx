@@ -5,7 +5,7 @@
  * over a port, and says nothing over that port but how high its content is.
  */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import { opened, TAKEN } from "./focus.js";
 import { remoteHosts } from "./remote.js";
@@ -13,6 +13,8 @@ import { remoteHosts } from "./remote.js";
 /** Pixels. What is higher scrolls inside its frame. */
 const HIGHEST = 900;
 const FIRST = 40;
+/** Messages of a frame that are read: an output that sends more would keep the page busy. */
+const MESSAGES = 2000;
 
 export interface FrameProps {
   html: string;
@@ -35,7 +37,7 @@ export function Frame(props: FrameProps) {
 function Shown({ html, script = "", onTaken }: FrameProps & { onTaken: () => void }) {
   const place = useRef<HTMLIFrameElement>(null);
   const [height, setHeight] = useState(FIRST);
-  const hosts = remoteHosts(script ? `<script>${script}</script>` : html);
+  const hosts = useMemo(() => remoteHosts(script ? `<script>${script}</script>` : html), [html, script]);
 
   useEffect(() => {
     const frame = place.current!;
@@ -44,7 +46,10 @@ function Shown({ html, script = "", onTaken }: FrameProps & { onTaken: () => voi
       port?.close();
       const channel = new MessageChannel();
       port = channel.port1;
+      let count = 0;
       port.onmessage = ({ data }: MessageEvent<unknown>) => {
+        count += 1;
+        if (count > MESSAGES) port?.close();
         if (typeof data === "number" && Number.isFinite(data)) setHeight(Math.min(Math.max(data, FIRST), HIGHEST));
       };
       frame.contentWindow!.postMessage({ html, script, look: look() }, "*", [channel.port2]);

@@ -108,16 +108,18 @@ export type StoredOutput =
   | { data: Data; metadata: Data; displayId: string | null; isResult: boolean }
   | { note: string; tone: NoteOutput["tone"] };
 
-/** Characters of one output that are stored over a reload, and of all outputs of a cell. */
+/** Characters of a text, and of all displays of a cell, that are stored over a reload. */
 const LARGEST = 256 * 1024;
 
 /** Return what can be stored of the outputs. Styles of text are kept as classes; what is too large is named. */
 export function stored(outputs: Outputs): StoredOutput[] {
+  let size = 0;
   return outputs.list.map((output) => {
     if (output.kind === "note") return { note: output.text, tone: output.tone };
     if (output.kind === "text") return { text: runsOf(output.lines) };
     const { data, metadata, displayId, isResult } = output;
-    if (JSON.stringify(data).length <= LARGEST) return { data, metadata, displayId, isResult };
+    size += JSON.stringify(data).length;
+    if (size <= LARGEST) return { data, metadata, displayId, isResult };
     return { note: `${largest(data)}: too large to be kept when the page is loaded again.`, tone: "quiet" };
   });
 }

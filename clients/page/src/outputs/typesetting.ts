@@ -15,6 +15,8 @@ const TAGS = [
 ]; // prettier-ignore
 const ATTRIBUTES = ["href", "src", "alt", "title", "start", "colspan", "rowspan", "align", "open", "class"];
 const FORMULA = "kb-formula";
+/** Characters of LaTeX that is set. */
+const LONGEST = 50_000;
 
 const purify = DOMPurify();
 purify.setConfig({
@@ -75,8 +77,12 @@ export async function markdown(source: string): Promise<DocumentFragment> {
 export async function latex(source: string): Promise<DocumentFragment> {
   const { set } = await import("./formulas.js");
   const fragment = document.createDocumentFragment();
+  if (source.length > LONGEST) {
+    fragment.append(source);
+    return fragment;
+  }
   const formula =
-    /\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\]|\$([^$]+?)\$|\\\(([\s\S]+?)\\\)|(\\begin\{(\w+\*?)\}[\s\S]+?\\end\{\6\})/g;
+    /\$\$([\s\S]{1,9999}?)\$\$|\\\[([\s\S]{1,9999}?)\\\]|\$([^$]{1,9999}?)\$|\\\(([\s\S]{1,9999}?)\\\)|(\\begin\{(\w+\*?)\}[\s\S]{1,9999}?\\end\{\6\})/g;
   let at = 0;
   for (const found of source.matchAll(formula)) {
     fragment.append(source.slice(at, found.index));

@@ -152,7 +152,11 @@ export class Notebook {
       duration: cell.duration.peek(),
       underWay: cell.underWay,
     }));
-    if (!this.kept.set("cells", JSON.stringify(cells))) this.onUnkept("cells");
+    const text = JSON.stringify(cells);
+    if (this.kept.set("cells", text)) return;
+    // What cells have shown takes most of the room, and is worth less than what was written.
+    for (const cell of this.cells.peek()) this.kept.remove(`outputs:${cell.id}`);
+    this.onUnkept(this.kept.set("cells", text) ? "outputs" : "cells");
   }
 
   /** Keep what a cell has shown, when its run has ended. */

@@ -28,13 +28,13 @@ export interface Usage {
   disk: number | null;
 }
 
-/** Return what the sessions use, by name, if the server tells it to this user. */
-export async function usage({ token, user }: Login): Promise<Map<string, Usage>> {
+/** Return what the user's sessions use, by name, if the server tells it: to administrators, who see all users'. */
+export async function usage({ token }: Login, user: string | null): Promise<Map<string, Usage>> {
   try {
     const answer = await get("api/sessions", token);
     if (!answer.ok) return new Map();
     const { sessions } = (await answer.json()) as { sessions: (Usage & { session: string; user: string | null })[] };
-    const own = sessions.filter((each) => token !== null || each.user === user);
+    const own = sessions.filter((each) => each.user === user);
     return new Map(own.map(({ session, memory, disk }) => [session, { memory, disk }]));
   } catch {
     return new Map();
