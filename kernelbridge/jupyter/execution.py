@@ -28,6 +28,7 @@ _PROMPT_LIMIT = 1 << 15  # characters of a question; the end of a longer one is 
 _GIVEN_UP = "kernelbridge_given_up"  # what our hooks send when the latest question waits for no answer any more
 _ID_LIMIT = 128  # characters of a question's id
 _REPLACED = 2.0  # questions in a second that a cell may ask instead of one that is not answered; some at once
+_AFTER_GIVEN_UP = 0.1  # what a question counts of these that follows one that the cell has given up
 
 
 class State(Enum):
@@ -81,8 +82,18 @@ class Execution:
     """One entry of the table. Only the table changes it, except `cause`."""
 
     __slots__ = (
-        *("allow_stdin", "cause", "counted_from", "done", "failure", "figures", "listener", "msg_id", "on_started"),
-        *("output", "progress", "question", "replaced", "reply", "seen_running", "start_reported", "started_at"),
+        *("allow_stdin", "cause", "counted_from", "done", "failure", "figures", "gave_up", "listener", "msg_id"),
+        *(
+            "on_started",
+            "output",
+            "progress",
+            "question",
+            "replaced",
+            "reply",
+            "seen_running",
+            "start_reported",
+            "started_at",
+        ),
         *("state", "traceback"),
     )
 
@@ -93,6 +104,8 @@ class Execution:
         """Whether it may ask for input."""
         self.question: str | None = None
         """The id of the latest question that it has asked, until that is answered."""
+        self.gave_up = False
+        """Whether the cell has given up its latest question by itself."""
         self.replaced = Bucket(_REPLACED, now)
         """How many more questions it may ask instead of an unanswered one."""
         self.started_at: float | None = None
@@ -232,14 +245,14 @@ class ExecutionTable:
         """Handle a message of the stdin channel: a question of the running execution. Raises `BadFrame`.
 
         Code can give up an `input()` by itself, when a signal handler raises in it, and ask another question. So the
-        new question takes the place of one that is not answered. A flood of questions, which only forged messages can
-        be, is left out.
+        new question takes the place of one that is not answered. A flood of questions that nobody answers, which only
+        forged messages can be, is left out.
         """
         execution = self.running
         if execution is None or execution.msg_id != message.parent_id:
             return
         if message.msg_type == _GIVEN_UP and execution.question is not None and execution.listener is not None:
-            execution.question = None
+            execution.question, execution.gave_up = None, True
             execution.listener(GivenUp())
         if message.msg_type != "input_request":
             return
@@ -247,9 +260,10 @@ class ExecutionTable:
         if not execution.allow_stdin or execution.listener is None or execution.question == input_id:
             return
         asked = wire.decode(message.content, wire.InputRequest)
-        if execution.question is not None and not execution.replaced.try_take(1, self._clock()):
+        counts = 1.0 if execution.question is not None else _AFTER_GIVEN_UP if execution.gave_up else 0.0
+        if not execution.replaced.try_take(counts, self._clock()):
             return
-        execution.question = input_id
+        execution.question, execution.gave_up = input_id, False
         _report_start(execution)  # stdin is another socket: iopub's message about the start may arrive later
         prompt = asked.prompt if len(asked.prompt) <= _PROMPT_LIMIT else "…" + asked.prompt[-_PROMPT_LIMIT:]
         execution.listener(Asked(prompt, asked.password, input_id))
@@ -258,7 +272,7 @@ class ExecutionTable:
         """Return the id of the question of the running execution, which from now on waits for no answer."""
         if self.running is None:
             return None
-        question, self.running.question = self.running.question, None
+        question, self.running.question, self.running.gave_up = self.running.question, None, False
         return question
 
     def complete(self, execution: Execution) -> None:

@@ -49,7 +49,7 @@ from kernelbridge.workspace.session_key import SessionKey
 
 log = structlog.get_logger(__name__)
 
-ROUTE = "/api/sessions/{session_id}/files/{path:.*}"
+ROUTE = r"/api/sessions/{session_id}/files/{path:[\s\S]*}"  # a name may have lines
 
 _CHUNK = 512 << 10
 """Bytes that are read or written at a time."""

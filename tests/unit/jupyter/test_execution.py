@@ -301,6 +301,21 @@ def test_a_flood_of_questions_is_left_out_and_answered_ones_are_none() -> None:
     assert len(asking.asked) == told + 1001
 
 
+def test_a_flood_of_questions_that_are_given_up_is_left_out_too() -> None:
+    asking = Asking()
+    given_up = Message("kernelbridge_given_up", "m", "a", b"{}", b"{}")
+    for number in range(1000):
+        asking.ask(f"{number}")
+        asking.bench.table.on_stdin(given_up)
+    told = len(asking.asked)
+    assert 100 < told < 300  # a program may poll for input
+    asking.bench.now += 1
+    for number in range(10):
+        asking.ask(f"later-{number}")
+        asking.bench.table.on_stdin(given_up)
+    assert len(asking.asked) == told + 10
+
+
 def test_messages_of_unknown_parents_are_ignored() -> None:
     bench = Bench()
     bench.add("a")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import pytest
@@ -80,6 +81,15 @@ async def test_what_was_sent_is_what_comes_back(server: RunningServer) -> None:
     assert (await fetch(server, "a/b%20%C3%BC", "PUT", data=b"new")).status == 200
     head = await fetch(server, "a/b%20%C3%BC", "HEAD")
     assert (head.status, head.headers["Content-Length"], await head.read()) == (200, "3", b"")
+
+
+@pytest.mark.parametrize("name", ["two%0Alines", "%0A", "%0D%0A", "tab%09", "%7F%1B", "a%0Adirectory/b", "%E2%80%A8"])
+async def test_a_name_with_any_characters_can_be_sent_and_asked_for(server: RunningServer, name: str) -> None:
+    sent = await fetch(server, name, "PUT", data=b"new")
+    assert (sent.status, (await sent.json())["filename"]) == (201, unquote(name))
+    got = await fetch(server, name)
+    assert (got.status, await got.read()) == (200, b"new")
+    assert got.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{name.rpartition('/')[2]}"
 
 
 @pytest.mark.parametrize(
