@@ -40,9 +40,13 @@ const EVENTS = new Set(["connected", "session_status", "egress_denied", "resumed
  */
 
 /**
- * @typedef {object} Run A run of an earlier client of the user, such as the same page before it was loaded again.
- * @property {string} runId
- * @property {string} [code] For errors about it.
+ * @typedef {{runId: string, code?: string}} Run A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
+ *
+ * @typedef {{onInput?: OnInput, signal?: AbortSignal}} FollowOptions
+ *
+ * @typedef {(options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>} Follow Yields the events of a
+ *   run, as `stream` does.
  */
 
 /**
@@ -445,8 +449,7 @@ export class Session {
    * @param {Run[]} runs
    * @param {{created: string, seq: number}} position The `position` before the first of them: their events come from
    *   there, as far as the server has kept them.
-   * @returns {((options?: {onInput?: OnInput, signal?: AbortSignal}) => AsyncGenerator<RunEvent | Result, void, void>)[]}
-   *   For each run, what yields its events, as `stream` does.
+   * @returns {Follow[]} One for each run.
    */
   follow(runs, position) {
     this.#use();

@@ -15,9 +15,13 @@
  *   `connected`, `session_status`, `egress_denied`, and `resumed`, which names what is lost.
  */
 /**
- * @typedef {object} Run A run of an earlier client of the user, such as the same page before it was loaded again.
- * @property {string} runId
- * @property {string} [code] For errors about it.
+ * @typedef {{runId: string, code?: string}} Run A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
+ *
+ * @typedef {{onInput?: OnInput, signal?: AbortSignal}} FollowOptions
+ *
+ * @typedef {(options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>} Follow Yields the events of a
+ *   run, as `stream` does.
  */
 /**
  * @typedef {object} StreamOptions
@@ -216,16 +220,12 @@ export class Session {
      * @param {Run[]} runs
      * @param {{created: string, seq: number}} position The `position` before the first of them: their events come from
      *   there, as far as the server has kept them.
-     * @returns {((options?: {onInput?: OnInput, signal?: AbortSignal}) => AsyncGenerator<RunEvent | Result, void, void>)[]}
-     *   For each run, what yields its events, as `stream` does.
+     * @returns {Follow[]} One for each run.
      */
     follow(runs: Run[], position: {
         created: string;
         seq: number;
-    }): ((options?: {
-        onInput?: OnInput;
-        signal?: AbortSignal;
-    }) => AsyncGenerator<RunEvent | Result, void, void>)[];
+    }): Follow[];
     /** Which life of the session this is, and the number of its latest event; null before it was opened. */
     get position(): {
         created: string;
@@ -358,15 +358,22 @@ export type ClientOptions = {
     onEvent?: ((frame: Frame) => void) | undefined;
 };
 /**
- * A run of an earlier client of the user, such as the same page before it was loaded again.
+ * A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
  */
 export type Run = {
     runId: string;
-    /**
-     * For errors about it.
-     */
-    code?: string | undefined;
+    code?: string;
 };
+export type FollowOptions = {
+    onInput?: OnInput;
+    signal?: AbortSignal;
+};
+/**
+ * Yields the events of a
+ *  run, as `stream` does.
+ */
+export type Follow = (options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>;
 export type StreamOptions = {
     timeout?: number | undefined;
     filename?: string | undefined;
