@@ -223,6 +223,7 @@ def test_new_closed_and_ended(open_terminal: Terminal) -> None:
     expect(page.get_by_role("tab", name="Terminal 2")).to_have_attribute("aria-selected", "true")
     expect(screen(page)).to_contain_text("$")
     expect(page.locator(".terminal-screen:visible .xterm-helper-textarea")).to_be_focused()
+    focus(page)  # it has the keyboard before it takes keys
     enter(page, "exit 3")
     expect(page.get_by_text("The shell ended (exit code 3).")).to_be_visible()
     page.get_by_role("button", name="Start a new shell").click()
