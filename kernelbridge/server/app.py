@@ -41,6 +41,7 @@ from kernelbridge.server.certificate import Certificate
 from kernelbridge.server.files_api import Transfers
 from kernelbridge.server.open_egress import opened_egress
 from kernelbridge.server.open_runtime import open_runtime
+from kernelbridge.server.page import Page
 from kernelbridge.server.previous_clients import PreviousClients
 from kernelbridge.server.principal import ADMISSION, Unproven, login_of
 from kernelbridge.server.readiness import Readiness
@@ -267,6 +268,7 @@ class Server:
         app.router.add_get("/api/schema", self.schema)
         self.transfers.add_to(app)
         self.administration.add_to(app)
+        Page().add_to(app)
         return app
 
     def _refused(self, request: web.Request, code: str, reason: str) -> None:

@@ -30,6 +30,7 @@ from kernelbridge.metrics import Metrics
 from kernelbridge.protocol import dump
 from kernelbridge.protocol.codec import read
 from kernelbridge.protocol.messages import Authenticate
+from kernelbridge.server import page
 from kernelbridge.server.access import origin_headers
 from kernelbridge.server.login_record import LoginRecord
 from kernelbridge.server.principal import ADMISSION, Admission, Anyone, Unproven, user_id
@@ -42,9 +43,9 @@ from kernelbridge.watched_file import WatchedFile
 
 log = structlog.get_logger(__name__)
 
-OPEN = frozenset({"/healthz"})
-"""Routes for everybody: that the process lives is known to whoever can connect. `/readyz` is not among them: it tells
-of the engine, the image and the disk, and makes the server look at them."""
+OPEN = frozenset({"/healthz"}) | page.ROUTES
+"""Routes for everybody: that the process lives is known to whoever can connect, and the files of the page are public.
+`/readyz` is not among them: it tells of the engine, the image and the disk, and makes the server look at them."""
 WEBSOCKET = "/ws"
 FIRST_MESSAGE = 5.0
 """Seconds that a WebSocket has to log in, if the request that opened it had no credential."""

@@ -19,6 +19,8 @@ import { Terminal } from "./terminal.js";
 const LINGER = 180;
 /** Seconds in which a broken connection is tried again, where there is no page that a person may come back to. */
 const RECONNECT = 120;
+/** What the server says without being asked, and `onEvent` gets. */
+const EVENTS = new Set(["connected", "session_status", "egress_denied", "resumed"]);
 
 /**
  * @typedef {object} ClientOptions
@@ -33,6 +35,27 @@ const RECONNECT = 120;
  * @property {import("./connection.js").SocketClass} [WebSocket] A class of WebSockets, where there is no global one.
  * @property {(connected: boolean, why: string) => void} [onConnection] Called when the connection is there, and when it
  *   is lost, with the reason.
+ * @property {(frame: Frame) => void} [onEvent] Called with what the server says without being asked, as it says it:
+ *   `connected`, `session_status`, `egress_denied`, and `resumed`, which names what is lost.
+ */
+
+/**
+ * @typedef {{runId: string, code?: string}} Run A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
+ *
+ * @typedef {{onInput?: OnInput, signal?: AbortSignal}} FollowOptions
+ *
+ * @typedef {(options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>} Follow Yields the events of a
+ *   run, as `stream` does.
+ */
+
+/**
+ * @typedef {object} StreamOptions
+ * @property {number} [timeout]
+ * @property {string} [filename]
+ * @property {OnInput} [onInput]
+ * @property {AbortSignal} [signal]
+ * @property {(runId: string) => void} [onSubmit] Called with the name of the run when it is about to be sent.
  */
 
 /**
@@ -104,7 +127,8 @@ export class Client {
     }
     const inPage = globalThis.document !== undefined;
     const { reconnect = inPage ? Infinity : RECONNECT, heartbeat = 20, onConnection = () => {} } = options;
-    this.#options = { reconnect, heartbeat, maxMessage, onConnection, WebSocket };
+    const { onEvent = () => {} } = options;
+    this.#options = { reconnect, heartbeat, maxMessage, onConnection, onEvent, WebSocket };
     this.target = new Target(url, token, userId);
   }
 
@@ -237,6 +261,35 @@ export class Client {
   }
 
   /**
+   * @param {string} sessionId
+   * @returns {{created: string, seq: number} | null}
+   */
+  position(sessionId) {
+    return this.#core.position(sessionId);
+  }
+
+  /**
+   * Take runs of an earlier client, and ask for their events.
+   * @param {string} sessionId
+   * @param {{created: string, seq: number}} position
+   * @param {Frame[]} frames
+   * @returns {Call[]}
+   */
+  adopt(sessionId, position, frames) {
+    const link = this.#linked();
+    const calls = this.#core.adopt(sessionId, position, frames).map((request) => {
+      const call = new Call(request);
+      this.#calls.set(request, call);
+      return call;
+    });
+    link.flush();
+    link.connect().catch((error) => {
+      for (const call of calls) if (!call.settled) call.settle(error);
+    });
+    return calls;
+  }
+
+  /**
    * Wait for a call no more, and let it run.
    * @param {Call} call
    */
@@ -262,13 +315,16 @@ export class Client {
   #linked() {
     if (this.#closed) throw clientClosed();
     if (this.#link === null || !this.#link.usable) {
-      const { onConnection, ...options } = this.#options;
+      const { onConnection, onEvent, ...options } = this.#options;
       listen(true, this.#awake);
       this.#link = new Link(this.target, this.#core, {
         ...options,
         deliver: (effects) => this.#deliver(effects),
         // Not from within: what it throws is the caller's own, and must not disturb the connection.
         onConnection: (connected, why) => queueMicrotask(() => onConnection(connected, why)),
+        onFrame: (frame) => {
+          if (EVENTS.has(frame.type)) queueMicrotask(() => onEvent(frame));
+        },
       });
     }
     return this.#link;
@@ -368,32 +424,81 @@ export class Session {
    *
    * Leaving the loop early interrupts the cell, and so does `signal`.
    * @param {string} code
-   * @param {{timeout?: number, filename?: string, onInput?: OnInput, signal?: AbortSignal}} [options]
+   * @param {StreamOptions} [options]
    * @returns {AsyncGenerator<RunEvent | Result, void, void>}
    */
-  async *stream(code, { timeout, filename = "main.py", onInput, signal } = {}) {
+  async *stream(code, { timeout, filename = "main.py", onInput, signal, onSubmit } = {}) {
     const allowStdin = onInput !== undefined;
     const frame = timed({ type: "execute_code", code, filename, stream: true, allowStdin }, timeout);
     const patience = new Patience({ signal });
-    let call, asking;
+    let call;
     try {
       call = await this.#start(frame, "run", patience);
-      asking = new Asking(this.#client, call, onInput);
+      onSubmit?.(call.request.id);
+      yield* this.#events(call, patience, onInput);
+    } finally {
+      patience.end();
+      if (call !== undefined) this.#client.abandon(call);
+    }
+  }
+
+  /**
+   * Follow runs that an earlier client of the user has sent, such as the same page before it was loaded again.
+   *
+   * Call it before anything else of the session. If the session was closed meanwhile, the runs throw `OutcomeUnknown`.
+   * @param {Run[]} runs
+   * @param {{created: string, seq: number}} position The `position` before the first of them: their events come from
+   *   there, as far as the server has kept them.
+   * @returns {Follow[]} One for each run.
+   */
+  follow(runs, position) {
+    this.#use();
+    const { sessionId } = this;
+    const frames = runs.map(({ runId, code = "" }) => {
+      return { type: "execute_code", sessionId, requestId: runId, code, stream: true, allowStdin: true };
+    });
+    const client = this.#client;
+    return client.adopt(sessionId, position, frames).map((call) => {
+      /** @this {Session} @param {{onInput?: OnInput, signal?: AbortSignal}} [options] */
+      const followed = async function* ({ onInput, signal } = {}) {
+        const patience = new Patience({ signal });
+        try {
+          yield* this.#events(call, patience, onInput);
+        } finally {
+          patience.end();
+          client.abandon(call);
+        }
+      };
+      return followed.bind(this);
+    });
+  }
+
+  /** Which life of the session this is, and the number of its latest event; null before it was opened. */
+  get position() {
+    return this.#client.position(this.sessionId);
+  }
+
+  /**
+   * @param {Call} call
+   * @param {Patience} patience
+   * @param {OnInput | undefined} onInput
+   * @returns {AsyncGenerator<RunEvent | Result, void, void>}
+   */
+  async *#events(call, patience, onInput) {
+    const asking = new Asking(this.#client, call, onInput);
+    try {
       for (let frame = await call.next(patience); frame !== null; frame = await call.next(patience)) {
         patience.check();
         if (frame.type === "input_request") asking.begin(frame);
         const event = eventOf(frame);
-        const started = call;
-        patience.onOver = () => this.#client.abandon(started); // also while the caller does something else
+        patience.onOver = () => this.#client.abandon(call); // also while the caller does something else
         if (event !== null) yield event;
         patience.check();
       }
       asking.end();
       yield new Result(await call.answer());
     } finally {
-      asking?.end();
-      patience.end();
-      if (call !== undefined) this.#client.abandon(call);
+      asking.end();
     }
   }
 

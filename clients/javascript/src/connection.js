@@ -146,15 +146,17 @@ export class Link {
    * @param {object} options
    * @param {(effects: Effect[]) => void} options.deliver Gets what frames and broken connections mean.
    * @param {(connected: boolean, why: string) => void} options.onConnection
+   * @param {(frame: Frame) => void} [options.onFrame] Gets each frame, before what it means.
    * @param {SocketClass} options.WebSocket
    * @param {number} options.heartbeat Seconds of silence after which the server is asked for a sign of life.
    * @param {number} options.reconnect Seconds in which a broken connection is tried again.
    */
-  constructor(target, core, { deliver, onConnection, WebSocket, heartbeat, reconnect }) {
+  constructor(target, core, { deliver, onConnection, onFrame = () => {}, WebSocket, heartbeat, reconnect }) {
     this.#target = target;
     this.#core = core;
     this.#deliver = deliver;
     this.#onConnection = onConnection;
+    this.#onFrame = onFrame;
     this.#WebSocket = WebSocket;
     this.#reconnect = reconnect * 1000;
     this.#heartbeat = new Heartbeat(heartbeat * 1000, {
@@ -168,6 +170,7 @@ export class Link {
   #core;
   #deliver;
   #onConnection;
+  #onFrame;
   #WebSocket;
   #reconnect;
 
@@ -250,7 +253,11 @@ export class Link {
   /** @param {unknown} data */
   #receive(data) {
     this.#heartbeat.heard();
-    this.#orEnd("the server sent what is no message", () => this.#deliver(this.#core.receive(decode(data))));
+    this.#orEnd("the server sent what is no message", () => {
+      const frame = decode(data);
+      this.#onFrame(frame);
+      this.#deliver(this.#core.receive(frame));
+    });
   }
 
   /**
@@ -403,8 +410,10 @@ export class Link {
           frame = { type: "nothing" };
         }
         if (frame.type === "authenticated") return;
-        if (frame.type === "connected") resolve(socket);
-        else if (frame.type !== "error") reject(this.#unreachable("it does not say `connected`"));
+        if (frame.type === "connected") {
+          this.#onFrame(frame);
+          resolve(socket);
+        } else if (frame.type !== "error") reject(this.#unreachable("it does not say `connected`"));
         else if (frame.code === "unauthorized") reject(new LoginRefused(frame.message, frame.error));
         else reject(refusal(frame, "connect"));
       };

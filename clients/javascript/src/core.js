@@ -165,6 +165,39 @@ export class Core {
   }
 
   /**
+   * Return which life of a session this is, and the number of its latest event; null before it was opened.
+   * @param {string} sessionId
+   * @returns {{created: string, seq: number} | null}
+   */
+  position(sessionId) {
+    const session = this.#sessions.get(sessionId);
+    return session?.created == null ? null : { created: session.created, seq: session.seq };
+  }
+
+  /**
+   * Take runs that an earlier client of the user has sent: they continue as after a lost connection.
+   * @param {string} sessionId A session in `use` that was not opened yet.
+   * @param {{created: string, seq: number}} position Where events are wanted from.
+   * @param {Frame[]} frames The runs, with their `requestId`.
+   * @returns {Request[]}
+   * @throws {TypeError} if the session is open already.
+   */
+  adopt(sessionId, position, frames) {
+    const session = this.#sessions.get(sessionId);
+    if (session?.phase !== "closed") throw new TypeError(`session '${sessionId}' is open already`);
+    Object.assign(session, position, { phase: "asleep" });
+    const requests = frames.map((frame) => {
+      const request = new Request(frame, "run");
+      request.sent = true;
+      this.#requests.set(request.id, request);
+      return request;
+    });
+    const ids = requests.map((each) => each.id);
+    if (this.#up) this.#resume(session, ids);
+    return requests;
+  }
+
+  /**
    * Take a request.
    * @param {Frame} frame
    * @param {Kind} kind

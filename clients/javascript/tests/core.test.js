@@ -163,3 +163,36 @@ test("every run is sent at most once and settled exactly once", () => {
   }
   assert.deepEqual([...outcomes.keys()].sort(), ["OutcomeUnknown", "SessionLost", "answer"], "all of them came about");
 });
+
+test("runs of an earlier client are followed as after a lost connection", () => {
+  const core = new Core("b");
+  core.use("s", {}, { ownLinger: false });
+  core.linkUp();
+  const [request] = core.adopt("s", { created: "1", seq: 7 }, [{ ...CELL, requestId: "a-3" }]);
+  const resume = core.take();
+  assert.equal(resume.type, "resume");
+  assert.deepEqual([resume.after, resume.requestIds], [7, ["a-3"]]);
+  assert.equal(core.take(), null, "the run itself is not sent again");
+  const ids = { sessionId: "s", requestId: resume.requestId };
+  core.submit({ type: "complete", sessionId: "s", code: "x" }, "question");
+  assert.deepEqual(core.receive({ type: "resumed", ...ids, created: "1", unknownRequests: [] }), []);
+  assert.equal(core.take().type, "complete");
+  const [output] = core.receive({ type: "execution_output", sessionId: "s", requestId: "a-3", seq: 8, text: "x" });
+  assert.equal(output.request, request);
+  const [settled] = core.receive({ type: "execution_result", sessionId: "s", requestId: "a-3", seq: 9 });
+  assert.equal(settled.kind, "settled");
+  assert.deepEqual(core.position("s"), { created: "1", seq: 9 });
+  assert.throws(() => core.adopt("s", { created: "1", seq: 9 }, []), /is open already/);
+});
+
+test("runs of an earlier client in a session that was closed have an unknown outcome", () => {
+  const core = new Core("b");
+  core.use("s", {}, { ownLinger: false });
+  core.adopt("s", { created: "1", seq: 7 }, [{ ...CELL, requestId: "a-3" }]);
+  core.linkUp();
+  const resume = core.take();
+  const answer = { type: "resumed", sessionId: "s", requestId: resume.requestId, created: "2", anew: true };
+  const [settled] = core.receive(answer);
+  assert.equal(settled.outcome.code, "outcome_unknown");
+  assert.equal(core.position("s"), null);
+});

@@ -11,6 +11,25 @@
  * @property {import("./connection.js").SocketClass} [WebSocket] A class of WebSockets, where there is no global one.
  * @property {(connected: boolean, why: string) => void} [onConnection] Called when the connection is there, and when it
  *   is lost, with the reason.
+ * @property {(frame: Frame) => void} [onEvent] Called with what the server says without being asked, as it says it:
+ *   `connected`, `session_status`, `egress_denied`, and `resumed`, which names what is lost.
+ */
+/**
+ * @typedef {{runId: string, code?: string}} Run A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
+ *
+ * @typedef {{onInput?: OnInput, signal?: AbortSignal}} FollowOptions
+ *
+ * @typedef {(options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>} Follow Yields the events of a
+ *   run, as `stream` does.
+ */
+/**
+ * @typedef {object} StreamOptions
+ * @property {number} [timeout]
+ * @property {string} [filename]
+ * @property {OnInput} [onInput]
+ * @property {AbortSignal} [signal]
+ * @property {(runId: string) => void} [onSubmit] Called with the name of the run when it is about to be sent.
  */
 /**
  * @typedef {object} SessionOptions
@@ -117,6 +136,25 @@ export class Client {
      */
     abandon(call: Call): void;
     /**
+     * @param {string} sessionId
+     * @returns {{created: string, seq: number} | null}
+     */
+    position(sessionId: string): {
+        created: string;
+        seq: number;
+    } | null;
+    /**
+     * Take runs of an earlier client, and ask for their events.
+     * @param {string} sessionId
+     * @param {{created: string, seq: number}} position
+     * @param {Frame[]} frames
+     * @returns {Call[]}
+     */
+    adopt(sessionId: string, position: {
+        created: string;
+        seq: number;
+    }, frames: Frame[]): Call[];
+    /**
      * Wait for a call no more, and let it run.
      * @param {Call} call
      */
@@ -171,15 +209,28 @@ export class Session {
      *
      * Leaving the loop early interrupts the cell, and so does `signal`.
      * @param {string} code
-     * @param {{timeout?: number, filename?: string, onInput?: OnInput, signal?: AbortSignal}} [options]
+     * @param {StreamOptions} [options]
      * @returns {AsyncGenerator<RunEvent | Result, void, void>}
      */
-    stream(code: string, { timeout, filename, onInput, signal }?: {
-        timeout?: number;
-        filename?: string;
-        onInput?: OnInput;
-        signal?: AbortSignal;
-    }): AsyncGenerator<RunEvent | Result, void, void>;
+    stream(code: string, { timeout, filename, onInput, signal, onSubmit }?: StreamOptions): AsyncGenerator<RunEvent | Result, void, void>;
+    /**
+     * Follow runs that an earlier client of the user has sent, such as the same page before it was loaded again.
+     *
+     * Call it before anything else of the session. If the session was closed meanwhile, the runs throw `OutcomeUnknown`.
+     * @param {Run[]} runs
+     * @param {{created: string, seq: number}} position The `position` before the first of them: their events come from
+     *   there, as far as the server has kept them.
+     * @returns {Follow[]} One for each run.
+     */
+    follow(runs: Run[], position: {
+        created: string;
+        seq: number;
+    }): Follow[];
+    /** Which life of the session this is, and the number of its latest event; null before it was opened. */
+    get position(): {
+        created: string;
+        seq: number;
+    } | null;
     /**
      * Interrupt the cell that runs, whoever sent it, and return the last step that was needed.
      * @param {object} [options]
@@ -300,6 +351,38 @@ export type ClientOptions = {
      * is lost, with the reason.
      */
     onConnection?: ((connected: boolean, why: string) => void) | undefined;
+    /**
+     * Called with what the server says without being asked, as it says it:
+     * `connected`, `session_status`, `egress_denied`, and `resumed`, which names what is lost.
+     */
+    onEvent?: ((frame: Frame) => void) | undefined;
+};
+/**
+ * A run of an earlier client of the user, such as the same page before it
+ *   was loaded again. `code` is for errors about it.
+ */
+export type Run = {
+    runId: string;
+    code?: string;
+};
+export type FollowOptions = {
+    onInput?: OnInput;
+    signal?: AbortSignal;
+};
+/**
+ * Yields the events of a
+ *  run, as `stream` does.
+ */
+export type Follow = (options?: FollowOptions) => AsyncGenerator<RunEvent | Result, void, void>;
+export type StreamOptions = {
+    timeout?: number | undefined;
+    filename?: string | undefined;
+    onInput?: OnInput | undefined;
+    signal?: AbortSignal | undefined;
+    /**
+     * Called with the name of the run when it is about to be sent.
+     */
+    onSubmit?: ((runId: string) => void) | undefined;
 };
 export type SessionOptions = {
     /**

@@ -52,13 +52,15 @@ export class Link {
      * @param {object} options
      * @param {(effects: Effect[]) => void} options.deliver Gets what frames and broken connections mean.
      * @param {(connected: boolean, why: string) => void} options.onConnection
+     * @param {(frame: Frame) => void} [options.onFrame] Gets each frame, before what it means.
      * @param {SocketClass} options.WebSocket
      * @param {number} options.heartbeat Seconds of silence after which the server is asked for a sign of life.
      * @param {number} options.reconnect Seconds in which a broken connection is tried again.
      */
-    constructor(target: Target, core: import("./core.js").Core, { deliver, onConnection, WebSocket, heartbeat, reconnect }: {
+    constructor(target: Target, core: import("./core.js").Core, { deliver, onConnection, onFrame, WebSocket, heartbeat, reconnect }: {
         deliver: (effects: Effect[]) => void;
         onConnection: (connected: boolean, why: string) => void;
+        onFrame?: ((frame: Frame) => void) | undefined;
         WebSocket: SocketClass;
         heartbeat: number;
         reconnect: number;

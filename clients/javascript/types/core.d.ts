@@ -50,6 +50,27 @@ export class Core {
      */
     leave(sessionId: string): void;
     /**
+     * Return which life of a session this is, and the number of its latest event; null before it was opened.
+     * @param {string} sessionId
+     * @returns {{created: string, seq: number} | null}
+     */
+    position(sessionId: string): {
+        created: string;
+        seq: number;
+    } | null;
+    /**
+     * Take runs that an earlier client of the user has sent: they continue as after a lost connection.
+     * @param {string} sessionId A session in `use` that was not opened yet.
+     * @param {{created: string, seq: number}} position Where events are wanted from.
+     * @param {Frame[]} frames The runs, with their `requestId`.
+     * @returns {Request[]}
+     * @throws {TypeError} if the session is open already.
+     */
+    adopt(sessionId: string, position: {
+        created: string;
+        seq: number;
+    }, frames: Frame[]): Request[];
+    /**
      * Take a request.
      * @param {Frame} frame
      * @param {Kind} kind

@@ -13,7 +13,19 @@ from tests.client.javascript.agents import CLIENT, node_modules
 from tests.unit.test_docs import in_code, reference, rows
 
 PAGE = reference("javascript-client.md")
-INSIDE = {"start", "ask", "notify", "reply", "abandon", "leave", "leaveSession", "transfers", "target", "constructor"}
+INSIDE = {
+    "adopt",
+    "start",
+    "ask",
+    "notify",
+    "reply",
+    "abandon",
+    "leave",
+    "leaveSession",
+    "transfers",
+    "target",
+    "constructor",
+}
 """What clients and sessions offer to their own parts."""
 
 

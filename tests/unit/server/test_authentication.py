@@ -105,17 +105,31 @@ def routes() -> set[tuple[str, str]]:
     found = set()
     for route in server.app().router.routes():
         assert route.resource is not None
-        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f").replace("{id}", "0")
+        path = route.resource.canonical.replace("{session_id}", "s").replace("{path}", "f")
+        path = path.replace("{id}", "0").replace("{name}", "n")
         found.add((route.method, path))
     return found
 
 
-async def test_every_route_is_closed_but_one(guarded: Guarded) -> None:
+FOR_EVERYBODY = {
+    "/healthz": 200,
+    "/": 200,
+    "/frame.html": 200,
+    "/icon.svg": 200,
+    "/licences.txt": 200,
+    "/assets/n": 404,
+}
+"""That the server lives, and the files of its page: no more than anybody could download with the program."""
+
+
+async def test_every_route_is_closed_but_those_for_everybody(guarded: Guarded) -> None:
     found = routes()
     assert len(found) > 8
+    assert {path for _, path in found} > FOR_EVERYBODY.keys()
     closed = {
         *found,
-        ("GET", "/"),
+        ("GET", "/index.html"),
+        ("POST", "/"),
         ("GET", "/absent"),
         ("POST", "/ws"),
         ("DELETE", "/healthz/"),
@@ -123,7 +137,7 @@ async def test_every_route_is_closed_but_one(guarded: Guarded) -> None:
     }
     closed |= {("GET", "/healthz/../readyz"), ("GET", "//healthz"), ("GET", "/healthz%2f")}
     for method, path in closed:
-        expected = 200 if path == "/healthz" else 401
+        expected = FOR_EVERYBODY.get(path, 401) if method in {"GET", "HEAD"} else 401
         # Also as what is allowed to log in later, on another route.
         for headers in ({}, UPGRADE | KEY):
             if path == "/ws" and headers:
