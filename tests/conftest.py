@@ -37,6 +37,7 @@ LONGEST_FIRST = (
     "contract",
     "images",
     "client",
+    "page",
     "examples",
     "local",
     "unit",
@@ -77,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _turn(item: pytest.Item) -> int:
     folder = item.nodeid.split("/")[1]
-    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else -1
 
 
 class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no annotations
