@@ -61,6 +61,7 @@ class Interrupts:
         self.handled_at = 0.0  # when the handler last saw a requested interrupt
         self.handled_early = False  # whether an interrupt took effect before the handler saw it
         self.retry_cell = None  # the cell that RETRY_SIGNAL is meant for
+        self.retry_seen = None  # it is for nothing when `seen` is another number by then; None if that does not matter
         self.only_if_blocked = False  # whether RETRY_SIGNAL ignores a cell whose event loop only waits
         self.limited_call = None  # number of the call of user code that has a time limit now
         self.limited_calls = 0  # number of such calls so far
@@ -133,7 +134,7 @@ class Interrupts:
             if any(inside(frame, asking.__code__) for asking in (safe_text, self_rendered, formatted)):
                 self.too_slow = True
                 raise TooSlow
-        elif self.cell == self.retry_cell:
+        elif self.cell == self.retry_cell and self.retry_seen in (None, self.seen):
             if inside(frame, print_unraisable.__code__):
                 self.retry_later()
                 return
@@ -154,7 +155,7 @@ class Interrupts:
             handler = getsignal(signal.SIGINT)
             if self.seen != seen or self.cell != cell or handler not in (self.handler, signal.SIG_DFL):
                 return
-            self.send_retry(cell, only_if_blocked)
+            self.send_retry(cell, only_if_blocked, seen)
             if not only_if_blocked:
                 interrupt_others()  # the cell may have started processes meanwhile
 
@@ -170,9 +171,10 @@ class Interrupts:
                 with contextlib.suppress(OSError):  # it has ended
                     os.kill(pid, signal.SIGINT)
 
-    def send_retry(self, cell, only_if_blocked=False):
+    def send_retry(self, cell, only_if_blocked=False, seen=None):
         if self.cell == cell and self.phase is not IDLE:
-            self.retry_cell, self.only_if_blocked = cell, only_if_blocked
+            # C code without the interpreter's lock may keep both signals waiting: SIGINT is then handled first.
+            self.retry_cell, self.only_if_blocked, self.retry_seen = cell, only_if_blocked, seen
             signal.pthread_kill(self.main, RETRY_SIGNAL)
 
     def start_time_limit(self, seconds, always):

@@ -242,6 +242,21 @@ async def test_code_that_handles_an_interrupt_continues(any_notebook: Notebook, 
     assert outcome.output.endswith("went on\n")
 
 
+async def test_an_interrupt_of_c_code_that_ends_late_comes_once(any_notebook: Notebook) -> None:
+    """It is sent again meanwhile, because nothing has seen it yet: what saves the work must not be interrupted, too."""
+    code = """
+        import hashlib
+        try:
+            open("gate", "w").close()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)
+        except KeyboardInterrupt:
+            for _ in range(10_000): pass
+            print("saved")
+    """
+    outcome = await interrupted(any_notebook, code)
+    assert (outcome.cause, outcome.error, outcome.output) == (None, None, "saved\n")
+
+
 async def test_a_handler_of_user_code_is_called_and_lasts_for_one_cell(any_notebook: Notebook) -> None:
     code = """
         def handle(signum, frame):
