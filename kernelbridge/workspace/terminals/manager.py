@@ -102,9 +102,14 @@ class Terminals:
         if terminal in self._states:
             self._note()
 
-    def find(self, terminal_id: str) -> Terminal:
-        """Return an open terminal; raises `UnknownTerminal`."""
+    def find(self, terminal_id: str, *, ending: bool = False) -> Terminal:
+        """Return an open terminal; raises `UnknownTerminal`.
+
+        With `ending` also one whose end has not been told yet: what its user sends until then is no mistake.
+        """
         terminal = self._open.get(terminal_id)
+        if terminal is None and ending:
+            terminal = next((each for each in self._lives if each.id == terminal_id), None)
         if terminal is None:
             raise UnknownTerminal(
                 f"There is no terminal {terminal_id!r} in this session", "it has ended, or was never opened"

@@ -80,13 +80,13 @@ async def open_terminal(context: RequestContext, message: OpenTerminal) -> None:
 
 async def type_input(context: RequestContext, message: TerminalInput) -> None:
     """Type into a terminal."""
-    context.workspace.terminals.find(message.terminal_id).type(message.data)
+    context.workspace.terminals.find(message.terminal_id, ending=True).type(message.data)
 
 
 async def resize(context: RequestContext, message: TerminalResize) -> None:
     """Set the size of a terminal."""
     terminals = context.workspace.terminals
-    terminals.resize(terminals.find(message.terminal_id), Size(message.rows, message.cols))
+    terminals.resize(terminals.find(message.terminal_id, ending=True), Size(message.rows, message.cols))
 
 
 async def close(context: RequestContext, message: CloseTerminal) -> None:

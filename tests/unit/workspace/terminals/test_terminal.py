@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any, cast
+from unittest.mock import create_autospec
 
 import pytest
 
+from kernelbridge.errors import UnknownTerminal
 from kernelbridge.runtimes.contract import ExitStatus, Process, Sandbox
+from kernelbridge.workspace.adoption.record import Record
+from kernelbridge.workspace.terminals.manager import Terminals
 from kernelbridge.workspace.terminals.terminal import BACKLOG, Ending, Size, Terminal
 
 PATIENCE = 20.0
@@ -116,3 +120,49 @@ async def test_why_a_terminal_has_ended(
     monkeypatch.setattr("kernelbridge.workspace.terminals.terminal._LOSS_TIMEOUT", PATIENCE if sandbox else 0.01)
     terminal = Terminal("t", Size(24, 80), on_ending=lambda: None)
     assert await terminal._ending(cast("Sandbox", DyingSandbox(sandbox)), shell) == ending
+
+
+class SlowProcess(QuickProcess):
+    """A shell that has ended, and whose last program takes long to be killed."""
+
+    id = "p"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = []
+        self.killed = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.sizes: list[tuple[int, int]] = []
+
+    async def kill(self) -> None:
+        self.killed.set()
+        await self.may_end.wait()
+
+    def resize(self, rows: int, cols: int) -> None:
+        self.sizes.append((rows, cols))
+
+
+async def test_who_types_into_an_ending_terminal_gets_its_end_and_no_error() -> None:
+    """Its end is not told yet, so nobody can know that it has begun to end."""
+    viewer, process = LateViewer(), SlowProcess()
+    viewer.reads.set()
+    record = create_autospec(Record, instance=True)
+    record.scrollback.return_value.latest.return_value = ("", 0)
+
+    async def in_sandbox(_start: object) -> tuple[Sandbox, Process]:
+        return cast("Sandbox", None), cast("Process", process)
+
+    terminals = Terminals(in_sandbox, cast("Any", None), record)
+    terminals.open(viewer, "t", Size(24, 80))
+    async with asyncio.timeout(PATIENCE):
+        process.exited.set()
+        await process.killed.wait()
+        with pytest.raises(UnknownTerminal):
+            terminals.find("t")
+        terminals.find("t", ending=True).type("exit\r")
+        terminals.resize(terminals.find("t", ending=True), Size(30, 90))
+        process.may_end.set()
+        assert await viewer.ended == Ending("exited", 3)
+        await terminals.aclose()
+    with pytest.raises(UnknownTerminal):
+        terminals.find("t", ending=True)
