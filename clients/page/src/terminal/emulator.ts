@@ -18,6 +18,8 @@ export interface EmulatorEvents {
   link: (address: string) => void;
   /** A program uses the clipboard, or a link was refused. */
   problem: (text: string) => void;
+  /** Was what is drawn now written earlier, so that it asks for nothing? */
+  isOld: () => boolean;
   /** May programs write the clipboard? */
   mayWriteClipboard: () => boolean;
 }
@@ -42,7 +44,7 @@ export function makeEmulator(host: HTMLElement, description: string, events: Emu
   const fit = new FitAddon();
   emulator.loadAddon(fit);
   emulator.parser.registerOscHandler(52, (data) => {
-    if (!emulator.options.disableStdin) void useClipboard(data, events); // else it is output from before
+    if (!events.isOld()) void useClipboard(data, events);
     return true;
   });
   openUnderPolicy(emulator, host);

@@ -35,6 +35,8 @@ export interface ViewOptions {
 const OPENING = 60;
 /** Milliseconds after which a new size is sent, so that dragging a window's edge sends few. */
 const SETTLED = 100;
+/** What an emulator answers to a program's question; of keys, only F3 with another key looks like one. */
+const ANSWER = /^\x1b(?:\[[?>=]?[\d;]*\$?[cnRtyu]|[P\]])/;
 /** What is used while the panel is hidden. */
 const DEFAULT = { rows: 24, cols: 80 };
 
@@ -50,6 +52,10 @@ export class TerminalView {
   #state: ViewState = { phase: "opening", text: "", link: "" };
   #emulator: Emulator | null = null;
   #terminal: Terminal | null = null;
+  /** What was typed before the terminal was open. */
+  #typed = "";
+  /** Whether what is drawn was written before this tab attached. */
+  #replaying = false;
   #settling: ReturnType<typeof setTimeout> | undefined;
   readonly #ended = new AbortController();
   readonly #options;
@@ -99,6 +105,7 @@ export class TerminalView {
       data: (data) => this.#type(data),
       link: (link) => this.#set({ link }),
       problem: (text) => tell(text, "problem"),
+      isOld: () => this.#replaying,
       mayWriteClipboard,
     });
     this.#emulator = made;
@@ -112,6 +119,7 @@ export class TerminalView {
     const { session, name, tell } = this.#options;
     const { signal } = this.#ended;
     this.#set({ phase: "opening", text: "" });
+    this.#replaying = false;
     emulator.reset(); // what it has shown comes again
     try {
       const { rows, cols } = emulator;
@@ -119,6 +127,9 @@ export class TerminalView {
       this.#terminal = terminal;
       if (signal.aborted) return terminal.detach();
       this.#set({ phase: "open" });
+      const typed = this.#typed;
+      this.#typed = "";
+      if (typed) this.#type(typed);
       this.#fit();
       if (emulator.rows !== rows || emulator.cols !== cols) this.#sendSize(); // the panel was resized meanwhile
       const pace = new Pace((text, drawn) => emulator.write(text, drawn));
@@ -129,7 +140,7 @@ export class TerminalView {
           missing = terminal.leftOut;
         }
         if (!terminal.replayed) await pace.write(text);
-        else await this.#replay(emulator, pace, text);
+        else await this.#replay(pace, text);
       }
       await pace.drained();
       const end = ENDS[terminal.cause ?? ""] ?? `The terminal ended (${terminal.cause})`;
@@ -140,21 +151,28 @@ export class TerminalView {
       this.#set({ phase: "failed", text: `The terminal is not open. ${explain(error)}` });
     } finally {
       this.#terminal = null;
+      this.#typed = "";
     }
   }
 
   /** Draw what was written before this tab attached: its questions are answered already. */
-  async #replay({ options }: Emulator["emulator"], pace: Pace, text: string): Promise<void> {
+  async #replay(pace: Pace, text: string): Promise<void> {
     await pace.drained();
-    options.disableStdin = true; // the emulator then sends nothing
+    this.#replaying = true;
     await pace.write(text);
     await pace.drained();
-    options.disableStdin = false;
+    this.#replaying = false;
   }
 
+  /** Send what was typed, or what the emulator answers. */
   #type(data: string): void {
+    if (this.#replaying && ANSWER.test(data)) return;
+    if (this.#terminal === null) {
+      if (this.#state.phase === "opening") this.#typed += data;
+      return;
+    }
     try {
-      this.#terminal?.write(data);
+      this.#terminal.write(data);
     } catch (error) {
       const hint =
         error instanceof ConnectionLost ? "There is no connection now: what you type is lost." : explain(error);
