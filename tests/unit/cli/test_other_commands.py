@@ -1,10 +1,12 @@
 """`kernelbridge bench`, `open`, `images` and `completion` in this process, and servers of a command's own."""
 
 import asyncio
+import http.client
 import json
 import os
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -67,7 +69,11 @@ def test_the_page_is_opened_with_the_token_which_is_not_shown(
     opened: list[str] = []
 
     def open_in_browser(address: str) -> bool:
-        opened.append(address)
+        where = urlsplit(address)
+        connection = http.client.HTTPConnection(where.netloc)
+        connection.request("GET", where.path)
+        opened.append(connection.getresponse().headers["Location"])
+        connection.close()
         return True
 
     monkeypatch.setattr("webbrowser.open", open_in_browser)
