@@ -1,5 +1,9 @@
 """Cells: running, asking, stopping, moving; by keyboard."""
 
+from pathlib import Path
+from typing import Any
+
+import nbformat
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Open
@@ -135,3 +139,53 @@ def test_what_the_text_is_when_a_completion_comes_late(open_page: Open) -> None:
     expect(page.get_by_role("note")).to_be_visible()
     expect(page.get_by_role("option")).to_have_count(0)
     expect(cell(page, 1).locator(".cm-content")).to_have_text("s. # quite another text")
+
+
+FORMAT: Any = nbformat
+"""Without annotations of its own."""
+HOSTILE = "<img src=x onerror='parent.document.title = 1'><script>top.document.title = 2</script>"
+
+
+def test_a_notebook_file(open_page: Open, tmp_path: Path) -> None:
+    page = open_page()
+    is_quiet = quiet(page)
+    ready(page)
+    done(run(page, "import sys; print('out'); print('err', file=sys.stderr); 6 * 7"))
+    page.keyboard.press("Shift+Enter")  # once more, and another cell
+    done(run(page, "1 / 0", 2), "failed")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export .ipynb").click()
+    assert download.value.suggested_filename == "main.ipynb"
+    file = tmp_path / "theirs.ipynb"
+    download.value.save_as(file)
+    notebook = FORMAT.read(file, as_version=4)
+    FORMAT.validate(notebook)
+    first, second = notebook.cells
+    assert [(output.output_type, output.get("text") or output["data"]["text/plain"]) for output in first.outputs] == [
+        ("stream", "out\n"),
+        ("stream", "err\n"),
+        ("execute_result", "42"),
+    ]
+    assert (second.outputs[0].ename, second.outputs[0].evalue) == ("ZeroDivisionError", "division by zero")
+    is_quiet()
+
+    shown = FORMAT.v4.new_output("display_data", data={"text/html": HOSTILE, "text/plain": "plain"})
+    notebook.cells += [FORMAT.v4.new_code_cell("7 * 6", outputs=[shown]), FORMAT.v4.new_markdown_cell(HOSTILE)]
+    FORMAT.write(notebook, file)
+    page.get_by_label("A notebook to import").set_input_files(file)
+    expect(page.get_by_text("4 cells of theirs.ipynb were added")).to_be_visible()
+    expect(page.locator("section.cell")).to_have_count(6)
+    expect(cell(page, 3).locator(".outputs")).to_contain_text("err")
+    expect(cell(page, 4)).to_have_attribute("aria-label", "Cell 4, failed")
+    expect(cell(page, 5).locator("iframe")).to_be_visible()
+    cell(page, 5).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+Enter")
+    done(cell(page, 5))
+    expect(cell(page, 5).locator(".outputs")).to_have_text("42", use_inner_text=True)
+    assert page.title() not in {"1", "2"}
+
+    file.write_text('{"nbformat": 3, "cells": []}')
+    page.get_by_label("A notebook to import").set_input_files(file)
+    expect(page.get_by_text("theirs.ipynb was not imported: it has format 3")).to_be_visible()
+    expect(page.locator("section.cell")).to_have_count(6)

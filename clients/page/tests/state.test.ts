@@ -6,6 +6,7 @@ import { Outputs, restored, stored } from "../src/outputs/outputs.js";
 import { coloured } from "../src/outputs/traceback.js";
 import { nameProblem, readAddress, writeAddress } from "../src/state/address.js";
 import { Holder } from "../src/state/holder.js";
+import { fromFile, toFile } from "../src/state/ipynb.js";
 import { newCell, Notebook } from "../src/state/notebook.js";
 import { parsed, storageOf } from "../src/state/storage.js";
 
@@ -210,5 +211,94 @@ describe("what an output would load", () => {
   test("takes no long time over text that is made for that", () => {
     expect(remoteHosts("<script ".repeat(100_000))).toEqual([]);
     expect(remoteHosts(`<script>${"'https://".repeat(20_000)}`)).toEqual([]);
+  });
+});
+
+describe("a notebook as a file", () => {
+  test("comes back with what its cells have shown", () => {
+    const code = newCell("code", "print(1)\n6 * 7");
+    code.count.value = 3;
+    code.status.value = "done";
+    code.outputs.text("out\nmore ");
+    code.outputs.text("err\n", "stderr");
+    code.outputs.display({ "text/plain": "42" }, {}, null, true);
+    code.outputs.display({ "image/png": "AAAA" }, { "image/png": { width: 3 } }, "plot", false);
+    code.outputs.note("the page's words");
+    const text = newCell("markdown", "# Title");
+    const file = toFile([code, text]);
+    expect(JSON.parse(file)).toMatchObject({
+      cells: [
+        {
+          cell_type: "code",
+          execution_count: 3,
+          source: ["print(1)\n", "6 * 7"],
+          outputs: [
+            { output_type: "stream", name: "stdout", text: ["out\n", "more "] },
+            { output_type: "stream", name: "stderr", text: ["err\n"] },
+            { output_type: "execute_result", execution_count: 3, data: { "text/plain": "42" } },
+            { output_type: "display_data", data: { "image/png": "AAAA" }, metadata: { "image/png": { width: 3 } } },
+          ],
+        },
+        { cell_type: "markdown", source: ["# Title"] },
+      ],
+      nbformat: 4,
+      nbformat_minor: 5,
+    });
+    expect(file.endsWith("}\n")).toBe(true);
+    const [first, second] = fromFile(file);
+    expect([first!.kind, first!.source.value, first!.count.value, first!.status.value]).toEqual([
+      "code",
+      "print(1)\n6 * 7",
+      3,
+      "done",
+    ]);
+    expect([second!.kind, second!.source.value, second!.status.value]).toEqual(["markdown", "# Title", "done"]);
+    expect(first!.id).not.toBe(code.id);
+    const again = JSON.parse(toFile([first!, second!]));
+    expect(again.cells.map(({ id, ...rest }: { id: string }) => rest)).toEqual(
+      JSON.parse(file).cells.map(({ id, ...rest }: { id: string }) => rest),
+    );
+  });
+
+  test("has errors in Jupyter's form", () => {
+    const cell = newCell("code", "1 / 0");
+    const traceback = 'Traceback (most recent call last):\n  File "x"\nZeroDivisionError: division: by zero\n';
+    cell.outputs.display({ "application/vnd.kernelbridge.traceback": traceback }, {}, null, false);
+    const [output] = JSON.parse(toFile([cell])).cells[0].outputs;
+    expect(output).toMatchObject({ output_type: "error", ename: "ZeroDivisionError", evalue: "division: by zero" });
+    expect(fromFile(toFile([cell]))[0]!.status.value).toBe("failed");
+  });
+
+  test.each([
+    ["no", "it is not JSON"],
+    ["[]", "it has no cells"],
+    ['{"cells": 1}', "it has no cells"],
+    ['{"cells": [], "nbformat": 3}', "it has format 3, expected 4"],
+  ])("%s is refused with a reason", (text, reason) => {
+    expect(() => fromFile(text)).toThrow(reason);
+  });
+
+  test("takes what other programs write, and nothing of the page's own", () => {
+    const found = fromFile(
+      JSON.stringify({
+        nbformat: 4,
+        cells: [
+          null,
+          { cell_type: "raw", source: "raw" },
+          { cell_type: "code", source: ["a\n", 7, "b"], outputs: [{ output_type: "odd" }, 3, { data: 4 }] },
+          {
+            cell_type: "code",
+            execution_count: "x",
+            outputs: [{ output_type: "display_data", data: { "application/vnd.kernelbridge.traceback": "x" } }],
+          },
+        ],
+      }),
+    );
+    expect(found.map((cell) => [cell.kind, cell.source.value, cell.count.value])).toEqual([
+      ["markdown", "raw", null],
+      ["code", "a\nb", null],
+      ["code", "", null],
+    ]);
+    expect(found[2]!.outputs.list).toMatchObject([{ kind: "display", data: {} }]);
   });
 });

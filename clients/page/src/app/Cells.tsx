@@ -2,9 +2,10 @@
 
 import { signal } from "@preact/signals";
 import type { Session } from "kernelbridge";
-import { useCallback, useMemo } from "preact/hooks";
+import { useCallback, useMemo, useRef } from "preact/hooks";
 
 import { helpOf } from "../state/help.js";
+import { fromFile, LARGEST, toFile } from "../state/ipynb.js";
 import { type Cell, newCell, type Notebook } from "../state/notebook.js";
 import { isUnderWay, type Runs } from "../state/runs.js";
 import { CellView } from "./CellView.js";
@@ -66,6 +67,30 @@ export function Cells({ notebook, runs, session, ready }: CellsProps) {
     else select(index + 1, true);
   };
 
+  const chooser = useRef<HTMLInputElement>(null);
+  const read = async (file: File) => {
+    try {
+      if (file.size > LARGEST) throw new Error(`it has more than ${LARGEST >> 20} MiB`);
+      const found = fromFile(await file.text());
+      const old = notebook.cells.peek();
+      const isNew = old.length === 1 && old[0]!.source.peek() === "" && old[0]!.outputs.list.length === 0;
+      notebook.replace(isNew ? found : [...old, ...found]);
+      tell(`${found.length} cells of ${file.name} were added. Run them to have their variables.`);
+    } catch (error) {
+      tell(`${file.name} was not imported: ${error instanceof Error ? error.message : String(error)}.`, "problem");
+    }
+  };
+  const save = () => {
+    const address = URL.createObjectURL(
+      new Blob([toFile(notebook.cells.peek())], { type: "application/x-ipynb+json" }),
+    );
+    const link = document.createElement("a");
+    link.href = address;
+    link.download = `${session.sessionId}.ipynb`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  };
+
   return (
     <div class="cells">
       {cells.map((cell, index) => (
@@ -96,6 +121,25 @@ export function Cells({ notebook, runs, session, ready }: CellsProps) {
         </button>
         <button type="button" onClick={() => add(cells.length, "markdown")}>
           + Text
+        </button>
+        <span class="spacer" />
+        <button type="button" onClick={() => chooser.current!.click()}>
+          Import .ipynb
+        </button>
+        <input
+          ref={chooser}
+          type="file"
+          accept=".ipynb"
+          aria-label="A notebook to import"
+          hidden
+          onChange={({ currentTarget }) => {
+            const file = currentTarget.files?.[0];
+            if (file) void read(file);
+            currentTarget.value = "";
+          }}
+        />
+        <button type="button" onClick={save}>
+          Export .ipynb
         </button>
         <details class="keys">
           <summary>Keys</summary>

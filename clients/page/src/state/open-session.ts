@@ -185,7 +185,7 @@ export class OpenSession {
       this.tell(
         what === "cells"
           ? "The browser does not keep the cells (a private window, or its storage is full): they are lost when this" +
-              " tab is closed. Copy what you need into a file of the session."
+              " tab is closed. Export them."
           : "The browser's storage is full: some outputs are not kept when the page is loaded again.",
         "problem",
       );
